@@ -1,0 +1,177 @@
+"""Charge and Decision: what a store is asked, and what it answers. Values; they know no store and no clock.
+
+The C core makes decisions of its own type, which inherits everything here and adds only where the numbers are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
+
+from ratekeeper.limits import AS_MEANT, TICKS_PER_SECOND, Limit, Timeout
+
+NEVER = 2**63 - 1
+"""The `retry_ticks` of a request that can never pass."""
+
+
+def key_bytes(key: str | bytes) -> bytes:
+    """Return a key's bytes; of a str, its UTF-8. A lone surrogate, which an attacker may send, is as good as any.
+
+    Raises TypeError for another type.
+    """
+    if isinstance(key, str):
+        return key.encode("utf-8", "surrogatepass")
+    if isinstance(key, bytes):
+        return key
+    raise TypeError(f"a key must be str or bytes, not {type(key).__name__}")
+
+
+def scope_of(name: str, place: int = 0) -> str:
+    """Return the scope of the `place`-th limit of the limiter or rule `name`: with a key, it names a bucket."""
+    return f"{name}/{place}"
+
+
+class Charge(NamedTuple):
+    """What one limit asks of one bucket on behalf of one request.
+
+    The bucket is (`scope`, `key`): the limiter's or rule's name with the limit's place in it, and who asks. A str key
+    is the same as its UTF-8 bytes. A `shadow` charge is decided like any other, but refuses nothing.
+    """
+
+    scope: str
+    key: str | bytes
+    limit: Limit
+    cost: int
+    increment: int
+    tolerance: int
+    bound: int
+    shadow: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        scope: str,
+        key: str | bytes,
+        limit: Limit,
+        cost: int = 1,
+        timeout: Timeout = AS_MEANT,
+        shadow: bool = False,
+    ) -> Charge:
+        """Build the charge of a caller who is willing to wait `timeout` seconds (see `Limit.terms`)."""
+        return cls(scope, key, limit, cost, *limit.terms(cost, timeout), shadow)
+
+
+class Decision:
+    """May the request go ahead, when, and what is left. Immutable; true when allowed.
+
+    allowed      the request passes: now, or after `delay`
+    remaining    whole tokens that could be taken at once now, after this request
+    retry_after  seconds after which the same request would pass; 0.0 when allowed, `inf` for never
+    reset_after  seconds until the bucket is full again
+    delay        seconds to wait before going ahead; for a refused request, what the wait would have been
+    limit        the most binding limit: the one to wait longest for, or else the one with least left
+    key, cost    what was asked
+
+    `retry_ticks`, `delay_ticks`, `debt_ticks` and `at_ticks` are the same exactly, in ticks of 1/16 ns: `debt_ticks` is
+    how far the bucket is from full, `at_ticks` the store's clock when it decided.
+    """
+
+    __slots__ = ()
+
+    allowed: bool
+    limit: Limit
+    key: str | bytes
+    cost: int
+    debt_ticks: int
+    delay_ticks: int
+    retry_ticks: int
+    at_ticks: int
+    _refunded: int  # the cost already given back, -1 when nothing was charged; not part of the value
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit.full - self.debt_ticks) // self.limit.interval
+
+    @property
+    def retry_after(self) -> float:
+        return seconds(self.retry_ticks)
+
+    @property
+    def reset_after(self) -> float:
+        return seconds(self.debt_ticks)
+
+    @property
+    def delay(self) -> float:
+        return seconds(self.delay_ticks)
+
+    @property
+    def never(self) -> bool:
+        """The cost is more than the limit can ever admit at once."""
+        return self.retry_ticks == NEVER
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+    def _value(self) -> tuple[object, ...]:
+        return (
+            self.allowed, self.limit, self.key, self.cost,
+            self.debt_ticks, self.delay_ticks, self.retry_ticks, self.at_ticks,
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return self._value() == other._value() if isinstance(other, Decision) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._value())
+
+    def __repr__(self) -> str:
+        wait = f"delay={self.delay:.6g}" if self.allowed else f"retry_after={self.retry_after:.6g}"
+        return (
+            f"Decision(allowed={self.allowed}, remaining={self.remaining}, {wait}, "
+            f"reset_after={self.reset_after:.6g}, limit='{self.limit}', cost={self.cost})"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return PlainDecision, (*self._value(), self._refunded)
+
+
+@dataclass(slots=True, eq=False, repr=False, frozen=True)
+class PlainDecision(Decision):
+    """A decision made in Python."""
+
+    allowed: bool
+    limit: Limit
+    key: str | bytes
+    cost: int
+    debt_ticks: int
+    delay_ticks: int
+    retry_ticks: int
+    at_ticks: int
+    _refunded: int = field(default=0)
+
+
+def seconds(ticks: int) -> float:
+    """Return ticks as float seconds, `inf` for never."""
+    return inf if ticks == NEVER else ticks / TICKS_PER_SECOND
+
+
+def most_binding(decisions: Sequence[Decision]) -> Decision:
+    """Return the decision that speaks for all: the longest to wait for when refused, or else the least left."""
+    refused = [decision for decision in decisions if not decision.allowed]
+    if refused:
+        return max(refused, key=lambda decision: decision.retry_ticks)
+    return min(decisions, key=lambda decision: decision.remaining)
+
+
+def together(decisions: Sequence[Decision]) -> Decision:
+    """Return one decision for several limits on one request: the most binding one, with the longest delay of all."""
+    binding = most_binding(decisions)
+    delay = max(decision.delay_ticks for decision in decisions)
+    if delay == binding.delay_ticks:
+        return binding
+    return PlainDecision(
+        binding.allowed, binding.limit, binding.key, binding.cost,
+        binding.debt_ticks, delay, binding.retry_ticks, binding.at_ticks, binding._refunded,
+    )  # fmt: skip

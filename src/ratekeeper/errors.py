@@ -1,0 +1,49 @@
+"""The errors that ratekeeper raises, and the words they use. Knows nothing of limits or stores."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ratekeeper.decision import Decision
+
+
+class RatekeeperError(Exception):
+    """Base of every error of ratekeeper's own."""
+
+
+class LimitError(RatekeeperError, ValueError):
+    """A limit that cannot be: its text does not parse, or its numbers are out of range."""
+
+
+class PolicyError(RatekeeperError, ValueError):
+    """A policy that cannot be used. Its text names the file, the table, the key, and what would be right."""
+
+
+class RateLimitExceeded(RatekeeperError):
+    """A request was refused. `decision` says by which limit, and when to come back."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision)
+        self.decision = decision
+
+    def __str__(self) -> str:
+        if self.decision.retry_after == float("inf"):
+            return f"{self.decision.limit} can never admit a cost of {self.decision.cost}"
+        return f"over the limit of {self.decision.limit}: retry after {self.decision.retry_after:.3f} s"
+
+
+class MissingExtraError(RatekeeperError, ImportError):
+    """A part was asked for whose optional dependency is not installed."""
+
+    def __init__(self, part: str, extra: str) -> None:
+        super().__init__(f"{part} needs an optional dependency: pip install 'ratekeeper[{extra}]'")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `": did you mean 'x'?"` for the known word nearest to `word`, or the list of known words."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    return f": did you mean {near[0]!r}?" if near else f": use one of {', '.join(known)}"

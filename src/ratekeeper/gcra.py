@@ -1,0 +1,86 @@
+"""The rule: one function that decides for both algorithms. Pure integers; no I/O, no clock, no state.
+
+This is the generic cell rate algorithm (GCRA; ITU-T I.371, and ATM Forum TM 4.0), which ATM switches use. The same
+function stands, line for line, in `core/table.h` (C). Below is why it is right; nothing is assumed but arithmetic.
+
+The picture people draw
+    A token bucket holds at most `capacity` tokens and gains one each `interval`. A request of cost c takes c tokens if
+    they are there, or else is refused. Its state is two numbers: tokens, and when they were last counted.
+
+The same, in one number
+    Tokens that are missing come back at a known pace, so the state may as well be *the time at which the bucket will be
+    full again*. That time is the TAT (theoretical arrival time). If it is past, the bucket is full. If not,
+
+        missing tokens = (tat - now) / interval          tokens = capacity - (tat - now) / interval
+
+    Taking c tokens makes the bucket c * interval later to be full: new_tat = max(tat, now) + c * interval. It is
+    allowed if no more than `capacity` tokens would then be missing: new_tat - now <= capacity * interval. Those two
+    lines are the rule. `max` is the brim: a bucket that has been full for an hour has no more than one that just
+    became full.
+
+    Example. capacity 3, one token each 10 s. Drawn: tokens after each request; `x` is a refusal.
+
+        now   0    0    0    0    5    10   40
+        ask   1    1    1    1    1    1    3
+        tat   0    10   20   30   30   30   40(past)
+        new   10   20   30   40   40   40   70
+        ahead 10   20   30   40x  35x  30   30          bound = 3 * 10 = 30
+        left  2    1    0    0    0    0    0
+
+    At 5 s the refused request is 35 - 30 = 5 s too early: retry_after. At 10 s exactly it passes.
+
+Why no more than capacity + rate * t passes in any time t
+    Let the first request of a window be allowed at time s, and the last at s + t. Before the first, max(tat, now) was
+    at least s. Each allowed request moved the TAT on by at least its cost * interval (the max can only move it more),
+    so after the last, tat >= s + (sum of costs) * interval. The last was allowed, so tat <= (s + t) + capacity *
+    interval. Together: sum of costs <= capacity + t / interval. And `interval` is rounded up, so the true rate is never
+    exceeded. A clock that steps back makes `now` smaller: `ahead` grows, fewer pass, none is minted.
+
+Why the leaky bucket is the same rule
+    A queue drained at one request an interval. The TAT is now the time at which the server will have nothing left to
+    do. A request that comes at `now` waits for all before it, so it goes ahead at max(tat, now): delay = max(tat, now)
+    - now = ahead - increment. That is `ahead - tolerance` with tolerance = increment: a token bucket without any burst,
+    whose callers wait for their turn rather than be refused. It is refused when the queue is full: capacity waiting and
+    one in service is `ahead <= (capacity + 1) * interval`, the bound.
+
+Why integers, and why taking a then b equals taking a + b
+    increment = cost * interval is linear, and nothing is rounded after the interval was. So 10 requests of cost 1 at
+    one instant leave exactly the state of one request of cost 10, and a full bucket admits exactly `capacity`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Ruling(NamedTuple):
+    """What the rule says, in ticks. `new_tat` is to be stored if `allowed`, and else nothing."""
+
+    allowed: bool
+    new_tat: int
+    ahead: int
+    delay: int
+    retry_after: int
+
+
+def decide(tat: int, now: int, increment: int, tolerance: int, bound: int) -> Ruling:
+    """Decide one request against one bucket. All in ticks; `increment` is the cost times the limit's interval.
+
+    >>> decide(tat=30, now=5, increment=10, tolerance=30, bound=30)
+    Ruling(allowed=False, new_tat=40, ahead=35, delay=5, retry_after=5)
+    """
+    start = max(tat, now)
+    new_tat = start + increment
+    ahead = new_tat - now
+    allowed = ahead <= bound
+    delay = max(0, ahead - tolerance)
+    retry_after = max(0, ahead - bound)
+    return Ruling(allowed, new_tat, ahead, delay, retry_after)
+
+
+def refundable(increment: int, elapsed: int) -> int:
+    """Return how much of a charge may be given back `elapsed` ticks after it was made.
+
+    What has refilled since is not given again: had the charge never been made, a full bucket would have spilt it.
+    """
+    return max(0, increment - max(0, elapsed))

@@ -1,0 +1,278 @@
+"""Limits: what a bucket may hold and how fast it refills, validated once, then trusted.
+
+A limit turns a cost into the three integers of the rule (see `gcra`). It knows no clock, no key and no store.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from fractions import Fraction
+from math import ceil, isfinite
+from operator import index
+from typing import ClassVar, NamedTuple, TypeAlias
+
+from ratekeeper.errors import LimitError, did_you_mean
+
+TICKS_PER_SECOND = 16_000_000_000
+"""The unit of all time inside: a tick is 1/16 ns, so 64 bits hold 18 years and 1,000,000 tokens/s stay exact."""
+
+MAX_REFILL_TICKS = 5 * 365 * 86_400 * TICKS_PER_SECOND
+MAX_AHEAD_TICKS = 2**62 - 1
+"""The furthest a TAT may be ahead of the clock: nine years, which is what "wait as long as it takes" means."""
+
+
+class Wait(Enum):
+    """Stands for a timeout where the caller gives none."""
+
+    AS_MEANT = "as the limit is meant: a token bucket's callers do not wait, a leaky bucket's take their turn"
+
+
+AS_MEANT = Wait.AS_MEANT
+Timeout: TypeAlias = float | Wait | None
+"""Seconds that a caller is willing to wait; None: as long as it takes."""
+
+Rate: TypeAlias = int | float | Fraction | str
+
+_UNITS = {
+    "millisecond": Fraction(1, 1000), "second": Fraction(1), "minute": Fraction(60),
+    "hour": Fraction(3600), "day": Fraction(86_400), "week": Fraction(604_800),
+}  # fmt: skip
+_SHORT = {"ms": "millisecond", "s": "second", "sec": "second", "m": "minute", "min": "minute",
+          "h": "hour", "hr": "hour", "d": "day", "w": "week"}  # fmt: skip
+_WORDS = {word: seconds for unit, seconds in _UNITS.items() for word in (unit, unit + "s")} | {
+    word: _UNITS[unit] for short, unit in _SHORT.items() for word in (short, short + "s" * (len(short) > 2))
+}
+_CALENDAR = {"month": "30 days", "year": "365 days"}
+_LONGEST_TEXT = 100
+_NUMBER = r"\d[\d_]*(?:\.\d+)?"
+_RATE = re.compile(rf"({_NUMBER})\s*(?:/|\bper\b)\s*({_NUMBER})?\s*([a-z]+)", re.IGNORECASE)
+_BURST = re.compile(r"\s*[,;]?\s*\bburst\s*=?\s*(\d[\d_]*)", re.IGNORECASE)
+
+
+class Terms(NamedTuple):
+    """What one request asks of one bucket, in ticks: the arguments of `gcra.decide`."""
+
+    increment: int
+    tolerance: int
+    bound: int
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the two algorithms share. Use `TokenBucket` or `LeakyBucket`.
+
+    `interval` is the ticks a token takes to refill; `full` the ticks of debt at which nothing more fits.
+    """
+
+    algorithm: ClassVar[str]
+    queues: ClassVar[bool]  # requests wait their turn, rather than pass in a burst
+    capacity: int
+    rate: Fraction = field(init=False, repr=False)
+    interval: int = field(init=False, repr=False, compare=False)
+    full: int = field(init=False, repr=False, compare=False)
+
+    @property
+    def max_cost(self) -> int:
+        """The largest cost that can ever be admitted at once."""
+        return self.full // self.interval
+
+    @property
+    def window(self) -> Fraction:
+        """Seconds from a bucket without a token to a full one."""
+        return Fraction(self.full, TICKS_PER_SECOND)
+
+    def terms(self, cost: int, timeout: Timeout = AS_MEANT) -> Terms:
+        """Return what `cost` tokens ask of a bucket, for a caller willing to wait `timeout` seconds.
+
+        Raises TypeError or ValueError for a cost that is not a whole number, 0 or more, and for a negative timeout.
+        """
+        raise NotImplementedError
+
+    def _settle(self, rate: Rate, rate_name: str, least_capacity: int, places_in_service: int) -> None:
+        """Check the numbers and derive the integers. Called once, by the subclass's `__post_init__`."""
+        name = f"{type(self).__name__}: "
+        if not isinstance(self.capacity, int) or isinstance(self.capacity, bool):
+            raise LimitError(f"{name}capacity must be a whole number of tokens, not {self.capacity!r}")
+        if self.capacity < least_capacity:
+            raise LimitError(f"{name}capacity must be at least {least_capacity}, not {self.capacity}")
+        try:
+            exact = parse_rate(rate)
+        except LimitError as error:
+            raise LimitError(f"{name}{rate_name}: {error}") from None
+        interval = ceil(TICKS_PER_SECOND / exact)
+        full = (self.capacity + places_in_service) * interval
+        if full > MAX_REFILL_TICKS:
+            raise LimitError(
+                f"{name}a full refill would take {full // (MAX_REFILL_TICKS // 5)} years, over the 5 allowed: "
+                f"lower the capacity ({self.capacity}) or raise the {rate_name} ({rate!r})"
+            )
+        for attribute, value in (("rate", exact), ("interval", interval), ("full", full)):
+            object.__setattr__(self, attribute, value)
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} of {self.capacity} at {rate_text(self.rate)}"
+
+
+@dataclass(frozen=True)
+class TokenBucket(Limit):
+    """Admit bursts up to `capacity` tokens, refilled at `refill_rate` tokens a second.
+
+    `refill_rate` is a number (tokens per second) or text such as "300/minute". In any time t at most
+    `capacity + refill_rate * t` is admitted. Raises `LimitError`. Algorithm: GCRA (ITU-T I.371), see `gcra`.
+
+    >>> TokenBucket(capacity=20, refill_rate=5).window
+    Fraction(4, 1)
+    """
+
+    algorithm = "token_bucket"
+    queues = False
+    refill_rate: Rate = field(compare=False)
+
+    def __post_init__(self) -> None:
+        self._settle(self.refill_rate, "refill_rate", least_capacity=1, places_in_service=0)
+
+    def terms(self, cost: int, timeout: Timeout = AS_MEANT) -> Terms:
+        full = self.full
+        bound = full if timeout is AS_MEANT else min(MAX_AHEAD_TICKS, full + wait_ticks(timeout))
+        return Terms(checked_cost(cost) * self.interval, full, bound)
+
+
+@dataclass(frozen=True)
+class LeakyBucket(Limit):
+    """Let requests leave one by one at `leak_rate` a second; up to `capacity` wait their turn, more are refused.
+
+    One more request is being served, so an idle bucket takes `capacity + 1` at once. `leak_rate` is a number
+    (requests per second) or text such as "300/minute". Raises `LimitError`.
+
+    >>> LeakyBucket(capacity=50, leak_rate="10/s").max_cost
+    51
+    """
+
+    algorithm = "leaky_bucket"
+    queues = True
+    leak_rate: Rate = field(compare=False)
+
+    def __post_init__(self) -> None:
+        self._settle(self.leak_rate, "leak_rate", least_capacity=0, places_in_service=1)
+
+    def terms(self, cost: int, timeout: Timeout = AS_MEANT) -> Terms:
+        increment = checked_cost(cost) * self.interval
+        bound = self.full if timeout is AS_MEANT else min(self.full, increment + wait_ticks(timeout))
+        return Terms(increment, increment, bound)
+
+
+def checked_cost(cost: int) -> int:
+    """Return `cost` as an int. Raises TypeError if it is not a whole number, ValueError if it is negative."""
+    try:
+        whole = index(cost)
+    except TypeError:
+        raise TypeError(f"cost must be a whole number of tokens, not {cost!r}") from None
+    if whole < 0:
+        raise ValueError(f"cost must be 0 or more tokens, not {cost}: to give tokens back, use refund")
+    return whole
+
+
+def wait_ticks(timeout: float | None) -> int:
+    """Return `timeout` seconds in whole ticks, rounded down. Raises ValueError for a negative one or NaN."""
+    if timeout is None:
+        return MAX_AHEAD_TICKS
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be 0 or more seconds, or None to wait as long as it takes, not {timeout!r}")
+    return int(min(timeout * TICKS_PER_SECOND, MAX_AHEAD_TICKS))
+
+
+def parse_rate(rate: Rate) -> Fraction:
+    """Return a rate in tokens per second, exactly. Takes a number, or text such as "5/10s" or "300 per minute".
+
+    A float means the decimal that it prints as. Raises `LimitError`.
+    """
+    if isinstance(rate, str):
+        match = _RATE.fullmatch(_trimmed(rate))
+        if match is None:
+            raise _unreadable(rate)
+        return _in_range(_count(match) / _period(match), rate)
+    if isinstance(rate, bool) or not isinstance(rate, int | float | Fraction):
+        raise LimitError(f"a rate is a number of tokens per second, or text such as '300/minute', not {rate!r}")
+    if isinstance(rate, float):
+        if not isfinite(rate):
+            raise LimitError(f"a rate must be finite, not {rate!r}")
+        return _in_range(Fraction(repr(rate)), rate)
+    return _in_range(Fraction(rate), rate)
+
+
+def rate_text(rate: Fraction) -> str:
+    """Return the shortest text that `parse_rate` reads as `rate`: "5/s", "100/minute", or else "3/7s"."""
+    for unit, suffix in (("second", "s"), ("minute", "minute"), ("hour", "hour"), ("day", "day")):
+        if (rate * _UNITS[unit]).denominator == 1:
+            return f"{rate * _UNITS[unit]}/{suffix}"
+    return f"{rate.numerator}/{rate.denominator}s"
+
+
+def parse_limit(text: str) -> TokenBucket:
+    """Return the token bucket that a text describes: a count, a period and, optionally, a burst.
+
+    The capacity is the burst, or else the count. Periods: ms, s, m, h, d, w, their words and plurals.
+    Raises `LimitError`, naming the nearest right word for a typo.
+
+    >>> parse_limit("100 per minute burst 20")
+    TokenBucket(capacity=20, refill_rate='100 per minute')
+    """
+    if not isinstance(text, str):
+        raise LimitError(f"a limit is text such as '100/minute', not {text!r}")
+    text = _trimmed(text)
+    match = _RATE.match(text)
+    if match is None:
+        raise _unreadable(text)
+    parse_rate(match[0])
+    burst = _BURST.fullmatch(text, match.end())
+    if burst is None and match.end() != len(text):
+        rest = text[match.end() :].strip()
+        raise LimitError(f"limit {text!r}: {rest!r} is not understood after the rate; only 'burst N' may follow")
+    count = _count(match)
+    if burst is None and count.denominator != 1:
+        raise LimitError(f"limit {text!r}: a capacity of {match[1]} is not whole: add a burst, '{text} burst 1'")
+    capacity = int(burst[1].replace("_", "")) if burst else int(count)
+    return TokenBucket(capacity, match[0])
+
+
+def _count(match: re.Match[str]) -> Fraction:
+    return Fraction(match[1].replace("_", ""))
+
+
+def _period(match: re.Match[str]) -> Fraction:
+    """Return the seconds of a match's period: the optional number times its unit."""
+    word = match[3].lower()
+    singular = word.removesuffix("s")
+    if singular in _CALENDAR or word in ("mo", "y", "yr"):
+        calendar = "year" if word[0] == "y" else "month"
+        raise LimitError(
+            f"{match[0]!r}: a {calendar} has no fixed length, so a limit by it could not be exact: "
+            f"say how many days you mean, such as '{match[1]}/{_CALENDAR[calendar]}'"
+        )
+    if word not in _WORDS:
+        raise LimitError(f"{match[0]!r}: unknown unit of time {match[3]!r}{did_you_mean(word, _WORDS)}")
+    number = Fraction((match[2] or "1").replace("_", ""))
+    if number == 0:
+        raise LimitError(f"{match[0]!r}: the period must be longer than 0 {match[3]}")
+    return number * _WORDS[word]
+
+
+def _in_range(rate: Fraction, given: Rate) -> Fraction:
+    if rate <= 0:
+        raise LimitError(f"a rate must be more than 0, not {given!r}: to refuse everything, do not call a limiter")
+    if rate > 1_000_000_000:
+        raise LimitError(f"a rate must be at most 1,000,000,000 per second, not {given!r}")
+    return rate
+
+
+def _trimmed(text: str) -> str:
+    if len(text) > _LONGEST_TEXT:
+        raise LimitError(f"a limit has at most {_LONGEST_TEXT} characters, not {len(text)}")
+    return text.strip()
+
+
+def _unreadable(text: str) -> LimitError:
+    hint = " (a number of tokens per second is written without quotes)" if re.fullmatch(_NUMBER, text.strip()) else ""
+    return LimitError(f"{text!r} is not a limit{hint}: write a count and a period, such as '100/minute' or '5/10s'")

@@ -1,0 +1,52 @@
+"""What all tests share: each core in turn, and what to do about a part that is not here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore
+
+# Random deadlines would be timed assertions. CI's machine is slow and shared.
+settings.register_profile("ratekeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ratekeeper")
+
+EVERYTHING = os.environ.get("RATEKEEPER_TEST_EVERYTHING") == "1"
+
+
+def need(part: str, present: bool) -> None:
+    """Skip a test whose part is not installed; in CI, where everything must be there, fail it."""
+    if present:
+        return
+    if EVERYTHING:
+        pytest.fail(f"{part} is missing, and RATEKEEPER_TEST_EVERYTHING=1 allows no skipping")
+    pytest.skip(f"{part} is not installed")
+
+
+def need_program(name: str) -> str:
+    """Return the path of a program, as `need` does for a part."""
+    path = shutil.which(name)
+    need(name, path is not None)
+    assert path is not None
+    return path
+
+
+@pytest.fixture(params=["c", "python"])
+def implementation(request: pytest.FixtureRequest) -> Literal["c", "python"]:
+    chosen: Literal["c", "python"] = request.param
+    need("the C core", chosen == "python" or IMPLEMENTATION == "c")
+    return chosen
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(start=1000)
+
+
+@pytest.fixture
+def store(implementation: Literal["c", "python"], clock: ManualClock) -> MemoryStore:
+    return MemoryStore(10_000, clock=clock, implementation=implementation)
