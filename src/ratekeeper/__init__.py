@@ -1,0 +1,38 @@
+"""ratekeeper: an exact rate limiter at the price of reading the clock. See README.md and docs/."""
+
+from ratekeeper.clock import ManualClock
+from ratekeeper.core import IMPLEMENTATION
+from ratekeeper.decision import Decision
+from ratekeeper.errors import LimitError, MissingExtraError, PolicyError, RatekeeperError, RateLimitExceeded
+from ratekeeper.limiter import AsyncLimiter, Limiter
+from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
+from ratekeeper.policy.keeper import AsyncKeeper, Keeper
+from ratekeeper.policy.model import Policy
+from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+from ratekeeper.stores.memory import MemoryStore, StoreStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IMPLEMENTATION",
+    "AsyncKeeper",
+    "AsyncLimiter",
+    "Decision",
+    "Keeper",
+    "LeakyBucket",
+    "Limit",
+    "LimitError",
+    "Limiter",
+    "ManualClock",
+    "MemoryStore",
+    "MissingExtraError",
+    "Policy",
+    "PolicyDecision",
+    "PolicyError",
+    "RateLimitExceeded",
+    "RatekeeperError",
+    "RuleDecision",
+    "StoreStats",
+    "TokenBucket",
+    "parse_limit",
+]

@@ -1,0 +1,81 @@
+"""Clocks: what time it is, in ticks, and how to wait. A store owns one. Nothing else in ratekeeper reads the time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Protocol
+
+from ratekeeper.limits import TICKS_PER_SECOND
+
+_TICKS_PER_NS = TICKS_PER_SECOND // 1_000_000_000
+# Boot time goes on while the machine sleeps, as buckets should; elsewhere the monotonic clock does.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class Clock(Protocol):
+    """What a store needs of time. Ticks are 1/16 ns and must be from 0 to 2**62 - 1."""
+
+    def ticks(self) -> int:
+        """Return the time now."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Block this thread until `seconds` have passed."""
+        ...
+
+    async def sleep_async(self, seconds: float) -> None:
+        """Let the event loop go on until `seconds` have passed."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock since boot."""
+
+    def ticks(self) -> int:
+        return time.clock_gettime_ns(_CLOCK) * _TICKS_PER_NS
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def sleep_async(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class ManualClock:
+    """A clock that stands still until it is told to go on: for tests and for replays. Sleeping moves it.
+
+    >>> clock = ManualClock()
+    >>> clock.advance(1.5)
+    >>> clock.ticks() / TICKS_PER_SECOND
+    1.5
+    """
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = round(start * TICKS_PER_SECOND)
+        self._lock = threading.Lock()
+
+    def ticks(self) -> int:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Go on by `seconds`, to the nearest tick; a negative number steps back."""
+        self.advance_ticks(round(seconds * TICKS_PER_SECOND))
+
+    def advance_ticks(self, ticks: int) -> None:
+        """Go on by exactly this many ticks."""
+        with self._lock:
+            self._now += ticks
+
+    def set_ticks(self, ticks: int) -> None:
+        """Jump to a time."""
+        with self._lock:
+            self._now = ticks
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    async def sleep_async(self, seconds: float) -> None:
+        self.advance(seconds)
+        await asyncio.sleep(0)

@@ -1,0 +1,54 @@
+"""The table of buckets: the C core where it was built, else its twin in Python.
+
+The environment variable RATEKEEPER_CORE chooses: `auto` (the default), `require` (no C core is an error), `python`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from math import ceil
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ratekeeper.clock import SystemClock
+from ratekeeper.core import pytable
+
+if TYPE_CHECKING:
+    from ratekeeper.core import _table
+
+    Table: TypeAlias = _table.Table | pytable.Table
+
+LOAD = 0.7
+"""How full the C table is with `max_keys` live buckets. Up to here two lines of eight cells are never both full."""
+CELLS_PER_LINE = 8
+
+IMPLEMENTATION: Literal["c", "python"] = "python"
+"""Which core is in use."""
+
+_wanted = os.environ.get("RATEKEEPER_CORE", "auto")
+if _wanted not in ("auto", "require", "python"):
+    raise ImportError(f"RATEKEEPER_CORE must be auto, require or python, not {_wanted!r}")
+
+if _wanted != "python":
+    try:
+        import ratekeeper.core._table as _table
+    except ModuleNotFoundError as error:
+        if _wanted == "require":
+            raise ImportError(
+                "RATEKEEPER_CORE=require, but the C core was not built: install a C compiler and reinstall ratekeeper"
+            ) from error
+    else:
+        IMPLEMENTATION = "c"
+
+
+def make_table(
+    max_keys: int, deny_when_full: bool, clock: Callable[[], int] | None, implementation: str = IMPLEMENTATION
+) -> Table:
+    """Return an empty table for `max_keys` live buckets. `clock` None is the system's clock, which C reads itself."""
+    seed = os.urandom(24)
+    if implementation == "python":
+        return pytable.Table(max_keys, deny_when_full, seed, clock or SystemClock().ticks)
+    if IMPLEMENTATION != "c":
+        raise RuntimeError("the C core is not in use here: see ratekeeper.IMPLEMENTATION")
+    lines = max(2, ceil(max_keys / LOAD / CELLS_PER_LINE))
+    return _table.Table(lines, deny_when_full, seed, clock)

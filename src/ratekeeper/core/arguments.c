@@ -1,0 +1,78 @@
+/* Reads what Python callers pass: keys, costs, ticks. Says what is wrong in the words of limits.py. */
+#include <math.h>
+
+#include "glue.h"
+
+bool rk_read_key(PyObject *key, rk_text *text)
+{
+    text->owner = NULL;
+    if (PyUnicode_Check(key)) {
+        text->bytes = PyUnicode_AsUTF8AndSize(key, &text->length);
+        if (text->bytes)
+            return true;
+        PyErr_Clear(); /* a lone surrogate: an attacker may send one, and it is as good a key as any */
+        text->owner = PyUnicode_AsEncodedString(key, "utf-8", "surrogatepass");
+        if (!text->owner)
+            return false;
+        key = text->owner;
+    } else if (!PyBytes_Check(key)) {
+        PyErr_Format(PyExc_TypeError, "a key must be str or bytes, not %s", Py_TYPE(key)->tp_name);
+        return false;
+    }
+    text->bytes = PyBytes_AS_STRING(key);
+    text->length = PyBytes_GET_SIZE(key);
+    return true;
+}
+
+/* A cost that does not fit 64 bits is as good as infinite. */
+bool rk_read_cost(PyObject *cost, int64_t *value)
+{
+    int overflow = 0;
+    PyObject *whole = PyNumber_Index(cost);
+    if (!whole) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError))
+            PyErr_Format(PyExc_TypeError, "cost must be a whole number of tokens, not %R", cost);
+        return false;
+    }
+    *value = PyLong_AsLongLongAndOverflow(whole, &overflow);
+    Py_DECREF(whole);
+    if (overflow > 0)
+        *value = INT64_MAX;
+    if (overflow < 0 || *value < 0) {
+        PyErr_Format(PyExc_ValueError, "cost must be 0 or more tokens, not %R: to give tokens back, use refund", cost);
+        return false;
+    }
+    return true;
+}
+
+bool rk_read_ticks(PyObject *number, int64_t *ticks)
+{
+    *ticks = PyLong_AsLongLong(number);
+    return !(*ticks == -1 && PyErr_Occurred());
+}
+
+bool rk_read_wait(PyObject *timeout, int64_t *ticks)
+{
+    *ticks = RK_MAX_AHEAD;
+    if (timeout == Py_None)
+        return true;
+    double seconds = PyFloat_AsDouble(timeout);
+    if (seconds == -1.0 && PyErr_Occurred())
+        return false;
+    if (!(seconds >= 0)) {
+        PyErr_Format(PyExc_ValueError,
+                     "timeout must be 0 or more seconds, or None to wait as long as it takes, not %R", timeout);
+        return false;
+    }
+    if (seconds * 16e9 < (double)RK_MAX_AHEAD)
+        *ticks = (int64_t)(seconds * 16e9);
+    return true;
+}
+
+bool rk_read_int64_attribute(PyObject *object, const char *name, int64_t *value)
+{
+    PyObject *number = PyObject_GetAttrString(object, name);
+    bool read = number && rk_read_ticks(number, value);
+    Py_XDECREF(number);
+    return read;
+}

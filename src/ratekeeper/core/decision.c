@@ -1,0 +1,82 @@
+/* NativeDecision: where the C core keeps a decision's numbers. All else it inherits from ratekeeper.decision.Decision.
+ *
+ * A class in Python is collected by the garbage collector, and so are its subclasses. A decision refers only to a limit
+ * and a key, which refer to nothing, so it is allocated as collectable but never tracked: that costs the least.
+ */
+#include "glue.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *limit, *key;
+    int64_t cost, debt, delay, retry_after, at, refunded;
+    char allowed;
+} rk_decision_object;
+
+PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
+                           int64_t at, bool charged)
+{
+    rk_decision_object *self = PyObject_GC_New(rk_decision_object, module->decision);
+    if (!self)
+        return NULL;
+    self->limit = Py_NewRef(limit);
+    self->key = Py_NewRef(key);
+    self->cost = cost;
+    self->debt = answer->debt;
+    self->delay = answer->delay;
+    self->retry_after = answer->retry_after;
+    self->at = at;
+    self->refunded = charged ? 0 : -1;
+    self->allowed = answer->allowed;
+    return (PyObject *)self;
+}
+
+static void decision_dealloc(rk_decision_object *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    Py_DECREF(self->limit);
+    Py_DECREF(self->key);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static int decision_traverse(rk_decision_object *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->limit);
+    Py_VISIT(self->key);
+    return 0;
+}
+
+static int decision_bool(rk_decision_object *self)
+{
+    return self->allowed;
+}
+
+static PyMemberDef decision_members[] = {
+    {"allowed", T_BOOL, offsetof(rk_decision_object, allowed), READONLY, NULL},
+    {"limit", T_OBJECT_EX, offsetof(rk_decision_object, limit), READONLY, NULL},
+    {"key", T_OBJECT_EX, offsetof(rk_decision_object, key), READONLY, NULL},
+    {"cost", T_LONGLONG, offsetof(rk_decision_object, cost), READONLY, NULL},
+    {"debt_ticks", T_LONGLONG, offsetof(rk_decision_object, debt), READONLY, NULL},
+    {"delay_ticks", T_LONGLONG, offsetof(rk_decision_object, delay), READONLY, NULL},
+    {"retry_ticks", T_LONGLONG, offsetof(rk_decision_object, retry_after), READONLY, NULL},
+    {"at_ticks", T_LONGLONG, offsetof(rk_decision_object, at), READONLY, NULL},
+    {"_refunded", T_LONGLONG, offsetof(rk_decision_object, refunded), 0, NULL},
+    {NULL},
+};
+
+static PyType_Slot decision_slots[] = {
+    {Py_tp_doc, "A decision made by the C core."},
+    {Py_tp_dealloc, decision_dealloc},
+    {Py_tp_traverse, decision_traverse},
+    {Py_tp_members, decision_members},
+    {Py_nb_bool, decision_bool},
+    {0, NULL},
+};
+
+PyType_Spec rk_decision_spec = {
+    .name = "ratekeeper.core._table.NativeDecision",
+    .basicsize = sizeof(rk_decision_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = decision_slots,
+};

@@ -1,0 +1,276 @@
+/* Gate: the limits of one limiter bound to one table. Its methods are the hot path: no Python code runs on them. */
+#include "glue.h"
+
+typedef struct {
+    PyObject *limit;
+    rk_key scope_key;
+    int64_t interval, full, max_cost;
+    bool queues; /* a leaky bucket: no burst, its callers wait their turn */
+} rk_gate_limit;
+
+typedef struct {
+    PyObject_VAR_HEAD
+    rk_table_object *table;
+    rk_gate_limit limits[];
+} rk_gate_object;
+
+/* The arguments that all verbs share. */
+typedef struct {
+    PyObject *key;
+    int64_t cost;
+    PyObject *timeout; /* or NULL */
+} rk_request;
+
+static bool keyword_is(PyObject *keyword, const char *name)
+{
+    return PyUnicode_CompareWithASCIIString(keyword, name) == 0;
+}
+
+/* Reads (key, cost=1[, timeout]), by position or by name. By hand: the general parser takes as long as the decision. */
+static bool read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int most,
+                         rk_request *request)
+{
+    PyObject *given[3] = {NULL, NULL, NULL};
+    const char *const names[3] = {"key", "cost", "timeout"};
+    if (count > most) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)", verb, most, count);
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        given[i] = args[i];
+    for (Py_ssize_t k = 0; keywords && k < PyTuple_GET_SIZE(keywords); k++) {
+        PyObject *keyword = PyTuple_GET_ITEM(keywords, k);
+        int i = 0;
+        while (i < most && !keyword_is(keyword, names[i]))
+            i++;
+        if (i == most || given[i]) {
+            PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", verb, i == most ? "an unknown" : "a second", keyword);
+            return false;
+        }
+        given[i] = args[count + k];
+    }
+    if (!given[0]) {
+        PyErr_Format(PyExc_TypeError, "%s() needs a key", verb);
+        return false;
+    }
+    *request = (rk_request){given[0], 1, given[2]};
+    return !given[1] || rk_read_cost(given[1], &request->cost);
+}
+
+/* What a limit asks, as Limit.terms in limits.py; `wait` in ticks. */
+static void set_terms(const rk_gate_limit *limit, int64_t cost, int64_t wait, rk_demand *demand)
+{
+    demand->shadow = false;
+    demand->never = cost > limit->max_cost;
+    if (demand->never)
+        return;
+    int64_t increment = cost * limit->interval;
+    int64_t tolerance = limit->queues ? increment : limit->full;
+    int64_t bound = wait < RK_MAX_AHEAD - tolerance ? tolerance + wait : RK_MAX_AHEAD;
+    if (limit->queues && bound > limit->full)
+        bound = limit->full;
+    demand->terms = (rk_terms){increment, tolerance, bound};
+}
+
+static void set_fingerprints(const rk_gate_object *self, const rk_text *text, rk_demand *demands)
+{
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
+        demands[i].fingerprint = rk_fingerprint(self->limits[i].scope_key, text->bytes, (size_t)text->length);
+}
+
+/* The limit that speaks for all: the longest to wait for when refused, or else the least left. As most_binding(). */
+static Py_ssize_t most_binding(const rk_gate_object *self, const rk_demand *demands, bool allowed)
+{
+    Py_ssize_t binding = -1;
+    int64_t worst = 0;
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) {
+        const rk_answer *answer = &demands[i].answer;
+        if (!allowed && answer->allowed)
+            continue;
+        int64_t left = answer->debt < self->limits[i].full ? (self->limits[i].full - answer->debt) : 0;
+        int64_t badness = allowed ? -(left / self->limits[i].interval) : answer->retry_after;
+        if (binding < 0 || badness > worst)
+            binding = i, worst = badness;
+    }
+    return binding;
+}
+
+/* One request against all the gate's limits. `token_wait` and `queue_wait` are how long its caller would wait, in
+ * ticks, at a token bucket and at a leaky bucket. */
+static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64_t token_wait, int64_t queue_wait)
+{
+    rk_table_object *table = self->table;
+    rk_demand demands[RK_MANY];
+    rk_text text;
+    int64_t now;
+    if (!rk_read_key(request->key, &text))
+        return NULL;
+    set_fingerprints(self, &text, demands);
+    Py_XDECREF(text.owner);
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
+        set_terms(&self->limits[i], request->cost, self->limits[i].queues ? queue_wait : token_wait, &demands[i]);
+    if (!rk_read_clock(table, &now))
+        return NULL;
+    bool allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, rk_later, table);
+    Py_ssize_t binding = 0;
+    rk_answer answer = demands[0].answer;
+    if (Py_SIZE(self) > 1) {
+        if (table->clock && PyErr_Occurred())
+            return NULL;
+        binding = most_binding(self, demands, allowed);
+        answer = demands[binding].answer;
+        for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) /* a caller goes ahead when the last limit lets it */
+            if (demands[i].answer.delay > answer.delay)
+                answer.delay = demands[i].answer.delay;
+    }
+    return rk_make_decision(table->module, self->limits[binding].limit, request->key, request->cost, &answer, now,
+                            allowed);
+}
+
+static PyObject *gate_try_acquire(rk_gate_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    rk_request request;
+    if (!read_request("try_acquire", args, count, keywords, 2, &request))
+        return NULL;
+    return gate_ask(self, &request, 0, RK_MAX_AHEAD);
+}
+
+static PyObject *gate_reserve(rk_gate_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    rk_request request;
+    int64_t wait = RK_MAX_AHEAD;
+    if (!read_request("reserve", args, count, keywords, 3, &request) ||
+        (request.timeout && !rk_read_wait(request.timeout, &wait)))
+        return NULL;
+    return gate_ask(self, &request, wait, wait);
+}
+
+/* Many keys at one instant: one clock reading, and booleans instead of decisions. */
+static PyObject *gate_try_acquire_many(rk_gate_object *self, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"keys", "cost", NULL};
+    rk_table_object *table = self->table;
+    rk_demand demands[RK_MANY];
+    PyObject *keys, *given_cost = NULL, *sequence;
+    int64_t cost = 1, now;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O", names, &keys, &given_cost) ||
+        (given_cost && !rk_read_cost(given_cost, &cost)))
+        return NULL;
+    if (PyUnicode_Check(keys) || PyBytes_Check(keys))
+        return PyErr_Format(PyExc_TypeError, "keys must be a sequence of keys, not one key");
+    if (!rk_read_clock(table, &now) || !(sequence = PySequence_Fast(keys, "keys must be a sequence of keys")))
+        return NULL;
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
+        set_terms(&self->limits[i], cost, self->limits[i].queues ? RK_MAX_AHEAD : 0, &demands[i]);
+    Py_ssize_t total = PySequence_Fast_GET_SIZE(sequence);
+    rk_text text = {NULL, 0, NULL};
+    for (Py_ssize_t k = 0; k < total; k++) { /* all keys are read before any is charged: a bad one charges nothing */
+        if (!rk_read_key(PySequence_Fast_GET_ITEM(sequence, k), &text)) {
+            Py_DECREF(sequence);
+            return NULL;
+        }
+        Py_XDECREF(text.owner);
+    }
+    PyObject *answers = PyList_New(total);
+    for (Py_ssize_t k = 0; answers && k < total; k++) {
+        if (!rk_read_key(PySequence_Fast_GET_ITEM(sequence, k), &text)) {
+            Py_CLEAR(answers);
+            break;
+        }
+        set_fingerprints(self, &text, demands);
+        Py_XDECREF(text.owner);
+        bool allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, rk_later, table);
+        PyList_SET_ITEM(answers, k, Py_NewRef(allowed ? Py_True : Py_False));
+    }
+    Py_DECREF(sequence);
+    if (PyErr_Occurred())
+        Py_CLEAR(answers);
+    return answers;
+}
+
+static bool bind_limit(rk_gate_object *self, Py_ssize_t place, PyObject *scope, PyObject *limit)
+{
+    rk_gate_limit *bound = &self->limits[place];
+    Py_ssize_t length;
+    const char *name = PyUnicode_AsUTF8AndSize(scope, &length);
+    PyObject *queues = name ? PyObject_GetAttrString(limit, "queues") : NULL;
+    if (!queues)
+        return false;
+    bound->queues = queues == Py_True;
+    Py_DECREF(queues);
+    bound->scope_key = rk_scope_key(self->table->table.seed, name, (size_t)length);
+    bound->limit = Py_NewRef(limit);
+    return rk_read_int64_attribute(limit, "interval", &bound->interval) &&
+           rk_read_int64_attribute(limit, "full", &bound->full) &&
+           rk_read_int64_attribute(limit, "max_cost", &bound->max_cost);
+}
+
+PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(limits);
+    if (count < 1 || count > RK_MANY || PyTuple_GET_SIZE(scopes) != count)
+        return PyErr_Format(PyExc_ValueError, "a limiter takes 1 to %d limits, each with its scope", RK_MANY);
+    PyTypeObject *type = table->module->gate;
+    rk_gate_object *self = (rk_gate_object *)type->tp_alloc(type, count);
+    if (!self)
+        return NULL;
+    self->table = (rk_table_object *)Py_NewRef((PyObject *)table);
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!bind_limit(self, i, PyTuple_GET_ITEM(scopes, i), PyTuple_GET_ITEM(limits, i))) {
+            Py_DECREF(self);
+            return NULL;
+        }
+    return (PyObject *)self;
+}
+
+static int gate_traverse(rk_gate_object *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->table);
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
+        Py_VISIT(self->limits[i].limit);
+    return 0;
+}
+
+/* No tp_clear: a gate must keep its table, so a cycle through it is broken at the table's clock. */
+static void gate_dealloc(rk_gate_object *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
+        Py_XDECREF(self->limits[i].limit);
+    Py_XDECREF(self->table);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+#define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS
+
+static PyMethodDef gate_methods[] = {
+    {"try_acquire", FAST(gate_try_acquire),
+     "try_acquire($self, key, cost=1)\n--\n\n"
+     "Ask for cost tokens for key, now. Returns a Decision; never blocks. A leaky bucket may allow with a delay."},
+    {"reserve", FAST(gate_reserve),
+     "reserve($self, key, cost=1, timeout=None)\n--\n\n"
+     "As try_acquire, for a caller who is willing to wait timeout seconds; the decision's delay says how long."},
+    {"try_acquire_many", (PyCFunction)(void (*)(void))gate_try_acquire_many, METH_VARARGS | METH_KEYWORDS,
+     "try_acquire_many($self, keys, cost=1)\n--\n\n"
+     "Ask once for each key, in order, at one instant. Returns a list of bool."},
+    {NULL},
+};
+
+static PyType_Slot gate_slots[] = {
+    {Py_tp_doc, "The limits of one limiter bound to one table."},
+    {Py_tp_dealloc, gate_dealloc},
+    {Py_tp_traverse, gate_traverse},
+    {Py_tp_methods, gate_methods},
+    {0, NULL},
+};
+
+PyType_Spec rk_gate_spec = {
+    .name = "ratekeeper.core._table.Gate",
+    .basicsize = sizeof(rk_gate_object),
+    .itemsize = sizeof(rk_gate_limit),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = gate_slots,
+};

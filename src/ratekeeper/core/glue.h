@@ -1,0 +1,52 @@
+/* What the Python types of the C core share. Python.h begins here; table.h and charge.h never see it. */
+#ifndef RATEKEEPER_GLUE_H
+#define RATEKEEPER_GLUE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include "charge.h"
+
+enum { RK_MANY = 64 }; /* the most limits or rules that one request may be charged against */
+#define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
+
+typedef struct {
+    PyTypeObject *decision, *table, *gate;
+} rk_module;
+
+typedef struct {
+    PyObject_HEAD
+    rk_table table;
+    rk_counters counters;
+    size_t mapped;   /* bytes */
+    PyObject *clock; /* a callable that returns ticks, or NULL: the system's clock */
+    rk_module *module;
+} rk_table_object;
+
+extern PyType_Spec rk_decision_spec, rk_table_spec, rk_gate_spec;
+
+/* decision.c */
+PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
+                           int64_t at, bool charged);
+
+/* arguments.c: each returns false with a Python error set */
+typedef struct {
+    const char *bytes;
+    Py_ssize_t length;
+    PyObject *owner; /* to be released when the bytes are no longer needed, or NULL */
+} rk_text;
+bool rk_read_key(PyObject *key, rk_text *text);
+bool rk_read_cost(PyObject *cost, int64_t *value);
+bool rk_read_ticks(PyObject *number, int64_t *ticks);
+bool rk_read_wait(PyObject *timeout, int64_t *ticks);
+bool rk_read_int64_attribute(PyObject *object, const char *name, int64_t *value);
+
+/* table.c */
+bool rk_read_clock(rk_table_object *self, int64_t *now);
+int64_t rk_later(void *table_object); /* an rk_clock; on error it leaves a Python error set */
+
+/* gate.c */
+PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits);
+
+#endif

@@ -1,0 +1,256 @@
+/* Table: the C table as a Python object: its memory, its clock, and the store's verbs. Glue only. */
+#include <sys/mman.h>
+#include <time.h>
+
+#include "glue.h"
+
+/* The fields of ratekeeper.decision.Charge, a named tuple. */
+enum { SCOPE, KEY, LIMIT, COST, INCREMENT, TOLERANCE, BOUND, SHADOW, CHARGE_FIELDS };
+
+bool rk_read_clock(rk_table_object *self, int64_t *now)
+{
+    if (!self->clock) {
+        struct timespec time;
+#ifdef CLOCK_BOOTTIME
+        clock_gettime(CLOCK_BOOTTIME, &time); /* goes on while the machine sleeps, as buckets should */
+#else
+        clock_gettime(CLOCK_MONOTONIC, &time);
+#endif
+        *now = ((int64_t)time.tv_sec * 1000000000 + time.tv_nsec) * 16;
+        return true;
+    }
+    PyObject *ticks = PyObject_CallNoArgs(self->clock);
+    bool read = ticks && rk_read_ticks(ticks, now);
+    Py_XDECREF(ticks);
+    if (read && (*now < 0 || *now > RK_MAX_AHEAD)) {
+        PyErr_SetString(PyExc_ValueError, "the clock must return ticks from 0 to 2**62 - 1");
+        return false;
+    }
+    return read;
+}
+
+int64_t rk_later(void *table_object)
+{
+    int64_t now = 0;
+    return rk_read_clock(table_object, &now) ? now : INT64_MAX;
+}
+
+static bool bucket_of(rk_table_object *self, PyObject *scope, PyObject *key, uint64_t *fingerprint)
+{
+    Py_ssize_t length;
+    const char *name = PyUnicode_AsUTF8AndSize(scope, &length);
+    rk_text text;
+    if (!name || !rk_read_key(key, &text))
+        return false;
+    *fingerprint = rk_fingerprint(rk_scope_key(self->table.seed, name, (size_t)length), text.bytes, (size_t)text.length);
+    Py_XDECREF(text.owner);
+    return true;
+}
+
+static bool read_charge(rk_table_object *self, PyObject *charge, rk_demand *demand)
+{
+    int64_t full;
+    int overflow;
+    if (!PyTuple_Check(charge) || PyTuple_GET_SIZE(charge) != CHARGE_FIELDS) {
+        PyErr_SetString(PyExc_TypeError, "charges must be ratekeeper.decision.Charge");
+        return false;
+    }
+    if (!bucket_of(self, PyTuple_GET_ITEM(charge, SCOPE), PyTuple_GET_ITEM(charge, KEY), &demand->fingerprint) ||
+        !rk_read_int64_attribute(PyTuple_GET_ITEM(charge, LIMIT), "full", &full))
+        return false;
+    demand->shadow = PyTuple_GET_ITEM(charge, SHADOW) == Py_True;
+    demand->terms.increment = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(charge, INCREMENT), &overflow);
+    demand->never = overflow || demand->terms.increment > full;
+    if (demand->never)
+        return !PyErr_Occurred();
+    return rk_read_ticks(PyTuple_GET_ITEM(charge, TOLERANCE), &demand->terms.tolerance) &&
+           rk_read_ticks(PyTuple_GET_ITEM(charge, BOUND), &demand->terms.bound);
+}
+
+static Py_ssize_t read_charges(rk_table_object *self, PyObject *sequence, rk_demand *demands)
+{
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
+    if (count > RK_MANY) {
+        PyErr_Format(PyExc_ValueError, "one request may be charged against at most %d limits, not %zd", RK_MANY, count);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!read_charge(self, PySequence_Fast_GET_ITEM(sequence, i), &demands[i]))
+            return -1;
+    return count;
+}
+
+static PyObject *decisions_on(rk_table_object *self, PyObject *sequence, rk_demand *demands, Py_ssize_t count,
+                              int64_t now, bool charged)
+{
+    PyObject *decisions = PyList_New(count);
+    for (Py_ssize_t i = 0; decisions && i < count; i++) {
+        PyObject *charge = PySequence_Fast_GET_ITEM(sequence, i), *decision = NULL;
+        int64_t cost;
+        if (rk_read_cost(PyTuple_GET_ITEM(charge, COST), &cost))
+            decision = rk_make_decision(self->module, PyTuple_GET_ITEM(charge, LIMIT), PyTuple_GET_ITEM(charge, KEY),
+                                        cost, &demands[i].answer, now, charged && demands[i].answer.allowed);
+        if (!decision)
+            Py_CLEAR(decisions);
+        else
+            PyList_SET_ITEM(decisions, i, decision);
+    }
+    return decisions;
+}
+
+static PyObject *table_decide(rk_table_object *self, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"charges", "commit", NULL};
+    rk_demand demands[RK_MANY];
+    PyObject *charges, *sequence, *decisions = NULL;
+    int commit = 1;
+    int64_t now;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$p", names, &charges, &commit) ||
+        !(sequence = PySequence_Fast(charges, "charges must be a sequence")))
+        return NULL;
+    Py_ssize_t count = read_charges(self, sequence, demands);
+    if (count >= 0 && rk_read_clock(self, &now)) {
+        bool allowed = rk_charge_all(&self->table, demands, (size_t)count, now, commit, rk_later, self);
+        if (!PyErr_Occurred())
+            decisions = decisions_on(self, sequence, demands, count, now, allowed && commit);
+    }
+    Py_DECREF(sequence);
+    return decisions;
+}
+
+static PyObject *table_refund(rk_table_object *self, PyObject *args)
+{
+    rk_demand demands[RK_MANY];
+    PyObject *charges, *sequence;
+    long long at;
+    int64_t now;
+    if (!PyArg_ParseTuple(args, "OL", &charges, &at) ||
+        !(sequence = PySequence_Fast(charges, "charges must be a sequence")))
+        return NULL;
+    Py_ssize_t count = read_charges(self, sequence, demands);
+    Py_DECREF(sequence);
+    if (count < 0 || !rk_read_clock(self, &now))
+        return NULL;
+    for (Py_ssize_t i = 0; i < count; i++)
+        rk_refund(&self->table, demands[i].fingerprint, demands[i].terms.increment, now - at);
+    Py_RETURN_NONE;
+}
+
+static PyObject *table_reset(rk_table_object *self, PyObject *args)
+{
+    PyObject *scope, *key;
+    uint64_t fingerprint;
+    if (!PyArg_ParseTuple(args, "UO", &scope, &key) || !bucket_of(self, scope, key, &fingerprint))
+        return NULL;
+    rk_reset(&self->table, fingerprint);
+    Py_RETURN_NONE;
+}
+
+static PyObject *table_now(rk_table_object *self, PyObject *Py_UNUSED(ignored))
+{
+    int64_t now;
+    return rk_read_clock(self, &now) ? PyLong_FromLongLong(now) : NULL;
+}
+
+static PyObject *table_stats(rk_table_object *self, PyObject *Py_UNUSED(ignored))
+{
+    int64_t now;
+    if (!rk_read_clock(self, &now))
+        return NULL;
+    uint64_t live;
+    Py_BEGIN_ALLOW_THREADS
+    live = rk_live(&self->table, now);
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("KKK", live, self->counters.evicted_live, self->counters.refused_full);
+}
+
+static PyObject *table_gate(rk_table_object *self, PyObject *args)
+{
+    PyObject *scopes, *limits;
+    if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &scopes, &PyTuple_Type, &limits))
+        return NULL;
+    return rk_make_gate(self, scopes, limits);
+}
+
+static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"lines", "deny_when_full", "seed", "clock", NULL};
+    unsigned long long lines;
+    int deny;
+    const char *seed;
+    Py_ssize_t seed_length;
+    PyObject *clock;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Kpy#O", names, &lines, &deny, &seed, &seed_length, &clock))
+        return NULL;
+    if (lines < 2 || seed_length != sizeof(rk_key) + sizeof(uint64_t))
+        return PyErr_Format(PyExc_ValueError, "a table needs at least 2 lines and 24 bytes of seed");
+    rk_table_object *self = (rk_table_object *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    size_t size = lines * RK_LINE * sizeof(rk_cell);
+    void *memory = MAP_FAILED; /* pages of zeros, which cost nothing until they are touched */
+    if (lines < SIZE_MAX / (RK_LINE * sizeof(rk_cell)))
+        memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    self->mapped = size;
+    self->table = (rk_table){.cells = memory, .lines = lines, .counters = &self->counters, .deny_when_full = deny};
+    memcpy(&self->table.seed, seed, sizeof(rk_key));
+    memcpy(&self->table.next_mark, seed + sizeof(rk_key), sizeof(uint64_t));
+    self->clock = clock == Py_None ? NULL : Py_NewRef(clock);
+    self->module = PyType_GetModuleState(type);
+    return (PyObject *)self;
+}
+
+static int table_traverse(rk_table_object *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->clock);
+    return 0;
+}
+
+static int table_clear(rk_table_object *self)
+{
+    Py_CLEAR(self->clock);
+    return 0;
+}
+
+static void table_dealloc(rk_table_object *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    table_clear(self);
+    if (self->mapped)
+        munmap(self->table.cells, self->mapped);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef table_methods[] = {
+    {"decide", (PyCFunction)(void (*)(void))table_decide, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"refund", (PyCFunction)table_refund, METH_VARARGS, NULL},
+    {"reset", (PyCFunction)table_reset, METH_VARARGS, NULL},
+    {"now", (PyCFunction)table_now, METH_NOARGS, NULL},
+    {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
+    {"gate", (PyCFunction)table_gate, METH_VARARGS, NULL},
+    {NULL},
+};
+
+static PyType_Slot table_slots[] = {
+    {Py_tp_doc, "The table of buckets in C; see _table.pyi."},
+    {Py_tp_new, table_new},
+    {Py_tp_dealloc, table_dealloc},
+    {Py_tp_traverse, table_traverse},
+    {Py_tp_clear, table_clear},
+    {Py_tp_methods, table_methods},
+    {0, NULL},
+};
+
+PyType_Spec rk_table_spec = {
+    .name = "ratekeeper.core._table.Table",
+    .basicsize = sizeof(rk_table_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = table_slots,
+};

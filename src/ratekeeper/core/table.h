@@ -1,0 +1,229 @@
+/* The table of buckets: a fixed array of 16-byte cells, changed by compare-and-swap only. Knows no Python, no clock and
+ * no randomness: time and seeds are arguments. The readable twin is pytable.py.
+ *
+ * A cell is {fingerprint, tat}. A key may live in either of two lines of eight cells (128 bytes, two adjacent cache
+ * lines). Every change is one 16-byte compare-and-swap, so there is no lock, and a process that dies leaves nothing
+ * half done. A cell whose TAT is past is a full bucket, and so is free.
+ *
+ * At most one live cell per fingerprint. Charging changes a live cell in place, so only newcomers could break this: two
+ * threads that meet a new key at once, and choose different cells. Therefore a newcomer is written in two steps.
+ *   1. Claim: put {fingerprint, a pending mark} into a free cell. The mark is negative and unique.
+ *   2. Look at all the other cells of both lines. If one is live with our fingerprint, or pending before ours, withdraw
+ *      and start again; if one is pending behind ours, take its claim away.
+ *   3. Confirm: exchange the mark for the TAT, which fails if the claim was taken away.
+ * Of two that claim at once, at least one sees the other in step 2 (claims and looks are sequentially consistent), and
+ * both go by the order of the cells, so never both confirm. A mark is unique, so nobody can confirm another's claim. A
+ * claim whose owner died is taken away by the next who meets it.
+ */
+#ifndef RATEKEEPER_TABLE_H
+#define RATEKEEPER_TABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "siphash.h"
+
+#if !defined(__SIZEOF_INT128__) || !defined(__GCC_HAVE_SYNC_COMPARE_AND_SWAP_16) && !defined(__aarch64__)
+#error "the C core needs a 64-bit machine with a 16-byte compare-and-swap (x86-64: -mcx16)"
+#endif
+
+typedef __int128 rk_wide;
+typedef unsigned __int128 rk_pair;
+
+enum { RK_LINE = 8, RK_PATIENCE = 64 };
+
+typedef struct {
+    uint64_t fingerprint; /* 0: never used */
+    int64_t tat;          /* ticks; negative: pending */
+} rk_cell;
+
+typedef struct {
+    uint64_t evicted_live; /* live buckets that had to go for a newcomer */
+    uint64_t refused_full; /* newcomers refused because no cell was free */
+} rk_counters;
+
+typedef struct {
+    rk_cell *cells; /* lines * RK_LINE, aligned to 128 bytes, zeroed when new */
+    uint64_t lines; /* at least 2 */
+    rk_counters *counters;
+    rk_key seed;
+    bool deny_when_full;
+    uint64_t next_mark; /* where this handle's pending marks begin: random, so that processes do not share them */
+} rk_table;
+
+typedef struct {
+    int64_t increment, tolerance, bound;
+} rk_terms;
+
+typedef struct {
+    bool allowed;
+    int64_t new_tat, ahead, delay, retry_after;
+} rk_ruling;
+
+/* ---- the rule: gcra.py, line for line; it stands there with its proof ---- */
+
+static inline int64_t rk_clamp(rk_wide ticks)
+{
+    return ticks < INT64_MAX ? (int64_t)ticks : INT64_MAX - 1;
+}
+
+static inline rk_ruling rk_decide(int64_t tat, int64_t now, rk_terms terms)
+{
+    rk_wide start = tat > now ? tat : now;
+    rk_wide new_tat = start + terms.increment;
+    rk_wide ahead = new_tat - now;
+    bool allowed = ahead <= terms.bound;
+    rk_wide delay = ahead > terms.tolerance ? ahead - terms.tolerance : 0;
+    rk_wide retry_after = ahead > terms.bound ? ahead - terms.bound : 0;
+    return (rk_ruling){allowed, rk_clamp(new_tat), rk_clamp(ahead), rk_clamp(delay), rk_clamp(retry_after)};
+}
+
+static inline int64_t rk_refundable(int64_t increment, int64_t elapsed)
+{
+    elapsed = elapsed > 0 ? elapsed : 0;
+    return increment > elapsed ? increment - elapsed : 0;
+}
+
+/* ---- cells ---- */
+
+static inline rk_cell rk_read(const rk_cell *cell)
+{
+    /* Two loads, which may straddle a change. Harmless: whatever is done next is a swap that expects exactly this. */
+    rk_cell seen;
+    seen.fingerprint = __atomic_load_n(&cell->fingerprint, __ATOMIC_SEQ_CST);
+    seen.tat = __atomic_load_n(&cell->tat, __ATOMIC_SEQ_CST);
+    return seen;
+}
+
+static inline bool rk_swap(rk_cell *cell, rk_cell expected, rk_cell desired)
+{
+    rk_pair old, new;
+    memcpy(&old, &expected, sizeof old);
+    memcpy(&new, &desired, sizeof new);
+#ifdef __aarch64__
+    return __atomic_compare_exchange_n((rk_pair *)cell, &old, new, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+#else
+    return __sync_bool_compare_and_swap((rk_pair *)cell, old, new); /* __atomic would call libatomic here */
+#endif
+}
+
+static inline uint64_t rk_count(uint64_t *counter)
+{
+    return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+}
+
+/* A key's fingerprint. 0 means a cell never used, so it becomes 1. */
+static inline uint64_t rk_fingerprint(rk_key scope_key, const void *key, size_t length)
+{
+    uint64_t hash = rk_siphash(scope_key, key, length);
+    return hash ? hash : 1;
+}
+
+typedef struct {
+    rk_cell *line[2];
+} rk_home;
+
+/* The two lines in which a fingerprint may live. */
+static inline rk_home rk_home_of(const rk_table *table, uint64_t fingerprint)
+{
+    uint64_t first = (uint64_t)(((rk_pair)fingerprint * table->lines) >> 64);
+    uint64_t mixed = fingerprint * 0xd6e8feb86659fd93u;
+    uint64_t second = (uint64_t)(((rk_pair)mixed * table->lines) >> 64);
+    if (second == first)
+        second = first + 1 < table->lines ? first + 1 : 0;
+    return (rk_home){{table->cells + first * RK_LINE, table->cells + second * RK_LINE}};
+}
+
+static inline rk_cell *rk_cell_at(rk_home home, int place)
+{
+    return home.line[place / RK_LINE] + place % RK_LINE;
+}
+
+/* The live cell of a fingerprint, and what was seen in it; or NULL. */
+static inline rk_cell *rk_find(rk_home home, uint64_t fingerprint, rk_cell *seen)
+{
+    for (int place = 0; place < 2 * RK_LINE; place++) {
+        rk_cell *cell = rk_cell_at(home, place);
+        if (__atomic_load_n(&cell->fingerprint, __ATOMIC_RELAXED) != fingerprint)
+            continue;
+        *seen = rk_read(cell);
+        if (seen->fingerprint == fingerprint && seen->tat >= 0)
+            return cell;
+    }
+    return NULL;
+}
+
+/* ---- newcomers ---- */
+
+typedef struct {
+    int place;    /* where the newcomer goes */
+    rk_cell seen; /* what was seen there */
+    bool live;    /* it is somebody's live bucket: of all in both lines, the one that is full again soonest */
+    bool claimed; /* it is another thread's claim for the same fingerprint */
+} rk_room;
+
+/* Where a newcomer would go: the line with more free cells, and in it the cell that has been free longest. */
+static inline rk_room rk_find_room(rk_home home, uint64_t fingerprint, int64_t now)
+{
+    rk_room best[2];
+    int live[2] = {0, 0};
+    for (int place = 0; place < 2 * RK_LINE; place++) {
+        rk_cell seen = rk_read(rk_cell_at(home, place));
+        int side = place / RK_LINE;
+        if (seen.fingerprint == fingerprint)
+            return (rk_room){place, seen, false, true};
+        int64_t rank = seen.tat < 0 ? now : seen.tat; /* another's claim: free, but the last free cell to take */
+        bool first = place % RK_LINE == 0;
+        int64_t best_rank = first ? 0 : best[side].seen.tat < 0 ? now : best[side].seen.tat;
+        if (first || rank < best_rank)
+            best[side] = (rk_room){place, seen, rank > now, false};
+        live[side] += rank > now;
+    }
+    if (live[0] == RK_LINE && live[1] == RK_LINE)
+        return best[best[1].seen.tat < best[0].seen.tat];
+    return best[live[1] < live[0]];
+}
+
+/* Is `mine` the only claim or live bucket of its fingerprint? Takes away claims behind it. */
+static inline bool rk_alone(rk_home home, int mine, uint64_t fingerprint)
+{
+    for (int place = 0; place < 2 * RK_LINE; place++) {
+        rk_cell *cell = rk_cell_at(home, place);
+        rk_cell seen = rk_read(cell);
+        if (place == mine || seen.fingerprint != fingerprint)
+            continue;
+        if (seen.tat >= 0 || place < mine || !rk_swap(cell, seen, (rk_cell){0, 0}))
+            return false;
+    }
+    return true;
+}
+
+typedef enum { RK_INSERTED, RK_AGAIN, RK_FULL } rk_inserted;
+
+/* Try once to give a newcomer its cell. `*wait` is the time until a cell is free, if none is. */
+static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fingerprint, int64_t now, int64_t new_tat,
+                                    int attempt, int64_t *wait)
+{
+    rk_room room = rk_find_room(home, fingerprint, now);
+    if (room.claimed && (room.seen.tat >= 0 || attempt % RK_PATIENCE != RK_PATIENCE - 1))
+        return RK_AGAIN; /* it is about to be live; if its owner died, patience ends */
+    if (room.live && table->deny_when_full) {
+        *wait = room.seen.tat - now;
+        rk_count(&table->counters->refused_full);
+        return RK_FULL;
+    }
+    rk_cell *cell = rk_cell_at(home, room.place);
+    rk_cell claim = {fingerprint, (int64_t)(rk_count(&table->next_mark) | (uint64_t)1 << 63)};
+    if (!rk_swap(cell, room.seen, claim))
+        return RK_AGAIN;
+    if (room.live)
+        rk_count(&table->counters->evicted_live);
+    if (!rk_alone(home, room.place, fingerprint)) {
+        rk_swap(cell, claim, (rk_cell){0, 0});
+        return RK_AGAIN;
+    }
+    return rk_swap(cell, claim, (rk_cell){fingerprint, new_tat}) ? RK_INSERTED : RK_AGAIN;
+}
+
+#endif

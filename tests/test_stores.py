@@ -1,0 +1,283 @@
+"""What every store promises, and that all of them give the same decisions. Each test runs on each core."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from oracles import TokenBucketOracle
+
+from ratekeeper import IMPLEMENTATION, Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
+from ratekeeper.decision import NEVER, Charge
+from ratekeeper.limits import TICKS_PER_SECOND, Limit
+from ratekeeper.stores.base import ChargeGate, Store
+
+SECOND = TICKS_PER_SECOND
+
+
+def charge(key: str, limit: Limit, cost: int = 1, *, scope: str = "test/0", shadow: bool = False) -> Charge:
+    return Charge.of(scope, key, limit, cost, shadow=shadow)
+
+
+def allowed(store: Store, *charges: Charge) -> list[bool]:
+    return [decision.allowed for decision in store.decide(charges)]
+
+
+def test_all_charges_of_a_request_are_made_or_none(store: MemoryStore) -> None:
+    wide, narrow = TokenBucket(10, 1), TokenBucket(1, 1)
+    assert allowed(store, charge("a", wide), charge("b", narrow)) == [True, True]
+    assert allowed(store, charge("a", wide), charge("b", narrow)) == [True, False]
+    [left] = store.decide([charge("a", wide, 0)], commit=False)
+    assert left.remaining == 9
+
+
+def test_two_charges_of_one_bucket_in_a_request_are_both_counted(store: MemoryStore) -> None:
+    limit = TokenBucket(3, 1)
+    assert allowed(store, charge("a", limit, 2), charge("a", limit, 2)) == [True, False]
+    assert allowed(store, charge("a", limit, 1), charge("a", limit, 2)) == [True, True]
+
+
+def test_a_shadow_charge_refuses_nothing_and_is_made_only_if_the_request_passes(store: MemoryStore) -> None:
+    small, large = TokenBucket(1, 1), TokenBucket(2, 1)
+    request = [charge("shadow", small, shadow=True), charge("real", large)]
+    assert [allowed(store, *request) for _ in range(3)] == [[True, True], [False, True], [False, False]]
+    store.reset("test/0", "shadow")
+    assert allowed(store, *request) == [True, False]
+    [untouched] = store.decide([charge("shadow", small)], commit=False)
+    assert untouched.debt_ticks == 0
+
+
+def test_a_refusal_and_a_cost_of_nothing_write_nothing(store: MemoryStore) -> None:
+    limit = TokenBucket(2, 1)
+    store.decide([charge("a", limit, 3)])
+    store.decide([charge("b", limit, 0)])
+    assert store.stats().live == 0
+    store.decide([charge("a", limit, 2)])
+    before = store.decide([charge("a", limit, 0)])[0].debt_ticks
+    assert allowed(store, charge("a", limit)) == [False]
+    assert store.decide([charge("a", limit, 0)])[0].debt_ticks == before
+
+
+def test_no_charges_are_no_decisions(store: MemoryStore) -> None:
+    assert store.decide([]) == []
+
+
+def test_a_cost_over_the_capacity_never_passes_and_is_never_queued(store: MemoryStore) -> None:
+    for limit in (TokenBucket(5, 1), LeakyBucket(4, 1)):
+        gate = store.bind((str(limit),), (limit,))
+        for cost in (6, 10**30):
+            for decision in (gate.try_acquire("a", cost), gate.reserve("a", cost, None)):
+                assert not decision
+                assert decision.never
+                assert decision.retry_after == float("inf")
+                assert decision.remaining == 5
+        assert gate.try_acquire("a", 5)
+
+
+def test_a_str_key_is_its_utf8_bytes_and_any_str_is_a_key(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    for key in ("alice", "", "zoë", "日本", "\x00", "k" * 10_000, "\ud800", "🙂"):
+        assert limiter.try_acquire(key)
+        assert not limiter.try_acquire(key.encode("utf-8", "surrogatepass"))
+
+
+@pytest.mark.parametrize("key", [None, 5, ("a",), bytearray(b"a")])
+def test_another_kind_of_key_is_an_error_that_names_the_kinds(store: MemoryStore, key: Any) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    for ask in (limiter.try_acquire, limiter.acquire, limiter.peek, limiter.reset):
+        with pytest.raises(TypeError, match="a key must be str or bytes, not "):
+            ask(key)
+    with pytest.raises(TypeError, match="a key must be str or bytes, not "):
+        limiter.try_acquire_many(["fine", key])
+    assert limiter.peek("fine").remaining == 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "error"), [(-1, ValueError), (-(10**30), ValueError), (1.0, TypeError), ("1", TypeError)]
+)
+def test_a_cost_must_be_a_whole_number_of_zero_or_more(store: MemoryStore, cost: Any, error: type[Exception]) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    for ask in (limiter.try_acquire, limiter.acquire, limiter.peek):
+        with pytest.raises(error, match="cost must be"):
+            ask("a", cost)
+    with pytest.raises(error, match="cost must be"):
+        limiter.try_acquire_many(["a"], cost)
+    assert limiter.peek("a").remaining == 1
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
+def test_a_timeout_must_be_zero_or_more(store: MemoryStore, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be 0 or more"):
+        Limiter(TokenBucket(1, 1), store=store).acquire("a", timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [((), {}), (("a", 1, 2, 3), {}), (("a",), {"key": "b"}), (("a",), {"costs": 1}), (("a", 1), {"cost": 1})],
+)
+def test_wrong_arguments_are_a_type_error(store: MemoryStore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        Limiter(TokenBucket(1, 1), store=store).try_acquire(*args, **kwargs)
+
+
+def test_many_keys_are_asked_in_order_at_one_instant(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(2, 1), TokenBucket(3, 1), store=store)
+    assert limiter.try_acquire_many(["a", "b", "a", b"a", "b"]) == [True, True, True, False, True]
+    assert limiter.try_acquire_many(iter(("c",)), cost=3) == [False]  # type: ignore[arg-type]
+    assert limiter.try_acquire_many([]) == []
+    with pytest.raises(TypeError, match="not one key"):
+        limiter.try_acquire_many("abc")
+
+
+def test_a_decision_is_immutable_and_a_value(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(2, 1), store=store)
+    decision = limiter.try_acquire("a")
+    with pytest.raises(AttributeError):
+        decision.allowed = False  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(decision)) == decision
+    assert hash(decision) == hash(pickle.loads(pickle.dumps(decision)))
+    assert isinstance(decision, Decision)
+    assert decision != limiter.try_acquire("a")
+    assert "allowed=True" in repr(decision)
+    assert "'a'" not in repr(decision), "keys are secrets"
+
+
+def test_the_system_clock_is_the_default(implementation: Any) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=MemoryStore(100, implementation=implementation))
+    first = limiter.try_acquire("a")
+    second = limiter.try_acquire("a")
+    assert first
+    assert not second
+    assert first.at_ticks <= second.at_ticks
+    assert 0 < second.retry_after <= 1
+
+
+@pytest.mark.parametrize("now", [-1, 2**62])
+def test_a_clock_out_of_range_is_an_error_not_a_free_pass(implementation: Any, now: int) -> None:
+    if implementation == "python":
+        pytest.skip("Python's integers have no range")
+    clock = ManualClock()
+    clock.set_ticks(now)
+    with pytest.raises(ValueError, match="the clock must return ticks"):
+        Limiter(TokenBucket(1, 1), store=MemoryStore(100, clock=clock)).try_acquire("a")
+
+
+LIMITS = (
+    TokenBucket(5, 3),
+    TokenBucket(20, "7/minute"),
+    LeakyBucket(3, 10),
+    LeakyBucket(0, "999983/hour"),
+    TokenBucket(2, 80_000),
+)
+keys = st.sampled_from(["a", "b", "c", "é"])
+costs = st.integers(0, 8)
+timeouts = st.none() | st.sampled_from([0, 0.05, 1, 60, 1e12])
+some_limits = st.lists(st.integers(0, len(LIMITS) - 1), min_size=1, max_size=3)
+
+
+class Twin:
+    """One way to decide: a core, and a path through it."""
+
+    def __init__(self, implementation: Any, clock: ManualClock, generic: bool) -> None:
+        self.store = MemoryStore(10_000, clock=clock, implementation=implementation)
+        self._generic = generic
+        self.history: list[Decision] = []
+
+    def limiter(self, chosen: list[int]) -> Limiter:
+        limits = [LIMITS[i] for i in chosen]
+        limiter = Limiter(*limits, store=self.store, name=f"limits {chosen}")
+        if self._generic:
+            limiter._gate = ChargeGate(self.store, limiter._scopes, limiter.limits)
+            limiter.try_acquire = limiter._gate.try_acquire
+            limiter.try_acquire_many = limiter._gate.try_acquire_many
+        return limiter
+
+
+class TwinsDecideAlike(RuleBasedStateMachine):
+    """C's gate, C's table by charges, and the Python table get the same trace, and give the same whole decisions."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.clock = ManualClock(start=10_000)
+        self.twins = [Twin("python", self.clock, True)]
+        if IMPLEMENTATION == "c":
+            self.twins += [Twin("c", self.clock, False), Twin("c", self.clock, True)]
+
+    def agree(self, answers: list[Any]) -> Any:
+        assert all(answer == answers[0] for answer in answers), answers
+        return answers[0]
+
+    @rule(chosen=some_limits, key=keys, cost=costs)
+    def try_acquire(self, chosen: list[int], key: str, cost: int) -> None:
+        self.record([twin.limiter(chosen).try_acquire(key, cost) for twin in self.twins], chosen)
+
+    @rule(chosen=some_limits, key=keys, cost=costs, timeout=timeouts)
+    def reserve(self, chosen: list[int], key: str, cost: int, timeout: float | None) -> None:
+        self.record([twin.limiter(chosen)._gate.reserve(key, cost, timeout) for twin in self.twins], chosen)
+
+    def record(self, decisions: list[Decision], chosen: list[int]) -> None:
+        decision = self.agree(decisions)
+        assert decision.allowed == (decision.retry_ticks == 0)
+        assert (decision.delay_ticks == NEVER) == decision.never
+        self.chosen = chosen
+        for twin, made in zip(self.twins, decisions, strict=True):
+            twin.history.append(made)
+
+    @rule(chosen=some_limits, key=keys, cost=costs)
+    def peek(self, chosen: list[int], key: str, cost: int) -> None:
+        self.agree([twin.limiter(chosen).peek(key, cost) for twin in self.twins])
+
+    @rule(chosen=some_limits, cost=costs, batch=st.lists(keys, max_size=5))
+    def many(self, chosen: list[int], cost: int, batch: list[str]) -> None:
+        self.agree([twin.limiter(chosen).try_acquire_many(batch, cost) for twin in self.twins])
+
+    @precondition(lambda self: bool(self.twins[0].history))
+    @rule(part=st.none() | st.integers(0, 2))
+    def refund_the_last(self, part: int | None) -> None:
+        for twin in self.twins:
+            decision = twin.history[-1]
+            left = decision.cost - decision._refunded
+            twin.limiter(self.chosen).refund(decision, None if part is None else min(part, left))
+
+    @rule(chosen=some_limits, key=keys)
+    def reset(self, chosen: list[int], key: str) -> None:
+        for twin in self.twins:
+            twin.limiter(chosen).reset(key)
+
+    @rule(chosen=some_limits, shadows=st.lists(st.booleans(), min_size=3, max_size=3), key=keys, cost=costs)
+    def decide_with_shadows(self, chosen: list[int], shadows: list[bool], key: str, cost: int) -> None:
+        charges = [
+            charge(key, LIMITS[i], cost, scope=f"rule {place}", shadow=shadows[place]) for place, i in enumerate(chosen)
+        ]
+        self.agree([twin.store.decide(charges) for twin in self.twins])
+
+    @rule(ticks=st.integers(-SECOND, 5 * SECOND) | st.integers(-20, 20) | st.just(3600 * SECOND))
+    def time_goes_on_or_steps_back(self, ticks: int) -> None:
+        self.clock.advance_ticks(ticks)
+
+    @invariant()
+    def the_same_buckets_are_live(self) -> None:
+        self.agree([twin.store.stats().live for twin in self.twins])
+
+
+TestTwinsDecideAlike = TwinsDecideAlike.TestCase
+TestTwinsDecideAlike.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@given(st.lists(st.tuples(st.integers(-SECOND, SECOND), keys, st.integers(0, 6)), max_size=50))
+def test_each_key_has_an_exact_bucket_of_its_own(trace: list[tuple[int, str, int]]) -> None:
+    limit = TokenBucket(5, 3)
+    for implementation in ("c", "python") if IMPLEMENTATION == "c" else ("python",):
+        clock = ManualClock(start=1000)
+        limiter = Limiter(limit, store=MemoryStore(1000, clock=clock, implementation=implementation))
+        oracles: dict[str, TokenBucketOracle] = {}
+        for ticks, key, cost in trace:
+            clock.advance_ticks(ticks)
+            oracle = oracles.setdefault(key, TokenBucketOracle(limit.capacity, limit.interval))
+            decision = limiter.try_acquire(key, cost)
+            assert decision.allowed == oracle.ask(clock.ticks(), cost)
+            assert decision.remaining == oracle.remaining(clock.ticks())
