@@ -1,0 +1,149 @@
+"""Keeper and AsyncKeeper: a policy put to work on a store. They know no file and no HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import NamedTuple
+
+from ratekeeper.decision import Charge, Decision, scope_of
+from ratekeeper.policy.model import PUBLIC, Policy, Rule
+from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.memory import MemoryStore
+
+
+class RuleExplanation(NamedTuple):
+    """What one rule makes of a request: the bucket and what it would decide now, or why the rule does not apply."""
+
+    rule: Rule
+    reason: str | None
+    bucket: str | None = None
+    decision: Decision | None = None
+
+
+class _Applied(NamedTuple):
+    rule: Rule
+    charge: Charge
+
+
+class _Plan(NamedTuple):
+    """The charges of one request, or the attribute for want of which it is refused."""
+
+    applied: list[_Applied]
+    missing: str | None = None
+
+    @property
+    def charges(self) -> list[Charge]:
+        return [applied.charge for applied in self.applied]
+
+    def answer(self, decisions: Iterable[Decision]) -> PolicyDecision:
+        pairs = zip(self.applied, decisions, strict=True)
+        return PolicyDecision(tuple(RuleDecision(it.rule.name, decision, it.rule.shadow) for it, decision in pairs))
+
+
+class _Rulebook:
+    """A policy bound to a store: what both keepers are made of."""
+
+    def __init__(self, policy: Policy, store: Store | None = None) -> None:
+        self.policy = policy
+        self.store: Store = MemoryStore() if store is None else store
+        self._scopes = {rule.name: scope_of(rule.name) for rule in policy.rules}
+        self._secret = os.urandom(16)
+
+    def _check(self, attributes: Mapping[str, str], cost: int) -> PolicyDecision:
+        plan = self._plan(attributes, cost)
+        if plan.missing is not None:
+            return PolicyDecision(missing=plan.missing)
+        return plan.answer(self.store.decide(plan.charges))
+
+    def _explain(self, attributes: Mapping[str, str], cost: int) -> list[RuleExplanation]:
+        complete = self.policy.complete(attributes)
+        return [self._explain_rule(rule, complete, cost) for rule in self.policy.rules]
+
+    def _explain_rule(self, rule: Rule, attributes: Mapping[str, str], cost: int) -> RuleExplanation:
+        reason = rule.why_not(attributes)
+        if reason is None and _unusable(rule, attributes):
+            verb = "skipped" if rule.missing == "skip" or rule.shadow else "refused"
+            reason = f"{verb}: the request has no {rule.missing_attribute(attributes)}"
+        if reason is not None:
+            return RuleExplanation(rule, reason)
+        [decision] = self.store.decide([self._charge(rule, attributes, cost)], commit=False)
+        return RuleExplanation(rule, None, self._bucket_name(rule, attributes), decision)
+
+    def _plan(self, attributes: Mapping[str, str], cost: int) -> _Plan:
+        attributes = self.policy.complete(attributes)
+        applied = []
+        for rule in self.policy.rules:
+            if not rule.matches(attributes):
+                continue
+            if _unusable(rule, attributes):
+                if rule.missing == "reject" and not rule.shadow:
+                    return _Plan([], rule.missing_attribute(attributes))
+                continue
+            applied.append(_Applied(rule, self._charge(rule, attributes, cost)))
+        return _Plan(applied)
+
+    def _charge(self, rule: Rule, attributes: Mapping[str, str], cost: int) -> Charge:
+        return Charge.of(
+            self._scopes[rule.name], rule.bucket(attributes), rule.limit_for(attributes),
+            rule.cost_of(attributes) * cost, rule.max_wait, rule.shadow,
+        )  # fmt: skip
+
+    def _bucket_name(self, rule: Rule, attributes: Mapping[str, str]) -> str:
+        """Return a bucket's name for people. Keys are secrets, so most values show only as a keyed hash."""
+        parts = [f"{name}={self._shown(name, attributes.get(name))}" for name in rule.key]
+        return f"{rule.name}({', '.join(parts)})"
+
+    def _shown(self, name: str, value: str | None) -> str:
+        if value is None:
+            return "(none)"
+        if name in PUBLIC:
+            return value
+        return "#" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=4, key=self._secret).hexdigest()
+
+
+class Keeper(_Rulebook):
+    """Decide requests by a policy: every rule that matches is charged, or none is.
+
+    `store` is where the buckets live, by default a `MemoryStore` of its own. Thread-safe.
+
+    >>> policy = Policy.parse('''
+    ... [[rules]]
+    ... name = "each user"
+    ... key = ["user"]
+    ... limit = "10/minute"
+    ... ''')
+    >>> decision = Keeper(policy).check({"user": "alice"})
+    >>> decision.allowed, decision.remaining
+    (True, 9)
+    """
+
+    def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
+        """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
+
+        `cost` multiplies each rule's own. Raises ValueError if an attribute that should be a rule's cost is no number.
+        """
+        return self._check(attributes, cost)
+
+    def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
+        """Say of each rule, in the file's order, whether it applies and what it would decide. Charges nothing."""
+        return self._explain(attributes, cost)
+
+
+class AsyncKeeper(_Rulebook):
+    """`Keeper` for asyncio: the same arguments and verbs, awaited."""
+
+    async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
+        """As `Keeper.check`."""
+        return self._check(attributes, cost)
+
+    async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
+        """As `Keeper.explain`."""
+        return self._explain(attributes, cost)
+
+
+def _unusable(rule: Rule, attributes: Mapping[str, str]) -> bool:
+    """Is the rule not to be charged, for want of an attribute of its key?"""
+    return rule.missing != "shared" and rule.missing_attribute(attributes) is not None

@@ -1,0 +1,180 @@
+"""A policy file (TOML) -> a `Policy`, whole or not at all: every error in it, in one `PolicyError`.
+
+Knows the file's top level, [attributes] and [tiers]; a rule's table is read by `load_rule`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from os import fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ratekeeper.errors import PolicyError, did_you_mean
+from ratekeeper.policy.load_rule import HEADER, HEADER_NAME, Vocabulary, cost_source, read_rule
+from ratekeeper.policy.model import ClientIP, HeaderSource, Policy, Rule, Source, Tiers
+from ratekeeper.policy.reader import Report, Table, kind, shown
+from ratekeeper.policy.toml_lines import lines_of
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+_TOP = ("attributes", "tiers", "rules")
+_BUILTIN = frozenset({"method", "path", "client"})
+"""The attributes that every HTTP request has. With a table [tiers], `tier` is one more."""
+
+_TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+def load_policy(path: str | PathLike[str]) -> Policy:
+    """Read a policy file. Raises `PolicyError`."""
+    source = fspath(path)
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise PolicyError(f"{source}: no such file") from None
+    except IsADirectoryError:
+        raise PolicyError(f"{source}: is a directory, not a policy file") from None
+    except OSError as error:
+        raise PolicyError(f"{source}: cannot be read: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")  # editors on Windows put a byte order mark first
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PolicyError(f"{source}:{line}: not UTF-8 text: byte 0x{data[error.start]:02x}") from None
+    return parse_policy(text, source)
+
+
+def parse_policy(text: str, source: str = "<policy>") -> Policy:
+    """Read a policy from the text of a policy file. Raises `PolicyError`, naming `source`."""
+    top = Table(_toml(text, source), (), "", Report(source, lines_of(text)))
+    _check_top(top)
+    attributes, tiers_table = top.table("attributes", "[attributes]"), top.table("tiers", "[tiers]")
+    sources = _attributes(attributes, has_tiers="tiers" in top.values)
+    any_name = "attributes" not in top.values
+    vocabulary = Vocabulary(
+        None if any_name else _BUILTIN | set(sources) | ({"tier"} if "tiers" in top.values else set()),
+        _tier_names(tiers_table),
+    )
+    tiers = _tiers(tiers_table, vocabulary)
+    rules = _rules(top, vocabulary)
+    top.report.finish()
+    sources |= {rule.cost: header for rule in rules if isinstance(rule.cost, str) and (header := cost_source(rule))}
+    return Policy(rules, sources, tiers, source)
+
+
+def _toml(text: str, source: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise PolicyError(f"{source}: not TOML: nested too deep") from None
+    except ValueError as error:  # TOMLDecodeError, or Python's own of a number with too many digits
+        message = str(error)
+    place = _TOML_PLACE.search(message)
+    if place is None:
+        raise PolicyError(f"{source}: not TOML: {message}")
+    line = place[1] or text.rstrip("\n").count("\n") + 1
+    column = f" (column {place[2]})" if place[2] else " (the file ends too early)"
+    raise PolicyError(f"{source}:{line}: not TOML: {message[: place.start()]}{column}")
+
+
+def _check_top(top: Table) -> None:
+    for key, value in top.values.items():
+        if key not in _TOP:
+            what = "table" if isinstance(value, dict | list) else "key"
+            top.error(f"unknown {what} {shown(key)}{did_you_mean(key[:40], _TOP)}", key)
+    if top.lacks("rules", "[[rules]], for a policy without a rule would limit nothing", _TOP):
+        return
+    if isinstance(top.values["rules"], dict):
+        top.error("'rules' is a list of tables: write [[rules]], with two brackets", "rules")
+    elif top.values["rules"] == []:
+        top.error("'rules' is empty: a policy without a rule would limit nothing", "rules")
+
+
+def _attributes(table: Table | None, has_tiers: bool) -> dict[str, Source]:
+    """Return where each attribute comes from. One whose source is wrong is kept, so that its uses are no errors too."""
+    sources: dict[str, Source] = {}
+    if table is None:
+        return sources
+    for name, value in table.values.items():
+        if name.startswith(HEADER) or not name:
+            table.error(f"{shown(name)} cannot be an attribute's name", name)
+        if name == "tier" and has_tiers:
+            table.error("'tier' is given by [tiers]: take it out here, or there", name)
+        sources[name] = _source(table, name, value)
+    return sources
+
+
+def _source(table: Table, name: str, value: object) -> Source:
+    if isinstance(value, dict):
+        return _client_ip(Table(value, (*table.path, name), f"{table.title}: {name}", table.report))
+    if value == "client_ip":
+        return ClientIP()
+    if isinstance(value, str) and value.startswith(HEADER):
+        if HEADER_NAME.fullmatch(value, len(HEADER)):
+            return HeaderSource(value.removeprefix(HEADER))
+        table.error(f"{shown(name)}: {shown(value)} names no header: write, say, 'header:x-api-key'", name)
+    elif isinstance(value, str):
+        hint = did_you_mean(value[:40], ("header:NAME", "client_ip"))
+        table.error(f"{shown(name)} cannot come from {shown(value)}{hint}", name)
+    else:
+        hint = "'header:NAME', 'client_ip', or { from = 'client_ip', trusted_proxies = 1 }"
+        table.error(f"{shown(name)} must be {hint}, not {kind(value)}", name)
+    return ClientIP()
+
+
+def _client_ip(table: Table) -> ClientIP:
+    known = ("from", "trusted_proxies")
+    table.check_keys(known)
+    if not table.lacks("from", "from = 'client_ip'", known):
+        table.choice("from", {"client_ip": ClientIP}, "")
+    proxies = table.values.get("trusted_proxies", 0)
+    if isinstance(proxies, bool) or not isinstance(proxies, int) or proxies < 0:
+        table.error(f"'trusted_proxies' must be 0 or more proxies, not {kind(proxies)}", "trusted_proxies")
+        return ClientIP()
+    return ClientIP(proxies)
+
+
+def _tier_names(table: Table | None) -> frozenset[str] | None:
+    """Return every tier there is; None where that cannot be known, so that no rule is blamed for it."""
+    if table is None or not isinstance(table.values.get("default"), str):
+        return None
+    return frozenset({str(table.values["default"]), *table.values} - {"by", "default"})
+
+
+def _tiers(table: Table | None, vocabulary: Vocabulary) -> Tiers | None:
+    if table is None:
+        return None
+    tier_by_value: dict[str, str] = {}
+    if not table.lacks("by", "by = 'api_key'", table.values) and (by := table.text("by")):
+        if by == "tier":
+            table.error("'by' cannot be 'tier', which is what this table gives", "by")
+        vocabulary.check(table, by, "by")
+    if not table.lacks("default", "default = 'free'", table.values):
+        table.text("default")
+    for tier in table.values:
+        if tier in ("by", "default"):
+            continue
+        for place, value in enumerate(table.texts(tier, single=False)):
+            other = tier_by_value.setdefault(value, tier)
+            if other != tier:  # the value is likely to be a key, so it is not named
+                table.error(
+                    f"number {place + 1} of {shown(tier)} is also in {shown(other)}: it can be in one", tier, place
+                )
+    return Tiers(str(table.values.get("by")), str(table.values.get("default")), tier_by_value)
+
+
+def _rules(top: Table, vocabulary: Vocabulary) -> tuple[Rule, ...]:
+    if isinstance(top.values.get("rules"), dict):
+        return ()
+    first: dict[str, int] = {}
+    rules = []
+    for number, table in enumerate(top.tables("rules", "[[rules]]"), 1):
+        name = table.values.get("name")
+        if isinstance(name, str) and first.setdefault(name, number) != number:
+            table.error(f"rule {number}: rule {first[name]} is named {shown(name)} too: each needs its own", "name")
+        rule = read_rule(table, vocabulary)
+        if rule:
+            rules.append(rule)
+    return tuple(rules)

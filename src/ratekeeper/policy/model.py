@@ -1,0 +1,260 @@
+"""What a policy is: its rules, what they match, where attributes come from, and who is in which tier.
+
+Values: checked once, then trusted. Nothing here reads a file's syntax (see `load`), and nothing knows a store, a clock
+or HTTP. Most attributes are secrets (an API key): only those in `PUBLIC` are ever put into a text for people.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from ratekeeper.errors import PolicyError
+from ratekeeper.limits import Limit, TokenBucket
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+Globs: TypeAlias = Mapping[str, tuple[str, ...]]
+"""For each attribute the patterns of which one must match: `*` any run of characters, `/` too, `?` any one."""
+
+Missing: TypeAlias = Literal["shared", "skip", "reject"]
+
+PUBLIC = frozenset({"tier", "path", "method"})
+"""The attributes whose values may be shown."""
+
+_SHOWN = 80
+_COST_DIGITS = 18
+_COST_SHOWN = 40
+
+
+class _Test(NamedTuple):
+    """One attribute and the pattern that its value must match."""
+
+    attribute: str
+    globs: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+    @classmethod
+    def of(cls, attribute: str, globs: tuple[str, ...]) -> _Test:
+        if isinstance(globs, str) or not globs or not all(isinstance(glob, str) for glob in globs):
+            # A bare str would match letter by letter, so never: the rule would silently limit nothing.
+            raise PolicyError(f"match on {attribute!r}: the patterns must be a tuple of texts, at least one")
+        flags = re.IGNORECASE | re.ASCII if attribute == "method" else re.NOFLAG
+        # `translate` would take [...] for a set of characters; here brackets are literal. What it makes does not
+        # backtrack into a `*` once passed, so no request can be made slow to match.
+        expressions = [fnmatch.translate(glob.replace("[", "[[]")) for glob in globs]
+        return cls(attribute, globs, re.compile("|".join(expressions), flags))
+
+    def refusal(self, value: str) -> str:
+        """Say why the value does not match, without the value if it is a secret."""
+        if self.attribute not in PUBLIC:
+            return f"{self.attribute} does not match"
+        return f"{self.attribute} is {_clipped(value, _SHOWN)}, not {' or '.join(map(repr, self.globs))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Another limit for the requests whose attributes match, in place of the rule's own."""
+
+    match: Globs = field(hash=False, repr=False)
+    limit: Limit
+    _tests: tuple[_Test, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_tests", _tests_of(self.match))
+
+    def matches(self, attributes: Mapping[str, str]) -> bool:
+        """Say whether the override is for a request with these attributes."""
+        return _all_accept(self._tests, attributes)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A limit, the requests that it is for, and by what they are told apart. Raises `PolicyError`.
+
+    match      the patterns that a request's attributes must match; without any, the rule is for every request
+    key        one bucket for each distinct value of these attributes; without any, one bucket for the rule
+    overrides  other limits for some; the first that matches counts
+    cost       tokens a request takes, or the name of the attribute that says so
+    max_wait   seconds a request may be delayed rather than refused. None is what suits the limit: a token bucket does
+               not wait (0), a leaky bucket lets its whole queue wait
+    shadow     count and report, never refuse
+    missing    what happens to a request that lacks an attribute of the key
+
+    An attribute that is None is missing. A pattern has `*` (any run of characters, `/` included) and `?` (any one);
+    all else, brackets too, is literal. Case counts, except in `method`.
+
+    >>> rule = Rule("free", TokenBucket(20, 5), match={"path": ("/api/*",)}, key=("user",))
+    >>> rule.why_not({"path": "/x"})
+    "path is '/x', not '/api/*'"
+    """
+
+    name: str
+    limit: Limit
+    match: Globs = field(default_factory=dict, hash=False, repr=False)
+    key: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    cost: int | str = 1
+    max_wait: float | None = None
+    shadow: bool = False
+    missing: Missing = "shared"
+    _tests: tuple[_Test, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.key, str):
+            # Its letters would be taken for attributes that no request has: one bucket for everybody, by accident.
+            raise PolicyError(f"rule {self.name!r}: key must be a tuple of attributes: ({self.key!r},)")
+        if self.max_wait is None and isinstance(self.limit, TokenBucket):
+            object.__setattr__(self, "max_wait", 0)
+        object.__setattr__(self, "_tests", _tests_of(self.match))
+
+    def matches(self, attributes: Mapping[str, str]) -> bool:
+        """Say whether the rule is for a request with these attributes."""
+        return _all_accept(self._tests, attributes)
+
+    def why_not(self, attributes: Mapping[str, str]) -> str | None:
+        """Say why the rule is not for such a request, or None if it is."""
+        for test in self._tests:
+            value = attributes.get(test.attribute)
+            if value is None:
+                return f"no {test.attribute}"
+            if test.pattern.match(value) is None:
+                return test.refusal(value)
+        return None
+
+    def limit_for(self, attributes: Mapping[str, str]) -> Limit:
+        """Return the limit of the first override that matches, or else the rule's own."""
+        for override in self.overrides:
+            if override.matches(attributes):
+                return override.limit
+        return self.limit
+
+    def bucket(self, attributes: Mapping[str, str]) -> str:
+        """Return the bucket's key: for each attribute of `key` its length and value, or "-" if the request lacks it.
+
+        The lengths make it one-to-one: no value can be made up that looks like another's, or like a missing one.
+
+        >>> Rule("r", TokenBucket(1, 1), key=("user", "team")).bucket({"user": "alice"})
+        '5:alice-'
+        """
+        get = attributes.get
+        return "".join(["-" if (value := get(name)) is None else f"{len(value)}:{value}" for name in self.key])
+
+    def missing_attribute(self, attributes: Mapping[str, str]) -> str | None:
+        """Return the first attribute of the key that the request lacks, or None if it has all."""
+        for name in self.key:
+            if attributes.get(name) is None:
+                return name
+        return None
+
+    def cost_of(self, attributes: Mapping[str, str]) -> int:
+        """Return the tokens that the request takes; 1 if it lacks the attribute that would say so.
+
+        Raises ValueError if that attribute is not a whole number of at most 18 digits.
+        """
+        if isinstance(self.cost, int):
+            return self.cost
+        text = attributes.get(self.cost)
+        if text is None:
+            return 1
+        # int() takes more than people mean: "1_000", " 5", "+5", digits of other scripts, and any length.
+        if not (text.isascii() and text.isdigit() and len(text) <= _COST_DIGITS):
+            shown = _clipped(text, _COST_SHOWN)
+            raise ValueError(f"{self.cost} must be a whole number of at most {_COST_DIGITS} digits, not {shown}")
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Who is in which tier: by the value of the attribute `by`; who is not named is in tier `default`."""
+
+    by: str
+    default: str
+    tier_by_value: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+
+    def tier_of(self, attributes: Mapping[str, str]) -> str:
+        """Return the tier of a request with these attributes."""
+        value = attributes.get(self.by)
+        return self.default if value is None else self.tier_by_value.get(value, self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderSource:
+    """An attribute that is a request header's value. `name` is kept in lower case."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class ClientIP:
+    """An attribute that is the client's address, as seen by the outermost of `trusted_proxies` proxies of one's own."""
+
+    trusted_proxies: int = 0
+
+
+Source: TypeAlias = HeaderSource | ClientIP
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules, and what they need to know of a request. Immutable. Raises `PolicyError` if it would limit nothing.
+
+    attributes  where each attribute comes from, for HTTP; who passes attributes of their own needs none
+    tiers       gives each request its attribute `tier`
+    source      the file's name, for messages
+    """
+
+    rules: tuple[Rule, ...]
+    attributes: Mapping[str, Source] = field(default_factory=dict, hash=False)
+    tiers: Tiers | None = None
+    source: str = "<policy>"
+
+    def __post_init__(self) -> None:
+        if not self.rules:
+            raise PolicyError(f"{self.source}: a policy without a rule would limit nothing")
+        names: set[str] = set()
+        for rule in self.rules:
+            if rule.name in names:  # the name is half of a bucket's identity: both would charge the same buckets
+                raise PolicyError(f"{self.source}: two rules are named {rule.name!r}")
+            names.add(rule.name)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Policy:
+        """Read a policy file (TOML). Raises `PolicyError`, which lists everything that is wrong with it."""
+        from ratekeeper.policy.load import load_policy  # noqa: PLC0415  `load` builds what is defined here
+
+        return load_policy(path)
+
+    @classmethod
+    def parse(cls, text: str, source: str = "<policy>") -> Policy:
+        """Read a policy from the text of a policy file. Raises `PolicyError`, naming `source`."""
+        from ratekeeper.policy.load import parse_policy  # noqa: PLC0415
+
+        return parse_policy(text, source)
+
+    def complete(self, attributes: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the attributes with the `tier` that [tiers] gives. A tier of the request's own cannot promote it."""
+        return attributes if self.tiers is None else {**attributes, "tier": self.tiers.tier_of(attributes)}
+
+
+def _tests_of(match: Globs) -> tuple[_Test, ...]:
+    return tuple(_Test.of(attribute, globs) for attribute, globs in match.items())
+
+
+def _all_accept(tests: tuple[_Test, ...], attributes: Mapping[str, str]) -> bool:
+    for attribute, _, pattern in tests:
+        value = attributes.get(attribute)
+        if value is None or pattern.match(value) is None:
+            return False
+    return True
+
+
+def _clipped(text: str, most: int) -> str:
+    return repr(text if len(text) <= most else text[:most] + "...")

@@ -1,0 +1,89 @@
+"""What a policy says of one request: each matching rule's own decision, and the one that speaks for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+from ratekeeper.decision import Decision, most_binding
+from ratekeeper.limits import Limit
+
+
+class RuleDecision(NamedTuple):
+    """One rule's own decision. `decision.allowed` is what this rule alone says, also when another rule refuses."""
+
+    name: str
+    decision: Decision
+    shadow: bool = False
+
+    @property
+    def limit(self) -> Limit:
+        return self.decision.limit
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDecision:
+    """May the request go ahead: true if every rule that is not in shadow allows it. Immutable.
+
+    rules       every rule that matched, in the file's order, shadow rules too; empty if none did
+    missing     the attribute for want of which a rule with `missing = "reject"` refused, or else None
+
+    The other attributes are those of `Decision`, for the most binding rule. If no rule matched, nothing limits the
+    request: allowed, `rule` and `limit` None, `remaining` inf.
+    """
+
+    rules: tuple[RuleDecision, ...] = ()
+    missing: str | None = None
+
+    @property
+    def enforced(self) -> tuple[RuleDecision, ...]:
+        """The rules that are not in shadow."""
+        return tuple(rule for rule in self.rules if not rule.shadow)
+
+    @property
+    def allowed(self) -> bool:
+        return self.missing is None and all(rule.shadow or rule.decision.allowed for rule in self.rules)
+
+    @property
+    def rule(self) -> RuleDecision | None:
+        """The most binding rule."""
+        enforced = self.enforced
+        if not enforced:
+            return None
+        binding = most_binding([rule.decision for rule in enforced])
+        return next(rule for rule in enforced if rule.decision is binding)
+
+    @property
+    def limit(self) -> Limit | None:
+        rule = self.rule
+        return rule.limit if rule else None
+
+    @property
+    def remaining(self) -> float:
+        rule = self.rule
+        return rule.decision.remaining if rule else inf
+
+    @property
+    def retry_after(self) -> float:
+        if self.missing is not None:
+            return inf
+        return _longest([rule.decision.retry_after for rule in self.enforced])
+
+    @property
+    def reset_after(self) -> float:
+        rule = self.rule
+        return rule.decision.reset_after if rule else 0.0
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait before going ahead: the longest of the rules'."""
+        return _longest([rule.decision.delay for rule in self.enforced])
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+def _longest(waits: Sequence[float]) -> float:
+    return max(waits, default=0.0)
