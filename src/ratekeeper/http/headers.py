@@ -1,0 +1,90 @@
+"""From a policy's decision to the headers that tell a client of it. Pure functions; knows no framework.
+
+`RateLimit-Policy` and `RateLimit` are those of draft-ietf-httpapi-ratelimit-headers-11, Lists of structured fields
+(RFC 9651); `Retry-After` is that of RFC 9110 and RFC 6585. A client that gets both is to go by `Retry-After`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from re import compile as pattern
+from typing import TYPE_CHECKING
+
+from ratekeeper.decision import NEVER
+from ratekeeper.limits import TICKS_PER_SECOND
+
+if TYPE_CHECKING:
+    from ratekeeper.decision import Decision
+    from ratekeeper.policy.verdict import PolicyDecision
+
+_LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
+_NOT_IN_A_STRING = pattern(r"[^ -~]")
+_TO_ESCAPE = pattern(r'["\\]')
+
+
+def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
+    """Return the headers for a response, allowed or refused: one item for each rule that is not in shadow.
+
+    q   what a full bucket admits at once
+    w   seconds from a bucket without a token to a full one
+    r   whole tokens left
+    t   seconds until there is one more: until then no more than `r` can be used. Always given, also for a full bucket,
+        whose next token comes as long after the first is taken.
+
+    Times are whole seconds, rounded up, at least 1. `Retry-After` is there if waiting helps. No rule, no header.
+    """
+    enforced = decision.enforced
+    if not enforced:
+        return []
+    policies = [_policy_item(name, one.limit.full, one.limit.interval) for name, one, _ in enforced]
+    states = [_state_item(name, one) for name, one, _ in enforced]
+    headers = [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
+    wait = retry_after_seconds(decision)
+    if wait is not None:
+        headers.append(("Retry-After", str(wait)))
+    return headers
+
+
+def retry_after_seconds(decision: PolicyDecision) -> int | None:
+    """Return the whole seconds after which a refused request would pass: the longest wait of its rules, at least 1.
+
+    None if it is allowed, and if no wait would help: its cost can never pass, or an attribute is missing.
+    """
+    if decision.allowed or decision.missing is not None:
+        return None
+    longest = max(rule.decision.retry_ticks for rule in decision.enforced)
+    return None if longest == NEVER else _whole_seconds(longest)
+
+
+@lru_cache(maxsize=1024)
+def policy_name(name: str) -> str:
+    """Return a rule's name as clients see it: printable ASCII, as a field's String has nothing else, and "?".
+
+    >>> policy_name("café 100%")
+    'caf? 100%'
+    """
+    return _NOT_IN_A_STRING.sub("?", name)
+
+
+@lru_cache(maxsize=1024)
+def _quoted(name: str) -> str:
+    return '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(name)) + '"'
+
+
+@lru_cache(maxsize=1024)
+def _policy_item(name: str, full: int, interval: int) -> str:
+    """Return a rule's item, the same in each response. Cached by integers: a limit's Fraction is slow to hash."""
+    return f"{_quoted(name)};q={min(full // interval, _LARGEST_INTEGER)};w={_whole_seconds(full)}"
+
+
+def _state_item(name: str, decision: Decision) -> str:
+    limit, remaining = decision.limit, decision.remaining
+    # One token more is there once the debt has come down to what leaves room for it. Of a full bucket this makes one
+    # interval, which is the draft's meaning of `t`: nobody can take more than `remaining` within it.
+    to_next_token = decision.debt_ticks - (limit.full - (remaining + 1) * limit.interval)
+    return f"{_quoted(name)};r={min(remaining, _LARGEST_INTEGER)};t={_whole_seconds(to_next_token)}"
+
+
+def _whole_seconds(ticks: int) -> int:
+    """Return ticks as seconds, rounded up, at least 1: a client told "0" would come back at once."""
+    return max(1, -(-ticks // TICKS_PER_SECOND))

@@ -1,0 +1,83 @@
+"""From a refusal to the body that explains it: problem details for people and programs (RFC 9457). Pure functions.
+
+Knows no framework. The headers about limits are in `headers`, as allowed responses carry them too; here are only those
+that every refusal needs and no other response does.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+from ratekeeper.http.headers import policy_name, retry_after_seconds
+
+if TYPE_CHECKING:
+    from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+
+# Here and not in `rate_limit_headers`: a 429 must not be stored by a cache (RFC 6585, section 4), nor a 403 that stands
+# for one, while how an allowed response may be cached is the application's own affair.
+_HEADERS = (("Content-Type", "application/problem+json"), ("Cache-Control", "no-store"))
+
+
+class Problem(NamedTuple):
+    """A refusal's response, but for the headers about limits: send `rate_limit_headers(decision)` with it."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+def problem(decision: PolicyDecision, status: int | None = None) -> Problem:
+    """Return the response to a refused request.
+
+    The status is 429, or 403 if an attribute is missing, unless given: nginx's `auth_request` understands only 403.
+    Raises ValueError if the decision is no refusal, or the status none of HTTP's.
+    """
+    if decision.allowed:
+        raise ValueError("the request is allowed: there is no problem to describe")
+    if decision.missing is not None:
+        return _missing_attribute(decision.missing, HTTPStatus(403 if status is None else status))
+    return _quota_exceeded(decision, HTTPStatus(429 if status is None else status))
+
+
+def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Problem:
+    refusing = [rule for rule in decision.enforced if not rule.decision.allowed]
+    details = {
+        "type": QUOTA_EXCEEDED,
+        "title": "Request cannot be satisfied as assigned quota has been exceeded",
+        "status": status.value,
+        "detail": _explanation(refusing, retry_after_seconds(decision)),
+        # As spelt in the headers, so that a client finds them there; `detail` has the names as they are.
+        "violated-policies": [policy_name(rule.name) for rule in refusing],
+    }
+    return Problem(status.value, _HEADERS, json.dumps(details).encode("ascii"))
+
+
+def _missing_attribute(attribute: str, status: HTTPStatus) -> Problem:
+    """Describe a refusal for want of an attribute.
+
+    No quota was exceeded, and a client that waited for one would wait for ever. RFC 9457 (4.2.1) has "about:blank" for
+    a problem of which the status says all that a program needs to know; its title is then the status's own phrase.
+    """
+    details = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": f"The request has no {attribute!r}, without which it cannot be told whose quota to charge.",
+    }
+    return Problem(status.value, _HEADERS, json.dumps(details).encode("ascii"))
+
+
+def _explanation(refusing: list[RuleDecision], wait: int | None) -> str:
+    """Say in a sentence what was exceeded, and what helps. Without a `wait` nothing but a smaller cost does."""
+    if wait is None:
+        rule = next(rule for rule in refusing if rule.decision.never)
+        return (
+            f"The request costs {rule.decision.cost}, and {rule.name!r} never admits more than {rule.limit.max_cost} "
+            "at once: waiting will not help, asking for less will."
+        )
+    names = " and ".join(f"{rule.name!r} ({rule.limit})" for rule in refusing)
+    return f"Over the limit of {names}: try again in {wait} second{'s' if wait > 1 else ''}."
