@@ -1,8 +1,16 @@
-"""Independent models of both algorithms, as people draw them: exact fractions and explicit queues, no TAT anywhere."""
+"""Independent witnesses: both algorithms as people draw them, with no TAT anywhere, and a parser of headers."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import cast
+
+import http_sf
+
+
+def structured(header: str) -> list[tuple[str, dict[str, int]]]:
+    """The items of a RateLimit header as an independent parser of structured fields reads them."""
+    return cast("list[tuple[str, dict[str, int]]]", http_sf.parse(header.encode("ascii"), tltype="list"))
 
 
 class TokenBucketOracle:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
-from typing import cast
 
-import http_sf
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from oracles import structured
 
 from ratekeeper.decision import NEVER, PlainDecision
 from ratekeeper.gcra import decide
@@ -51,7 +50,7 @@ def refusal(*retries: int, cost: int = 1) -> PolicyDecision:
 
 def parsed(headers: list[tuple[str, str]], name: str) -> list[tuple[str, dict[str, int]]]:
     """The items of a header as an independent parser reads them."""
-    return cast("list[tuple[str, dict[str, int]]]", http_sf.parse(dict(headers)[name].encode("ascii"), tltype="list"))
+    return structured(dict(headers)[name])
 
 
 # The syntax

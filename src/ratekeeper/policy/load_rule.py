@@ -110,16 +110,14 @@ def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) 
         return None
     if "limit" in given:
         return _limit_from_text(table, algorithm)
-    if inherited:
-        capacity, rate = given.get("capacity", inherited.capacity), given.get(rate_key, inherited.rate)
-    else:
+    lacking = []
+    if not inherited:
         examples = {"capacity": "capacity = 20", rate_key: f"{rate_key} = 5"}
         lacking = [key for key, example in examples.items() if table.lacks(key, example, _RULE_KEYS)]
-        if lacking:
-            return None
-        capacity, rate = given["capacity"], given[rate_key]
+    default = inherited or algorithm.build(1, 1)  # with one of the two lacking, the other is checked all the same
     try:
-        return algorithm.build(capacity, rate)
+        limit = algorithm.build(given.get("capacity", default.capacity), given.get(rate_key, default.rate))
+        return None if lacking else limit
     except _BAD_NUMBERS as error:
         table.error(str(error), next((key for key in (rate_key, "capacity") if key in given and key in str(error)), ""))
         return None

@@ -239,6 +239,15 @@ class Policy:
 
         return parse_policy(text, source)
 
+    def names(self) -> frozenset[str]:
+        """Return the names of all attributes that the policy looks at."""
+        looked_at = set(self.attributes)
+        for rule in self.rules:
+            looked_at.update(rule.key, rule.match, *(override.match for override in rule.overrides))
+            if isinstance(rule.cost, str):
+                looked_at.add(rule.cost)
+        return frozenset(looked_at if self.tiers is None else looked_at | {self.tiers.by})
+
     def complete(self, attributes: Mapping[str, str]) -> Mapping[str, str]:
         """Return the attributes with the `tier` that [tiers] gives. A tier of the request's own cannot promote it."""
         return attributes if self.tiers is None else {**attributes, "tier": self.tiers.tier_of(attributes)}

@@ -1,0 +1,114 @@
+"""`ratekeeper validate` and `ratekeeper explain`: what a policy file says, and what it makes of one request."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ratekeeper.clock import ManualClock
+from ratekeeper.errors import RatekeeperError, did_you_mean
+from ratekeeper.http.attributes import normal_path
+from ratekeeper.limits import Limit, rate_text
+from ratekeeper.policy.keeper import Keeper, RuleExplanation
+from ratekeeper.policy.model import PUBLIC, Globs, Policy, Rule
+from ratekeeper.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Commands = _SubParsersAction[argparse.ArgumentParser]
+
+
+def add_commands(commands: Commands) -> None:
+    """Declare both commands."""
+    validate = commands.add_parser("validate", help="check a policy file, and say what it limits")
+    validate.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
+    validate.set_defaults(run=run_validate)
+    explain = commands.add_parser("explain", help="say of each rule whether it applies to a request, and why")
+    explain.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
+    explain.add_argument("attributes", metavar="KEY=VALUE", nargs="*", help="an attribute, such as path=/api/search")
+    explain.add_argument("--cost", type=int, default=1, help="what the request costs (default: 1)")
+    explain.set_defaults(run=run_explain)
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    """Print what each rule of a valid file limits; an invalid file is an error."""
+    policy = Policy.load(args.policy)
+    print(f"{args.policy}: {len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}, no mistake found")
+    for rule in policy.rules:
+        print(f"\n{rule.name}{'  (shadow: counts, refuses nothing)' if rule.shadow else ''}")
+        print(f"  for    {_requests(rule)}")
+        print(f"  each   {' and '.join(rule.key) if rule.key else 'all requests together'}")
+        print(f"  limit  {describe(rule.limit)}")
+        for override in rule.overrides:
+            print(f"  but    {_conditions(override.match)}: {describe(override.limit)}")
+    return 0
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    """Print each rule's view of one request, on empty buckets. Exit code 1 if it would be refused."""
+    policy = Policy.load(args.policy)
+    attributes = _attributes(args.attributes, policy)
+    if args.cost < 0:
+        raise RatekeeperError(f"--cost must be 0 or more, not {args.cost}")
+    keeper = Keeper(policy, MemoryStore(max_keys=1000, clock=ManualClock()))
+    try:
+        explanations = keeper.explain(attributes, args.cost)
+        decision = keeper.check(attributes, args.cost)
+    except ValueError as error:
+        raise RatekeeperError(str(error)) from None
+    if policy.tiers is not None:
+        print(f"tier: {policy.complete(attributes)['tier']}")
+    for explanation in explanations:
+        print(_explanation(explanation))
+    if decision.allowed:
+        print("=> allowed" if decision.rules else "=> allowed: no rule applies, so nothing limits this request")
+        return 0
+    print("=> refused" + ("" if decision.missing is None else f": it has no {decision.missing}"))
+    return 1
+
+
+def describe(limit: Limit) -> str:
+    """Say what a limit admits, in words that cannot be misunderstood."""
+    rate = rate_text(limit.rate)
+    if limit.queues:
+        return f"one at a time, {rate}; {limit.capacity} may wait, more are refused"
+    return f"bursts of {limit.capacity}, refilled at {rate}: in any time t at most {limit.capacity} + {rate} * t"
+
+
+def _explanation(it: RuleExplanation) -> str:
+    if it.decision is None:
+        return f"- {it.rule.name}: does not apply: {it.reason}"
+    decision, shadow = it.decision, " (shadow)" if it.rule.shadow else ""
+    state = f"{decision.remaining} of {decision.limit.max_cost} left, costs {decision.cost}"
+    outcome = "allows" if decision.allowed else "refuses"
+    if decision.allowed and decision.delay:
+        outcome += f" after {decision.delay:.3f} s"
+    return (
+        f"- {it.rule.name}{shadow}: {outcome}; {state}\n    bucket {it.bucket}\n    limit  {describe(decision.limit)}"
+    )
+
+
+def _requests(rule: Rule) -> str:
+    return f"requests with {_conditions(rule.match)}" if rule.match else "every request"
+
+
+def _conditions(match: Globs) -> str:
+    """Return what must match; of what may be a secret only how many values there are."""
+    return ", ".join(
+        f"{name} {' or '.join(globs) if name in PUBLIC else f'({len(globs)} given)'}" for name, globs in match.items()
+    )
+
+
+def _attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
+    """Read KEY=VALUE pairs. A name that no rule could ever see is an error: it would explain another request."""
+    known = {"method", "path", "client"} | policy.names()
+    attributes = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise RatekeeperError(f"{pair!r} is not KEY=VALUE, such as path=/api/search")
+        if name not in known:
+            raise RatekeeperError(f"the policy knows no attribute {name!r}{did_you_mean(name, known)}")
+        attributes[name] = normal_path(value) if name == "path" else value
+    return attributes

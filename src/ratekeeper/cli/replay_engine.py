@@ -1,0 +1,193 @@
+"""replay(): a log's lines through a policy, on a clock that the log drives. Knows no file and no terminal.
+
+Time
+    The clock stands at the time of the entry being decided. Logs are not quite in order: a line is written when its
+    request ends, and some servers (Apache) write the time at which it began, so lines step back by seconds. A clock
+    that followed them would be wrong: a request of 12:00:05 would be refused for tokens that are taken at 12:00:09. So
+    entries pass through a heap that holds the last 10,000 and lets the earliest go first, which puts such logs in
+    order. An entry that comes later still is decided at the latest time there was, and is counted as `late`.
+
+Memory
+    Grows with the number of distinct buckets, by some 300 bytes each, and with nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heappush, heappushpop
+
+from ratekeeper.cli.access_log import LineReader, LogEntry, asked_for
+from ratekeeper.cli.log_time import UnreadableLine
+from ratekeeper.cli.replay_plan import Lacking, Planner
+from ratekeeper.cli.replay_report import BadLine, BucketReport, Report, TimeSpan
+from ratekeeper.cli.replay_tally import Share, Values, count, most_refusing
+from ratekeeper.clock import ManualClock
+from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.policy.keeper import Keeper
+from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.stores.memory import MemoryStore
+
+HELD_BACK = 10_000
+"""Entries that wait in case an earlier one follows."""
+
+LINES_PER_PROGRESS = 2048
+_BAD_LINES_TOLD = 3
+_FIRST_TICK = TICKS_PER_SECOND
+_LAST_TICK = 2**62 - 1  # a clock's last; nine years
+
+
+def replay(
+    policy: Policy,
+    lines: Iterable[str],
+    progress: Callable[[int], object] | None = None,
+    *,
+    top: int = 10,
+    max_keys: int = 1_000_000,
+    show_keys: bool = False,
+) -> Report:
+    """Run the lines of an access log through a policy, and return what it would have done.
+
+    `progress` is called now and then with the number of lines read. `top` is how many of the buckets with the most
+    rejections to name: by a keyed hash, which differs from run to run, unless `show_keys`. `max_keys` is the size of
+    the store. Lines that are no requests are counted, and raise nothing.
+
+    >>> policy = Policy.parse('[[rules]]\\nname = "all"\\nlimit = "1/minute"')
+    >>> report = replay(policy, ['{"ts": 0, "path": "/"}', '{"ts": 9, "path": "/"}'])
+    >>> report.admitted, report.rejected, report.rules[0].needed
+    (1, 1, 2)
+    """
+    return _Replay(policy, max_keys).run(lines, progress or (lambda lines: None)).report(top, show_keys)
+
+
+class _Replay:
+    """The state of one replay."""
+
+    def __init__(self, policy: Policy, max_keys: int) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryStore(max_keys, clock=self.clock)
+        self.keeper = Keeper(policy, self.store)
+        self.reader = LineReader(policy)
+        self.planner = Planner(self.keeper)
+        self.absent = set(asked_for(policy))
+        self.bad_lines: list[BadLine] = []
+        self.lacking: Counter[str] = Counter()
+        self.lines = self.unreadable = self.unmatched = self.admitted = self.rejected = self.delayed = 0
+        self.longest_delay = self.late = self.lateness = self.now = 0
+        self.span: TimeSpan | None = None
+        self.offset = 0  # from the log's time to the clock's
+        self.whole_seconds = True
+
+    def run(self, lines: Iterable[str], progress: Callable[[int], object]) -> _Replay:
+        for entry in _in_order(self._entries(lines, progress)):
+            try:
+                self._replay(entry)
+            except UnreadableLine as error:
+                self._note(entry.line, error)
+        progress(self.lines)
+        return self
+
+    def _entries(self, lines: Iterable[str], progress: Callable[[int], object]) -> Iterator[LogEntry]:
+        read = self.reader.read
+        for number, line in enumerate(lines, 1):
+            if number % LINES_PER_PROGRESS == 0:
+                progress(number)
+            if not line or line.isspace():
+                continue
+            self.lines += 1
+            try:
+                entry = read(line, number)
+            except UnreadableLine as error:
+                self._note(number, error)
+                continue
+            yield entry
+
+    def _note(self, line: int, reason: UnreadableLine) -> None:
+        self.unreadable += 1
+        if len(self.bad_lines) < _BAD_LINES_TOLD:
+            self.bad_lines.append(BadLine(line, str(reason)))
+
+    def _replay(self, entry: LogEntry) -> None:
+        attributes = entry.attributes
+        self._set_clock(entry.at)
+        if self.absent:
+            self.absent.difference_update(attributes)
+        try:
+            shares = self.planner.shares(attributes)
+        except Lacking as refusal:
+            self.lacking[refusal.attribute] += 1
+            self.rejected += 1
+            return
+        if shares:
+            self._decide(shares)
+        else:
+            self.unmatched += 1
+            self.admitted += 1
+
+    def _set_clock(self, at: int) -> None:
+        """Go on to an entry's time; stay if it is past."""
+        if self.span is None:
+            self.span, self.offset = TimeSpan(at, at), _FIRST_TICK - at
+        now = at + self.offset
+        if now == self.now:
+            return
+        if now > _LAST_TICK:
+            raise UnreadableLine("it is more than nine years after the first request in the log")
+        if at % TICKS_PER_SECOND:
+            self.whole_seconds = False
+        if now < self.now:
+            self.late += 1
+            self.lateness = max(self.lateness, self.now - now)
+            return
+        self.now = now
+        self.span = self.span._replace(last=at)
+        self.clock.set_ticks(now)
+
+    def _decide(self, shares: list[Share]) -> None:
+        decisions = self.store.decide([share.charge for share in shares])
+        allowed, delay = count(shares, decisions, self.now)
+        if not allowed:
+            self.rejected += 1
+            return
+        self.admitted += 1
+        if delay:
+            self.delayed += 1
+            self.longest_delay = max(self.longest_delay, delay)
+
+    def report(self, top: int, show_keys: bool) -> Report:
+        return Report(
+            lines=self.lines, requests=self.admitted + self.rejected, unreadable=self.unreadable,
+            bad_lines=tuple(sorted(self.bad_lines)), span=self.span, unmatched=self.unmatched, admitted=self.admitted,
+            rejected=self.rejected, delayed=self.delayed, longest_delay=self.longest_delay / TICKS_PER_SECOND,
+            lacking=dict(self.lacking), absent=tuple(sorted(self.absent)), late=self.late,
+            lateness=self.lateness / TICKS_PER_SECOND, whole_seconds=self.whole_seconds,
+            evicted=self.store.stats().evicted_live, rules=tuple(tally.report() for tally in self.planner.tallies),
+            top=self._top(top, show_keys),
+        )  # fmt: skip
+
+    def _top(self, top: int, show_keys: bool) -> tuple[BucketReport, ...]:
+        return tuple(
+            BucketReport(
+                rule.name, self._name(rule, values, show_keys), bucket.admitted, bucket.rejected, bucket.needed
+            )
+            for rule, values, bucket in most_refusing(self.planner.tallies, top)
+        )
+
+    def _name(self, rule: Rule, values: Values, show_keys: bool) -> str:
+        """Return a bucket's name for people; values are secrets unless the keeper knows them to be public."""
+        shown = [
+            ("(none)" if value is None else value) if show_keys else self.keeper._shown(name, value)
+            for name, value in zip(rule.key, values, strict=True)
+        ]
+        return ", ".join(f"{name}={value}" for name, value in zip(rule.key, shown, strict=True)) or "(one for all)"
+
+
+def _in_order(entries: Iterable[LogEntry]) -> Iterator[LogEntry]:
+    """Put entries in order of time, as far as holding some back can do."""
+    held: list[LogEntry] = []
+    for entry in entries:
+        if len(held) < HELD_BACK:
+            heappush(held, entry)
+        else:
+            yield heappushpop(held, entry)
+    yield from sorted(held)

@@ -1,0 +1,98 @@
+"""What a replay found out: values, counted by `replay_engine` and shown by `replay_tables`. They hold no key in clear,
+unless the replay was told to show keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ratekeeper.policy.model import Rule
+
+
+class BadLine(NamedTuple):
+    """A line that could not be replayed, and why."""
+
+    line: int
+    reason: str
+
+
+class TimeSpan(NamedTuple):
+    """From a log's first request to its last, in ticks since 1970."""
+
+    first: int
+    last: int
+
+
+class BucketReport(NamedTuple):
+    """One bucket of one rule; `name` is its key for people. The counts are as in `RuleReport`."""
+
+    rule: str
+    name: str
+    admitted: int
+    rejected: int
+    needed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuleReport:
+    """What one rule said of the requests that it matched, whatever other rules said of them.
+
+    delayed     admitted requests that the rule would have had wait
+    buckets     distinct buckets that were asked
+    needed      the least capacity, at the same rate, with which the rule would have admitted every request of the log,
+                had all other rules too; for a leaky bucket's callers, if they wait as long as its queue takes
+    needed_99   the same for 99 % of the buckets: the worst one per cent left out
+    keyless     requests without an attribute of the rule's key, which shared a bucket
+    """
+
+    rule: Rule
+    admitted: int
+    rejected: int
+    delayed: int
+    buckets: int
+    needed: int
+    needed_99: int
+    keyless: int
+
+    @property
+    def requests(self) -> int:
+        return self.admitted + self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a policy would have made of a log.
+
+    lines       lines read, blank ones left out
+    requests    lines that were replayed; each was admitted or rejected
+    bad_lines   the first lines that could not be replayed, of `unreadable` in all
+    unmatched   requests that no rule matched: admitted
+    delayed     admitted requests that would have had to wait, the longest for `longest_delay` seconds
+    lacking     rejected requests by the attribute for want of which a rule with `missing = "reject"` refused them
+    absent      attributes that the policy asks for, and that no request has
+    late        requests so far behind others in the log that they were replayed at a later time than their own
+    lateness    how much later at most, in seconds
+    whole_seconds  no time in the log has a fraction of a second
+    evicted     live buckets that the store had no place for
+    top         the buckets that rejected the most requests, most first
+    """
+
+    lines: int
+    requests: int
+    unreadable: int
+    bad_lines: tuple[BadLine, ...]
+    span: TimeSpan | None
+    unmatched: int
+    admitted: int
+    rejected: int
+    delayed: int
+    longest_delay: float
+    lacking: dict[str, int]
+    absent: tuple[str, ...]
+    late: int
+    lateness: float
+    whole_seconds: bool
+    evicted: int
+    rules: tuple[RuleReport, ...]
+    top: tuple[BucketReport, ...]

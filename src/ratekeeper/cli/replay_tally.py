@@ -1,0 +1,135 @@
+"""The tallies of a replay: what each bucket of each rule was asked and answered. Knows no log, no store, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import nlargest
+from math import ceil
+from typing import NamedTuple, TypeAlias
+
+from ratekeeper.cli.replay_report import RuleReport
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.policy.model import Rule
+
+Values: TypeAlias = tuple[str | None, ...]
+"""The values of some attributes, in an order agreed on; None for one that a request lacks."""
+
+
+class Bucket:
+    """What one bucket was asked. `tat` is what its TAT would be if nothing had ever been refused."""
+
+    __slots__ = ("admitted", "needed", "rejected", "tat")
+
+    def __init__(self) -> None:
+        self.admitted = self.rejected = self.needed = self.tat = 0
+
+
+class Tally:
+    """What one rule was asked, by the values of its key. `shares` are by the values of `names`, which decide them."""
+
+    __slots__ = ("buckets", "delayed", "keyless", "names", "rule", "shares")
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        others = [name for override in rule.overrides for name in override.match]
+        cost = [rule.cost] if isinstance(rule.cost, str) else []
+        self.names = tuple(dict.fromkeys([*rule.key, *others, *cost]))
+        self.shares: dict[Values, Share] = {}
+        self.delayed = self.keyless = 0
+        self.buckets: dict[Values, Bucket] = {}
+
+    def bucket(self, values: Values) -> Bucket:
+        bucket = self.buckets.get(values)
+        if bucket is None:
+            bucket = self.buckets[values] = Bucket()
+        return bucket
+
+    def report(self) -> RuleReport:
+        buckets = self.buckets.values()
+        needed = sorted(bucket.needed for bucket in buckets) or [0]
+        return RuleReport(
+            self.rule, sum(bucket.admitted for bucket in buckets), sum(bucket.rejected for bucket in buckets),
+            self.delayed, len(buckets), needed[-1], needed[ceil(len(needed) * 99 / 100) - 1], self.keyless,
+        )  # fmt: skip
+
+
+class Share(NamedTuple):
+    """One rule's share in what is decided of some requests: the charge, whom to tally, and the capacity needed.
+
+    "Needed" is the capacity at which a bucket would never have refused. Had it not, its debt would be that of `tat`:
+    `ahead = tat - now` after each request. The limit's bound is `capacity * interval + slack`, so what that takes is
+    `(ahead - slack) / interval`, rounded up; and no capacity under `least` ever admits the request's cost. The most
+    that any request took is exact, and one number for each bucket.
+    """
+
+    charge: Charge
+    tally: Tally
+    bucket: Bucket
+    shadow: bool
+    keyless: bool
+    increment: int
+    interval: int
+    slack: int
+    least: int
+
+    @classmethod
+    def of(cls, charge: Charge, tally: Tally, values: Values) -> Share:
+        limit = charge.limit
+        in_service = limit.full - limit.capacity * limit.interval  # a leaky bucket's one more place
+        wait = max(0, charge.bound - limit.full)
+        least = max(0, charge.cost - in_service // limit.interval)
+        return cls(
+            charge, tally, tally.bucket(values), charge.shadow, None in values,
+            charge.increment, limit.interval, in_service + wait, least,
+        )  # fmt: skip
+
+
+class Verdict(NamedTuple):
+    """What all rules together say of a request: may it pass, and after how many ticks."""
+
+    allowed: bool
+    delay: int
+
+
+def count(shares: Iterable[Share], decisions: Iterable[Decision], now: int) -> Verdict:
+    """Count what each rule said of a request, and note what it would have taken to admit it."""
+    all_allow, longest = True, 0
+    for share, decision in zip(shares, decisions, strict=True):
+        _, tally, bucket, shadow, keyless, increment, interval, slack, least = share
+        delay = decision.delay_ticks
+        if decision.allowed:
+            bucket.admitted += 1
+            if delay:
+                tally.delayed += 1
+                if delay > longest and not shadow:
+                    longest = delay
+        else:
+            bucket.rejected += 1
+            all_allow = all_allow and shadow
+        if keyless:
+            tally.keyless += 1
+        tat = bucket.tat
+        bucket.tat = tat = (tat if tat > now else now) + increment
+        needed = -((now + slack - tat) // interval)
+        if needed > bucket.needed or least > bucket.needed:
+            bucket.needed = max(needed, least)
+    return Verdict(all_allow, longest)
+
+
+class Refusing(NamedTuple):
+    """A bucket that refused requests."""
+
+    rule: Rule
+    values: Values
+    bucket: Bucket
+
+
+def most_refusing(tallies: Iterable[Tally], count: int) -> list[Refusing]:
+    """Return the buckets that refused the most requests, most first."""
+    refusing = (
+        Refusing(tally.rule, values, bucket)
+        for tally in tallies
+        for values, bucket in tally.buckets.items()
+        if bucket.rejected
+    )
+    return nlargest(count, refusing, key=lambda it: it.bucket.rejected)

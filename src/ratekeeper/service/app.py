@@ -1,0 +1,146 @@
+"""The stand-alone service as a raw ASGI application: what a gateway asks, request by request.
+
+Framework-free because it is on every request's way: it costs a third of what a web framework does. It knows HTTP and a
+keeper; how it is served is the business of `serve`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http import HTTPStatus
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import parse_qs
+
+from ratekeeper.http.attributes import AttributeReader, Request, forwarded_request, header_map
+from ratekeeper.http.headers import rate_limit_headers
+from ratekeeper.http.problem import problem
+from ratekeeper.policy.keeper import AsyncKeeper
+from ratekeeper.policy.model import ClientIP
+from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.service.json_check import BadRequestError, parse_check, report
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+MOST_BODY = 65_536
+"""Bytes of a request's body that are read; a longer one is refused."""
+
+_JSON = ("Content-Type", "application/json")
+_PROBLEM = ("Content-Type", "application/problem+json")
+_NO_STORE = ("Cache-Control", "no-store")
+
+
+class _Response(NamedTuple):
+    status: int
+    headers: Iterable[tuple[str, str]] = ()
+    body: bytes = b""
+
+
+class Service:
+    """Answers `/check` (for gateways), `/v1/check` (JSON) and `/healthz`, by a keeper's policy.
+
+    The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
+    address that the gateway saw.
+    """
+
+    def __init__(self, keeper: AsyncKeeper) -> None:
+        self._keeper = keeper
+        self._read = AttributeReader(keeper.policy.attributes, default_client=ClientIP(trusted_proxies=1)).read
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "http":
+            try:
+                response = await self._respond(scope, receive)
+            except BadRequestError as error:
+                response = _explained(error.status, str(error))
+            await _send(send, response)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> _Response:
+        path, method = scope["path"], scope["method"]
+        if path == "/check":
+            return await self._check(scope)
+        if path == "/v1/check":
+            if method != "POST":
+                return _explained(405, "ask by POST, with a JSON body", ("Allow", "POST"))
+            return await self._check_json(await _read_body(receive))
+        if path == "/healthz":
+            return _Response(200, [("Content-Type", "text/plain")], b"ok\n")
+        return _explained(404, f"there is no {path!r}: ask /check, /v1/check or /healthz")
+
+    async def _check(self, scope: Scope) -> _Response:
+        deny_status = _deny_status(scope["query_string"])
+        peer = scope["client"][0] if scope.get("client") else None
+        asked = Request(scope["method"], scope.get("raw_path") or scope["path"], header_map(scope["headers"]), peer)
+        decision = await self._decide(self._read(forwarded_request(asked)))
+        headers = rate_limit_headers(decision)
+        if decision.allowed:
+            return _Response(200, headers)
+        refusal = problem(decision, deny_status)
+        return _Response(refusal.status, [*headers, *refusal.headers], refusal.body)
+
+    async def _check_json(self, body: bytes) -> _Response:
+        asked = parse_check(body)
+        decision = await self._decide(asked.attributes, asked.cost)
+        return _Response(200, [*rate_limit_headers(decision), _JSON, _NO_STORE], json.dumps(report(decision)).encode())
+
+    async def _decide(self, attributes: dict[str, str], cost: int = 1) -> PolicyDecision:
+        """Decide, and hold the answer until the request's turn."""
+        try:
+            decision = await self._keeper.check(attributes, cost)
+        except ValueError as error:  # an attribute that should be a rule's cost is no number
+            raise BadRequestError(str(error)) from None
+        if decision.allowed and decision.delay:
+            await self._keeper.store.clock.sleep_async(decision.delay)
+        return decision
+
+
+def _deny_status(query: bytes) -> int | None:
+    """Return the status that the gateway wants for a refusal: nginx's `auth_request` understands only 401 and 403."""
+    if not query:
+        return None
+    [text] = parse_qs(query.decode("latin-1")).get("deny_status", [""])[-1:]
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 400 <= int(text[:4]) <= 499 and int(text[:4]) in _STATUSES):
+        raise BadRequestError(f"deny_status must be a status of HTTP's from 400 to 499, not {text[:20]!r}")
+    return int(text)
+
+
+_STATUSES = frozenset(status.value for status in HTTPStatus)
+
+
+def _explained(status: int, detail: str, *headers: tuple[str, str]) -> _Response:
+    """Return a response to what is no question at all."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return _Response(status, [*headers, _PROBLEM, _NO_STORE], json.dumps(body).encode())
+
+
+async def _read_body(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += bytes(message.get("body", b""))
+        if len(body) > MOST_BODY:
+            raise BadRequestError(f"the body is longer than {MOST_BODY} bytes", status=413)
+        if not message.get("more_body"):
+            return body
+
+
+async def _send(send: Send, response: _Response) -> None:
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    headers.append((b"content-length", b"%d" % len(response.body)))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Answer the server's start and stop: there is nothing to open or close."""
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

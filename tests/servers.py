@@ -1,0 +1,150 @@
+"""Real servers for tests: each is started, polled until it answers, and stopped by the process that was started."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+from conftest import need
+
+PATIENCE = 30.0
+"""Seconds until a server that does not answer is given up; a test never sleeps this long if all is well."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def wait_until_answers(url: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the server ended: {process.stderr.read() if process.stderr else ''}"
+        try:
+            httpx.get(url)
+        except httpx.TransportError:
+            time.sleep(0.02)
+        else:
+            return
+    raise AssertionError(f"{url} did not answer in {PATIENCE} s")
+
+
+@contextmanager
+def program(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+@contextmanager
+def ratekeeper_service(policy: Path, announced: list[str] | None = None) -> Iterator[str]:
+    """`ratekeeper serve` on a free port of this machine; yields its URL. `announced` gets what it prints first."""
+    need("uvicorn", _installed("uvicorn"))
+    with program(sys.executable, "-m", "ratekeeper.cli.main", "serve", policy, "--port", "0") as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("Stop with"):
+                break
+        if announced is not None:
+            announced.extend(lines)
+        url = re.search(r"http://\S+", "".join(lines))
+        assert url is not None, process.communicate()
+        yield url[0]
+
+
+@contextmanager
+def caddy(caddyfile: str, folder: Path) -> Iterator[str]:
+    """A real Caddy with this site block's content on a free port; yields its URL."""
+    binary = shutil.which("caddy", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+    need("caddy", binary is not None)
+    url = f"http://127.0.0.1:{free_port()}"
+    config = folder / "Caddyfile"
+    config.write_text("{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n" + f"{url} {{\n{caddyfile}\n}}\n")
+    with program(str(binary), "run", "--config", config, "--adapter", "caddyfile") as process:
+        wait_until_answers(url, process)
+        yield url
+
+
+@contextmanager
+def nginx(binary: str, locations: str, folder: Path) -> Iterator[str]:
+    """A real nginx with these locations on a free port; yields its URL."""
+    port = free_port()
+    paths = " ".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"daemon off; pid {folder}/nginx.pid; error_log stderr;\n"
+        f"events {{}} http {{ access_log off; {paths} server {{ listen 127.0.0.1:{port};\n{locations}\n}} }}\n"
+    )
+    with program(binary, "-c", config, "-p", folder, "-e", "stderr") as process:
+        wait_until_answers(f"http://127.0.0.1:{port}", process)
+        yield f"http://127.0.0.1:{port}"
+
+
+class Backend(ThreadingHTTPServer):
+    """A small application behind the gateway, which remembers the paths that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _BackendHandler)
+        self.asked: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class _BackendHandler(BaseHTTPRequestHandler):
+    server: Backend
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        body = b"the backend's own answer"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def backend() -> Iterator[Backend]:
+    with Backend() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

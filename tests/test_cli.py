@@ -1,0 +1,105 @@
+"""The command: what it prints, and its exit codes: 0, 1 if the answer is no, 2 for an error in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ratekeeper import IMPLEMENTATION, __version__
+from ratekeeper.cli.main import main
+
+EXAMPLE = str(Path(__file__).parents[1] / "examples" / "policy.toml")
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    code = main(args)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_the_version_says_which_core(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith(
+        f"ratekeeper {__version__} ({'C' if IMPLEMENTATION == 'c' else 'Python'} core"
+    )
+
+
+def test_validate_says_what_each_rule_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "validate", EXAMPLE)
+    assert code == 0
+    assert "4 rules, no mistake found" in out
+    assert "in any time t at most 3 + 30/minute * t" in out
+    assert "one at a time, 2/s; 5 may wait" in out
+    assert "k-bob" not in out, "keys are secrets"
+
+
+def test_a_bad_policy_is_an_error_with_all_its_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rules]]\nname = "r"\ncapcity = 5\nrefill_rate = "5/minuet"\n')
+    code, out, err = run(capsys, "validate", str(policy))
+    assert (code, out) == (2, "")
+    assert "policy.toml:3: rule 'r': unknown key 'capcity': did you mean 'capacity'?" in err
+    assert "policy.toml:4: rule 'r': " in err
+    assert "did you mean 'minute'?" in err
+
+
+def test_a_file_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("validate", "explain", "serve"):
+        code, _, err = run(capsys, command, "nowhere.toml")
+        assert code == 2
+        assert "nowhere.toml" in err
+        assert err.count("\n") == 1
+
+
+def test_explain_says_why_of_each_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "explain", EXAMPLE, "api_key=k-bob", "path=//api/x/../search")
+    assert code == 0
+    assert out.startswith(
+        "tier: pro\n- free keys: does not apply: tier is 'pro', not 'free'\n- pro keys: allows; 500 of"
+    )
+    assert "=> allowed\n" in out
+    assert "k-bob" not in out
+
+
+def test_explain_exits_1_if_the_request_would_be_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "explain", EXAMPLE, "api_key=x", "path=/api/x", "--cost", "4")
+    assert code == 1
+    assert "free keys: refuses; 3 of 3 left, costs 4" in out
+    assert out.endswith("=> refused\n")
+
+
+def test_explain_says_when_nothing_limits_a_request(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rules]]\nname = "r"\nmatch = { path = "/a" }\nlimit = "1/s"\n')
+    assert "no rule applies, so nothing limits this request" in run(capsys, "explain", str(policy), "path=/b")[1]
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [("path", "'path' is not KEY=VALUE"), ("api_kye=x", "no attribute 'api_kye': did you mean 'api_key'?")],
+)
+def test_an_attribute_that_no_rule_could_see_is_an_error(
+    capsys: pytest.CaptureFixture[str], argument: str, says: str
+) -> None:
+    code, _, err = run(capsys, "explain", EXAMPLE, argument)
+    assert code == 2
+    assert says in err
+
+
+def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ImportError")
+    done = subprocess.run(
+        [sys.executable, "-m", "ratekeeper.cli.main", "serve", EXAMPLE, "--port", "0"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "ratekeeper: ratekeeper serve needs an optional dependency: pip install 'ratekeeper[service]'\n"
+    )

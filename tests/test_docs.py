@@ -1,0 +1,171 @@
+"""The words are true: every block of README.md and docs/ is run, every example too, every picture is what is drawn."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from conftest import need_program
+from servers import backend, caddy, ratekeeper_service
+
+from ratekeeper import Policy
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGE = ROOT / "src" / "ratekeeper"
+MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
+# Run elsewhere: these two by .ci/run in a fresh clone, installing by test_install.py, nginx by test_gateway.py.
+RUN_BY_CI = ("make run", "make test", "pip install ")
+LANGUAGES = {"console", "pycon", "toml", "caddyfile", "nginx", "yaml"}
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}: {self.text.strip().splitlines()[0][:50]}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    found = []
+    for page in PAGES:
+        for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+            if not languages or language in languages:
+                found.append(Block(page, language, text))
+    return found
+
+
+def test_every_block_is_of_a_kind_that_is_run() -> None:
+    assert {block.language for block in blocks()} <= LANGUAGES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_in_the_pages_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code = "\n".join(block.text for block in blocks("pycon") if block.page == page)
+    test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
+    runner = doctest.DocTestRunner()
+    runner.run(test)
+    assert runner.failures == 0
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_examples_in_docstrings_do_what_they_say(path: Path) -> None:
+    name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted
+    assert not result.failed
+
+
+class Command(NamedTuple):
+    """A command of a page, and what the page says that it prints."""
+
+    line: str
+    output: str
+
+
+def commands() -> list[Command]:
+    found = []
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+            line, _, output = part.partition("\n")
+            found.append(Command(line.partition("  #")[0].strip(), output))
+    return found
+
+
+def normal(text: str) -> str:
+    """Leave out what differs from run to run: hashes, dates, ports, space at the end of lines."""
+    text = re.sub(r"#[0-9a-f]{8}", "#########", text)
+    text = re.sub(r"(?m)^date: .*$", "date: ...", text)
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
+    text = re.sub(r'"(retry_after|reset_after|delay)": [\d.e-]+', r'"\1": ...', text)
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [it for it in commands() if it.line.startswith("ratekeeper ") and "serve" not in it.line],
+    ids=lambda command: command.line,
+)
+def test_a_command_prints_what_the_page_shows(command: Command) -> None:
+    words = shlex.split(command.line)
+    done = subprocess.run(
+        [sys.executable, "-m", "ratekeeper.cli.main", *words[1:]],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    assert normal(done.stdout) == normal(command.output)
+
+
+def test_the_service_says_and_answers_what_the_page_shows() -> None:
+    need_program("curl")
+    serving = next(it for it in commands() if it.line.startswith("ratekeeper serve"))
+    curls = [it for it in commands() if it.line.startswith("curl ")]
+    assert curls
+    policy = shlex.split(serving.line)[2]
+    announced: list[str] = []
+    with ratekeeper_service(ROOT / policy, announced) as url:
+        assert normal("".join(announced)).replace(str(ROOT) + "/", "") == normal(serving.output)
+        for curl in curls:
+            assert f"  {curl.line}\n" in serving.output, "what it says to try is what the page tries"
+            line = re.sub(r"http://127\.0\.0\.1:\d+", url, curl.line)
+            done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+            assert normal(done.stdout) == normal(curl.output)
+
+
+def test_every_other_command_is_run_by_ci() -> None:
+    others = [it.line for it in commands() if not it.line.startswith(("ratekeeper ", "curl "))]
+    assert all(line.startswith(RUN_BY_CI) for line in others), others
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert '" run PORT=0' in ci
+    assert '" test PYTHON=' in ci
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_every_policy_in_the_pages_loads(block: Block) -> None:
+    Policy.parse(block.text if "[[rules]]" in block.text else block.text + '\n[[rules]]\nname = "r"\nlimit = "1/s"')
+
+
+@pytest.mark.parametrize("block", blocks("caddyfile"), ids=str)
+def test_the_caddyfile_limits_a_real_caddy(block: Block, tmp_path: Path) -> None:
+    site = block.text.strip().removeprefix("example.com {").removesuffix("}")
+    with backend() as behind, ratekeeper_service(ROOT / "examples" / "policy.toml") as service:
+        site = site.replace("127.0.0.1:8080", service.removeprefix("http://")).replace("127.0.0.1:9000", behind.address)
+        with caddy(site, tmp_path) as url:
+            behind.asked.clear()
+            statuses = [httpx.get(f"{url}/api/x", headers={"X-Api-Key": "k-1"}).status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    assert len(behind.asked) == 3
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_every_example_runs(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(example), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def test_the_picture_is_what_the_library_draws() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "pictures" / "draw.py"))["picture"]()
+    assert (ROOT / "docs" / "pictures" / "burst.svg").read_text() == drawn
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"], ids=lambda p: p.name
+)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"

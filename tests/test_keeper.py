@@ -1,0 +1,166 @@
+"""A policy at work: which rules are charged, what is answered, and what `explain` says of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy
+
+POLICY = Policy.parse("""
+[tiers]
+by = "api_key"
+default = "free"
+pro = ["k-alice", "k-bob"]
+
+[[rules]]
+name = "free keys"
+match = { tier = "free", path = "/api/*" }
+key = ["api_key"]
+capacity = 2
+refill_rate = 1
+
+[[rules]]
+name = "pro keys"
+match = { tier = "pro" }
+key = ["api_key"]
+capacity = 5
+refill_rate = 1
+overrides = [{ api_key = "k-bob", capacity = 7 }]
+
+[[rules]]
+name = "everyone"
+limit = "6/day"
+
+[[rules]]
+name = "tried out"
+match = { path = "/api/*" }
+limit = "1/day"
+shadow = true
+""")
+
+
+@pytest.fixture
+def keeper(store: MemoryStore) -> Keeper:
+    return Keeper(POLICY, store)
+
+
+def test_tiers_keys_and_overrides_choose_the_limit(keeper: Keeper) -> None:
+    for key, capacity in (("x", 2), ("k-alice", 5), ("k-bob", 7)):
+        decision = keeper.check({"api_key": key, "path": "/api/x"}, cost=0)
+        assert decision.rules[0].limit.capacity == capacity
+
+
+def test_a_request_cannot_name_its_own_tier(keeper: Keeper) -> None:
+    decision = keeper.check({"api_key": "x", "path": "/api/x", "tier": "pro"})
+    assert [rule.name for rule in decision.rules] == ["free keys", "everyone", "tried out"]
+
+
+def test_all_rules_that_match_are_charged_or_none_is(keeper: Keeper) -> None:
+    request = {"api_key": "x", "path": "/api/x"}
+    assert [bool(keeper.check(request)) for _ in range(4)] == [True, True, False, False]
+    everyone = keeper.check({"api_key": "k-alice"}, cost=0).rules[1].decision
+    assert everyone.remaining == 4, "the two that were refused cost this rule nothing"
+
+
+def test_the_answer_is_that_of_the_most_binding_rule_and_carries_all(keeper: Keeper) -> None:
+    request = {"api_key": "x", "path": "/api/x"}
+    decision = keeper.check(request)
+    assert decision.rule is not None
+    assert (decision.rule.name, decision.remaining) == ("free keys", 1)
+    keeper.check(request)
+    refused = keeper.check(request)
+    assert not refused
+    assert refused.rule is not None
+    assert (refused.rule.name, refused.retry_after) == ("free keys", 1.0)
+    assert [(rule.name, rule.decision.allowed) for rule in refused.rules] == [
+        ("free keys", False),
+        ("everyone", True),
+        ("tried out", False),
+    ]
+
+
+def test_a_shadow_rule_reports_but_never_refuses(keeper: Keeper) -> None:
+    request = {"api_key": "k-alice", "path": "/api/x"}
+    decisions = [keeper.check(request) for _ in range(3)]
+    assert all(decisions)
+    assert [decision.rules[-1].decision.allowed for decision in decisions] == [True, False, False]
+    assert decisions[-1].retry_after == 0.0
+
+
+def test_without_a_matching_rule_nothing_limits_and_the_answer_says_so(store: MemoryStore) -> None:
+    keeper = Keeper(Policy.parse('[[rules]]\nname = "r"\nmatch = { path = "/a" }\nlimit = "1/s"'), store)
+    decision = keeper.check({"path": "/b"})
+    assert decision.allowed
+    assert (decision.rules, decision.rule, decision.limit, decision.remaining) == ((), None, None, float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "outcomes"), [("shared", [True, False]), ("skip", [True, True]), ("reject", [False, False])]
+)
+def test_a_request_without_the_keys_attribute_is_treated_as_the_rule_says(
+    store: MemoryStore, missing: str, outcomes: list[bool]
+) -> None:
+    text = f'[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "{missing}"'
+    keeper = Keeper(Policy.parse(text), store)
+    assert [keeper.check({}).allowed for _ in range(2)] == outcomes
+    assert keeper.check({"user": ""}).allowed, "an empty value is not a missing one"
+    assert keeper.check({}).missing == ("user" if missing == "reject" else None)
+
+
+def test_a_shadow_rule_that_would_reject_for_a_missing_attribute_does_not(store: MemoryStore) -> None:
+    text = '[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "reject"\nshadow = true'
+    assert Keeper(Policy.parse(text), store).check({}).allowed
+
+
+def test_the_cost_of_a_rule_and_of_a_request_multiply(store: MemoryStore) -> None:
+    text = '[[rules]]\nname = "r"\nlimit = "10/day"\ncost = 2\n[[rules]]\nname = "s"\nlimit = "30/day"\ncost = "tokens"'
+    keeper = Keeper(Policy.parse(text), store)
+    decision = keeper.check({"tokens": "5"}, cost=3)
+    assert [rule.decision.remaining for rule in decision.rules] == [4, 15]
+    assert [rule.decision.remaining for rule in keeper.check({}).rules] == [2, 14]
+    with pytest.raises(ValueError, match="tokens must be a whole number"):
+        keeper.check({"tokens": "many"})
+    assert [rule.decision.remaining for rule in keeper.check({}, 0).rules] == [2, 14]
+
+
+def test_max_wait_delays_before_it_refuses(store: MemoryStore) -> None:
+    text = '[[rules]]\nname = "r"\ncapacity = 1\nrefill_rate = 1\nmax_wait = 2'
+    keeper = Keeper(Policy.parse(text), store)
+    decisions = [keeper.check({}) for _ in range(4)]
+    assert [(decision.allowed, decision.delay) for decision in decisions[:3]] == [(True, 0), (True, 1), (True, 2)]
+    assert not decisions[3]
+    assert decisions[3].retry_after == 1.0
+
+
+def test_explain_says_of_each_rule_whether_it_applies_and_why_not_and_charges_nothing(keeper: Keeper) -> None:
+    for _ in range(2):
+        explained = {it.rule.name: it for it in keeper.explain({"api_key": "secret-key", "path": "/x"})}
+        assert explained["free keys"].reason == "path is '/x', not '/api/*'"
+        assert explained["pro keys"].reason == "tier is 'free', not 'pro'"
+        assert explained["everyone"].decision is not None
+        assert explained["everyone"].decision.remaining == 6
+    applied = keeper.explain({"api_key": "secret-key", "path": "/api/x"})[0]
+    assert applied.bucket is not None
+    assert applied.bucket.startswith("free keys(api_key=#")
+    assert "secret" not in repr(applied)
+
+
+def test_explain_tells_of_a_missing_attribute(store: MemoryStore) -> None:
+    text = '[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "{}"'
+    for missing, says in (("skip", "skipped: the request has no user"), ("reject", "refused: the request has no user")):
+        [explained] = Keeper(Policy.parse(text.format(missing)), store).explain({})
+        assert explained.reason == says
+
+
+def test_the_async_keeper_decides_alike(clock: ManualClock) -> None:
+    async def use() -> None:
+        request = {"api_key": "x", "path": "/api/x"}
+        keeper = Keeper(POLICY, MemoryStore(100, clock=clock))
+        async_keeper = AsyncKeeper(POLICY, MemoryStore(100, clock=clock))
+        for _ in range(3):
+            assert await async_keeper.check(request) == keeper.check(request)
+        assert len(await async_keeper.explain(request)) == 4
+
+    asyncio.run(use())

@@ -1,0 +1,94 @@
+"""The layers of docs/design.md: a module may import only what lies below it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ratekeeper
+
+PACKAGE = Path(ratekeeper.__file__).parent
+
+# From the bottom up. Modules of one line may import each other.
+LAYERS = [
+    {"errors"},
+    {"limits"},
+    {"decision"},
+    {"gcra"},
+    {"clock"},
+    {"core"},
+    {"stores"},
+    {"limiter", "guard"},
+    {"policy"},
+    {"http"},
+    {"service"},
+    {"cli"},
+]
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+ALLOWED_THIRD_PARTY = {"service": {"uvicorn"}, "cli": {"rich"}}
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path, *, typing_too: bool = False) -> set[str]:
+    """Return the names of the modules that a file imports, but for those that only type checkers see."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test) and not typing_too
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if node in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names if node.module == "ratekeeper")
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
+    own = HEIGHT[layer_of(path)]
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "ratekeeper" and len(parts) > 1 and parts[1] in HEIGHT:
+            assert HEIGHT[parts[1]] <= own, f"{path.name} ({layer_of(path)}) imports {name} from above"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_library_has_no_dependency(path: Path) -> None:
+    allowed = ALLOWED_THIRD_PARTY.get(layer_of(path), set()) | set(sys.stdlib_module_names) | {"ratekeeper"}
+    assert {name.split(".")[0] for name in imported(path, typing_too=True)} <= allowed
+
+
+def test_importing_ratekeeper_imports_no_optional_part() -> None:
+    code = "import sys, ratekeeper; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"uvicorn", "rich", "ratekeeper.service", "ratekeeper.cli"} & set(done.stdout.split())
+
+
+def test_every_layer_is_in_the_design_page() -> None:
+    design = (PACKAGE.parents[1] / "docs" / "design.md").read_text()
+    for name in HEIGHT:
+        assert name in design, f"docs/design.md does not tell of the layer {name}"
+
+
+@pytest.mark.parametrize("path", [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.[ch]")], ids=lambda path: path.name)
+def test_a_file_is_short_and_opens_with_what_it_is_for(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    assert not text or text.startswith(('"""', "/* "))

@@ -1,0 +1,282 @@
+"""The verbs of both limiters: what they return, raise, wait and give back; decorators and context managers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, assert_type
+
+import pytest
+
+from ratekeeper import (
+    AsyncLimiter,
+    Decision,
+    LeakyBucket,
+    Limiter,
+    ManualClock,
+    MemoryStore,
+    RateLimitExceeded,
+    TokenBucket,
+)
+
+
+class InterruptedClock(ManualClock):
+    """A clock whose sleeper is interrupted half way."""
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds / 2)
+        raise KeyboardInterrupt
+
+    async def sleep_async(self, seconds: float) -> None:
+        self.advance(seconds / 2)
+        raise asyncio.CancelledError
+
+
+def test_two_lines_are_enough() -> None:
+    limiter = Limiter("100/minute")
+    assert limiter.try_acquire("alice").remaining == 99
+
+
+def test_each_key_has_a_bucket_of_its_own(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    assert [bool(limiter.try_acquire(key)) for key in ("a", "b", "a", "b")] == [True, True, False, False]
+
+
+def test_a_decision_says_what_is_left_and_when_to_come_back(store: MemoryStore, clock: ManualClock) -> None:
+    limiter = Limiter(TokenBucket(20, 5), store=store)
+    first = limiter.try_acquire("alice", cost=15)
+    assert (first.allowed, first.remaining, first.retry_after, first.reset_after) == (True, 5, 0.0, 3.0)
+    refused = limiter.try_acquire("alice", cost=10)
+    assert (refused.allowed, refused.remaining, refused.retry_after, refused.reset_after) == (False, 5, 1.0, 3.0)
+    assert refused.limit == TokenBucket(20, 5)
+    assert refused.key == "alice"
+    clock.advance(refused.retry_after)
+    assert limiter.try_acquire("alice", cost=10)
+
+
+def test_several_limits_are_charged_together_and_the_most_binding_speaks(
+    store: MemoryStore, clock: ManualClock
+) -> None:
+    second, hour = TokenBucket(10, 10), TokenBucket(12, "12/hour")
+    limiter = Limiter(second, hour, store=store)
+    assert limiter.try_acquire("a", 10).limit == second
+    refused = limiter.try_acquire("a", 3)
+    assert (refused.limit, refused.retry_after) == (hour, 300.0)
+    clock.advance(1)
+    assert limiter.try_acquire("a", 2).limit == hour, "the refusal cost neither limit anything"
+
+
+def test_a_leaky_bucket_says_when_each_may_go_ahead(store: MemoryStore) -> None:
+    limiter = Limiter(LeakyBucket(2, 10), store=store)
+    decisions = [limiter.try_acquire("a") for _ in range(4)]
+    assert [decision.allowed for decision in decisions] == [True, True, True, False]
+    assert [decision.delay for decision in decisions[:3]] == [0.0, 0.1, 0.2]
+    assert decisions[3].retry_after == 0.1
+
+
+def test_with_several_limits_the_delay_is_the_longest_of_all(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(3, 1), LeakyBucket(100, 10), store=store)
+    limiter.try_acquire("a")
+    decision = limiter.try_acquire("a")
+    assert decision.limit == TokenBucket(3, 1), "it has least left"
+    assert decision.delay == 0.1, "but the queue sets the pace"
+
+
+def test_acquire_sleeps_until_its_turn(store: MemoryStore, clock: ManualClock) -> None:
+    limiter = Limiter(TokenBucket(2, 1), store=store)
+    began = clock.ticks()
+    decisions = [limiter.acquire("a") for _ in range(4)]
+    assert [decision.delay for decision in decisions] == [0.0, 0.0, 1.0, 1.0]
+    assert (clock.ticks() - began) / 16e9 == 2.0
+
+
+def test_acquire_refuses_at_once_what_would_come_after_the_timeout(store: MemoryStore, clock: ManualClock) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    limiter.acquire("a")
+    began = clock.ticks()
+    with pytest.raises(RateLimitExceeded) as caught:
+        limiter.acquire("a", timeout=0.5)
+    assert clock.ticks() == began
+    assert caught.value.decision.retry_after == 0.5
+    assert "retry after 0.500 s" in str(caught.value)
+    assert limiter.acquire("a", timeout=1).delay == 1.0
+
+
+def test_acquire_never_queues_what_can_never_pass(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(5, 1), store=store)
+    with pytest.raises(RateLimitExceeded, match="can never admit a cost of 6"):
+        limiter.acquire("a", 6)
+    assert limiter.peek("a").remaining == 5
+
+
+@pytest.mark.parametrize("limit", [TokenBucket(1, 1), LeakyBucket(3, 1)])
+def test_an_interrupted_wait_gives_its_token_back(limit: Any) -> None:
+    clock = InterruptedClock(start=1000)
+    limiter = Limiter(limit, store=MemoryStore(100, clock=clock))
+    limiter.acquire("a")
+    with pytest.raises(KeyboardInterrupt):
+        limiter.acquire("a")
+    clock.advance(0.5)
+    assert limiter.peek("a", 0).reset_after <= 0.5, "what it had reserved is given back, less what has refilled since"
+
+    async def cancelled() -> None:
+        async_limiter = AsyncLimiter(limit, store=MemoryStore(100, clock=clock))
+        await async_limiter.acquire("b")
+        with pytest.raises(asyncio.CancelledError):
+            await async_limiter.acquire("b")
+        assert (await async_limiter.peek("b", 0)).reset_after <= 1.0
+
+    asyncio.run(cancelled())
+
+
+def test_peek_charges_nothing(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(2, 1), store=store)
+    assert [limiter.peek("a").remaining for _ in range(3)] == [2, 2, 2]
+    assert not limiter.peek("a", 3).allowed
+    limiter.refund(limiter.peek("a"))
+    assert limiter.peek("a").remaining == 2
+
+
+def test_a_refund_gives_back_what_was_charged_less_what_has_refilled(store: MemoryStore, clock: ManualClock) -> None:
+    limiter = Limiter(TokenBucket(10, 1), TokenBucket(100, 1), store=store)
+    decision = limiter.try_acquire("a", 10)
+    clock.advance(4)
+    limiter.refund(decision)
+    assert limiter.peek("a", 0).debt_ticks == 0
+    assert limiter.try_acquire("a", 10)
+
+
+def test_no_token_is_given_back_twice(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(10, 1), store=store)
+    limiter.try_acquire("a", 5)
+    decision = limiter.try_acquire("a", 4)
+    limiter.refund(decision, cost=3)
+    assert limiter.peek("a").remaining == 4
+    with pytest.raises(ValueError, match="from 0 to the 1 not yet given back of 4, not 2"):
+        limiter.refund(decision, cost=2)
+    limiter.refund(decision)
+    limiter.refund(decision)
+    assert limiter.peek("a").remaining == 5
+
+
+def test_a_refused_decision_has_nothing_to_give_back(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    limiter.try_acquire("a")
+    limiter.refund(limiter.try_acquire("a"))
+    assert limiter.peek("a").remaining == 0
+
+
+def test_another_limiters_decision_cannot_be_refunded(store: MemoryStore) -> None:
+    decision = Limiter(TokenBucket(1, 1), store=store).try_acquire("a")
+    with pytest.raises(ValueError, match="another limiter"):
+        Limiter(TokenBucket(2, 1), store=store).refund(decision)
+
+
+def test_reset_fills_the_bucket_of_one_key(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(1, 1), TokenBucket(1, "1/day"), store=store)
+    limiter.try_acquire_many(["a", "b"])
+    limiter.reset("a")
+    limiter.reset("never seen")
+    assert limiter.try_acquire("a")
+    assert not limiter.try_acquire("b")
+
+
+def test_limiters_of_one_name_share_buckets_and_others_do_not(store: MemoryStore) -> None:
+    assert Limiter("1/day", store=store).try_acquire("a")
+    assert not Limiter("1/24h", store=store).try_acquire("a"), "the default name is what the limits say"
+    assert Limiter("1/day", store=store, name="other").try_acquire("a")
+    assert Limiter("1/day").try_acquire("a"), "a store of its own"
+
+
+def test_a_named_limiter_keeps_its_debts_when_its_numbers_change(store: MemoryStore) -> None:
+    Limiter(TokenBucket(10, 1), store=store, name="api").try_acquire("a", 10)
+    assert Limiter(TokenBucket(20, 1), store=store, name="api").peek("a").remaining == 10
+
+
+@pytest.mark.parametrize(("limits", "error"), [((), ValueError), ((5,), TypeError), (("5/minuet",), ValueError)])
+def test_a_limiter_without_a_real_limit_is_an_error(limits: tuple[Any, ...], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Limiter(*limits)
+
+
+def test_the_async_limiter_has_the_same_verbs(store: MemoryStore, clock: ManualClock) -> None:
+    async def use() -> None:
+        limiter = AsyncLimiter(TokenBucket(2, 1), store=store)
+        assert (await limiter.try_acquire("a")).remaining == 1
+        assert await limiter.try_acquire_many(["a", "a"]) == [True, False]
+        decision = await limiter.acquire("a")
+        assert decision.delay == 1.0
+        with pytest.raises(RateLimitExceeded):
+            await limiter.acquire("a", timeout=0.5)
+        await limiter.refund(decision)
+        await limiter.reset("a")
+        assert (await limiter.peek("a")).remaining == 2
+
+    asyncio.run(use())
+
+
+def test_a_decorator_limits_each_call_by_its_arguments(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(10, 1), store=store)
+
+    @limiter.limit(key=lambda user, text: user, cost=lambda user, text: len(text))
+    def send(user: str, text: str) -> str:
+        """Send a text."""
+        return text.upper()
+
+    assert_type(send("alice", "hello"), str)
+    assert send("alice", text="there") == "THERE"
+    assert (send.__name__, send.__doc__) == ("send", "Send a text.")
+    with pytest.raises(RateLimitExceeded):
+        send("alice", "x")
+    assert send("bob", "0123456789") == "0123456789"
+
+
+def test_a_decorator_on_an_async_function_awaits_the_turn(store: MemoryStore, clock: ManualClock) -> None:
+    async def use(limiter: Limiter | AsyncLimiter) -> None:
+        @limiter.limit(key="all")
+        async def call(number: int) -> int:
+            return number
+
+        began = clock.ticks()
+        assert [await call(n) for n in range(3)] == [0, 1, 2]
+        assert (clock.ticks() - began) / 16e9 == 0.2
+
+    asyncio.run(use(Limiter(LeakyBucket(2, 10), store=store)))
+    asyncio.run(use(AsyncLimiter(LeakyBucket(2, 10), store=store, name="async")))
+
+
+def test_a_block_is_limited_too(store: MemoryStore) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    with limiter.limit("job") as decision:
+        assert_type(decision, Decision)
+        assert decision.remaining == 0
+    with pytest.raises(RateLimitExceeded), limiter.limit("job"):
+        pytest.fail("the block must not be entered")
+
+    async def use() -> None:
+        async with AsyncLimiter(TokenBucket(1, 1), store=store, name="b").limit("job", cost=1):
+            pass
+        async with limiter.limit("other job"):
+            pass
+
+    asyncio.run(use())
+
+
+def test_a_guard_that_makes_no_sense_is_an_error(store: MemoryStore) -> None:
+    limiter, async_limiter = Limiter("1/s", store=store), AsyncLimiter("1/s", store=store)
+    with pytest.raises(TypeError, match="key must be"):
+        limiter.limit(key=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a block has no arguments"), limiter.limit(key=lambda: "x"):
+        pass
+    with pytest.raises(TypeError, match="not an async function"):
+        async_limiter.limit("x")(lambda: None)
+    with pytest.raises(TypeError, match="use 'async with'"), async_limiter.limit("x"):
+        pass
+
+
+def test_an_exception_in_a_guarded_function_passes_through(store: MemoryStore) -> None:
+    @Limiter("1/s", store=store).limit("x")
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()

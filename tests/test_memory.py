@@ -1,0 +1,125 @@
+"""Memory: a table has a size, keys come and go, and a flood of newcomers forgives no heavy debtor."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, Literal
+
+import pytest
+from conftest import need
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, MemoryStore, TokenBucket
+
+# Ten times as many keys come: a million for C, fewer for Python, which takes a hundred times as long.
+SIZE = {"c": 100_000, "python": 10_000}
+CORES: list[Any] = ["c", "python"] if IMPLEMENTATION == "c" else ["python"]
+
+
+def test_a_store_holds_as_many_live_keys_as_it_says(implementation: Literal["c", "python"]) -> None:
+    """But for about one in a million that finds its two lines full; the seed is random, so allow for some."""
+    store = MemoryStore(20_000, implementation=implementation)
+    limiter = Limiter(TokenBucket(1, "1/day"), store=store)
+    assert all(limiter.try_acquire_many([f"key {n}" for n in range(20_000)]))
+    _, live, evicted, _ = store.stats()
+    assert live + evicted == 20_000
+    assert evicted <= 3
+    assert evicted or not any(limiter.try_acquire_many([f"key {n}" for n in range(20_000)]))
+
+
+def test_a_million_one_shot_keys_leave_a_small_table_as_it_was(implementation: Literal["c", "python"]) -> None:
+    clock = ManualClock(start=1000)
+    size = SIZE[implementation]
+    store = MemoryStore(size, clock=clock, implementation=implementation)
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    for batch in range(50):
+        assert all(limiter.try_acquire_many([f"{batch}.{n}" for n in range(size // 5)]))
+        clock.advance(61)  # by now each of these buckets is full again, and so forgotten
+    assert store.stats() == (size, 0, 0, 0)
+
+
+def test_a_million_live_keys_are_bounded_and_evictions_are_counted(implementation: Literal["c", "python"]) -> None:
+    size = SIZE[implementation]
+    store = MemoryStore(size, clock=ManualClock(start=1000), implementation=implementation)
+    limiter = Limiter(TokenBucket(1, "1/day"), store=store)
+    for batch in range(50):
+        limiter.try_acquire_many([f"{batch}.{n}" for n in range(size // 5)])
+    stats = store.stats()
+    assert size <= stats.live <= size / 0.7 + 16
+    assert stats.live + stats.evicted_live == 10 * size
+
+
+@settings(max_examples=25)
+@given(
+    debts=st.lists(st.integers(2, 50), min_size=1, max_size=8),
+    newcomers=st.integers(100, 2000),
+    seed=st.integers(0, 2**32),
+)
+@pytest.mark.parametrize("core", CORES)
+def test_a_flood_of_newcomers_forgives_no_heavy_debtor(core: Any, debts: list[int], newcomers: int, seed: int) -> None:
+    """Eight debtors cannot fill two lines of eight cells, so a newcomer always finds a lighter one to evict."""
+    store = MemoryStore(16, clock=ManualClock(start=1000), implementation=core)
+    limiter = Limiter(TokenBucket(50, "1/day"), store=store)
+    for n, debt in enumerate(debts):
+        limiter.try_acquire(f"debtor {seed} {n}", debt)
+    limiter.try_acquire_many([f"newcomer {seed} {n}" for n in range(newcomers)])
+    assert [limiter.peek(f"debtor {seed} {n}").remaining for n in range(len(debts))] == [50 - debt for debt in debts]
+    assert store.stats().evicted_live >= newcomers + len(debts) - 32
+
+
+def test_on_full_deny_refuses_newcomers_until_there_is_room(implementation: Literal["c", "python"]) -> None:
+    clock = ManualClock(start=1000)
+    store = MemoryStore(16, on_full="deny", clock=clock, implementation=implementation)
+    limiter = Limiter(TokenBucket(5, 1), store=store)
+    decisions = [limiter.try_acquire(f"key {n}") for n in range(40)]
+    refused = [decision for decision in decisions if not decision]
+    assert len(refused) == store.stats().refused_full >= 8
+    assert all(0 < decision.retry_after <= 1 for decision in refused)
+    assert limiter.try_acquire("key 0"), "who has a bucket keeps it"
+    clock.advance(max(decision.retry_after for decision in refused) + 1)
+    assert limiter.try_acquire("newcomer")
+
+
+def test_a_refused_newcomer_charges_no_other_limit(implementation: Literal["c", "python"]) -> None:
+    store = MemoryStore(16, on_full="deny", clock=ManualClock(start=1000), implementation=implementation)
+    shared, own = TokenBucket(100, 1), TokenBucket(5, 1)
+    admitted = sum(bool(store.bind(("shared", f"own {n}"), (shared, own)).try_acquire("k")) for n in range(60))
+    assert 0 < admitted < 60
+    assert store.bind(("shared",), (shared,)).try_acquire("k", 100 - admitted)
+    assert not store.bind(("shared",), (shared,)).try_acquire("k")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"max_keys": 0}, "max_keys must be"),
+        ({"max_keys": 1.5}, "max_keys must be"),
+        ({"max_keys": True}, "max_keys must be"),
+        ({"max_keys": 2**40}, "max_keys must be"),
+        ({"on_full": "evcit"}, "'evict' or 'deny', not 'evcit'"),
+    ],
+)
+def test_a_store_that_cannot_be_is_an_error(kwargs: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        MemoryStore(**kwargs)
+
+
+def test_a_live_bucket_costs_16_to_24_bytes() -> None:
+    """Measured from outside: what a process grows by when a million keys come, of which all stay live."""
+    need("the C core", IMPLEMENTATION == "c")
+    code = """
+import resource, sys
+from ratekeeper import Limiter, MemoryStore, TokenBucket
+def rss():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+limiter = Limiter(TokenBucket(1, "1/day"), store=MemoryStore(1_000_000))
+before = rss()
+for batch in range(1000):
+    limiter.try_acquire_many([b"%d" % (batch * 1000 + n) for n in range(1000)])
+assert limiter.store.stats().live > 999_990
+print((rss() - before) / 1_000_000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 16 <= float(done.stdout) <= 24

@@ -1,0 +1,203 @@
+"""The service over real HTTP: each question's answer, and what it says of a question that is none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from servers import ratekeeper_service
+
+POLICY = """
+[attributes]
+api_key = "header:x-api-key"
+
+[[rules]]
+name = "each key"
+match = { path = "/api/*" }
+key = ["api_key"]
+limit = "3/hour"
+missing = "reject"
+cost = "header:x-cost"
+
+[[rules]]
+name = "tried out"
+match = { path = "/api/*" }
+limit = "1/hour"
+shadow = true
+
+[[rules]]
+name = "one by one"
+match = { path = "/reports" }
+algorithm = "leaky_bucket"
+capacity = 2
+leak_rate = 20
+"""
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[httpx.Client]:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    with ratekeeper_service(policy) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+def check(service: httpx.Client, path: str, query: str = "", **headers: str) -> httpx.Response:
+    forwarded = {"X-Forwarded-Uri": path, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return service.get(f"/check{query}", headers=forwarded)
+
+
+def test_it_answers_200_and_429_with_headers(service: httpx.Client) -> None:
+    answers = [check(service, "/api/x", x_api_key="k") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[0].headers["ratelimit"] == '"each key";r=2;t=1200'
+    assert "retry-after" not in answers[0].headers
+    assert answers[3].headers["retry-after"] == "1200"
+
+
+def test_nginx_gets_the_403_that_it_asks_for(service: httpx.Client) -> None:
+    answers = [check(service, "/api/x", "?deny_status=403", x_api_key="k") for _ in range(4)]
+    assert answers[3].status_code == 403
+    assert answers[3].json()["status"] == 403
+    assert answers[3].headers["retry-after"] == "1200"
+
+
+@pytest.mark.parametrize("status", ["200", "abc", "500", "4030", "-403", "٤٠٣", "418418"])
+def test_a_status_that_cannot_deny_is_refused_loudly(service: httpx.Client, status: str) -> None:
+    answer = service.get("/check", params={"deny_status": status})
+    assert answer.status_code == 400
+    assert "deny_status must be" in answer.json()["detail"]
+
+
+def test_a_missing_key_is_refused_if_the_rule_says_so(service: httpx.Client) -> None:
+    answer = check(service, "/api/x")
+    assert answer.status_code == 403
+    assert "'api_key'" in answer.json()["detail"]
+    assert "retry-after" not in answer.headers
+
+
+def test_the_cost_comes_from_its_header(service: httpx.Client) -> None:
+    assert check(service, "/api/x", x_api_key="k", x_cost="3").status_code == 200
+    assert check(service, "/api/x", x_api_key="k").status_code == 429
+    too_much = check(service, "/api/x", x_api_key="k2", x_cost="4")
+    assert too_much.status_code == 429
+    assert "retry-after" not in too_much.headers
+    assert "never admits more than 3" in too_much.json()["detail"]
+    for cost in ("-1", "1.5", "a lot", "9" * 30):
+        bad = check(service, "/api/x", x_api_key="k3", x_cost=cost)
+        assert bad.status_code == 400
+        assert "must be a whole number" in bad.json()["detail"]
+
+
+def test_a_shadow_rule_refuses_nothing_and_shows_only_in_json(service: httpx.Client) -> None:
+    body = {"attributes": {"api_key": "k", "path": "/api/x"}}
+    reports = [service.post("/v1/check", json=body).json() for _ in range(2)]
+    assert [report["allowed"] for report in reports] == [True, True]
+    assert [[rule["allowed"] for rule in report["rules"]] for report in reports] == [[True, True], [True, False]]
+    assert "tried out" not in check(service, "/api/x", x_api_key="k").headers["ratelimit-policy"]
+
+
+def test_json_says_all_about_a_decision(service: httpx.Client) -> None:
+    body = {"attributes": {"api_key": "k", "path": "/api/x"}, "cost": 3}
+    assert service.post("/v1/check", json=body).json()["remaining"] == 0
+    report = service.post("/v1/check", json=body).json()
+    assert report["allowed"] is False
+    assert report["rule"] == "each key"
+    assert 3590 < report["retry_after"] <= 3600
+    assert report["rules"][0]["limit"] == "token_bucket of 3 at 3/hour"
+    never = service.post("/v1/check", json={**body, "cost": 4}).json()
+    assert never["retry_after"] is None
+    unlimited = service.post("/v1/check", json={"attributes": {}}).json()
+    assert unlimited["allowed"] is True
+    assert unlimited["rules"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 60_000, "not JSON"),
+        (b"[]", "'attributes'"),
+        (b"{}", "'attributes'"),
+        (b'{"attributes": []}', "'attributes'"),
+        (b'{"attributes": {"path": 5}}', "'path' must be a text"),
+        (b'{"attributes": {}, "cots": 1}', "'cots'"),
+        (b'{"attributes": {}, "cost": -1}', "cost"),
+        (b'{"attributes": {}, "cost": 1.5}', "cost"),
+        (b'{"attributes": {}, "cost": true}', "cost"),
+    ],
+)
+def test_a_bad_body_is_a_400_that_says_what_is_right(service: httpx.Client, body: bytes, says: str) -> None:
+    answer = service.post("/v1/check", content=body)
+    assert answer.status_code == 400
+    assert says in answer.json()["detail"]
+
+
+def test_a_lone_surrogate_is_as_good_a_key_as_any(service: httpx.Client) -> None:
+    body = json.dumps({"attributes": {"api_key": "\ud800", "path": "/api/x"}})
+    assert service.post("/v1/check", content=body).json()["allowed"] is True
+
+
+def test_a_long_body_and_a_wrong_method_or_path_are_told_so(service: httpx.Client) -> None:
+    assert service.post("/v1/check", content=b" " * 65_537).status_code == 413
+    wrong = service.get("/v1/check")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert "/healthz" in service.get("/").json()["detail"]
+    assert service.get("/healthz").text == "ok\n"
+
+
+def test_a_leaky_rule_holds_its_answers_until_their_turn(service: httpx.Client) -> None:
+    def ask(_: int) -> tuple[int, float]:
+        status = httpx.get(f"{service.base_url}/check", headers={"X-Forwarded-Uri": "/reports"}).status_code
+        return status, time.monotonic()
+
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(ask, range(5)))
+    assert sorted(status for status, _ in answers) == [200, 200, 200, 429, 429]
+    turns = sorted(at for status, at in answers if status == 200)
+    assert turns[2] - turns[0] >= 0.09  # three at 20 a second, less what the first answer took
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "ratekeeper.cli.main", *args], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--workers", "4"], "admit 4 times"),
+        (["--host", "192.0.2.1"], "192.0.2.1"),
+    ],
+)
+def test_what_cannot_be_served_is_one_clear_line(tmp_path: Path, args: list[str], says: str) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    done = run("serve", str(policy), "--port", "0", *args)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ratekeeper: ")
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+
+
+def test_a_port_out_of_range_is_an_error(tmp_path: Path) -> None:
+    done = run("serve", "policy.toml", "--port", "99999")
+    assert done.returncode == 2
+    assert "0 to 65535" in done.stderr
+
+
+def test_a_service_that_is_told_to_stop_stops(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    with ratekeeper_service(policy) as url:
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/healthz")
