@@ -1,0 +1,54 @@
+# Each target sets up what it needs in .venv by itself. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CORE := pyproject.toml setup.py $(wildcard src/ratekeeper/core/*.[ch])
+POLICY ?= examples/policy.toml
+PORT ?= 8080
+# No variable of the caller's may choose another library or core than the one that was installed.
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: run test check format bench test-c clean
+
+run: $(VENV)/run.stamp  ## serve the example policy on this machine
+	@$(BIN)/ratekeeper serve $(POLICY) --port $(PORT)
+
+test: $(VENV)/test.stamp  ## run all tests
+	@echo "==> running the tests ($$($(BIN)/ratekeeper --version))"
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(VENV)/check.stamp  ## format, lint, strict types
+	@echo "==> ruff format" && $(BIN)/ruff format --check --quiet .
+	@echo "==> ruff check" && $(BIN)/ruff check --quiet .
+	@echo "==> mypy --strict" && $(BIN)/mypy
+
+format: $(VENV)/check.stamp  ## mend what format and lint can mend
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, a few minutes
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+test-c:  ## the C table alone, under ThreadSanitizer and Address/UB sanitizers
+	@$(MAKE) --no-print-directory -C tests/c
+
+clean:  ## remove everything that was built
+	rm -rf $(VENV) build dist src/*.egg-info src/ratekeeper/core/*.so tests/c/build
+
+$(VENV)/bin/python:
+	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+$(VENV)/run.stamp: $(VENV)/bin/python $(CORE)
+	@echo "==> installing ratekeeper with what the service needs; a C compiler makes it fast"
+	@$(BIN)/python -m pip install --quiet --editable '.[service]'
+	@touch $@
+
+$(VENV)/%.stamp: $(VENV)/run.stamp
+	@echo "==> installing what '$*' needs"
+	@$(BIN)/python -m pip install --quiet $(foreach group,$(GROUPS_$*),--group $(group))
+	@touch $@
+
+GROUPS_test := test
+GROUPS_check := test check
+GROUPS_bench := bench
