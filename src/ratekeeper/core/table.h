@@ -140,16 +140,18 @@ static inline rk_cell *rk_cell_at(rk_home home, int place)
     return home.line[place / RK_LINE] + place % RK_LINE;
 }
 
-/* The live cell of a fingerprint, and what was seen in it; or NULL. */
+/* The live cell of a fingerprint, and what was seen in it; or NULL, and `seen` as it was. */
 static inline rk_cell *rk_find(rk_home home, uint64_t fingerprint, rk_cell *seen)
 {
     for (int place = 0; place < 2 * RK_LINE; place++) {
         rk_cell *cell = rk_cell_at(home, place);
         if (__atomic_load_n(&cell->fingerprint, __ATOMIC_RELAXED) != fingerprint)
             continue;
-        *seen = rk_read(cell);
-        if (seen->fingerprint == fingerprint && seen->tat >= 0)
+        rk_cell found = rk_read(cell);
+        if (found.fingerprint == fingerprint && found.tat >= 0) {
+            *seen = found;
             return cell;
+        }
     }
     return NULL;
 }

@@ -1,0 +1,240 @@
+/* The C table, asked by one thread, while there is room: the rule, giving back and forgetting. And main().
+ *
+ * Linked with test_hash.c, test_full.c (newcomers find no room), test_races.c (many ask at once) and test_running.c
+ * (while the clock runs). No framework: see check.h.
+ */
+#define CHECK_MAIN
+#include "check.h"
+
+enum { CAPACITY = 10, INTERVAL = 1000 };
+
+void claims_about_the_hash(void);
+void claims_about_full_tables(void);
+void claims_about_races(void);
+void claims_about_running_clocks(void);
+
+/* ---- the rule ---- */
+
+static void a_full_bucket_admits_exactly_its_capacity_at_once(void)
+{
+    fixture on;
+    open_table(&on, 2);
+    for (int64_t capacity = 1; capacity <= 100; capacity++) {
+        int64_t interval = 1 + capacity * 7919, admitted = 0;
+        for (int asked = 0; asked < 150; asked++)
+            admitted += take(&on, fingerprint_of(1), 5, token_terms(capacity, interval, 1));
+        CHECK(admitted == capacity);
+        CHECK(tat_of(&on, fingerprint_of(1)) == 5 + capacity * interval);
+        rk_reset(&on.table, fingerprint_of(1));
+    }
+    close_table(&on);
+}
+
+static void denied_a_tick_before_retry_after_and_allowed_at_it(void)
+{
+    fixture on;
+    uint64_t random = 21;
+    open_table(&on, 2);
+    for (int round = 0; round < 2000; round++) {
+        int64_t capacity = 1 + (int64_t)random_below(&random, 50);
+        int64_t interval = 1 + (int64_t)random_below(&random, 1 << 20);
+        int64_t cost = 1 + (int64_t)random_below(&random, (uint64_t)capacity);
+        int64_t now = (int64_t)random_below(&random, 1 << 30);
+        rk_terms terms = token_terms(capacity, interval, cost);
+        rk_answer answer;
+        while ((answer = rk_charge(&on.table, fingerprint_of(1), now, terms, true)).allowed)
+            now += (int64_t)random_below(&random, (uint64_t)interval / 2 + 1);
+        CHECK(answer.retry_after > 0);
+        CHECK(!take(&on, fingerprint_of(1), now + answer.retry_after - 1, terms));
+        CHECK(take(&on, fingerprint_of(1), now + answer.retry_after, terms));
+        rk_reset(&on.table, fingerprint_of(1));
+    }
+    close_table(&on);
+}
+
+static void a_then_b_equals_a_plus_b(void)
+{
+    fixture on;
+    uint64_t random = 22, one = fingerprint_of(1), two = fingerprint_of(2);
+    open_table(&on, 2);
+    for (int round = 0; round < 2000; round++) {
+        int64_t interval = 1 + (int64_t)random_below(&random, 1 << 30), now = (int64_t)random_below(&random, 1 << 30);
+        int64_t a = (int64_t)random_below(&random, CAPACITY + 1);
+        int64_t b = (int64_t)random_below(&random, (uint64_t)(CAPACITY - a + 1));
+        CHECK(take(&on, one, now, token_terms(CAPACITY, interval, a)));
+        rk_answer after = rk_charge(&on.table, one, now, token_terms(CAPACITY, interval, b), true);
+        rk_answer at_once = rk_charge(&on.table, two, now, token_terms(CAPACITY, interval, a + b), true);
+        CHECK(after.allowed && at_once.allowed && after.debt == at_once.debt);
+        CHECK(tat_of(&on, one) == tat_of(&on, two));
+        rk_reset(&on.table, one);
+        rk_reset(&on.table, two);
+    }
+    close_table(&on);
+}
+
+static bool same_as(const fixture *on, const rk_cell *before)
+{
+    return !memcmp(on->table.cells, before, on->table.lines * RK_LINE * sizeof(rk_cell));
+}
+
+static void what_is_refused_costs_nothing_or_is_not_committed_writes_nothing(void)
+{
+    fixture on;
+    rk_cell before[2 * RK_LINE];
+    open_table(&on, 2);
+    for (uint64_t keys = 0; keys < 30; keys++) { /* from an empty table to one that is more than full */
+        memcpy(before, on.table.cells, sizeof before);
+        for (uint64_t key = 1; key <= keys + 1; key++) {
+            CHECK(take(&on, fingerprint_of(key), 7, token_terms(CAPACITY, INTERVAL, 0)));
+            CHECK(!take(&on, fingerprint_of(key), 7, token_terms(CAPACITY, INTERVAL, CAPACITY + 1)));
+            CHECK(!take(&on, fingerprint_of(key), 6, token_terms(CAPACITY, INTERVAL, INT64_MAX / INTERVAL)));
+            rk_charge(&on.table, fingerprint_of(key), 7, token_terms(CAPACITY, INTERVAL, 1), false);
+        }
+        CHECK(same_as(&on, before));
+        take(&on, fingerprint_of(keys + 1), 7, token_terms(CAPACITY, INTERVAL, (int64_t)keys % CAPACITY + 1));
+    }
+    close_table(&on);
+}
+
+static void the_answer_says_how_much_is_owed(void)
+{
+    fixture on;
+    uint64_t key = fingerprint_of(1);
+    open_table(&on, 2);
+    CHECK(rk_charge(&on.table, key, 100, token_terms(CAPACITY, INTERVAL, 3), true).debt == 3 * INTERVAL);
+    CHECK(rk_charge(&on.table, key, 100, token_terms(CAPACITY, INTERVAL, 8), true).debt == 3 * INTERVAL);
+    CHECK(rk_charge(&on.table, key, 600, token_terms(CAPACITY, INTERVAL, 1), false).debt == 3 * INTERVAL - 500);
+    CHECK(rk_charge(&on.table, key, 90000, token_terms(CAPACITY, INTERVAL, 0), true).debt == 0);
+    rk_answer queued = rk_charge(&on.table, key, 100, (rk_terms){INTERVAL, INTERVAL, 9 * INTERVAL}, true);
+    CHECK(queued.allowed && queued.delay == 3 * INTERVAL && queued.debt == 4 * INTERVAL);
+    close_table(&on);
+}
+
+static void extreme_times_and_bounds_do_not_overflow(void)
+{
+    const int64_t most = (INT64_C(1) << 62) - 1; /* of the clock, and of bounds */
+    const int64_t values[] = {0, 1, 2, most / 2, most / 2 + 1, most - 1, most};
+    const size_t count = sizeof values / sizeof *values;
+    fixture on;
+    open_table(&on, 2);
+    for (size_t i = 0; i < count * count * count * count; i++) {
+        int64_t first = values[i % count], then = values[i / count % count];
+        int64_t increment = values[i / count / count % count], bound = values[i / count / count / count];
+        rk_terms terms = {increment, bound, bound};
+        __int128 tat = 0;
+        for (int asked = 0; asked < 4; asked++) { /* the last two with a clock that has jumped, ahead or back */
+            int64_t now = asked < 2 ? first : then;
+            __int128 ahead = (tat > now ? tat : now) + increment - now;
+            rk_answer answer = rk_charge(&on.table, fingerprint_of(1), now, terms, true);
+            CHECK(answer.allowed == (ahead <= bound));
+            CHECK(answer.retry_after >= 0 && answer.delay >= 0 && answer.debt >= 0);
+            if (ahead < INT64_MAX)
+                CHECK(answer.retry_after == (ahead > bound ? ahead - bound : 0));
+            if (answer.allowed && increment)
+                tat = now + ahead;
+            CHECK(tat_of(&on, fingerprint_of(1)) == tat);
+        }
+        rk_reset(&on.table, fingerprint_of(1));
+    }
+    close_table(&on);
+}
+
+static void a_clock_that_steps_back_by_years_mints_nothing(void)
+{
+    const int64_t year = INT64_C(16000000000) * 86400 * 365;
+    fixture on;
+    open_table(&on, 2);
+    rk_terms all = token_terms(CAPACITY, INTERVAL, CAPACITY), one = token_terms(CAPACITY, INTERVAL, 1);
+    CHECK(take(&on, fingerprint_of(1), 9 * year, all));
+    CHECK(!take(&on, fingerprint_of(1), 0, one));
+    rk_answer denied = rk_charge(&on.table, fingerprint_of(1), year, one, true);
+    CHECK(!denied.allowed && denied.retry_after == 8 * year + INTERVAL);
+    CHECK(take(&on, fingerprint_of(1), 9 * year + INTERVAL, one));
+    CHECK(!take(&on, fingerprint_of(1), 9 * year + INTERVAL, one));
+    close_table(&on);
+}
+
+/* Where `ahead` is clamped, the debt is taken from the clamped sum, and comes out less than is owed. It takes a bucket
+ * that refills in nine years, and a clock that steps back as far. */
+static void the_debt_of_a_refused_request_is_right_also_where_the_sum_does_not_fit(void)
+{
+    const int64_t most = (INT64_C(1) << 62) - 1;
+    fixture on;
+    open_table(&on, 2);
+    CHECK(take(&on, fingerprint_of(1), most, (rk_terms){most, most, most}));
+    CHECK(rk_charge(&on.table, fingerprint_of(1), 0, (rk_terms){most, most, most}, true).debt == 2 * most);
+    close_table(&on);
+}
+
+/* ---- giving back and forgetting ---- */
+
+static void a_refund_gives_back_what_has_not_refilled_since_and_no_more(void)
+{
+    fixture on;
+    uint64_t random = 31, key = fingerprint_of(1);
+    open_table(&on, 2);
+    for (int round = 0; round < 5000; round++) {
+        int64_t now = (int64_t)random_below(&random, 1 << 20);
+        int64_t earlier = (int64_t)random_below(&random, 5), cost = 1 + (int64_t)random_below(&random, 5);
+        int64_t elapsed = (int64_t)random_below(&random, 12 * INTERVAL) - INTERVAL; /* it may have stepped back */
+        take(&on, key, now, token_terms(CAPACITY, INTERVAL, earlier));
+        take(&on, key, now, token_terms(CAPACITY, INTERVAL, cost));
+        int64_t before = tat_of(&on, key), since = elapsed > 0 ? elapsed : 0;
+        int64_t most = cost * INTERVAL > since ? cost * INTERVAL - since : 0;
+        rk_refund(&on.table, key, cost * INTERVAL, elapsed);
+        CHECK(tat_of(&on, key) == before - most);
+        rk_reset(&on.table, key);
+    }
+    close_table(&on);
+}
+
+static void a_refund_to_nobody_or_of_too_much_leaves_a_full_bucket(void)
+{
+    fixture on;
+    rk_cell before[2 * RK_LINE];
+    open_table(&on, 2);
+    take(&on, fingerprint_of(2), 0, token_terms(CAPACITY, INTERVAL, 1));
+    memcpy(before, on.table.cells, sizeof before);
+    rk_refund(&on.table, fingerprint_of(1), INTERVAL, 0);
+    CHECK(same_as(&on, before));
+    rk_refund(&on.table, fingerprint_of(2), INT64_MAX, 0);
+    CHECK(tat_of(&on, fingerprint_of(2)) == 0 && settled(&on));
+    int64_t admitted = 0;
+    for (int asked = 0; asked < 2 * CAPACITY; asked++)
+        admitted += take(&on, fingerprint_of(2), 0, token_terms(CAPACITY, INTERVAL, 1));
+    CHECK(admitted == CAPACITY);
+    close_table(&on);
+}
+
+static void a_reset_forgets_this_bucket_and_no_other(void)
+{
+    fixture on;
+    open_table(&on, 3);
+    for (uint64_t key = 0; key < 10; key++)
+        take(&on, fingerprint_of(key), 0, token_terms(CAPACITY, INTERVAL, CAPACITY));
+    rk_reset(&on.table, fingerprint_of(4));
+    CHECK(cells_of(&on, fingerprint_of(4)) == 0 && rk_live(&on.table, 0) == 9);
+    for (uint64_t key = 0; key < 10; key++)
+        CHECK(take(&on, fingerprint_of(key), 0, token_terms(CAPACITY, INTERVAL, CAPACITY)) == (key == 4));
+    close_table(&on);
+}
+
+int main(void)
+{
+    claims_about_the_hash();
+    CLAIM(a_full_bucket_admits_exactly_its_capacity_at_once);
+    CLAIM(denied_a_tick_before_retry_after_and_allowed_at_it);
+    CLAIM(a_then_b_equals_a_plus_b);
+    CLAIM(what_is_refused_costs_nothing_or_is_not_committed_writes_nothing);
+    CLAIM(the_answer_says_how_much_is_owed);
+    CLAIM(extreme_times_and_bounds_do_not_overflow);
+    CLAIM(a_clock_that_steps_back_by_years_mints_nothing);
+    CLAIM(a_refund_gives_back_what_has_not_refilled_since_and_no_more);
+    CLAIM(a_refund_to_nobody_or_of_too_much_leaves_a_full_bucket);
+    CLAIM(a_reset_forgets_this_bucket_and_no_other);
+    CLAIM(the_debt_of_a_refused_request_is_right_also_where_the_sum_does_not_fit);
+    claims_about_full_tables();
+    claims_about_races();
+    claims_about_running_clocks();
+    return conclude();
+}
