@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore
+from ratekeeper import IMPLEMENTATION, Decision, ManualClock, MemoryStore
 
 # Random deadlines would be timed assertions. CI's machine is slow and shared.
 settings.register_profile("ratekeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,6 +33,11 @@ def need_program(name: str) -> str:
     need(name, path is not None)
     assert path is not None
     return path
+
+
+def no_waiting(*_: object) -> Decision:
+    """What a gate calls for who must wait, in tests in which nobody does."""
+    raise AssertionError("nobody waits here")
 
 
 @pytest.fixture(params=["c", "python"])

@@ -22,7 +22,7 @@ LAYERS = [
     {"clock"},
     {"core"},
     {"stores"},
-    {"limiter", "guard"},
+    {"limiter", "guard", "turns", "leaky_queue"},
     {"policy"},
     {"http"},
     {"service"},

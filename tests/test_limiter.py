@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any, assert_type
 
 import pytest
@@ -22,11 +23,11 @@ from ratekeeper import (
 class InterruptedClock(ManualClock):
     """A clock whose sleeper is interrupted half way."""
 
-    def sleep(self, seconds: float) -> None:
+    def wait(self, woken: threading.Event, seconds: float) -> None:
         self.advance(seconds / 2)
         raise KeyboardInterrupt
 
-    async def sleep_async(self, seconds: float) -> None:
+    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
         self.advance(seconds / 2)
         raise asyncio.CancelledError
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any, Literal
 
 import pytest
-from conftest import need
+from conftest import need, no_waiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,10 +85,12 @@ def test_on_full_deny_refuses_newcomers_until_there_is_room(implementation: Lite
 def test_a_refused_newcomer_charges_no_other_limit(implementation: Literal["c", "python"]) -> None:
     store = MemoryStore(16, on_full="deny", clock=ManualClock(start=1000), implementation=implementation)
     shared, own = TokenBucket(100, 1), TokenBucket(5, 1)
-    admitted = sum(bool(store.bind(("shared", f"own {n}"), (shared, own)).try_acquire("k")) for n in range(60))
+    admitted = sum(
+        bool(store.bind(("shared", f"own {n}"), (shared, own), no_waiting).try_acquire("k")) for n in range(60)
+    )
     assert 0 < admitted < 60
-    assert store.bind(("shared",), (shared,)).try_acquire("k", 100 - admitted)
-    assert not store.bind(("shared",), (shared,)).try_acquire("k")
+    assert store.bind(("shared",), (shared,), no_waiting).try_acquire("k", 100 - admitted)
+    assert not store.bind(("shared",), (shared,), no_waiting).try_acquire("k")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pickle
 from typing import Any
 
 import pytest
-from conftest import need
+from conftest import need, no_waiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -69,7 +69,7 @@ def test_no_charges_are_no_decisions(store: MemoryStore) -> None:
 
 def test_a_cost_over_the_capacity_never_passes_and_is_never_queued(store: MemoryStore) -> None:
     for limit in (TokenBucket(5, 1), LeakyBucket(4, 1)):
-        gate = store.bind((str(limit),), (limit,))
+        gate = store.bind((str(limit),), (limit,), no_waiting)
         for cost in (6, 10**30):
             for decision in (gate.try_acquire("a", cost), gate.reserve("a", cost, None)):
                 assert not decision
@@ -191,7 +191,7 @@ class Twin:
         limits = [LIMITS[i] for i in chosen]
         limiter = Limiter(*limits, store=self.store, name=f"limits {chosen}")
         if self._generic:
-            limiter._gate = ChargeGate(self.store, limiter._scopes, limiter.limits)
+            limiter._gate = ChargeGate(self.store, limiter._scopes, limiter.limits, limiter._wait)
             limiter.try_acquire = limiter._gate.try_acquire
             limiter.try_acquire_many = limiter._gate.try_acquire_many
         return limiter

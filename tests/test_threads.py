@@ -10,6 +10,7 @@ from threading import Barrier
 from typing import Literal
 
 import pytest
+from conftest import no_waiting
 
 from ratekeeper import Limiter, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.limits import TICKS_PER_SECOND
@@ -46,7 +47,7 @@ def test_two_limits_are_charged_together_or_not_at_all(store: MemoryStore) -> No
     """Each thread has a limit of its own and all share one: what was admitted is what each bucket was charged."""
     shared, own = TokenBucket(700, 1), TokenBucket(100, 1)
     limiters = [Limiter(own, store=store, name=f"own {n}") for n in range(THREADS)]
-    both = [store.bind((f"own {n}/0", "shared/0"), (own, shared)) for n in range(THREADS)]
+    both = [store.bind((f"own {n}/0", "shared/0"), (own, shared), no_waiting) for n in range(THREADS)]
     admitted = in_threads(lambda n: sum(bool(both[n].try_acquire("key")) for _ in range(200)))
     assert admitted == 700
     left_of_own = sum(limiter.peek("key").remaining for limiter in limiters)

@@ -3,7 +3,17 @@
 from ratekeeper.clock import ManualClock
 from ratekeeper.core import IMPLEMENTATION
 from ratekeeper.decision import Decision
-from ratekeeper.errors import LimitError, MissingExtraError, PolicyError, RatekeeperError, RateLimitExceeded
+from ratekeeper.errors import (
+    LimitError,
+    MissingExtraError,
+    PolicyError,
+    QueueClosed,
+    QueueEmpty,
+    QueueFull,
+    RatekeeperError,
+    RateLimitExceeded,
+)
+from ratekeeper.leaky_queue import LeakyQueue, QueueStats
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
@@ -20,6 +30,7 @@ __all__ = [
     "Decision",
     "Keeper",
     "LeakyBucket",
+    "LeakyQueue",
     "Limit",
     "LimitError",
     "Limiter",
@@ -29,6 +40,10 @@ __all__ = [
     "Policy",
     "PolicyDecision",
     "PolicyError",
+    "QueueClosed",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueStats",
     "RateLimitExceeded",
     "RatekeeperError",
     "RuleDecision",

@@ -21,12 +21,12 @@ class Clock(Protocol):
         """Return the time now."""
         ...
 
-    def sleep(self, seconds: float) -> None:
-        """Block this thread until `seconds` have passed."""
+    def wait(self, woken: threading.Event, seconds: float) -> None:
+        """Block this thread until `seconds` have passed, or it is woken."""
         ...
 
-    async def sleep_async(self, seconds: float) -> None:
-        """Let the event loop go on until `seconds` have passed."""
+    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
+        """Let the event loop go on until `seconds` have passed, or the task is woken."""
         ...
 
 
@@ -36,15 +36,19 @@ class SystemClock:
     def ticks(self) -> int:
         return time.clock_gettime_ns(_CLOCK) * _TICKS_PER_NS
 
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def wait(self, woken: threading.Event, seconds: float) -> None:
+        woken.wait(seconds)
 
-    async def sleep_async(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, woken.set)
+        try:
+            await woken.wait()
+        finally:
+            timer.cancel()
 
 
 class ManualClock:
-    """A clock that stands still until it is told to go on: for tests and for replays. Sleeping moves it.
+    """A clock that stands still until it is told to go on: for tests and for replays. Waiting moves it.
 
     >>> clock = ManualClock()
     >>> clock.advance(1.5)
@@ -73,9 +77,9 @@ class ManualClock:
         with self._lock:
             self._now = ticks
 
-    def sleep(self, seconds: float) -> None:
+    def wait(self, woken: threading.Event, seconds: float) -> None:
         self.advance(seconds)
 
-    async def sleep_async(self, seconds: float) -> None:
+    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
         self.advance(seconds)
         await asyncio.sleep(0)

@@ -111,6 +111,13 @@ class Decision:
         """The cost is more than the limit can ever admit at once."""
         return self.retry_ticks == NEVER
 
+    @property
+    def refusal(self) -> str:
+        """Why a refused request was refused, in a sentence without the key."""
+        if self.never:
+            return f"{self.limit} can never admit a cost of {self.cost}"
+        return f"over the limit of {self.limit}: retry after {self.retry_after:.3f} s"
+
     def __bool__(self) -> bool:
         return self.allowed
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import queue
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ratekeeper.decision import Decision
+    from ratekeeper.policy.verdict import PolicyDecision
 
 
 class RatekeeperError(Exception):
@@ -25,14 +27,24 @@ class PolicyError(RatekeeperError, ValueError):
 class RateLimitExceeded(RatekeeperError):
     """A request was refused. `decision` says by which limit, and when to come back."""
 
-    def __init__(self, decision: Decision) -> None:
+    def __init__(self, decision: Decision | PolicyDecision) -> None:
         super().__init__(decision)
         self.decision = decision
 
     def __str__(self) -> str:
-        if self.decision.retry_after == float("inf"):
-            return f"{self.decision.limit} can never admit a cost of {self.decision.cost}"
-        return f"over the limit of {self.decision.limit}: retry after {self.decision.retry_after:.3f} s"
+        return self.decision.refusal
+
+
+class QueueFull(RatekeeperError, queue.Full):
+    """A `LeakyQueue` has no place left for an item."""
+
+
+class QueueEmpty(RatekeeperError, queue.Empty):
+    """No item of a `LeakyQueue` had its turn before the timeout."""
+
+
+class QueueClosed(RatekeeperError):
+    """A `LeakyQueue` takes no more items, or has none left and will get none."""
 
 
 class MissingExtraError(RatekeeperError, ImportError):

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from ratekeeper.decision import Decision
+from ratekeeper.limits import Timeout
 
 if TYPE_CHECKING:
     from ratekeeper.limiter import _Bound
@@ -22,8 +23,9 @@ Cost: TypeAlias = int | Callable[..., int]
 class Guard:
     """Charge a limiter before each call of a function, or on entering a block.
 
-    Raises `RateLimitExceeded` instead of going ahead when the limiter refuses; a leaky bucket's caller sleeps until its
-    turn. `key` and `cost` are constants or, around a function, may be functions of its arguments.
+    Raises `RateLimitExceeded` instead of going ahead when the limiter refuses. Waits for its turn up to `timeout`
+    seconds, None for as long as it takes; by default a token bucket's caller does not wait, and a leaky bucket's does.
+    `key` and `cost` are constants or, around a function, may be functions of its arguments.
 
         @limiter.limit(key=lambda user, text: user, cost=lambda user, text: len(text))
         def send(user: str, text: str) -> None: ...
@@ -33,12 +35,13 @@ class Guard:
     A `Limiter` guards functions and async functions, `with` and `async with`; an `AsyncLimiter` only the async ones.
     """
 
-    def __init__(self, limiter: _Bound, key: Key, cost: Cost, asynchronous: bool) -> None:
+    def __init__(self, limiter: _Bound, key: Key, cost: Cost, timeout: Timeout, asynchronous: bool) -> None:
         if not isinstance(key, str | bytes) and not callable(key):
             raise TypeError(f"key must be str, bytes, or a function of the arguments that returns one, not {key!r}")
         self._limiter = limiter
         self._key = key
         self._cost = cost
+        self._timeout = timeout
         self._asynchronous = asynchronous
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -46,7 +49,7 @@ class Guard:
 
             @wraps(function)
             async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                await self._limiter._take_turn_async(self._ask(args, kwargs))
+                await self._limiter._take_turn_async(*self._asked(args, kwargs))
                 return await function(*args, **kwargs)
 
             return cast("Callable[P, R]", guarded_async)
@@ -54,33 +57,33 @@ class Guard:
 
         @wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            self._limiter._take_turn(self._ask(args, kwargs))
+            self._limiter._take_turn(*self._asked(args, kwargs))
             return function(*args, **kwargs)
 
         return guarded
 
     def __enter__(self) -> Decision:
         self._refuse_blocking("use 'async with'")
-        return self._limiter._take_turn(self._ask_block())
+        return self._limiter._take_turn(*self._asked_by_block())
 
     def __exit__(self, *exception: object) -> None:
         pass
 
     async def __aenter__(self) -> Decision:
-        return await self._limiter._take_turn_async(self._ask_block())
+        return await self._limiter._take_turn_async(*self._asked_by_block())
 
     async def __aexit__(self, *exception: object) -> None:
         pass
 
-    def _ask(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Decision:
+    def _asked(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[str | bytes, int, Timeout]:
         key = self._key(*args, **kwargs) if callable(self._key) else self._key
         cost = self._cost(*args, **kwargs) if callable(self._cost) else self._cost
-        return self._limiter._gate.try_acquire(key, cost)
+        return key, cost, self._timeout
 
-    def _ask_block(self) -> Decision:
+    def _asked_by_block(self) -> tuple[str | bytes, int, Timeout]:
         if callable(self._key) or callable(self._cost):
             raise TypeError("a block has no arguments: give limit() a key and a cost, not functions")
-        return self._ask((), {})
+        return self._key, self._cost, self._timeout
 
     def _refuse_blocking(self, reason: str) -> None:
         if self._asynchronous:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from ratekeeper.decision import Charge, Decision, scope_of, together
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.guard import Cost, Guard, Key
-from ratekeeper.limits import Limit, parse_limit
+from ratekeeper.limits import AS_MEANT, Limit, Timeout, parse_limit
 from ratekeeper.stores.base import Gate, Store
 from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.turns import take_turn, take_turn_async
 
 
 class _Bound:
@@ -25,13 +26,14 @@ class _Bound:
         self.name = " and ".join(map(str, self.limits)) if name is None else name
         self.store: Store = MemoryStore() if store is None else store
         self._scopes = tuple(scope_of(self.name, place) for place in range(len(self.limits)))
-        self._gate: Gate = self.store.bind(self._scopes, self.limits)
+        self._gate: Gate = self.store.bind(self._scopes, self.limits, self._wait)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.limits))}, name={self.name!r})"
 
-    def _charges(self, key: str | bytes, cost: int) -> list[Charge]:
-        return [Charge.of(scope, key, limit, cost) for scope, limit in zip(self._scopes, self.limits, strict=True)]
+    def _charges(self, key: str | bytes, cost: int, timeout: Timeout = AS_MEANT) -> list[Charge]:
+        bound = zip(self._scopes, self.limits, strict=True)
+        return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in bound]
 
     def _peek(self, key: str | bytes, cost: int) -> Decision:
         return together(self.store.decide(self._charges(key, cost), commit=False))
@@ -46,34 +48,27 @@ class _Bound:
         if not 0 <= given <= left:
             raise ValueError(f"cost must be from 0 to the {left} not yet given back of {decision.cost}, not {cost!r}")
         object.__setattr__(decision, "_refunded", decision._refunded + given)
-        self.store.refund(self._charges(decision.key, given), decision.at_ticks)
+        tokens = [charge for charge in self._charges(decision.key, given) if not charge.limit.queues]
+        self.store.refund(tokens, decision.at_ticks)
 
     def _reset(self, key: str | bytes) -> None:
         for scope in self._scopes:
             self.store.reset(scope, key)
 
-    def _take_turn(self, decision: Decision) -> Decision:
-        """Sleep a decision's delay and return it; raise `RateLimitExceeded` if it is a refusal."""
-        if not decision.allowed:
-            raise RateLimitExceeded(decision)
-        if decision.delay_ticks:
-            try:
-                self.store.clock.sleep(decision.delay)
-            except BaseException:
-                self._refund(decision, None)
-                raise
-        return decision
+    def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
+        decision = self._gate.reserve(key, cost, 0)
+        return decision if decision.allowed else self._wait(key, cost, timeout)
 
-    async def _take_turn_async(self, decision: Decision) -> Decision:
-        if not decision.allowed:
-            raise RateLimitExceeded(decision)
-        if decision.delay_ticks:
-            try:
-                await self.store.clock.sleep_async(decision.delay)
-            except BaseException:
-                self._refund(decision, None)
-                raise
-        return decision
+    async def _take_turn_async(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
+        decision = self._gate.reserve(key, cost, 0)
+        return decision if decision.allowed else await self._wait_async(key, cost, timeout)
+
+    def _wait(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
+        """Wait for the turn, or raise `RateLimitExceeded` at once."""
+        return _admitted(take_turn(self.store, self._charges(key, cost, timeout)))
+
+    async def _wait_async(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
+        return _admitted(await take_turn_async(self.store, self._charges(key, cost, timeout)))
 
 
 class Limiter(_Bound):
@@ -95,15 +90,7 @@ class Limiter(_Bound):
         super().__init__(*limits, store=store, name=name)
         self.try_acquire = self._gate.try_acquire
         self.try_acquire_many = self._gate.try_acquire_many
-
-    def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
-        """Wait for the turn of `cost` tokens for `key`; return the decision when it has come.
-
-        `timeout` is in seconds, as in `queue.Queue.get`: None waits as long as it takes, 0 not at all. Raises
-        `RateLimitExceeded` at once if the turn would come later, if a leaky bucket's queue is full, or if `cost` can
-        never pass. If the wait is interrupted, what was charged is given back.
-        """
-        return self._take_turn(self._gate.reserve(key, cost, timeout))
+        self.acquire = self._gate.acquire
 
     def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
@@ -113,7 +100,9 @@ class Limiter(_Bound):
         """Give back what a decision was charged, or `cost` tokens of it, less what has refilled since.
 
         For work that was not done, or that cost less than was reserved. No token is given back twice; a refused
-        decision has nothing to give. Raises ValueError for more than was charged, or for another limiter's decision.
+        decision has nothing to give. A leaky bucket gets nothing back: those behind have their turns already. (Who
+        still waits gives its place back by giving up the wait.) Raises ValueError for more than was charged, or for
+        another limiter's decision.
         """
         self._refund(decision, cost)
 
@@ -121,9 +110,9 @@ class Limiter(_Bound):
         """Forget what `key` owes: its buckets are full again."""
         self._reset(key)
 
-    def limit(self, key: Key, cost: Cost = 1) -> Guard:
+    def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for functions, also async ones, that is a context manager too. See `Guard`."""
-        return Guard(self, key, cost, asynchronous=False)
+        return Guard(self, key, cost, timeout, asynchronous=False)
 
 
 class AsyncLimiter(_Bound):
@@ -138,8 +127,8 @@ class AsyncLimiter(_Bound):
         return self._gate.try_acquire_many(keys, cost)
 
     async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
-        """As `Limiter.acquire`. If the waiting task is cancelled, what was charged is given back."""
-        return await self._take_turn_async(self._gate.reserve(key, cost, timeout))
+        """As `Limiter.acquire`. A waiting task that is cancelled gives its place back."""
+        return await self._take_turn_async(key, cost, timeout)
 
     async def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""
@@ -153,6 +142,13 @@ class AsyncLimiter(_Bound):
         """As `Limiter.reset`."""
         self._reset(key)
 
-    def limit(self, key: Key, cost: Cost = 1) -> Guard:
+    def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""
-        return Guard(self, key, cost, asynchronous=True)
+        return Guard(self, key, cost, timeout, asynchronous=True)
+
+
+def _admitted(decisions: list[Decision]) -> Decision:
+    decision = together(decisions)
+    if not decision.allowed:
+        raise RateLimitExceeded(decision)
+    return decision

@@ -72,13 +72,14 @@ class LineReader:
     log does not have may stand in a field of the header's name, or of the attribute's. The log is taken to be that of
     the proxy in front, so the address it logged is the one that `trusted_proxies = 1` is about; only with more proxies
     than that is X-Forwarded-For looked at. A host name, where the log has resolved addresses, stands for the address.
+    Of a JSON line's fields those are kept that say who asks for what, and all that the policy asks for.
 
     >>> reader = LineReader(Policy.parse('[[rules]]\\nname = "all"\\nlimit = "5/s"'))
     >>> reader.read('::1 - bob [10/Oct/2000:13:55:36 -0700] "get /a//b?c HTTP/1.0" 200 1').attributes
     {'method': 'GET', 'path': '/a/b', 'status': '200', 'client': '::/64', 'user': 'bob'}
     """
 
-    __slots__ = ("_asked_for", "_clients", "_header_names", "_headers", "_logged_headers")
+    __slots__ = ("_asked_for", "_clients", "_header_names", "_headers", "_kept", "_logged_headers")
 
     def __init__(self, policy: Policy) -> None:
         sources = policy.attributes.items()
@@ -88,6 +89,8 @@ class LineReader:
         }
         self._headers = tuple(_Header.of(name, by.name) for name, by in sources if isinstance(by, HeaderSource))
         self._header_names = frozenset(header.name for header in (*self._headers, _FORWARDED_FOR))
+        in_fields = (name for header in (*self._headers, _FORWARDED_FOR) for name in header.fields)
+        self._kept = self._asked_for.union(in_fields, _METHOD, _PATH, _CLIENT, _USER, ("host", "request"))
         self._logged_headers = tuple(it for it in self._headers if it.name in ("referer", "user-agent"))
 
     def read(self, text: str, line: int = 1) -> LogEntry:
@@ -117,10 +120,11 @@ class LineReader:
     def _read_json(self, text: str, line: int) -> LogEntry:
         fields = _fields(text)
         at = ticks_of(_first(fields, _TIME, "it has no time"))
+        kept = self._kept
         attributes = {
             name: value if type(value) is str else str(value)
             for name, value in fields.items()
-            if type(value) in _SCALARS and value != "" and value != "-"
+            if name in kept and type(value) in _SCALARS and value != "" and value != "-"
         }
         request = attributes.pop("request", None)
         if request is not None and (match := _REQUEST.fullmatch(request)):

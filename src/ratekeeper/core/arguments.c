@@ -1,6 +1,4 @@
 /* Reads what Python callers pass: keys, costs, ticks. Says what is wrong in the words of limits.py. */
-#include <math.h>
-
 #include "glue.h"
 
 bool rk_read_key(PyObject *key, rk_text *text)
@@ -75,4 +73,40 @@ bool rk_read_int64_attribute(PyObject *object, const char *name, int64_t *value)
     bool read = number && rk_read_ticks(number, value);
     Py_XDECREF(number);
     return read;
+}
+
+static bool keyword_is(PyObject *keyword, const char *name)
+{
+    return PyUnicode_CompareWithASCIIString(keyword, name) == 0;
+}
+
+/* Reads (key, cost=1[, timeout]), by position or by name. By hand: the general parser takes as long as the decision. */
+bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int most,
+                         rk_request *request)
+{
+    PyObject *given[3] = {NULL, NULL, NULL};
+    const char *const names[3] = {"key", "cost", "timeout"};
+    if (count > most) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)", verb, most, count);
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        given[i] = args[i];
+    for (Py_ssize_t k = 0; keywords && k < PyTuple_GET_SIZE(keywords); k++) {
+        PyObject *keyword = PyTuple_GET_ITEM(keywords, k);
+        int i = 0;
+        while (i < most && !keyword_is(keyword, names[i]))
+            i++;
+        if (i == most || given[i]) {
+            PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", verb, i == most ? "an unknown" : "a second", keyword);
+            return false;
+        }
+        given[i] = args[count + k];
+    }
+    if (!given[0]) {
+        PyErr_Format(PyExc_TypeError, "%s() needs a key", verb);
+        return false;
+    }
+    *request = (rk_request){given[0], 1, given[2]};
+    return !given[1] || rk_read_cost(given[1], &request->cost);
 }

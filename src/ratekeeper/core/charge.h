@@ -23,9 +23,8 @@ static inline rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t
         rk_cell *cell = rk_find(home, fingerprint, &seen);
         rk_ruling ruling = rk_decide(seen.tat, now, terms);
         bool charged = ruling.allowed && commit && terms.increment > 0;
-        rk_answer answer = {ruling.allowed, ruling.ahead, ruling.delay, ruling.retry_after};
-        if (!charged)
-            answer.debt -= terms.increment;
+        int64_t debt = charged ? ruling.ahead : seen.tat > now ? seen.tat - now : 0;
+        rk_answer answer = {ruling.allowed, debt, ruling.delay, ruling.retry_after};
         if (cell) {
             /* Uncharged, the swap changes nothing, but proves that what was seen was there at one instant. */
             if (rk_swap(cell, seen, charged ? (rk_cell){fingerprint, ruling.new_tat} : seen))
@@ -58,6 +57,17 @@ static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t incr
         if (rk_swap(cell, seen, (rk_cell){fingerprint, tat}))
             return;
     }
+}
+
+/* Set a bucket's TAT back, if it is still what the caller believes. False, and nothing done, if it is not. */
+static inline bool rk_rewind(rk_table *table, uint64_t fingerprint, int64_t expected, int64_t tat)
+{
+    rk_home home = rk_home_of(table, fingerprint);
+    rk_cell seen, *cell;
+    while ((cell = rk_find(home, fingerprint, &seen)) && seen.tat == expected)
+        if (rk_swap(cell, seen, (rk_cell){fingerprint, tat}))
+            return true;
+    return false;
 }
 
 /* Forget a bucket: it is full again. */
@@ -98,6 +108,17 @@ static inline rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, i
     return (rk_answer){false, answer.debt, INT64_MAX, INT64_MAX};
 }
 
+/* Take a charge back that was made a moment ago. If others came since, a burst's tokens are given back all the same; a
+ * place in a queue (nothing is tolerated but the request itself) is lost, as two would otherwise leave at one time. */
+static inline void rk_undo(rk_table *table, const rk_demand *demand, int64_t now, int64_t later)
+{
+    int64_t new_tat = now + demand->answer.debt, increment = demand->terms.increment;
+    if (rk_rewind(table, demand->fingerprint, new_tat, new_tat - increment))
+        return;
+    if (demand->terms.tolerance > increment)
+        rk_refund(table, demand->fingerprint, increment, later - now);
+}
+
 /* Charge all demands or none; true if all that are not in shadow were allowed (and, if `commit`, charged).
  *
  * Looks at all first, then charges one by one. Another thread may take a last token in between: then what was charged
@@ -124,9 +145,9 @@ static inline bool rk_charge_all(rk_table *table, rk_demand *demands, size_t cou
     }
     if (allowed)
         return true;
-    for (size_t i = 0; i + 1 < charged; i++)
+    for (size_t i = charged - 1; i-- > 0;)
         if (demands[i].answer.allowed) /* one in shadow that was not was never charged */
-            rk_refund(table, demands[i].fingerprint, demands[i].terms.increment, clock(context) - now);
+            rk_undo(table, &demands[i], now, clock(context));
     for (size_t i = 0; i + 1 < charged; i++)
         demands[i].answer = rk_answer_to(table, &demands[i], now, false);
     return false;

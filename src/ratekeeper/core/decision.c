@@ -30,6 +30,11 @@ PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, in
     return (PyObject *)self;
 }
 
+bool rk_is_allowed(PyObject *decision)
+{
+    return ((rk_decision_object *)decision)->allowed;
+}
+
 static void decision_dealloc(rk_decision_object *self)
 {
     PyTypeObject *type = Py_TYPE(self);

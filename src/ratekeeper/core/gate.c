@@ -11,51 +11,9 @@ typedef struct {
 typedef struct {
     PyObject_VAR_HEAD
     rk_table_object *table;
+    PyObject *wait; /* what acquire calls when it is not the caller's turn yet */
     rk_gate_limit limits[];
 } rk_gate_object;
-
-/* The arguments that all verbs share. */
-typedef struct {
-    PyObject *key;
-    int64_t cost;
-    PyObject *timeout; /* or NULL */
-} rk_request;
-
-static bool keyword_is(PyObject *keyword, const char *name)
-{
-    return PyUnicode_CompareWithASCIIString(keyword, name) == 0;
-}
-
-/* Reads (key, cost=1[, timeout]), by position or by name. By hand: the general parser takes as long as the decision. */
-static bool read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int most,
-                         rk_request *request)
-{
-    PyObject *given[3] = {NULL, NULL, NULL};
-    const char *const names[3] = {"key", "cost", "timeout"};
-    if (count > most) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)", verb, most, count);
-        return false;
-    }
-    for (Py_ssize_t i = 0; i < count; i++)
-        given[i] = args[i];
-    for (Py_ssize_t k = 0; keywords && k < PyTuple_GET_SIZE(keywords); k++) {
-        PyObject *keyword = PyTuple_GET_ITEM(keywords, k);
-        int i = 0;
-        while (i < most && !keyword_is(keyword, names[i]))
-            i++;
-        if (i == most || given[i]) {
-            PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", verb, i == most ? "an unknown" : "a second", keyword);
-            return false;
-        }
-        given[i] = args[count + k];
-    }
-    if (!given[0]) {
-        PyErr_Format(PyExc_TypeError, "%s() needs a key", verb);
-        return false;
-    }
-    *request = (rk_request){given[0], 1, given[2]};
-    return !given[1] || rk_read_cost(given[1], &request->cost);
-}
 
 /* What a limit asks, as Limit.terms in limits.py; `wait` in ticks. */
 static void set_terms(const rk_gate_limit *limit, int64_t cost, int64_t wait, rk_demand *demand)
@@ -130,16 +88,31 @@ static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64
 static PyObject *gate_try_acquire(rk_gate_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     rk_request request;
-    if (!read_request("try_acquire", args, count, keywords, 2, &request))
+    if (!rk_read_request("try_acquire", args, count, keywords, 2, &request))
         return NULL;
     return gate_ask(self, &request, 0, RK_MAX_AHEAD);
+}
+
+/* The turn has come already: no Python code runs. It has not: `wait` does the rest, with the same arguments. */
+static PyObject *gate_acquire(rk_gate_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    rk_request request;
+    int64_t wait;
+    if (!rk_read_request("acquire", args, count, keywords, 3, &request) ||
+        (request.timeout && !rk_read_wait(request.timeout, &wait)))
+        return NULL;
+    PyObject *decision = gate_ask(self, &request, 0, 0);
+    if (!decision || rk_is_allowed(decision))
+        return decision;
+    Py_DECREF(decision);
+    return PyObject_Vectorcall(self->wait, args, (size_t)count, keywords);
 }
 
 static PyObject *gate_reserve(rk_gate_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     rk_request request;
     int64_t wait = RK_MAX_AHEAD;
-    if (!read_request("reserve", args, count, keywords, 3, &request) ||
+    if (!rk_read_request("reserve", args, count, keywords, 3, &request) ||
         (request.timeout && !rk_read_wait(request.timeout, &wait)))
         return NULL;
     return gate_ask(self, &request, wait, wait);
@@ -205,7 +178,7 @@ static bool bind_limit(rk_gate_object *self, Py_ssize_t place, PyObject *scope, 
            rk_read_int64_attribute(limit, "max_cost", &bound->max_cost);
 }
 
-PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits)
+PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait)
 {
     Py_ssize_t count = PyTuple_GET_SIZE(limits);
     if (count < 1 || count > RK_MANY || PyTuple_GET_SIZE(scopes) != count)
@@ -215,6 +188,7 @@ PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limit
     if (!self)
         return NULL;
     self->table = (rk_table_object *)Py_NewRef((PyObject *)table);
+    self->wait = Py_NewRef(wait);
     for (Py_ssize_t i = 0; i < count; i++)
         if (!bind_limit(self, i, PyTuple_GET_ITEM(scopes, i), PyTuple_GET_ITEM(limits, i))) {
             Py_DECREF(self);
@@ -227,18 +201,20 @@ static int gate_traverse(rk_gate_object *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->table);
+    Py_VISIT(self->wait);
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
         Py_VISIT(self->limits[i].limit);
     return 0;
 }
 
-/* No tp_clear: a gate must keep its table, so a cycle through it is broken at the table's clock. */
+/* No tp_clear: a gate must keep what it calls. A cycle through it is broken at the limiter whose method `wait` is. */
 static void gate_dealloc(rk_gate_object *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
         Py_XDECREF(self->limits[i].limit);
+    Py_XDECREF(self->wait);
     Py_XDECREF(self->table);
     type->tp_free(self);
     Py_DECREF(type);
@@ -250,6 +226,12 @@ static PyMethodDef gate_methods[] = {
     {"try_acquire", FAST(gate_try_acquire),
      "try_acquire($self, key, cost=1)\n--\n\n"
      "Ask for cost tokens for key, now. Returns a Decision; never blocks. A leaky bucket may allow with a delay."},
+    {"acquire", FAST(gate_acquire),
+     "acquire($self, key, cost=1, timeout=None)\n--\n\n"
+     "Wait for the turn of cost tokens for key; return the Decision when it has come.\n\n"
+     "timeout is in seconds, as in queue.Queue.get: None waits as long as it takes, 0 not at all. Raises\n"
+     "RateLimitExceeded at once if the turn would come later, if a leaky bucket's queue is full, or if cost can never\n"
+     "pass. If the wait is interrupted, the place is given back, and those behind move up; see docs/waiting.md."},
     {"reserve", FAST(gate_reserve),
      "reserve($self, key, cost=1, timeout=None)\n--\n\n"
      "As try_acquire, for a caller who is willing to wait timeout seconds; the decision's delay says how long."},

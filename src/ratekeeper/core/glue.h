@@ -29,6 +29,7 @@ extern PyType_Spec rk_decision_spec, rk_table_spec, rk_gate_spec;
 /* decision.c */
 PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
                            int64_t at, bool charged);
+bool rk_is_allowed(PyObject *decision);
 
 /* arguments.c: each returns false with a Python error set */
 typedef struct {
@@ -42,11 +43,20 @@ bool rk_read_ticks(PyObject *number, int64_t *ticks);
 bool rk_read_wait(PyObject *timeout, int64_t *ticks);
 bool rk_read_int64_attribute(PyObject *object, const char *name, int64_t *value);
 
+/* The arguments that all verbs share. */
+typedef struct {
+    PyObject *key;
+    int64_t cost;
+    PyObject *timeout; /* or NULL */
+} rk_request;
+bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int most,
+                     rk_request *request);
+
 /* table.c */
 bool rk_read_clock(rk_table_object *self, int64_t *now);
 int64_t rk_later(void *table_object); /* an rk_clock; on error it leaves a Python error set */
 
 /* gate.c */
-PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits);
+PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait);
 
 #endif

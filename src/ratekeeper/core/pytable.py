@@ -54,6 +54,15 @@ class Table:
                 given = refundable(charge.increment, self.now() - at)
                 self._put_back(bucket, max(0, self._tats.get(bucket, 0) - given))
 
+    def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> bool:
+        """Set a bucket's TAT back, if it is still what the caller believes. False, and nothing done, if it is not."""
+        bucket = self._fingerprint(scope, key)
+        with self._lock:
+            if self._tats.get(bucket) != expected or tat < 0:
+                return False
+            self._put_back(bucket, tat)
+            return True
+
     def reset(self, scope: str, key: str | bytes) -> None:
         """Forget a bucket: it is full again."""
         bucket = self._fingerprint(scope, key)
@@ -90,7 +99,7 @@ class Table:
         allowed, new_tat, ahead, delay, retry_after = decide(
             self._tats.get(bucket, 0), now, increment, tolerance, bound
         )
-        if increment > limit.full:
+        if cost > limit.max_cost:
             allowed, delay, retry_after = False, NEVER, NEVER
         if allowed and commit and increment:
             full_for = self._write(bucket, new_tat, now)

@@ -49,18 +49,19 @@ static bool bucket_of(rk_table_object *self, PyObject *scope, PyObject *key, uin
 
 static bool read_charge(rk_table_object *self, PyObject *charge, rk_demand *demand)
 {
-    int64_t full;
+    int64_t cost, max_cost;
     int overflow;
     if (!PyTuple_Check(charge) || PyTuple_GET_SIZE(charge) != CHARGE_FIELDS) {
         PyErr_SetString(PyExc_TypeError, "charges must be ratekeeper.decision.Charge");
         return false;
     }
     if (!bucket_of(self, PyTuple_GET_ITEM(charge, SCOPE), PyTuple_GET_ITEM(charge, KEY), &demand->fingerprint) ||
-        !rk_read_int64_attribute(PyTuple_GET_ITEM(charge, LIMIT), "full", &full))
+        !rk_read_cost(PyTuple_GET_ITEM(charge, COST), &cost) ||
+        !rk_read_int64_attribute(PyTuple_GET_ITEM(charge, LIMIT), "max_cost", &max_cost))
         return false;
     demand->shadow = PyTuple_GET_ITEM(charge, SHADOW) == Py_True;
     demand->terms.increment = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(charge, INCREMENT), &overflow);
-    demand->never = overflow || demand->terms.increment > full;
+    demand->never = overflow || cost > max_cost;
     if (demand->never)
         return !PyErr_Occurred();
     return rk_read_ticks(PyTuple_GET_ITEM(charge, TOLERANCE), &demand->terms.tolerance) &&
@@ -146,6 +147,16 @@ static PyObject *table_reset(rk_table_object *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *table_rewind(rk_table_object *self, PyObject *args)
+{
+    PyObject *scope, *key;
+    uint64_t fingerprint;
+    long long expected, tat;
+    if (!PyArg_ParseTuple(args, "UOLL", &scope, &key, &expected, &tat) || !bucket_of(self, scope, key, &fingerprint))
+        return NULL;
+    return PyBool_FromLong(tat >= 0 && rk_rewind(&self->table, fingerprint, expected, tat));
+}
+
 static PyObject *table_now(rk_table_object *self, PyObject *Py_UNUSED(ignored))
 {
     int64_t now;
@@ -166,10 +177,10 @@ static PyObject *table_stats(rk_table_object *self, PyObject *Py_UNUSED(ignored)
 
 static PyObject *table_gate(rk_table_object *self, PyObject *args)
 {
-    PyObject *scopes, *limits;
-    if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &scopes, &PyTuple_Type, &limits))
+    PyObject *scopes, *limits, *wait;
+    if (!PyArg_ParseTuple(args, "O!O!O", &PyTuple_Type, &scopes, &PyTuple_Type, &limits, &wait))
         return NULL;
-    return rk_make_gate(self, scopes, limits);
+    return rk_make_gate(self, scopes, limits, wait);
 }
 
 static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -232,6 +243,7 @@ static PyMethodDef table_methods[] = {
     {"decide", (PyCFunction)(void (*)(void))table_decide, METH_VARARGS | METH_KEYWORDS, NULL},
     {"refund", (PyCFunction)table_refund, METH_VARARGS, NULL},
     {"reset", (PyCFunction)table_reset, METH_VARARGS, NULL},
+    {"rewind", (PyCFunction)table_rewind, METH_VARARGS, NULL},
     {"now", (PyCFunction)table_now, METH_NOARGS, NULL},
     {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
     {"gate", (PyCFunction)table_gate, METH_VARARGS, NULL},

@@ -8,10 +8,13 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratekeeper.decision import Charge, Decision, scope_of
+from ratekeeper.errors import RateLimitExceeded
+from ratekeeper.limits import wait_ticks
 from ratekeeper.policy.model import PUBLIC, Policy, Rule
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.turns import take_turn, take_turn_async
 
 
 class RuleExplanation(NamedTuple):
@@ -58,6 +61,14 @@ class _Rulebook:
             return PolicyDecision(missing=plan.missing)
         return plan.answer(self.store.decide(plan.charges))
 
+    def _acquire_plan(self, attributes: Mapping[str, str], cost: int, timeout: float | None) -> _Plan:
+        """Plan for a caller who waits; raise at once for one that can only be refused."""
+        wait_ticks(timeout)
+        plan = self._plan(attributes, cost, timeout)
+        if plan.missing is not None:
+            raise RateLimitExceeded(PolicyDecision(missing=plan.missing))
+        return plan
+
     def _explain(self, attributes: Mapping[str, str], cost: int) -> list[RuleExplanation]:
         complete = self.policy.complete(attributes)
         return [self._explain_rule(rule, complete, cost) for rule in self.policy.rules]
@@ -72,7 +83,7 @@ class _Rulebook:
         [decision] = self.store.decide([self._charge(rule, attributes, cost)], commit=False)
         return RuleExplanation(rule, None, self._bucket_name(rule, attributes), decision)
 
-    def _plan(self, attributes: Mapping[str, str], cost: int) -> _Plan:
+    def _plan(self, attributes: Mapping[str, str], cost: int, timeout: float | None = None) -> _Plan:
         attributes = self.policy.complete(attributes)
         applied = []
         for rule in self.policy.rules:
@@ -82,13 +93,15 @@ class _Rulebook:
                 if rule.missing == "reject" and not rule.shadow:
                     return _Plan([], rule.missing_attribute(attributes))
                 continue
-            applied.append(_Applied(rule, self._charge(rule, attributes, cost)))
+            applied.append(_Applied(rule, self._charge(rule, attributes, cost, timeout)))
         return _Plan(applied)
 
-    def _charge(self, rule: Rule, attributes: Mapping[str, str], cost: int) -> Charge:
+    def _charge(self, rule: Rule, attributes: Mapping[str, str], cost: int, timeout: float | None = None) -> Charge:
+        """Build a rule's charge. Both the rule and the caller (`timeout`) say how long it may wait."""
+        waits = [wait for wait in (rule.max_wait, timeout) if wait is not None]
         return Charge.of(
             self._scopes[rule.name], rule.bucket(attributes), rule.limit_for(attributes),
-            rule.cost_of(attributes) * cost, rule.max_wait, rule.shadow,
+            rule.cost_of(attributes) * cost, min(waits, default=None), rule.shadow,
         )  # fmt: skip
 
     def _bucket_name(self, rule: Rule, attributes: Mapping[str, str]) -> str:
@@ -127,6 +140,15 @@ class Keeper(_Rulebook):
         """
         return self._check(attributes, cost)
 
+    def acquire(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> PolicyDecision:
+        """Wait for the request's turn, as long as its rules' `max_wait` and `timeout` (seconds) allow.
+
+        Raises `RateLimitExceeded` at once if it is refused, or if its turn would come later. If the wait is
+        interrupted, the place is given back, and those behind move up; see docs/waiting.md.
+        """
+        plan = self._acquire_plan(attributes, cost, timeout)
+        return _admitted(plan.answer(take_turn(self.store, plan.charges)))
+
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """Say of each rule, in the file's order, whether it applies and what it would decide. Charges nothing."""
         return self._explain(attributes, cost)
@@ -139,9 +161,22 @@ class AsyncKeeper(_Rulebook):
         """As `Keeper.check`."""
         return self._check(attributes, cost)
 
+    async def acquire(
+        self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
+    ) -> PolicyDecision:
+        """As `Keeper.acquire`. A waiting task that is cancelled gives its place back."""
+        plan = self._acquire_plan(attributes, cost, timeout)
+        return _admitted(plan.answer(await take_turn_async(self.store, plan.charges)))
+
     async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """As `Keeper.explain`."""
         return self._explain(attributes, cost)
+
+
+def _admitted(decision: PolicyDecision) -> PolicyDecision:
+    if not decision.allowed:
+        raise RateLimitExceeded(decision)
+    return decision
 
 
 def _unusable(rule: Rule, attributes: Mapping[str, str]) -> bool:

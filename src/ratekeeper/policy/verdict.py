@@ -81,6 +81,14 @@ class PolicyDecision:
         """Seconds to wait before going ahead: the longest of the rules'."""
         return _longest([rule.decision.delay for rule in self.enforced])
 
+    @property
+    def refusal(self) -> str:
+        """Why a refused request was refused, in a sentence without any key."""
+        rule = self.rule
+        if self.missing is not None or rule is None:
+            return f"the request has no {self.missing}"
+        return f"rule {rule.name!r}: {rule.decision.refusal}"
+
     def __bool__(self) -> bool:
         return self.allowed
 

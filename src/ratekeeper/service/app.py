@@ -6,12 +6,14 @@ keeper; how it is served is the business of `serve`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import parse_qs
 
+from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.http.attributes import AttributeReader, Request, forwarded_request, header_map
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import problem
@@ -26,6 +28,9 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MOST_BODY = 65_536
 """Bytes of a request's body that are read; a longer one is refused."""
+
+MOST_HELD = 10_000
+"""Requests that wait for their turn at one time; more are refused, as if no rule let them wait."""
 
 _JSON = ("Content-Type", "application/json")
 _PROBLEM = ("Content-Type", "application/problem+json")
@@ -45,8 +50,11 @@ class Service:
     address that the gateway saw.
     """
 
-    def __init__(self, keeper: AsyncKeeper) -> None:
+    def __init__(self, keeper: AsyncKeeper, most_held: int = MOST_HELD) -> None:
         self._keeper = keeper
+        self._may_wait = any(rule.max_wait != 0 for rule in keeper.policy.rules)
+        self._held = 0
+        self._most_held = most_held
         self._read = AttributeReader(keeper.policy.attributes, default_client=ClientIP(trusted_proxies=1)).read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,45 +65,66 @@ class Service:
                 response = await self._respond(scope, receive)
             except BadRequestError as error:
                 response = _explained(error.status, str(error))
+            except _HungUpError:
+                return
             await _send(send, response)
 
     async def _respond(self, scope: Scope, receive: Receive) -> _Response:
         path, method = scope["path"], scope["method"]
         if path == "/check":
-            return await self._check(scope)
+            return await self._check(scope, receive)
         if path == "/v1/check":
             if method != "POST":
                 return _explained(405, "ask by POST, with a JSON body", ("Allow", "POST"))
-            return await self._check_json(await _read_body(receive))
+            return await self._check_json(await _read_body(receive), receive)
         if path == "/healthz":
             return _Response(200, [("Content-Type", "text/plain")], b"ok\n")
         return _explained(404, f"there is no {path!r}: ask /check, /v1/check or /healthz")
 
-    async def _check(self, scope: Scope) -> _Response:
+    async def _check(self, scope: Scope, receive: Receive) -> _Response:
         deny_status = _deny_status(scope["query_string"])
         peer = scope["client"][0] if scope.get("client") else None
         asked = Request(scope["method"], scope.get("raw_path") or scope["path"], header_map(scope["headers"]), peer)
-        decision = await self._decide(self._read(forwarded_request(asked)))
+        decision = await self._decide(self._read(forwarded_request(asked)), 1, receive)
         headers = rate_limit_headers(decision)
         if decision.allowed:
             return _Response(200, headers)
         refusal = problem(decision, deny_status)
         return _Response(refusal.status, [*headers, *refusal.headers], refusal.body)
 
-    async def _check_json(self, body: bytes) -> _Response:
+    async def _check_json(self, body: bytes, receive: Receive) -> _Response:
         asked = parse_check(body)
-        decision = await self._decide(asked.attributes, asked.cost)
+        decision = await self._decide(asked.attributes, asked.cost, receive)
         return _Response(200, [*rate_limit_headers(decision), _JSON, _NO_STORE], json.dumps(report(decision)).encode())
 
-    async def _decide(self, attributes: dict[str, str], cost: int = 1) -> PolicyDecision:
-        """Decide, and hold the answer until the request's turn."""
+    async def _decide(self, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
+        """Decide; hold the answer until the request's turn, if its rules let it wait and not too many do."""
         try:
-            decision = await self._keeper.check(attributes, cost)
+            try:
+                return await self._keeper.acquire(attributes, cost, timeout=0)
+            except RateLimitExceeded:
+                if not self._may_wait or self._held >= self._most_held:
+                    raise
+            return await self._hold(attributes, cost, receive)
+        except RateLimitExceeded as refused:
+            return cast("PolicyDecision", refused.decision)
         except ValueError as error:  # an attribute that should be a rule's cost is no number
             raise BadRequestError(str(error)) from None
-        if decision.allowed and decision.delay:
-            await self._keeper.store.clock.sleep_async(decision.delay)
-        return decision
+
+    async def _hold(self, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
+        """Wait for the request's turn; a client that hangs up meanwhile gives its place back."""
+        self._held += 1
+        turn = asyncio.ensure_future(self._keeper.acquire(attributes, cost))
+        hung_up = asyncio.ensure_future(_hung_up(receive))
+        try:
+            await asyncio.wait({turn, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+            if not turn.done():
+                raise _HungUpError
+            return turn.result()
+        finally:
+            self._held -= 1
+            turn.cancel()
+            hung_up.cancel()
 
 
 def _deny_status(query: bytes) -> int | None:
@@ -128,6 +157,15 @@ async def _read_body(receive: Receive) -> bytes:
             raise BadRequestError(f"the body is longer than {MOST_BODY} bytes", status=413)
         if not message.get("more_body"):
             return body
+
+
+class _HungUpError(Exception):
+    """The client is gone: there is nobody to answer."""
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _send(send: Send, response: _Response) -> None:

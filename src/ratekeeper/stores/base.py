@@ -4,18 +4,22 @@ nothing. A store never learns an algorithm: a charge is three integers (see `gcr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, key_bytes, together
-from ratekeeper.limits import Limit
+from ratekeeper.limits import Limit, wait_ticks
+from ratekeeper.stores.waiting import Line
+
+Wait: TypeAlias = Callable[..., Decision]
 
 
 class Store(Protocol):
-    """Where buckets live. `MemoryStore` is one; implement these six to make your own."""
+    """Where buckets live. `MemoryStore` is one; implement this to make your own."""
 
     clock: Clock
+    line: Line
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all of them or none. Returns each one's own decision, in order.
@@ -33,8 +37,15 @@ class Store(Protocol):
         """Forget a bucket: it is full again."""
         ...
 
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...]) -> Gate:
-        """Return the hot path of one limiter: `ChargeGate(self, scopes, limits)`, unless the store has a faster one."""
+    def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
+        """Set a bucket's TAT back, if it is still `expected_ticks`. Returns whether it was; else nothing is done."""
+        ...
+
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
+        """Return the hot path of one limiter: `ChargeGate(self, scopes, limits, wait)`, unless there is a faster one.
+
+        `wait(key, cost, timeout)` is called for an `acquire` whose turn has not come.
+        """
         ...
 
 
@@ -43,6 +54,10 @@ class Gate(Protocol):
 
     def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
         """Ask for `cost` tokens for `key`, now. Never blocks."""
+        ...
+
+    def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
+        """Return at once if the turn of `cost` tokens for `key` has come; else wait for it."""
         ...
 
     def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
@@ -57,12 +72,18 @@ class Gate(Protocol):
 class ChargeGate:
     """The gate for any store: builds the charges, and lets the most binding decision speak for all."""
 
-    def __init__(self, store: Store, scopes: tuple[str, ...], limits: tuple[Limit, ...]) -> None:
+    def __init__(self, store: Store, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> None:
         self._store = store
+        self._wait = wait
         self._bound = tuple(zip(scopes, limits, strict=True))
 
     def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
         return self._decide([Charge.of(scope, key, limit, cost) for scope, limit in self._bound])
+
+    def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
+        wait_ticks(timeout)  # a bad timeout is an error, whether or not it would be needed
+        decision = self.reserve(key, cost, 0)
+        return decision if decision.allowed else self._wait(key, cost, timeout)
 
     def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         return self._decide([Charge.of(scope, key, limit, cost, timeout) for scope, limit in self._bound])

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from ratekeeper import core
 from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.limits import Limit
-from ratekeeper.stores.base import ChargeGate, Gate
+from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.waiting import Line
 
 
 class StoreStats(NamedTuple):
@@ -46,11 +47,13 @@ class MemoryStore:
         self.decide = self._table.decide
         self.refund = self._table.refund
         self.reset = self._table.reset
+        self.rewind = self._table.rewind
+        self.line = Line(self)
 
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...]) -> Gate:
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
         """Return the hot path for one limiter: a C object where the C core is in use."""
         gate = getattr(self._table, "gate", None)
-        return gate(scopes, limits) if gate else ChargeGate(self, scopes, limits)
+        return gate(scopes, limits, wait) if gate else ChargeGate(self, scopes, limits, wait)
 
     def stats(self) -> StoreStats:
         """Count the live buckets, by a look at every cell: some milliseconds for a million."""

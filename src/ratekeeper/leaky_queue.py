@@ -1,0 +1,197 @@
+"""LeakyQueue: the flow that the leaky bucket is drawn for, as an object. Items wait in it and leave at a constant rate.
+
+It shares limits, clocks and ways to sleep, and nothing else: no store, no keys. Producers are told at once when it is
+full; consumers, threads or tasks, are served in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from ratekeeper.clock import Clock, SystemClock
+from ratekeeper.decision import seconds
+from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
+from ratekeeper.limits import LeakyBucket, Rate, wait_ticks
+from ratekeeper.turns import wake_task
+
+T = TypeVar("T")
+
+
+class QueueStats(NamedTuple):
+    """How a queue is doing. `longest_wait` is in seconds, of all items so far, those that still wait too."""
+
+    waiting: int
+    longest_wait: float
+    refused: int
+    taken: int
+
+
+@dataclass(slots=True, eq=False)
+class _Consumer:
+    """One who waits for an item, and since when."""
+
+    wake: Callable[[], None]
+    since: int
+
+
+class _Entry(NamedTuple, Generic[T]):
+    item: T
+    came: int
+
+
+class LeakyQueue(Generic[T]):
+    """Hold up to `capacity` items, and let them out one by one at `leak_rate` (a number a second, or "300/minute").
+
+    `put` from any thread; take by `get` or by iterating, or by `get_async` or `async for`. A consumer that comes late
+    does not make up for it: items leave no closer than `1 / leak_rate`, whoever takes them. Thread-safe.
+
+    >>> queue = LeakyQueue(capacity=100, leak_rate=1000)
+    >>> queue.put("a letter")
+    >>> queue.close()
+    >>> list(queue)
+    ['a letter']
+    """
+
+    def __init__(self, capacity: int, leak_rate: Rate, *, clock: Clock | None = None) -> None:
+        self.limit = LeakyBucket(capacity, leak_rate)
+        self._clock: Clock = clock or SystemClock()
+        self._lock = threading.Lock()  # held for bookkeeping, never while anyone sleeps
+        self._entries: deque[_Entry[T]] = deque()
+        self._consumers: deque[_Consumer] = deque()
+        self._free_at = 0
+        self._closed = False
+        self._longest = self._refused = self._taken = 0
+
+    def put(self, item: T) -> None:
+        """Add an item. Never blocks: raises `QueueFull` if `capacity` items wait, `QueueClosed` after `close`."""
+        with self._lock:
+            if self._closed:
+                raise QueueClosed("the queue is closed: it takes no more items")
+            if len(self._entries) >= max(1, self.limit.capacity):
+                self._refused += 1
+                raise QueueFull(f"{len(self._entries)} items wait already, which is the queue's capacity")
+            self._entries.append(_Entry(item, self._clock.ticks()))
+            self._wake_first()
+
+    def get(self, timeout: float | None = None) -> T:
+        """Block until it is an item's turn, and return it.
+
+        Raises `QueueEmpty` when `timeout` seconds have passed, and `QueueClosed` when no item will come any more. If
+        the wait is interrupted, no item is lost.
+        """
+        woken = threading.Event()
+        consumer = self._enter(woken.set)
+        deadline = consumer.since + wait_ticks(timeout)
+        try:
+            while True:
+                woken.clear()
+                entry, left = self._take(consumer, deadline)
+                if entry is not None:
+                    return entry.item
+                if left is None:
+                    woken.wait()
+                else:
+                    self._clock.wait(woken, seconds(left))
+        except BaseException:
+            self._quit(consumer)
+            raise
+
+    async def get_async(self) -> T:
+        """As `get`, but let the event loop go on. A task that is cancelled loses no item."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        consumer = self._enter(lambda: wake_task(loop, woken))
+        try:
+            while True:
+                woken.clear()
+                entry, left = self._take(consumer, None)
+                if entry is not None:
+                    return entry.item
+                if left is None:
+                    await woken.wait()
+                else:
+                    await self._clock.wait_async(woken, seconds(left))
+        except BaseException:
+            self._quit(consumer)
+            raise
+
+    def __iter__(self) -> Iterator[T]:
+        """Take items until the queue is closed and empty."""
+        while True:
+            try:
+                yield self.get()
+            except QueueClosed:
+                return
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        while True:
+            try:
+                yield await self.get_async()
+            except QueueClosed:
+                return
+
+    def close(self, *, drop: bool = False) -> list[T]:
+        """Take no more items. Those that wait still leave in their turn or, with `drop`, are returned at once."""
+        with self._lock:
+            self._closed = True
+            dropped = [entry.item for entry in self._entries] if drop else []
+            if drop:
+                self._entries.clear()
+            for consumer in self._consumers:
+                consumer.wake()
+            return dropped
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def stats(self) -> QueueStats:
+        """Say how the queue is doing."""
+        with self._lock:
+            oldest = self._clock.ticks() - self._entries[0].came if self._entries else 0
+            return QueueStats(len(self._entries), seconds(max(self._longest, oldest)), self._refused, self._taken)
+
+    def _enter(self, wake: Callable[[], None]) -> _Consumer:
+        with self._lock:
+            consumer = _Consumer(wake, self._clock.ticks())
+            self._consumers.append(consumer)
+            return consumer
+
+    def _quit(self, consumer: _Consumer) -> None:
+        with self._lock:
+            if consumer in self._consumers:
+                self._consumers.remove(consumer)
+                self._wake_first()
+
+    def _wake_first(self) -> None:
+        if self._consumers:
+            self._consumers[0].wake()
+
+    def _take(self, consumer: _Consumer, deadline: int | None) -> tuple[_Entry[T] | None, int | None]:
+        """Return an entry if it is its turn and the consumer's; else the ticks to wait, None for until woken."""
+        with self._lock:
+            now = self._clock.ticks()
+            turn = None
+            if self._entries and self._consumers[0] is consumer:
+                turn = max(self._free_at, self._entries[0].came)
+                if turn <= now:
+                    return self._leave(turn, now, consumer), None
+            elif self._closed and not self._entries:
+                raise QueueClosed("the queue is closed and empty")
+            ends = [at for at in (turn, deadline) if at is not None]
+            if deadline is not None and deadline <= now:
+                raise QueueEmpty("no item's turn came before the timeout")
+            return None, min(ends) - now if ends else None
+
+    def _leave(self, turn: int, now: int, consumer: _Consumer) -> _Entry[T]:
+        entry = self._entries.popleft()
+        self._consumers.popleft()
+        # Who was there at the turn keeps the pace, however late it woke; who comes later sets a new one.
+        self._free_at = (turn if consumer.since <= turn else now) + self.limit.interval
+        self._longest = max(self._longest, now - entry.came)
+        self._taken += 1
+        self._wake_first()
+        return entry

@@ -1,0 +1,53 @@
+"""Waiting for a turn, in a thread and on an event loop. The order is in `stores.waiting`; here is the sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from ratekeeper.decision import Charge, Decision, seconds
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.waiting import Waiter
+
+
+def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
+    """Charge, and block this thread until the turn has come. A refusal returns at once.
+
+    If the wait is interrupted, the place is given up, and those behind move up.
+    """
+    woken = threading.Event()
+    waiter = Waiter(woken.set)
+    try:
+        decisions = store.line.join(waiter, charges)
+        while (left := waiter.leaves_at - store.clock.ticks()) > 0:
+            store.clock.wait(woken, seconds(left))
+            woken.clear()
+    except BaseException:
+        store.line.give_up(waiter)
+        raise
+    store.line.leave(waiter)
+    return decisions
+
+
+async def take_turn_async(store: Store, charges: Sequence[Charge]) -> list[Decision]:
+    """As `take_turn`, but let the event loop go on. A task that is cancelled gives its place up."""
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+    waiter = Waiter(lambda: wake_task(loop, woken))
+    try:
+        decisions = store.line.join(waiter, charges)
+        while (left := waiter.leaves_at - store.clock.ticks()) > 0:
+            await store.clock.wait_async(woken, seconds(left))
+            woken.clear()
+    except BaseException:
+        store.line.give_up(waiter)
+        raise
+    store.line.leave(waiter)
+    return decisions
+
+
+def wake_task(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
+    """Wake a task from whatever thread; a loop that is gone has nobody to wake."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(woken.set)

@@ -1,0 +1,154 @@
+"""LeakyQueue: items leave in order, at a constant rate, to whoever takes them; none is lost, none leaves early."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratekeeper import LeakyQueue, LimitError, ManualClock, QueueClosed, QueueEmpty, QueueFull
+from ratekeeper.limits import TICKS_PER_SECOND
+
+
+@given(
+    st.sampled_from([3, 10, Fraction(7, 60), 999_983]),
+    st.lists(st.tuples(st.sampled_from(["put", "get", "time"]), st.integers(0, 9)), max_size=60),
+)
+def test_items_leave_in_order_and_never_closer_than_the_rate(rate: Fraction, trace: list[tuple[str, int]]) -> None:
+    clock = ManualClock(start=1000)
+    items: LeakyQueue[int] = LeakyQueue(5, rate, clock=clock)
+    left: list[tuple[int, int]] = []
+    put = 0
+    for verb, number in trace:
+        if verb == "put" and len(items) < 5:
+            items.put(put)
+            put += 1
+        elif verb == "get" and len(items):
+            left.append((items.get(), clock.ticks()))
+        elif verb == "time":
+            clock.advance_ticks(number * items.limit.interval // 4)
+    items.close()
+    left += [(item, clock.ticks()) for item in items]
+    assert [item for item, _ in left] == list(range(put))
+    for (_, earlier), (_, later) in pairwise(left):
+        assert later - earlier >= items.limit.interval
+
+
+def test_a_full_queue_refuses_and_counts() -> None:
+    items: LeakyQueue[str] = LeakyQueue(2, 10, clock=ManualClock())
+    items.put("a")
+    items.put("b")
+    with pytest.raises(QueueFull, match="2 items wait already"):
+        items.put("c")
+    with pytest.raises(queue.Full):
+        items.put("d")
+    assert len(items) == 2
+    assert items.stats()[0::2] == (2, 2)
+
+
+def test_stats_tell_of_the_longest_wait() -> None:
+    clock = ManualClock(start=1000)
+    items: LeakyQueue[str] = LeakyQueue(5, 10, clock=clock)
+    for item in "abc":
+        items.put(item)
+    assert [items.get() for _ in range(2)] == ["a", "b"]
+    clock.advance(2)
+    assert items.stats() == (1, 2.1, 0, 2)
+
+
+def test_closing_lets_the_rest_out_in_turn_or_returns_it() -> None:
+    clock = ManualClock(start=1000)
+    items: LeakyQueue[str] = LeakyQueue(5, 1, clock=clock)
+    for item in "abc":
+        items.put(item)
+    assert items.close() == []
+    with pytest.raises(QueueClosed, match="takes no more"):
+        items.put("d")
+    assert list(items) == ["a", "b", "c"]
+    assert clock.ticks() == 1002 * TICKS_PER_SECOND
+    with pytest.raises(QueueClosed):
+        items.get()
+    dropped: LeakyQueue[str] = LeakyQueue(5, 1, clock=clock)
+    dropped.put("a")
+    assert dropped.close(drop=True) == ["a"]
+    assert list(dropped) == []
+
+
+def test_get_gives_up_at_its_timeout_and_loses_nothing() -> None:
+    clock = ManualClock(start=1000)
+    items: LeakyQueue[str] = LeakyQueue(5, 1, clock=clock)
+    with pytest.raises(QueueEmpty):
+        items.get(timeout=0.5)
+    items.put("a")
+    items.put("b")
+    assert items.get(timeout=0) == "a"
+    with pytest.raises(queue.Empty):
+        items.get(timeout=0.5)
+    assert items.get(timeout=0.5) == "b"
+    with pytest.raises(ValueError, match="timeout must be"):
+        items.get(timeout=-1)
+
+
+def test_a_rate_or_capacity_that_cannot_be_is_an_error() -> None:
+    with pytest.raises(LimitError):
+        LeakyQueue(5, 0)
+    with pytest.raises(LimitError):
+        LeakyQueue(-1, 5)
+
+
+def test_threads_take_each_item_once_in_order_none_early() -> None:
+    items: LeakyQueue[int] = LeakyQueue(1000, 1000)
+    lock = threading.Lock()
+    taken: list[int] = []
+
+    def consume() -> None:
+        for item in items:
+            with lock:
+                taken.append(item)
+
+    consumers = [threading.Thread(target=consume) for _ in range(8)]
+    for consumer in consumers:
+        consumer.start()
+    began = items._clock.ticks()
+    for number in range(100):
+        items.put(number)
+    items.close()
+    for consumer in consumers:
+        consumer.join()
+    assert sorted(taken) == list(range(100))
+    assert items._clock.ticks() - began >= 99 * items.limit.interval
+
+
+def test_tasks_take_what_threads_put_and_a_cancelled_one_loses_nothing() -> None:
+    async def run() -> None:
+        items: LeakyQueue[int] = LeakyQueue(100, 1000)
+        cancelled = [asyncio.create_task(items.get_async()) for _ in range(3)]
+        await asyncio.sleep(0)
+        producer = threading.Thread(target=lambda: list(map(items.put, range(50))))
+        for task in cancelled:
+            task.cancel()
+        await asyncio.gather(*cancelled, return_exceptions=True)
+        producer.start()
+        await asyncio.to_thread(producer.join)
+        items.close()
+        assert [item async for item in items] == list(range(50))
+        assert not items._consumers
+
+    asyncio.run(run())
+
+
+def test_closing_wakes_all_who_wait_for_an_item() -> None:
+    items: LeakyQueue[int] = LeakyQueue(5, 1)
+    ended = [threading.Thread(target=lambda: list(items)) for _ in range(3)]
+    for thread in ended:
+        thread.start()
+    items.close()
+    for thread in ended:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in ended)

@@ -1,0 +1,391 @@
+"""Waiting: by the rule, in order, without holes; what is given up is given back. On a manual clock, and for real."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import threading
+import time
+from fractions import Fraction
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from oracles import QueueOracle
+
+from ratekeeper import (
+    IMPLEMENTATION,
+    AsyncLimiter,
+    LeakyBucket,
+    Limiter,
+    ManualClock,
+    MemoryStore,
+    RateLimitExceeded,
+    TokenBucket,
+)
+from ratekeeper.decision import Charge
+from ratekeeper.limits import TICKS_PER_SECOND, Limit
+from ratekeeper.stores.waiting import Line, Waiter
+
+CORES: list[Any] = ["c", "python"] if IMPLEMENTATION == "c" else ["python"]
+
+
+class Simulation:
+    """Waiters of one key on a manual clock, without threads: who comes, who gives up, who leaves when."""
+
+    def __init__(self, *limits: Limit, implementation: Any = CORES[0]) -> None:
+        self.limits = limits
+        self.clock = ManualClock(start=1000)
+        self.store = MemoryStore(1000, clock=self.clock, implementation=implementation)
+        self.line: Line = self.store.line
+        self.waiting: dict[int, Waiter] = {}
+        self.cost: dict[int, int] = {}
+        self.left: list[tuple[int, int]] = []  # (who, when)
+        self.came = 0
+
+    def charges(self, cost: int) -> list[Charge]:
+        return [Charge.of(f"{n}", "key", limit, cost, None) for n, limit in enumerate(self.limits)]
+
+    def come(self, cost: int = 1) -> bool:
+        number, self.came = self.came, self.came + 1
+        waiter = Waiter(wake=lambda: None)
+        if not all(decision.allowed for decision in self.line.join(waiter, self.charges(cost))):
+            return False
+        self.cost[number] = cost
+        if waiter.leaves_at > self.clock.ticks():
+            self.waiting[number] = waiter
+        else:
+            self.left.append((number, self.clock.ticks()))
+        return True
+
+    def give_up(self, number: int) -> None:
+        self.line.give_up(self.waiting.pop(number))
+        self.let_go()  # those that moved up may go at once
+
+    def let_go(self) -> None:
+        now = self.clock.ticks()
+        for number, waiter in sorted(self.waiting.items(), key=lambda item: (item[1].leaves_at, item[0])):
+            if waiter.leaves_at <= now:
+                self.line.leave(waiter)
+                del self.waiting[number]
+                self.left.append((number, now))
+
+    def advance(self, ticks: int) -> None:
+        """Go on, stopping at each turn."""
+        end = self.clock.ticks() + ticks
+        while self.waiting and (turn := min(waiter.leaves_at for waiter in self.waiting.values())) <= end:
+            self.clock.set_ticks(max(turn, self.clock.ticks()))
+            self.let_go()
+        self.clock.set_ticks(end)
+
+    def finish(self) -> None:
+        while self.waiting:
+            self.advance(TICKS_PER_SECOND)
+
+    def state(self) -> list[int]:
+        looked = self.store.decide(self.charges(0), commit=False)
+        return [decision.at_ticks + decision.debt_ticks for decision in looked]
+
+
+arrivals = st.tuples(st.just("come"), st.integers(1, 3))
+steps = st.lists(
+    arrivals | st.tuples(st.just("give up"), st.integers(0, 20)) | st.tuples(st.just("advance"), st.integers(0, 12)),
+    max_size=60,
+)
+
+
+def play(simulation: Simulation, trace: list[tuple[str, int]], grain: int, cost: bool) -> None:
+    for verb, number in trace:
+        if verb == "come":
+            simulation.come(number if cost else 1)
+        elif verb == "advance":
+            simulation.advance(number * grain // 4)
+        elif simulation.waiting:
+            simulation.give_up(sorted(simulation.waiting)[number % len(simulation.waiting)])
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 8), st.sampled_from([3, 10, Fraction(7, 60), 999_983]), steps)
+@pytest.mark.parametrize("core", CORES)
+def test_a_leaky_bucket_lets_go_in_order_never_closer_than_its_rate_and_no_more_wait_than_its_capacity(
+    core: Any, capacity: int, rate: Any, trace: list[tuple[str, int]]
+) -> None:
+    limit = LeakyBucket(capacity, rate)
+    simulation = Simulation(limit, implementation=core)
+    for step in trace:
+        play(simulation, [step], limit.interval, cost=False)
+        assert len(simulation.waiting) <= capacity
+    simulation.finish()
+    numbers = [number for number, _ in simulation.left]
+    assert numbers == sorted(numbers), "in order of arrival"
+    for (_, earlier), (_, later) in pairwise(simulation.left):
+        assert later - earlier >= limit.interval
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 6), st.lists(st.integers(0, 6), max_size=40))
+def test_without_anyone_giving_up_it_is_an_explicit_queue(capacity: int, gaps: list[int]) -> None:
+    limit = LeakyBucket(capacity, 10)
+    simulation, oracle = Simulation(limit), QueueOracle(capacity, limit.interval)
+    for gap in gaps:
+        simulation.advance(gap * limit.interval // 4)
+        assert simulation.come() == (oracle.ask(simulation.clock.ticks()) is not None)
+    simulation.finish()
+    assert [when for _, when in simulation.left] == oracle.starts
+
+
+@settings(max_examples=300)
+@given(st.integers(3, 8), steps)
+@pytest.mark.parametrize("core", CORES)
+def test_what_leaves_a_token_bucket_obeys_its_bound_whoever_gives_up(
+    core: Any, capacity: int, trace: list[tuple[str, int]]
+) -> None:
+    limit = TokenBucket(capacity, 3)
+    simulation = Simulation(limit, implementation=core)
+    play(simulation, trace, limit.interval, cost=True)
+    simulation.finish()
+    within_bound(simulation, limit)
+    numbers = [number for number, _ in simulation.left]
+    assert numbers == sorted(numbers), "a large one that came first leaves first"
+
+
+@settings(max_examples=300)
+@example(trace=[("come", 3), ("come", 1), ("come", 3), ("come", 1), ("give up", 0)])
+@given(trace=steps)
+@pytest.mark.parametrize("core", CORES)
+def test_with_several_limits_what_leaves_obeys_each_of_them(core: Any, trace: list[tuple[str, int]]) -> None:
+    limits = (TokenBucket(4, 3), TokenBucket(6, 1), LeakyBucket(30, 5))
+    simulation = Simulation(*limits, implementation=core)
+    play(simulation, trace, limits[0].interval, cost=True)
+    simulation.finish()
+    for limit in limits[:2]:
+        within_bound(simulation, limit)
+    for (number, earlier), (_, later) in pairwise(simulation.left):
+        assert later - earlier >= simulation.cost[number] * limits[2].interval
+
+
+def within_bound(simulation: Simulation, limit: TokenBucket) -> None:
+    for first in range(len(simulation.left)):
+        used = 0
+        for number, when in simulation.left[first:]:
+            used += simulation.cost[number]
+            assert used * limit.interval <= limit.full + when - simulation.left[first][1]
+
+
+@settings(max_examples=300)
+@given(
+    limit=st.sampled_from([LeakyBucket(20, 10), LeakyBucket(20, "7/minute"), TokenBucket(3, 10), TokenBucket(5, 3)]),
+    costs=st.lists(st.integers(1, 3), min_size=1, max_size=15),
+    data=st.data(),
+)
+@pytest.mark.parametrize("core", CORES)
+def test_after_some_give_up_all_is_as_if_they_had_never_come(
+    core: Any, limit: Limit, costs: list[int], data: st.DataObject
+) -> None:
+    with_them, without_them = Simulation(limit, implementation=core), Simulation(limit, implementation=core)
+    admitted = [number for number, cost in enumerate(costs) if with_them.come(cost)]
+    # Whose turn had come at once cannot give up; of the others any may.
+    some = [number for number in admitted if number in with_them.waiting]
+    gone = data.draw(st.lists(st.sampled_from(some), unique=True)) if some else []
+    for number in gone:
+        if number in with_them.waiting:
+            with_them.give_up(number)
+    stayed = [number for number, _ in with_them.left] + list(with_them.waiting)
+    for number in sorted(stayed):
+        without_them.come(costs[number])
+    assert with_them.state() == without_them.state()
+    with_them.finish()
+    without_them.finish()
+    assert [when for _, when in with_them.left] == [when for _, when in without_them.left]
+
+
+def test_a_place_is_lost_if_another_came_behind_it_unseen_at_a_leaky_bucket() -> None:
+    """As on a store that others share: a caller of try_acquire who sleeps by itself cannot be told to move up."""
+    simulation = Simulation(LeakyBucket(10, 10))
+    for _ in range(3):
+        simulation.come()
+    unseen = simulation.store.decide(simulation.charges(1))[0]
+    before = simulation.state()
+    simulation.give_up(1)
+    assert simulation.state() == before
+    simulation.finish()
+    assert all(when != unseen.at_ticks + unseen.delay_ticks for _, when in simulation.left)
+
+
+def test_the_last_ones_place_is_given_back_even_if_others_are_unseen_before_it() -> None:
+    simulation = Simulation(LeakyBucket(10, 10))
+    simulation.store.decide(simulation.charges(1))
+    simulation.store.decide(simulation.charges(1))
+    before = simulation.state()
+    simulation.come()
+    simulation.give_up(0)
+    assert simulation.state() == before
+
+
+def test_who_gives_up_after_its_turn_has_come_moves_nobody() -> None:
+    """Its time at the server has begun: were the others moved up, two would leave too close."""
+    simulation = Simulation(LeakyBucket(10, 10))
+    for _ in range(4):
+        simulation.come()
+    late = simulation.waiting.pop(1)
+    simulation.clock.set_ticks(late.leaves_at + 1)
+    turns = [waiter.leaves_at for waiter in simulation.waiting.values()]
+    simulation.line.give_up(late)
+    assert [waiter.leaves_at for waiter in simulation.waiting.values()] == turns
+
+
+def test_one_users_wait_takes_nothing_from_the_bucket_that_all_share() -> None:
+    """Charges of different keys are charged when they are made: nobody else waits for this one's turn."""
+    store = MemoryStore(1000, clock=ManualClock(start=1000))
+    tenant, user = TokenBucket(10, 10), LeakyBucket(5, 1)
+    for _ in range(4):
+        store.line.join(
+            Waiter(wake=lambda: None),
+            [Charge.of("tenant", "t", tenant, 1, None), Charge.of("user", "u", user, 1, None)],
+        )
+    [left] = store.decide([Charge.of("tenant", "t", tenant, 0)], commit=False)
+    assert left.remaining == 6
+
+
+# For real
+
+
+def test_two_hundred_threads_leave_in_order_none_early_and_on_time() -> None:
+    limiter = Limiter(LeakyBucket(200, 100), store=MemoryStore(1000))
+    came = threading.Lock()
+    left: list[tuple[int, int]] = []
+
+    def wait(number: int) -> None:
+        decision = limiter.acquire("key")
+        with came:
+            left.append((limiter.store.clock.ticks() - decision.at_ticks - decision.delay_ticks, number))
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    check_departures(left, time.monotonic() - began)
+
+
+def test_two_hundred_tasks_leave_in_order_none_early_and_on_time() -> None:
+    async def run() -> None:
+        limiter = AsyncLimiter(LeakyBucket(200, 100), store=MemoryStore(1000))
+        left: list[tuple[int, int]] = []
+
+        async def wait(number: int) -> None:
+            decision = await limiter.acquire("key")
+            left.append((limiter.store.clock.ticks() - decision.at_ticks - decision.delay_ticks, number))
+
+        began = time.monotonic()
+        await asyncio.gather(*(wait(number) for number in range(200)))
+        assert [number for _, number in left] == list(range(200))
+        check_departures(left, time.monotonic() - began)
+
+    asyncio.run(run())
+
+
+def check_departures(left: list[tuple[int, int]], took: float) -> None:
+    """`left` has (ticks late, who). How late is measured in benchmarks; here, that none is early and none forgotten."""
+    assert len(left) == 200
+    assert min(late for late, _ in left) >= 0
+    assert took >= 1.98
+    assert median(late for late, _ in left) < TICKS_PER_SECOND, "they do wait in parallel"
+
+
+def test_waiting_costs_no_cpu() -> None:
+    """Ten thousand tasks wait a second: what they use of the CPU is for coming and going, not for looking around."""
+
+    async def run() -> float:
+        limiter = AsyncLimiter(LeakyBucket(10_000, 1), store=MemoryStore(1000))
+        tasks = [asyncio.create_task(limiter.acquire("key")) for _ in range(10_000)]
+        await asyncio.sleep(0)
+        while len(limiter.store.line._waiters[limiter._scopes[0], "key"]) < 9_999:
+            await asyncio.sleep(0)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        await asyncio.sleep(1)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert asyncio.run(run()) < 0.5
+
+
+def test_fifty_of_a_hundred_cancelled_at_random_leave_no_hole() -> None:
+    async def run() -> None:
+        limiter = AsyncLimiter(LeakyBucket(200, 100), store=MemoryStore(1000))
+        left: list[int] = []
+
+        async def wait() -> None:
+            await limiter.acquire("key")
+            left.append(limiter.store.clock.ticks())
+
+        tasks = [asyncio.create_task(wait()) for _ in range(100)]
+        await asyncio.sleep(0)
+        for task in random.Random(1).sample(tasks[1:], 50):
+            task.cancel()
+        await asyncio.sleep(0)
+        interval = limiter.limits[0].interval
+        assert (await limiter.peek("key", 0)).debt_ticks <= 50 * interval, "those that stay have moved up"
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert len(left) == 50
+        assert left[-1] - left[0] >= 48 * interval, "and leave no faster for it"
+
+    asyncio.run(run())
+
+
+def test_a_timeout_around_a_wait_gives_the_place_back() -> None:
+    async def run() -> None:
+        limiter = AsyncLimiter(TokenBucket(1, "1/hour"), store=MemoryStore(1000))
+        await limiter.acquire("key")
+        before = await limiter.peek("key", 0)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(limiter.acquire("key"), 0.02)
+        after = await limiter.peek("key", 0)
+        assert after.debt_ticks < before.debt_ticks
+        assert not limiter.store.line._waiters
+
+    asyncio.run(run())
+
+
+def test_a_refusal_is_at_once_and_leaves_nobody_in_line() -> None:
+    limiter = Limiter(LeakyBucket(0, "1/hour"), store=MemoryStore(1000))
+    limiter.acquire("key")
+    began = time.monotonic()
+    with pytest.raises(RateLimitExceeded):
+        limiter.acquire("key")
+    with pytest.raises(RateLimitExceeded):
+        limiter.acquire("key", timeout=0)
+    assert time.monotonic() - began < 60
+    assert not limiter.store.line._waiters
+
+
+@pytest.mark.parametrize("limit", [TokenBucket(2, 1), LeakyBucket(2, 1)], ids=str)
+def test_a_timeout_of_nothing_never_waits(limit: Limit) -> None:
+    clock = ManualClock(start=1000)
+    limiter = Limiter(limit, store=MemoryStore(100, clock=clock))
+    limiter.acquire("key", 1 if limit.queues else 2)
+    began = clock.ticks()
+    with pytest.raises(RateLimitExceeded):
+        limiter.acquire("key", timeout=0)
+    assert clock.ticks() == began
+
+
+def test_a_guard_waits_as_long_as_it_is_told() -> None:
+    clock = ManualClock(start=1000)
+    limiter = Limiter(TokenBucket(1, 1), store=MemoryStore(100, clock=clock))
+
+    @limiter.limit("api", timeout=None)
+    def patient() -> int:
+        return clock.ticks()
+
+    assert patient() + TICKS_PER_SECOND == patient()
+    with pytest.raises(RateLimitExceeded), limiter.limit("api", timeout=0.5):
+        pass
