@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy
+from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, RateLimitExceeded
 
 POLICY = Policy.parse("""
 [tiers]
@@ -134,6 +134,34 @@ def test_max_wait_delays_before_it_refuses(store: MemoryStore) -> None:
     assert decisions[3].retry_after == 1.0
 
 
+def test_acquire_waits_as_long_as_the_rules_and_the_caller_allow(store: MemoryStore, clock: ManualClock) -> None:
+    text = '[[rules]]\nname = "r"\ncapacity = 1\nrefill_rate = 1\nmax_wait = 2'
+    keeper = Keeper(Policy.parse(text), store)
+    began = clock.ticks()
+    assert [keeper.acquire({}).delay for _ in range(3)] == [0.0, 1.0, 1.0]
+    assert (clock.ticks() - began) / 16e9 == 2.0
+    with pytest.raises(RateLimitExceeded, match="rule 'r': over the limit of token_bucket of 1 at 1/s: retry after"):
+        keeper.acquire({}, timeout=0.5)
+    with pytest.raises(RateLimitExceeded):
+        keeper.acquire({}, cost=4)
+    with pytest.raises(ValueError, match="timeout must be"):
+        keeper.acquire({}, timeout=-1)
+
+
+def test_acquire_without_the_keys_attribute_is_refused_if_the_rule_says_so(store: MemoryStore) -> None:
+    text = '[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "reject"'
+    with pytest.raises(RateLimitExceeded, match="the request has no user"):
+        Keeper(Policy.parse(text), store).acquire({})
+
+
+def test_a_shadow_rule_delays_nobody(store: MemoryStore, clock: ManualClock) -> None:
+    text = '[[rules]]\nname = "r"\nalgorithm = "leaky_bucket"\ncapacity = 5\nleak_rate = 1\nshadow = true'
+    keeper = Keeper(Policy.parse(text), store)
+    began = clock.ticks()
+    assert all(keeper.acquire({}) for _ in range(9))
+    assert clock.ticks() == began
+
+
 def test_explain_says_of_each_rule_whether_it_applies_and_why_not_and_charges_nothing(keeper: Keeper) -> None:
     for _ in range(2):
         explained = {it.rule.name: it for it in keeper.explain({"api_key": "secret-key", "path": "/x"})}
@@ -161,6 +189,8 @@ def test_the_async_keeper_decides_alike(clock: ManualClock) -> None:
         async_keeper = AsyncKeeper(POLICY, MemoryStore(100, clock=clock))
         for _ in range(3):
             assert await async_keeper.check(request) == keeper.check(request)
+        with pytest.raises(RateLimitExceeded):
+            await async_keeper.acquire(request)
         assert len(await async_keeper.explain(request)) == 4
 
     asyncio.run(use())

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper.cli import replay_engine
-from ratekeeper.cli.replay_engine import replay
-from ratekeeper.cli.replay_report import BadLine, Report, RuleReport
+from ratekeeper.cli.replay import engine
+from ratekeeper.cli.replay.engine import replay
+from ratekeeper.cli.replay.report import BadLine, Report, RuleReport
 from ratekeeper.clock import ManualClock
 from ratekeeper.gcra import decide
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket
@@ -152,7 +152,7 @@ def test_lines_that_step_back_are_put_in_order() -> None:
 def test_a_line_too_late_to_be_put_in_order_is_decided_at_the_latest_time_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replay_engine, "HELD_BACK", 1)
+    monkeypatch.setattr(engine, "HELD_BACK", 1)
     report = run('[[rules]]\nname = "r"\nlimit = "2/s"', *map(line, [50, 60, 60, 40, 100, 100]))
     assert (report.late, report.lateness) == (1, 20.0)
     assert counts(report) == {"r": (5, 1)}  # three at 60

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ratekeeper.cli import replay
+from ratekeeper.cli.replay import command as replay
 from ratekeeper.errors import MissingExtraError
 
 POLICY = """

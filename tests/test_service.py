@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from servers import ratekeeper_service
+
+from ratekeeper import AsyncKeeper, MemoryStore, Policy
+from ratekeeper.decision import Charge
+from ratekeeper.service.app import Service
 
 POLICY = """
 [attributes]
@@ -165,6 +171,73 @@ def test_a_leaky_rule_holds_its_answers_until_their_turn(service: httpx.Client) 
     assert sorted(status for status, _ in answers) == [200, 200, 200, 429, 429]
     turns = sorted(at for status, at in answers if status == 200)
     assert turns[2] - turns[0] >= 0.09  # three at 20 a second, less what the first answer took
+
+
+ONE_BY_ONE = Policy.parse("""
+[[rules]]
+name = "one by one"
+algorithm = "leaky_bucket"
+capacity = 5
+leak_rate = "1/hour"
+""")
+SCOPE: dict[str, Any] = {"type": "http", "method": "GET", "path": "/check", "query_string": b"", "headers": []}
+
+
+class Client:
+    """One client of the application, without a server between: it may hang up whenever it likes."""
+
+    def __init__(self, service: Service) -> None:
+        self._hang_up = asyncio.Event()
+        self.sent: list[MutableMapping[str, Any]] = []
+        self.done = asyncio.ensure_future(service(dict(SCOPE), self._receive, self._send))
+
+    async def hang_up(self) -> None:
+        self._hang_up.set()
+        await self.done
+
+    async def _receive(self) -> dict[str, Any]:
+        await self._hang_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        self.sent.append(message)
+
+
+def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing() -> None:
+    async def use() -> None:
+        store = MemoryStore(100)
+        service = Service(AsyncKeeper(ONE_BY_ONE, store))
+        first = Client(service)
+        await first.done
+        assert first.sent[0]["status"] == 200
+        [before] = store.decide([Charge.of("one by one/0", "", ONE_BY_ONE.rules[0].limit, 0)], commit=False)
+        waiting = [Client(service) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        for client in waiting:
+            await client.hang_up()
+            assert not client.sent
+        await asyncio.sleep(0)
+        [after] = store.decide([Charge.of("one by one/0", "", ONE_BY_ONE.rules[0].limit, 0)], commit=False)
+        assert after.debt_ticks < before.debt_ticks
+        assert not store.line._waiters
+
+    asyncio.run(use())
+
+
+def test_no_more_requests_are_held_than_the_service_allows() -> None:
+    async def use() -> None:
+        service = Service(AsyncKeeper(ONE_BY_ONE, MemoryStore(100)), most_held=2)
+        await Client(service).done
+        held = [Client(service) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        refused = Client(service)
+        await refused.done
+        assert refused.sent[0]["status"] == 429
+        for client in held:
+            assert not client.done.done()
+            await client.hang_up()
+
+    asyncio.run(use())
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:

@@ -53,6 +53,7 @@ class LeakyQueue(Generic[T]):
     >>> queue = LeakyQueue(capacity=100, leak_rate=1000)
     >>> queue.put("a letter")
     >>> queue.close()
+    []
     >>> list(queue)
     ['a letter']
     """

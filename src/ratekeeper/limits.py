@@ -63,7 +63,8 @@ class Terms(NamedTuple):
 class Limit:
     """What the two algorithms share. Use `TokenBucket` or `LeakyBucket`.
 
-    `interval` is the ticks a token takes to refill; `full` the ticks of debt at which nothing more fits.
+    `interval` is the ticks a token takes to refill; `full` the ticks of debt at which nothing more fits; `max_cost` the
+    largest cost that can ever be admitted at once.
     """
 
     algorithm: ClassVar[str]
@@ -72,11 +73,7 @@ class Limit:
     rate: Fraction = field(init=False, repr=False)
     interval: int = field(init=False, repr=False, compare=False)
     full: int = field(init=False, repr=False, compare=False)
-
-    @property
-    def max_cost(self) -> int:
-        """The largest cost that can ever be admitted at once."""
-        return self.full // self.interval
+    max_cost: int = field(init=False, repr=False, compare=False)
 
     @property
     def window(self) -> Fraction:
@@ -102,13 +99,14 @@ class Limit:
         except LimitError as error:
             raise LimitError(f"{name}{rate_name}: {error}") from None
         interval = ceil(TICKS_PER_SECOND / exact)
-        full = (self.capacity + places_in_service) * interval
+        max_cost = self.capacity + places_in_service
+        full = max_cost * interval
         if full > MAX_REFILL_TICKS:
             raise LimitError(
                 f"{name}a full refill would take {full // (MAX_REFILL_TICKS // 5)} years, over the 5 allowed: "
                 f"lower the capacity ({self.capacity}) or raise the {rate_name} ({rate!r})"
             )
-        for attribute, value in (("rate", exact), ("interval", interval), ("full", full)):
+        for attribute, value in (("rate", exact), ("interval", interval), ("full", full), ("max_cost", max_cost)):
             object.__setattr__(self, attribute, value)
 
     def __str__(self) -> str:

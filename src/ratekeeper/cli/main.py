@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from ratekeeper import IMPLEMENTATION, __version__
-from ratekeeper.cli import check_policy, replay, serve
+from ratekeeper.cli import check_policy, serve
+from ratekeeper.cli.replay import command as replay
 from ratekeeper.errors import RatekeeperError
 
 _CORES = {

@@ -1,6 +1,6 @@
 """`ratekeeper replay POLICY ACCESS_LOG`: what a policy would have done to the requests of a log, before it does it.
 
-Opens the log, shows how far it is, prints the report. How a replay works is in `replay_engine`.
+Opens the log, shows how far it is, prints the report. How a replay works is in `engine`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import IO, cast
 
-from ratekeeper.cli.access_log import UNDERSTOOD
-from ratekeeper.cli.replay_engine import replay
-from ratekeeper.cli.replay_report import Report
+from ratekeeper.cli.replay.access_log import UNDERSTOOD
+from ratekeeper.cli.replay.engine import replay
+from ratekeeper.cli.replay.report import Report
 from ratekeeper.errors import MissingExtraError, PolicyError
 from ratekeeper.policy.model import Policy
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from rich.console import Console  # noqa: PLC0415  an extra
 
-        from ratekeeper.cli.replay_tables import print_report  # noqa: PLC0415
+        from ratekeeper.cli.replay.tables import print_report  # noqa: PLC0415
     except ImportError:
         raise MissingExtraError("ratekeeper replay", "service") from None
     name = "standard input" if args.log == "-" else args.log

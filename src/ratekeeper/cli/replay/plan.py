@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from ratekeeper.cli.log_time import UnreadableLine
-from ratekeeper.cli.replay_tally import Share, Tally, Values
+from ratekeeper.cli.replay.log_time import UnreadableLine
+from ratekeeper.cli.replay.tally import Share, Tally, Values
 from ratekeeper.policy.keeper import Keeper
 
 T = TypeVar("T")

@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heappush, heappushpop
 
-from ratekeeper.cli.access_log import LineReader, LogEntry, asked_for
-from ratekeeper.cli.log_time import UnreadableLine
-from ratekeeper.cli.replay_plan import Lacking, Planner
-from ratekeeper.cli.replay_report import BadLine, BucketReport, Report, TimeSpan
-from ratekeeper.cli.replay_tally import Share, Values, count, most_refusing
+from ratekeeper.cli.replay.access_log import LineReader, LogEntry, asked_for
+from ratekeeper.cli.replay.log_time import UnreadableLine
+from ratekeeper.cli.replay.plan import Lacking, Planner
+from ratekeeper.cli.replay.report import BadLine, BucketReport, Report, TimeSpan
+from ratekeeper.cli.replay.tally import Share, Values, count, most_refusing
 from ratekeeper.clock import ManualClock
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.keeper import Keeper

@@ -1,4 +1,4 @@
-"""What a replay found out: values, counted by `replay_engine` and shown by `replay_tables`. They hold no key in clear,
+"""What a replay found out: values, counted by `engine` and shown by `tables`. They hold no key in clear,
 unless the replay was told to show keys.
 """
 

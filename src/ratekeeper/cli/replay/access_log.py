@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from ratekeeper.cli.log_time import UnreadableLine, text_ticks, ticks_of
+from ratekeeper.cli.replay.log_time import UnreadableLine, text_ticks, ticks_of
 from ratekeeper.http.attributes import UNKNOWN_CLIENT, client_address, normal_path
 from ratekeeper.policy.model import ClientIP, HeaderSource, Policy
 

@@ -7,7 +7,7 @@ from heapq import nlargest
 from math import ceil
 from typing import NamedTuple, TypeAlias
 
-from ratekeeper.cli.replay_report import RuleReport
+from ratekeeper.cli.replay.report import RuleReport
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.policy.model import Rule
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ratekeeper.cli.replay_report import Report, RuleReport, TimeSpan
+from ratekeeper.cli.replay.report import Report, RuleReport, TimeSpan
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, rate_text
 from ratekeeper.policy.model import Rule
 
