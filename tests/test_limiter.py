@@ -124,6 +124,7 @@ def test_an_interrupted_wait_gives_its_token_back(limit: Any) -> None:
         await async_limiter.acquire("b")
         with pytest.raises(asyncio.CancelledError):
             await async_limiter.acquire("b")
+        await asyncio.sleep(0)
         assert (await async_limiter.peek("b", 0)).reset_after <= 1.0
 
     asyncio.run(cancelled())
@@ -266,6 +267,10 @@ def test_a_guard_that_makes_no_sense_is_an_error(store: MemoryStore) -> None:
     limiter, async_limiter = Limiter("1/s", store=store), AsyncLimiter("1/s", store=store)
     with pytest.raises(TypeError, match="key must be"):
         limiter.limit(key=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="cost must be"):
+        limiter.limit("x", cost="3")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"write @limiter\.limit"):
+        limiter.limit(lambda user: user)("alice")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a block has no arguments"), limiter.limit(key=lambda: "x"):
         pass
     with pytest.raises(TypeError, match="not an async function"):

@@ -64,7 +64,7 @@ def test_a_float_means_the_decimal_that_it_prints_as() -> None:
         ("0.5/minuet", "did you mean 'minute'"),
         ("9" * 400 + ".5/s", "at most 100 characters"),
         ("2000000000/s", "at most 1,000,000,000"),
-        ("1/500 weeks burst 2", "over the 5 allowed"),
+        ("1/500 weeks burst 2", "more than the 5 years allowed"),
         (100, "text such as"),
     ],
 )

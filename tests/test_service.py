@@ -75,6 +75,21 @@ def test_nginx_gets_the_403_that_it_asks_for(service: httpx.Client) -> None:
     assert answers[3].headers["retry-after"] == "1200"
 
 
+def test_a_gateway_that_does_not_say_what_is_asked_for_is_told_so_not_let_through(service: httpx.Client) -> None:
+    answer = service.get("/check", headers={"X-Api-Key": "k"})
+    assert answer.status_code == 400
+    assert "sent no x-forwarded-uri" in answer.json()["detail"]
+
+
+def test_json_attributes_have_one_spelling_and_known_names(service: httpx.Client) -> None:
+    spellings = ["/api/x", "//api/x", "/%61pi/x", "/y/../api/x"]
+    bodies = [{"attributes": {"api_key": "k", "path": path, "method": "get"}} for path in spellings]
+    assert [service.post("/v1/check", json=body).json()["allowed"] for body in bodies] == [True, True, True, False]
+    answer = service.post("/v1/check", json={"attributes": {"api_kye": "k", "path": "/api/x"}})
+    assert answer.status_code == 400
+    assert "did you mean 'api_key'?" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("status", ["200", "abc", "500", "4030", "-403", "٤٠٣", "418418"])
 def test_a_status_that_cannot_deny_is_refused_loudly(service: httpx.Client, status: str) -> None:
     answer = service.get("/check", params={"deny_status": status})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -134,6 +137,103 @@ def test_many_keys_are_asked_in_order_at_one_instant(store: MemoryStore) -> None
         limiter.try_acquire_many("abc")
 
 
+class Hostile(ManualClock):
+    """A clock that is somebody's code: it changes what it was called for, asks again, or fails."""
+
+    def __init__(self) -> None:
+        super().__init__(start=1000)
+        self.steps: list[Callable[[], object]] = []
+
+    def ticks(self) -> int:
+        if self.steps:
+            self.steps.pop(0)()
+        return super().ticks()
+
+
+def fail() -> None:
+    raise OSError("no clock")
+
+
+def test_a_clock_that_changes_the_callers_lists_breaks_nothing(implementation: Any) -> None:
+    clock = Hostile()
+    store = MemoryStore(16, clock=clock, implementation=implementation)
+    charges = [charge("a", TokenBucket(5, 1)), charge("b", TokenBucket(5, 1))]
+    clock.steps.append(charges.clear)
+    assert len(store.decide(charges)) == 2
+    keys = ["a", "b", "c"]
+    clock.steps.append(keys.clear)
+    assert Limiter("5/s", store=store).try_acquire_many(keys) == [True] * 3
+
+
+def test_a_clock_that_asks_the_limiter_does_not_deadlock(implementation: Any) -> None:
+    clock = Hostile()
+    limiter = Limiter("5/s", store=MemoryStore(16, clock=clock, implementation=implementation))
+    clock.steps.append(lambda: limiter.try_acquire("b"))
+    assert limiter.try_acquire("a")
+    assert limiter.peek("b").remaining == 4
+
+
+def test_a_clock_that_fails_is_its_own_error_and_charges_nothing(implementation: Any) -> None:
+    clock = Hostile()
+    limiter = Limiter("5/s", store=MemoryStore(16, clock=clock, implementation=implementation))
+    for ask in (limiter.try_acquire, limiter.acquire, limiter.peek):
+        clock.steps.append(fail)
+        with pytest.raises(OSError, match="no clock"):
+            ask("a")
+    clock.steps.append(fail)
+    with pytest.raises(OSError, match="no clock"):
+        limiter.try_acquire_many(["a", "b"])
+    assert limiter.peek("a").remaining == 5
+
+
+def test_a_clock_that_fails_while_charges_are_taken_back_is_its_own_error() -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    clock, limit = Hostile(), TokenBucket(5, "1/day")
+    store = MemoryStore(16, clock=clock, on_full="deny", implementation="c")
+    names = [f"key {n}" for n in range(60)]
+    has_a_cell = [name for name in names if allowed(store, charge(name, limit)) == [True]]
+    assert len(has_a_cell) < len(names)
+    clock.steps += [lambda: None, fail]  # the second reading is to know how long ago the first charge was
+    newcomers = [charge(name, limit) for name in names if name not in has_a_cell]
+    with pytest.raises(OSError, match="no clock"):
+        store.decide([charge(has_a_cell[0], limit), newcomers[0]])
+
+
+def test_a_dropped_limiter_frees_its_table_at_once(implementation: Any) -> None:
+    store = MemoryStore(100, implementation=implementation)
+    limiter = Limiter("5/s", store=store)
+    gone = weakref.ref(store)
+    gc.disable()
+    try:
+        del limiter, store
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_subclass_has_a_say_in_every_verb(store: MemoryStore) -> None:
+    class Counting(Limiter):
+        asked = 0
+
+        def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
+            self.asked += 1
+            return super().try_acquire(key, cost)
+
+    limiter = Counting("5/s", store=store)
+    limiter.try_acquire("a")
+    assert limiter.asked == 1
+
+
+def test_retry_after_is_never_too_early_also_over_months(store: MemoryStore, clock: ManualClock) -> None:
+    limiter = Limiter("1/30 days", store=store)
+    for ticks in range(50):
+        limiter.reset("a")
+        limiter.try_acquire("a")
+        clock.advance_ticks(ticks)
+        clock.advance(limiter.try_acquire("a").retry_after)
+        assert limiter.try_acquire("a")
+
+
 def test_a_decision_is_immutable_and_a_value(store: MemoryStore) -> None:
     limiter = Limiter(TokenBucket(2, 1), store=store)
     decision = limiter.try_acquire("a")
@@ -192,8 +292,8 @@ class Twin:
         limiter = Limiter(*limits, store=self.store, name=f"limits {chosen}")
         if self._generic:
             limiter._gate = ChargeGate(self.store, limiter._scopes, limiter.limits, limiter._wait)
-            limiter.try_acquire = limiter._gate.try_acquire
-            limiter.try_acquire_many = limiter._gate.try_acquire_many
+            limiter.try_acquire = limiter._gate.try_acquire  # type: ignore[method-assign]
+            limiter.try_acquire_many = limiter._gate.try_acquire_many  # type: ignore[method-assign]
         return limiter
 
 

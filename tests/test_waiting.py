@@ -46,9 +46,10 @@ class Simulation:
         self.cost: dict[int, int] = {}
         self.left: list[tuple[int, int]] = []  # (who, when)
         self.came = 0
+        self.scope = "{}"
 
     def charges(self, cost: int) -> list[Charge]:
-        return [Charge.of(f"{n}", "key", limit, cost, None) for n, limit in enumerate(self.limits)]
+        return [Charge.of(self.scope.format(n), "key", limit, cost, None) for n, limit in enumerate(self.limits)]
 
     def come(self, cost: int = 1) -> bool:
         number, self.came = self.came, self.came + 1
@@ -62,8 +63,13 @@ class Simulation:
             self.left.append((number, self.clock.ticks()))
         return True
 
-    def give_up(self, number: int) -> None:
-        self.line.give_up(self.waiting.pop(number))
+    def give_up(self, *numbers: int) -> None:
+        """Give up one by one or, as tasks that are cancelled together do, at once."""
+        if len(numbers) == 1:
+            self.line.give_up(self.waiting.pop(*numbers))
+        for number in numbers[: len(numbers) * (len(numbers) > 1)]:
+            self.line.give_up(self.waiting.pop(number), later=lambda _: None)
+        self.line.settle()
         self.let_go()  # those that moved up may go at once
 
     def let_go(self) -> None:
@@ -191,9 +197,12 @@ def test_after_some_give_up_all_is_as_if_they_had_never_come(
     # Whose turn had come at once cannot give up; of the others any may.
     some = [number for number in admitted if number in with_them.waiting]
     gone = data.draw(st.lists(st.sampled_from(some), unique=True)) if some else []
-    for number in gone:
-        if number in with_them.waiting:
-            with_them.give_up(number)
+    if data.draw(st.booleans()):
+        with_them.give_up(*gone)
+    else:
+        for number in gone:
+            if number in with_them.waiting:
+                with_them.give_up(number)
     stayed = [number for number, _ in with_them.left] + list(with_them.waiting)
     for number in sorted(stayed):
         without_them.come(costs[number])
@@ -236,6 +245,83 @@ def test_who_gives_up_after_its_turn_has_come_moves_nobody() -> None:
     turns = [waiter.leaves_at for waiter in simulation.waiting.values()]
     simulation.line.give_up(late)
     assert [waiter.leaves_at for waiter in simulation.waiting.values()] == turns
+
+
+def test_a_refund_while_others_wait_lets_them_go_sooner_and_nobody_in_a_burst() -> None:
+    """A took the only token; B and C wait a second each. A's refund is B's turn, and C's is a second after it."""
+    clock = ManualClock(start=1000)
+    limiter = Limiter(TokenBucket(1, 1), store=MemoryStore(100, clock=clock))
+    taken = limiter.try_acquire("key")
+    waiters = [Waiter(wake=lambda: None) for _ in range(3)]
+    for waiter in waiters[:2]:
+        limiter.store.line.join(waiter, limiter._charges("key", 1, None))
+    limiter.refund(taken)
+    limiter.store.line.join(waiters[2], limiter._charges("key", 1, None))
+    start = clock.ticks()
+    assert [waiter.leaves_at - start for waiter in waiters] == [0, TICKS_PER_SECOND, 2 * TICKS_PER_SECOND]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(["come", "take", "refund", "give up", "advance"]), max_size=40), st.data())
+@pytest.mark.parametrize("core", CORES)
+def test_refunds_and_giving_up_together_keep_the_bound(core: Any, trace: list[str], data: st.DataObject) -> None:
+    """What went ahead and was not refunded obeys the bound."""
+    limit = TokenBucket(3, 3)
+    simulation = Simulation(limit, implementation=core)
+    limiter = Limiter(limit, store=simulation.store, name="0")
+    simulation.scope = "0/{}"  # that of the limiter's own charges
+    taken: list[tuple[int, Any]] = []
+    for verb in trace:
+        if verb == "come":
+            simulation.come()
+        elif verb == "take" and (decision := limiter.try_acquire("key")):
+            taken.append((simulation.came, decision))
+            simulation.cost[simulation.came] = 1
+            simulation.left.append((simulation.came, simulation.clock.ticks()))
+            simulation.came += 1
+        elif verb == "refund" and taken:
+            number, decision = taken.pop(data.draw(st.integers(0, len(taken) - 1)))
+            limiter.refund(decision)
+            simulation.left = [one for one in simulation.left if one[0] != number]
+            simulation.let_go()
+        elif verb == "give up" and simulation.waiting:
+            simulation.give_up(data.draw(st.sampled_from(sorted(simulation.waiting))))
+        elif verb == "advance":
+            simulation.advance(limit.interval // 2)
+    simulation.finish()
+    within_bound(simulation, limit)
+
+
+def test_str_and_bytes_of_one_key_wait_in_one_line() -> None:
+    clock = ManualClock(start=1000)
+    limiter = Limiter(LeakyBucket(10, 1), store=MemoryStore(100, clock=clock))
+    keys: list[str | bytes] = ["key", "key", b"key"]
+    waiters = [Waiter(wake=lambda: None) for _ in range(4)]
+    for waiter, key in zip(waiters[:3], keys, strict=True):
+        limiter.store.line.join(waiter, limiter._charges(key, 1, None))
+    limiter.store.line.give_up(waiters[1])
+    limiter.store.line.join(waiters[3], limiter._charges("key", 1, None))
+    assert waiters[3].leaves_at - waiters[2].leaves_at == TICKS_PER_SECOND
+
+
+def test_rules_of_different_keys_keep_each_bound_whoever_gives_up() -> None:
+    """All share one bucket, each user has one: of those behind who give up, some wait elsewhere and cannot be moved."""
+    store = MemoryStore(100, clock=ManualClock(start=1000))
+    everyone, user = TokenBucket(1, 10), TokenBucket(5, 10)
+
+    def join(name: str) -> Waiter:
+        waiter = Waiter(wake=lambda: None)
+        charges = [Charge.of("all", "", everyone, 1, None), Charge.of("user", name, user, 1, None)]
+        store.line.join(waiter, charges)
+        return waiter
+
+    first, *waiters = [join(name) for name in "ABCDEF"]
+    for waiter in waiters[:3]:
+        store.line.give_up(waiter)
+    turns = sorted(waiter.leaves_at for waiter in waiters[3:] + [join(name) for name in "GHI"])
+    assert first.leaves_at == 0
+    for earlier, later in pairwise(turns):
+        assert later - earlier >= everyone.interval
 
 
 def test_one_users_wait_takes_nothing_from_the_bucket_that_all_share() -> None:
@@ -305,14 +391,16 @@ def test_waiting_costs_no_cpu() -> None:
         limiter = AsyncLimiter(LeakyBucket(10_000, 1), store=MemoryStore(1000))
         tasks = [asyncio.create_task(limiter.acquire("key")) for _ in range(10_000)]
         await asyncio.sleep(0)
-        while len(limiter.store.line._waiters[limiter._scopes[0], "key"]) < 9_999:
+        while len(limiter.store.line._waiters[limiter._scopes[0], b"key"]) < 9_999:
             await asyncio.sleep(0)
         before = resource.getrusage(resource.RUSAGE_SELF)
         await asyncio.sleep(1)
         after = resource.getrusage(resource.RUSAGE_SELF)
-        for task in reversed(tasks):
+        for task in tasks:  # a server that stops: all give up together
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert not limiter.store.line._waiters
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert asyncio.run(run()) < 0.5
@@ -332,6 +420,7 @@ def test_fifty_of_a_hundred_cancelled_at_random_leave_no_hole() -> None:
         for task in random.Random(1).sample(tasks[1:], 50):
             task.cancel()
         await asyncio.sleep(0)
+        await asyncio.sleep(0)
         interval = limiter.limits[0].interval
         assert (await limiter.peek("key", 0)).debt_ticks <= 50 * interval, "those that stay have moved up"
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -348,6 +437,7 @@ def test_a_timeout_around_a_wait_gives_the_place_back() -> None:
         before = await limiter.peek("key", 0)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(limiter.acquire("key"), 0.02)
+        await asyncio.sleep(0)
         after = await limiter.peek("key", 0)
         assert after.debt_ticks < before.debt_ticks
         assert not limiter.store.line._waiters

@@ -4,6 +4,7 @@ from ratekeeper.clock import ManualClock
 from ratekeeper.core import IMPLEMENTATION
 from ratekeeper.decision import Decision
 from ratekeeper.errors import (
+    CostError,
     LimitError,
     MissingExtraError,
     PolicyError,
@@ -27,6 +28,7 @@ __all__ = [
     "IMPLEMENTATION",
     "AsyncKeeper",
     "AsyncLimiter",
+    "CostError",
     "Decision",
     "Keeper",
     "LeakyBucket",

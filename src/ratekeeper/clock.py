@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from fractions import Fraction
 from typing import Protocol
 
 from ratekeeper.limits import TICKS_PER_SECOND
 
 _TICKS_PER_NS = TICKS_PER_SECOND // 1_000_000_000
-# Boot time goes on while the machine sleeps, as buckets should; elsewhere the monotonic clock does.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
 
 
 class Clock(Protocol):
@@ -34,7 +34,9 @@ class SystemClock:
     """The machine's clock since boot."""
 
     def ticks(self) -> int:
-        return time.clock_gettime_ns(_CLOCK) * _TICKS_PER_NS
+        # Boot time goes on while the machine sleeps, as buckets should; elsewhere the monotonic clock does.
+        ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic_ns()
+        return ns * _TICKS_PER_NS
 
     def wait(self, woken: threading.Event, seconds: float) -> None:
         woken.wait(seconds)
@@ -57,6 +59,8 @@ class ManualClock:
     """
 
     def __init__(self, start: float = 0.0) -> None:
+        if isinstance(start, str):
+            raise TypeError(f"start is in seconds, not {start!r}")
         self._now = round(start * TICKS_PER_SECOND)
         self._lock = threading.Lock()
 
@@ -65,7 +69,7 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         """Go on by `seconds`, to the nearest tick; a negative number steps back."""
-        self.advance_ticks(round(seconds * TICKS_PER_SECOND))
+        self.advance_ticks(round(Fraction(seconds) * TICKS_PER_SECOND))
 
     def advance_ticks(self, ticks: int) -> None:
         """Go on by exactly this many ticks."""

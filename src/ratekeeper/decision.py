@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
+from fractions import Fraction
+from math import inf, nextafter
 from typing import NamedTuple
 
-from ratekeeper.limits import AS_MEANT, TICKS_PER_SECOND, Limit, Timeout
+from ratekeeper.limits import AS_MEANT, TICKS_PER_SECOND, Limit, Timeout, checked_cost
 
 NEVER = 2**63 - 1
 """The `retry_ticks` of a request that can never pass."""
@@ -60,7 +61,7 @@ class Charge(NamedTuple):
         shadow: bool = False,
     ) -> Charge:
         """Build the charge of a caller who is willing to wait `timeout` seconds (see `Limit.terms`)."""
-        return cls(scope, key, limit, cost, *limit.terms(cost, timeout), shadow)
+        return cls(scope, key, limit, checked_cost(cost), *limit.terms(cost, timeout), shadow)
 
 
 class Decision:
@@ -160,8 +161,13 @@ class PlainDecision(Decision):
 
 
 def seconds(ticks: int) -> float:
-    """Return ticks as float seconds, `inf` for never."""
-    return inf if ticks == NEVER else ticks / TICKS_PER_SECOND
+    """Return ticks as float seconds, `inf` for never; rounded up, so that who waits so long has not come too early."""
+    if ticks == NEVER:
+        return inf
+    nearest = ticks / TICKS_PER_SECOND
+    # Up to 2**53 ticks (six days) a float tells ticks apart, and comes back as the same tick.
+    early = ticks >= 2**53 and Fraction(nearest) * TICKS_PER_SECOND < ticks
+    return nextafter(nearest, inf) if early else nearest
 
 
 def most_binding(decisions: Sequence[Decision]) -> Decision:

@@ -24,6 +24,10 @@ class PolicyError(RatekeeperError, ValueError):
     """A policy that cannot be used. Its text names the file, the table, the key, and what would be right."""
 
 
+class CostError(RatekeeperError, ValueError):
+    """A request's attribute that should be its cost is no whole number."""
+
+
 class RateLimitExceeded(RatekeeperError):
     """A request was refused. `decision` says by which limit, and when to come back."""
 

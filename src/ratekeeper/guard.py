@@ -8,7 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from ratekeeper.decision import Decision
-from ratekeeper.limits import Timeout
+from ratekeeper.limits import Timeout, checked_cost
 
 if TYPE_CHECKING:
     from ratekeeper.limiter import _Bound
@@ -38,6 +38,8 @@ class Guard:
     def __init__(self, limiter: _Bound, key: Key, cost: Cost, timeout: Timeout, asynchronous: bool) -> None:
         if not isinstance(key, str | bytes) and not callable(key):
             raise TypeError(f"key must be str, bytes, or a function of the arguments that returns one, not {key!r}")
+        if not callable(cost):
+            checked_cost(cost)
         self._limiter = limiter
         self._key = key
         self._cost = cost
@@ -45,6 +47,8 @@ class Guard:
         self._asynchronous = asynchronous
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        if not callable(function):
+            raise TypeError("write @limiter.limit(key=...): without a key the function would be taken for one")
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ratekeeper.decision import Charge, Decision, scope_of, together
 from ratekeeper.errors import RateLimitExceeded
@@ -26,14 +27,13 @@ class _Bound:
         self.name = " and ".join(map(str, self.limits)) if name is None else name
         self.store: Store = MemoryStore() if store is None else store
         self._scopes = tuple(scope_of(self.name, place) for place in range(len(self.limits)))
+        self._charges = partial(_charges, self._scopes, self.limits)
+        # What waits must not refer to this limiter, which refers to the gate: a cycle would keep a dropped table alive.
+        self._wait = partial(_wait, self.store, self._charges)
         self._gate: Gate = self.store.bind(self._scopes, self.limits, self._wait)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.limits))}, name={self.name!r})"
-
-    def _charges(self, key: str | bytes, cost: int, timeout: Timeout = AS_MEANT) -> list[Charge]:
-        bound = zip(self._scopes, self.limits, strict=True)
-        return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in bound]
 
     def _peek(self, key: str | bytes, cost: int) -> Decision:
         return together(self.store.decide(self._charges(key, cost), commit=False))
@@ -49,7 +49,7 @@ class _Bound:
             raise ValueError(f"cost must be from 0 to the {left} not yet given back of {decision.cost}, not {cost!r}")
         object.__setattr__(decision, "_refunded", decision._refunded + given)
         tokens = [charge for charge in self._charges(decision.key, given) if not charge.limit.queues]
-        self.store.refund(tokens, decision.at_ticks)
+        self.store.line.refund(tokens, decision.at_ticks)
 
     def _reset(self, key: str | bytes) -> None:
         for scope in self._scopes:
@@ -61,13 +61,8 @@ class _Bound:
 
     async def _take_turn_async(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
         decision = self._gate.reserve(key, cost, 0)
-        return decision if decision.allowed else await self._wait_async(key, cost, timeout)
-
-    def _wait(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
-        """Wait for the turn, or raise `RateLimitExceeded` at once."""
-        return _admitted(take_turn(self.store, self._charges(key, cost, timeout)))
-
-    async def _wait_async(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
+        if decision.allowed:
+            return decision
         return _admitted(await take_turn_async(self.store, self._charges(key, cost, timeout)))
 
 
@@ -88,9 +83,33 @@ class Limiter(_Bound):
 
     def __init__(self, *limits: Limit | str, store: Store | None = None, name: str | None = None) -> None:
         super().__init__(*limits, store=store, name=name)
-        self.try_acquire = self._gate.try_acquire
-        self.try_acquire_many = self._gate.try_acquire_many
-        self.acquire = self._gate.acquire
+        for verb in ("try_acquire", "try_acquire_many", "acquire"):
+            if getattr(type(self), verb) is getattr(Limiter, verb):  # else a subclass has a say
+                setattr(self, verb, getattr(self._gate, verb))  # no Python code of ours on the hot path
+
+    def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
+        """Ask for `cost` tokens for `key`, now. Never blocks.
+
+        A leaky bucket may allow with a `delay`, after which the caller is to go ahead.
+        """
+        return self._gate.try_acquire(key, cost)
+
+    def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
+        """Ask once for each key, in order, at one instant.
+
+        Raises before any is charged if one is no key. True of a leaky bucket may mean after a delay, which only
+        `try_acquire` tells.
+        """
+        return self._gate.try_acquire_many(keys, cost)
+
+    def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
+        """Wait for the turn of `cost` tokens for `key`; return the decision when it has come.
+
+        `timeout` is in seconds, as in `queue.Queue.get`: None waits as long as it takes, 0 not at all. Raises
+        `RateLimitExceeded` at once if the turn would come later, if a leaky bucket's queue is full, or if `cost` can
+        never pass. If the wait is interrupted, the place is given back, and those behind move up (docs/waiting.md).
+        """
+        return self._gate.acquire(key, cost, timeout)
 
     def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
@@ -99,10 +118,13 @@ class Limiter(_Bound):
     def refund(self, decision: Decision, cost: int | None = None) -> None:
         """Give back what a decision was charged, or `cost` tokens of it, less what has refilled since.
 
-        For work that was not done, or that cost less than was reserved. No token is given back twice; a refused
-        decision has nothing to give. A leaky bucket gets nothing back: those behind have their turns already. (Who
-        still waits gives its place back by giving up the wait.) Raises ValueError for more than was charged, or for
-        another limiter's decision.
+        For work that was not done, or that cost less than was reserved. What has refilled in the meantime is not given
+        again, so after `cost / refill_rate` seconds nothing is. No token is given back twice; a refused decision has
+        nothing to give. Who waits for tokens has its turn so much sooner.
+
+        A leaky bucket gets nothing back: those behind have their turns already. (Who still waits gives its place back
+        by giving up the wait.) Raises ValueError for more than was charged, or for a decision by a limit that this
+        limiter has not.
         """
         self._refund(decision, cost)
 
@@ -145,6 +167,20 @@ class AsyncLimiter(_Bound):
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""
         return Guard(self, key, cost, timeout, asynchronous=True)
+
+
+def _charges(
+    scopes: tuple[str, ...], limits: tuple[Limit, ...], key: str | bytes, cost: int, timeout: Timeout = AS_MEANT
+) -> list[Charge]:
+    bound = zip(scopes, limits, strict=True)
+    return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in bound]
+
+
+def _wait(
+    store: Store, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
+) -> Decision:
+    """Wait for the turn, or raise `RateLimitExceeded` at once."""
+    return _admitted(take_turn(store, charges(key, cost, timeout)))
 
 
 def _admitted(decisions: list[Decision]) -> Decision:

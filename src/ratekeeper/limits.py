@@ -40,15 +40,15 @@ _UNITS = {
     "hour": Fraction(3600), "day": Fraction(86_400), "week": Fraction(604_800),
 }  # fmt: skip
 _SHORT = {"ms": "millisecond", "s": "second", "sec": "second", "m": "minute", "min": "minute",
-          "h": "hour", "hr": "hour", "d": "day", "w": "week"}  # fmt: skip
+          "h": "hour", "hr": "hour", "hrs": "hour", "d": "day", "w": "week"}  # fmt: skip
 _WORDS = {word: seconds for unit, seconds in _UNITS.items() for word in (unit, unit + "s")} | {
     word: _UNITS[unit] for short, unit in _SHORT.items() for word in (short, short + "s" * (len(short) > 2))
 }
 _CALENDAR = {"month": "30 days", "year": "365 days"}
 _LONGEST_TEXT = 100
-_NUMBER = r"\d[\d_]*(?:\.\d+)?"
-_RATE = re.compile(rf"({_NUMBER})\s*(?:/|\bper\b)\s*({_NUMBER})?\s*([a-z]+)", re.IGNORECASE)
-_BURST = re.compile(r"\s*[,;]?\s*\bburst\s*=?\s*(\d[\d_]*)", re.IGNORECASE)
+_NUMBER = r"\d+(?:_\d+)*(?:\.\d+)?"
+_RATE = re.compile(rf"({_NUMBER})\s*(?:/|\bper\b)\s*({_NUMBER})?\s*([a-z]+)", re.IGNORECASE | re.ASCII)
+_BURST = re.compile(r"\s*[,;]?\s*\bburst\s*=?\s*(\d+(?:_\d+)*)", re.IGNORECASE | re.ASCII)
 
 
 class Terms(NamedTuple):
@@ -87,6 +87,9 @@ class Limit:
         """
         raise NotImplementedError
 
+    def __post_init__(self) -> None:
+        raise TypeError("a limit is a TokenBucket or a LeakyBucket")
+
     def _settle(self, rate: Rate, rate_name: str, least_capacity: int, places_in_service: int) -> None:
         """Check the numbers and derive the integers. Called once, by the subclass's `__post_init__`."""
         name = f"{type(self).__name__}: "
@@ -103,7 +106,7 @@ class Limit:
         full = max_cost * interval
         if full > MAX_REFILL_TICKS:
             raise LimitError(
-                f"{name}a full refill would take {full // (MAX_REFILL_TICKS // 5)} years, over the 5 allowed: "
+                f"{name}a full refill would take more than the 5 years allowed: "
                 f"lower the capacity ({self.capacity}) or raise the {rate_name} ({rate!r})"
             )
         for attribute, value in (("rate", exact), ("interval", interval), ("full", full), ("max_cost", max_cost)):
@@ -176,6 +179,8 @@ def wait_ticks(timeout: float | None) -> int:
     """Return `timeout` seconds in whole ticks, rounded down. Raises ValueError for a negative one or NaN."""
     if timeout is None:
         return MAX_AHEAD_TICKS
+    if not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
     if not timeout >= 0:
         raise ValueError(f"timeout must be 0 or more seconds, or None to wait as long as it takes, not {timeout!r}")
     return int(min(timeout * TICKS_PER_SECOND, MAX_AHEAD_TICKS))
@@ -196,7 +201,7 @@ def parse_rate(rate: Rate) -> Fraction:
     if isinstance(rate, float):
         if not isfinite(rate):
             raise LimitError(f"a rate must be finite, not {rate!r}")
-        return _in_range(Fraction(repr(rate)), rate)
+        return _in_range(Fraction(float.__repr__(rate)), rate)
     return _in_range(Fraction(rate), rate)
 
 

@@ -26,24 +26,24 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
     except BaseException:
         store.line.give_up(waiter)
         raise
-    store.line.leave(waiter)
+    finally:
+        store.line.leave(waiter)
     return decisions
 
 
 async def take_turn_async(store: Store, charges: Sequence[Charge]) -> list[Decision]:
     """As `take_turn`, but let the event loop go on. A task that is cancelled gives its place up."""
-    loop = asyncio.get_running_loop()
-    woken = asyncio.Event()
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
     waiter = Waiter(lambda: wake_task(loop, woken))
     try:
         decisions = store.line.join(waiter, charges)
         while (left := waiter.leaves_at - store.clock.ticks()) > 0:
             await store.clock.wait_async(woken, seconds(left))
             woken.clear()
+        store.line.leave(waiter)
     except BaseException:
-        store.line.give_up(waiter)
+        store.line.give_up(waiter, later=loop.call_soon)  # many may be cancelled together
         raise
-    store.line.leave(waiter)
     return decisions
 
 

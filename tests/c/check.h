@@ -115,6 +115,12 @@ static inline bool take(fixture *on, uint64_t fingerprint, int64_t now, rk_terms
     return rk_charge(&on->table, fingerprint, now, terms, true).allowed;
 }
 
+/* Give back at a bucket at which nobody can be waiting. */
+static inline void refund(rk_table *table, uint64_t fingerprint, int64_t increment, int64_t elapsed)
+{
+    rk_refund(table, fingerprint, 0, (rk_terms){increment, INT64_MAX, 0}, elapsed);
+}
+
 /* A bucket's TAT, or 0 for one that is not in the table. */
 static inline int64_t tat_of(const fixture *on, uint64_t fingerprint)
 {

@@ -189,7 +189,7 @@ static void operate(world *in)
     steps = 0;
     switch (below(in, 10)) {
     case 0:
-        rk_refund(&in->on.table, in->fingerprints[k], increment, elapsed);
+        refund(&in->on.table, in->fingerprints[k], increment, elapsed);
         if (in->modelled)
             give_back(in, k, increment, elapsed);
         break;

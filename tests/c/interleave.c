@@ -91,7 +91,7 @@ static void call(int self)
         take(&on, other, NOW, (rk_terms){1, 1000, 1000});
         break;
     case 2:
-        rk_refund(&on.table, other, 30, 0);
+        refund(&on.table, other, 30, 0);
         break;
     default:
         break;

@@ -53,7 +53,7 @@ static void a_dead_claim_is_no_debt_to_those_who_only_look_give_back_or_forget(v
     on.table.cells[3] = (rk_cell){fingerprint_of(1), INT64_MIN};
     rk_terms terms = token_terms(CAPACITY, INTERVAL, CAPACITY);
     CHECK(rk_charge(&on.table, fingerprint_of(1), 0, terms, false).allowed);
-    rk_refund(&on.table, fingerprint_of(1), INTERVAL, 0);
+    refund(&on.table, fingerprint_of(1), INTERVAL, 0);
     rk_reset(&on.table, fingerprint_of(1));
     CHECK(rk_live(&on.table, 0) == 0);
     CHECK(take(&on, fingerprint_of(1), 0, terms) && settled(&on));

@@ -45,7 +45,7 @@ static void disturb(arena *in, uint64_t *random)
         rk_charge(table, other, 50, small, true);
         break;
     case 3:
-        rk_refund(table, other, small.increment, 0);
+        refund(table, other, small.increment, 0);
         break;
     default:
         break;

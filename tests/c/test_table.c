@@ -181,10 +181,27 @@ static void a_refund_gives_back_what_has_not_refilled_since_and_no_more(void)
         take(&on, key, now, token_terms(CAPACITY, INTERVAL, cost));
         int64_t before = tat_of(&on, key), since = elapsed > 0 ? elapsed : 0;
         int64_t most = cost * INTERVAL > since ? cost * INTERVAL - since : 0;
-        rk_refund(&on.table, key, cost * INTERVAL, elapsed);
+        refund(&on.table, key, cost * INTERVAL, elapsed);
         CHECK(tat_of(&on, key) == before - most);
         rk_reset(&on.table, key);
     }
+    close_table(&on);
+}
+
+static void a_refund_gives_nothing_back_while_somebody_waits(void)
+{
+    fixture on;
+    rk_terms terms = token_terms(CAPACITY, INTERVAL, 1), waiting = terms;
+    uint64_t key = fingerprint_of(1);
+    open_table(&on, 2);
+    take(&on, key, 1000, token_terms(CAPACITY, INTERVAL, CAPACITY));
+    waiting.bound += INTERVAL;
+    CHECK(take(&on, key, 1000, waiting)); /* its turn is at 1000 + INTERVAL */
+    int64_t before = tat_of(&on, key);
+    rk_refund(&on.table, key, 1000 + INTERVAL - 1, terms, 0);
+    CHECK(tat_of(&on, key) == before);
+    rk_refund(&on.table, key, 1000 + INTERVAL, terms, 0);
+    CHECK(tat_of(&on, key) == before - INTERVAL);
     close_table(&on);
 }
 
@@ -195,9 +212,9 @@ static void a_refund_to_nobody_or_of_too_much_leaves_a_full_bucket(void)
     open_table(&on, 2);
     take(&on, fingerprint_of(2), 0, token_terms(CAPACITY, INTERVAL, 1));
     memcpy(before, on.table.cells, sizeof before);
-    rk_refund(&on.table, fingerprint_of(1), INTERVAL, 0);
+    refund(&on.table, fingerprint_of(1), INTERVAL, 0);
     CHECK(same_as(&on, before));
-    rk_refund(&on.table, fingerprint_of(2), INT64_MAX, 0);
+    refund(&on.table, fingerprint_of(2), INT64_MAX, 0);
     CHECK(tat_of(&on, fingerprint_of(2)) == 0 && settled(&on));
     int64_t admitted = 0;
     for (int asked = 0; asked < 2 * CAPACITY; asked++)
@@ -230,6 +247,7 @@ int main(void)
     CLAIM(extreme_times_and_bounds_do_not_overflow);
     CLAIM(a_clock_that_steps_back_by_years_mints_nothing);
     CLAIM(a_refund_gives_back_what_has_not_refilled_since_and_no_more);
+    CLAIM(a_refund_gives_nothing_back_while_somebody_waits);
     CLAIM(a_refund_to_nobody_or_of_too_much_leaves_a_full_bucket);
     CLAIM(a_reset_forgets_this_bucket_and_no_other);
     CLAIM(the_debt_of_a_refused_request_is_right_also_where_the_sum_does_not_fit);

@@ -52,11 +52,8 @@ def run_explain(args: argparse.Namespace) -> int:
     if args.cost < 0:
         raise RatekeeperError(f"--cost must be 0 or more, not {args.cost}")
     keeper = Keeper(policy, MemoryStore(max_keys=1000, clock=ManualClock()))
-    try:
-        explanations = keeper.explain(attributes, args.cost)
-        decision = keeper.check(attributes, args.cost)
-    except ValueError as error:
-        raise RatekeeperError(str(error)) from None
+    explanations = keeper.explain(attributes, args.cost)
+    decision = keeper.check(attributes, args.cost)
     if policy.tiers is not None:
         print(f"tier: {policy.complete(attributes)['tier']}")
     for explanation in explanations:
@@ -102,7 +99,7 @@ def _conditions(match: Globs) -> str:
 
 def _attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
     """Read KEY=VALUE pairs. A name that no rule could ever see is an error: it would explain another request."""
-    known = {"method", "path", "client"} | policy.names()
+    known = ({"method", "path", "client"} | policy.names()) - ({"tier"} if policy.tiers else set())
     attributes = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

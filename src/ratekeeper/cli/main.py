@@ -13,7 +13,7 @@ from ratekeeper.errors import RatekeeperError
 
 _CORES = {
     "c": "C core",
-    "python": "Python core: slower, and no shared memory; a C compiler at install gives the C core",
+    "python": "Python core, slower; with a C compiler at install it would be the C core",
 }
 
 

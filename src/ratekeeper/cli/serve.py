@@ -11,7 +11,7 @@ from ratekeeper.service.serve import serve
 _HELLO = """\
 ratekeeper serves {policy} ({rules}) at {url}
 Try:
-  curl -i {header}-H 'X-Forwarded-Uri: /api/search' {url}/check
+  curl -i {header}-H 'X-Forwarded-Method: GET' -H 'X-Forwarded-Uri: /api/search' {url}/check
   curl -s -d '{{"attributes": {{{attribute}"path": "/api/search"}}}}' {url}/v1/check
   curl -s {url}/healthz
 Stop with Ctrl-C."""
@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
-    if args.workers != 1:
+    if args.workers < 1:
+        raise RatekeeperError(f"--workers must be 1, not {args.workers}")
+    if args.workers > 1:
         raise RatekeeperError(
             f"--workers {args.workers}: each worker would keep limits of its own, and so admit {args.workers} times "
             "as much; this version serves from one process"

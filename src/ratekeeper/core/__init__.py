@@ -46,8 +46,10 @@ def make_table(
 ) -> Table:
     """Return an empty table for `max_keys` live buckets. `clock` None is the system's clock, which C reads itself."""
     seed = os.urandom(24)
+    if implementation not in ("c", "python"):
+        raise ValueError(f"implementation must be 'c' or 'python', not {implementation!r}")
     if implementation == "python":
-        return pytable.Table(max_keys, deny_when_full, seed, clock or SystemClock().ticks)
+        return pytable.Table(max_keys, deny_when_full, seed, SystemClock().ticks if clock is None else clock)
     if IMPLEMENTATION != "c":
         raise RuntimeError("the C core is not in use here: see ratekeeper.IMPLEMENTATION")
     lines = max(2, ceil(max_keys / LOAD / CELLS_PER_LINE))

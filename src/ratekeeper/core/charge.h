@@ -46,13 +46,16 @@ static inline rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t
     }
 }
 
-/* Give back what may still be given back of a charge made `elapsed` ticks ago. */
-static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t increment, int64_t elapsed)
+/* Give back what may still be given back of a charge made `elapsed` ticks ago.
+ *
+ * Nothing while the debt is over the tolerance: then somebody waits, whose turn would not come sooner for it, and a
+ * newcomer would be let go with it in one burst. */
+static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t now, rk_terms terms, int64_t elapsed)
 {
     rk_home home = rk_home_of(table, fingerprint);
-    int64_t given = rk_refundable(increment, elapsed);
+    int64_t given = rk_refundable(terms.increment, elapsed);
     rk_cell seen, *cell;
-    while (given > 0 && (cell = rk_find(home, fingerprint, &seen))) {
+    while (given > 0 && (cell = rk_find(home, fingerprint, &seen)) && (rk_wide)seen.tat - now <= terms.tolerance) {
         int64_t tat = seen.tat > given ? seen.tat - given : 0;
         if (rk_swap(cell, seen, (rk_cell){fingerprint, tat}))
             return;
@@ -108,15 +111,12 @@ static inline rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, i
     return (rk_answer){false, answer.debt, INT64_MAX, INT64_MAX};
 }
 
-/* Take a charge back that was made a moment ago. If others came since, a burst's tokens are given back all the same; a
- * place in a queue (nothing is tolerated but the request itself) is lost, as two would otherwise leave at one time. */
+/* Take a charge back that was made a moment ago: exactly if nobody came since, or else as a refund. */
 static inline void rk_undo(rk_table *table, const rk_demand *demand, int64_t now, int64_t later)
 {
     int64_t new_tat = now + demand->answer.debt, increment = demand->terms.increment;
-    if (rk_rewind(table, demand->fingerprint, new_tat, new_tat - increment))
-        return;
-    if (demand->terms.tolerance > increment)
-        rk_refund(table, demand->fingerprint, increment, later - now);
+    if (!rk_rewind(table, demand->fingerprint, new_tat, new_tat - increment))
+        rk_refund(table, demand->fingerprint, later, demand->terms, later - now);
 }
 
 /* Charge all demands or none; true if all that are not in shadow were allowed (and, if `commit`, charged).
@@ -145,9 +145,10 @@ static inline bool rk_charge_all(rk_table *table, rk_demand *demands, size_t cou
     }
     if (allowed)
         return true;
+    int64_t later = clock(context);
     for (size_t i = charged - 1; i-- > 0;)
         if (demands[i].answer.allowed) /* one in shadow that was not was never charged */
-            rk_undo(table, &demands[i], now, clock(context));
+            rk_undo(table, &demands[i], now, later);
     for (size_t i = 0; i + 1 < charged; i++)
         demands[i].answer = rk_answer_to(table, &demands[i], now, false);
     return false;

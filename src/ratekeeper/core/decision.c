@@ -1,7 +1,8 @@
 /* NativeDecision: where the C core keeps a decision's numbers. All else it inherits from ratekeeper.decision.Decision.
  *
  * A class in Python is collected by the garbage collector, and so are its subclasses. A decision refers only to a limit
- * and a key, which refer to nothing, so it is allocated as collectable but never tracked: that costs the least.
+ * and a key, which refer to nothing, so it is allocated as collectable but never tracked: that costs the least. (A key
+ * of a subclass of str that holds its own decision would not be collected.)
  */
 #include "glue.h"
 

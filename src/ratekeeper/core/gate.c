@@ -118,46 +118,52 @@ static PyObject *gate_reserve(rk_gate_object *self, PyObject *const *args, Py_ss
     return gate_ask(self, &request, wait, wait);
 }
 
+/* All keys are read before any is charged, so that a bad one charges nothing. */
+static bool check_keys(PyObject *keys)
+{
+    rk_text text = {NULL, 0, NULL};
+    bool good = true;
+    for (Py_ssize_t k = 0; good && k < PyTuple_GET_SIZE(keys); k++) {
+        good = rk_read_key(PyTuple_GET_ITEM(keys, k), &text);
+        Py_XDECREF(text.owner);
+    }
+    return good;
+}
+
 /* Many keys at one instant: one clock reading, and booleans instead of decisions. */
 static PyObject *gate_try_acquire_many(rk_gate_object *self, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"keys", "cost", NULL};
     rk_table_object *table = self->table;
     rk_demand demands[RK_MANY];
-    PyObject *keys, *given_cost = NULL, *sequence;
+    PyObject *given, *given_cost = NULL, *answers = NULL;
     int64_t cost = 1, now;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O", names, &keys, &given_cost) ||
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O", names, &given, &given_cost) ||
         (given_cost && !rk_read_cost(given_cost, &cost)))
         return NULL;
-    if (PyUnicode_Check(keys) || PyBytes_Check(keys))
+    if (PyUnicode_Check(given) || PyBytes_Check(given))
         return PyErr_Format(PyExc_TypeError, "keys must be a sequence of keys, not one key");
-    if (!rk_read_clock(table, &now) || !(sequence = PySequence_Fast(keys, "keys must be a sequence of keys")))
+    PyObject *keys = PySequence_Tuple(given); /* a copy, which nobody can change meanwhile */
+    if (!keys)
         return NULL;
+    if (check_keys(keys) && rk_read_clock(table, &now))
+        answers = PyList_New(PyTuple_GET_SIZE(keys));
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
         set_terms(&self->limits[i], cost, self->limits[i].queues ? RK_MAX_AHEAD : 0, &demands[i]);
-    Py_ssize_t total = PySequence_Fast_GET_SIZE(sequence);
-    rk_text text = {NULL, 0, NULL};
-    for (Py_ssize_t k = 0; k < total; k++) { /* all keys are read before any is charged: a bad one charges nothing */
-        if (!rk_read_key(PySequence_Fast_GET_ITEM(sequence, k), &text)) {
-            Py_DECREF(sequence);
-            return NULL;
+    for (Py_ssize_t k = 0; answers && k < PyTuple_GET_SIZE(keys); k++) {
+        rk_text text = {NULL, 0, NULL};
+        bool allowed = false;
+        if (rk_read_key(PyTuple_GET_ITEM(keys, k), &text)) {
+            set_fingerprints(self, &text, demands);
+            allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, rk_later, table);
         }
         Py_XDECREF(text.owner);
-    }
-    PyObject *answers = PyList_New(total);
-    for (Py_ssize_t k = 0; answers && k < total; k++) {
-        if (!rk_read_key(PySequence_Fast_GET_ITEM(sequence, k), &text)) {
+        if (PyErr_Occurred())
             Py_CLEAR(answers);
-            break;
-        }
-        set_fingerprints(self, &text, demands);
-        Py_XDECREF(text.owner);
-        bool allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, rk_later, table);
-        PyList_SET_ITEM(answers, k, Py_NewRef(allowed ? Py_True : Py_False));
+        else
+            PyList_SET_ITEM(answers, k, Py_NewRef(allowed ? Py_True : Py_False));
     }
-    Py_DECREF(sequence);
-    if (PyErr_Occurred())
-        Py_CLEAR(answers);
+    Py_DECREF(keys);
     return answers;
 }
 
@@ -169,13 +175,18 @@ static bool bind_limit(rk_gate_object *self, Py_ssize_t place, PyObject *scope, 
     PyObject *queues = name ? PyObject_GetAttrString(limit, "queues") : NULL;
     if (!queues)
         return false;
-    bound->queues = queues == Py_True;
+    bound->queues = PyObject_IsTrue(queues) == 1;
     Py_DECREF(queues);
     bound->scope_key = rk_scope_key(self->table->table.seed, name, (size_t)length);
     bound->limit = Py_NewRef(limit);
-    return rk_read_int64_attribute(limit, "interval", &bound->interval) &&
-           rk_read_int64_attribute(limit, "full", &bound->full) &&
-           rk_read_int64_attribute(limit, "max_cost", &bound->max_cost);
+    if (!rk_read_int64_attribute(limit, "interval", &bound->interval) ||
+        !rk_read_int64_attribute(limit, "full", &bound->full) ||
+        !rk_read_int64_attribute(limit, "max_cost", &bound->max_cost))
+        return false;
+    bool sane = bound->interval > 0 && bound->max_cost >= 0 && bound->max_cost <= bound->full / bound->interval;
+    if (!sane)
+        PyErr_Format(PyExc_ValueError, "%R is not a limit that adds up", limit);
+    return sane;
 }
 
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait)
@@ -207,7 +218,7 @@ static int gate_traverse(rk_gate_object *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* No tp_clear: a gate must keep what it calls. A cycle through it is broken at the limiter whose method `wait` is. */
+/* No tp_clear: a gate must keep what it calls. A cycle through it would be broken at the table's clock. */
 static void gate_dealloc(rk_gate_object *self)
 {
     PyTypeObject *type = Py_TYPE(self);
@@ -237,7 +248,8 @@ static PyMethodDef gate_methods[] = {
      "As try_acquire, for a caller who is willing to wait timeout seconds; the decision's delay says how long."},
     {"try_acquire_many", (PyCFunction)(void (*)(void))gate_try_acquire_many, METH_VARARGS | METH_KEYWORDS,
      "try_acquire_many($self, keys, cost=1)\n--\n\n"
-     "Ask once for each key, in order, at one instant. Returns a list of bool."},
+     "Ask once for each key, in order, at one instant. Returns a list of bool.\n\n"
+     "True of a leaky bucket may mean after a delay, which only try_acquire tells."},
     {NULL},
 };
 

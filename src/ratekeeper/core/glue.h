@@ -8,7 +8,7 @@
 
 #include "charge.h"
 
-enum { RK_MANY = 64 }; /* the most limits or rules that one request may be charged against */
+enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
 typedef struct {

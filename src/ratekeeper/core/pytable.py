@@ -22,7 +22,7 @@ class Table:
     """TATs by fingerprint. Whose is past is a full bucket, and is forgotten as newcomers come."""
 
     def __init__(self, max_keys: int, deny_when_full: bool, seed: bytes, clock: Callable[[], int]) -> None:
-        self.now = clock
+        self._clock = clock  # read before the lock is taken: it may be anybody's code
         self._max_keys = max_keys
         self._deny_when_full = deny_when_full
         self._seed = seed
@@ -35,9 +35,10 @@ class Table:
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request: make all or none. Returns each one's own decision, in order."""
+        charges = tuple(charges)  # the clock may be anybody's code, and change the caller's list
         buckets = [self._fingerprint(charge.scope, charge.key) for charge in charges]
+        now = self._clock()
         with self._lock:
-            now = self.now()
             if len(charges) > 1 or not commit:
                 looked = [self._answer(*both, now, commit=False) for both in zip(charges, buckets, strict=True)]
                 if not commit or not _passes(charges, looked):
@@ -48,11 +49,13 @@ class Table:
 
     def refund(self, charges: Sequence[Charge], at: int) -> None:
         """Give back what may still be given back of charges that were made at the time `at`."""
+        now = self._clock()
         for charge in charges:
             bucket = self._fingerprint(charge.scope, charge.key)
             with self._lock:
-                given = refundable(charge.increment, self.now() - at)
-                self._put_back(bucket, max(0, self._tats.get(bucket, 0) - given))
+                tat = self._tats.get(bucket, 0)
+                if tat - now <= charge.tolerance:  # else somebody waits: see rk_refund
+                    self._put_back(bucket, max(0, tat - refundable(charge.increment, now - at)))
 
     def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> bool:
         """Set a bucket's TAT back, if it is still what the caller believes. False, and nothing done, if it is not."""
@@ -71,8 +74,8 @@ class Table:
 
     def stats(self) -> tuple[int, int, int]:
         """Return live buckets, live buckets evicted, newcomers refused."""
+        now = self._clock()
         with self._lock:
-            now = self.now()
             return sum(tat > now for tat in self._tats.values()), self._evicted_live, self._refused_full
 
     def _fingerprint(self, scope: str, key: str | bytes) -> int:

@@ -32,7 +32,7 @@ bool rk_read_clock(rk_table_object *self, int64_t *now)
 int64_t rk_later(void *table_object)
 {
     int64_t now = 0;
-    return rk_read_clock(table_object, &now) ? now : INT64_MAX;
+    return rk_read_clock(table_object, &now) ? now : RK_MAX_AHEAD; /* so late that nothing is given back */
 }
 
 static bool bucket_of(rk_table_object *self, PyObject *scope, PyObject *key, uint64_t *fingerprint)
@@ -59,34 +59,39 @@ static bool read_charge(rk_table_object *self, PyObject *charge, rk_demand *dema
         !rk_read_cost(PyTuple_GET_ITEM(charge, COST), &cost) ||
         !rk_read_int64_attribute(PyTuple_GET_ITEM(charge, LIMIT), "max_cost", &max_cost))
         return false;
-    demand->shadow = PyTuple_GET_ITEM(charge, SHADOW) == Py_True;
+    demand->shadow = PyObject_IsTrue(PyTuple_GET_ITEM(charge, SHADOW)) == 1;
     demand->terms.increment = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(charge, INCREMENT), &overflow);
     demand->never = overflow || cost > max_cost;
-    if (demand->never)
+    if (demand->never || PyErr_Occurred())
         return !PyErr_Occurred();
     return rk_read_ticks(PyTuple_GET_ITEM(charge, TOLERANCE), &demand->terms.tolerance) &&
            rk_read_ticks(PyTuple_GET_ITEM(charge, BOUND), &demand->terms.bound);
 }
 
-static Py_ssize_t read_charges(rk_table_object *self, PyObject *sequence, rk_demand *demands)
+/* Reads a sequence of charges: a tuple of the same, which nobody can change meanwhile, and what each demands of the
+ * table. Both are the caller's to release. */
+static bool read_charges(rk_table_object *self, PyObject *charges, PyObject **tuple, rk_demand **demands)
 {
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence);
-    if (count > RK_MANY) {
-        PyErr_Format(PyExc_ValueError, "one request may be charged against at most %d limits, not %zd", RK_MANY, count);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++)
-        if (!read_charge(self, PySequence_Fast_GET_ITEM(sequence, i), &demands[i]))
-            return -1;
-    return count;
+    *demands = NULL;
+    *tuple = PySequence_Tuple(charges);
+    if (!*tuple)
+        return false;
+    Py_ssize_t count = PyTuple_GET_SIZE(*tuple);
+    *demands = PyMem_New(rk_demand, count);
+    bool read = *demands != NULL;
+    if (!read)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; read && i < count; i++)
+        read = read_charge(self, PyTuple_GET_ITEM(*tuple, i), &(*demands)[i]);
+    return read;
 }
 
-static PyObject *decisions_on(rk_table_object *self, PyObject *sequence, rk_demand *demands, Py_ssize_t count,
-                              int64_t now, bool charged)
+static PyObject *decisions_on(rk_table_object *self, PyObject *tuple, rk_demand *demands, int64_t now, bool charged)
 {
+    Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     PyObject *decisions = PyList_New(count);
     for (Py_ssize_t i = 0; decisions && i < count; i++) {
-        PyObject *charge = PySequence_Fast_GET_ITEM(sequence, i), *decision = NULL;
+        PyObject *charge = PyTuple_GET_ITEM(tuple, i), *decision = NULL;
         int64_t cost;
         if (rk_read_cost(PyTuple_GET_ITEM(charge, COST), &cost))
             decision = rk_make_decision(self->module, PyTuple_GET_ITEM(charge, LIMIT), PyTuple_GET_ITEM(charge, KEY),
@@ -102,39 +107,42 @@ static PyObject *decisions_on(rk_table_object *self, PyObject *sequence, rk_dema
 static PyObject *table_decide(rk_table_object *self, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"charges", "commit", NULL};
-    rk_demand demands[RK_MANY];
-    PyObject *charges, *sequence, *decisions = NULL;
+    rk_demand *demands = NULL;
+    PyObject *charges, *tuple, *decisions = NULL;
     int commit = 1;
     int64_t now;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$p", names, &charges, &commit) ||
-        !(sequence = PySequence_Fast(charges, "charges must be a sequence")))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|$p", names, &charges, &commit))
         return NULL;
-    Py_ssize_t count = read_charges(self, sequence, demands);
-    if (count >= 0 && rk_read_clock(self, &now)) {
-        bool allowed = rk_charge_all(&self->table, demands, (size_t)count, now, commit, rk_later, self);
+    if (read_charges(self, charges, &tuple, &demands) && rk_read_clock(self, &now)) {
+        size_t count = (size_t)PyTuple_GET_SIZE(tuple);
+        bool allowed = rk_charge_all(&self->table, demands, count, now, commit, rk_later, self);
         if (!PyErr_Occurred())
-            decisions = decisions_on(self, sequence, demands, count, now, allowed && commit);
+            decisions = decisions_on(self, tuple, demands, now, allowed && commit);
     }
-    Py_DECREF(sequence);
+    PyMem_Free(demands);
+    Py_XDECREF(tuple);
     return decisions;
 }
 
 static PyObject *table_refund(rk_table_object *self, PyObject *args)
 {
-    rk_demand demands[RK_MANY];
-    PyObject *charges, *sequence;
+    rk_demand *demands = NULL;
+    PyObject *charges, *tuple, *done = NULL;
     long long at;
     int64_t now;
-    if (!PyArg_ParseTuple(args, "OL", &charges, &at) ||
-        !(sequence = PySequence_Fast(charges, "charges must be a sequence")))
+    if (!PyArg_ParseTuple(args, "OL", &charges, &at))
         return NULL;
-    Py_ssize_t count = read_charges(self, sequence, demands);
-    Py_DECREF(sequence);
-    if (count < 0 || !rk_read_clock(self, &now))
-        return NULL;
-    for (Py_ssize_t i = 0; i < count; i++)
-        rk_refund(&self->table, demands[i].fingerprint, demands[i].terms.increment, now - at);
-    Py_RETURN_NONE;
+    if (at < 0)
+        return PyErr_Format(PyExc_ValueError, "at must be 0 or more ticks, not %lld", at);
+    if (read_charges(self, charges, &tuple, &demands) && rk_read_clock(self, &now)) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++)
+            if (!demands[i].never)
+                rk_refund(&self->table, demands[i].fingerprint, now, demands[i].terms, now - at);
+        done = Py_NewRef(Py_None);
+    }
+    PyMem_Free(demands);
+    Py_XDECREF(tuple);
+    return done;
 }
 
 static PyObject *table_reset(rk_table_object *self, PyObject *args)
@@ -155,12 +163,6 @@ static PyObject *table_rewind(rk_table_object *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "UOLL", &scope, &key, &expected, &tat) || !bucket_of(self, scope, key, &fingerprint))
         return NULL;
     return PyBool_FromLong(tat >= 0 && rk_rewind(&self->table, fingerprint, expected, tat));
-}
-
-static PyObject *table_now(rk_table_object *self, PyObject *Py_UNUSED(ignored))
-{
-    int64_t now;
-    return rk_read_clock(self, &now) ? PyLong_FromLongLong(now) : NULL;
 }
 
 static PyObject *table_stats(rk_table_object *self, PyObject *Py_UNUSED(ignored))
@@ -244,7 +246,6 @@ static PyMethodDef table_methods[] = {
     {"refund", (PyCFunction)table_refund, METH_VARARGS, NULL},
     {"reset", (PyCFunction)table_reset, METH_VARARGS, NULL},
     {"rewind", (PyCFunction)table_rewind, METH_VARARGS, NULL},
-    {"now", (PyCFunction)table_now, METH_NOARGS, NULL},
     {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
     {"gate", (PyCFunction)table_gate, METH_VARARGS, NULL},
     {NULL},

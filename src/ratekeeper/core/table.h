@@ -89,7 +89,8 @@ static inline int64_t rk_refundable(int64_t increment, int64_t elapsed)
 
 static inline rk_cell rk_read(const rk_cell *cell)
 {
-    /* Two loads, which may straddle a change. Harmless: whatever is done next is a swap that expects exactly this. */
+    /* Two loads, which may straddle a change. What is decided on them is either made, or proved, by a swap that
+     * expects exactly this; or it is a choice of room, or a count, which may be a little out of date. */
     rk_cell seen;
     seen.fingerprint = __atomic_load_n(&cell->fingerprint, __ATOMIC_SEQ_CST);
     seen.tat = __atomic_load_n(&cell->tat, __ATOMIC_SEQ_CST);
@@ -162,7 +163,7 @@ typedef struct {
     int place;    /* where the newcomer goes */
     rk_cell seen; /* what was seen there */
     bool live;    /* it is somebody's live bucket: of all in both lines, the one that is full again soonest */
-    bool claimed; /* it is another thread's claim for the same fingerprint */
+    bool ours;    /* it has the same fingerprint: another thread's claim, or live by now */
 } rk_room;
 
 /* Where a newcomer would go: the line with more free cells, and in it the cell that has been free longest. */
@@ -208,7 +209,7 @@ static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fing
                                     int attempt, int64_t *wait)
 {
     rk_room room = rk_find_room(home, fingerprint, now);
-    if (room.claimed && (room.seen.tat >= 0 || attempt % RK_PATIENCE != RK_PATIENCE - 1))
+    if (room.ours && (room.seen.tat >= 0 || attempt % RK_PATIENCE != RK_PATIENCE - 1))
         return RK_AGAIN; /* it is about to be live; if its owner died, patience ends */
     if (room.live && table->deny_when_full) {
         *wait = room.seen.tat - now;

@@ -50,9 +50,12 @@ class _Rulebook:
     """A policy bound to a store: what both keepers are made of."""
 
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
+        if not isinstance(policy, Policy):
+            raise TypeError(f"a keeper takes a Policy, such as Policy.load('policy.toml'), not {policy!r}")
         self.policy = policy
         self.store: Store = MemoryStore() if store is None else store
         self._scopes = {rule.name: scope_of(rule.name) for rule in policy.rules}
+        self._names = tuple(policy.names())
         self._secret = os.urandom(16)
 
     def _check(self, attributes: Mapping[str, str], cost: int) -> PolicyDecision:
@@ -84,6 +87,10 @@ class _Rulebook:
         return RuleExplanation(rule, None, self._bucket_name(rule, attributes), decision)
 
     def _plan(self, attributes: Mapping[str, str], cost: int, timeout: float | None = None) -> _Plan:
+        for name in self._names:
+            value = attributes.get(name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"attribute {name!r} must be a str, not {type(value).__name__}")
         attributes = self.policy.complete(attributes)
         applied = []
         for rule in self.policy.rules:
@@ -136,7 +143,8 @@ class Keeper(_Rulebook):
     def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
 
-        `cost` multiplies each rule's own. Raises ValueError if an attribute that should be a rule's cost is no number.
+        `cost` multiplies each rule's own. Raises `CostError` if an attribute that should be a rule's cost is no number,
+        TypeError if one that a rule looks at is no str.
         """
         return self._check(attributes, cost)
 

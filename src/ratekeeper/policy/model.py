@@ -10,9 +10,9 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
-from ratekeeper.errors import PolicyError
+from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
 
 if TYPE_CHECKING:
@@ -108,9 +108,23 @@ class Rule:
         if isinstance(self.key, str):
             # Its letters would be taken for attributes that no request has: one bucket for everybody, by accident.
             raise PolicyError(f"rule {self.name!r}: key must be a tuple of attributes: ({self.key!r},)")
+        self._check()
         if self.max_wait is None and isinstance(self.limit, TokenBucket):
             object.__setattr__(self, "max_wait", 0)
         object.__setattr__(self, "_tests", _tests_of(self.match))
+
+    def _check(self) -> None:
+        """Refuse what a policy file could not say, for rules that are built in code."""
+        wait = self.max_wait
+        wait_is_right = wait is None or (isinstance(wait, int | float) and wait >= 0)
+        for right, what in (
+            (isinstance(self.limit, Limit), f"limit must be a TokenBucket or a LeakyBucket, not {self.limit!r}"),
+            (isinstance(self.shadow, bool), f"shadow must be True or False, not {self.shadow!r}"),
+            (self.missing in get_args(Missing), f"missing must be 'shared', 'skip' or 'reject', not {self.missing!r}"),
+            (wait_is_right, f"max_wait must be 0 or more seconds, or None, not {wait!r}"),
+        ):
+            if not right:
+                raise PolicyError(f"rule {self.name!r}: {what}")
 
     def matches(self, attributes: Mapping[str, str]) -> bool:
         """Say whether the rule is for a request with these attributes."""
@@ -154,7 +168,7 @@ class Rule:
     def cost_of(self, attributes: Mapping[str, str]) -> int:
         """Return the tokens that the request takes; 1 if it lacks the attribute that would say so.
 
-        Raises ValueError if that attribute is not a whole number of at most 18 digits.
+        Raises `CostError` if that attribute is not a whole number of at most 18 digits.
         """
         if isinstance(self.cost, int):
             return self.cost
@@ -164,7 +178,7 @@ class Rule:
         # int() takes more than people mean: "1_000", " 5", "+5", digits of other scripts, and any length.
         if not (text.isascii() and text.isdigit() and len(text) <= _COST_DIGITS):
             shown = _clipped(text, _COST_SHOWN)
-            raise ValueError(f"{self.cost} must be a whole number of at most {_COST_DIGITS} digits, not {shown}")
+            raise CostError(f"{self.cost} must be a whole number of at most {_COST_DIGITS} digits, not {shown}")
         return int(text)
 
 

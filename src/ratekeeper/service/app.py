@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import parse_qs
 
-from ratekeeper.errors import RateLimitExceeded
+from ratekeeper.errors import CostError, RateLimitExceeded
 from ratekeeper.http.attributes import AttributeReader, Request, forwarded_request, header_map
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import problem
@@ -28,6 +28,9 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MOST_BODY = 65_536
 """Bytes of a request's body that are read; a longer one is refused."""
+
+_FORWARDED = {"path": "x-forwarded-uri", "method": "x-forwarded-method"}
+_ALWAYS_KNOWN = frozenset({"method", "path", "client"})
 
 MOST_HELD = 10_000
 """Requests that wait for their turn at one time; more are refused, as if no rule let them wait."""
@@ -53,6 +56,10 @@ class Service:
     def __init__(self, keeper: AsyncKeeper, most_held: int = MOST_HELD) -> None:
         self._keeper = keeper
         self._may_wait = any(rule.max_wait != 0 for rule in keeper.policy.rules)
+        # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
+        names = keeper.policy.names()
+        self._needed = [header for name, header in _FORWARDED.items() if name in names]
+        self._names = names | _ALWAYS_KNOWN if keeper.policy.attributes else None
         self._held = 0
         self._most_held = most_held
         self._read = AttributeReader(keeper.policy.attributes, default_client=ClientIP(trusted_proxies=1)).read
@@ -84,16 +91,20 @@ class Service:
     async def _check(self, scope: Scope, receive: Receive) -> _Response:
         deny_status = _deny_status(scope["query_string"])
         peer = scope["client"][0] if scope.get("client") else None
-        asked = Request(scope["method"], scope.get("raw_path") or scope["path"], header_map(scope["headers"]), peer)
+        headers = header_map(scope["headers"])
+        for needed in self._needed:
+            if not headers.get(needed):
+                raise BadRequestError(f"the gateway must say what the request is for, but sent no {needed}")
+        asked = Request(scope["method"], scope.get("raw_path") or scope["path"], headers, peer)
         decision = await self._decide(self._read(forwarded_request(asked)), 1, receive)
-        headers = rate_limit_headers(decision)
+        limits = rate_limit_headers(decision)
         if decision.allowed:
-            return _Response(200, headers)
+            return _Response(200, limits)
         refusal = problem(decision, deny_status)
-        return _Response(refusal.status, [*headers, *refusal.headers], refusal.body)
+        return _Response(refusal.status, [*limits, *refusal.headers], refusal.body)
 
     async def _check_json(self, body: bytes, receive: Receive) -> _Response:
-        asked = parse_check(body)
+        asked = parse_check(body, self._names)
         decision = await self._decide(asked.attributes, asked.cost, receive)
         return _Response(200, [*rate_limit_headers(decision), _JSON, _NO_STORE], json.dumps(report(decision)).encode())
 
@@ -108,7 +119,7 @@ class Service:
             return await self._hold(attributes, cost, receive)
         except RateLimitExceeded as refused:
             return cast("PolicyDecision", refused.decision)
-        except ValueError as error:  # an attribute that should be a rule's cost is no number
+        except CostError as error:
             raise BadRequestError(str(error)) from None
 
     async def _hold(self, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from math import inf
 from typing import Any, NamedTuple
 
 from ratekeeper.decision import Decision
+from ratekeeper.errors import did_you_mean
+from ratekeeper.http.attributes import normal_path
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 
 _SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1}'
@@ -27,8 +30,12 @@ class CheckRequest(NamedTuple):
     cost: int
 
 
-def parse_check(body: bytes) -> CheckRequest:
-    """Read the JSON body of a check. Raises `BadRequestError` for anything but the shape it names."""
+def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckRequest:
+    """Read the JSON body of a check. Raises `BadRequestError` for anything but the shape it names.
+
+    With `known`, an attribute of another name is an error: nothing would limit by it, where something was meant to.
+    Path and method are brought to their one spelling, as for `/check`.
+    """
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -41,10 +48,17 @@ def parse_check(body: bytes) -> CheckRequest:
     for name, value in asked["attributes"].items():
         if not isinstance(value, str):
             raise BadRequestError(f"attribute {name[:40]!r} must be a text, as in {_SHAPE}")
+        if known is not None and name not in known:
+            raise BadRequestError(f"the policy knows no attribute {name[:40]!r}{did_you_mean(name[:40], known)}")
     cost = asked.get("cost", 1)
     if not isinstance(cost, int) or isinstance(cost, bool) or cost < 0:
         raise BadRequestError("cost must be a whole number, 0 or more")
-    return CheckRequest(asked["attributes"], cost)
+    attributes = asked["attributes"]
+    if "path" in attributes:
+        attributes["path"] = normal_path(attributes["path"])
+    if "method" in attributes:
+        attributes["method"] = attributes["method"].upper()
+    return CheckRequest(attributes, cost)
 
 
 def report(decision: PolicyDecision) -> dict[str, Any]:

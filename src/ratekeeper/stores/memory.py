@@ -21,7 +21,7 @@ class StoreStats(NamedTuple):
 
 
 class MemoryStore:
-    """Keep up to `max_keys` live buckets in this process, thread-safe, in 16 / 0.7 = 23 bytes each.
+    """Keep up to `max_keys` live buckets in this process, thread-safe, in 16 / 0.7 = 23 bytes each (C core).
 
     The memory is reserved at once and used only as keys come. When more buckets are live than fit, `on_full="evict"`
     lets the one with the least debt go, so that a flood of new keys evicts the flood; `on_full="deny"` refuses the
@@ -40,7 +40,7 @@ class MemoryStore:
             raise ValueError(f"max_keys must be a whole number from 1 to 2**32, not {max_keys!r}")
         if on_full not in ("evict", "deny"):
             raise ValueError(f"on_full must be 'evict' or 'deny', not {on_full!r}")
-        self.clock: Clock = clock or SystemClock()
+        self.clock: Clock = SystemClock() if clock is None else clock
         self._max_keys = max_keys
         ticks = None if clock is None else clock.ticks
         self._table = core.make_table(max_keys, on_full == "deny", ticks, implementation)
@@ -48,7 +48,7 @@ class MemoryStore:
         self.refund = self._table.refund
         self.reset = self._table.reset
         self.rewind = self._table.rewind
-        self.line = Line(self)
+        self.line = Line(self._table, self.clock)
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
         """Return the hot path for one limiter: a C object where the C core is in use."""

@@ -11,22 +11,23 @@ from W's without a gap, and the rule, run again for them as if W had never come,
 of the clock: each is given what it would have had. Whose new turn is already past leaves now.
 
 That holds if all behind W are known here. They are if the TAT in the store is that of the last in the line; else
-someone came after W in another process, or without waiting here, and nobody is moved. At a token bucket W's tokens are
-then given back all the same, as by `refund`. At a leaky bucket W's place is lost: given to a newcomer, it would let two
-leave at one time.
+someone came after W in another process, or without waiting here, and nobody is moved: W's place is lost. Given to a
+newcomer, it would let two leave at one time.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.clock import Clock
+from ratekeeper.decision import Charge, Decision, key_bytes
+from ratekeeper.gcra import refundable
+from ratekeeper.limits import MAX_AHEAD_TICKS
 
-if TYPE_CHECKING:
-    from ratekeeper.stores.base import Store
+Bucket: TypeAlias = tuple[str, bytes]
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +54,8 @@ class Waiter:
     at: int = 0
 
     @property
-    def buckets(self) -> list[tuple[str, str | bytes]]:
-        return [(place.charge.scope, place.charge.key) for place in self.places]
+    def buckets(self) -> list[Bucket]:
+        return [bucket_of(place.charge) for place in self.places]
 
 
 class _Move(NamedTuple):
@@ -66,18 +67,29 @@ class _Move(NamedTuple):
     tats: list[int]
 
 
+class Deciding(Protocol):
+    """What a line needs of its store."""
+
+    def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]: ...
+    def refund(self, charges: Sequence[Charge], at_ticks: int, /) -> None: ...
+    def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int, /) -> bool: ...
+
+
 class Line:
     """The waiters of one store in this process, in order for each bucket."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Deciding, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._lock = threading.Lock()  # held for bookkeeping, never while anyone sleeps
-        self._waiters: dict[tuple[str, str | bytes], list[Waiter]] = {}
+        self._waiters: dict[Bucket, list[Waiter]] = {}
+        self._gone: list[Waiter] = []  # who gave up, and has not been taken out yet
 
     def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
         """Charge, and put the waiter in line if it must wait. Returns each charge's decision."""
         with self._lock:
-            if len(charges) > 1 and len({charge.key for charge in charges}) == 1:
+            self._settle()
+            if len(charges) > 1 and len({key_bytes(charge.key) for charge in charges}) == 1:
                 charges = self._due_together(charges)
             decisions = self._store.decide(charges)
             enforced = [pair for pair in zip(charges, decisions, strict=True) if not pair[0].shadow]
@@ -89,20 +101,51 @@ class Line:
     def leave(self, waiter: Waiter) -> None:
         """Take a waiter out whose turn has come."""
         with self._lock:
-            self._take_out(waiter)
+            if waiter.places:
+                self._settle()
+                self._take_out({waiter})
 
-    def give_up(self, waiter: Waiter) -> None:
-        """Take a waiter out that will not use its turn, and let those behind it move up as far as is exact."""
+    def give_up(self, waiter: Waiter, later: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """Take a waiter out that will not use its turn, and let those behind it move up as far as is exact.
+
+        They move once for all who give up together: with `later`, a function that calls another soon, not at once.
+        """
         with self._lock:
             if not waiter.places:
                 return
-            now = self._store.clock.ticks()
-            behind = self._behind(waiter)
-            moved = now < waiter.leaves_at and behind is not None and self._move_up(waiter, behind, now)
-            if not moved:
-                tokens = [place.charge for place in waiter.places if not place.charge.limit.queues]
-                self._store.refund(tokens, waiter.at)
-            self._take_out(waiter)
+            if self._clock.ticks() >= waiter.leaves_at:  # its time has begun
+                self._give_back([waiter])
+                self._take_out({waiter})
+                return
+            self._gone.append(waiter)
+            if later is not None and len(self._gone) == 1:
+                later(self.settle)
+            elif later is None:
+                self._settle()
+
+    def settle(self) -> None:
+        """Let those move up that are behind who gave up."""
+        with self._lock:
+            self._settle()
+
+    def refund(self, charges: Sequence[Charge], at: int) -> None:
+        """Give back charges that were made at `at`; who waits at the same buckets has its turn so much sooner."""
+        with self._lock:
+            self._settle()
+            lines = [self._waiters.get(bucket_of(charge), []) for charge in charges]
+            first = next((line[0] for line in lines if line), None)
+            if first is None:
+                self._store.refund(charges, at)
+                return
+            now = self._clock.ticks()
+            buckets = [bucket_of(charge) for charge in charges]
+            alike = all(line == lines[0] for line in lines) and all(one.buckets == buckets for one in lines[0])
+            if alike:
+                tats = [
+                    max(now, place.before - refundable(charge.increment, now - at))
+                    for charge, place in zip(charges, first.places, strict=True)
+                ]
+                self._rerun(tats, lines[0], lines[0][-1].places, now)
 
     def _due_together(self, charges: Sequence[Charge]) -> list[Charge]:
         """Charge each bucket for when the request leaves, which may be later than the bucket itself would let it go.
@@ -129,40 +172,87 @@ class Line:
         for charge, decision in charged:
             own, tat = charge.cost * charge.limit.interval, decision.at_ticks + decision.debt_ticks
             waiter.places.append(Place(charge, own, tat - charge.increment, tat))
-            self._waiters.setdefault((charge.scope, charge.key), []).append(waiter)
+            self._waiters.setdefault(bucket_of(charge), []).append(waiter)
 
-    def _take_out(self, waiter: Waiter) -> None:
-        for bucket in waiter.buckets:
-            line = self._waiters[bucket]
-            line.remove(waiter)
-            if not line:
+    def _take_out(self, waiters: Set[Waiter]) -> None:
+        for bucket in {bucket for waiter in waiters for bucket in waiter.buckets}:
+            stay = [waiter for waiter in self._waiters[bucket] if waiter not in waiters]
+            if stay:
+                self._waiters[bucket] = stay
+            else:
                 del self._waiters[bucket]
-        waiter.places = []
+        for waiter in waiters:
+            waiter.places = []
 
-    def _behind(self, waiter: Waiter) -> list[Waiter] | None:
-        """Return who is behind a waiter, if it is the same at all its buckets, and they wait at no others."""
-        lines = [self._waiters[bucket] for bucket in waiter.buckets]
-        behind, *others = [line[line.index(waiter) + 1 :] for line in lines]
-        alike = all(other == behind for other in others)
-        return behind if alike and all(other.buckets == waiter.buckets for other in behind) else None
+    def _settle(self) -> None:
+        if not self._gone:
+            return
+        gone, self._gone = self._gone, []
+        groups: dict[tuple[Bucket, ...], set[Waiter]] = {}
+        for waiter in gone:
+            groups.setdefault(tuple(waiter.buckets), set()).add(waiter)
+        for buckets, group in groups.items():
+            if not self._move_up(buckets, group):
+                self._give_back(group)
+            self._take_out(group)
 
-    def _move_up(self, gone: Waiter, behind: list[Waiter], now: int) -> bool:
-        """Run the rule again for all behind, as if `gone` had never come. False, and nothing done, if others came."""
-        last = behind[-1] if behind else gone
-        tats = [place.before for place in gone.places]
+    def _move_up(self, buckets: tuple[Bucket, ...], gone: Set[Waiter]) -> bool:
+        """Let those move up that are behind the first of `gone`, if they wait at just the same buckets."""
+        line = self._waiters[buckets[0]]
+        first = next(place for place, waiter in enumerate(line) if waiter in gone)
+        behind = line[first:]
+        for bucket in buckets[1:]:
+            other = self._waiters[bucket]
+            if other[other.index(line[first]) :] != behind:
+                return False
+        stay = [waiter for waiter in behind if waiter not in gone]
+        if any(tuple(waiter.buckets) != buckets for waiter in stay):
+            return False
+        now = self._clock.ticks()
+        tats = [max(now, place.before) for place in line[first].places]
+        return self._rerun(tats, stay, behind[-1].places, now)
+
+    def _give_back(self, waiters: Iterable[Waiter]) -> None:
+        """Give back the tokens of who could not be undone: as a refund, which is nothing while somebody waits."""
+        for waiter in waiters:
+            tokens = [place.charge for place in waiter.places if not place.charge.limit.queues]
+            self._store.refund(tokens, waiter.at)
+
+    def _rerun(self, tats: list[int], waiters: Sequence[Waiter], last: Sequence[Place], now: int) -> bool:
+        """Run the rule again for waiters, from these TATs before them. False, and nothing done, if others came.
+
+        `last` are the places of who was the last in line until now.
+        """
         moves: list[_Move] = []
-        for waiter in behind:
+        for waiter in waiters:
             befores, at = tats, list(zip(waiter.places, tats, strict=True))
             turn = max(now, *(place.turn_after(tat) for place, tat in at))
             # A bucket alone is always ahead of the turn (see above); one of several may be idle until then.
             tats = [place.own + (max(tat, turn) if len(at) > 1 else tat) for place, tat in at]
             moves.append(_Move(waiter, turn, befores, tats))
-        for place, tat in zip(last.places, tats, strict=True):
-            if not self._store.rewind(place.charge.scope, place.charge.key, place.tat, tat):
-                return False
+        if not self._rewind(last, tats):
+            return False
         for waiter, turn, befores, tats in moves:
             waiter.leaves_at = turn
             for place, before, tat in zip(waiter.places, befores, tats, strict=True):
                 place.before, place.tat = before, tat
             waiter.wake()
         return True
+
+    def _rewind(self, places: Sequence[Place], tats: Sequence[int]) -> bool:
+        """Set the TATs after the last of a line back, all or none: if one fails, those before are charged anew."""
+        done: list[Charge] = []
+        for place, tat in zip(places, tats, strict=True):
+            charge = place.charge
+            if not self._store.rewind(charge.scope, charge.key, place.tat, tat):
+                for again in done:
+                    self._store.decide([again])
+                return False
+            back = place.tat - tat
+            done.append(charge._replace(cost=0, increment=back, tolerance=MAX_AHEAD_TICKS, bound=MAX_AHEAD_TICKS))
+        return True
+
+
+def bucket_of(charge: Charge) -> Bucket:
+    """Return which bucket a charge is for: a str key is the same as its UTF-8 bytes."""
+    return charge.scope, key_bytes(charge.key)
