@@ -150,7 +150,10 @@ class AsyncLimiter(_Bound):
 
     async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         """As `Limiter.acquire`. A waiting task that is cancelled gives its place back."""
-        return await self._take_turn_async(key, cost, timeout)
+        decision = self._gate.reserve(key, cost, 0)
+        if decision.allowed:
+            return decision
+        return _admitted(await take_turn_async(self.store, self._charges(key, cost, timeout)))
 
     async def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""

@@ -23,11 +23,10 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
         while (left := waiter.leaves_at - store.clock.ticks()) > 0:
             store.clock.wait(woken, seconds(left))
             woken.clear()
+        store.line.leave(waiter)
     except BaseException:
         store.line.give_up(waiter)
         raise
-    finally:
-        store.line.leave(waiter)
     return decisions
 
 

@@ -66,9 +66,15 @@ static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64
     set_fingerprints(self, &text, demands);
     Py_XDECREF(text.owner);
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
+        rk_prefetch(&table->table, demands[i].fingerprint);
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
         set_terms(&self->limits[i], request->cost, self->limits[i].queues ? queue_wait : token_wait, &demands[i]);
     if (!rk_read_clock(table, &now))
         return NULL;
+    if (Py_SIZE(self) == 1 && !demands->never) { /* the hot path */
+        rk_answer only = rk_charge(&table->table, demands->fingerprint, now, demands->terms, true);
+        return rk_make_decision(table->module, self->limits->limit, request->key, request->cost, &only, now, only.allowed);
+    }
     bool allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, rk_later, table);
     Py_ssize_t binding = 0;
     rk_answer answer = demands[0].answer;

@@ -1,0 +1,1 @@
+"""The benchmarks: what a decision costs, next to reading the clock and next to other libraries. See README.md."""

@@ -1,0 +1,181 @@
+"""The cases that are timed: floors, ratekeeper's verbs, and every contender with the same keys and limits."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic_ns
+
+from benchmarks import timing
+from benchmarks.contenders import PYTHON_CORE, Contender, Entrant, Rate
+from benchmarks.timing import Case
+from ratekeeper import AsyncLimiter, Keeper, LeakyBucket, Limiter, MemoryStore, Policy, TokenBucket
+
+FLOORS, HOT, REFUSED, SPREAD, OURS = "floors", "hot key, allowed", "hot key, refused", "many keys, random", "verbs"
+THREADS_HOT, THREADS_SPREAD = "8 threads, one key", "8 threads, 8 keys"
+
+ALWAYS = Rate(100_000_000)
+"""Is never used up here, so every request passes."""
+LOGGED = Rate(10_000)
+"""The same for who keeps a log: its size is what is asked in one timing, for it is cleared before each."""
+EACH = Rate(1_000)
+"""For many keys. None of them is asked so often here; buckets stay live from round to round."""
+NEVER = Rate(1)
+"""Is used up before the timing, so no request passes."""
+
+HOT_KEY = "client:10.11.12.13"
+THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many calls one timing has: enough for some milliseconds."""
+
+    fast: int = 20_000
+    slow: int = 500
+    batch: int = 1_000
+    batches: int = 20
+    fast_threads: int = 10_000
+    slow_threads: int = 1_000
+    logged_threads: int = 400
+
+
+def random_keys(count: int) -> list[str]:
+    """Return the keys in the random order in which all contenders are asked about them."""
+    keys = [f"client:{number}" for number in range(count)]
+    random.Random(20).shuffle(keys)
+    return keys
+
+
+class _Nothing:
+    def method(self) -> None:
+        pass
+
+
+def floor_cases(keys: Sequence[str], load: Load) -> Iterator[Case]:
+    """What nobody can do without, and what it costs here."""
+    ages = dict.fromkeys(sorted(keys), 0)
+    calls = load.fast
+    yield Case(FLOORS, "an empty loop (in all figures)", partial(timing.empty_loop, calls))
+    yield Case(FLOORS, "an empty method", partial(timing.plain, _Nothing().method, calls))
+    yield Case(FLOORS, "dict.get, one key", partial(timing.hot, ages.get, keys[0], calls))
+    yield Case(FLOORS, CLOCK, partial(timing.plain, monotonic_ns, calls))
+    yield Case(FLOORS, "with Lock()", partial(timing.locked, threading.Lock(), calls))
+    yield Case(FLOORS, AWAIT, partial(timing.awaited, _empty_coroutine, "", calls))
+    yield Case(SPREAD, DICT, timing.Walk(ages.get, keys, len(keys)).time)
+
+
+CLOCK = "time.monotonic_ns()"
+DICT = "dict.get"
+AWAIT = "await an empty coroutine"
+ACQUIRE, TWO, LEAKY = "acquire, nobody waits", "try_acquire, two limits", "try_acquire, leaky bucket"
+AWAITED, KEEPER = "AsyncLimiter.try_acquire, awaited", "Keeper.check, 3 rules"
+BATCH, BATCH_SPREAD = "try_acquire_many, 1,000 keys in cache", "ratekeeper, try_acquire_many"
+
+
+async def _empty_coroutine(_: str) -> None:
+    pass
+
+
+POLICY = """
+[tiers]
+by = "user"
+default = "free"
+
+[[rules]]
+name = "everybody"
+limit = "100000000/hour"
+
+[[rules]]
+name = "each user"
+key = ["user"]
+limit = "100000000/hour"
+
+[[rules]]
+name = "searches of the free tier"
+match = { tier = "free", path = "/search/*", method = ["GET", "POST"] }
+key = ["user", "path"]
+limit = "100000000/hour"
+"""
+
+
+def verb_cases(keys: Sequence[str], load: Load) -> Iterator[Case]:
+    """ratekeeper's other verbs and limits, on the default store."""
+    limit = TokenBucket(ALWAYS.count, f"{ALWAYS.count}/hour")
+    other = TokenBucket(ALWAYS.count, f"{2 * ALWAYS.count}/hour")
+    two, leaky = Limiter(limit, other).try_acquire, Limiter(LeakyBucket(ALWAYS.count, "1000000/s")).try_acquire
+    asynchronous, batch = AsyncLimiter(limit).try_acquire, Limiter(limit).try_acquire_many
+    spread_limit, table = TokenBucket(EACH.count, f"{EACH.count}/hour"), MemoryStore(len(keys))
+    spread = Limiter(spread_limit, store=table).try_acquire_many
+    check = Keeper(Policy.parse(POLICY)).check
+    request = {"user": "alice", "path": "/search/shoes", "method": "GET"}
+    calls = load.fast // 2
+    yield Case(OURS, ACQUIRE, partial(timing.hot, Limiter(limit).acquire, HOT_KEY, calls))
+    yield Case(OURS, TWO, partial(timing.hot, two, HOT_KEY, calls))
+    yield Case(OURS, LEAKY, partial(timing.hot, leaky, HOT_KEY, calls))
+    yield Case(OURS, AWAITED, partial(timing.awaited, asynchronous, HOT_KEY, calls))
+    yield Case(OURS, BATCH, partial(timing.batches, batch, keys[: load.batch], load.batches))
+    yield Case(OURS, KEEPER, partial(timing.hot, check, request, load.slow))
+    spread(keys)
+    yield Case(SPREAD, BATCH_SPREAD, partial(timing.batches, spread, keys, 1))
+
+
+def contender_cases(entrants: Mapping[str, Entrant], keys: Sequence[str], load: Load) -> Iterator[Case]:
+    """Every contender with one key that passes, one that is refused, many keys, and threads."""
+    for entrant in entrants.values():
+        fast = entrant.ours and entrant.name != PYTHON_CORE
+        calls = load.fast if fast else load.slow
+        yield from _hot_cases(entrant, calls)
+        yield from _thread_cases(entrant, load.fast_threads if fast else load.slow_threads, load.logged_threads)
+        spread = entrant.build(EACH, len(keys)) if entrant.ours else entrant.build(EACH)  # a table for as many as come
+        for key in keys:
+            spread.ask(key)
+        walk = timing.Walk(spread.ask, keys, len(keys) if fast else 4 * calls)
+        yield Case(SPREAD, entrant.name, walk.time, after=spread.settle)
+
+
+def _hot_cases(entrant: Entrant, calls: int) -> Iterator[Case]:
+    allowed = entrant.build(LOGGED if entrant.log else ALWAYS)
+    before = partial(_clear, allowed, [HOT_KEY]) if entrant.log else None
+    run = partial(timing.hot, allowed.ask, HOT_KEY, calls)
+    yield Case(HOT, entrant.name, run, before, partial(_expect, allowed, HOT_KEY, True))
+    refused = entrant.build(NEVER)
+    refused.ask(HOT_KEY)
+    run = partial(timing.hot, refused.ask, HOT_KEY, calls)
+    yield Case(REFUSED, entrant.name, run, after=partial(_expect, refused, HOT_KEY, False))
+
+
+def _thread_cases(entrant: Entrant, calls: int, logged_calls: int) -> Iterator[Case]:
+    calls = logged_calls if entrant.log else calls
+    for group, keys in ((THREADS_HOT, [HOT_KEY] * THREADS), (THREADS_SPREAD, [f"client:{n}" for n in range(THREADS)])):
+        contender = entrant.build(LOGGED if entrant.log else ALWAYS)
+        before = partial(_clear, contender, keys) if entrant.log else None
+        crowd = timing.Crowd(contender.patient or contender.ask, keys, calls)
+        yield Case(group, entrant.name, crowd.time, before, partial(_expect, contender, keys[0], True), every=4)
+
+
+def _clear(contender: Contender, keys: Iterable[str]) -> None:
+    """Begin with an empty log, and with what is built for a new key already there."""
+    assert contender.clear is not None
+    for key in set(keys):
+        contender.clear(key)
+        contender.ask(key)
+
+
+def _expect(contender: Contender, key: str, allowed: bool) -> None:
+    """Make sure that the case was what it is called."""
+    answer = contender.ask(key)
+    if contender.settle:
+        contender.settle()
+    if contender.allowed(answer) is not allowed:
+        raise RuntimeError(f"a request that should have been {'allowed' if allowed else 'refused'} was not")
+
+
+def all_cases(entrants: Mapping[str, Entrant], key_count: int, progress: Callable[[str], object]) -> list[Case]:
+    load = Load()
+    keys = random_keys(key_count)
+    progress(f"filling tables with {key_count:,} keys each")
+    return [*floor_cases(keys, load), *verb_cases(keys, load), *contender_cases(entrants, keys, load)]
