@@ -30,7 +30,7 @@ name = "free"
 match = { tier = "free", path = "/api/*" }
 key = ["api_key"]
 capacity = 2
-refill_rate = "2/s"
+refill_rate = "1/2s"
 
 [[rules]]
 name = "pro"
@@ -157,6 +157,6 @@ def test_nginx_refuses_by_403_and_its_client_gets_a_429(tmp_path: Path) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert [answer.status_code for answer in addresses] == [200, 200, 200, 429]
     assert behind.asked == ["/api/a?x=1"] * 2 + ["/login"] * 3
-    assert int(answers[2].headers["retry-after"]) == 1
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 2
     [(name, parameters)] = structured(answers[2].headers["ratelimit"])
     assert (name, parameters["r"]) == ("free", 0)

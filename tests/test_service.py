@@ -43,7 +43,7 @@ name = "one by one"
 match = { path = "/reports" }
 algorithm = "leaky_bucket"
 capacity = 2
-leak_rate = 20
+leak_rate = 2
 """
 
 
@@ -178,14 +178,13 @@ def test_a_long_body_and_a_wrong_method_or_path_are_told_so(service: httpx.Clien
 
 def test_a_leaky_rule_holds_its_answers_until_their_turn(service: httpx.Client) -> None:
     def ask(_: int) -> tuple[int, float]:
-        status = httpx.get(f"{service.base_url}/check", headers={"X-Forwarded-Uri": "/reports"}).status_code
-        return status, time.monotonic()
+        return check(service, "/reports").status_code, time.monotonic()
 
+    began = time.monotonic()
     with ThreadPoolExecutor(5) as pool:
         answers = list(pool.map(ask, range(5)))
     assert sorted(status for status, _ in answers) == [200, 200, 200, 429, 429]
-    turns = sorted(at for status, at in answers if status == 200)
-    assert turns[2] - turns[0] >= 0.09  # three at 20 a second, less what the first answer took
+    assert max(at for status, at in answers if status == 200) - began >= 1, "the third of two a second"
 
 
 ONE_BY_ONE = Policy.parse("""
