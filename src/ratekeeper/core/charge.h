@@ -15,7 +15,7 @@ typedef struct {
 } rk_answer;
 
 /* Decide one charge, and make it if it is allowed and `commit`. A cost of nothing, or a refusal, writes nothing. */
-static inline rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now, rk_terms terms, bool commit)
+RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now, rk_terms terms, bool commit)
 {
     rk_home home = rk_home_of(table, fingerprint);
     for (int attempt = 0;; attempt++) {
@@ -102,7 +102,7 @@ typedef struct {
 
 typedef int64_t (*rk_clock)(void *context);
 
-static inline rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64_t now, bool commit)
+RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64_t now, bool commit)
 {
     if (!demand->never)
         return rk_charge(table, demand->fingerprint, now, demand->terms, commit);
