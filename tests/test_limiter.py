@@ -209,6 +209,8 @@ def test_the_async_limiter_has_the_same_verbs(store: MemoryStore, clock: ManualC
         assert decision.delay == 1.0
         with pytest.raises(RateLimitExceeded):
             await limiter.acquire("a", timeout=0.5)
+        with pytest.raises(ValueError, match="timeout must be"):
+            await limiter.acquire("b", timeout=-1)
         await limiter.refund(decision)
         await limiter.reset("a")
         assert (await limiter.peek("a")).remaining == 2

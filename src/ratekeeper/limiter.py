@@ -8,7 +8,7 @@ from functools import partial
 from ratekeeper.decision import Charge, Decision, scope_of, together
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.guard import Cost, Guard, Key
-from ratekeeper.limits import AS_MEANT, Limit, Timeout, parse_limit
+from ratekeeper.limits import AS_MEANT, Limit, Timeout, parse_limit, wait_ticks
 from ratekeeper.stores.base import Gate, Store
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.turns import take_turn, take_turn_async
@@ -150,6 +150,9 @@ class AsyncLimiter(_Bound):
 
     async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         """As `Limiter.acquire`. A waiting task that is cancelled gives its place back."""
+        if timeout is not None:
+            wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
+        # Not by _take_turn_async: another coroutine would cost as much as the decision.
         decision = self._gate.reserve(key, cost, 0)
         if decision.allowed:
             return decision
