@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ratekeeper import IMPLEMENTATION, Decision, ManualClock, MemoryStore
+from ratekeeper import IMPLEMENTATION, Decision, ManualClock, MemoryStore, SharedMemoryStore
+from ratekeeper.stores.table_store import TableStore
 
 # Random deadlines would be timed assertions. CI's machine is slow and shared.
 settings.register_profile("ratekeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,8 +31,8 @@ def need(part: str, present: bool) -> None:
 
 
 def need_program(name: str) -> str:
-    """Return the path of a program, as `need` does for a part."""
-    path = shutil.which(name)
+    """Return the path of a program, of the environment's or of the system's, as `need` does for a part."""
+    path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
     need(name, path is not None)
     assert path is not None
     return path
@@ -52,6 +55,10 @@ def clock() -> ManualClock:
     return ManualClock(start=1000)
 
 
-@pytest.fixture
-def store(implementation: Literal["c", "python"], clock: ManualClock) -> MemoryStore:
-    return MemoryStore(10_000, clock=clock, implementation=implementation)
+@pytest.fixture(params=["c", "python", "shared"])
+def store(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) -> TableStore:
+    """Each store in turn: the claims of tests that take it are what every store promises."""
+    need("the C core", request.param == "python" or IMPLEMENTATION == "c")
+    if request.param == "shared":
+        return SharedMemoryStore(tmp_path / "table", 10_000, clock=clock)
+    return MemoryStore(10_000, clock=clock, implementation=request.param)

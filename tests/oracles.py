@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import cast
 
 import http_sf
+
+from ratekeeper import TokenBucket
+from ratekeeper.limits import TICKS_PER_SECOND
 
 
 def structured(header: str) -> list[tuple[str, dict[str, int]]]:
@@ -54,3 +58,16 @@ class QueueOracle:
             return None
         self.starts.append(max(now, free_at))
         return self.starts[-1]
+
+
+def assert_windows_hold(limit: TokenBucket, admitted: Sequence[int]) -> None:
+    """Check the promise over a history of single tokens, by their times in order: in every window, also the longest.
+
+    In a window from one admission to another: last - first + 1 <= capacity + rate * t. Put as "no later one is more
+    above the line of the rate than capacity - 1 over the lowest before it", one pass looks at every window.
+    """
+    lowest = Fraction(0)
+    for count, at in enumerate(admitted):
+        above_line = count - Fraction(at, TICKS_PER_SECOND) * limit.rate
+        lowest = above_line if count == 0 else min(lowest, above_line)
+        assert above_line - lowest + 1 <= limit.capacity

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, RateLimitExceeded
+from ratekeeper.stores.table_store import TableStore
 
 POLICY = Policy.parse("""
 [tiers]
@@ -42,7 +43,7 @@ shadow = true
 
 
 @pytest.fixture
-def keeper(store: MemoryStore) -> Keeper:
+def keeper(store: TableStore) -> Keeper:
     return Keeper(POLICY, store)
 
 
@@ -89,7 +90,7 @@ def test_a_shadow_rule_reports_but_never_refuses(keeper: Keeper) -> None:
     assert decisions[-1].retry_after == 0.0
 
 
-def test_without_a_matching_rule_nothing_limits_and_the_answer_says_so(store: MemoryStore) -> None:
+def test_without_a_matching_rule_nothing_limits_and_the_answer_says_so(store: TableStore) -> None:
     keeper = Keeper(Policy.parse('[[rules]]\nname = "r"\nmatch = { path = "/a" }\nlimit = "1/s"'), store)
     decision = keeper.check({"path": "/b"})
     assert decision.allowed
@@ -100,7 +101,7 @@ def test_without_a_matching_rule_nothing_limits_and_the_answer_says_so(store: Me
     ("missing", "outcomes"), [("shared", [True, False]), ("skip", [True, True]), ("reject", [False, False])]
 )
 def test_a_request_without_the_keys_attribute_is_treated_as_the_rule_says(
-    store: MemoryStore, missing: str, outcomes: list[bool]
+    store: TableStore, missing: str, outcomes: list[bool]
 ) -> None:
     text = f'[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "{missing}"'
     keeper = Keeper(Policy.parse(text), store)
@@ -109,12 +110,12 @@ def test_a_request_without_the_keys_attribute_is_treated_as_the_rule_says(
     assert keeper.check({}).missing == ("user" if missing == "reject" else None)
 
 
-def test_a_shadow_rule_that_would_reject_for_a_missing_attribute_does_not(store: MemoryStore) -> None:
+def test_a_shadow_rule_that_would_reject_for_a_missing_attribute_does_not(store: TableStore) -> None:
     text = '[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "reject"\nshadow = true'
     assert Keeper(Policy.parse(text), store).check({}).allowed
 
 
-def test_the_cost_of_a_rule_and_of_a_request_multiply(store: MemoryStore) -> None:
+def test_the_cost_of_a_rule_and_of_a_request_multiply(store: TableStore) -> None:
     text = '[[rules]]\nname = "r"\nlimit = "10/day"\ncost = 2\n[[rules]]\nname = "s"\nlimit = "30/day"\ncost = "tokens"'
     keeper = Keeper(Policy.parse(text), store)
     decision = keeper.check({"tokens": "5"}, cost=3)
@@ -125,7 +126,7 @@ def test_the_cost_of_a_rule_and_of_a_request_multiply(store: MemoryStore) -> Non
     assert [rule.decision.remaining for rule in keeper.check({}, 0).rules] == [2, 14]
 
 
-def test_max_wait_delays_before_it_refuses(store: MemoryStore) -> None:
+def test_max_wait_delays_before_it_refuses(store: TableStore) -> None:
     text = '[[rules]]\nname = "r"\ncapacity = 1\nrefill_rate = 1\nmax_wait = 2'
     keeper = Keeper(Policy.parse(text), store)
     decisions = [keeper.check({}) for _ in range(4)]
@@ -134,7 +135,7 @@ def test_max_wait_delays_before_it_refuses(store: MemoryStore) -> None:
     assert decisions[3].retry_after == 1.0
 
 
-def test_acquire_waits_as_long_as_the_rules_and_the_caller_allow(store: MemoryStore, clock: ManualClock) -> None:
+def test_acquire_waits_as_long_as_the_rules_and_the_caller_allow(store: TableStore, clock: ManualClock) -> None:
     text = '[[rules]]\nname = "r"\ncapacity = 1\nrefill_rate = 1\nmax_wait = 2'
     keeper = Keeper(Policy.parse(text), store)
     began = clock.ticks()
@@ -148,13 +149,13 @@ def test_acquire_waits_as_long_as_the_rules_and_the_caller_allow(store: MemorySt
         keeper.acquire({}, timeout=-1)
 
 
-def test_acquire_without_the_keys_attribute_is_refused_if_the_rule_says_so(store: MemoryStore) -> None:
+def test_acquire_without_the_keys_attribute_is_refused_if_the_rule_says_so(store: TableStore) -> None:
     text = '[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "reject"'
     with pytest.raises(RateLimitExceeded, match="the request has no user"):
         Keeper(Policy.parse(text), store).acquire({})
 
 
-def test_a_shadow_rule_delays_nobody(store: MemoryStore, clock: ManualClock) -> None:
+def test_a_shadow_rule_delays_nobody(store: TableStore, clock: ManualClock) -> None:
     text = '[[rules]]\nname = "r"\nalgorithm = "leaky_bucket"\ncapacity = 5\nleak_rate = 1\nshadow = true'
     keeper = Keeper(Policy.parse(text), store)
     began = clock.ticks()
@@ -175,7 +176,7 @@ def test_explain_says_of_each_rule_whether_it_applies_and_why_not_and_charges_no
     assert "secret" not in repr(applied)
 
 
-def test_explain_tells_of_a_missing_attribute(store: MemoryStore) -> None:
+def test_explain_tells_of_a_missing_attribute(store: TableStore) -> None:
     text = '[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "{}"'
     for missing, says in (("skip", "skipped: the request has no user"), ("reject", "refused: the request has no user")):
         [explained] = Keeper(Policy.parse(text.format(missing)), store).explain({})

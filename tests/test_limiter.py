@@ -18,6 +18,7 @@ from ratekeeper import (
     RateLimitExceeded,
     TokenBucket,
 )
+from ratekeeper.stores.table_store import TableStore
 
 
 class InterruptedClock(ManualClock):
@@ -37,12 +38,12 @@ def test_two_lines_are_enough() -> None:
     assert limiter.try_acquire("alice").remaining == 99
 
 
-def test_each_key_has_a_bucket_of_its_own(store: MemoryStore) -> None:
+def test_each_key_has_a_bucket_of_its_own(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(1, 1), store=store)
     assert [bool(limiter.try_acquire(key)) for key in ("a", "b", "a", "b")] == [True, True, False, False]
 
 
-def test_a_decision_says_what_is_left_and_when_to_come_back(store: MemoryStore, clock: ManualClock) -> None:
+def test_a_decision_says_what_is_left_and_when_to_come_back(store: TableStore, clock: ManualClock) -> None:
     limiter = Limiter(TokenBucket(20, 5), store=store)
     first = limiter.try_acquire("alice", cost=15)
     assert (first.allowed, first.remaining, first.retry_after, first.reset_after) == (True, 5, 0.0, 3.0)
@@ -54,9 +55,7 @@ def test_a_decision_says_what_is_left_and_when_to_come_back(store: MemoryStore, 
     assert limiter.try_acquire("alice", cost=10)
 
 
-def test_several_limits_are_charged_together_and_the_most_binding_speaks(
-    store: MemoryStore, clock: ManualClock
-) -> None:
+def test_several_limits_are_charged_together_and_the_most_binding_speaks(store: TableStore, clock: ManualClock) -> None:
     second, hour = TokenBucket(10, 10), TokenBucket(12, "12/hour")
     limiter = Limiter(second, hour, store=store)
     assert limiter.try_acquire("a", 10).limit == second
@@ -66,7 +65,7 @@ def test_several_limits_are_charged_together_and_the_most_binding_speaks(
     assert limiter.try_acquire("a", 2).limit == hour, "the refusal cost neither limit anything"
 
 
-def test_a_leaky_bucket_says_when_each_may_go_ahead(store: MemoryStore) -> None:
+def test_a_leaky_bucket_says_when_each_may_go_ahead(store: TableStore) -> None:
     limiter = Limiter(LeakyBucket(2, 10), store=store)
     decisions = [limiter.try_acquire("a") for _ in range(4)]
     assert [decision.allowed for decision in decisions] == [True, True, True, False]
@@ -74,7 +73,7 @@ def test_a_leaky_bucket_says_when_each_may_go_ahead(store: MemoryStore) -> None:
     assert decisions[3].retry_after == 0.1
 
 
-def test_with_several_limits_the_delay_is_the_longest_of_all(store: MemoryStore) -> None:
+def test_with_several_limits_the_delay_is_the_longest_of_all(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(3, 1), LeakyBucket(100, 10), store=store)
     limiter.try_acquire("a")
     decision = limiter.try_acquire("a")
@@ -82,7 +81,7 @@ def test_with_several_limits_the_delay_is_the_longest_of_all(store: MemoryStore)
     assert decision.delay == 0.1, "but the queue sets the pace"
 
 
-def test_acquire_sleeps_until_its_turn(store: MemoryStore, clock: ManualClock) -> None:
+def test_acquire_sleeps_until_its_turn(store: TableStore, clock: ManualClock) -> None:
     limiter = Limiter(TokenBucket(2, 1), store=store)
     began = clock.ticks()
     decisions = [limiter.acquire("a") for _ in range(4)]
@@ -90,7 +89,7 @@ def test_acquire_sleeps_until_its_turn(store: MemoryStore, clock: ManualClock) -
     assert (clock.ticks() - began) / 16e9 == 2.0
 
 
-def test_acquire_refuses_at_once_what_would_come_after_the_timeout(store: MemoryStore, clock: ManualClock) -> None:
+def test_acquire_refuses_at_once_what_would_come_after_the_timeout(store: TableStore, clock: ManualClock) -> None:
     limiter = Limiter(TokenBucket(1, 1), store=store)
     limiter.acquire("a")
     began = clock.ticks()
@@ -102,7 +101,7 @@ def test_acquire_refuses_at_once_what_would_come_after_the_timeout(store: Memory
     assert limiter.acquire("a", timeout=1).delay == 1.0
 
 
-def test_acquire_never_queues_what_can_never_pass(store: MemoryStore) -> None:
+def test_acquire_never_queues_what_can_never_pass(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(5, 1), store=store)
     with pytest.raises(RateLimitExceeded, match="can never admit a cost of 6"):
         limiter.acquire("a", 6)
@@ -130,7 +129,7 @@ def test_an_interrupted_wait_gives_its_token_back(limit: Any) -> None:
     asyncio.run(cancelled())
 
 
-def test_peek_charges_nothing(store: MemoryStore) -> None:
+def test_peek_charges_nothing(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(2, 1), store=store)
     assert [limiter.peek("a").remaining for _ in range(3)] == [2, 2, 2]
     assert not limiter.peek("a", 3).allowed
@@ -138,7 +137,7 @@ def test_peek_charges_nothing(store: MemoryStore) -> None:
     assert limiter.peek("a").remaining == 2
 
 
-def test_a_refund_gives_back_what_was_charged_less_what_has_refilled(store: MemoryStore, clock: ManualClock) -> None:
+def test_a_refund_gives_back_what_was_charged_less_what_has_refilled(store: TableStore, clock: ManualClock) -> None:
     limiter = Limiter(TokenBucket(10, 1), TokenBucket(100, 1), store=store)
     decision = limiter.try_acquire("a", 10)
     clock.advance(4)
@@ -147,7 +146,7 @@ def test_a_refund_gives_back_what_was_charged_less_what_has_refilled(store: Memo
     assert limiter.try_acquire("a", 10)
 
 
-def test_no_token_is_given_back_twice(store: MemoryStore) -> None:
+def test_no_token_is_given_back_twice(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(10, 1), store=store)
     limiter.try_acquire("a", 5)
     decision = limiter.try_acquire("a", 4)
@@ -160,20 +159,20 @@ def test_no_token_is_given_back_twice(store: MemoryStore) -> None:
     assert limiter.peek("a").remaining == 5
 
 
-def test_a_refused_decision_has_nothing_to_give_back(store: MemoryStore) -> None:
+def test_a_refused_decision_has_nothing_to_give_back(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(1, 1), store=store)
     limiter.try_acquire("a")
     limiter.refund(limiter.try_acquire("a"))
     assert limiter.peek("a").remaining == 0
 
 
-def test_another_limiters_decision_cannot_be_refunded(store: MemoryStore) -> None:
+def test_another_limiters_decision_cannot_be_refunded(store: TableStore) -> None:
     decision = Limiter(TokenBucket(1, 1), store=store).try_acquire("a")
     with pytest.raises(ValueError, match="another limiter"):
         Limiter(TokenBucket(2, 1), store=store).refund(decision)
 
 
-def test_reset_fills_the_bucket_of_one_key(store: MemoryStore) -> None:
+def test_reset_fills_the_bucket_of_one_key(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(1, 1), TokenBucket(1, "1/day"), store=store)
     limiter.try_acquire_many(["a", "b"])
     limiter.reset("a")
@@ -182,14 +181,14 @@ def test_reset_fills_the_bucket_of_one_key(store: MemoryStore) -> None:
     assert not limiter.try_acquire("b")
 
 
-def test_limiters_of_one_name_share_buckets_and_others_do_not(store: MemoryStore) -> None:
+def test_limiters_of_one_name_share_buckets_and_others_do_not(store: TableStore) -> None:
     assert Limiter("1/day", store=store).try_acquire("a")
     assert not Limiter("1/24h", store=store).try_acquire("a"), "the default name is what the limits say"
     assert Limiter("1/day", store=store, name="other").try_acquire("a")
     assert Limiter("1/day").try_acquire("a"), "a store of its own"
 
 
-def test_a_named_limiter_keeps_its_debts_when_its_numbers_change(store: MemoryStore) -> None:
+def test_a_named_limiter_keeps_its_debts_when_its_numbers_change(store: TableStore) -> None:
     Limiter(TokenBucket(10, 1), store=store, name="api").try_acquire("a", 10)
     assert Limiter(TokenBucket(20, 1), store=store, name="api").peek("a").remaining == 10
 
@@ -200,7 +199,7 @@ def test_a_limiter_without_a_real_limit_is_an_error(limits: tuple[Any, ...], err
         Limiter(*limits)
 
 
-def test_the_async_limiter_has_the_same_verbs(store: MemoryStore, clock: ManualClock) -> None:
+def test_the_async_limiter_has_the_same_verbs(store: TableStore, clock: ManualClock) -> None:
     async def use() -> None:
         limiter = AsyncLimiter(TokenBucket(2, 1), store=store)
         assert (await limiter.try_acquire("a")).remaining == 1
@@ -218,7 +217,7 @@ def test_the_async_limiter_has_the_same_verbs(store: MemoryStore, clock: ManualC
     asyncio.run(use())
 
 
-def test_a_decorator_limits_each_call_by_its_arguments(store: MemoryStore) -> None:
+def test_a_decorator_limits_each_call_by_its_arguments(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(10, 1), store=store)
 
     @limiter.limit(key=lambda user, text: user, cost=lambda user, text: len(text))
@@ -234,7 +233,7 @@ def test_a_decorator_limits_each_call_by_its_arguments(store: MemoryStore) -> No
     assert send("bob", "0123456789") == "0123456789"
 
 
-def test_a_decorator_on_an_async_function_awaits_the_turn(store: MemoryStore, clock: ManualClock) -> None:
+def test_a_decorator_on_an_async_function_awaits_the_turn(store: TableStore, clock: ManualClock) -> None:
     async def use(limiter: Limiter | AsyncLimiter) -> None:
         @limiter.limit(key="all")
         async def call(number: int) -> int:
@@ -248,7 +247,7 @@ def test_a_decorator_on_an_async_function_awaits_the_turn(store: MemoryStore, cl
     asyncio.run(use(AsyncLimiter(LeakyBucket(2, 10), store=store, name="async")))
 
 
-def test_a_block_is_limited_too(store: MemoryStore) -> None:
+def test_a_block_is_limited_too(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(1, 1), store=store)
     with limiter.limit("job") as decision:
         assert_type(decision, Decision)
@@ -265,7 +264,7 @@ def test_a_block_is_limited_too(store: MemoryStore) -> None:
     asyncio.run(use())
 
 
-def test_a_guard_that_makes_no_sense_is_an_error(store: MemoryStore) -> None:
+def test_a_guard_that_makes_no_sense_is_an_error(store: TableStore) -> None:
     limiter, async_limiter = Limiter("1/s", store=store), AsyncLimiter("1/s", store=store)
     with pytest.raises(TypeError, match="key must be"):
         limiter.limit(key=5)  # type: ignore[arg-type]
@@ -281,7 +280,7 @@ def test_a_guard_that_makes_no_sense_is_an_error(store: MemoryStore) -> None:
         pass
 
 
-def test_an_exception_in_a_guarded_function_passes_through(store: MemoryStore) -> None:
+def test_an_exception_in_a_guarded_function_passes_through(store: TableStore) -> None:
     @Limiter("1/s", store=store).limit("x")
     def fail() -> None:
         raise ZeroDivisionError

@@ -187,6 +187,7 @@ def test_a_terminal_sees_how_far_it_is(
 ) -> None:
     ours, theirs = os.openpty()
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")  # room for the path, however long the folder of the test is
     with open(theirs, "w") as terminal, open(ours, "rb", buffering=0) as screen:
         monkeypatch.setattr(sys, "stderr", terminal)
         assert command(policy, log(tmp_path, LOG)) == 0

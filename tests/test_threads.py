@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from threading import Barrier
 from typing import Literal
 
 import pytest
 from conftest import no_waiting
+from oracles import assert_windows_hold
 
 from ratekeeper import Limiter, ManualClock, MemoryStore, TokenBucket
-from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.stores.table_store import TableStore
 
 THREADS = 8
 
@@ -38,12 +38,12 @@ def in_threads(work: Callable[[int], int]) -> int:
         return sum(pool.map(run, range(THREADS)))
 
 
-def test_on_a_frozen_clock_exactly_the_capacity_is_admitted(store: MemoryStore) -> None:
+def test_on_a_frozen_clock_exactly_the_capacity_is_admitted(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(1000, 1), store=store)
     assert in_threads(lambda _: sum(bool(limiter.try_acquire("hot")) for _ in range(500))) == 1000
 
 
-def test_two_limits_are_charged_together_or_not_at_all(store: MemoryStore) -> None:
+def test_two_limits_are_charged_together_or_not_at_all(store: TableStore) -> None:
     """Each thread has a limit of its own and all share one: what was admitted is what each bucket was charged."""
     shared, own = TokenBucket(700, 1), TokenBucket(100, 1)
     limiters = [Limiter(own, store=store, name=f"own {n}") for n in range(THREADS)]
@@ -71,13 +71,7 @@ def test_on_a_running_clock_no_window_holds_more_than_capacity_and_refill(
 
     assert in_threads(hammer) >= limit.capacity
     admitted = sorted(at for thread in history for at in thread)
-    # In a window from one admission to another: last - first + 1 <= capacity + rate * t. Put as "no later one is more
-    # above the line of the rate than capacity - 1 over the lowest before it", one pass looks at every window.
-    lowest = Fraction(0)
-    for count, at in enumerate(admitted):
-        above_line = count - Fraction(at, TICKS_PER_SECOND) * limit.rate
-        lowest = above_line if count == 0 else min(lowest, above_line)
-        assert above_line - lowest + 1 <= limit.capacity
+    assert_windows_hold(limit, admitted)
 
 
 def test_a_clock_that_others_move_never_lets_more_through_than_it_shows(

@@ -13,6 +13,7 @@ from ratekeeper.errors import (
     QueueFull,
     RatekeeperError,
     RateLimitExceeded,
+    StoreError,
 )
 from ratekeeper.leaky_queue import LeakyQueue, QueueStats
 from ratekeeper.limiter import AsyncLimiter, Limiter
@@ -20,7 +21,9 @@ from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
-from ratekeeper.stores.memory import MemoryStore, StoreStats
+from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.shared import SharedMemoryStore
+from ratekeeper.stores.table_store import StoreStats
 
 __version__ = "0.1.0"
 
@@ -49,6 +52,8 @@ __all__ = [
     "RateLimitExceeded",
     "RatekeeperError",
     "RuleDecision",
+    "SharedMemoryStore",
+    "StoreError",
     "StoreStats",
     "TokenBucket",
     "parse_limit",

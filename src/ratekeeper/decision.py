@@ -179,12 +179,16 @@ def most_binding(decisions: Sequence[Decision]) -> Decision:
 
 
 def together(decisions: Sequence[Decision]) -> Decision:
-    """Return one decision for several limits on one request: the most binding one, with the longest delay of all."""
+    """Return one decision for several limits on one request: the most binding one, with the longest delay of all.
+
+    Its time is the earliest: a refund must give back nothing that has refilled since any of the charges.
+    """
     binding = most_binding(decisions)
     delay = max(decision.delay_ticks for decision in decisions)
-    if delay == binding.delay_ticks:
+    at = min(decision.at_ticks for decision in decisions)
+    if delay == binding.delay_ticks and at == binding.at_ticks:
         return binding
     return PlainDecision(
         binding.allowed, binding.limit, binding.key, binding.cost,
-        binding.debt_ticks, delay, binding.retry_ticks, binding.at_ticks, binding._refunded,
+        binding.debt_ticks, delay, binding.retry_ticks, at, binding._refunded,
     )  # fmt: skip

@@ -28,6 +28,10 @@ class CostError(RatekeeperError, ValueError):
     """A request's attribute that should be its cost is no whole number."""
 
 
+class StoreError(RatekeeperError):
+    """A store cannot be opened, or cannot answer. Its text says why, and what would be right."""
+
+
 class RateLimitExceeded(RatekeeperError):
     """A request was refused. `decision` says by which limit, and when to come back."""
 

@@ -39,6 +39,7 @@ typedef struct {
     int64_t now;
     uint64_t fingerprints[MANY_KEYS];
     int64_t tats[KEYS]; /* the model */
+    bool has_cell[KEYS];
     bool modelled;
 } world;
 
@@ -100,6 +101,18 @@ static void move_clock(world *in)
     in->now = in->now < 0 ? 0 : in->now > MOST ? MOST : in->now;
 }
 
+/* The clock has gone on since the operation began, for who reads it again. */
+static int64_t read_later(void *context)
+{
+    const world *in = context;
+    return in->now < MOST - 700 ? in->now + 700 : MOST;
+}
+
+static rk_clock clock_of(world *in)
+{
+    return (rk_clock){read_later, in};
+}
+
 /* ---- the model ---- */
 
 /* What rk_charge should answer about key `k`; and the model is charged, if it is allowed. */
@@ -108,11 +121,14 @@ static rk_answer expect(world *in, uint64_t k, rk_terms terms, bool commit)
     __int128 start = in->tats[k] > in->now ? in->tats[k] : in->now;
     __int128 owed = start - in->now, ahead = owed + terms.increment;
     bool allowed = ahead <= terms.bound, charged = allowed && commit && terms.increment > 0;
+    /* A newcomer is charged when it has its cell. */
+    int64_t at = charged && !in->has_cell[k] ? read_later(in) : in->now;
     if (charged)
-        in->tats[k] = (int64_t)(start + terms.increment);
+        in->tats[k] = rk_clamp(in->has_cell[k] ? start + terms.increment : (__int128)at + terms.increment);
+    in->has_cell[k] |= charged;
     __int128 delay = ahead > terms.tolerance ? ahead - terms.tolerance : 0;
     __int128 retry_after = allowed ? 0 : ahead - terms.bound;
-    return (rk_answer){allowed, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after)};
+    return (rk_answer){allowed, at, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after)};
 }
 
 static void give_back(world *in, uint64_t k, int64_t increment, int64_t elapsed)
@@ -123,7 +139,7 @@ static void give_back(world *in, uint64_t k, int64_t increment, int64_t elapsed)
 
 static bool same_answer(rk_answer one, rk_answer other)
 {
-    return one.allowed == other.allowed && one.debt == other.debt && one.delay == other.delay &&
+    return one.allowed == other.allowed && one.at == other.at && one.debt == other.debt && one.delay == other.delay &&
            one.retry_after == other.retry_after;
 }
 
@@ -133,19 +149,14 @@ static void charge(world *in, uint64_t k)
 {
     bool commit = below(in, 8) != 0;
     rk_terms terms = any_terms(in);
-    rk_answer answer = rk_charge(&in->on.table, in->fingerprints[k], in->now, terms, commit);
+    rk_clock clock = clock_of(in);
+    rk_answer answer = rk_charge(&in->on.table, in->fingerprints[k], in->now, terms, commit, &clock);
     CHECK(answer.debt >= 0 && answer.delay >= 0 && answer.retry_after >= 0);
     CHECK(answer.allowed ? answer.debt <= terms.bound || !terms.increment || !commit : answer.retry_after > 0);
     if (answer.allowed && commit && terms.increment > 0)
-        CHECK(tat_of(&in->on, in->fingerprints[k]) == in->now + answer.debt);
+        CHECK(tat_of(&in->on, in->fingerprints[k]) == answer.at + answer.debt);
     if (in->modelled)
         CHECK(same_answer(answer, expect(in, k, terms, commit)));
-}
-
-static int64_t later(void *context)
-{
-    const world *in = context;
-    return in->now + 700;
 }
 
 /* Expect all or none; two demands may be for one key, and then one may fail though each would fit. */
@@ -177,7 +188,8 @@ static void charge_all(world *in)
         demands[i].shadow = below(in, 6) == 0;
         demands[i].never = below(in, 20) == 0;
     }
-    bool allowed = rk_charge_all(&in->on.table, demands, count, in->now, true, later, in);
+    rk_clock clock = clock_of(in);
+    bool allowed = rk_charge_all(&in->on.table, demands, count, in->now, true, &clock);
     if (in->modelled)
         CHECK(allowed == expect_all(in, ks, demands, count));
 }
@@ -197,7 +209,7 @@ static void operate(world *in)
         rk_reset(&in->on.table, in->fingerprints[k]);
         CHECK(tat_of(&in->on, in->fingerprints[k]) == 0);
         if (in->modelled)
-            in->tats[k] = 0;
+            in->tats[k] = 0, in->has_cell[k] = false;
         break;
     case 2:
         charge_all(in);
@@ -208,6 +220,11 @@ static void operate(world *in)
     default:
         charge(in, k);
     }
+    for (k = 0; in->modelled && k < KEYS; k++) /* with a TAT of 0 it might lose its cell, as if it were never used */
+        if (in->has_cell[k] && !in->tats[k]) {
+            rk_reset(&in->on.table, in->fingerprints[k]);
+            in->has_cell[k] = false;
+        }
 }
 
 /* ---- episodes ---- */
@@ -242,6 +259,7 @@ static void every_answer_is_that_of_a_plain_array_of_tats(void)
         open_table(&in.on, 2 + below(&in, 4));
         in.on.table.deny_when_full = below(&in, 2);
         memset(in.tats, 0, sizeof in.tats);
+        memset(in.has_cell, 0, sizeof in.has_cell);
         name_keys(&in);
         in.now = any_ticks(&in);
         for (int i = 0; i < EPISODE; i++) {
@@ -275,7 +293,7 @@ static void whatever_bytes_are_in_the_cells_every_call_returns_and_soon(void)
     for (uint64_t done = 0; done < operations / 2; done += EPISODE) {
         open_table(&in.on, 2 + below(&in, 4));
         in.on.table.deny_when_full = below(&in, 2);
-        in.on.table.next_mark = next_random(&in.random);
+        in.on.counters.marks = next_random(&in.random);
         in.keys = 1 + below(&in, below(&in, 2) ? 10 : MANY_KEYS);
         name_keys(&in);
         in.now = any_ticks(&in);

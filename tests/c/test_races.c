@@ -24,7 +24,7 @@ static void prepare_newcomer(arena *in, int id, int round, uint64_t *random)
     uint64_t others = random_below(random, 2 * in->on.table.lines * RK_LINE);
     for (uint64_t n = 0; n < others; n++) {
         rk_terms small = {1 + (int64_t)random_below(random, 100), 1000, 1000};
-        rk_charge(&in->on.table, bystander(n), (int64_t)random_below(random, 100), small, true);
+        charge_at(&in->on.table, bystander(n), (int64_t)random_below(random, 100), small, true);
     }
     in->key = fingerprint_of((uint64_t)round);
     in->others = others;
@@ -42,7 +42,7 @@ static void disturb(arena *in, uint64_t *random)
         rk_reset(table, other);
         break;
     case 2:
-        rk_charge(table, other, 50, small, true);
+        charge_at(table, other, 50, small, true);
         break;
     case 3:
         refund(table, other, small.increment, 0);
@@ -194,12 +194,6 @@ static void where_there_is_room_no_key_admits_more_than_capacity_and_no_charge_i
 
 /* ---- several limits ---- */
 
-static int64_t standing_clock(void *context)
-{
-    (void)context;
-    return 50;
-}
-
 /* Each thread has a key of its own with a limit of its own, and all share a limit that is smaller than their sum; and
  * one in shadow that is smaller yet, and must not matter. */
 static rk_demand *demands_of(int id, rk_demand demands[3])
@@ -217,7 +211,7 @@ static void charge_all(arena *in, int id, int round, uint64_t *random)
     for (int tried = 0; tried < 12; tried++) {
         if (round % 3 == 0)
             disturb(in, random);
-        in->admitted[id] += rk_charge_all(&in->on.table, demands_of(id, demands), 3, 50, true, standing_clock, NULL);
+        in->admitted[id] += charge_all_at(&in->on.table, demands_of(id, demands), 3, 50);
     }
 }
 
@@ -239,7 +233,7 @@ static void judge_all(arena *in, int id, int round, uint64_t *random)
     CHECK(total <= 4 * THREADS && owed(in, fingerprint_of(100)) == total);
     CHECK(owed(in, fingerprint_of(101)) <= THREADS && settled(&in->on));
     for (int tried = 0; tried < 9 * THREADS; tried++) /* what the race refused too much is still there for one alone */
-        total += rk_charge_all(&in->on.table, demands_of(tried % THREADS, demands), 3, 50, true, standing_clock, NULL);
+        total += charge_all_at(&in->on.table, demands_of(tried % THREADS, demands), 3, 50);
     CHECK(total == 4 * THREADS);
 }
 

@@ -1,16 +1,12 @@
 /* The C table, asked by many threads while the clock runs, stands, and steps back: what may pass in any window of time.
  *
- * Every admission is kept: when it was, by the clock of the one who asked; what it cost; and where it left the TAT. A
- * key's TAT only grows while its bucket is in the table, so the TATs put the admissions in the order in which they
- * happened, whatever the clock said.
+ * Every admission is kept: see history.h.
  */
 #include "crew.h"
 
-enum { CAPACITY = 7, INTERVAL = 1000, ASKS = 20000 / SLOW };
+#include "history.h"
 
-typedef struct {
-    int64_t now, new_tat, cost;
-} admission;
+enum { CAPACITY = 7, INTERVAL = 1000, ASKS = 20000 / SLOW };
 
 typedef struct {
     fixture on;
@@ -38,6 +34,13 @@ static int64_t move_clock(scene *in, uint64_t *random)
     return now < 0 ? 0 : now;
 }
 
+static int64_t read_scene(void *scene_)
+{
+    scene *in = scene_;
+    int64_t now = in->clock;
+    return now < 0 ? 0 : now;
+}
+
 static void *ask(void *argument)
 {
     asker *self = argument;
@@ -45,45 +48,19 @@ static void *ask(void *argument)
     shake_random += (uint64_t)self->id;
     shake_one_in = self->in->shaken ? 100 : 0;
     pthread_barrier_wait(&self->in->barrier);
+    rk_clock clock = {read_scene, self->in};
     int64_t now = 0;
     for (int asked = 0; asked < ASKS; asked++) {
         if (random_below(&random, 8)) /* else with a time that it read before others went on */
             now = move_clock(self->in, &random);
         int64_t cost = 1 + (int64_t)random_below(&random, 3);
         rk_terms terms = token_terms(CAPACITY, INTERVAL, cost);
-        rk_answer answer = rk_charge(&self->in->on.table, fingerprint_of(1), now, terms, true);
+        rk_answer answer = rk_charge(&self->in->on.table, fingerprint_of(1), now, terms, true, &clock);
         if (answer.allowed)
-            self->admitted[self->count++] = (admission){now, now + answer.debt, cost};
+            self->admitted[self->count++] = (admission){answer.at, answer.at + answer.debt, cost};
     }
     shake_one_in = 0;
     return NULL;
-}
-
-static int by_tat(const void *one, const void *other)
-{
-    const admission *a = one, *b = other;
-    return (a->new_tat > b->new_tat) - (a->new_tat < b->new_tat);
-}
-
-static int by_time(const void *one, const void *other)
-{
-    const admission *a = one, *b = other;
-    return a->now != b->now ? (a->now > b->now) - (a->now < b->now) : by_tat(one, other);
-}
-
-/* Is sum(cost i..j) <= capacity + (now j - now i) / interval for all i <= j? In one pass: the sum is the difference of
- * two running totals, so only the i with the least total * interval - now matters. */
-static bool windows_hold(const admission *history, size_t count)
-{
-    int64_t total = 0, least = INT64_MAX;
-    for (size_t j = 0; j < count; j++) {
-        int64_t before = total * INTERVAL - history[j].now;
-        least = before < least ? before : least;
-        total += history[j].cost;
-        if (total * INTERVAL - history[j].now - least > CAPACITY * INTERVAL)
-            return false;
-    }
-    return true;
 }
 
 static void judge_history(const scene *in, asker *askers)
@@ -96,13 +73,8 @@ static void judge_history(const scene *in, asker *askers)
         memcpy(history + count, askers[id].admitted, askers[id].count * sizeof(admission));
         count += askers[id].count;
     }
-    qsort(history, count, sizeof(admission), by_tat);
     CHECK(count > ASKS / 100);
-    for (size_t i = 1; i < count; i++) /* each admission moved the TAT on by at least what it cost: none was lost */
-        CHECK(history[i].new_tat - history[i - 1].new_tat >= history[i].cost * INTERVAL);
-    CHECK(windows_hold(history, count)); /* in the order in which they happened */
-    qsort(history, count, sizeof(admission), by_time);
-    CHECK(windows_hold(history, count)); /* and in that of the clock */
+    CHECK(history_holds(history, count, CAPACITY, INTERVAL));
     CHECK(settled(&in->on));
     free(history);
 }

@@ -42,7 +42,7 @@ static void denied_a_tick_before_retry_after_and_allowed_at_it(void)
         int64_t now = (int64_t)random_below(&random, 1 << 30);
         rk_terms terms = token_terms(capacity, interval, cost);
         rk_answer answer;
-        while ((answer = rk_charge(&on.table, fingerprint_of(1), now, terms, true)).allowed)
+        while ((answer = charge_at(&on.table, fingerprint_of(1), now, terms, true)).allowed)
             now += (int64_t)random_below(&random, (uint64_t)interval / 2 + 1);
         CHECK(answer.retry_after > 0);
         CHECK(!take(&on, fingerprint_of(1), now + answer.retry_after - 1, terms));
@@ -62,8 +62,8 @@ static void a_then_b_equals_a_plus_b(void)
         int64_t a = (int64_t)random_below(&random, CAPACITY + 1);
         int64_t b = (int64_t)random_below(&random, (uint64_t)(CAPACITY - a + 1));
         CHECK(take(&on, one, now, token_terms(CAPACITY, interval, a)));
-        rk_answer after = rk_charge(&on.table, one, now, token_terms(CAPACITY, interval, b), true);
-        rk_answer at_once = rk_charge(&on.table, two, now, token_terms(CAPACITY, interval, a + b), true);
+        rk_answer after = charge_at(&on.table, one, now, token_terms(CAPACITY, interval, b), true);
+        rk_answer at_once = charge_at(&on.table, two, now, token_terms(CAPACITY, interval, a + b), true);
         CHECK(after.allowed && at_once.allowed && after.debt == at_once.debt);
         CHECK(tat_of(&on, one) == tat_of(&on, two));
         rk_reset(&on.table, one);
@@ -88,7 +88,7 @@ static void what_is_refused_costs_nothing_or_is_not_committed_writes_nothing(voi
             CHECK(take(&on, fingerprint_of(key), 7, token_terms(CAPACITY, INTERVAL, 0)));
             CHECK(!take(&on, fingerprint_of(key), 7, token_terms(CAPACITY, INTERVAL, CAPACITY + 1)));
             CHECK(!take(&on, fingerprint_of(key), 6, token_terms(CAPACITY, INTERVAL, INT64_MAX / INTERVAL)));
-            rk_charge(&on.table, fingerprint_of(key), 7, token_terms(CAPACITY, INTERVAL, 1), false);
+            charge_at(&on.table, fingerprint_of(key), 7, token_terms(CAPACITY, INTERVAL, 1), false);
         }
         CHECK(same_as(&on, before));
         take(&on, fingerprint_of(keys + 1), 7, token_terms(CAPACITY, INTERVAL, (int64_t)keys % CAPACITY + 1));
@@ -101,11 +101,11 @@ static void the_answer_says_how_much_is_owed(void)
     fixture on;
     uint64_t key = fingerprint_of(1);
     open_table(&on, 2);
-    CHECK(rk_charge(&on.table, key, 100, token_terms(CAPACITY, INTERVAL, 3), true).debt == 3 * INTERVAL);
-    CHECK(rk_charge(&on.table, key, 100, token_terms(CAPACITY, INTERVAL, 8), true).debt == 3 * INTERVAL);
-    CHECK(rk_charge(&on.table, key, 600, token_terms(CAPACITY, INTERVAL, 1), false).debt == 3 * INTERVAL - 500);
-    CHECK(rk_charge(&on.table, key, 90000, token_terms(CAPACITY, INTERVAL, 0), true).debt == 0);
-    rk_answer queued = rk_charge(&on.table, key, 100, (rk_terms){INTERVAL, INTERVAL, 9 * INTERVAL}, true);
+    CHECK(charge_at(&on.table, key, 100, token_terms(CAPACITY, INTERVAL, 3), true).debt == 3 * INTERVAL);
+    CHECK(charge_at(&on.table, key, 100, token_terms(CAPACITY, INTERVAL, 8), true).debt == 3 * INTERVAL);
+    CHECK(charge_at(&on.table, key, 600, token_terms(CAPACITY, INTERVAL, 1), false).debt == 3 * INTERVAL - 500);
+    CHECK(charge_at(&on.table, key, 90000, token_terms(CAPACITY, INTERVAL, 0), true).debt == 0);
+    rk_answer queued = charge_at(&on.table, key, 100, (rk_terms){INTERVAL, INTERVAL, 9 * INTERVAL}, true);
     CHECK(queued.allowed && queued.delay == 3 * INTERVAL && queued.debt == 4 * INTERVAL);
     close_table(&on);
 }
@@ -125,7 +125,7 @@ static void extreme_times_and_bounds_do_not_overflow(void)
         for (int asked = 0; asked < 4; asked++) { /* the last two with a clock that has jumped, ahead or back */
             int64_t now = asked < 2 ? first : then;
             __int128 ahead = (tat > now ? tat : now) + increment - now;
-            rk_answer answer = rk_charge(&on.table, fingerprint_of(1), now, terms, true);
+            rk_answer answer = charge_at(&on.table, fingerprint_of(1), now, terms, true);
             CHECK(answer.allowed == (ahead <= bound));
             CHECK(answer.retry_after >= 0 && answer.delay >= 0 && answer.debt >= 0);
             if (ahead < INT64_MAX)
@@ -147,7 +147,7 @@ static void a_clock_that_steps_back_by_years_mints_nothing(void)
     rk_terms all = token_terms(CAPACITY, INTERVAL, CAPACITY), one = token_terms(CAPACITY, INTERVAL, 1);
     CHECK(take(&on, fingerprint_of(1), 9 * year, all));
     CHECK(!take(&on, fingerprint_of(1), 0, one));
-    rk_answer denied = rk_charge(&on.table, fingerprint_of(1), year, one, true);
+    rk_answer denied = charge_at(&on.table, fingerprint_of(1), year, one, true);
     CHECK(!denied.allowed && denied.retry_after == 8 * year + INTERVAL);
     CHECK(take(&on, fingerprint_of(1), 9 * year + INTERVAL, one));
     CHECK(!take(&on, fingerprint_of(1), 9 * year + INTERVAL, one));
@@ -162,7 +162,7 @@ static void the_debt_of_a_refused_request_is_right_also_where_the_sum_does_not_f
     fixture on;
     open_table(&on, 2);
     CHECK(take(&on, fingerprint_of(1), most, (rk_terms){most, most, most}));
-    CHECK(rk_charge(&on.table, fingerprint_of(1), 0, (rk_terms){most, most, most}, true).debt == 2 * most);
+    CHECK(charge_at(&on.table, fingerprint_of(1), 0, (rk_terms){most, most, most}, true).debt == 2 * most);
     close_table(&on);
 }
 
@@ -197,10 +197,12 @@ static void a_refund_gives_nothing_back_while_somebody_waits(void)
     take(&on, key, 1000, token_terms(CAPACITY, INTERVAL, CAPACITY));
     waiting.bound += INTERVAL;
     CHECK(take(&on, key, 1000, waiting)); /* its turn is at 1000 + INTERVAL */
-    int64_t before = tat_of(&on, key);
-    rk_refund(&on.table, key, 1000 + INTERVAL - 1, terms, 0);
+    int64_t before = tat_of(&on, key), now = 1000 + INTERVAL - 1;
+    rk_clock clock = {read_standing, &now};
+    rk_refund(&on.table, key, now, terms, &clock);
     CHECK(tat_of(&on, key) == before);
-    rk_refund(&on.table, key, 1000 + INTERVAL, terms, 0);
+    now++;
+    rk_refund(&on.table, key, now, terms, &clock);
     CHECK(tat_of(&on, key) == before - INTERVAL);
     close_table(&on);
 }
@@ -220,6 +222,66 @@ static void a_refund_to_nobody_or_of_too_much_leaves_a_full_bucket(void)
     for (int asked = 0; asked < 2 * CAPACITY; asked++)
         admitted += take(&on, fingerprint_of(2), 0, token_terms(CAPACITY, INTERVAL, 1));
     CHECK(admitted == CAPACITY);
+    close_table(&on);
+}
+
+/* Somebody who is held up just after it read the clock, until `late`; meanwhile another takes a token of `key`. */
+typedef struct {
+    fixture *on;
+    uint64_t key;
+    rk_terms terms;
+    int64_t now, late, admitted;
+} hold_up;
+
+static int64_t read_and_be_held_up(void *context)
+{
+    hold_up *it = context;
+    int64_t read = it->now;
+    if (it->now < it->late) {
+        it->now = it->late;
+        it->admitted += take(it->on, it->key, it->late, it->terms);
+    }
+    return read;
+}
+
+/* One token is charged and given back at once. But who gives it back is held up after it read the clock; meanwhile the
+ * bucket is full again, and what it would give back of is another's charge. */
+static void a_refund_mints_nothing_if_the_giver_was_held_up(void)
+{
+    enum { SIZE = 2, EARLY = 50 * INTERVAL };
+    fixture on;
+    uint64_t key = fingerprint_of(1);
+    rk_terms terms = token_terms(SIZE, INTERVAL, 1);
+    open_table(&on, 2);
+    CHECK(take(&on, key, EARLY, terms));
+    hold_up it = {&on, key, terms, EARLY, EARLY + INTERVAL, 0};
+    rk_clock clock = {read_and_be_held_up, &it};
+    rk_refund(&on.table, key, EARLY, terms, &clock);
+    while (take(&on, key, it.late, terms))
+        it.admitted++;
+    CHECK(it.admitted == SIZE); /* all at one instant */
+    close_table(&on);
+}
+
+/* The three demands cannot be met, since two are for the one token of `other`; so what was charged of `key` is given
+ * back, by one who may be held up. */
+static void what_is_given_back_of_several_limits_mints_nothing_if_the_giver_was_held_up(void)
+{
+    enum { SIZE = 2, EARLY = 50 * INTERVAL };
+    fixture on;
+    uint64_t key = fingerprint_of(1), other = fingerprint_of(2);
+    open_table(&on, 2);
+    rk_terms terms = token_terms(SIZE, INTERVAL, 1), single = token_terms(1, INTERVAL, 1);
+    CHECK(take(&on, key, 0, terms) && take(&on, other, 0, single)); /* they have cells; by EARLY, both are full */
+    hold_up it = {&on, key, terms, EARLY, EARLY + INTERVAL, 0};
+    rk_clock clock = {read_and_be_held_up, &it};
+    rk_demand demands[3] = {{.fingerprint = key, .terms = terms},
+                            {.fingerprint = other, .terms = single},
+                            {.fingerprint = other, .terms = single}};
+    CHECK(!rk_charge_all(&on.table, demands, 3, EARLY, true, &clock));
+    while (take(&on, key, it.late, terms))
+        it.admitted++;
+    CHECK(it.admitted == SIZE); /* all at one instant */
     close_table(&on);
 }
 
@@ -250,6 +312,8 @@ int main(void)
     CLAIM(a_refund_gives_nothing_back_while_somebody_waits);
     CLAIM(a_refund_to_nobody_or_of_too_much_leaves_a_full_bucket);
     CLAIM(a_reset_forgets_this_bucket_and_no_other);
+    CLAIM(a_refund_mints_nothing_if_the_giver_was_held_up);
+    CLAIM(what_is_given_back_of_several_limits_mints_nothing_if_the_giver_was_held_up);
     CLAIM(the_debt_of_a_refused_request_is_right_also_where_the_sum_does_not_fit);
     claims_about_full_tables();
     claims_about_races();

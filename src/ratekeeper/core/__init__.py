@@ -22,6 +22,8 @@ LOAD = 0.7
 """How full the C table is with `max_keys` live buckets. Filled once up to here, about one key in a million finds no
 free cell; where keys steadily come and go at this load, about one newcomer in a thousand."""
 CELLS_PER_LINE = 8
+LINE_BYTES = 16 * CELLS_PER_LINE
+SEED_BYTES = 16
 
 IMPLEMENTATION: Literal["c", "python"] = "python"
 """Which core is in use."""
@@ -42,16 +44,27 @@ if _wanted != "python":
         IMPLEMENTATION = "c"
 
 
+def lines_for(max_keys: int) -> int:
+    """Return how many lines of cells the C table has for `max_keys` live buckets."""
+    return max(2, ceil(max_keys / LOAD / CELLS_PER_LINE))
+
+
 def make_table(
     max_keys: int, deny_when_full: bool, clock: Callable[[], int] | None, implementation: str = IMPLEMENTATION
 ) -> Table:
     """Return an empty table for `max_keys` live buckets. `clock` None is the system's clock, which C reads itself."""
-    seed = os.urandom(24)
+    seed = os.urandom(SEED_BYTES)
     if implementation not in ("c", "python"):
         raise ValueError(f"implementation must be 'c' or 'python', not {implementation!r}")
     if implementation == "python":
         return pytable.Table(max_keys, deny_when_full, seed, SystemClock().ticks if clock is None else clock)
     if IMPLEMENTATION != "c":
         raise RuntimeError("the C core is not in use here: see ratekeeper.IMPLEMENTATION")
-    lines = max(2, ceil(max_keys / LOAD / CELLS_PER_LINE))
-    return _table.Table(lines, deny_when_full, seed, clock)
+    return _table.Table(None, lines_for(max_keys), deny_when_full, seed, clock)
+
+
+def attach_table(
+    memory: memoryview, deny_when_full: bool, seed: bytes, clock: Callable[[], int] | None
+) -> _table.Table:
+    """Return the C table in memory that processes share: `lines_for(max_keys) + 1` lines, at first of zeros."""
+    return _table.Table(memory, len(memory) // LINE_BYTES - 1, deny_when_full, seed, clock)

@@ -8,23 +8,24 @@
 
 #include "table.h"
 
-/* What became of one charge. `debt` is how far the bucket is from full afterwards. */
+/* What became of one charge, at the time `at`. `debt` is how far the bucket is from full afterwards. */
 typedef struct {
     bool allowed;
-    int64_t debt, delay, retry_after;
+    int64_t at, debt, delay, retry_after;
 } rk_answer;
 
 /* Decide one charge, and make it if it is allowed and `commit`. A cost of nothing, or a refusal, writes nothing. */
-RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now, rk_terms terms, bool commit)
+RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now, rk_terms terms, bool commit,
+                              const rk_clock *clock)
 {
     rk_home home = rk_home_of(table, fingerprint);
-    for (int attempt = 0;; attempt++) {
+    for (int attempt = 0;; attempt++, rk_count(&table->counters->retries)) {
         rk_cell seen = {fingerprint, 0};
         rk_cell *cell = rk_find(home, fingerprint, &seen);
         rk_ruling ruling = rk_decide(seen.tat, now, terms);
         bool charged = ruling.allowed && commit && terms.increment > 0;
         int64_t debt = charged ? ruling.ahead : seen.tat > now ? seen.tat - now : 0;
-        rk_answer answer = {ruling.allowed, debt, ruling.delay, ruling.retry_after};
+        rk_answer answer = {ruling.allowed, now, debt, ruling.delay, ruling.retry_after};
         if (cell) {
             /* Uncharged, the swap changes nothing, but proves that what was seen was there at one instant. */
             if (rk_swap(cell, seen, charged ? (rk_cell){fingerprint, ruling.new_tat} : seen))
@@ -33,7 +34,7 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
         }
         if (!charged)
             return answer;
-        switch (rk_insert(table, home, fingerprint, now, ruling.new_tat, attempt, &answer.retry_after)) {
+        switch (rk_insert(table, home, fingerprint, terms.increment, attempt, clock, &answer.at, &answer.retry_after)) {
         case RK_INSERTED:
             return answer;
         case RK_FULL:
@@ -46,18 +47,21 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
     }
 }
 
-/* Give back what may still be given back of a charge made `elapsed` ticks ago.
+/* Give back what may still be given back of a charge that was made at `at`.
  *
  * Nothing while the debt is over the tolerance: then somebody waits, whose turn would not come sooner for it, and a
- * newcomer would be let go with it in one burst. */
-static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t now, rk_terms terms, int64_t elapsed)
+ * newcomer would be let go with it in one burst. The time is read after the cell, so that whatever is in it was charged
+ * before: who is held up in between must not give back from a later charge what has refilled meanwhile. */
+static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t at, rk_terms terms, const rk_clock *clock)
 {
     rk_home home = rk_home_of(table, fingerprint);
-    int64_t given = rk_refundable(terms.increment, elapsed);
     rk_cell seen, *cell;
-    while (given > 0 && (cell = rk_find(home, fingerprint, &seen)) && (rk_wide)seen.tat - now <= terms.tolerance) {
-        int64_t tat = seen.tat > given ? seen.tat - given : 0;
-        if (rk_swap(cell, seen, (rk_cell){fingerprint, tat}))
+    while ((cell = rk_find(home, fingerprint, &seen))) {
+        int64_t now = clock->read(clock->context);
+        int64_t given = rk_refundable(terms.increment, now - at);
+        if (given == 0 || (rk_wide)seen.tat - now > terms.tolerance)
+            return;
+        if (rk_swap(cell, seen, (rk_cell){fingerprint, seen.tat > given ? seen.tat - given : 0}))
             return;
     }
 }
@@ -100,57 +104,57 @@ typedef struct {
     rk_answer answer;
 } rk_demand;
 
-typedef int64_t (*rk_clock)(void *context);
-
-RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64_t now, bool commit)
+RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64_t now, bool commit,
+                                 const rk_clock *clock)
 {
     if (!demand->never)
-        return rk_charge(table, demand->fingerprint, now, demand->terms, commit);
+        return rk_charge(table, demand->fingerprint, now, demand->terms, commit, clock);
     rk_terms nothing = {0, 0, 0};
-    rk_answer answer = rk_charge(table, demand->fingerprint, now, nothing, false);
-    return (rk_answer){false, answer.debt, INT64_MAX, INT64_MAX};
+    rk_answer answer = rk_charge(table, demand->fingerprint, now, nothing, false, clock);
+    return (rk_answer){false, answer.at, answer.debt, INT64_MAX, INT64_MAX};
 }
 
-/* Take a charge back that was made a moment ago: exactly if nobody came since, or else as a refund. */
-static inline void rk_undo(rk_table *table, const rk_demand *demand, int64_t now, int64_t later)
+/* Take a charge back that was made a moment ago: exactly if nobody came since, or else as a refund. (A reset in between
+ * has given it back already; who comes after that may have it twice.) */
+static inline void rk_undo(rk_table *table, const rk_demand *demand, const rk_clock *clock)
 {
-    int64_t new_tat = now + demand->answer.debt, increment = demand->terms.increment;
-    if (!rk_rewind(table, demand->fingerprint, new_tat, new_tat - increment))
-        rk_refund(table, demand->fingerprint, later, demand->terms, later - now);
+    int64_t at = demand->answer.at, new_tat = at + demand->answer.debt;
+    if (!rk_rewind(table, demand->fingerprint, new_tat, new_tat - demand->terms.increment))
+        rk_refund(table, demand->fingerprint, at, demand->terms, clock);
 }
 
 /* Charge all demands or none; true if all that are not in shadow were allowed (and, if `commit`, charged).
  *
  * Looks at all first, then charges one by one. Another thread may take a last token in between: then what was charged
- * is given back. So it never admits too much; in such a race it may for microseconds refuse what had just fitted.
+ * is given back. So it never admits too much; in such a race it may for microseconds refuse what had just fitted. A
+ * process that dies in between has charged some of its demands, and admitted nothing.
  */
 static inline bool rk_charge_all(rk_table *table, rk_demand *demands, size_t count, int64_t now, bool commit,
-                                 rk_clock clock, void *context)
+                                 const rk_clock *clock)
 {
     bool allowed = true;
     if (count == 1) {
-        demands->answer = rk_answer_to(table, demands, now, commit);
+        demands->answer = rk_answer_to(table, demands, now, commit, clock);
         return demands->answer.allowed || demands->shadow;
     }
     for (size_t i = 0; i < count; i++) {
-        demands[i].answer = rk_answer_to(table, &demands[i], now, false);
+        demands[i].answer = rk_answer_to(table, &demands[i], now, false, clock);
         allowed &= demands[i].answer.allowed || demands[i].shadow;
     }
     if (!allowed || !commit)
         return allowed;
     size_t charged = 0;
     for (; charged < count && allowed; charged++) {
-        demands[charged].answer = rk_answer_to(table, &demands[charged], now, true);
+        demands[charged].answer = rk_answer_to(table, &demands[charged], now, true, clock);
         allowed = demands[charged].answer.allowed || demands[charged].shadow;
     }
     if (allowed)
         return true;
-    int64_t later = clock(context);
     for (size_t i = charged - 1; i-- > 0;)
         if (demands[i].answer.allowed) /* one in shadow that was not was never charged */
-            rk_undo(table, &demands[i], now, later);
+            rk_undo(table, &demands[i], clock);
     for (size_t i = 0; i + 1 < charged; i++)
-        demands[i].answer = rk_answer_to(table, &demands[i], now, false);
+        demands[i].answer = rk_answer_to(table, &demands[i], now, false, clock);
     return false;
 }
 

@@ -14,7 +14,7 @@ typedef struct {
 } rk_decision_object;
 
 PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
-                           int64_t at, bool charged)
+                           bool charged)
 {
     rk_decision_object *self = PyObject_GC_New(rk_decision_object, module->decision);
     if (!self)
@@ -25,7 +25,7 @@ PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, in
     self->debt = answer->debt;
     self->delay = answer->delay;
     self->retry_after = answer->retry_after;
-    self->at = at;
+    self->at = answer->at;
     self->refunded = charged ? 0 : -1;
     self->allowed = answer->allowed;
     return (PyObject *)self;

@@ -72,23 +72,25 @@ static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64
     if (!rk_read_clock(table, &now))
         return NULL;
     if (Py_SIZE(self) == 1 && !demands->never) { /* the hot path */
-        rk_answer only = rk_charge(&table->table, demands->fingerprint, now, demands->terms, true);
-        return rk_make_decision(table->module, self->limits->limit, request->key, request->cost, &only, now, only.allowed);
+        rk_answer only = rk_charge(&table->table, demands->fingerprint, now, demands->terms, true, &table->later);
+        if (table->clock && PyErr_Occurred())
+            return NULL;
+        return rk_make_decision(table->module, self->limits->limit, request->key, request->cost, &only, only.allowed);
     }
-    bool allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, rk_later, table);
+    bool allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, &table->later);
+    if (table->clock && PyErr_Occurred())
+        return NULL;
     Py_ssize_t binding = 0;
     rk_answer answer = demands[0].answer;
     if (Py_SIZE(self) > 1) {
-        if (table->clock && PyErr_Occurred())
-            return NULL;
         binding = most_binding(self, demands, allowed);
         answer = demands[binding].answer;
+        answer.at = now; /* of all the charges' times the earliest: a refund must not give back what refilled since */
         for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) /* a caller goes ahead when the last limit lets it */
             if (demands[i].answer.delay > answer.delay)
                 answer.delay = demands[i].answer.delay;
     }
-    return rk_make_decision(table->module, self->limits[binding].limit, request->key, request->cost, &answer, now,
-                            allowed);
+    return rk_make_decision(table->module, self->limits[binding].limit, request->key, request->cost, &answer, allowed);
 }
 
 static PyObject *gate_try_acquire(rk_gate_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
@@ -161,7 +163,7 @@ static PyObject *gate_try_acquire_many(rk_gate_object *self, PyObject *args, PyO
         bool allowed = false;
         if (rk_read_key(PyTuple_GET_ITEM(keys, k), &text)) {
             set_fingerprints(self, &text, demands);
-            allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, rk_later, table);
+            allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, &table->later);
         }
         Py_XDECREF(text.owner);
         if (PyErr_Occurred())

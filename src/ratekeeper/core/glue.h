@@ -18,9 +18,10 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     rk_table table;
-    rk_counters counters;
-    size_t mapped;   /* bytes */
-    PyObject *clock; /* a callable that returns ticks, or NULL: the system's clock */
+    Py_buffer shared; /* the memory, if it was given; or its `obj` is NULL */
+    size_t mapped;    /* bytes of memory of our own */
+    PyObject *clock;  /* a callable that returns ticks, or NULL: the system's clock */
+    rk_clock later;   /* the same for the table */
     rk_module *module;
 } rk_table_object;
 
@@ -28,7 +29,7 @@ extern PyType_Spec rk_decision_spec, rk_table_spec, rk_gate_spec;
 
 /* decision.c */
 PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
-                           int64_t at, bool charged);
+                           bool charged);
 bool rk_is_allowed(PyObject *decision);
 
 /* arguments.c: each returns false with a Python error set */
@@ -52,9 +53,10 @@ typedef struct {
 bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int most,
                      rk_request *request);
 
-/* table.c */
+/* clock.c */
 bool rk_read_clock(rk_table_object *self, int64_t *now);
-int64_t rk_later(void *table_object); /* an rk_clock; on error it leaves a Python error set */
+int64_t rk_later(void *table_object); /* reads an rk_clock; on error it leaves a Python error set */
+PyObject *rk_make_closed_clock(void);
 
 /* gate.c */
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait);

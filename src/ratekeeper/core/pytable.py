@@ -49,13 +49,21 @@ class Table:
 
     def refund(self, charges: Sequence[Charge], at: int) -> None:
         """Give back what may still be given back of charges that were made at the time `at`."""
-        now = self._clock()
         for charge in charges:
             bucket = self._fingerprint(charge.scope, charge.key)
-            with self._lock:
-                tat = self._tats.get(bucket, 0)
-                if tat - now <= charge.tolerance:  # else somebody waits: see rk_refund
-                    self._put_back(bucket, max(0, tat - refundable(charge.increment, now - at)))
+            while not self._refund(bucket, charge, at):
+                pass  # it was charged meanwhile
+
+    def _refund(self, bucket: int, charge: Charge, at: int) -> bool:
+        """Read the time after the bucket, as rk_refund does. False if the bucket has changed since."""
+        tat = self._tats.get(bucket, 0)
+        now = self._clock()
+        with self._lock:
+            if self._tats.get(bucket, 0) != tat:
+                return False
+            if tat - now <= charge.tolerance:  # else somebody waits: see rk_refund
+                self._put_back(bucket, max(0, tat - refundable(charge.increment, now - at)))
+            return True
 
     def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> bool:
         """Set a bucket's TAT back, if it is still what the caller believes. False, and nothing done, if it is not."""
@@ -72,11 +80,11 @@ class Table:
         with self._lock:
             self._put_back(bucket, 0)
 
-    def stats(self) -> tuple[int, int, int]:
-        """Return live buckets, live buckets evicted, newcomers refused."""
+    def stats(self) -> tuple[int, int, int, int]:
+        """Return live buckets, live buckets evicted, newcomers refused, and retries: a lock needs none."""
         now = self._clock()
         with self._lock:
-            return sum(tat > now for tat in self._tats.values()), self._evicted_live, self._refused_full
+            return sum(tat > now for tat in self._tats.values()), self._evicted_live, self._refused_full, 0
 
     def _fingerprint(self, scope: str, key: str | bytes) -> int:
         return hash((self._seed, scope, key_bytes(key)))

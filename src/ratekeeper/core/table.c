@@ -1,39 +1,10 @@
 /* Table: the C table as a Python object: its memory, its clock, and the store's verbs. Glue only. */
 #include <sys/mman.h>
-#include <time.h>
 
 #include "glue.h"
 
 /* The fields of ratekeeper.decision.Charge, a named tuple. */
 enum { SCOPE, KEY, LIMIT, COST, INCREMENT, TOLERANCE, BOUND, SHADOW, CHARGE_FIELDS };
-
-bool rk_read_clock(rk_table_object *self, int64_t *now)
-{
-    if (!self->clock) {
-        struct timespec time;
-#ifdef CLOCK_BOOTTIME
-        clock_gettime(CLOCK_BOOTTIME, &time); /* goes on while the machine sleeps, as buckets should */
-#else
-        clock_gettime(CLOCK_MONOTONIC, &time);
-#endif
-        *now = ((int64_t)time.tv_sec * 1000000000 + time.tv_nsec) * 16;
-        return true;
-    }
-    PyObject *ticks = PyObject_CallNoArgs(self->clock);
-    bool read = ticks && rk_read_ticks(ticks, now);
-    Py_XDECREF(ticks);
-    if (read && (*now < 0 || *now > RK_MAX_AHEAD)) {
-        PyErr_SetString(PyExc_ValueError, "the clock must return ticks from 0 to 2**62 - 1");
-        return false;
-    }
-    return read;
-}
-
-int64_t rk_later(void *table_object)
-{
-    int64_t now = 0;
-    return rk_read_clock(table_object, &now) ? now : RK_MAX_AHEAD; /* so late that nothing is given back */
-}
 
 static bool bucket_of(rk_table_object *self, PyObject *scope, PyObject *key, uint64_t *fingerprint)
 {
@@ -86,7 +57,7 @@ static bool read_charges(rk_table_object *self, PyObject *charges, PyObject **tu
     return read;
 }
 
-static PyObject *decisions_on(rk_table_object *self, PyObject *tuple, rk_demand *demands, int64_t now, bool charged)
+static PyObject *decisions_on(rk_table_object *self, PyObject *tuple, rk_demand *demands, bool charged)
 {
     Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     PyObject *decisions = PyList_New(count);
@@ -95,7 +66,7 @@ static PyObject *decisions_on(rk_table_object *self, PyObject *tuple, rk_demand 
         int64_t cost;
         if (rk_read_cost(PyTuple_GET_ITEM(charge, COST), &cost))
             decision = rk_make_decision(self->module, PyTuple_GET_ITEM(charge, LIMIT), PyTuple_GET_ITEM(charge, KEY),
-                                        cost, &demands[i].answer, now, charged && demands[i].answer.allowed);
+                                        cost, &demands[i].answer, charged && demands[i].answer.allowed);
         if (!decision)
             Py_CLEAR(decisions);
         else
@@ -115,9 +86,9 @@ static PyObject *table_decide(rk_table_object *self, PyObject *args, PyObject *k
         return NULL;
     if (read_charges(self, charges, &tuple, &demands) && rk_read_clock(self, &now)) {
         size_t count = (size_t)PyTuple_GET_SIZE(tuple);
-        bool allowed = rk_charge_all(&self->table, demands, count, now, commit, rk_later, self);
+        bool allowed = rk_charge_all(&self->table, demands, count, now, commit, &self->later);
         if (!PyErr_Occurred())
-            decisions = decisions_on(self, tuple, demands, now, allowed && commit);
+            decisions = decisions_on(self, tuple, demands, allowed && commit);
     }
     PyMem_Free(demands);
     Py_XDECREF(tuple);
@@ -137,8 +108,8 @@ static PyObject *table_refund(rk_table_object *self, PyObject *args)
     if (read_charges(self, charges, &tuple, &demands) && rk_read_clock(self, &now)) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++)
             if (!demands[i].never)
-                rk_refund(&self->table, demands[i].fingerprint, now, demands[i].terms, now - at);
-        done = Py_NewRef(Py_None);
+                rk_refund(&self->table, demands[i].fingerprint, at, demands[i].terms, &self->later);
+        done = PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }
     PyMem_Free(demands);
     Py_XDECREF(tuple);
@@ -149,7 +120,9 @@ static PyObject *table_reset(rk_table_object *self, PyObject *args)
 {
     PyObject *scope, *key;
     uint64_t fingerprint;
-    if (!PyArg_ParseTuple(args, "UO", &scope, &key) || !bucket_of(self, scope, key, &fingerprint))
+    int64_t now;
+    if (!PyArg_ParseTuple(args, "UO", &scope, &key) || !bucket_of(self, scope, key, &fingerprint) ||
+        !rk_read_clock(self, &now)) /* a closed table's has an error to tell */
         return NULL;
     rk_reset(&self->table, fingerprint);
     Py_RETURN_NONE;
@@ -160,7 +133,9 @@ static PyObject *table_rewind(rk_table_object *self, PyObject *args)
     PyObject *scope, *key;
     uint64_t fingerprint;
     long long expected, tat;
-    if (!PyArg_ParseTuple(args, "UOLL", &scope, &key, &expected, &tat) || !bucket_of(self, scope, key, &fingerprint))
+    int64_t now;
+    if (!PyArg_ParseTuple(args, "UOLL", &scope, &key, &expected, &tat) || !bucket_of(self, scope, key, &fingerprint) ||
+        !rk_read_clock(self, &now))
         return NULL;
     return PyBool_FromLong(tat >= 0 && rk_rewind(&self->table, fingerprint, expected, tat));
 }
@@ -174,7 +149,18 @@ static PyObject *table_stats(rk_table_object *self, PyObject *Py_UNUSED(ignored)
     Py_BEGIN_ALLOW_THREADS
     live = rk_live(&self->table, now);
     Py_END_ALLOW_THREADS
-    return Py_BuildValue("KKK", live, self->counters.evicted_live, self->counters.refused_full);
+    const rk_counters *counters = self->table.counters;
+    return Py_BuildValue("KKKK", live, counters->evicted_live, counters->refused_full, counters->retries);
+}
+
+/* From now on every verb raises. The memory stays until the last gate is gone: others may be deciding on it. */
+static PyObject *table_close(rk_table_object *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *clock = rk_make_closed_clock();
+    if (!clock)
+        return NULL;
+    Py_XSETREF(self->clock, clock);
+    Py_RETURN_NONE;
 }
 
 static PyObject *table_gate(rk_table_object *self, PyObject *args)
@@ -185,34 +171,55 @@ static PyObject *table_gate(rk_table_object *self, PyObject *args)
     return rk_make_gate(self, scopes, limits, wait);
 }
 
+/* The memory of a table is a line for the counters, and then its lines of cells. */
+static bool take_memory(rk_table_object *self, PyObject *memory, uint64_t lines)
+{
+    size_t line = RK_LINE * sizeof(rk_cell), size = (lines + 1) * line;
+    char *begin = MAP_FAILED;
+    if (memory == Py_None) {
+        if (lines < SIZE_MAX / line - 1) /* pages of zeros, which cost nothing until they are touched */
+            begin = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (begin == MAP_FAILED)
+            return PyErr_NoMemory(), false;
+        self->mapped = size;
+    } else {
+        if (PyObject_GetBuffer(memory, &self->shared, PyBUF_WRITABLE) < 0)
+            return false;
+        begin = self->shared.buf;
+        if ((uint64_t)self->shared.len / line != lines + 1 || self->shared.len % line || (uintptr_t)begin % line) {
+            PyErr_SetString(PyExc_ValueError, "memory must begin at a line, and have one for each and one more");
+            return false;
+        }
+    }
+    self->table.lines = lines;
+    self->table.counters = (rk_counters *)begin;
+    self->table.cells = (rk_cell *)(begin + line);
+    return true;
+}
+
 static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"lines", "deny_when_full", "seed", "clock", NULL};
+    static char *names[] = {"memory", "lines", "deny_when_full", "seed", "clock", NULL};
     unsigned long long lines;
     int deny;
     const char *seed;
     Py_ssize_t seed_length;
-    PyObject *clock;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Kpy#O", names, &lines, &deny, &seed, &seed_length, &clock))
+    PyObject *memory, *clock;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OKpy#O", names, &memory, &lines, &deny, &seed, &seed_length, &clock))
         return NULL;
-    if (lines < 2 || seed_length != sizeof(rk_key) + sizeof(uint64_t))
-        return PyErr_Format(PyExc_ValueError, "a table needs at least 2 lines and 24 bytes of seed");
+    if (lines < 2 || seed_length != sizeof(rk_key))
+        return PyErr_Format(PyExc_ValueError, "a table needs at least 2 lines and 16 bytes of seed");
     rk_table_object *self = (rk_table_object *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
-    size_t size = lines * RK_LINE * sizeof(rk_cell);
-    void *memory = MAP_FAILED; /* pages of zeros, which cost nothing until they are touched */
-    if (lines < SIZE_MAX / (RK_LINE * sizeof(rk_cell)))
-        memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
+    if (!take_memory(self, memory, lines)) {
         Py_DECREF(self);
-        return PyErr_NoMemory();
+        return NULL;
     }
-    self->mapped = size;
-    self->table = (rk_table){.cells = memory, .lines = lines, .counters = &self->counters, .deny_when_full = deny};
+    self->table.deny_when_full = deny;
     memcpy(&self->table.seed, seed, sizeof(rk_key));
-    memcpy(&self->table.next_mark, seed + sizeof(rk_key), sizeof(uint64_t));
     self->clock = clock == Py_None ? NULL : Py_NewRef(clock);
+    self->later = (rk_clock){rk_later, self};
     self->module = PyType_GetModuleState(type);
     return (PyObject *)self;
 }
@@ -236,7 +243,8 @@ static void table_dealloc(rk_table_object *self)
     PyObject_GC_UnTrack(self);
     table_clear(self);
     if (self->mapped)
-        munmap(self->table.cells, self->mapped);
+        munmap(self->table.counters, self->mapped);
+    PyBuffer_Release(&self->shared); /* does nothing if there is none */
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -247,6 +255,7 @@ static PyMethodDef table_methods[] = {
     {"reset", (PyCFunction)table_reset, METH_VARARGS, NULL},
     {"rewind", (PyCFunction)table_rewind, METH_VARARGS, NULL},
     {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
+    {"close", (PyCFunction)table_close, METH_NOARGS, NULL},
     {"gate", (PyCFunction)table_gate, METH_VARARGS, NULL},
     {NULL},
 };

@@ -42,18 +42,25 @@ typedef struct {
 } rk_cell;
 
 typedef struct {
+    uint64_t marks;        /* pending marks that were given out */
     uint64_t evicted_live; /* live buckets that had to go for a newcomer */
     uint64_t refused_full; /* newcomers refused because no cell was free */
+    uint64_t retries;      /* decisions that began again, because another changed the cell meanwhile */
 } rk_counters;
 
+/* One process's handle. What it points to may be shared by processes; the rest is the same in all of them. */
 typedef struct {
     rk_cell *cells; /* lines * RK_LINE, aligned to 128 bytes, zeroed when new */
     uint64_t lines; /* at least 2 */
     rk_counters *counters;
     rk_key seed;
     bool deny_when_full;
-    uint64_t next_mark; /* where this handle's pending marks begin: random, so that processes do not share them */
 } rk_table;
+
+typedef struct {
+    int64_t (*read)(void *context); /* ticks; where it cannot tell, 0 */
+    void *context;
+} rk_clock;
 
 typedef struct {
     int64_t increment, tolerance, bound;
@@ -216,10 +223,16 @@ static inline bool rk_alone(rk_home home, int mine, uint64_t fingerprint)
 
 typedef enum { RK_INSERTED, RK_AGAIN, RK_FULL } rk_inserted;
 
-/* Try once to give a newcomer its cell. `*wait` is the time until a cell is free, if none is. */
-static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fingerprint, int64_t now, int64_t new_tat,
-                                    int attempt, int64_t *wait)
+/* Try once to give a newcomer its cell: of a bucket that was full at `*at` and then was charged `increment`.
+ *
+ * No cell means a full bucket, but only if the caller's clock is not behind that of whoever forgot the bucket, and a
+ * caller may be held up for as long as it likes after it read the clock. So the clock is read again after the claim:
+ * whatever was forgotten was full before, and whoever charges from here on takes the claim away. `*at` becomes that
+ * time. `*wait` is the time until a cell is free, if none is. */
+static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fingerprint, int64_t increment, int attempt,
+                                    const rk_clock *clock, int64_t *at, int64_t *wait)
 {
+    int64_t now = *at;
     rk_room room = rk_find_room(home, fingerprint, now);
     if (room.ours && (room.seen.tat >= 0 || attempt % RK_PATIENCE != RK_PATIENCE - 1))
         return RK_AGAIN; /* it is about to be live; if its owner died, patience ends */
@@ -229,7 +242,7 @@ static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fing
         return RK_FULL;
     }
     rk_cell *cell = rk_cell_at(home, room.place);
-    rk_cell claim = {fingerprint, (int64_t)(rk_count(&table->next_mark) | (uint64_t)1 << 63)};
+    rk_cell claim = {fingerprint, (int64_t)(rk_count(&table->counters->marks) | (uint64_t)1 << 63)};
     if (!rk_swap(cell, room.seen, claim))
         return RK_AGAIN;
     if (room.live)
@@ -238,7 +251,9 @@ static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fing
         rk_swap(cell, claim, (rk_cell){0, 0});
         return RK_AGAIN;
     }
-    return rk_swap(cell, claim, (rk_cell){fingerprint, new_tat}) ? RK_INSERTED : RK_AGAIN;
+    int64_t later = clock->read(clock->context);
+    *at = later > now ? later : now;
+    return rk_swap(cell, claim, (rk_cell){fingerprint, rk_clamp((rk_wide)*at + increment)}) ? RK_INSERTED : RK_AGAIN;
 }
 
 #endif

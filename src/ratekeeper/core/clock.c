@@ -1,0 +1,47 @@
+/* A table's clock: the system's, a callable that gives ticks, or that of a closed table, which raises. */
+#include <time.h>
+
+#include "glue.h"
+
+bool rk_read_clock(rk_table_object *self, int64_t *now)
+{
+    if (!self->clock) {
+        struct timespec time;
+#ifdef CLOCK_BOOTTIME
+        clock_gettime(CLOCK_BOOTTIME, &time); /* goes on while the machine sleeps, as buckets should */
+#else
+        clock_gettime(CLOCK_MONOTONIC, &time);
+#endif
+        *now = ((int64_t)time.tv_sec * 1000000000 + time.tv_nsec) * 16;
+        return true;
+    }
+    PyObject *ticks = PyObject_CallNoArgs(self->clock);
+    bool read = ticks && rk_read_ticks(ticks, now);
+    Py_XDECREF(ticks);
+    if (read && (*now < 0 || *now > RK_MAX_AHEAD)) {
+        PyErr_SetString(PyExc_ValueError, "the clock must return ticks from 0 to 2**62 - 1");
+        return false;
+    }
+    return read;
+}
+
+int64_t rk_later(void *table_object)
+{
+    rk_table_object *self = table_object;
+    int64_t now = 0;
+    if (self->clock && PyErr_Occurred())
+        return 0; /* it has failed already: nothing may be called until that is told */
+    return rk_read_clock(self, &now) ? now : 0;
+}
+
+static PyObject *read_closed_clock(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
+{
+    PyErr_SetString(PyExc_ValueError, "this store is closed");
+    return NULL;
+}
+
+PyObject *rk_make_closed_clock(void)
+{
+    static PyMethodDef closed = {"closed_clock", read_closed_clock, METH_NOARGS, NULL};
+    return PyCFunction_New(&closed, NULL);
+}

@@ -1,0 +1,134 @@
+"""SharedMemoryStore: one table for all processes of a host, in a mapped file. Knows no limiter and no policy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from ratekeeper import core
+from ratekeeper.clock import Clock
+from ratekeeper.errors import StoreError
+from ratekeeper.stores.table_store import MAX_KEYS, TableStore, denies_when_full
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.table_file import TableFile
+
+FOLDER = Path("/dev/shm")
+"""Where a table is that is given by name: a file system in memory."""
+
+
+class SharedMemoryStore(TableStore):
+    """Keep up to `max_keys` live buckets in a file that any number of processes map, in 23 bytes each.
+
+    All of them decide on the same buckets, exactly, without a lock or a server: each change is one compare-and-swap, so
+    a process may die at any time. `path` is a file, or a name without a slash: a file in /dev/shm. The first to come
+    makes it, readable by its own user only, in its full size; the others attach. A store works on after a fork, and
+    can be given to a spawned process. The table outlives its processes, and begins anew after a reboot.
+
+    All must say the same `max_keys` and `on_full` (see `MemoryStore`): another size needs another file. `StoreError`
+    says what is wrong with a file that cannot be used, and nothing is decided then. So it does without the C core: a
+    limit for each process would be no shared one. Linux only.
+
+    As a context manager it is closed at the end, and then every verb raises ValueError. The file stays: see `unlink`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        max_keys: int = MAX_KEYS,
+        *,
+        on_full: Literal["evict", "deny"] = "evict",
+        clock: Clock | None = None,
+    ) -> None:
+        deny = denies_when_full(max_keys, on_full)
+        _check_support()
+        from ratekeeper.stores import table_file  # noqa: PLC0415  not every system has its parts
+
+        self._use(table_file.attach(path_of(path), table_file.Shape(max_keys, deny)), clock)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, clock: Clock | None = None) -> SharedMemoryStore:
+        """Attach to a table that exists, whatever its size. Raises `StoreError` if there is none."""
+        _check_support()
+        from ratekeeper.stores import table_file  # noqa: PLC0415
+
+        store = cls.__new__(cls)
+        store._use(table_file.attach(path_of(path), None), clock)
+        return store
+
+    def _use(self, file: TableFile, clock: Clock | None) -> None:
+        self._file = file
+        ticks = None if clock is None else clock.ticks
+        shape = file.shape
+        super().__init__(core.attach_table(file.memory, shape.deny_when_full, file.seed, ticks), shape.max_keys, clock)
+        self._own_clock = clock
+
+    @property
+    def path(self) -> Path:
+        """The table's file."""
+        return self._file.path
+
+    @property
+    def on_full(self) -> Literal["evict", "deny"]:
+        """What happens to a newcomer when more buckets are live than fit."""
+        return "deny" if self._file.shape.deny_when_full else "evict"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.shape.size
+
+    @property
+    def made_at(self) -> float:
+        """When the table was made, in seconds since 1970."""
+        return self._file.made_ns / 1e9
+
+    def close(self) -> None:
+        """Decide no more: from now on every verb raises ValueError. Other processes are not concerned."""
+        self._table.close()  # type: ignore[union-attr]
+
+    def unlink(self) -> None:
+        """Remove the file. Who is attached goes on deciding on it; who comes later makes a new one, of full buckets."""
+        self._file.unlink()
+
+    def __enter__(self) -> SharedMemoryStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Not by making it: a file that is gone meanwhile must be an error, not another table.
+        return _attached, (str(self.path), self._own_clock)
+
+    def __repr__(self) -> str:
+        return f"SharedMemoryStore({str(self.path)!r}, max_keys={self._max_keys}, on_full={self.on_full!r})"
+
+
+def path_of(path: str | os.PathLike[str]) -> Path:
+    """Return the file that is meant: a text without a slash is a name in /dev/shm."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"a table's path must be a str or a Path, not {type(path).__name__}")
+    if path in ("", ".", "..") or "\0" in str(path):
+        raise ValueError(f"{path!r} is no name of a table: use one such as 'ratekeeper-api'")
+    named = isinstance(path, str) and "/" not in path
+    return FOLDER / path if named else Path(os.path.abspath(path))
+
+
+def _attached(path: str, clock: Clock | None) -> SharedMemoryStore:
+    return SharedMemoryStore.open(path, clock=clock)
+
+
+def _check_support() -> None:
+    if sys.platform != "linux":
+        raise StoreError("a SharedMemoryStore needs Linux")
+    if core.IMPLEMENTATION != "c":
+        raise StoreError(
+            "a SharedMemoryStore needs the C core, which is not in use here: install a C compiler (gcc or clang), then "
+            "reinstall ratekeeper, without RATEKEEPER_CORE=python. Each process would have a limit of its own otherwise"
+        )

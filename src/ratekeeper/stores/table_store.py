@@ -1,0 +1,60 @@
+"""What the stores on a local table share, wherever its memory is: the verbs, the gate, the line, the health."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ratekeeper import core
+from ratekeeper.clock import Clock, SystemClock
+from ratekeeper.limits import Limit
+from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.waiting import Line
+
+MAX_KEYS = 1_000_000
+"""How many live buckets a table is for, unless told otherwise."""
+
+
+class StoreStats(NamedTuple):
+    """A store's health. A bucket is live while it is not full again; a full one costs nothing to forget.
+
+    `evicted_live` are live buckets that had to go for newcomers, `refused_full` newcomers refused for want of room,
+    `retries` decisions that began again because another thread or process changed the bucket at the same instant.
+    """
+
+    max_keys: int
+    live: int
+    evicted_live: int
+    refused_full: int
+    retries: int
+
+
+class TableStore:
+    """A store whose buckets are in a table that this process can touch."""
+
+    def __init__(self, table: core.Table, max_keys: int, clock: Clock | None) -> None:
+        self.clock: Clock = SystemClock() if clock is None else clock
+        self._max_keys = max_keys
+        self._table = table
+        self.decide = table.decide
+        self.refund = table.refund
+        self.reset = table.reset
+        self.rewind = table.rewind
+        self.line = Line(table, self.clock)
+
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
+        """Return the hot path for one limiter: a C object where the C core is in use."""
+        gate = getattr(self._table, "gate", None)
+        return gate(scopes, limits, wait) if gate else ChargeGate(self, scopes, limits, wait)
+
+    def stats(self) -> StoreStats:
+        """Count the live buckets, by a look at every cell: some milliseconds for a million."""
+        return StoreStats(self._max_keys, *self._table.stats())
+
+
+def denies_when_full(max_keys: int, on_full: str) -> bool:
+    """Check what a table is asked to be. Raises ValueError; returns whether it refuses newcomers when it is full."""
+    if not isinstance(max_keys, int) or isinstance(max_keys, bool) or not 1 <= max_keys <= 2**32:
+        raise ValueError(f"max_keys must be a whole number from 1 to 2**32, not {max_keys!r}")
+    if on_full not in ("evict", "deny"):
+        raise ValueError(f"on_full must be 'evict' or 'deny', not {on_full!r}")
+    return on_full == "deny"

@@ -1,0 +1,426 @@
+"""The file of a shared table: made once whoever dies at it, and never trusted before it is checked."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from conftest import need
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, SharedMemoryStore, StoreError
+from ratekeeper.stores import table_file
+
+pytestmark = pytest.mark.skipif(
+    IMPLEMENTATION != "c" and os.environ.get("RATEKEEPER_TEST_EVERYTHING") != "1", reason="the C core is not installed"
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "table"
+
+
+def admitted(store: SharedMemoryStore, key: str = "alice") -> int:
+    limiter = Limiter("5/day", store=store)
+    return sum(bool(limiter.try_acquire(key)) for _ in range(9))
+
+
+def change_header(path: Path, **changes: Any) -> None:
+    packed = path.read_bytes()
+    header = table_file._Header(*table_file._HEADER.unpack(packed[: table_file._HEADER.size]))._replace(**changes)
+    path.write_bytes(table_file._HEADER.pack(*header) + packed[table_file._HEADER.size :])
+
+
+def test_two_stores_of_one_file_share_their_buckets(path: Path) -> None:
+    with SharedMemoryStore(path, 1000) as one, SharedMemoryStore(path, 1000) as two:
+        assert admitted(one) == 5
+        assert admitted(two) == 0
+        assert one.stats() == two.stats()
+        assert one.stats().live == 1
+
+
+def test_a_table_outlives_those_who_use_it_until_it_is_unlinked(path: Path) -> None:
+    with SharedMemoryStore(path, 1000) as store:
+        assert admitted(store) == 5
+    with SharedMemoryStore(path, 1000) as store:
+        assert admitted(store) == 0
+        store.unlink()
+        store.unlink()
+    assert not path.exists()
+    with SharedMemoryStore(path, 1000) as store:
+        assert admitted(store) == 5
+
+
+def test_a_name_without_a_slash_is_a_file_in_dev_shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"ratekeeper-test-{os.getpid()}"
+    with SharedMemoryStore(name, 1000) as named, SharedMemoryStore(f"./{name}", 1000) as local:
+        try:
+            assert named.path == Path("/dev/shm") / name
+            assert named.path.exists()
+            assert local.path == tmp_path / name
+        finally:
+            named.unlink()
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [("", ValueError), (".", ValueError), ("..", ValueError), ("a\0b", ValueError), (5, TypeError)]
+)
+def test_what_is_no_path_is_an_error(path: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="table"):
+        SharedMemoryStore(path)
+
+
+def test_only_its_own_user_may_read_it_and_its_room_is_taken_at_once(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = SharedMemoryStore(path, 100_000)
+    finally:
+        os.umask(before)
+    status = path.stat()
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert status.st_size == store.size
+    assert 2_300_000 > status.st_blocks * 512 >= store.size
+
+
+def test_a_table_for_which_there_is_no_room_is_an_error_and_leaves_no_file(path: Path) -> None:
+    code = f"""
+import resource
+from ratekeeper import SharedMemoryStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+SharedMemoryStore({str(path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "no room for a table of 1,000,000 keys, 22.9 MB (File too large)" in done.stderr
+    assert "--shm-size" in done.stderr
+    assert not path.exists()
+
+
+def test_a_closed_store_says_so_and_others_go_on(path: Path) -> None:
+    with SharedMemoryStore(path, 1000) as other:
+        store = SharedMemoryStore(path, 1000)
+        limiter = Limiter("5/day", store=store)
+        decision = limiter.try_acquire("alice")
+        store.close()
+        store.close()
+        for use in (limiter.try_acquire, limiter.acquire, limiter.peek, limiter.reset):
+            with pytest.raises(ValueError, match="closed"):
+                use("alice")
+        for use_all in (lambda: limiter.refund(decision), lambda: limiter.try_acquire_many(["a"]), store.stats):
+            with pytest.raises(ValueError, match="closed"):
+                use_all()
+        with pytest.raises(ValueError, match="closed"):
+            store.rewind("5/day/0", "alice", 1, 0)
+        assert admitted(other) == 4
+
+
+def test_a_pickled_store_attaches_to_the_same_table_and_makes_none(path: Path) -> None:
+    with SharedMemoryStore(path, 1000, on_full="deny") as store:
+        packed = pickle.dumps(store)
+        copy = pickle.loads(packed)
+        assert admitted(store) + admitted(copy) == 5
+        assert copy.on_full == "deny"
+        store.unlink()
+        with pytest.raises(StoreError, match="No such file"):
+            pickle.loads(packed)
+    assert not path.exists()
+
+
+def test_without_the_c_core_it_is_an_error_never_a_limit_for_each_process() -> None:
+    code = "import ratekeeper; ratekeeper.SharedMemoryStore('ratekeeper-test')"
+    environment = {**os.environ, "RATEKEEPER_CORE": "python"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "StoreError: a SharedMemoryStore needs the C core" in done.stderr
+    assert "install a C compiler" in done.stderr
+
+
+# ---- what is there already, and is not the table that was asked for ----
+
+
+def test_all_who_share_a_table_must_say_the_same(path: Path) -> None:
+    with SharedMemoryStore(path, 1000) as store:
+        with pytest.raises(StoreError, match=r"has room for 1,000 keys, not 2,000\. .* choose another name"):
+            SharedMemoryStore(path, 2000)
+        with pytest.raises(StoreError, match="has the other on_full"):
+            SharedMemoryStore(path, 1000, on_full="deny")
+        assert repr(SharedMemoryStore.open(path)) == repr(store)
+
+
+def test_opening_what_is_not_there_makes_nothing(path: Path) -> None:
+    with pytest.raises(StoreError, match="No such file"):
+        SharedMemoryStore.open(path)
+    assert not path.exists()
+    path.touch(mode=0o600)
+    with pytest.raises(StoreError, match="no table has been made in it yet"):
+        SharedMemoryStore.open(path)
+    assert path.stat().st_size == 0
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def make_symlink(path: Path) -> None:
+    SharedMemoryStore(path.with_name("real"), 1000)
+    path.symlink_to(path.with_name("real"))
+
+
+def make_dangling_symlink(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+def make_readable_to_all(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    path.chmod(0o644)
+
+
+def make_text(path: Path) -> None:
+    path.touch(mode=0o600)
+    path.write_text("a file of somebody's, which must not be written to\n" * 1000)
+
+
+def make_truncated(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    os.truncate(path, 5000)
+
+
+def make_short(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    os.truncate(path, 20)
+
+
+def make_long(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    os.truncate(path, 10**6)
+
+
+def make_newer(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    change_header(path, layout=2)
+
+
+def make_foreign(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    change_header(path, machine=b"pdp11".ljust(16, b"\0"))
+
+
+def make_in_another_time(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    change_header(path, time_namespace=1)
+
+
+def make_huge(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    change_header(path, max_keys=2**64 - 1)
+
+
+def make_of_another_user(path: Path) -> None:
+    need("root, to give a file away", os.geteuid() == 0)
+    SharedMemoryStore(path, 1000)
+    os.chown(path, 65534, -1)
+
+
+HOSTILE = {
+    make_directory: "directory",
+    make_symlink: "is a symbolic link",
+    make_dangling_symlink: "is a symbolic link",
+    make_fifo: "is no regular file",
+    make_socket: "cannot be opened",
+    make_readable_to_all: r"others than its owner may use it \(mode 0644\)",
+    make_text: "is not a table of ratekeeper",
+    make_truncated: "is damaged",
+    make_short: "is not a table of ratekeeper",
+    make_long: "is damaged",
+    make_newer: "has layout 2, and this ratekeeper reads layout 1",
+    make_foreign: "was made on pdp11",
+    make_in_another_time: "another time namespace",
+    make_huge: "is damaged",
+    make_of_another_user: "belongs to user 65534, and this process runs as user 0",
+}
+
+
+@pytest.mark.parametrize("make", HOSTILE, ids=lambda make: str(make.__name__)[5:])
+def test_a_file_that_is_no_table_for_us_is_a_clear_error_and_stays_as_it_was(make: Any, path: Path) -> None:
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    attempts: list[Callable[[], object]] = [lambda: SharedMemoryStore(path, 1000), lambda: SharedMemoryStore.open(path)]
+    for attach in attempts:
+        with pytest.raises(StoreError, match=HOSTILE[make]) as caught:
+            attach()
+        assert str(path) in str(caught.value)
+    assert before == (path.read_bytes() if path.is_file() else None)
+    assert not path.with_name("nowhere").exists()
+
+
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 111), st.integers(0, 255)), max_size=8),
+    size=st.one_of(st.none(), st.integers(0, 6000)),
+)
+def test_a_damaged_header_never_crashes_nor_hangs(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]], size: int | None
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "table"
+    SharedMemoryStore(path, 100)
+    content = bytearray(path.read_bytes())
+    for place, value in flips:
+        content[place] = value
+    path.write_bytes(content[:size])
+    with suppress(StoreError), SharedMemoryStore(path, 100) as store:
+        assert 0 <= admitted(store) <= 5
+
+
+@given(content=st.binary(max_size=300))
+def test_random_bytes_are_no_table(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "table"
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    if content and not content.startswith(table_file._DRAFT):
+        with pytest.raises(StoreError, match="is not a table of ratekeeper"):
+            SharedMemoryStore(path, 100)
+        assert path.read_bytes() == content
+    else:
+        assert admitted(SharedMemoryStore(path, 100)) == 5
+
+
+@given(seed=st.integers(0, 2**32), mask=st.sampled_from([0xFF, 0x80, 0x0F, 0x01]))
+def test_random_cells_neither_crash_nor_hang(tmp_path_factory: pytest.TempPathFactory, seed: int, mask: int) -> None:
+    """Whatever is in the cells: pending marks that nobody made, TATs at the end of time, fingerprints twice."""
+    path = tmp_path_factory.mktemp("fuzz") / "table"
+    with SharedMemoryStore(path, 20, clock=ManualClock(start=1000)) as store:
+        size = path.stat().st_size - table_file._COUNTERS
+        junk = bytes(byte & mask for byte in Random(seed).randbytes(size))
+        with path.open("r+b") as file:
+            file.seek(table_file._COUNTERS)
+            file.write(junk)
+        for key in range(40):
+            assert 0 <= admitted(store, f"key {key}") <= 5
+            Limiter("5/day", store=store).reset(f"key {key}")
+        assert store.stats().live >= 0
+
+
+# ---- making it ----
+
+STEPS = """
+import os, signal, sys
+from pathlib import Path
+from ratekeeper import Limiter, SharedMemoryStore
+from ratekeeper.stores import table_file
+
+folder, steps = Path(sys.argv[1]), 0
+
+def make_and_die(path, at):
+    lines = 0
+    def trace(frame, event, argument):
+        nonlocal lines
+        if frame.f_code.co_filename != table_file.__file__:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    sys.settrace(trace)
+    SharedMemoryStore(path, 100)
+    os._exit(0)
+
+while True:
+    path = folder / str(steps)
+    child = os.fork()
+    if child == 0:
+        make_and_die(path, steps + 1)
+    _, status = os.waitpid(child, 0)
+    limiter = Limiter("5/day", store=SharedMemoryStore(path, 100))
+    assert sum(bool(limiter.try_acquire("a")) for _ in range(9)) == 5, steps
+    assert [file.name for file in folder.iterdir()] == [path.name], "nothing else is left"
+    path.unlink()
+    if status == 0:
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    steps += 1
+print(steps)
+"""
+
+
+def test_a_process_that_dies_at_any_step_of_making_it_hinders_nobody(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", STEPS, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 40
+
+
+def test_a_table_of_an_earlier_boot_begins_anew(path: Path) -> None:
+    assert admitted(SharedMemoryStore(path, 1000)) == 5
+    change_header(path, boot_id=b"an earlier boot.")
+    with pytest.raises(StoreError, match="was left by an earlier boot"):
+        SharedMemoryStore.open(path)
+    assert admitted(SharedMemoryStore(path, 1000)) == 5
+
+
+def test_a_table_that_is_in_use_is_never_begun_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks like one of another boot because another machine uses it, through a network's file system."""
+    monkeypatch.setattr(table_file, "_TRIES", 3)
+    with SharedMemoryStore(path, 1000) as store:
+        limiter = Limiter("5/day", store=store)
+        change_header(path, boot_id=b"another machine.")
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match="another machine uses it: each host needs a file of its own"):
+            SharedMemoryStore(path, 1000)
+        assert path.read_bytes() == before
+        assert limiter.try_acquire("alice")
+    del store, limiter
+
+
+def test_a_file_that_somebody_keeps_locked_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl  # noqa: PLC0415  not everywhere
+
+    monkeypatch.setattr(table_file, "_TRIES", 3)
+    SharedMemoryStore(path, 1000)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="another process has had it locked"):
+            SharedMemoryStore(path, 1000)
+    SharedMemoryStore(path, 1000)
+
+
+def test_unlinking_an_old_table_leaves_the_new_one_alone(path: Path) -> None:
+    old = SharedMemoryStore(path, 1000)
+    path.unlink()
+    new = SharedMemoryStore(path, 2000)
+    old.unlink()
+    assert path.exists()
+    new.unlink()
+    assert not path.exists()
+
+
+def test_a_killed_process_leaves_the_table_to_others(path: Path) -> None:
+    code = f"""
+import os, signal
+from ratekeeper import Limiter, SharedMemoryStore
+limiter = Limiter("5/day", store=SharedMemoryStore({str(path)!r}, 1000))
+assert limiter.try_acquire("alice", 3)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert admitted(SharedMemoryStore(path, 1000)) == 2
