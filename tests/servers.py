@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
-from conftest import need
+from conftest import need, need_program
 
 PATIENCE = 30.0
 """Seconds until a server that does not answer is given up; a test never sleeps this long if all is well."""
@@ -44,10 +41,10 @@ def wait_until_answers(url: str, process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def program(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def program(*command: str | Path, quiet: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs meanwhile. One that writes much must be `quiet`: nobody reads it, and it would block."""
+    output = subprocess.DEVNULL if quiet else subprocess.PIPE
+    process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, text=True)
     try:
         yield process
     finally:
@@ -60,10 +57,10 @@ def program(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def ratekeeper_service(policy: Path, announced: list[str] | None = None) -> Iterator[str]:
+def ratekeeper_service(policy: Path, announced: list[str] | None = None, *options: str) -> Iterator[str]:
     """`ratekeeper serve` on a free port of this machine; yields its URL. `announced` gets what it prints first."""
     need("uvicorn", _installed("uvicorn"))
-    with program(sys.executable, "-m", "ratekeeper.cli.main", "serve", policy, "--port", "0") as process:
+    with program(sys.executable, "-m", "ratekeeper.cli.main", "serve", policy, "--port", "0", *options) as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
@@ -80,12 +77,11 @@ def ratekeeper_service(policy: Path, announced: list[str] | None = None) -> Iter
 @contextmanager
 def caddy(caddyfile: str, folder: Path) -> Iterator[str]:
     """A real Caddy with this site block's content on a free port; yields its URL."""
-    binary = shutil.which("caddy", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
-    need("caddy", binary is not None)
+    binary = need_program("caddy")
     url = f"http://127.0.0.1:{free_port()}"
     config = folder / "Caddyfile"
     config.write_text("{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n" + f"{url} {{\n{caddyfile}\n}}\n")
-    with program(str(binary), "run", "--config", config, "--adapter", "caddyfile") as process:
+    with program(binary, "run", "--config", config, "--adapter", "caddyfile") as process:
         wait_until_answers(url, process)
         yield url
 

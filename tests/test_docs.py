@@ -10,23 +10,26 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
-from conftest import need_program
+from conftest import need, need_program
 from servers import backend, caddy, ratekeeper_service
 
-from ratekeeper import Policy
+from ratekeeper import IMPLEMENTATION, Limiter, Policy, SharedMemoryStore
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGE = ROOT / "src" / "ratekeeper"
 MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
-# Run elsewhere: these two by .ci/run in a fresh clone, installing by test_install.py, nginx by test_gateway.py.
+# Run elsewhere: these by .ci/run in a fresh clone, installing by test_install.py, nginx by test_gateway.py.
 RUN_BY_CI = ("make run", "make test", "pip install ")
-LANGUAGES = {"console", "pycon", "toml", "caddyfile", "nginx", "yaml"}
+RUN_BY_TEST_WORKERS = ("gunicorn ", "uvicorn ")
+LANGUAGES = {"console", "pycon", "python", "toml", "caddyfile", "nginx", "yaml"}
 
 
 class Block(NamedTuple):
@@ -90,10 +93,21 @@ def commands() -> list[Command]:
 def normal(text: str) -> str:
     """Leave out what differs from run to run: hashes, dates, ports, space at the end of lines."""
     text = re.sub(r"#[0-9a-f]{8}", "#########", text)
-    text = re.sub(r"(?m)^date: .*$", "date: ...", text)
+    text = re.sub(r"(?m)^(date: |made    ).*$", r"\1...", text)
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
     text = re.sub(r'"(retry_after|reset_after|delay)": [\d.e-]+', r'"\1": ...', text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+@contextmanager
+def table_in_use(name: str) -> Iterator[None]:
+    need("the C core", IMPLEMENTATION == "c")
+    with SharedMemoryStore(name) as store:
+        try:
+            Limiter("100/hour", store=store).try_acquire_many([f"key {n}" for n in range(123_456)])
+            yield
+        finally:
+            store.unlink()
 
 
 @pytest.mark.parametrize(
@@ -103,10 +117,11 @@ def normal(text: str) -> str:
 )
 def test_a_command_prints_what_the_page_shows(command: Command) -> None:
     words = shlex.split(command.line)
-    done = subprocess.run(
-        [sys.executable, "-m", "ratekeeper.cli.main", *words[1:]],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"},
-    )  # fmt: skip
+    with table_in_use(words[2]) if words[1] == "table" else nullcontext():
+        done = subprocess.run(
+            [sys.executable, "-m", "ratekeeper.cli.main", *words[1:]],
+            cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"},
+        )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
     assert normal(done.stdout) == normal(command.output)
 
@@ -129,10 +144,15 @@ def test_the_service_says_and_answers_what_the_page_shows() -> None:
 
 def test_every_other_command_is_run_by_ci() -> None:
     others = [it.line for it in commands() if not it.line.startswith(("ratekeeper ", "curl "))]
-    assert all(line.startswith(RUN_BY_CI) for line in others), others
+    assert all(line.startswith(RUN_BY_CI + RUN_BY_TEST_WORKERS) for line in others), others
     ci = (ROOT / ".ci" / "run").read_text()
     assert '" run PORT=0' in ci
     assert '" test PYTHON=' in ci
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_a_program_in_the_pages_is_one_of_the_examples(block: Block) -> None:
+    assert block.text in [example.read_text() for example in (ROOT / "examples").rglob("*.py")]
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)

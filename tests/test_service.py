@@ -14,9 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import need
 from servers import ratekeeper_service
 
-from ratekeeper import AsyncKeeper, MemoryStore, Policy
+from ratekeeper import IMPLEMENTATION, AsyncKeeper, MemoryStore, Policy
 from ratekeeper.decision import Charge
 from ratekeeper.service.app import Service
 
@@ -261,7 +262,10 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--workers", "4"], "admit 4 times"),
+        (["--workers", "4", "--store", "memory"], "admit 4 times"),
+        (["--store", "shared:"], "--store must be memory or shared:NAME, not 'shared:'"),
+        (["--store", "shard:x"], "--store must be memory or shared:NAME, not 'shard:x'"),
+        (["--workers", "2", "--store", "shared:/etc/passwd"], "/etc/passwd: "),
         (["--host", "192.0.2.1"], "192.0.2.1"),
     ],
 )
@@ -279,6 +283,47 @@ def test_a_port_out_of_range_is_an_error(tmp_path: Path) -> None:
     done = run("serve", "policy.toml", "--port", "99999")
     assert done.returncode == 2
     assert "0 to 65535" in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "2.5", "many"])
+def test_a_number_of_workers_that_cannot_be_is_an_error(workers: str) -> None:
+    done = run("serve", "policy.toml", "--workers", workers)
+    assert done.returncode == 2
+    assert "must be from 1 to 1000 processes" in done.stderr
+
+
+def test_several_workers_share_one_limit_also_when_one_is_killed(tmp_path: Path) -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    announced: list[str] = []
+    with ratekeeper_service(policy, announced, "--workers", "3") as url:
+        assert " from 3 processes" in announced[0]
+        [table] = [Path(line.split()[1]) for line in announced if line.startswith("Table: ")]
+        seen = run("table", str(table))
+        assert "for 1,000,000 live buckets" in seen.stdout
+
+        def check_once(number: int) -> int:
+            headers = {"X-Forwarded-Uri": "/api/x", "X-Api-Key": f"k-{number % 10}"}
+            return httpx.get(f"{url}/check", headers=headers).status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(check_once, range(100)))
+        assert sorted(set(answers)) == [200, 429]
+        assert answers.count(200) == 10 * 3
+    assert not table.exists()
+
+
+def test_a_shared_store_of_a_name_lives_on_when_the_service_stops(tmp_path: Path) -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    statuses = []
+    for _ in range(2):
+        with ratekeeper_service(policy, None, "--store", f"shared:{tmp_path}/table") as url:
+            headers = {"X-Forwarded-Uri": "/api/x", "X-Api-Key": "k", "X-Cost": "2"}
+            statuses.append(httpx.get(f"{url}/check", headers=headers).status_code)
+    assert statuses == [200, 429]
 
 
 def test_a_service_that_is_told_to_stop_stops(tmp_path: Path) -> None:

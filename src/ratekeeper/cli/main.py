@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ratekeeper import IMPLEMENTATION, __version__
-from ratekeeper.cli import check_policy, serve
+from ratekeeper.cli import check_policy, serve, table
 from ratekeeper.cli.replay import command as replay
 from ratekeeper.errors import RatekeeperError
 
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, help_text, command in (
         ("serve", "answer a gateway over HTTP", serve),
+        ("table", "show the health of a table that processes share", table),
         ("replay", "run an access log through a policy, to choose limits before enforcing them", replay),
     ):
         subparser = commands.add_parser(name, help=help_text, description=help_text)

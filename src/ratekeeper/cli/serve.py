@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.policy.model import HeaderSource, Policy
 from ratekeeper.service.serve import serve
+from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.shared import SharedMemoryStore
+from ratekeeper.stores.table_store import TableStore
 
+_SHARED = "shared:"
 _HELLO = """\
-ratekeeper serves {policy} ({rules}) at {url}
+ratekeeper serves {policy} ({rules}) at {url}{workers}
 Try:
   curl -i {header}-H 'X-Forwarded-Method: GET' -H 'X-Forwarded-Uri: /api/search' {url}/check
   curl -s -d '{{"attributes": {{{attribute}"path": "/api/search"}}}}' {url}/v1/check
@@ -24,31 +31,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=_port, default=8080, help="port to listen on; 0 takes a free one (default: 8080)"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes; in this version only 1")
+    parser.add_argument("--workers", type=_count, default=1, help="processes that serve (default: 1)")
+    parser.add_argument(
+        "--store",
+        metavar="STORE",
+        help="where buckets live: memory (default for one worker), or shared:NAME, a table in /dev/shm that lives on "
+        "when the service stops (default for several workers: one of their own, which does not)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
-    if args.workers < 1:
-        raise RatekeeperError(f"--workers must be 1, not {args.workers}")
-    if args.workers > 1:
-        raise RatekeeperError(
-            f"--workers {args.workers}: each worker would keep limits of its own, and so admit {args.workers} times "
-            "as much; this version serves from one process"
-        )
     policy = Policy.load(args.policy)
-    serve(policy, args.host, args.port, lambda url: print(_hello(policy, args.policy, url), flush=True))
+    with _store(args.store, args.workers) as store:
+
+        def announce(url: str) -> None:
+            print(_hello(policy, args, store, url), flush=True)
+
+        serve(policy, store, args.host, args.port, args.workers, announce)
     return 0
 
 
-def _hello(policy: Policy, path: str, url: str) -> str:
+@contextmanager
+def _store(name: str | None, workers: int) -> Iterator[TableStore]:
+    """Open the store that was asked for: one that all workers share."""
+    if name == "memory" or (name is None and workers == 1):
+        if workers > 1:
+            raise RatekeeperError(
+                f"--store memory with --workers {workers}: each worker would have limits of its own, and so admit "
+                f"{workers} times as much; leave --store out, or use shared:NAME"
+            )
+        yield MemoryStore()
+    elif name is None:
+        with SharedMemoryStore(f"ratekeeper-serve-{secrets.token_hex(4)}") as store:
+            try:
+                yield store
+            finally:
+                store.unlink()
+    elif name.startswith(_SHARED) and name != _SHARED:
+        with SharedMemoryStore(name.removeprefix(_SHARED)) as store:
+            yield store
+    else:
+        raise RatekeeperError(f"--store must be memory or shared:NAME, not {name!r}")
+
+
+def _hello(policy: Policy, args: argparse.Namespace, store: TableStore, url: str) -> str:
     """Return what to try, with the first header that the policy reads."""
     named = [(name, source.name) for name, source in policy.attributes.items() if isinstance(source, HeaderSource)]
     name, header = named[0] if named else ("", "")
+    table = f"\nTable: {store.path}" if isinstance(store, SharedMemoryStore) else ""
     return _HELLO.format(
-        policy=path,
+        policy=args.policy,
         rules=f"{len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}",
         url=url,
+        workers=(f" from {args.workers} processes" if args.workers > 1 else "") + table,
         header=f"-H '{header}: k-1' " if header else "",
         attribute=f'"{name}": "k-1", ' if name else "",
     )
@@ -57,4 +93,10 @@ def _hello(policy: Policy, path: str, url: str) -> str:
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:4]) <= 1000:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 1000 processes, not {text!r}")
     return int(text)

@@ -1,32 +1,47 @@
-"""Serves the service by uvicorn on one socket. Knows a policy file, a host and a port."""
+"""Serves the service by uvicorn on one socket, from one process or several.
+
+Knows a policy, a store, a host and a port.
+"""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.app import Service
+from ratekeeper.stores.base import Store
 
 
-def serve(policy: Policy, host: str, port: int, announce: Callable[[str], None]) -> None:
+def serve(policy: Policy, store: Store, host: str, port: int, workers: int, announce: Callable[[str], None]) -> None:
     """Serve until a signal stops the process. `announce` gets the URL once connections are accepted.
 
-    Port 0 takes a free one. Raises OSError if the address cannot be had, MissingExtraError without uvicorn.
+    With several `workers`, each a process, a worker that dies is replaced; they must share the store, which is pickled
+    for them. Port 0 takes a free one. Raises OSError if the address cannot be had, MissingExtraError without uvicorn.
     """
     try:
         import uvicorn  # noqa: PLC0415  an extra: only who serves needs it
+        from uvicorn.supervisors import Multiprocess  # noqa: PLC0415
     except ImportError:
         raise MissingExtraError("ratekeeper serve", "service") from None
     listening = _listen(host, port)
     # Forwarding headers are evidence, which the policy weighs: uvicorn must not rewrite the peer by them.
     config = uvicorn.Config(
-        Service(AsyncKeeper(policy)), log_level="warning", access_log=False, proxy_headers=False, server_header=False
-    )
+        partial(_make_service, policy, store), factory=True, workers=workers,
+        log_level="warning", access_log=False, proxy_headers=False, server_header=False,
+    )  # fmt: skip
     announce(_url(listening))
-    uvicorn.Server(config).run(sockets=[listening])
+    if workers == 1:
+        uvicorn.Server(config).run(sockets=[listening])
+    else:
+        Multiprocess(config, sockets=[listening]).run()
+
+
+def _make_service(policy: Policy, store: Store) -> Service:
+    return Service(AsyncKeeper(policy, store))
 
 
 def _listen(host: str, port: int) -> socket.socket:

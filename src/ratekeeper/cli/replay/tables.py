@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ratekeeper.cli.duration import duration
 from ratekeeper.cli.replay.report import Report, RuleReport, TimeSpan
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, rate_text
 from ratekeeper.policy.model import Rule
@@ -46,7 +47,7 @@ def _totals(report: Report) -> Table:
 def _admitted_how(report: Report) -> str:
     parts = []
     if report.delayed:
-        parts.append(f"{report.delayed:,} of them after a delay of up to {_duration(report.longest_delay)}")
+        parts.append(f"{report.delayed:,} of them after a delay of up to {duration(report.longest_delay)}")
     if report.unmatched:
         parts.append(f"{report.unmatched:,} matched by no rule")
     return ", ".join(parts)
@@ -119,7 +120,7 @@ def _warnings(report: Report) -> Iterator[str]:
     for attribute, count in report.lacking.items():
         yield f"{_count(count, 'request')} had no {attribute}: rejected, as a rule with missing = 'reject' says"
     if report.late:
-        late = f"{_count(report.late, 'request')} came up to {_duration(report.lateness)} after later ones"
+        late = f"{_count(report.late, 'request')} came up to {duration(report.lateness)} after later ones"
         yield f"{late}, and were replayed at the time of those: sort the log by time for exact numbers"
     if report.evicted:
         yield f"{_count(report.evicted, 'live bucket')} had no place in the store: raise --max-keys"
@@ -159,18 +160,8 @@ def _listed(names: tuple[str, ...]) -> str:
 def _period(span: TimeSpan) -> str:
     first, last = (datetime.fromtimestamp(ticks // TICKS_PER_SECOND, UTC) for ticks in span)
     end = f"{last:%H:%M:%S}" if first.date() == last.date() else f"{last.day} {last:%b %Y %H:%M:%S}"
-    length = _duration((span.last - span.first) / TICKS_PER_SECOND)
+    length = duration((span.last - span.first) / TICKS_PER_SECOND)
     return f"{length}, {first.day} {first:%b %Y %H:%M:%S} to {end} UTC"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
 def _safe(text: str) -> str:

@@ -1,0 +1,17 @@
+"""A WSGI application for several workers: gunicorn --workers 4 wsgi_app"""
+
+from math import ceil
+
+from ratekeeper import Limiter, SharedMemoryStore
+
+store = SharedMemoryStore("ratekeeper-example")  # one table in /dev/shm, whoever comes first
+limiter = Limiter("50/10s", store=store)
+
+
+def application(environ, start_response):
+    decision = limiter.try_acquire(environ["REMOTE_ADDR"])
+    if not decision:
+        start_response("429 Too Many Requests", [("Retry-After", str(ceil(decision.retry_after)))])
+        return [b"slow down\n"]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello\n"]

@@ -1,0 +1,70 @@
+"""`ratekeeper table PATH`: the health of a shared table. It shows counts, never a key or the table's seed."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from datetime import UTC, datetime
+from math import ceil
+
+from ratekeeper.cli.duration import duration
+from ratekeeper.errors import MissingExtraError
+from ratekeeper.stores.shared import SharedMemoryStore
+from ratekeeper.stores.table_store import StoreStats
+
+_BAR = 40
+_WHEN_FULL = {"evict": "when full, the one with the least debt goes", "deny": "when full, newcomers are refused"}
+_COUNTERS = {
+    "evicted_live": "live buckets that had to go for newcomers",
+    "refused_full": "newcomers refused for want of room",
+    "retries": "decisions begun again, as another changed the bucket meanwhile",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("path", metavar="PATH", help="the table's file, or its name in /dev/shm")
+    parser.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print once, or until interrupted. Raises `StoreError` if there is no such table."""
+    with SharedMemoryStore.open(args.path) as store:
+        if args.watch:
+            _watch(store)
+        else:
+            print(health(store, store.stats()))
+    return 0
+
+
+def _watch(store: SharedMemoryStore) -> None:
+    try:
+        from rich.live import Live  # noqa: PLC0415  an extra
+        from rich.text import Text  # noqa: PLC0415
+    except ImportError:
+        raise MissingExtraError("ratekeeper table --watch", "service") from None
+    before = store.stats()
+    with Live(Text(health(store, before)), auto_refresh=False) as live:
+        while True:
+            time.sleep(1)
+            stats = store.stats()
+            live.update(Text(health(store, stats, before)), refresh=True)
+            before = stats
+
+
+def health(store: SharedMemoryStore, stats: StoreStats, second_ago: StoreStats | None = None) -> str:
+    """Return a table's health as text; with the figures of a second ago, also what came since."""
+    load = stats.live / stats.max_keys
+    filled = min(_BAR, ceil(_BAR * load))
+    made = datetime.fromtimestamp(store.made_at, UTC)
+    lines = [
+        str(store.path),
+        f"made     {made:%d %b %Y %H:%M:%S} UTC, {duration(max(0, round(time.time() - store.made_at)))} ago",
+        f"size     {store.size / 1e6:.1f} MB, for {stats.max_keys:,} live buckets; {_WHEN_FULL[store.on_full]}",
+        f"live     {stats.live:,} buckets, {load:.1%} [{'#' * filled}{'.' * (_BAR - filled)}]",
+    ]
+    for name, meaning in _COUNTERS.items():
+        count = getattr(stats, name)
+        since = f" (+{count - getattr(second_ago, name):,} in a second)" if second_ago else ""
+        lines.append(f"{name.split('_')[0]:<8} {count:,}{since} {meaning}")
+    return "\n".join(lines)

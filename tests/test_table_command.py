@@ -1,0 +1,57 @@
+"""`ratekeeper table`: what people see of a shared table's health, and never its seed or a key."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import need
+
+from ratekeeper import IMPLEMENTATION, Limiter, SharedMemoryStore
+
+COMMAND = [sys.executable, "-m", "ratekeeper.cli.main", "table"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SharedMemoryStore:
+    need("the C core", IMPLEMENTATION == "c")
+    store = SharedMemoryStore(tmp_path / "table", 16)
+    Limiter("1/hour", store=store).try_acquire_many([f"secret {n}" for n in range(100)])
+    return store
+
+
+def test_it_shows_size_load_evictions_and_age_but_no_seed(store: SharedMemoryStore) -> None:
+    done = subprocess.run([*COMMAND, str(store.path)], capture_output=True, text=True, check=True)
+    stats = store.stats()
+    assert f"{stats.live:,} buckets, {stats.live / 16:.1%}" in done.stdout
+    assert f"{stats.evicted_live} live buckets that had to go" in done.stdout
+    assert " UTC, " in done.stdout
+    assert "for 16 live buckets" in done.stdout
+    assert store._file.seed.hex() not in done.stdout
+    assert "secret" not in done.stdout
+
+
+def test_watching_shows_it_again_with_what_came_since(store: SharedMemoryStore) -> None:
+    controller, terminal = pty.openpty()
+    with subprocess.Popen([*COMMAND, str(store.path), "--watch"], stdout=terminal, stderr=terminal) as watching:
+        os.close(terminal)
+        seen = b""
+        while b"in a second" not in seen:
+            seen += os.read(controller, 4096)
+        watching.send_signal(2)
+        assert watching.wait(30) == 130
+    assert b"[#####" in seen
+    os.close(controller)
+
+
+@pytest.mark.parametrize("watch", [[], ["--watch"]])
+def test_a_table_that_is_not_there_is_one_clear_line(tmp_path: Path, watch: list[str]) -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    done = subprocess.run([*COMMAND, str(tmp_path / "none"), *watch], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"ratekeeper: {tmp_path}/none: cannot be opened: No such file or directory\n"
+    assert not (tmp_path / "none").exists()
