@@ -54,10 +54,10 @@ def hammer(_: int, limit: Limit, key: str, asks: int) -> int:
 
 
 def test_on_a_frozen_clock_exactly_the_capacity_is_admitted_though_processes_collide(tmp_path: Path) -> None:
-    limit, asks = TokenBucket(20_000, 1), 10_000
+    limit, asks = TokenBucket(200_000, 1), 100_000
     with SharedMemoryStore(tmp_path / "table", 1000) as shared, crew(shared, frozen=True) as in_all:
         for again in range(100):
-            assert sum(in_all(hammer, limit, f"key {again}", asks)) == 20_000
+            assert sum(in_all(hammer, limit, f"key {again}", asks)) == 200_000
             if shared.stats().retries:
                 break
         assert shared.stats().retries > 0, "two processes must have met in one cell, or this shows nothing"

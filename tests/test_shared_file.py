@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import signal
@@ -21,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, SharedMemoryStore, StoreError
+from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores import table_file
 
 pytestmark = pytest.mark.skipif(
@@ -85,13 +87,15 @@ def test_what_is_no_path_is_an_error(path: Any, error: type[Exception]) -> None:
 
 
 def test_only_its_own_user_may_read_it_and_its_room_is_taken_at_once(path: Path) -> None:
-    before = os.umask(0)
-    try:
-        store = SharedMemoryStore(path, 100_000)
-    finally:
-        os.umask(before)
+    for umask in (0, 0o277):
+        before = os.umask(umask)
+        path.unlink(missing_ok=True)
+        try:
+            store = SharedMemoryStore(path, 100_000)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
     status = path.stat()
-    assert stat.S_IMODE(status.st_mode) == 0o600
     assert status.st_size == store.size
     assert 2_300_000 > status.st_blocks * 512 >= store.size
 
@@ -137,6 +141,51 @@ def test_a_pickled_store_attaches_to_the_same_table_and_makes_none(path: Path) -
         with pytest.raises(StoreError, match="No such file"):
             pickle.loads(packed)
     assert not path.exists()
+
+
+def test_a_clock_that_closes_its_own_store_ends_it_and_no_more(path: Path) -> None:
+    class Closing(ManualClock):
+        def ticks(self) -> int:
+            store.close()
+            return super().ticks()
+
+    store = SharedMemoryStore(path, 1000, clock=Closing(start=1000))
+    limiter = Limiter("5/day", store=store)
+    with pytest.raises(ValueError, match="closed"):
+        limiter.try_acquire("alice")  # a newcomer reads it again
+    with pytest.raises(ValueError, match="closed"):
+        limiter.try_acquire("alice")
+
+
+class Noon:
+    """A clock that stands still, and can be pickled."""
+
+    def ticks(self) -> int:
+        return 12 * 3600 * TICKS_PER_SECOND
+
+    def wait(self, *_: object) -> None:
+        raise AssertionError("nobody waits here")
+
+    async def wait_async(self, *_: object) -> None:
+        raise AssertionError("nobody waits here")
+
+
+def test_a_pickled_store_keeps_its_clock(path: Path) -> None:
+    copy = pickle.loads(pickle.dumps(SharedMemoryStore(path, 1000, clock=Noon())))
+    assert Limiter("5/day", store=copy).try_acquire("alice").at_ticks == Noon().ticks()
+
+
+def test_a_full_table_that_denies_refuses_newcomers_in_every_process(path: Path) -> None:
+    stores = [SharedMemoryStore(path, 16, on_full="deny") for _ in range(2)]
+    refused = sum(not Limiter("5/day", store=stores[n % 2]).try_acquire(f"key {n}") for n in range(60))
+    assert refused == stores[0].stats().refused_full > 20
+    assert stores[1].stats().evicted_live == 0
+
+
+def test_every_table_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    seeds = {SharedMemoryStore(tmp_path / str(n), 16)._file.seed for n in range(5)}
+    assert len(seeds) == 5
+    assert bytes(16) not in seeds
 
 
 def test_without_the_c_core_it_is_an_error_never_a_limit_for_each_process() -> None:
@@ -320,12 +369,20 @@ def test_random_cells_neither_crash_nor_hang(tmp_path_factory: pytest.TempPathFa
         assert store.stats().live >= 0
 
 
+def test_a_name_that_the_system_refuses_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="File name too long"):
+        SharedMemoryStore(tmp_path / ("n" * 300), 16)
+    with pytest.raises(StoreError, match="No such file or directory"):
+        SharedMemoryStore(tmp_path / "no folder" / "table", 16)
+
+
 # ---- making it ----
 
 STEPS = """
 import os, signal, sys
 from pathlib import Path
 from ratekeeper import Limiter, SharedMemoryStore
+from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores import table_file
 
 folder, steps = Path(sys.argv[1]), 0
@@ -377,6 +434,61 @@ def test_a_table_of_an_earlier_boot_begins_anew(path: Path) -> None:
     assert admitted(SharedMemoryStore(path, 1000)) == 5
 
 
+def test_after_a_reboot_another_time_namespace_is_no_error(path: Path) -> None:
+    SharedMemoryStore(path, 1000)
+    change_header(path, boot_id=b"an earlier boot.", time_namespace=1)
+    assert admitted(SharedMemoryStore(path, 1000)) == 5
+
+
+def test_a_draft_of_a_larger_table_becomes_one_of_the_size_that_is_asked_for(path: Path) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(table_file._DRAFT + b"\xff" * 1_000_000)
+    store = SharedMemoryStore(path, 1000)
+    assert path.stat().st_size == store.size < 100_000
+    assert store.stats() == (1000, 0, 0, 0, 0)
+    assert admitted(store) == 5
+
+
+def test_a_draft_that_another_holds_is_left_to_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_file, "_TRIES", 3)
+    path.touch(mode=0o600)
+    path.write_bytes(table_file._DRAFT)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with pytest.raises(StoreError, match="another process has had it locked"):
+            SharedMemoryStore(path, 1000)
+    assert path.read_bytes() == table_file._DRAFT
+
+
+def test_a_file_that_is_replaced_while_one_waits_for_its_lock_is_not_attached_to(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, others = table_file._lock, list[SharedMemoryStore]()
+
+    def replace_and_lock(fd: int, kind: int) -> bool:
+        if not others:
+            monkeypatch.setattr(table_file, "_lock", lock)
+            path.unlink()
+            others.append(SharedMemoryStore(path, 1000))
+        return lock(fd, kind)
+
+    SharedMemoryStore(path, 1000)
+    monkeypatch.setattr(table_file, "_lock", replace_and_lock)
+    store = SharedMemoryStore(path, 1000)
+    assert admitted(store) == 5
+    assert admitted(others[0]) == 0
+
+
+def test_unused_tables_of_a_prefix_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    used = SharedMemoryStore(tmp_path / "mine-1", 16)
+    SharedMemoryStore(tmp_path / "mine-2", 16)
+    SharedMemoryStore(tmp_path / "other", 16)
+    (tmp_path / "mine-3").mkdir()
+    table_file.remove_unused(tmp_path, "mine-")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mine-1", "mine-3", "other"]
+    assert admitted(used) == 5
+
+
 def test_a_table_that_is_in_use_is_never_begun_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks like one of another boot because another machine uses it, through a network's file system."""
     monkeypatch.setattr(table_file, "_TRIES", 3)
@@ -392,8 +504,6 @@ def test_a_table_that_is_in_use_is_never_begun_anew(path: Path, monkeypatch: pyt
 
 
 def test_a_file_that_somebody_keeps_locked_is_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl  # noqa: PLC0415  not everywhere
-
     monkeypatch.setattr(table_file, "_TRIES", 3)
     SharedMemoryStore(path, 1000)
     with path.open("rb") as file:

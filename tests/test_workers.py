@@ -70,7 +70,9 @@ def kill_one(master: int, chance: random.Random) -> None:
     time.sleep(chance.random() * 0.1)
     worker = chance.choice(workers_of(master))
     os.kill(worker, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
     while worker in (workers := workers_of(master)) or len(workers) < WORKERS:
+        assert time.monotonic() < deadline, "nobody has its place"
         time.sleep(0.01)
 
 

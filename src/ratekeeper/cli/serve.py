@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +10,7 @@ from ratekeeper.errors import RatekeeperError
 from ratekeeper.policy.model import HeaderSource, Policy
 from ratekeeper.service.serve import serve
 from ratekeeper.stores.memory import MemoryStore
-from ratekeeper.stores.shared import SharedMemoryStore
+from ratekeeper.stores.shared import SharedMemoryStore, path_of
 from ratekeeper.stores.table_store import TableStore
 
 _SHARED = "shared:"
@@ -63,13 +62,14 @@ def _store(name: str | None, workers: int) -> Iterator[TableStore]:
             )
         yield MemoryStore()
     elif name is None:
-        with SharedMemoryStore(f"ratekeeper-serve-{secrets.token_hex(4)}") as store:
+        with SharedMemoryStore.temporary("ratekeeper-serve-") as store:
             try:
                 yield store
             finally:
                 store.unlink()
     elif name.startswith(_SHARED) and name != _SHARED:
-        with SharedMemoryStore(name.removeprefix(_SHARED)) as store:
+        path = path_of(name.removeprefix(_SHARED))
+        with SharedMemoryStore.open(path) if path.exists() else SharedMemoryStore(path) as store:
             yield store
     else:
         raise RatekeeperError(f"--store must be memory or shared:NAME, not {name!r}")

@@ -61,7 +61,7 @@ def health(store: SharedMemoryStore, stats: StoreStats, second_ago: StoreStats |
         str(store.path),
         f"made     {made:%d %b %Y %H:%M:%S} UTC, {duration(max(0, round(time.time() - store.made_at)))} ago",
         f"size     {store.size / 1e6:.1f} MB, for {stats.max_keys:,} live buckets; {_WHEN_FULL[store.on_full]}",
-        f"live     {stats.live:,} buckets, {load:.1%} [{'#' * filled}{'.' * (_BAR - filled)}]",
+        f"live     {stats.live:,} bucket{'s' * (stats.live != 1)}, {load:.1%} [{'#' * filled}{'.' * (_BAR - filled)}]",
     ]
     for name, meaning in _COUNTERS.items():
         count = getattr(stats, name)

@@ -15,7 +15,9 @@ bool rk_read_clock(rk_table_object *self, int64_t *now)
         *now = ((int64_t)time.tv_sec * 1000000000 + time.tv_nsec) * 16;
         return true;
     }
-    PyObject *ticks = PyObject_CallNoArgs(self->clock);
+    PyObject *clock = Py_NewRef(self->clock); /* it may close its own table */
+    PyObject *ticks = PyObject_CallNoArgs(clock);
+    Py_DECREF(clock);
     bool read = ticks && rk_read_ticks(ticks, now);
     Py_XDECREF(ticks);
     if (read && (*now < 0 || *now > RK_MAX_AHEAD)) {

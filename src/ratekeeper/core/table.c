@@ -233,7 +233,8 @@ static int table_traverse(rk_table_object *self, visitproc visit, void *arg)
 
 static int table_clear(rk_table_object *self)
 {
-    Py_CLEAR(self->clock);
+    if (self->clock) /* without one it would read the system's: from now on it has none, and every verb raises */
+        Py_XSETREF(self->clock, Py_NewRef(Py_None));
     return 0;
 }
 
@@ -241,7 +242,7 @@ static void table_dealloc(rk_table_object *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    table_clear(self);
+    Py_XDECREF(self->clock);
     if (self->mapped)
         munmap(self->table.counters, self->mapped);
     PyBuffer_Release(&self->shared); /* does nothing if there is none */

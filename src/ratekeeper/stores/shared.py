@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +66,15 @@ class SharedMemoryStore(TableStore):
         shape = file.shape
         super().__init__(core.attach_table(file.memory, shape.deny_when_full, file.seed, ticks), shape.max_keys, clock)
         self._own_clock = clock
+
+    @classmethod
+    def temporary(cls, prefix: str) -> SharedMemoryStore:
+        """Make a table of the caller's own in /dev/shm, to be unlinked. Removes those that others left as they died."""
+        _check_support()
+        from ratekeeper.stores import table_file  # noqa: PLC0415
+
+        table_file.remove_unused(FOLDER, prefix)
+        return cls(prefix + secrets.token_hex(4))
 
     @property
     def path(self) -> Path:

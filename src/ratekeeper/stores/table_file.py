@@ -9,6 +9,7 @@ and nobody replaces a table on which somebody decides. Deciding itself takes no 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -16,6 +17,7 @@ import platform
 import stat
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,29 +79,52 @@ class TableFile:
             self.path.unlink(missing_ok=True)
 
 
+def remove_unused(folder: Path, prefix: str) -> None:
+    """Remove the tables of these names that nobody is attached to: whoever made them has died."""
+    for path in folder.glob(prefix + "*"):
+        with suppress(StoreError, OSError):
+            fd = _open(path, create=False)
+            try:
+                _check_kind_and_owner(os.fstat(fd), path)
+                if _lock(fd, fcntl.LOCK_EX) and _found_at(path) == _identity(os.fstat(fd)):
+                    path.unlink()
+            finally:
+                os.close(fd)
+
+
 def attach(path: Path, shape: Shape | None) -> TableFile:
     """Attach to the table at `path`; make it in this shape if there is none. With None it must be there.
 
     Raises StoreError, which says what is wrong with the file, and what would be right.
     """
-    for _ in range(_TRIES):
-        fd = _open(path, create=shape is not None)
-        try:
-            _check_kind_and_owner(os.fstat(fd), path)
-            attached = _attach(fd, path, shape)
-        finally:
-            os.close(fd)
-        if attached is not None:
-            return attached
-        time.sleep(_BETWEEN_TRIES)
+    try:
+        for _ in range(_TRIES):
+            attached = _try_to_attach(path, shape)
+            if attached is not None:
+                return attached
+            time.sleep(_BETWEEN_TRIES)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be used: {error.strerror}") from None
     raise StoreError(
         f"{path}: another process has had it locked for {_TRIES * _BETWEEN_TRIES:.0f} s, or another machine uses it: "
         "each host needs a file of its own"
     )
 
 
-def _attach(fd: int, path: Path, shape: Shape | None) -> TableFile | None:
+def _try_to_attach(path: Path, shape: Shape | None) -> TableFile | None:
     """Make and map the table, or map it. None: others are about to change it, so try again."""
+    fd, attached = _open(path, create=shape is not None), None
+    try:
+        _check_kind_and_owner(os.fstat(fd), path)
+        attached = _attach(fd, path, shape)
+    finally:
+        if attached is None:
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the descriptor too
+        os.close(fd)
+    return attached
+
+
+def _attach(fd: int, path: Path, shape: Shape | None) -> TableFile | None:
     alone = _lock(fd, fcntl.LOCK_EX)
     if not (alone or _lock(fd, fcntl.LOCK_SH)) or _found_at(path) != _identity(os.fstat(fd)):
         return None
@@ -120,6 +145,7 @@ def _attach(fd: int, path: Path, shape: Shape | None) -> TableFile | None:
 
 def _make(fd: int, path: Path, shape: Shape) -> None:
     """Write an empty table. The last step is the one that makes it a table; until then it is a draft."""
+    os.fchmod(fd, 0o600)  # whatever the umask is
     os.ftruncate(fd, 0)
     os.pwrite(fd, _DRAFT, 0)
     try:
@@ -138,6 +164,7 @@ def _make(fd: int, path: Path, shape: Shape) -> None:
     packed = _HEADER.pack(*header)
     os.pwrite(fd, packed[len(_MAGIC) :], len(_MAGIC))
     os.pwrite(fd, _MAGIC, 0)
+    os.fsync(fd)  # on a disk, a power cut must not leave what is neither a draft nor a table
 
 
 def _read_header(fd: int, path: Path) -> _Header:
@@ -183,12 +210,14 @@ def _check_size(fd: int, path: Path, header: _Header, asked: Shape | None) -> No
 
 
 def _open(path: Path, create: bool) -> int:
-    """Open without following a link, and without waiting for the other end of a FIFO."""
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    """Open without following a link. To open a FIFO for both directions does not wait for its other end."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
-        return os.open(path, flags | os.O_CREAT if create else flags, 0o600)
+        return os.open(path, flags, 0o600)
     except OSError as error:
-        reason = "is a symbolic link" if path.is_symlink() else f"cannot be opened: {error.strerror}"
+        if error.errno == errno.EACCES and _found_at(path) is not None:
+            _check_kind_and_owner(path.lstat(), path)
+        reason = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened: {error.strerror}"
         raise StoreError(f"{path}: {reason}") from None
 
 
@@ -222,7 +251,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def _found_at(path: Path) -> tuple[int, int] | None:
     try:
         return _identity(path.lstat())
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return None
 
 
