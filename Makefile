@@ -28,6 +28,7 @@ format: $(VENV)/check.stamp  ## mend what format and lint can mend
 bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, a few minutes
 	@$(BIN)/python -m benchmarks $(ARGS)
 	@$(BIN)/python -m benchmarks.waiting
+	@$(BIN)/python -m benchmarks.shared
 
 test-c:  ## the C table alone, under ThreadSanitizer and Address/UB sanitizers
 	@$(MAKE) --no-print-directory -C tests/c
