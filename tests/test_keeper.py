@@ -163,6 +163,14 @@ def test_a_shadow_rule_delays_nobody(store: TableStore, clock: ManualClock) -> N
     assert clock.ticks() == began
 
 
+def test_a_shadow_rules_queue_costs_the_other_rules_nothing(store: MemoryStore) -> None:
+    """Charges of one key are made for when the request leaves, which a rule in shadow has no say in."""
+    text = '[[rules]]\nname = "r"\nalgorithm = "leaky_bucket"\ncapacity = 5\nleak_rate = 1\nshadow = true\n'
+    keeper = Keeper(Policy.parse(text + '[[rules]]\nname = "s"\ncapacity = 50\nrefill_rate = 10'), store)
+    decisions = [keeper.acquire({}) for _ in range(4)]
+    assert decisions[-1].rules[1].decision.remaining == 46
+
+
 def test_explain_says_of_each_rule_whether_it_applies_and_why_not_and_charges_nothing(keeper: Keeper) -> None:
     for _ in range(2):
         explained = {it.rule.name: it for it in keeper.explain({"api_key": "secret-key", "path": "/x"})}

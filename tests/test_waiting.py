@@ -225,6 +225,34 @@ def test_a_place_is_lost_if_another_came_behind_it_unseen_at_a_leaky_bucket() ->
     assert all(when != unseen.at_ticks + unseen.delay_ticks for _, when in simulation.left)
 
 
+def test_nobody_moves_past_one_unseen_in_the_middle_of_the_line() -> None:
+    """Else the unseen one's time would be given to the next who comes: two would leave at once."""
+    simulation = Simulation(LeakyBucket(10, 10))
+    simulation.come()
+    simulation.come()
+    unseen = simulation.store.decide(simulation.charges(1))[0]
+    simulation.come()
+    simulation.give_up(1)
+    simulation.come()
+    turns = [waiter.leaves_at for waiter in simulation.waiting.values()]
+    turns = sorted([*turns, unseen.at_ticks + unseen.delay_ticks])
+    assert all(later - earlier >= simulation.limits[0].interval for earlier, later in pairwise(turns))
+
+
+def test_a_refund_moves_nobody_past_one_unseen() -> None:
+    clock = ManualClock(start=1000)
+    limiter = Limiter(TokenBucket(1, 1), store=MemoryStore(100, clock=clock))
+    taken = limiter.try_acquire("key")
+    waiters = [Waiter(wake=lambda: None) for _ in range(3)]
+    limiter.store.line.join(waiters[0], limiter._charges("key", 1, None))
+    unseen = limiter._gate.reserve("key", 1, None)
+    limiter.store.line.join(waiters[1], limiter._charges("key", 1, None))
+    limiter.refund(taken)
+    limiter.store.line.join(waiters[2], limiter._charges("key", 1, None))
+    turns = sorted([*(waiter.leaves_at for waiter in waiters), unseen.at_ticks + unseen.delay_ticks])
+    assert all(later - earlier >= TICKS_PER_SECOND for earlier, later in pairwise(turns))
+
+
 def test_the_last_ones_place_is_given_back_even_if_others_are_unseen_before_it() -> None:
     simulation = Simulation(LeakyBucket(10, 10))
     simulation.store.decide(simulation.charges(1))

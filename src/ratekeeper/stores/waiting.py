@@ -10,9 +10,9 @@ cost is over the capacity), at a leaky bucket because its server was busy until 
 from W's without a gap, and the rule, run again for them as if W had never come, starts from a TAT that is still ahead
 of the clock: each is given what it would have had. Whose new turn is already past leaves now.
 
-That holds if all behind W are known here. They are if the TAT in the store is that of the last in the line; else
-someone came after W in another process, or without waiting here, and nobody is moved: W's place is lost. Given to a
-newcomer, it would let two leave at one time.
+That holds if all behind W are known here. They are if each one's charge starts where the one before it ends, and the
+TAT in the store is that of the last; else someone came after W in another process, or without waiting here, and nobody
+is moved: W's place is lost. Given to a newcomer, it would let two leave at one time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ratekeeper.clock import Clock
@@ -140,7 +141,7 @@ class Line:
             now = self._clock.ticks()
             buckets = [bucket_of(charge) for charge in charges]
             alike = all(line == lines[0] for line in lines) and all(one.buckets == buckets for one in lines[0])
-            if alike:
+            if alike and _unbroken(lines[0]):
                 tats = [
                     max(now, place.before - refundable(charge.increment, now - at))
                     for charge, place in zip(charges, first.places, strict=True)
@@ -155,7 +156,8 @@ class Line:
         one user's wait must not take from a tenant's bucket what the others could use meanwhile.
         """
         looked = self._store.decide(charges, commit=False)
-        delay = max(decision.delay_ticks for decision in looked)
+        enforced = zip(charges, looked, strict=True)  # one in shadow delays nobody
+        delay = max((decision.delay_ticks for charge, decision in enforced if not charge.shadow), default=0)
         due = []
         for charge, decision in zip(charges, looked, strict=True):
             idle = max(0, delay - decision.debt_ticks) if decision.allowed and charge.increment else 0
@@ -206,7 +208,7 @@ class Line:
             if other[other.index(line[first]) :] != behind:
                 return False
         stay = [waiter for waiter in behind if waiter not in gone]
-        if any(tuple(waiter.buckets) != buckets for waiter in stay):
+        if any(tuple(waiter.buckets) != buckets for waiter in stay) or not _unbroken(behind):
             return False
         now = self._clock.ticks()
         tats = [max(now, place.before) for place in line[first].places]
@@ -251,6 +253,15 @@ class Line:
             back = place.tat - tat
             done.append(charge._replace(cost=0, increment=back, tolerance=MAX_AHEAD_TICKS, bound=MAX_AHEAD_TICKS))
         return True
+
+
+def _unbroken(line: Sequence[Waiter]) -> bool:
+    """Does each charge follow from the one before it (or find an idle bucket), so that nobody unknown is between?"""
+    return all(
+        after.before in (before.tat, second.at)
+        for first, second in pairwise(line)
+        for before, after in zip(first.places, second.places, strict=True)
+    )
 
 
 def bucket_of(charge: Charge) -> Bucket:
