@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from async_memory import AsyncMemoryStore
 from hypothesis import HealthCheck, settings
 
 from ratekeeper import IMPLEMENTATION, Decision, ManualClock, MemoryStore, SharedMemoryStore
@@ -62,3 +63,9 @@ def store(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) ->
     if request.param == "shared":
         return SharedMemoryStore(tmp_path / "table", 10_000, clock=clock)
     return MemoryStore(10_000, clock=clock, implementation=request.param)
+
+
+@pytest.fixture(params=["local", "awaited"])
+def either_store(request: pytest.FixtureRequest, store: TableStore) -> TableStore | AsyncMemoryStore:
+    """Return a store for what is written for asyncio, which may be local or must be awaited."""
+    return store if request.param == "local" else AsyncMemoryStore(store)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from async_memory import AsyncMemoryStore
 
 from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, RateLimitExceeded
 from ratekeeper.stores.table_store import TableStore
@@ -163,7 +165,7 @@ def test_a_shadow_rule_delays_nobody(store: TableStore, clock: ManualClock) -> N
     assert clock.ticks() == began
 
 
-def test_a_shadow_rules_queue_costs_the_other_rules_nothing(store: MemoryStore) -> None:
+def test_a_shadow_rules_queue_costs_the_other_rules_nothing(store: TableStore) -> None:
     """Charges of one key are made for when the request leaves, which a rule in shadow has no say in."""
     text = '[[rules]]\nname = "r"\nalgorithm = "leaky_bucket"\ncapacity = 5\nleak_rate = 1\nshadow = true\n'
     keeper = Keeper(Policy.parse(text + '[[rules]]\nname = "s"\ncapacity = 50\nrefill_rate = 10'), store)
@@ -191,15 +193,39 @@ def test_explain_tells_of_a_missing_attribute(store: TableStore) -> None:
         assert explained.reason == says
 
 
-def test_the_async_keeper_decides_alike(clock: ManualClock) -> None:
+@pytest.mark.parametrize("wrap", [lambda store: store, AsyncMemoryStore], ids=["local", "awaited"])
+def test_the_async_keeper_decides_alike(clock: ManualClock, wrap: Any) -> None:
     async def use() -> None:
         request = {"api_key": "x", "path": "/api/x"}
         keeper = Keeper(POLICY, MemoryStore(100, clock=clock))
-        async_keeper = AsyncKeeper(POLICY, MemoryStore(100, clock=clock))
+        async_keeper = AsyncKeeper(POLICY, wrap(MemoryStore(100, clock=clock)))
         for _ in range(3):
             assert await async_keeper.check(request) == keeper.check(request)
         with pytest.raises(RateLimitExceeded):
             await async_keeper.acquire(request)
-        assert len(await async_keeper.explain(request)) == 4
+        explained = await async_keeper.explain(request)
+        assert [it._replace(bucket=None) for it in explained] == [
+            it._replace(bucket=None) for it in keeper.explain(request)
+        ]
 
     asyncio.run(use())
+
+
+def test_the_async_keeper_waits_and_refuses_alike(either_store: MemoryStore | AsyncMemoryStore) -> None:
+    text = '[[rules]]\nname = "r"\nkey = ["user"]\ncapacity = 1\nrefill_rate = 1\nmax_wait = 2\nmissing = "reject"'
+
+    async def use() -> None:
+        keeper = AsyncKeeper(Policy.parse(text), either_store)
+        assert [(await keeper.acquire({"user": "a"})).delay for _ in range(3)] == [0.0, 1.0, 1.0]
+        with pytest.raises(RateLimitExceeded):
+            await keeper.acquire({"user": "a"}, timeout=0.5)
+        with pytest.raises(RateLimitExceeded, match="the request has no user"):
+            await keeper.acquire({})
+        assert (await keeper.check({})).missing == "user"
+
+    asyncio.run(use())
+
+
+def test_a_keeper_that_cannot_await_its_store_says_who_can(store: TableStore) -> None:
+    with pytest.raises(TypeError, match="AsyncMemoryStore must be awaited, which Keeper cannot: use AsyncKeeper"):
+        Keeper(POLICY, AsyncMemoryStore(store))  # type: ignore[arg-type]

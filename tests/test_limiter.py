@@ -7,6 +7,7 @@ import threading
 from typing import Any, assert_type
 
 import pytest
+from async_memory import AsyncMemoryStore
 
 from ratekeeper import (
     AsyncLimiter,
@@ -118,15 +119,18 @@ def test_an_interrupted_wait_gives_its_token_back(limit: Any) -> None:
     clock.advance(0.5)
     assert limiter.peek("a", 0).reset_after <= 0.5, "what it had reserved is given back, less what has refilled since"
 
-    async def cancelled() -> None:
-        async_limiter = AsyncLimiter(limit, store=MemoryStore(100, clock=clock))
+    async def cancelled(store: TableStore | AsyncMemoryStore) -> None:
+        async_limiter = AsyncLimiter(limit, store=store)
         await async_limiter.acquire("b")
         with pytest.raises(asyncio.CancelledError):
             await async_limiter.acquire("b")
         await asyncio.sleep(0)
+        if isinstance(store, AsyncMemoryStore):
+            await store.line.settle()
         assert (await async_limiter.peek("b", 0)).reset_after <= 1.0
 
-    asyncio.run(cancelled())
+    asyncio.run(cancelled(MemoryStore(100, clock=clock)))
+    asyncio.run(cancelled(AsyncMemoryStore(MemoryStore(100, clock=clock))))
 
 
 def test_peek_charges_nothing(store: TableStore) -> None:
@@ -199,9 +203,9 @@ def test_a_limiter_without_a_real_limit_is_an_error(limits: tuple[Any, ...], err
         Limiter(*limits)
 
 
-def test_the_async_limiter_has_the_same_verbs(store: TableStore, clock: ManualClock) -> None:
+def test_the_async_limiter_has_the_same_verbs(either_store: MemoryStore | AsyncMemoryStore) -> None:
     async def use() -> None:
-        limiter = AsyncLimiter(TokenBucket(2, 1), store=store)
+        limiter = AsyncLimiter(TokenBucket(2, 1), store=either_store)
         assert (await limiter.try_acquire("a")).remaining == 1
         assert await limiter.try_acquire_many(["a", "a"]) == [True, False]
         decision = await limiter.acquire("a")
@@ -233,6 +237,66 @@ def test_a_decorator_limits_each_call_by_its_arguments(store: TableStore) -> Non
     assert send("bob", "0123456789") == "0123456789"
 
 
+def test_the_async_limiter_decides_alike_on_both_kinds_of_store(store: TableStore, clock: ManualClock) -> None:
+    async def use() -> None:
+        limits = TokenBucket(4, 2), LeakyBucket(20, 4)
+        plain = Limiter(*limits, store=MemoryStore(100, clock=clock))
+        other = AsyncLimiter(*limits, store=AsyncMemoryStore(store))
+        for cost in (1, 2, 0, 3, 9, 1):
+            assert await other.try_acquire("a", cost) == plain.try_acquire("a", cost)
+            assert await other.peek("a", cost) == plain.peek("a", cost)
+        decision, same = await other.acquire("b", 2), plain.acquire("b", 2)
+        assert decision == same
+        await other.refund(decision)
+        plain.refund(same)
+        assert await other.peek("b") == plain.peek("b")
+        await other.reset("a")
+        plain.reset("a")
+        assert await other.peek("a") == plain.peek("a")
+        keys: list[str | bytes] = ["c", "c", "d", "c", "c", "c", "d"]
+        assert await other.try_acquire_many(keys) == plain.try_acquire_many(keys)
+
+    asyncio.run(use())
+
+
+def test_bad_arguments_are_the_same_errors_on_both_kinds_of_store(
+    either_store: MemoryStore | AsyncMemoryStore,
+) -> None:
+    async def use() -> None:
+        limiter = AsyncLimiter(TokenBucket(1, 1), store=either_store)
+        for ask in (limiter.try_acquire, limiter.acquire, limiter.peek, limiter.reset):
+            with pytest.raises(TypeError, match="a key must be str or bytes, not "):
+                await ask(5)  # type: ignore[arg-type]
+        for ask in (limiter.try_acquire, limiter.acquire, limiter.peek):
+            with pytest.raises(ValueError, match="cost must be"):
+                await ask("a", -1)
+        with pytest.raises(TypeError, match="a key must be str or bytes, not "):
+            await limiter.try_acquire_many(["fine", 5])  # type: ignore[list-item]
+        with pytest.raises(TypeError, match="not one key"):
+            await limiter.try_acquire_many("abc")
+        assert (await limiter.peek("fine")).remaining == 1
+
+    asyncio.run(use())
+
+
+def test_a_subclass_of_the_async_limiter_has_a_say_in_every_verb(either_store: MemoryStore | AsyncMemoryStore) -> None:
+    class Counting(AsyncLimiter):
+        asked = 0
+
+        async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
+            self.asked += 1
+            return await super().try_acquire(key, cost)
+
+    limiter = Counting("5/s", store=either_store)
+    assert asyncio.run(limiter.try_acquire("a"))
+    assert limiter.asked == 1
+
+
+def test_a_limiter_that_cannot_await_its_store_says_who_can(store: TableStore) -> None:
+    with pytest.raises(TypeError, match="AsyncMemoryStore must be awaited, which Limiter cannot: use AsyncLimiter"):
+        Limiter("1/s", store=AsyncMemoryStore(store))  # type: ignore[arg-type]
+
+
 def test_a_decorator_on_an_async_function_awaits_the_turn(store: TableStore, clock: ManualClock) -> None:
     async def use(limiter: Limiter | AsyncLimiter) -> None:
         @limiter.limit(key="all")
@@ -245,6 +309,7 @@ def test_a_decorator_on_an_async_function_awaits_the_turn(store: TableStore, clo
 
     asyncio.run(use(Limiter(LeakyBucket(2, 10), store=store)))
     asyncio.run(use(AsyncLimiter(LeakyBucket(2, 10), store=store, name="async")))
+    asyncio.run(use(AsyncLimiter(LeakyBucket(2, 10), store=AsyncMemoryStore(store), name="awaited")))
 
 
 def test_a_block_is_limited_too(store: TableStore) -> None:
@@ -258,6 +323,12 @@ def test_a_block_is_limited_too(store: TableStore) -> None:
     async def use() -> None:
         async with AsyncLimiter(TokenBucket(1, 1), store=store, name="b").limit("job", cost=1):
             pass
+        awaited = AsyncLimiter(TokenBucket(1, 1), store=AsyncMemoryStore(store), name="c")
+        async with awaited.limit("job"):
+            pass
+        with pytest.raises(RateLimitExceeded):
+            async with awaited.limit("job"):
+                pytest.fail("the block must not be entered")
         async with limiter.limit("other job"):
             pass
 

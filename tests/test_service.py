@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from async_memory import AsyncMemoryStore
 from conftest import need
 from servers import ratekeeper_service
 
@@ -218,10 +219,12 @@ class Client:
         self.sent.append(message)
 
 
-def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing() -> None:
+@pytest.mark.parametrize("wrap", [lambda store: store, AsyncMemoryStore], ids=["local", "awaited"])
+def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing(wrap: Any) -> None:
     async def use() -> None:
         store = MemoryStore(100)
-        service = Service(AsyncKeeper(ONE_BY_ONE, store))
+        asked = wrap(store)
+        service = Service(AsyncKeeper(ONE_BY_ONE, asked))
         first = Client(service)
         await first.done
         assert first.sent[0]["status"] == 200
@@ -232,16 +235,19 @@ def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing() -> No
             await client.hang_up()
             assert not client.sent
         await asyncio.sleep(0)
+        if asked is not store:
+            await asked.line.settle()
         [after] = store.decide([Charge.of("one by one/0", "", ONE_BY_ONE.rules[0].limit, 0)], commit=False)
         assert after.debt_ticks < before.debt_ticks
-        assert not store.line._waiters
+        assert not asked.line._order._waiters
 
     asyncio.run(use())
 
 
-def test_no_more_requests_are_held_than_the_service_allows() -> None:
+@pytest.mark.parametrize("wrap", [lambda store: store, AsyncMemoryStore], ids=["local", "awaited"])
+def test_no_more_requests_are_held_than_the_service_allows(wrap: Any) -> None:
     async def use() -> None:
-        service = Service(AsyncKeeper(ONE_BY_ONE, MemoryStore(100)), most_held=2)
+        service = Service(AsyncKeeper(ONE_BY_ONE, wrap(MemoryStore(100))), most_held=2)
         await Client(service).done
         held = [Client(service) for _ in range(2)]
         await asyncio.sleep(0.01)

@@ -1,17 +1,14 @@
-"""Guard: a limiter around a function or a block. It knows a limiter's gate and how it waits, nothing else."""
+"""Guard: a limiter around a function or a block. It knows how a limiter takes a turn, nothing else."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from ratekeeper.decision import Decision
 from ratekeeper.limits import Timeout, checked_cost
-
-if TYPE_CHECKING:
-    from ratekeeper.limiter import _Bound
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,16 +32,23 @@ class Guard:
     A `Limiter` guards functions and async functions, `with` and `async with`; an `AsyncLimiter` only the async ones.
     """
 
-    def __init__(self, limiter: _Bound, key: Key, cost: Cost, timeout: Timeout, asynchronous: bool) -> None:
+    def __init__(
+        self,
+        take_turn_async: Callable[[str | bytes, int, Timeout], Awaitable[Decision]],
+        take_turn: Callable[[str | bytes, int, Timeout], Decision] | None,
+        key: Key,
+        cost: Cost,
+        timeout: Timeout,
+    ) -> None:
         if not isinstance(key, str | bytes) and not callable(key):
             raise TypeError(f"key must be str, bytes, or a function of the arguments that returns one, not {key!r}")
         if not callable(cost):
             checked_cost(cost)
-        self._limiter = limiter
+        self._take_turn_async = take_turn_async
+        self._take_turn = take_turn  # None: it must not block a thread
         self._key = key
         self._cost = cost
         self._timeout = timeout
-        self._asynchronous = asynchronous
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         if not callable(function):
@@ -53,28 +57,27 @@ class Guard:
 
             @wraps(function)
             async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                await self._limiter._take_turn_async(*self._asked(args, kwargs))
+                await self._take_turn_async(*self._asked(args, kwargs))
                 return await function(*args, **kwargs)
 
             return cast("Callable[P, R]", guarded_async)
-        self._refuse_blocking(f"{function!r} is not an async function")
+        take_turn = self._blocking(f"{function!r} is not an async function")
 
         @wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            self._limiter._take_turn(*self._asked(args, kwargs))
+            take_turn(*self._asked(args, kwargs))
             return function(*args, **kwargs)
 
         return guarded
 
     def __enter__(self) -> Decision:
-        self._refuse_blocking("use 'async with'")
-        return self._limiter._take_turn(*self._asked_by_block())
+        return self._blocking("use 'async with'")(*self._asked_by_block())
 
     def __exit__(self, *exception: object) -> None:
         pass
 
     async def __aenter__(self) -> Decision:
-        return await self._limiter._take_turn_async(*self._asked_by_block())
+        return await self._take_turn_async(*self._asked_by_block())
 
     async def __aexit__(self, *exception: object) -> None:
         pass
@@ -89,6 +92,7 @@ class Guard:
             raise TypeError("a block has no arguments: give limit() a key and a cost, not functions")
         return self._key, self._cost, self._timeout
 
-    def _refuse_blocking(self, reason: str) -> None:
-        if self._asynchronous:
+    def _blocking(self, reason: str) -> Callable[[str | bytes, int, Timeout], Decision]:
+        if self._take_turn is None:
             raise TypeError(f"an AsyncLimiter does not block a thread: {reason}")
+        return self._take_turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -9,15 +10,16 @@ from ratekeeper.decision import Charge, Decision, scope_of, together
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.guard import Cost, Guard, Key
 from ratekeeper.limits import AS_MEANT, Limit, Timeout, parse_limit, wait_ticks
-from ratekeeper.stores.base import Gate, Store
+from ratekeeper.stores.awaited import awaited
+from ratekeeper.stores.base import AsyncGate, AsyncStore, AwaitedStore, Gate, Store, local, must_be_awaited
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.turns import take_turn, take_turn_async
 
 
-class _Bound:
-    """Limits bound to a store under a name: what both limiters are made of."""
+class _Named:
+    """Limits under a name: what both limiters are made of."""
 
-    def __init__(self, *limits: Limit | str, store: Store | None = None, name: str | None = None) -> None:
+    def __init__(self, limits: tuple[Limit | str, ...], name: str | None) -> None:
         if not limits:
             raise ValueError("a limiter needs at least one limit, such as TokenBucket(20, 5) or '100/minute'")
         self.limits = tuple(parse_limit(limit) if isinstance(limit, str) else limit for limit in limits)
@@ -25,48 +27,27 @@ class _Bound:
             if not isinstance(limit, Limit):
                 raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or text, not {limit!r}")
         self.name = " and ".join(map(str, self.limits)) if name is None else name
-        self.store: Store = MemoryStore() if store is None else store
         self._scopes = tuple(scope_of(self.name, place) for place in range(len(self.limits)))
         self._charges = partial(_charges, self._scopes, self.limits)
-        # What waits must not refer to this limiter, which refers to the gate: a cycle would keep a dropped table alive.
-        self._wait = partial(_wait, self.store, self._charges)
-        self._gate: Gate = self.store.bind(self._scopes, self.limits, self._wait)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.limits))}, name={self.name!r})"
 
-    def _peek(self, key: str | bytes, cost: int) -> Decision:
-        return together(self.store.decide(self._charges(key, cost), commit=False))
-
-    def _refund(self, decision: Decision, cost: int | None) -> None:
+    def _to_give_back(self, decision: Decision, cost: int | None) -> list[Charge]:
+        """Return the charges that a refund gives back, and note that they are given."""
         if decision.limit not in self.limits:
             raise ValueError(f"this decision was made for another limiter: {decision.limit} is not among {self.limits}")
         if decision._refunded < 0:
-            return  # nothing was charged
+            return []  # nothing was charged
         left = decision.cost - decision._refunded
         given = left if cost is None else cost
         if not 0 <= given <= left:
             raise ValueError(f"cost must be from 0 to the {left} not yet given back of {decision.cost}, not {cost!r}")
         object.__setattr__(decision, "_refunded", decision._refunded + given)
-        tokens = [charge for charge in self._charges(decision.key, given) if not charge.limit.queues]
-        self.store.line.refund(tokens, decision.at_ticks)
-
-    def _reset(self, key: str | bytes) -> None:
-        for scope in self._scopes:
-            self.store.reset(scope, key)
-
-    def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
-        decision = self._gate.reserve(key, cost, 0)
-        return decision if decision.allowed else self._wait(key, cost, timeout)
-
-    async def _take_turn_async(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
-        decision = self._gate.reserve(key, cost, 0)
-        if decision.allowed:
-            return decision
-        return _admitted(await take_turn_async(self.store, self._charges(key, cost, timeout)))
+        return [charge for charge in self._charges(decision.key, given) if not charge.limit.queues]
 
 
-class Limiter(_Bound):
+class Limiter(_Named):
     """Say for each key whether a request may go ahead, under one or several limits: all are charged, or none.
 
     `limits` are `TokenBucket`s, `LeakyBucket`s or texts for `parse_limit`. `store` is where the buckets live: by
@@ -82,7 +63,11 @@ class Limiter(_Bound):
     """
 
     def __init__(self, *limits: Limit | str, store: Store | None = None, name: str | None = None) -> None:
-        super().__init__(*limits, store=store, name=name)
+        super().__init__(limits, name)
+        self.store: Store = MemoryStore() if store is None else local(store, "Limiter")
+        # What waits must not refer to this limiter, which refers to the gate: a cycle would keep a dropped table alive.
+        self._wait = partial(_wait, self.store, self._charges)
+        self._gate: Gate = self.store.bind(self._scopes, self.limits, self._wait)
         for verb in ("try_acquire", "try_acquire_many", "acquire"):
             if getattr(type(self), verb) is getattr(Limiter, verb):  # else a subclass has a say
                 setattr(self, verb, getattr(self._gate, verb))  # no Python code of ours on the hot path
@@ -113,7 +98,7 @@ class Limiter(_Bound):
 
     def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
-        return self._peek(key, cost)
+        return together(self.store.decide(self._charges(key, cost), commit=False))
 
     def refund(self, decision: Decision, cost: int | None = None) -> None:
         """Give back what a decision was charged, or `cost` tokens of it, less what has refilled since.
@@ -126,53 +111,98 @@ class Limiter(_Bound):
         by giving up the wait.) Raises ValueError for more than was charged, or for a decision by a limit that this
         limiter has not.
         """
-        self._refund(decision, cost)
+        tokens = self._to_give_back(decision, cost)
+        if tokens:
+            self.store.line.refund(tokens, decision.at_ticks)
 
     def reset(self, key: str | bytes) -> None:
         """Forget what `key` owes: its buckets are full again."""
-        self._reset(key)
+        for scope in self._scopes:
+            self.store.reset(scope, key)
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for functions, also async ones, that is a context manager too. See `Guard`."""
-        return Guard(self, key, cost, timeout, asynchronous=False)
+        return Guard(self._take_turn_async, self._take_turn, key, cost, timeout)
+
+    def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
+        decision = self._gate.reserve(key, cost, 0)
+        return decision if decision.allowed else self._wait(key, cost, timeout)
+
+    async def _take_turn_async(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
+        decision = self._gate.reserve(key, cost, 0)
+        if decision.allowed:
+            return decision
+        return await _wait_async(awaited(self.store), self._charges, key, cost, timeout)
 
 
-class AsyncLimiter(_Bound):
-    """`Limiter` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on."""
+class AsyncLimiter(_Named):
+    """`Limiter` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on.
+
+    `store` may also be one that must be awaited, such as one on the network.
+    """
+
+    def __init__(self, *limits: Limit | str, store: Store | AsyncStore | None = None, name: str | None = None) -> None:
+        super().__init__(limits, name)
+        self.store: Store | AsyncStore = MemoryStore() if store is None else store
+        self._store = awaited(self.store)
+        self._wait = partial(_wait_async, self._store, self._charges)  # does not refer to this limiter: see Limiter
+        # A store that must be awaited has a gate to await; a local one's verbs are called in a coroutine of our own.
+        # To see which costs some ns; to await a gate for both would cost as much as a decision.
+        self._ask: Callable[..., Decision] | None = None
+        self._ask_many: Callable[..., list[bool]] | None = None
+        self._reserve: Callable[..., Decision] | None = None
+        if must_be_awaited(self.store):
+            self._gate: AsyncGate = self.store.bind(self._scopes, self.limits, self._wait)
+        else:
+            gate = local(self.store, "Limiter").bind(self._scopes, self.limits, _block)
+            self._ask, self._ask_many, self._reserve = gate.try_acquire, gate.try_acquire_many, gate.reserve
 
     async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.try_acquire`."""
-        return self._gate.try_acquire(key, cost)
+        ask = self._ask
+        return ask(key, cost) if ask else await self._gate.try_acquire(key, cost)
 
     async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
-        """As `Limiter.try_acquire_many`."""
-        return self._gate.try_acquire_many(keys, cost)
+        """As `Limiter.try_acquire_many`. A store that must be awaited is asked for all keys at once."""
+        ask_many = self._ask_many
+        return ask_many(keys, cost) if ask_many else await self._gate.try_acquire_many(keys, cost)
 
     async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         """As `Limiter.acquire`. A waiting task that is cancelled gives its place back."""
         if timeout is not None:
             wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
-        # Not by _take_turn_async: another coroutine would cost as much as the decision.
-        decision = self._gate.reserve(key, cost, 0)
+        # Not by _take_turn: another coroutine would cost as much as the decision.
+        reserve = self._reserve
+        if not reserve:
+            return await self._gate.acquire(key, cost, timeout)
+        decision = reserve(key, cost, 0)
         if decision.allowed:
             return decision
-        return _admitted(await take_turn_async(self.store, self._charges(key, cost, timeout)))
+        return await self._wait(key, cost, timeout)
 
     async def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""
-        return self._peek(key, cost)
+        return together(await self._store.decide(self._charges(key, cost), commit=False))
 
     async def refund(self, decision: Decision, cost: int | None = None) -> None:
         """As `Limiter.refund`."""
-        self._refund(decision, cost)
+        tokens = self._to_give_back(decision, cost)
+        if tokens:
+            await self._store.line.refund(tokens, decision.at_ticks)
 
     async def reset(self, key: str | bytes) -> None:
         """As `Limiter.reset`."""
-        self._reset(key)
+        await asyncio.gather(*(self._store.reset(scope, key) for scope in self._scopes))
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""
-        return Guard(self, key, cost, timeout, asynchronous=True)
+        return Guard(self._take_turn, None, key, cost, timeout)
+
+    async def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
+        if not self._reserve:
+            return await self._gate.acquire(key, cost, timeout)
+        decision = self._reserve(key, cost, 0)
+        return decision if decision.allowed else await self._wait(key, cost, timeout)
 
 
 def _charges(
@@ -187,6 +217,16 @@ def _wait(
 ) -> Decision:
     """Wait for the turn, or raise `RateLimitExceeded` at once."""
     return _admitted(take_turn(store, charges(key, cost, timeout)))
+
+
+async def _wait_async(
+    store: AwaitedStore, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
+) -> Decision:
+    return _admitted(await take_turn_async(store, charges(key, cost, timeout)))
+
+
+def _block(*_: object) -> Decision:
+    raise AssertionError("an AsyncLimiter never blocks a thread")
 
 
 def _admitted(decisions: list[Decision]) -> Decision:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 
 from ratekeeper.decision import Charge, Decision, seconds
-from ratekeeper.stores.base import Store
-from ratekeeper.stores.waiting import Waiter
+from ratekeeper.stores.base import AwaitedStore, Store
+from ratekeeper.stores.places import Waiter
 
 
 def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
@@ -24,24 +24,28 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
             store.clock.wait(woken, seconds(left))
             woken.clear()
         store.line.leave(waiter)
-    except BaseException:
-        store.line.give_up(waiter)
+    except BaseException as interrupted:
+        try:
+            store.line.give_up(waiter)
+        except Exception:  # the store's; the caller must see what interrupted it
+            raise interrupted from None
         raise
     return decisions
 
 
-async def take_turn_async(store: Store, charges: Sequence[Charge]) -> list[Decision]:
+async def take_turn_async(store: AwaitedStore, charges: Sequence[Charge]) -> list[Decision]:
     """As `take_turn`, but let the event loop go on. A task that is cancelled gives its place up."""
     loop, woken = asyncio.get_running_loop(), asyncio.Event()
     waiter = Waiter(lambda: wake_task(loop, woken))
     try:
-        decisions = store.line.join(waiter, charges)
+        decisions = await store.line.join(waiter, charges)
         while (left := waiter.leaves_at - store.clock.ticks()) > 0:
             await store.clock.wait_async(woken, seconds(left))
             woken.clear()
-        store.line.leave(waiter)
+        if waiter.places:  # else it never waited
+            await store.line.leave(waiter)
     except BaseException:
-        store.line.give_up(waiter, later=loop.call_soon)  # many may be cancelled together
+        store.line.give_up(waiter)
         raise
     return decisions
 

@@ -12,7 +12,8 @@ from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.limits import wait_ticks
 from ratekeeper.policy.model import PUBLIC, Policy, Rule
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
-from ratekeeper.stores.base import Store
+from ratekeeper.stores.awaited import awaited
+from ratekeeper.stores.base import AsyncStore, Store, local
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.turns import take_turn, take_turn_async
 
@@ -43,48 +44,51 @@ class _Plan(NamedTuple):
 
     def answer(self, decisions: Iterable[Decision]) -> PolicyDecision:
         pairs = zip(self.applied, decisions, strict=True)
-        return PolicyDecision(tuple(RuleDecision(it.rule.name, decision, it.rule.shadow) for it, decision in pairs))
+        rules = tuple(RuleDecision(it.rule.name, decision, it.rule.shadow) for it, decision in pairs)
+        return PolicyDecision(rules, self.missing)
+
+
+class _ExplanationPlan(NamedTuple):
+    """An explanation without its decision for each rule, and the charges of those that apply."""
+
+    explanations: list[RuleExplanation]
+    charges: list[Charge]
+
+    def answer(self, decisions: Iterable[Decision]) -> list[RuleExplanation]:
+        each = iter(decisions)
+        return [it._replace(decision=next(each)) if it.reason is None else it for it in self.explanations]
 
 
 class _Rulebook:
-    """A policy bound to a store: what both keepers are made of."""
+    """A policy turned into charges: what both keepers are made of."""
 
-    def __init__(self, policy: Policy, store: Store | None = None) -> None:
+    def __init__(self, policy: Policy) -> None:
         if not isinstance(policy, Policy):
             raise TypeError(f"a keeper takes a Policy, such as Policy.load('policy.toml'), not {policy!r}")
         self.policy = policy
-        self.store: Store = MemoryStore() if store is None else store
         self._scopes = {rule.name: scope_of(rule.name) for rule in policy.rules}
         self._names = tuple(policy.names())
         self._secret = os.urandom(16)
-
-    def _check(self, attributes: Mapping[str, str], cost: int) -> PolicyDecision:
-        plan = self._plan(attributes, cost)
-        if plan.missing is not None:
-            return PolicyDecision(missing=plan.missing)
-        return plan.answer(self.store.decide(plan.charges))
 
     def _acquire_plan(self, attributes: Mapping[str, str], cost: int, timeout: float | None) -> _Plan:
         """Plan for a caller who waits; raise at once for one that can only be refused."""
         wait_ticks(timeout)
         plan = self._plan(attributes, cost, timeout)
         if plan.missing is not None:
-            raise RateLimitExceeded(PolicyDecision(missing=plan.missing))
+            raise RateLimitExceeded(plan.answer([]))
         return plan
 
-    def _explain(self, attributes: Mapping[str, str], cost: int) -> list[RuleExplanation]:
+    def _explain_plan(self, attributes: Mapping[str, str], cost: int) -> _ExplanationPlan:
         complete = self.policy.complete(attributes)
-        return [self._explain_rule(rule, complete, cost) for rule in self.policy.rules]
-
-    def _explain_rule(self, rule: Rule, attributes: Mapping[str, str], cost: int) -> RuleExplanation:
-        reason = rule.why_not(attributes)
-        if reason is None and _unusable(rule, attributes):
-            verb = "skipped" if rule.missing == "skip" or rule.shadow else "refused"
-            reason = f"{verb}: the request has no {rule.missing_attribute(attributes)}"
-        if reason is not None:
-            return RuleExplanation(rule, reason)
-        [decision] = self.store.decide([self._charge(rule, attributes, cost)], commit=False)
-        return RuleExplanation(rule, None, self._bucket_name(rule, attributes), decision)
+        charges: list[Charge] = []
+        explanations = []
+        for rule in self.policy.rules:
+            reason = _why_not_charged(rule, complete)
+            if reason is None:
+                charges.append(self._charge(rule, complete, cost))
+            bucket = None if reason else self._bucket_name(rule, complete)
+            explanations.append(RuleExplanation(rule, reason, bucket))
+        return _ExplanationPlan(explanations, charges)
 
     def _plan(self, attributes: Mapping[str, str], cost: int, timeout: float | None = None) -> _Plan:
         for name in self._names:
@@ -140,13 +144,18 @@ class Keeper(_Rulebook):
     (True, 9)
     """
 
+    def __init__(self, policy: Policy, store: Store | None = None) -> None:
+        super().__init__(policy)
+        self.store: Store = MemoryStore() if store is None else local(store, "Keeper")
+
     def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
 
         `cost` multiplies each rule's own. Raises `CostError` if an attribute that should be a rule's cost is no number,
         TypeError if one that a rule looks at is no str.
         """
-        return self._check(attributes, cost)
+        plan = self._plan(attributes, cost)
+        return plan.answer(self.store.decide(plan.charges))
 
     def acquire(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> PolicyDecision:
         """Wait for the request's turn, as long as its rules' `max_wait` and `timeout` (seconds) allow.
@@ -159,32 +168,51 @@ class Keeper(_Rulebook):
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """Say of each rule, in the file's order, whether it applies and what it would decide. Charges nothing."""
-        return self._explain(attributes, cost)
+        plan = self._explain_plan(attributes, cost)
+        return plan.answer(self.store.decide(plan.charges, commit=False))
 
 
 class AsyncKeeper(_Rulebook):
-    """`Keeper` for asyncio: the same arguments and verbs, awaited."""
+    """`Keeper` for asyncio: the same arguments and verbs, awaited.
+
+    `store` may also be one that must be awaited, such as one on the network.
+    """
+
+    def __init__(self, policy: Policy, store: Store | AsyncStore | None = None) -> None:
+        super().__init__(policy)
+        self.store: Store | AsyncStore = MemoryStore() if store is None else store
+        self._store = awaited(self.store)
 
     async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.check`."""
-        return self._check(attributes, cost)
+        plan = self._plan(attributes, cost)
+        return plan.answer(await self._store.decide(plan.charges))
 
     async def acquire(
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
     ) -> PolicyDecision:
         """As `Keeper.acquire`. A waiting task that is cancelled gives its place back."""
         plan = self._acquire_plan(attributes, cost, timeout)
-        return _admitted(plan.answer(await take_turn_async(self.store, plan.charges)))
+        return _admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
 
     async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """As `Keeper.explain`."""
-        return self._explain(attributes, cost)
+        plan = self._explain_plan(attributes, cost)
+        return plan.answer(await self._store.decide(plan.charges, commit=False))
 
 
 def _admitted(decision: PolicyDecision) -> PolicyDecision:
     if not decision.allowed:
         raise RateLimitExceeded(decision)
     return decision
+
+
+def _why_not_charged(rule: Rule, attributes: Mapping[str, str]) -> str | None:
+    reason = rule.why_not(attributes)
+    if reason is None and _unusable(rule, attributes):
+        verb = "skipped" if rule.missing == "skip" or rule.shadow else "refused"
+        return f"{verb}: the request has no {rule.missing_attribute(attributes)}"
+    return reason
 
 
 def _unusable(rule: Rule, attributes: Mapping[str, str]) -> bool:

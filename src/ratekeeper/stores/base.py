@@ -1,18 +1,24 @@
 """What a store is: it owns the state of all buckets and the time, and decides the charges of one request, all or
 nothing. A store never learns an algorithm: a charge is three integers (see `gcra`).
+
+A `Store` answers at once, or blocks its thread; an `AsyncStore` is awaited. They differ in nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias, TypeGuard, cast
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, key_bytes, together
-from ratekeeper.limits import Limit, wait_ticks
-from ratekeeper.stores.waiting import Line
+from ratekeeper.limits import AS_MEANT, Limit, Timeout, wait_ticks
+from ratekeeper.stores.async_line import AsyncLine
+from ratekeeper.stores.line import Line
+from ratekeeper.stores.places import Waiter
 
 Wait: TypeAlias = Callable[..., Decision]
+AwaitedWait: TypeAlias = Callable[..., Awaitable[Decision]]
 
 
 class Store(Protocol):
@@ -25,7 +31,7 @@ class Store(Protocol):
         """Decide the charges of one request, and make all of them or none. Returns each one's own decision, in order.
 
         `allowed` of each is what its own bucket says; the request passes if all that are not in shadow allow it.
-        With `commit=False` nothing is written.
+        No charges are no decisions. With `commit=False` nothing is written.
         """
         ...
 
@@ -69,16 +75,81 @@ class Gate(Protocol):
         ...
 
 
-class ChargeGate:
+class TaskLine(Protocol):
+    """A line for tasks: `AsyncLine`, or a local store's `Line` by way of `awaited`."""
+
+    async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]: ...
+    async def leave(self, waiter: Waiter) -> None: ...
+    def give_up(self, waiter: Waiter) -> None: ...
+    async def refund(self, charges: Sequence[Charge], at: int) -> None: ...
+
+
+class AwaitedStore(Protocol):
+    """A store for those who await: an `AsyncStore`, or a local one by way of `awaited`. The verbs are `Store`'s.
+
+    `clock` is read without awaiting, so where the time is another machine's it is a
+    guess: never ahead of the store's own time, and never behind an answer that the store has given.
+    """
+
+    clock: Clock
+
+    @property
+    def line(self) -> TaskLine: ...
+
+    async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]: ...
+    async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None: ...
+    async def reset(self, scope: str, key: str | bytes) -> None: ...
+    async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool: ...
+
+
+class AsyncStore(AwaitedStore, Protocol):
+    """Where buckets live that must be awaited. Implement this, with `AsyncLine` for a line, to make your own."""
+
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
+        """Return the hot path of one limiter: `AsyncChargeGate(self, scopes, limits, wait)`, or a faster one."""
+        ...
+
+
+class AsyncGate(Protocol):
+    """The limits of one limiter bound to one store that is awaited."""
+
+    async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision: ...
+    async def acquire(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision: ...
+    async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]: ...
+
+
+def must_be_awaited(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
+    """Tell the two kinds of store apart: by their lines, as a verb may be anything that can be called."""
+    return isinstance(store.line, AsyncLine)
+
+
+def local(store: Store | AsyncStore, asker: str) -> Store:
+    """Return a store that is not awaited. Raises TypeError for another, naming who could await it."""
+    if must_be_awaited(store):
+        raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: use Async{asker}")
+    return cast("Store", store)
+
+
+class _Charging:
+    """What both gates share: the charges of one limiter."""
+
+    def __init__(self, scopes: tuple[str, ...], limits: tuple[Limit, ...]) -> None:
+        self._bound = tuple(zip(scopes, limits, strict=True))
+
+    def _charges(self, key: str | bytes, cost: int, timeout: Timeout = AS_MEANT) -> list[Charge]:
+        return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in self._bound]
+
+
+class ChargeGate(_Charging):
     """The gate for any store: builds the charges, and lets the most binding decision speak for all."""
 
     def __init__(self, store: Store, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> None:
+        super().__init__(scopes, limits)
         self._store = store
         self._wait = wait
-        self._bound = tuple(zip(scopes, limits, strict=True))
 
     def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
-        return self._decide([Charge.of(scope, key, limit, cost) for scope, limit in self._bound])
+        return _speaking(self._store.decide(self._charges(key, cost)))
 
     def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         wait_ticks(timeout)  # a bad timeout is an error, whether or not it would be needed
@@ -86,16 +157,45 @@ class ChargeGate:
         return decision if decision.allowed else self._wait(key, cost, timeout)
 
     def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
-        return self._decide([Charge.of(scope, key, limit, cost, timeout) for scope, limit in self._bound])
+        return _speaking(self._store.decide(self._charges(key, cost, timeout)))
 
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
-        if isinstance(keys, str | bytes):
-            raise TypeError("keys must be a sequence of keys, not one key")
-        keys = list(keys)
-        for key in keys:
-            key_bytes(key)  # a bad key is an error before any is charged
-        return [self.try_acquire(key, cost).allowed for key in keys]
+        return [self.try_acquire(key, cost).allowed for key in _checked(keys)]
 
-    def _decide(self, charges: list[Charge]) -> Decision:
-        decisions = self._store.decide(charges)
-        return decisions[0] if len(decisions) == 1 else together(decisions)
+
+class AsyncChargeGate(_Charging):
+    """As `ChargeGate`, for any store that is awaited."""
+
+    def __init__(
+        self, store: AsyncStore, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait
+    ) -> None:
+        super().__init__(scopes, limits)
+        self._store = store
+        self._wait = wait
+
+    async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
+        return _speaking(await self._store.decide(self._charges(key, cost)))
+
+    async def acquire(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
+        # Not by a question of its own, as ChargeGate does: that would be one more round trip for who must wait, and
+        # whoever joins the line is given back its charge if it is cancelled on the way.
+        return await self._wait(key, cost, timeout)
+
+    async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
+        """Ask once for each key, in order, all in one turn of the event loop, so that they can travel together."""
+        decisions = await asyncio.gather(*(self.try_acquire(key, cost) for key in _checked(keys)))
+        return [decision.allowed for decision in decisions]
+
+
+def _speaking(decisions: list[Decision]) -> Decision:
+    return decisions[0] if len(decisions) == 1 else together(decisions)
+
+
+def _checked(keys: Sequence[str | bytes]) -> list[str | bytes]:
+    """Return a list of keys. A bad one is an error before any is charged."""
+    if isinstance(keys, str | bytes):
+        raise TypeError("keys must be a sequence of keys, not one key")
+    keys = list(keys)
+    for key in keys:
+        key_bytes(key)
+    return keys

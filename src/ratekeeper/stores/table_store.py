@@ -8,7 +8,7 @@ from ratekeeper import core
 from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Gate, Wait
-from ratekeeper.stores.waiting import Line
+from ratekeeper.stores.line import Line
 
 MAX_KEYS = 1_000_000
 """How many live buckets a table is for, unless told otherwise."""

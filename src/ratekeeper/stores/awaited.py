@@ -1,0 +1,52 @@
+"""A local store for those who await: so that what is written for asyncio is written once, for both kinds of store.
+
+Nothing here ever waits. It knows no limiter and no policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.stores.base import AsyncStore, AwaitedStore, Store, must_be_awaited
+from ratekeeper.stores.line import Answering, Line
+from ratekeeper.stores.places import Waiter
+
+
+def awaited(store: Store | AsyncStore) -> AwaitedStore:
+    """Return a store to be awaited: the same, if it must be."""
+    return store if must_be_awaited(store) else _Awaited(cast("Store", store))
+
+
+class _Awaited(Answering):
+    """A local store as one that is awaited."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._store = store
+        self.clock = store.clock
+        self.line = _AwaitedLine(store.line)
+
+    async def reset(self, scope: str, key: str | bytes) -> None:
+        self._store.reset(scope, key)
+
+
+class _AwaitedLine:
+    """A local store's line, for tasks."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
+        return self._line.join(waiter, charges)
+
+    async def leave(self, waiter: Waiter) -> None:
+        self._line.leave(waiter)
+
+    def give_up(self, waiter: Waiter) -> None:
+        self._line.give_up(waiter, later=asyncio.get_running_loop().call_soon)  # many may be cancelled together
+
+    async def refund(self, charges: Sequence[Charge], at: int) -> None:
+        self._line.refund(charges, at)

@@ -1,0 +1,115 @@
+"""A store that must be awaited, without a network: a local store whose answers take turns of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from ratekeeper.clock import Clock
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.limits import Limit
+from ratekeeper.stores.async_line import AsyncLine
+from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
+from ratekeeper.stores.places import Waiter
+from ratekeeper.stores.table_store import TableStore
+
+T = TypeVar("T")
+
+
+class AsyncMemoryStore:
+    """The event loop goes on before each answer is made, and after. `holds`, by name, make it wait there for longer."""
+
+    def __init__(self, store: TableStore, clock: Clock | None = None) -> None:
+        self.store = store
+        self.clock = clock or store.clock
+        self.line = AsyncLine(self, self.clock)
+        self.asked: Counter[str] = Counter()
+        self.asking = self.most_at_once = 0
+        self.holds: dict[str, asyncio.Event] = {}
+        self.fail_before: set[str] = set()
+        self.fail_after: set[str] = set()
+        self.turns: Callable[[], int] = lambda: 1  # how many turns of the event loop a way takes
+
+    async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
+        return await self._answer("decide", lambda: self.store.decide(charges, commit=commit))
+
+    async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
+        await self._answer("refund", lambda: self.store.refund(charges, at_ticks))
+
+    async def reset(self, scope: str, key: str | bytes) -> None:
+        await self._answer("reset", lambda: self.store.reset(scope, key))
+
+    async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
+        return await self._answer("rewind", lambda: self.store.rewind(scope, key, expected_ticks, tat_ticks))
+
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
+        return AsyncChargeGate(self, scopes, limits, wait)
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self.line._order._waiters)
+
+    async def _answer(self, verb: str, ask: Callable[[], T]) -> T:
+        self.asked[verb] += 1
+        self.asking += 1
+        self.most_at_once = max(self.most_at_once, self.asking)
+        try:
+            await self._on_the_way("before", self.fail_before, verb)
+            answer = ask()
+            await self._on_the_way("after", self.fail_after, verb)
+            return answer
+        finally:
+            self.asking -= 1
+
+    async def _on_the_way(self, place: str, failing: set[str], verb: str) -> None:
+        for _ in range(self.turns()):
+            await asyncio.sleep(0)
+        if place in self.holds:
+            await self.holds[place].wait()
+        if verb in failing:
+            raise OSError("the network is gone")
+
+
+class LateClock:
+    """What is known here of a clock far away: behind it, but never behind an answer that came from there."""
+
+    def __init__(self, clock: Clock, behind: int) -> None:
+        self._clock = clock
+        self.behind = behind
+        self._known = 0
+        self.wait, self.wait_async = clock.wait, clock.wait_async
+
+    def ticks(self) -> int:
+        self._known = max(self._known, self._clock.ticks() - self.behind)
+        return self._known
+
+    def heard(self, ticks: int) -> None:
+        self._known = max(self._known, ticks)
+
+
+class DrivenLine:
+    """An AsyncLine with the verbs of a Line, each run to its end: for tests that drive time by themselves."""
+
+    def __init__(self, store: AsyncMemoryStore, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._line = store.line
+        self._run = run
+
+    def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
+        decisions: list[Decision] = self._run(self._line.join(waiter, charges))
+        return decisions
+
+    def leave(self, waiter: Waiter) -> None:
+        self._run(self._line.leave(waiter))
+
+    def give_up(self, waiter: Waiter, later: object = None) -> None:
+        self._line.give_up(waiter)
+        if later is None:
+            self.settle()
+
+    def settle(self) -> None:
+        self._run(self._line.settle())
+
+    def refund(self, charges: Sequence[Charge], at: int) -> None:
+        self._run(self._line.refund(charges, at))
