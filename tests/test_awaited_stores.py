@@ -127,8 +127,9 @@ async def bustle(limits: tuple[Limit, ...], chance: random.Random) -> list[tuple
         (TokenBucket(3, 10),),
         (TokenBucket(3, 10), LeakyBucket(40, 15)),
         (TokenBucket(4, 10), TokenBucket(6, 4)),
+        (TokenBucket(4, 3), TokenBucket(6, 1), LeakyBucket(30, 5)),
     ],
-    ids=["leaky", "token", "token and leaky", "token and token"],
+    ids=["leaky", "token", "token and leaky", "token and token", "three"],
 )
 @settings(max_examples=300)
 @given(seed=st.integers(0, 2**32))

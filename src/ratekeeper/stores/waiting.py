@@ -196,11 +196,11 @@ class Order:
 
         Beside waiters nothing is given: they would not have their turns sooner for it, and a newcomer would leave with
         them in one burst. For those unknown here the store sees to that, by the debt that a bucket may have: its own,
-        not that of a charge made for later.
+        not that of a charge made for later. And who has moved up since owes less than it was charged.
         """
         for waiter in gone:
             tokens = [
-                place.charge._replace(tolerance=place.charge.limit.full)
+                place.charge._replace(increment=place.tat - place.before, tolerance=place.charge.limit.full)
                 for place in waiter.places
                 if not place.charge.limit.queues and all(one in gone for one in self._waiters[place.bucket])
             ]
