@@ -264,13 +264,17 @@ def test_nobody_moves_past_one_unseen_in_the_middle_of_the_line() -> None:
     assert all(later - earlier >= simulation.limits[0].interval for earlier, later in pairwise(turns))
 
 
-def test_a_refund_moves_nobody_past_one_unseen() -> None:
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead of all", "in the middle"])
+def test_a_refund_moves_nobody_past_one_unseen(ahead: bool) -> None:
     clock = ManualClock(start=1000)
     limiter = Limiter(TokenBucket(1, 1), store=MemoryStore(100, clock=clock))
     taken = limiter.try_acquire("key")
     waiters = [Waiter(wake=lambda: None) for _ in range(3)]
-    limiter.store.line.join(waiters[0], limiter._charges("key", 1, None))
+    if not ahead:
+        limiter.store.line.join(waiters[0], limiter._charges("key", 1, None))
     unseen = limiter._gate.reserve("key", 1, None)
+    if ahead:
+        limiter.store.line.join(waiters[0], limiter._charges("key", 1, None))
     limiter.store.line.join(waiters[1], limiter._charges("key", 1, None))
     limiter.refund(taken)
     limiter.store.line.join(waiters[2], limiter._charges("key", 1, None))

@@ -133,7 +133,7 @@ class Order:
             await self._store.refund(charges, at)
             return
         alike = all(line == lines[0] for line in lines) and all(one.buckets == buckets for one in lines[0])
-        if alike and unbroken(lines[0]):
+        if alike and unbroken(lines[0]) and _nobody_ahead(lines[0][0], now):
             tats = [
                 max(now, place.before - refundable(charge.increment, now - at))
                 for charge, place in zip(charges, lines[0][0].places, strict=True)
@@ -252,6 +252,11 @@ def may_wait(charges: Iterable[Charge]) -> bool:
 def leave_together(charges: Sequence[Charge]) -> bool:
     """Are these several limits on one key, which are charged for when the request leaves?"""
     return len(charges) > 1 and len({key_bytes(charge.key) for charge in charges}) == 1
+
+
+def _nobody_ahead(first: Waiter, now: int) -> bool:
+    """Does nobody unknown wait before the first of a line? What was owed there is then no more than a burst."""
+    return all(place.before - now <= place.charge.limit.full for place in first.places)
 
 
 def _not_begun(line: Sequence[Waiter], now: int, gone: Set[Waiter] = frozenset()) -> Sequence[Waiter]:
