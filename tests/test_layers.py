@@ -22,7 +22,7 @@ LAYERS = [
     {"clock"},
     {"core"},
     {"stores"},
-    {"limiter", "guard", "turns", "leaky_queue"},
+    {"limiter", "guard", "turns", "leaky_queue", "testing"},
     {"policy"},
     {"http"},
     {"service"},

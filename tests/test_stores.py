@@ -1,4 +1,4 @@
-"""What every store promises, and that all of them give the same decisions. Each test runs on each core."""
+"""What the local stores promise beyond `ratekeeper.testing`, and that both cores give the same decisions."""
 
 from __future__ import annotations
 
@@ -17,77 +17,16 @@ from oracles import TokenBucketOracle
 
 from ratekeeper import IMPLEMENTATION, Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.decision import NEVER, Charge
-from ratekeeper.limits import TICKS_PER_SECOND, Limit
+from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.base import ChargeGate, Store
 from ratekeeper.stores.table_store import TableStore
+from ratekeeper.testing import charge
 
 SECOND = TICKS_PER_SECOND
 
 
-def charge(key: str, limit: Limit, cost: int = 1, *, scope: str = "test/0", shadow: bool = False) -> Charge:
-    return Charge.of(scope, key, limit, cost, shadow=shadow)
-
-
 def allowed(store: Store, *charges: Charge) -> list[bool]:
     return [decision.allowed for decision in store.decide(charges)]
-
-
-def test_all_charges_of_a_request_are_made_or_none(store: TableStore) -> None:
-    wide, narrow = TokenBucket(10, 1), TokenBucket(1, 1)
-    assert allowed(store, charge("a", wide), charge("b", narrow)) == [True, True]
-    assert allowed(store, charge("a", wide), charge("b", narrow)) == [True, False]
-    [left] = store.decide([charge("a", wide, 0)], commit=False)
-    assert left.remaining == 9
-
-
-def test_two_charges_of_one_bucket_in_a_request_are_both_counted(store: TableStore) -> None:
-    limit = TokenBucket(3, 1)
-    assert allowed(store, charge("a", limit, 2), charge("a", limit, 2)) == [True, False]
-    assert allowed(store, charge("a", limit, 1), charge("a", limit, 2)) == [True, True]
-
-
-def test_a_shadow_charge_refuses_nothing_and_is_made_only_if_the_request_passes(store: TableStore) -> None:
-    small, large = TokenBucket(1, 1), TokenBucket(2, 1)
-    request = [charge("shadow", small, shadow=True), charge("real", large)]
-    assert [allowed(store, *request) for _ in range(3)] == [[True, True], [False, True], [False, False]]
-    store.reset("test/0", "shadow")
-    assert allowed(store, *request) == [True, False]
-    [untouched] = store.decide([charge("shadow", small)], commit=False)
-    assert untouched.debt_ticks == 0
-
-
-def test_a_refusal_and_a_cost_of_nothing_write_nothing(store: TableStore) -> None:
-    limit = TokenBucket(2, 1)
-    store.decide([charge("a", limit, 3)])
-    store.decide([charge("b", limit, 0)])
-    assert store.stats().live == 0
-    store.decide([charge("a", limit, 2)])
-    before = store.decide([charge("a", limit, 0)])[0].debt_ticks
-    assert allowed(store, charge("a", limit)) == [False]
-    assert store.decide([charge("a", limit, 0)])[0].debt_ticks == before
-
-
-def test_no_charges_are_no_decisions(store: TableStore) -> None:
-    assert store.decide([]) == []
-
-
-def test_a_cost_over_the_capacity_never_passes_and_is_never_queued(store: TableStore) -> None:
-    for limit in (TokenBucket(5, 1), LeakyBucket(4, 1)):
-        gate = store.bind((str(limit),), (limit,), no_waiting)
-        for cost in (6, 10**30):
-            for decision in (gate.try_acquire("a", cost), gate.reserve("a", cost, None)):
-                assert not decision
-                assert decision.never
-                assert decision.retry_after == float("inf")
-                assert decision.remaining == 5
-        assert gate.try_acquire("a", 5)
-
-
-def test_a_str_key_is_its_utf8_bytes_and_any_str_is_a_key(store: TableStore) -> None:
-    limiter = Limiter(TokenBucket(1, 1), store=store)
-    for key in ("alice", "", "zoë", "日本", "\x00", "k" * 10_000, "\ud800", "🙂"):
-        assert limiter.try_acquire(key)
-        assert not limiter.try_acquire(key.encode("utf-8", "surrogatepass"))
 
 
 @pytest.mark.parametrize("key", [None, 5, ("a",), bytearray(b"a")])

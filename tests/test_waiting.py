@@ -497,7 +497,7 @@ def test_fifty_of_a_hundred_cancelled_at_random_leave_no_hole(make: Any, turns: 
         tasks = [asyncio.create_task(wait()) for _ in range(100)]
         for _ in range(turns):
             await asyncio.sleep(0)
-        for task in random.Random(1).sample(tasks[1:], 50):
+        for task in random.Random(1).sample(tasks[30:], 50):  # none whose turn may come before
             task.cancel()
         await settled(store)
         interval = limiter.limits[0].interval

@@ -58,7 +58,7 @@ def hammer(port: int, until: list[bool]) -> list[Answer]:
 def workers_of(master: int) -> list[int]:
     found = []
     for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split():
-        with suppress(FileNotFoundError):  # it is gone by now
+        with suppress(FileNotFoundError, ProcessLookupError):  # it is gone by now
             command = Path(f"/proc/{pid}/cmdline").read_text()
             if command and "resource_tracker" not in command:  # which uvicorn has, and is no worker
                 found.append(int(pid))
@@ -69,7 +69,8 @@ def kill_one(master: int, chance: random.Random) -> None:
     """Kill a worker at a random moment, and wait until another has its place."""
     time.sleep(chance.random() * 0.1)
     worker = chance.choice(workers_of(master))
-    os.kill(worker, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE
     while worker in (workers := workers_of(master)) or len(workers) < WORKERS:
         assert time.monotonic() < deadline, "nobody has its place"

@@ -1,0 +1,275 @@
+"""What every store promises, as tests: the stores of ratekeeper pass them, and so should one of your own.
+
+Derive a class from `StoreConformance` in a test file, and say how to make the store; pytest does the rest:
+
+    class TestMyStore(StoreConformance):
+        def make_store(self, clock):
+            return MyStore(clock=clock)
+
+It knows stores by their protocol only, no test runner, and has no dependency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from random import Random
+from threading import Barrier
+from typing import Any, TypeVar
+
+from ratekeeper.clock import ManualClock
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.limiter import Limiter
+from ratekeeper.limits import AS_MEANT, LeakyBucket, Limit, Timeout, TokenBucket
+from ratekeeper.stores.base import AsyncStore, ChargeGate, Gate, Store, Wait, must_be_awaited
+from ratekeeper.stores.line import Line
+from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.places import Waiter
+
+T = TypeVar("T")
+
+RATES = ("3/s", "7/minute", "80000/s", "999983/hour", "1000/365 days", "2/500ms")
+"""Rates that do not divide a nanosecond, are very high, or very low."""
+
+TRACES, STEPS, THREADS = 10, 60, 8
+
+
+class StoreConformance:
+    """The claims. `make_store` makes an empty store on the clock that it is given, a `Store` or an `AsyncStore`.
+
+    Its buckets must be its own, also when the tests run again: give one on a server a prefix that nobody else has.
+    """
+
+    clock: ManualClock
+    store: Store
+
+    def make_store(self, clock: ManualClock) -> Store | AsyncStore:
+        raise NotImplementedError("say how to make your store")
+
+    def setup_method(self) -> None:
+        self.clock = ManualClock(start=1_000)
+        made = self.make_store(self.clock)
+        self.close = getattr(made, "close", lambda: None)
+        if must_be_awaited(made):
+            blocking = Blocking(made)
+            self.store, self.close = blocking, blocking.close
+        else:
+            self.store = made  # type: ignore[assignment]
+
+    def teardown_method(self) -> None:
+        self.close()
+
+    # ---- one request ----
+
+    def test_a_full_bucket_admits_exactly_its_capacity_at_any_rate(self) -> None:
+        for rate in RATES:
+            limit = TokenBucket(7, rate)
+            assert [self._allowed(charge(rate, limit)) for _ in range(9)] == [[True]] * 7 + [[False]] * 2
+
+    def test_a_refused_request_passes_at_retry_after_and_not_a_tick_before(self) -> None:
+        for rate in RATES:
+            limit = TokenBucket(2, rate)
+            self._allowed(charge(rate, limit, 2))
+            [refused] = self.store.decide([charge(rate, limit)])
+            self.clock.advance_ticks(refused.retry_ticks - 1)
+            assert self._allowed(charge(rate, limit)) == [False]
+            self.clock.advance_ticks(1)
+            assert self._allowed(charge(rate, limit)) == [True]
+
+    def test_all_charges_of_a_request_are_made_or_none(self) -> None:
+        wide, narrow = TokenBucket(10, 1), TokenBucket(1, 1)
+        assert self._allowed(charge("a", wide), charge("b", narrow)) == [True, True]
+        assert self._allowed(charge("a", wide), charge("b", narrow)) == [True, False]
+        assert self._left("a", wide) == 9
+
+    def test_two_charges_of_one_bucket_in_a_request_are_both_counted(self) -> None:
+        limit = TokenBucket(3, 1)
+        assert self._allowed(charge("a", limit, 2), charge("a", limit, 2)) == [True, False]
+        assert self._allowed(charge("a", limit, 1), charge("a", limit, 2)) == [True, True]
+
+    def test_a_shadow_charge_refuses_nothing_and_is_made_only_if_the_request_passes(self) -> None:
+        small, large = TokenBucket(1, 1), TokenBucket(2, 1)
+        request = [charge("shadow", small, shadow=True), charge("real", large)]
+        assert [self._allowed(*request) for _ in range(3)] == [[True, True], [False, True], [False, False]]
+        self.store.reset("test/0", "shadow")
+        assert self._allowed(*request) == [True, False]
+        assert self._left("shadow", small) == 1
+
+    def test_a_refusal_a_look_and_a_cost_of_nothing_write_nothing(self) -> None:
+        limit = TokenBucket(2, 1)
+        for nothing in (charge("a", limit, 3), charge("a", limit, 0)):
+            self.store.decide([nothing])
+        self.store.decide([charge("a", limit)], commit=False)
+        assert self._debt("a", limit) == 0
+        self.store.decide([charge("a", limit, 2)])
+        before = self._debt("a", limit)
+        assert self._allowed(charge("a", limit)) == [False]
+        assert self._debt("a", limit) == before
+
+    def test_no_charges_are_no_decisions(self) -> None:
+        assert self.store.decide([]) == []
+
+    def test_a_cost_over_the_capacity_never_passes_and_is_never_queued(self) -> None:
+        for limit in (TokenBucket(5, 1), LeakyBucket(4, 1)):
+            for cost in (6, 10**30):
+                for timeout in (AS_MEANT, None):
+                    [decision] = self.store.decide([charge("a", limit, cost, timeout, scope=str(limit))])
+                    assert not decision
+                    assert decision.never
+                    assert decision.remaining == 5
+            assert self.store.decide([charge("a", limit, 5, scope=str(limit))])[0]
+
+    def test_a_bucket_is_its_scope_and_the_bytes_of_its_key(self) -> None:
+        limit = TokenBucket(1, 1)
+        for key in ("alice", "", "zoë", "日本", "\x00", "k" * 10_000, "\ud800", "🙂", "{a}", "5:a"):
+            assert self._allowed(charge(key, limit)) == [True]
+            assert self._allowed(charge(key.encode("utf-8", "surrogatepass"), limit)) == [False]
+            assert self._allowed(charge(key, limit, scope="another/0")) == [True]
+
+    # ---- giving back ----
+
+    def test_a_refund_gives_back_what_has_not_refilled_since(self) -> None:
+        limit = TokenBucket(10, 1)
+        [made] = self.store.decide([charge("a", limit, 4)])
+        self.clock.advance(1)
+        self.store.refund([charge("a", limit, 3)], made.at_ticks)
+        assert self._left("a", limit) == 9
+        self.store.refund([charge("nobody", limit, 3)], made.at_ticks)
+        assert self._left("nobody", limit) == 10
+
+    def test_a_refund_gives_nothing_back_while_somebody_waits(self) -> None:
+        limit = TokenBucket(1, 1)
+        [made] = self.store.decide([charge("a", limit)])
+        self.store.decide([charge("a", limit, 1, 60)])
+        self.store.refund([charge("a", limit)], made.at_ticks)
+        assert self._debt("a", limit) == 2 * limit.interval
+
+    def test_a_tat_is_set_back_only_if_it_is_the_expected_one(self) -> None:
+        limit = TokenBucket(5, 1)
+        [made] = self.store.decide([charge("a", limit, 3)])
+        tat = made.at_ticks + made.debt_ticks
+        assert not self.store.rewind("test/0", "a", tat + 1, made.at_ticks)
+        assert not self.store.rewind("test/0", "nobody", tat, made.at_ticks)
+        assert self._left("a", limit) == 2
+        assert self.store.rewind("test/0", "a", tat, tat - limit.interval)
+        assert self._left("a", limit) == 3
+
+    def test_a_reset_fills_its_bucket_and_no_other(self) -> None:
+        limit = TokenBucket(1, 1)
+        self._allowed(charge("a", limit), charge("b", limit))
+        self.store.reset("test/0", "a")
+        assert [self._left(key, limit) for key in "ab"] == [1, 0]
+
+    # ---- over time, and many at once ----
+
+    def test_whole_decisions_are_those_of_the_reference_over_random_traces(self) -> None:
+        for trace in range(TRACES):
+            random = Random(trace)
+            limits = [TokenBucket(5, random.choice(RATES)), TokenBucket(2, "1/s"), LeakyBucket(3, random.choice(RATES))]
+            reference = MemoryStore(1_000, clock=self.clock, implementation="python")
+            for _ in range(STEPS):
+                self._step_alike(reference, trace, limits, random)
+
+    def _step_alike(self, reference: Store, trace: int, limits: Sequence[Limit], random: Random) -> None:
+        self.clock.advance_ticks(random.choice([0, 1, 10**9, random.randrange(10**11)]))
+        charges = [
+            charge(
+                random.choice("ab"), limits[place], random.randrange(4), random.choice([AS_MEANT, 0, 2, None]),
+                scope=f"{trace} {place}", shadow=random.random() < 0.1,
+            )
+            for place in random.choices(range(len(limits)), k=random.choice([1, 1, 2, 3]))
+        ]  # fmt: skip
+        if random.random() < 0.1:
+            for store in (self.store, reference):
+                store.reset(charges[0].scope, charges[0].key)
+        commit = random.random() < 0.8
+        made = self.store.decide(charges, commit=commit)
+        assert made == reference.decide(charges, commit=commit)
+        if random.random() < 0.2:
+            for store in (self.store, reference):
+                store.refund(charges[:1], made[0].at_ticks)
+
+    def test_threads_admit_exactly_the_capacity(self) -> None:
+        if isinstance(self.store, Blocking):
+            return  # it is for tasks
+        limiter, barrier = Limiter(TokenBucket(100, "1/day"), store=self.store), Barrier(THREADS)
+
+        def ask_often(_: int) -> int:
+            barrier.wait()
+            return sum(bool(limiter.try_acquire("hot")) for _ in range(25))
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            assert sum(pool.map(ask_often, range(THREADS))) == 100
+
+    def test_who_waits_leaves_in_order_and_those_behind_who_gives_up_move_up(self) -> None:
+        limiter, line = Limiter(LeakyBucket(10, 2), store=self.store), self.store.line
+        waiters = [Waiter(lambda: None) for _ in range(5)]
+        for waiter in waiters:
+            line.join(waiter, limiter._charges("all", 1, None))
+        turns = [waiter.leaves_at for waiter in waiters]
+        interval = limiter.limits[0].interval
+        assert [later - earlier for earlier, later in pairwise(turns[1:])] == [interval] * 3
+        line.give_up(waiters[2])
+        assert [waiter.leaves_at for waiter in waiters[3:]] == turns[2:4]
+        assert limiter.peek("all").delay_ticks == turns[4] - self.clock.ticks()
+
+    def _allowed(self, *charges: Charge) -> list[bool]:
+        return [decision.allowed for decision in self.store.decide(charges)]
+
+    def _debt(self, key: str, limit: Limit) -> int:
+        return self.store.decide([charge(key, limit, 0)], commit=False)[0].debt_ticks
+
+    def _left(self, key: str, limit: Limit) -> int:
+        return self.store.decide([charge(key, limit, 0)], commit=False)[0].remaining
+
+
+def charge(
+    key: str | bytes,
+    limit: Limit,
+    cost: int = 1,
+    timeout: Timeout = AS_MEANT,
+    *,
+    scope: str = "test/0",
+    shadow: bool = False,
+) -> Charge:
+    """Build a charge for a test."""
+    return Charge.of(scope, key, limit, cost, timeout, shadow)
+
+
+class Blocking:
+    """A store that must be awaited as one that need not be: each verb runs on an event loop of its own to its end."""
+
+    def __init__(self, store: AsyncStore) -> None:
+        self._store = store
+        self._loop = asyncio.new_event_loop()
+        self.clock = store.clock
+        self.line = Line(self, store.clock)
+
+    def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
+        return self._run(self._store.decide(charges, commit=commit))
+
+    def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
+        self._run(self._store.refund(charges, at_ticks))
+
+    def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
+        return self._run(self._store.rewind(scope, key, expected_ticks, tat_ticks))
+
+    def reset(self, scope: str, key: str | bytes) -> None:
+        self._run(self._store.reset(scope, key))
+
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
+        return ChargeGate(self, scopes, limits, wait)
+
+    def close(self) -> None:
+        aclose: Callable[[], Coroutine[Any, Any, None]] | None = getattr(self._store, "aclose", None)
+        if aclose is not None:
+            self._run(aclose())
+        self._loop.close()
+
+    def _run(self, work: Awaitable[T]) -> T:
+        async def awaiting() -> T:
+            return await work
+
+        return self._loop.run_until_complete(awaiting())
