@@ -14,6 +14,7 @@ from ratekeeper.errors import (
     RatekeeperError,
     RateLimitExceeded,
     StoreError,
+    StoreUnavailable,
 )
 from ratekeeper.leaky_queue import LeakyQueue, QueueStats
 from ratekeeper.limiter import AsyncLimiter, Limiter
@@ -22,6 +23,7 @@ from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.redis import AsyncRedisStore, RedisStats, RedisStore
 from ratekeeper.stores.shared import SharedMemoryStore
 from ratekeeper.stores.table_store import StoreStats
 
@@ -31,6 +33,7 @@ __all__ = [
     "IMPLEMENTATION",
     "AsyncKeeper",
     "AsyncLimiter",
+    "AsyncRedisStore",
     "CostError",
     "Decision",
     "Keeper",
@@ -51,10 +54,13 @@ __all__ = [
     "QueueStats",
     "RateLimitExceeded",
     "RatekeeperError",
+    "RedisStats",
+    "RedisStore",
     "RuleDecision",
     "SharedMemoryStore",
     "StoreError",
     "StoreStats",
+    "StoreUnavailable",
     "TokenBucket",
     "parse_limit",
 ]

@@ -55,6 +55,10 @@ class QueueClosed(RatekeeperError):
     """A `LeakyQueue` takes no more items, or has none left and will get none."""
 
 
+class StoreUnavailable(StoreError):
+    """A store does not answer, or not in time. What was asked for may have been done, or not."""
+
+
 class MissingExtraError(RatekeeperError, ImportError):
     """A part was asked for whose optional dependency is not installed."""
 

@@ -1,0 +1,121 @@
+"""AsyncRedisStore: RedisStore for asyncio. Only the sending is here; what is sent, in `plans`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from ratekeeper.clock import Clock
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.stores.redis.batches import Batches
+from ratekeeper.stores.redis.plans import Plan
+from ratekeeper.stores.redis.script import Ask, Reply
+from ratekeeper.stores.redis.shared import RedisStats, Shared
+
+T = TypeVar("T")
+
+
+class AsyncRedisStore:
+    """`RedisStore` for asyncio: the same arguments; a client handed in is one of `redis.asyncio`.
+
+    What tasks ask for in the same turn of the event loop travels in one script call. A task that is cancelled while it
+    waits for a decision may have been charged or not. For one event loop.
+    """
+
+    def __init__(
+        self,
+        where: Any,
+        *,
+        prefix: str = "ratekeeper:",
+        secret: str | bytes | None = None,
+        timeout: float = 0.05,
+        remember_denials: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        self._shared = Shared(
+            where, asynchronous=True, prefix=prefix, secret=secret, timeout=timeout,
+            remember_denials=remember_denials, clock=clock,
+        )  # fmt: skip
+        self._plans = self._shared.plans
+        self._link = self._shared.link
+        self._script = self._shared.script
+        self._faults = self._shared.faults
+        self._batches = Batches(self._call, self._link.clustered)
+        self.clock: Clock = self._shared.clock
+
+    async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
+        """As `RedisStore.decide`."""
+        return await self._run(self._plans.decide(charges, commit))
+
+    async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
+        """As `RedisStore.refund`."""
+        await self._run(self._plans.refund(charges, at_ticks))
+
+    async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
+        """As `RedisStore.rewind`."""
+        return await self._run(self._plans.rewind(scope, key, expected_ticks, tat_ticks))
+
+    async def reset(self, scope: str, key: str | bytes) -> None:
+        """As `RedisStore.reset`."""
+        await self._run(self._plans.reset(scope, key))
+
+    def stats(self) -> RedisStats:
+        """As `RedisStore.stats`."""
+        return self._shared.stats()
+
+    async def close(self) -> None:
+        """Close the connections. A client of the caller's is left open."""
+        client = self._link.opened()
+        if client is not None:
+            await client.aclose()
+
+    async def __aenter__(self) -> AsyncRedisStore:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def _run(self, plan: Plan[T]) -> T:
+        try:
+            asks = next(plan)
+            while True:
+                try:
+                    coming = [self._batches.ask(ask) for ask in asks]
+                    replies = [await reply for reply in coming]
+                except GeneratorExit:  # the event loop is gone
+                    raise
+                except self._faults.known as error:
+                    asks = plan.throw(self._faults.named(error))
+                except BaseException as error:
+                    asks = plan.throw(error)
+                else:
+                    asks = plan.send(replies)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _call(self, asks: list[Ask]) -> list[Reply]:
+        """Call the script once, for requests whose buckets are all in one slot."""
+        arguments = self._shared.arguments(asks)
+        sent = self._shared.local()
+        try:
+            text = await self._execute("EVALSHA", self._script.sha, arguments)
+        except self._faults.no_script:
+            self._shared.script_was_missing()
+            text = await self._execute("EVAL", self._script.text, arguments)
+        return self._shared.read(text, asks, sent)
+
+    async def _execute(self, verb: str, script: str, arguments: list[bytes | int]) -> Any:
+        """As `RedisStore._execute`."""
+        client = self._link.client()
+        if self._link.clustered:
+            await client.initialize()
+            node = client.get_node_from_key(arguments[1])
+            return await client.execute_command(verb, script, *arguments, target_nodes=node)
+        pool = client.connection_pool
+        connection = await pool.get_connection(*self._link.pool_wants)
+        try:
+            await connection.send_command(verb, script, *arguments)
+            return await connection.read_response()
+        finally:
+            await pool.release(connection)

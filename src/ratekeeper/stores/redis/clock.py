@@ -1,0 +1,32 @@
+"""ServerClock: what time it is on the server, as far as is known here. Only waiting uses it; the script reads TIME."""
+
+from __future__ import annotations
+
+import time
+
+from ratekeeper.clock import SystemClock
+from ratekeeper.limits import TICKS_PER_SECOND
+
+
+class ServerClock(SystemClock):
+    """The server's time in its latest reply, and the local time that has passed since.
+
+    It is late by the reply's way back, so who waits by it does not go too early. Before any reply it is this machine's
+    wall clock.
+    """
+
+    def __init__(self) -> None:
+        self._lead: int | None = None
+
+    def local(self) -> int:
+        """Return this machine's monotonic time."""
+        return super().ticks()
+
+    def learn(self, now: int) -> None:
+        """Note the server's time from a reply that has just come."""
+        self._lead = now - super().ticks()
+
+    def ticks(self) -> int:
+        if self._lead is None:
+            return time.time_ns() * (TICKS_PER_SECOND // 1_000_000_000)
+        return super().ticks() + self._lead

@@ -1,0 +1,164 @@
+"""From a URL, or a client of the caller's, to a client. Client libraries are loaded here, when one is used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ratekeeper.errors import MissingExtraError, StoreError
+
+LIBRARIES = ("redis", "valkey")
+"""Client libraries: all that is used here has the same name in both."""
+
+_FORMS = (
+    "redis://host:6379/0, rediss://host:6379/0 (TLS), unix:///path/to.sock, valkey://host:6379/0, "
+    "redis+cluster://host:6379,host2:6379, redis+sentinel://host:26379,host2:26379/service/0"
+)
+_TLS = {"rediss": True, "valkeys": True, "redis": False, "valkey": False}
+_SHOWN_USER = "user:***@"
+
+
+@dataclass(slots=True)
+class Link:
+    """A client, opened when it is first needed, and what has to be known of it."""
+
+    make: Callable[[], Any]
+    library: Any
+    clustered: bool
+    asynchronous: bool
+    owned: bool  # made here, so closed here
+    _client: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def pool_wants(self) -> tuple[str, ...]:
+        """The arguments of a pool's `get_connection`, which used to take a command's name."""
+        return ("EVALSHA",) if self.library.__name__ == "valkey" else ()
+
+    def client(self) -> Any:
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = self.make()
+        return self._client
+
+    def opened(self) -> Any:
+        """Return the client if it has been opened here, to be closed; else None."""
+        return self._client if self.owned else None
+
+
+def link(where: Any, timeout: float, asynchronous: bool) -> Link:
+    """Return the link that a URL or a client says. Raises `StoreError` for a URL that is none."""
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+    return _from_url(where, timeout, asynchronous) if isinstance(where, str) else _from_client(where, asynchronous)
+
+
+def _from_client(client: Any, asynchronous: bool) -> Link:
+    bases = {base.__module__.partition(".")[0] for base in type(client).__mro__}
+    found = next((name for name in LIBRARIES if name in bases), None)
+    if found is None:
+        raise TypeError(f"a Redis store takes a URL, or a client of redis or valkey, not {client!r}")
+    library = import_module(found)
+    awaited = isinstance(client, library.asyncio.Redis | library.asyncio.RedisCluster)
+    if awaited != asynchronous:
+        use, other = ("RedisStore", "AsyncRedisStore")[:: -1 if asynchronous else 1]
+        raise TypeError(f"{type(client).__module__}.{type(client).__name__} is for {other}, not for {use}")
+    clustered = isinstance(client, library.RedisCluster | library.asyncio.RedisCluster)
+    return Link(lambda: client, library, clustered, asynchronous, owned=False)
+
+
+def _from_url(url: str, timeout: float, asynchronous: bool) -> Link:
+    try:
+        parts = urlsplit(url)
+        kind = parts.scheme.partition("+")[2]
+        base = parts.scheme.partition("+")[0]
+        hosts = _hosts(parts, 26379 if kind == "sentinel" else 6379) if base != "unix" else []
+    except ValueError as error:
+        raise _bad_url(url, str(error)) from None
+    if (base not in _TLS and parts.scheme != "unix") or kind not in ("", "cluster", "sentinel"):
+        raise _bad_url(url, f"unknown scheme {parts.scheme!r}")
+    if kind and parts.query:
+        raise _bad_url(url, "only a single server's URL may have options after a '?'")
+    library = _library()
+    near = library.asyncio if asynchronous else library
+    options = _options(library, near, timeout)
+    if kind:
+        options |= {"username": _text(parts.username), "password": _text(parts.password)}
+        options |= {"ssl": True} if _TLS[base] else {}
+    if kind == "cluster":
+        if parts.path.strip("/"):
+            raise _bad_url(url, "a cluster has no databases to choose from")
+        make = _cluster(library, near, hosts, options)
+    elif kind == "sentinel":
+        service, _, db = parts.path.strip("/").partition("/")
+        if not service or not (db or "0").isdigit():
+            raise _bad_url(url, "after the hosts goes the service's name, and then may go a database's number")
+        make = _sentinel(near, hosts, unquote(service), options | {"db": int(db or 0)})
+    else:
+        plain = url if base == "unix" else ("rediss" if _TLS[base] else "redis") + url[len(parts.scheme) :]
+        try:
+            client = near.Redis.from_url(plain, **options)
+        except ValueError as error:
+            raise _bad_url(url, str(error)) from None
+        return Link(lambda: client, library, False, asynchronous, owned=True)
+    return Link(make, library, kind == "cluster", asynchronous, owned=True)
+
+
+def _options(library: Any, near: Any, timeout: float) -> dict[str, Any]:
+    """Return how clients are made here. They never try again: an answer that was lost may be one to a charge made."""
+    retry = import_module(f"{near.__name__}.retry").Retry
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": retry(import_module(f"{library.__name__}.backoff").NoBackoff(), 0),
+    }
+
+
+def _cluster(library: Any, near: Any, hosts: list[tuple[str, int]], options: dict[str, Any]) -> Callable[[], Any]:
+    node = import_module(f"{near.__name__}.cluster").ClusterNode
+    if library.__name__ == "valkey":
+        options |= {"cluster_error_retry_attempts": 0}
+    return lambda: near.RedisCluster(startup_nodes=[node(*host) for host in hosts], **options)
+
+
+def _sentinel(near: Any, hosts: list[tuple[str, int]], service: str, options: dict[str, Any]) -> Callable[[], Any]:
+    return lambda: near.Sentinel(hosts, sentinel_kwargs=_without_login(options)).master_for(service, **options)
+
+
+def _without_login(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options for the sentinels themselves: the login is the server's."""
+    return {name: value for name, value in options.items() if name not in ("username", "password", "db")}
+
+
+def _library() -> Any:
+    for name in LIBRARIES:
+        if find_spec(name) is not None:
+            return import_module(name)
+    raise MissingExtraError("RedisStore", "redis")
+
+
+def _hosts(parts: SplitResult, port: int) -> list[tuple[str, int]]:
+    """Return the hosts of a URL, of which there may be several. Raises ValueError if one is none."""
+    hosts = []
+    for text in parts.netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{text}")
+        if not one.hostname:
+            raise ValueError("it names no host")
+        hosts.append((one.hostname, port if one.port is None else one.port))
+    return hosts
+
+
+def _text(part: str | None) -> str | None:
+    return None if part is None else unquote(part)
+
+
+def _bad_url(url: str, reason: str) -> StoreError:
+    before, at, after = url.rpartition("@")  # what is before it is secret
+    shown = f"{before.partition('://')[0]}://{_SHOWN_USER}{after}" if at else url
+    return StoreError(f"{shown!r} is no URL of a Redis store: {reason}. Write one of {_FORMS}")

@@ -1,0 +1,74 @@
+"""From what the script saw to decisions: the same rule on the same exact integers. Knows no script and no server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ratekeeper.decision import NEVER, Charge, Decision
+from ratekeeper.gcra import decide
+from ratekeeper.limits import Limit
+
+
+class _Draft(Decision):
+    """A decision that is being made. To set a frozen class's fields takes four times as long."""
+
+    __slots__ = (
+        "_refunded", "allowed", "at_ticks", "cost", "debt_ticks", "delay_ticks", "key", "limit", "retry_ticks",
+    )  # fmt: skip
+
+    def __init__(
+        self, allowed: bool, limit: Limit, key: str | bytes, cost: int, debt: int, delay: int, retry_after: int, at: int
+    ) -> None:
+        self.allowed = allowed
+        self.limit = limit
+        self.key = key
+        self.cost = cost
+        self.debt_ticks = debt
+        self.delay_ticks = delay
+        self.retry_ticks = retry_after
+        self.at_ticks = at
+        self._refunded = -1
+
+
+class ServerDecision(_Draft):
+    """A decision made on what a server said."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a decision cannot be changed: {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a decision cannot be changed: {name}")
+
+
+def decisions_on(charges: Sequence[Charge], debts: Sequence[int], now: int, commit: bool) -> list[Decision]:
+    """Return the decisions on charges whose buckets owed `debts` before them; made if all pass and `commit`."""
+    if len(charges) == 1:
+        return [_decision(charges[0], debts[0], now, commit)]
+    decisions = [_decision(charge, debt, now, commit) for charge, debt in zip(charges, debts, strict=True)]
+    if commit and not passes(charges, decisions):
+        return [_decision(charge, debt, now, False) for charge, debt in zip(charges, debts, strict=True)]
+    return decisions
+
+
+def _decision(charge: Charge, debt: int, now: int, made: bool) -> Decision:
+    """Return one charge's decision; `made`: it is made if it is allowed."""
+    _, key, limit, cost, increment, tolerance, bound, _ = charge
+    allowed, _, ahead, delay, retry_after = decide(now + debt, now, increment, tolerance, bound)
+    if cost > limit.max_cost:
+        allowed, delay, retry_after = False, NEVER, NEVER
+    charged = bool(made and allowed and increment)
+    decision = _Draft(allowed, limit, key, cost, ahead if charged else debt, delay, retry_after, now)
+    if charged:
+        decision._refunded = 0
+    decision.__class__ = ServerDecision
+    return decision
+
+
+def passes(charges: Sequence[Charge], decisions: Sequence[Decision]) -> bool:
+    """Does the request go ahead: do all charges that are not in shadow allow it?"""
+    if len(charges) == 1:
+        return decisions[0].allowed or charges[0].shadow
+    return all(decision.allowed or charge.shadow for charge, decision in zip(charges, decisions, strict=True))

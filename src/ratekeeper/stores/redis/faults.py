@@ -1,0 +1,37 @@
+"""What an error of a client library means: the server does not answer, or something is wrong that must be mended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratekeeper.errors import StoreError, StoreUnavailable
+
+_PASSING = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "OOM", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
+"""How a server says that it cannot answer now, but may soon."""
+
+
+class Faults:
+    """Tells the errors of one client library (redis or valkey) apart."""
+
+    def __init__(self, library: Any) -> None:
+        errors = library.exceptions
+        self.no_script: type[Exception] = errors.NoScriptError
+        cluster = tuple(
+            getattr(errors, name)
+            for name in ("RedisClusterException", "ValkeyClusterException")
+            if hasattr(errors, name)
+        )
+        self.known: tuple[type[Exception], ...] = (library.RedisError, OSError, *cluster)
+        self._lasting = (errors.AuthenticationError, errors.AuthorizationError)
+        self._passing = (
+            errors.ConnectionError, errors.TimeoutError, errors.ReadOnlyError, errors.OutOfMemoryError,
+            errors.TryAgainError, errors.ClusterError, errors.ClusterDownError, OSError, *cluster,
+        )  # fmt: skip
+
+    def named(self, error: Exception) -> StoreError:
+        """Return the error that the caller gets for one of `known`."""
+        text = f"{type(error).__name__}: {error}"
+        passing = isinstance(error, self._passing) or str(error).startswith(_PASSING)
+        if passing and not isinstance(error, self._lasting):
+            return StoreUnavailable(f"the Redis store does not answer: {text}")
+        return StoreError(f"the Redis store cannot be used: {text}")

@@ -1,0 +1,169 @@
+-- The rule on the server: gcra.py in Lua, the same names, the same order. Knows buckets by name; no key, no limit.
+--
+-- KEYS      the buckets of all charges, in order
+-- ARGV[1]   packed by script.py: the clock, then requests, each a kind and its charges; a charge is two times
+-- returns   text: the time now, and then a pair for each charge (see script.py)
+--
+-- Numbers here are doubles, which are exact only up to 2^53, and a time in ticks is longer. So a time is a pair, seconds
+-- and ticks (1/16 ns) within the second: each is exact, and so is all arithmetic below. It is never put into one number.
+--
+-- A bucket is one string: its TAT, and the second in which that was written. No string is a full bucket: each goes by
+-- itself when its bucket is full (PX), rounded up, so never before. PX and TIME read the same clock.
+--
+-- When the clock has stepped back. A TAT from before the step would be too far ahead by as much, and lock everybody out
+-- for as long. So a bucket that was written in a second that has not come yet is moved: it owes what it owed at the
+-- start of that second, which is what it owed when it was written and up to a second more. Time only ever passes, so by
+-- now it owes no more than that: nothing is minted, and nobody waits longer than the debt there was, and that second.
+-- The move is written, also by a refusal, or else the debt would stand still until the clock has caught up. Steps back
+-- within a second are left alone: what is owed grows by the step, less than a second. A step forward is time passed to
+-- whoever reads the clock: it lets through what would refill in it, a full bucket at most, as with any wall clock.
+-- Example: full again at 1030, written in second 1000, and the clock now says 400.25: full again at 430.25.
+
+local TICKS = 16000000000 -- a second
+local DECIDE, PEEK, REFUND, REWIND, RESET = 0, 1, 2, 3, 4
+
+local call, take = redis.call, struct.unpack
+local packed, at = ARGV[1], 1
+local now_s, now_t, spare
+now_s, now_t, at = take('<dd', packed, at)
+if now_s < 0 then
+    local time = call('TIME')
+    now_s, now_t, spare = tonumber(time[1]), time[2] * 16000, 1
+else
+    spare = 3600000 -- a test's clock, which may stand still while the server's runs
+end
+
+local function before(a_s, a_t, b_s, b_t)
+    return a_s < b_s or (a_s == b_s and a_t < b_t)
+end
+
+local function plus(a_s, a_t, b_s, b_t)
+    local s, t = a_s + b_s, a_t + b_t
+    if t >= TICKS then return s + 1, t - TICKS end
+    return s, t
+end
+
+local function minus(a_s, a_t, b_s, b_t)
+    local s, t = a_s - b_s, a_t - b_t
+    if t < 0 then return s - 1, t + TICKS end
+    return s, t
+end
+
+local function write(bucket, tat_s, tat_t)
+    if not before(now_s, now_t, tat_s, tat_t) then
+        call('DEL', bucket)
+        return
+    end
+    local left_s, left_t = minus(tat_s, tat_t, now_s, now_t)
+    local ms = left_s * 1000 + math.ceil(left_t / 16000000) + spare
+    call('SET', bucket, struct.pack('<ddd', tat_s, tat_t, now_s), 'PX', ms)
+end
+
+local function read(bucket)
+    local stored = call('GET', bucket)
+    if not stored then return 0, 0 end
+    local tat_s, tat_t, written_s = take('<ddd', stored)
+    if now_s < written_s then -- the clock has stepped back: see above
+        tat_s, tat_t = plus(now_s, now_t, tat_s - written_s, tat_t)
+        write(bucket, tat_s, tat_t)
+    end
+    return tat_s, tat_t
+end
+
+local function decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
+    local start_s, start_t = tat_s, tat_t
+    if before(tat_s, tat_t, now_s, now_t) then start_s, start_t = now_s, now_t end
+    local new_tat_s, new_tat_t = plus(start_s, start_t, increment_s, increment_t)
+    local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
+    local allowed = not before(bound_s, bound_t, ahead_s, ahead_t)
+    local debt_s, debt_t = minus(start_s, start_t, now_s, now_t)
+    return allowed, new_tat_s, new_tat_t, debt_s, debt_t
+end
+
+local out = { now_s, now_t }
+local base, count = 0, 0 -- the charges of requests before this one; the charges of this one
+
+-- Decide this request's charges, and make all of them or none. Puts out what each bucket owed before its own.
+local function request(commit)
+    local charges, passes, first = {}, true, #out
+    for i = 1, count do
+        local shadow, increment_s, increment_t, bound_s, bound_t
+        shadow, increment_s, increment_t, bound_s, bound_t, at = take('<Bdddd', packed, at)
+        local bucket = KEYS[base + i]
+        local tat_s, tat_t = read(bucket)
+        local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
+            decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
+        out[first + 2 * i - 1], out[first + 2 * i] = debt_s, debt_t
+        passes = passes and (allowed or shadow == 1)
+        local writes = allowed and (increment_s > 0 or increment_t > 0)
+        if count == 1 then
+            if commit and writes then write(bucket, new_tat_s, new_tat_t) end
+            return
+        end
+        charges[i] = { bucket, shadow, increment_s, increment_t, bound_s, bound_t }
+    end
+    if not (commit and passes) then return end
+    -- Each fits. Two of one bucket may yet not fit together: run the rule in order before anything is written.
+    local planned, seen = {}, {}
+    for i, charge in ipairs(charges) do
+        local bucket, shadow, increment_s, increment_t, bound_s, bound_t = unpack(charge)
+        local plan = planned[bucket]
+        local tat_s, tat_t
+        if plan then tat_s, tat_t = plan[1], plan[2] else tat_s, tat_t = read(bucket) end
+        local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
+            decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
+        if not allowed and shadow == 0 then
+            out[first + 2 * i - 1], out[first + 2 * i] = debt_s, debt_t
+            return
+        end
+        seen[2 * i - 1], seen[2 * i] = debt_s, debt_t
+        if allowed and (increment_s > 0 or increment_t > 0) then planned[bucket] = { new_tat_s, new_tat_t } end
+    end
+    for i, owed in ipairs(seen) do out[first + i] = owed end
+    for bucket, plan in pairs(planned) do write(bucket, plan[1], plan[2]) end
+end
+
+-- Give back what may still be given back: nothing while the debt is over the tolerance, for then somebody waits.
+local function refund(bucket, increment_s, increment_t, tolerance_s, tolerance_t, elapsed_s, elapsed_t)
+    local tat_s, tat_t = read(bucket)
+    local debt_s, debt_t = minus(tat_s, tat_t, now_s, now_t)
+    if before(tolerance_s, tolerance_t, debt_s, debt_t) or before(increment_s, increment_t, elapsed_s, elapsed_t) then
+        return
+    end
+    local given_s, given_t = minus(increment_s, increment_t, elapsed_s, elapsed_t)
+    if before(now_s, now_t, tat_s, tat_t) then write(bucket, minus(tat_s, tat_t, given_s, given_t)) end
+end
+
+-- Set a TAT back if it is still the expected one. Puts out whether it was.
+local function rewind(bucket, expected_s, expected_t, to_s, to_t)
+    local tat_s, tat_t = read(bucket)
+    if tat_s ~= expected_s or tat_t ~= expected_t or (tat_s == 0 and tat_t == 0) then return 0 end
+    write(bucket, to_s, to_t)
+    return 1
+end
+
+local kind
+while at <= #packed do
+    kind, count, at = take('<BH', packed, at)
+    if kind == DECIDE or kind == PEEK then
+        request(kind == DECIDE)
+    elseif kind == REFUND then
+        local made_s, made_t, increment_s, increment_t, tolerance_s, tolerance_t
+        made_s, made_t, at = take('<dd', packed, at)
+        local elapsed_s, elapsed_t = minus(now_s, now_t, made_s, made_t)
+        if elapsed_s < 0 then elapsed_s, elapsed_t = 0, 0 end
+        for i = 1, count do
+            increment_s, increment_t, tolerance_s, tolerance_t, at = take('<dddd', packed, at)
+            refund(KEYS[base + i], increment_s, increment_t, tolerance_s, tolerance_t, elapsed_s, elapsed_t)
+        end
+    elseif kind == REWIND then
+        local expected_s, expected_t, to_s, to_t
+        expected_s, expected_t, to_s, to_t, at = take('<dddd', packed, at)
+        out[#out + 1] = 0
+        out[#out + 1] = rewind(KEYS[base + 1], expected_s, expected_t, to_s, to_t)
+    elseif kind == RESET then
+        call('DEL', KEYS[base + 1])
+    end
+    base = base + count
+end
+return table.concat(out, ' ')

@@ -1,0 +1,141 @@
+"""RedisStore: buckets that many hosts share, on Redis or Valkey. Only the sending is here; what is sent, in `plans`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from ratekeeper.clock import Clock
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.limits import Limit
+from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.redis.plans import Plan
+from ratekeeper.stores.redis.script import Ask, Reply
+from ratekeeper.stores.redis.shared import RedisStats, Shared
+from ratekeeper.stores.waiting import Line
+
+T = TypeVar("T")
+
+
+class RedisStore:
+    """Keep buckets on a Redis or Valkey server, or on a cluster, for all processes that use the same limits.
+
+    `where` is a URL (redis://, rediss://, unix://, valkey://, redis+cluster://, redis+sentinel://) or a client of your
+    own. The time is the server's. A decision is one round trip, for all limits of a request together. On a cluster,
+    limits whose keys differ may take several (see docs/fleet.md).
+
+    prefix            begins each bucket's name, and belongs to its identity. Names hold no key, only digests
+    secret            keys the digests; the same in all processes
+    timeout           seconds until a connection or an answer is given up, by default 50 ms. Nothing is tried twice: an
+                      answer that is lost may be one to a charge that was made. Give a client of your own no retries
+    remember_denials  answer who asks again too early from memory, for a second at most, without a round trip. What
+                      other processes refund or reset is then seen so much later
+    clock             for tests: the time, in place of the server's
+
+    Thread-safe; a forked child makes its own connections. Raises `StoreUnavailable` if the server does not answer in
+    time, `StoreError` for a URL that is none or a server that will not do.
+    """
+
+    def __init__(
+        self,
+        where: Any,
+        *,
+        prefix: str = "ratekeeper:",
+        secret: str | bytes | None = None,
+        timeout: float = 0.05,
+        remember_denials: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        self._shared = Shared(
+            where, asynchronous=False, prefix=prefix, secret=secret, timeout=timeout,
+            remember_denials=remember_denials, clock=clock,
+        )  # fmt: skip
+        self._plans = self._shared.plans
+        self._link = self._shared.link
+        self._script = self._shared.script
+        self._faults = self._shared.faults
+        self.clock: Clock = self._shared.clock
+        self.line = Line(self, self.clock)
+
+    def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
+        """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""
+        return self._run(self._plans.decide(charges, commit))
+
+    def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
+        """Give back charges that were made at `at_ticks`. See `Store.refund`."""
+        self._run(self._plans.refund(charges, at_ticks))
+
+    def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
+        """Set a bucket's TAT back, if it is still `expected_ticks`. See `Store.rewind`."""
+        return self._run(self._plans.rewind(scope, key, expected_ticks, tat_ticks))
+
+    def reset(self, scope: str, key: str | bytes) -> None:
+        """Forget a bucket: it is full again."""
+        self._run(self._plans.reset(scope, key))
+
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
+        """Return the hot path of one limiter."""
+        return ChargeGate(self, scopes, limits, wait)
+
+    def stats(self) -> RedisStats:
+        """Count what this store has done, in this process."""
+        return self._shared.stats()
+
+    def close(self) -> None:
+        """Close the connections. A client of the caller's is left open."""
+        client = self._link.opened()
+        if client is not None:
+            client.close()
+
+    def __enter__(self) -> RedisStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _run(self, plan: Plan[T]) -> T:
+        try:
+            asks = next(plan)
+            while True:
+                try:
+                    replies = self._send(asks)
+                except BaseException as error:
+                    asks = plan.throw(error)
+                else:
+                    asks = plan.send(replies)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _send(self, asks: list[Ask]) -> list[Reply]:
+        try:
+            if self._link.clustered:
+                return [self._call([ask])[0] for ask in asks]
+            return self._call(asks)
+        except self._faults.known as error:
+            raise self._faults.named(error) from error
+
+    def _call(self, asks: list[Ask]) -> list[Reply]:
+        """Call the script once, for requests whose buckets are all in one slot."""
+        arguments = self._shared.arguments(asks)
+        sent = self._shared.local()
+        try:
+            text = self._execute("EVALSHA", self._script.sha, arguments)
+        except self._faults.no_script:
+            self._shared.script_was_missing()
+            text = self._execute("EVAL", self._script.text, arguments)  # which also keeps it
+        return self._shared.read(text, asks, sent)
+
+    def _execute(self, verb: str, script: str, arguments: list[bytes | int]) -> Any:
+        """Send a command once, and return its answer. A client's own way to send tries again after an error."""
+        client = self._link.client()
+        if self._link.clustered:
+            node = client.get_node_from_key(arguments[1])  # one that is named is asked once
+            return client.execute_command(verb, script, *arguments, target_nodes=node)
+        pool = client.connection_pool
+        connection = pool.get_connection(*self._link.pool_wants)
+        try:
+            connection.send_command(verb, script, *arguments)
+            return connection.read_response()
+        finally:
+            pool.release(connection)
