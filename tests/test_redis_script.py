@@ -147,14 +147,14 @@ def passing(charges: list[Charge], decisions: list[Decision]) -> bool:
 @pytest.mark.parametrize("spread", [False, True], ids=["one key a request", "several keys a request"])
 def test_the_script_decides_as_the_python_table_does(url: str, loop: Any, spread: bool) -> None:
     clock = ManualClock(WALL)
-    stores = [
+    stores: list[Any] = [
         RedisStore(url, prefix="sync:", clock=clock, remember_denials=False, timeout=5),
         AsyncRedisStore(url, prefix="async:", clock=clock, remember_denials=False, timeout=5),
         RedisStore(url, prefix="remembering:", clock=clock, timeout=5),
     ]
     try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            lambda: StoresDecideAlike(stores, loop, clock, spread),
+        run_state_machine_as_test(
+            lambda: StoresDecideAlike(stores, loop, clock, spread),  # type: ignore[arg-type,return-value]
             settings=settings(
                 max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
             ),
@@ -163,6 +163,37 @@ def test_the_script_decides_as_the_python_table_does(url: str, loop: Any, spread
         stores[0].close()
         loop.run_until_complete(stores[1].close())
         stores[2].close()
+
+
+@pytest.fixture
+def twins(one_server: str) -> Iterator[tuple[MemoryStore, RedisStore, ManualClock]]:
+    clock = ManualClock(WALL)
+    reference = MemoryStore(100, clock=clock, implementation="python")
+    with RedisStore(one_server, prefix=f"{next(fresh)}:", clock=clock, remember_denials=False, timeout=5) as store:
+        yield reference, store, clock
+
+
+def test_of_two_charges_of_one_bucket_the_one_that_fails_alone_is_told_so(twins: Any) -> None:
+    reference, store, _ = twins
+    limit = TokenBucket(5, 1)
+    for costs_ in ((2, 9), (3, 3), (9, 2), (2, 2, 2), (0, 5, 1)):
+        charges = [Charge.of("s", "a", limit, cost) for cost in costs_]
+        assert store.decide(charges) == reference.decide(charges)
+
+
+def test_a_refund_after_a_step_back_gives_no_more_than_was_charged(twins: Any) -> None:
+    reference, store, clock = twins
+    clock.advance_ticks(SECOND - 1)
+    charges = [Charge.of("s", "a", TokenBucket(5, 1), 2)]
+    for each in (reference, store):
+        each.decide(charges)
+        [made] = each.decide(charges)
+    clock.advance_ticks(10 - SECOND)
+    for each in (reference, store):
+        each.refund(charges, made.at_ticks)
+    looked = [each.decide(charges, commit=False) for each in (reference, store)]
+    assert looked[0] == looked[1]
+    assert looked[0][0].debt_ticks > 2 * SECOND
 
 
 @settings(max_examples=30)

@@ -76,37 +76,25 @@ def _from_client(client: Any, asynchronous: bool) -> Link:
 def _from_url(url: str, timeout: float, asynchronous: bool) -> Link:
     try:
         parts = urlsplit(url)
-        kind = parts.scheme.partition("+")[2]
-        base = parts.scheme.partition("+")[0]
-        hosts = _hosts(parts, 26379 if kind == "sentinel" else 6379) if base != "unix" else []
-    except ValueError as error:
-        raise _bad_url(url, str(error)) from None
-    if (base not in _TLS and parts.scheme != "unix") or kind not in ("", "cluster", "sentinel"):
-        raise _bad_url(url, f"unknown scheme {parts.scheme!r}")
-    if kind and parts.query:
-        raise _bad_url(url, "only a single server's URL may have options after a '?'")
-    library = _library()
-    near = library.asyncio if asynchronous else library
-    options = _options(library, near, timeout)
-    if kind:
+        base, _, kind = parts.scheme.partition("+")
+        if (base not in _TLS and parts.scheme != "unix") or kind not in ("", "cluster", "sentinel"):
+            raise ValueError(f"unknown scheme {parts.scheme!r}")
+        library = _library()
+        near = library.asyncio if asynchronous else library
+        options = _options(library, near, timeout)
+        if not kind:
+            if base != "unix":
+                _hosts(parts, 0)
+                url = ("rediss" if _TLS[base] else "redis") + url[len(parts.scheme) :]
+            client = near.Redis.from_url(url, **options)
+            return Link(lambda: client, library, False, asynchronous, owned=True)
+        if parts.query:
+            raise ValueError("only a single server's URL may have options after a '?'")
         options |= {"username": _text(parts.username), "password": _text(parts.password)}
         options |= {"ssl": True} if _TLS[base] else {}
-    if kind == "cluster":
-        if parts.path.strip("/"):
-            raise _bad_url(url, "a cluster has no databases to choose from")
-        make = _cluster(library, near, hosts, options)
-    elif kind == "sentinel":
-        service, _, db = parts.path.strip("/").partition("/")
-        if not service or not (db or "0").isdigit():
-            raise _bad_url(url, "after the hosts goes the service's name, and then may go a database's number")
-        make = _sentinel(near, hosts, unquote(service), options | {"db": int(db or 0)})
-    else:
-        plain = url if base == "unix" else ("rediss" if _TLS[base] else "redis") + url[len(parts.scheme) :]
-        try:
-            client = near.Redis.from_url(plain, **options)
-        except ValueError as error:
-            raise _bad_url(url, str(error)) from None
-        return Link(lambda: client, library, False, asynchronous, owned=True)
+        make = (_cluster if kind == "cluster" else _sentinel)(library, near, parts, options)
+    except ValueError as error:
+        raise _bad_url(url, str(error)) from None
     return Link(make, library, kind == "cluster", asynchronous, owned=True)
 
 
@@ -120,15 +108,26 @@ def _options(library: Any, near: Any, timeout: float) -> dict[str, Any]:
     }
 
 
-def _cluster(library: Any, near: Any, hosts: list[tuple[str, int]], options: dict[str, Any]) -> Callable[[], Any]:
+def _cluster(library: Any, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
+    """Return what makes a cluster's client: the blocking one asks the cluster at once, so it is made when needed."""
+    hosts = _hosts(parts, 6379)
+    if parts.path.strip("/"):
+        raise ValueError("a cluster has no databases to choose from")
     node = import_module(f"{near.__name__}.cluster").ClusterNode
     if library.__name__ == "valkey":
         options |= {"cluster_error_retry_attempts": 0}
     return lambda: near.RedisCluster(startup_nodes=[node(*host) for host in hosts], **options)
 
 
-def _sentinel(near: Any, hosts: list[tuple[str, int]], service: str, options: dict[str, Any]) -> Callable[[], Any]:
-    return lambda: near.Sentinel(hosts, sentinel_kwargs=_without_login(options)).master_for(service, **options)
+def _sentinel(_: Any, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
+    """Return what makes the client of the server that sentinels watch."""
+    hosts = _hosts(parts, 26379)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service or not (db or "0").isdigit():
+        raise ValueError("after the hosts goes the service's name, and then may go a database's number")
+    to_sentinels = _without_login(options)
+    to_server = options | {"db": int(db or 0)}
+    return lambda: near.Sentinel(hosts, sentinel_kwargs=to_sentinels).master_for(unquote(service), **to_server)
 
 
 def _without_login(options: dict[str, Any]) -> dict[str, Any]:

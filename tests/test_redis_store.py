@@ -1,0 +1,548 @@
+"""RedisStore and AsyncRedisStore: scripts that are forgotten, keys that go, names, URLs, clients, clusters, batches."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import valkey
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis_servers import Server, cluster_url, redis_cluster, redis_server, wait_for
+from servers import free_port, program
+from test_stores import (  # noqa: F401  claims about every store, on the `store` below
+    test_a_cost_must_be_a_whole_number_of_zero_or_more,
+    test_a_cost_over_the_capacity_never_passes_and_is_never_queued,
+    test_a_decision_is_immutable_and_a_value,
+    test_a_str_key_is_its_utf8_bytes_and_any_str_is_a_key,
+    test_a_timeout_must_be_zero_or_more,
+    test_all_charges_of_a_request_are_made_or_none,
+    test_another_kind_of_key_is_an_error_that_names_the_kinds,
+    test_many_keys_are_asked_in_order_at_one_instant,
+    test_no_charges_are_no_decisions,
+    test_retry_after_is_never_too_early_also_over_months,
+    test_two_charges_of_one_bucket_in_a_request_are_both_counted,
+)
+
+from ratekeeper import (
+    AsyncRedisStore,
+    Decision,
+    Keeper,
+    LeakyBucket,
+    Limiter,
+    ManualClock,
+    MissingExtraError,
+    Policy,
+    RateLimitExceeded,
+    RedisStore,
+    StoreError,
+    StoreUnavailable,
+    TokenBucket,
+)
+from ratekeeper.decision import Charge
+from ratekeeper.stores.redis.names import BucketNames, tag_of
+
+fresh = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with redis_server("valkey 9") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[list[Server]]:
+    with redis_cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1_800_000_000)
+
+
+@pytest.fixture
+def store(server: Server, clock: ManualClock) -> Iterator[RedisStore]:
+    with RedisStore(server.url, prefix=f"{next(fresh)}:", clock=clock, timeout=5) as opened:
+        yield opened
+
+
+def one(store: Any, key: str | bytes = "a", cost: int = 1, limit: TokenBucket | None = None) -> Decision:
+    decision: Decision = store.decide([Charge.of("test/0", key, limit or TokenBucket(5, 1), cost)])[0]
+    return decision
+
+
+def finish(store: RedisStore, plan: Any, asks: Any) -> list[Decision]:
+    """Drive a plan on from these requests to its end."""
+    while True:
+        try:
+            asks = plan.send(store._send(asks))
+        except StopIteration as stop:
+            answer: list[Decision] = stop.value
+            return answer
+
+
+# ---- the script, and the keys that it leaves ----
+
+
+def test_a_script_that_the_server_forgot_is_sent_again_once(server: Server) -> None:
+    with RedisStore(server.url, prefix=f"{next(fresh)}:", timeout=5) as store:
+        for round_ in range(1, 4):
+            server.ask("SCRIPT", "FLUSH")
+            assert [one(store).allowed, one(store, "b").allowed] == [True, True]
+            assert store.stats().scripts_sent == round_
+        assert one(store, cost=0).remaining == 2
+
+
+def test_a_server_that_restarts_empty_is_used_again() -> None:
+    port = free_port()
+    with redis_server(port=port) as running:
+        store = RedisStore(running.url, timeout=5)
+        assert not one(store, cost=5).remaining
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        one(store)
+    with redis_server(port=port):
+        assert one(store).remaining == 4
+
+
+def test_idle_buckets_leave_no_key_behind_and_live_ones_stay() -> None:
+    with redis_server() as running, RedisStore(running.url, timeout=5) as store:
+        longest = TokenBucket(10, 100)
+        for number in range(50):
+            one(store, str(number), 1 + number % 10, longest)
+        decision = one(store, "long", 10, TokenBucket(10, "10/day"))
+        [name] = [name for name in running.ask("KEYS", "*") if running.ask("PTTL", name) > 1000]
+        assert decision.reset_after * 1000 - 2000 < running.ask("PTTL", name) <= decision.reset_after * 1000 + 2
+        store.reset("test/0", "long")
+        wait_for(lambda: running.ask("DBSIZE") == 0)
+
+
+def test_a_bucket_that_fills_in_less_than_a_millisecond_still_limits(server: Server) -> None:
+    with RedisStore(server.url, timeout=5, prefix=f"{next(fresh)}:") as store:
+        charges = [Charge.of("test/0", "a", TokenBucket(1, 80_000))] * 2
+        assert [decision.allowed for decision in store.decide(charges)] == [True, False]
+        assert one(store, limit=TokenBucket(1, 80_000))
+
+
+def test_what_writes_nothing_writes_nothing(server: Server, store: RedisStore) -> None:
+    one(store, cost=6)
+    one(store, cost=0)
+    store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))], commit=False)
+    store.refund([Charge.of("test/0", "a", TokenBucket(5, 1))], store.clock.ticks())
+    prefix = store._plans._names.name("test/0", "a").split(b"{")[0]
+    assert server.ask("KEYS", prefix + b"*") == []
+
+
+def test_a_refund_of_all_deletes_the_key(server: Server, store: RedisStore) -> None:
+    name = store._plans._names.name("test/0", "a")
+    decision = one(store)
+    assert server.ask("EXISTS", name) == 1
+    store.refund([Charge.of("test/0", "a", TokenBucket(5, 1))], decision.at_ticks)
+    assert server.ask("EXISTS", name) == 0
+
+
+# ---- names ----
+
+
+def test_no_key_is_on_the_server_and_no_braces_choose_a_slot(server: Server, store: RedisStore) -> None:
+    for key in ("alice@example.com", "{x}alice", b"}{alice", "5:alice7:secrets"):
+        one(store, key)
+    for name in server.ask("KEYS", "*"):
+        assert b"alice" not in name
+        assert b"secrets" not in name
+        assert name.count(b"{") == name.count(b"}") == 1
+
+
+def test_names_are_one_to_one_and_tagged_by_the_first_attribute() -> None:
+    names = BucketNames()
+    keys = ["5:alice", "5:alice4:team", "5:alice5:teams", "5:alice-", "5:alicia4:team", "2:éa1:b", "9:short", "1:", ""]
+    made = {names.name(scope, key) for scope in ("a", "b", "a5:alice") for key in keys}
+    assert len(made) == 3 * len(keys)
+    assert tag_of(names.name("a", "5:alice")) == tag_of(names.name("b", "5:alice4:team"))
+    for key in keys:
+        assert names.name("a", key) == names.name("a", key.encode())
+    assert BucketNames(secret="one").name("a", "b") != BucketNames(secret="two").name("a", "b")
+    with pytest.raises(ValueError, match="prefix must be"):
+        BucketNames("{all}")
+
+
+# ---- where it is ----
+
+
+def test_every_kind_of_url_opens_a_store(server: Server, cluster: list[Server], tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    port = server.port
+    with redis_server("valkey 9", "--unixsocket", str(path)):
+        urls = [f"redis://127.0.0.1:{port}", f"valkey://127.0.0.1:{port}/1", f"unix://{path}", cluster_url(cluster)]
+        urls.append(cluster_url(cluster[:1]).replace("redis+", "valkey+"))
+        for url in urls:
+            with RedisStore(url, timeout=5, prefix=f"{next(fresh)}:") as store:
+                assert one(store).remaining == 4
+
+
+def test_a_sentinel_says_where_the_server_is(server: Server, tmp_path: Path) -> None:
+    from redis_servers import PROGRAMS  # noqa: PLC0415
+
+    config, port = tmp_path / "sentinel.conf", free_port()
+    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
+    with program(str(PROGRAMS["valkey 9"]()), config, "--sentinel"):
+        store = RedisStore(f"redis+sentinel://127.0.0.1:{port}/main/0", timeout=5, prefix=f"{next(fresh)}:")
+        wait_for(lambda: _answers(store))
+        assert one(store, "new").remaining == 4
+        store.close()
+
+
+def _answers(store: RedisStore) -> bool:
+    try:
+        return bool(one(store))
+    except StoreUnavailable:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("localhost:6379", "unknown scheme"),
+        ("http://localhost", "unknown scheme 'http'"),
+        ("redis+clutser://localhost", "unknown scheme"),
+        ("redis+cluster://", "no host"),
+        ("redis+cluster://host:port", "Port could not be cast"),
+        ("redis+cluster://host/3", "no databases"),
+        ("redis+sentinel://host:26379", "service's name"),
+        ("redis+sentinel://host:26379/main/x", "number"),
+        ("redis+cluster://host?x=1", "only a single server"),
+        ("redis://user:hunter2@host:port", r"user:\*\*\*@host:port"),
+    ],
+)
+def test_a_bad_url_is_an_error_that_says_what_would_be_right(url: str, reason: str) -> None:
+    with pytest.raises(StoreError, match=reason) as raised:
+        RedisStore(url)
+    assert "redis+sentinel://host:26379,host2:26379/service/0" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_client_of_ones_own_can_be_handed_in(server: Server, cluster: list[Server]) -> None:
+    node: Any = {"host": "127.0.0.1", "port": cluster[0].port}
+    clients: tuple[Any, ...] = (
+        redis.Redis(port=server.port),
+        redis.Redis(port=server.port, decode_responses=True, protocol=3),
+        valkey.Valkey(port=server.port),
+        redis.RedisCluster(**node),
+        valkey.ValkeyCluster(**node),
+    )
+    for client in clients:
+        store = RedisStore(client, prefix=f"{next(fresh)}:")
+        assert one(store).remaining == 4
+        store.close()
+        client.ping()  # and is left open
+        client.close()
+
+
+async def _use_clients(server: Server, cluster: list[Server]) -> None:
+    node: Any = {"host": "127.0.0.1", "port": cluster[0].port}
+    clients: tuple[Any, ...] = (
+        redis.asyncio.Redis(port=server.port),
+        valkey.asyncio.Valkey(port=server.port, decode_responses=True),
+        redis.asyncio.RedisCluster(**node),
+        valkey.asyncio.cluster.ValkeyCluster(**node),
+    )
+    for client in clients:
+        store = AsyncRedisStore(client, prefix=f"{next(fresh)}:")
+        [decision] = await store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))])
+        assert decision.remaining == 4
+        await store.close()
+        await client.ping()
+        await client.aclose()
+
+
+def test_asyncio_clients_too(server: Server, cluster: list[Server]) -> None:
+    asyncio.run(_use_clients(server, cluster))
+
+
+def test_a_client_of_the_wrong_kind_is_an_error(server: Server) -> None:
+    with pytest.raises(TypeError, match=r"is for AsyncRedisStore, not for RedisStore"):
+        RedisStore(redis.asyncio.Redis(port=server.port))
+    with pytest.raises(TypeError, match=r"is for RedisStore, not for AsyncRedisStore"):
+        AsyncRedisStore(redis.Redis(port=server.port))
+    with pytest.raises(TypeError, match="a URL, or a client"):
+        RedisStore(6379)
+    with pytest.raises(ValueError, match="timeout must be more than 0"):
+        RedisStore(server.url, timeout=0)
+
+
+def test_without_a_client_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratekeeper.stores.redis.connect.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ratekeeper\[redis\]'"):
+        RedisStore("redis://localhost")
+
+
+def test_the_valkey_library_will_do_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "ratekeeper.stores.redis.connect.find_spec", lambda name: find(name) if name == "valkey" else None
+    )
+    with RedisStore(server.url.replace("redis:", "valkey:"), prefix=f"{next(fresh)}:", timeout=5) as store:
+        assert store._link.library is valkey
+        assert one(store).remaining == 4
+
+
+# ---- trouble ----
+
+
+def test_a_server_that_hangs_is_given_up_in_time_and_asked_only_once() -> None:
+    with redis_server() as running:
+        own = redis.Redis(port=running.port, socket_timeout=0.05, retry=Retry(NoBackoff(), 3))  # which it is not to do
+        for store in (RedisStore(running.url), RedisStore(own)):
+            one(store, "warm")
+            before = running.calls()
+            running.process.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(StoreUnavailable):
+                    one(store, "hang")
+            finally:
+                running.process.send_signal(signal.SIGCONT)
+            wait_for(lambda before=before: running.calls() > before)  # type: ignore[misc]
+            assert running.calls() == before + 1
+            assert one(store).allowed
+            store.reset("test/0", "hang")
+
+
+def test_a_key_of_another_type_is_loud(server: Server, store: RedisStore) -> None:
+    server.ask("LPUSH", store._plans._names.name("test/0", "a"), "x")
+    with pytest.raises(StoreError, match="WRONGTYPE") as raised:
+        one(store)
+    assert not isinstance(raised.value, StoreUnavailable)
+
+
+def test_a_forked_child_has_connections_of_its_own(server: Server) -> None:
+    with RedisStore(server.url, prefix=f"{next(fresh)}:", timeout=5) as store:
+        limit = TokenBucket(1000, "1000/hour")
+        one(store, limit=limit)
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                try:
+                    for _ in range(100):
+                        one(store, limit=limit)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            children.append(child)
+        for _ in range(100):
+            one(store, limit=limit)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+        assert one(store, cost=0, limit=limit).remaining == 1000 - 301
+
+
+# ---- denials are remembered ----
+
+
+def test_a_refused_caller_costs_no_round_trip_and_is_let_in_on_time(server: Server, clock: ManualClock) -> None:
+    with RedisStore(server.url, prefix=f"{next(fresh)}:", clock=clock, timeout=5) as store:
+        limit = TokenBucket(2, 4)
+        one(store, cost=2, limit=limit)
+        first = one(store, limit=limit)
+        before = server.calls()
+        clock.advance_ticks(first.retry_ticks - 1)
+        again = one(store, limit=limit)
+        assert (again.allowed, again.retry_ticks, again.at_ticks) == (False, 1, clock.ticks())
+        assert server.calls() == before
+        assert store.stats().remembered == 1
+        clock.advance_ticks(1)
+        assert one(store, limit=limit)
+        assert server.calls() == before + 1
+
+
+def test_a_smaller_cost_than_was_refused_is_still_asked(store: RedisStore) -> None:
+    one(store, cost=3)
+    assert not one(store, cost=3)
+    assert one(store, cost=2)
+
+
+def test_ones_own_reset_and_refund_are_seen_at_once_another_s_within_a_second(
+    server: Server, clock: ManualClock
+) -> None:
+    prefix = f"{next(fresh)}:"
+    mine, other = (RedisStore(server.url, prefix=prefix, clock=clock, timeout=5) for _ in range(2))
+    limit = TokenBucket(1, "1/hour")
+    charged = one(mine, limit=limit)
+    for store in (mine, other):
+        assert not one(store, limit=limit)
+    mine.refund([Charge.of("test/0", "a", limit)], charged.at_ticks)
+    assert one(mine, limit=limit)
+    mine.reset("test/0", "a")
+    assert not one(other, limit=limit)
+    clock.advance(1)
+    assert one(other, limit=limit)
+    for store in (mine, other):
+        store.close()
+
+
+def test_what_is_remembered_is_bounded(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratekeeper.stores.redis.denials.MOST", 10)
+    for number in range(35):
+        one(store, str(number), 6)
+    assert store._shared.denials is not None
+    assert len(store._shared.denials._owed) <= 10
+
+
+# ---- a cluster ----
+
+
+def test_all_limits_of_one_key_are_one_call_also_on_a_cluster(cluster: list[Server]) -> None:
+    with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5) as store:
+        limiter = Limiter(TokenBucket(5, 1), TokenBucket(3, 1), LeakyBucket(9, 1), store=store)
+        for key in map(str, range(20)):
+            limiter.try_acquire(key)
+        assert store.stats().calls == store.stats().requests == 20
+
+
+def test_charges_in_several_slots_are_made_or_none(cluster: list[Server]) -> None:
+    with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
+        limit = TokenBucket(10, "1/day")
+        names = [str(number) for number in range(12)]
+        charges = [Charge.of("test/0", name, limit) for name in names] + [Charge.of("test/0", "tight", limit, 10)]
+        assert all(decision.allowed for decision in store.decide(charges))
+        assert [decision.allowed for decision in store.decide(charges)] == [True] * 12 + [False]
+        assert [one(store, name, 0, limit).remaining for name in names] == [9] * 12
+
+
+def test_who_comes_between_two_slots_undoes_the_request_exactly(cluster: list[Server]) -> None:
+    with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
+        limit = TokenBucket(2, "1/day")
+        plan = store._plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
+        charge_a = plan.send(store._send(next(plan)))
+        charge_b = plan.send(store._send(charge_a))
+        assert one(store, "a", 0, limit).remaining == 1
+        one(store, "b", 2, limit)
+        asks = plan.send(store._send(charge_b))
+        assert [decision.allowed for decision in finish(store, plan, asks)] == [True, False]
+        assert [decision.debt_ticks for decision in store.decide([Charge.of("test/0", "a", limit, 0)])] == [0]
+
+
+def test_a_node_that_fails_between_two_slots_is_an_error_and_the_others_get_theirs_back(cluster: list[Server]) -> None:
+    with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
+        limit = TokenBucket(2, "1/day")
+        plan = store._plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
+        plan.send(store._send(plan.send(store._send(next(plan)))))
+        asks = plan.throw(StoreUnavailable("lost"))
+        with pytest.raises(StoreUnavailable, match="lost"):
+            finish(store, plan, asks)
+        assert one(store, "a", 0, limit).debt_ticks == 0
+
+
+# ---- all the rest works on it ----
+
+
+def test_limiters_wait_their_turn_on_it(server: Server) -> None:
+    with RedisStore(server.url, prefix=f"{next(fresh)}:", timeout=5) as store:
+        limiter = Limiter(LeakyBucket(9, 100), store=store)
+        left: list[int] = []
+        threads = [threading.Thread(target=lambda: left.append(limiter.acquire("a").delay_ticks)) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(left) == 5
+        with pytest.raises(RateLimitExceeded):
+            Limiter(TokenBucket(1, 1), store=store).acquire("a", cost=2)
+
+
+def test_a_limiter_and_a_keeper_give_back_and_forget(store: RedisStore) -> None:
+    limiter = Limiter(TokenBucket(5, 1), TokenBucket(9, 1), store=store)
+    decision = limiter.try_acquire("a", 4)
+    limiter.refund(decision, 3)
+    assert limiter.peek("a", 0).remaining == 4
+    limiter.reset("a")
+    assert limiter.peek("a", 0).remaining == 5
+    policy = Policy.parse('[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "2/minute"\n')
+    keeper = Keeper(policy, store=store)
+    assert [keeper.check({"user": "alice"}).allowed for _ in range(3)] == [True, True, False]
+
+
+# ---- asyncio: what is asked for together travels together ----
+
+
+async def _ask_together(url: str, server: Server) -> None:
+    async with AsyncRedisStore(url, prefix=f"{next(fresh)}:", timeout=5) as store:
+        limit = TokenBucket(100, 1)
+        await store.decide([Charge.of("s", "warm", limit)])
+        before = server.calls()
+        asked = [store.decide([Charge.of("s", str(number % 7), limit)]) for number in range(100)]
+        answers = await asyncio.gather(*asked)
+        assert all(decision.allowed for [decision] in answers)
+        assert server.calls() == before + 1
+        many = await asyncio.gather(*(store.decide([Charge.of("s", "x", limit)]) for _ in range(300)))
+        assert sum(decision.allowed for [decision] in many) in range(100, 102)  # a second may pass
+        assert server.calls() == before + 4
+
+
+def test_requests_of_one_turn_of_the_event_loop_are_one_call(server: Server) -> None:
+    asyncio.run(_ask_together(server.url, server))
+
+
+async def _cancel_some(url: str) -> None:
+    async with AsyncRedisStore(url, prefix=f"{next(fresh)}:", timeout=5) as store:
+        limit = TokenBucket(100, "1/day")
+        tasks = [asyncio.create_task(store.decide([Charge.of("s", "x", limit)])) for _ in range(10)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()  # before they are sent
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(one, asyncio.CancelledError) for one in done) == 5
+        [left] = await store.decide([Charge.of("s", "x", limit, 0)])
+        assert left.remaining == 95
+
+
+def test_a_task_cancelled_before_it_is_sent_is_not_charged_and_harms_no_other(server: Server) -> None:
+    asyncio.run(_cancel_some(server.url))
+
+
+async def _fail_together(port: int) -> list[Any]:
+    async with AsyncRedisStore(f"redis://127.0.0.1:{port}") as store:
+        asked = [store.decide([Charge.of("s", str(n), TokenBucket(5, 1))]) for n in range(5)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+
+def test_a_server_that_is_gone_is_an_error_for_each_task() -> None:
+    errors = asyncio.run(_fail_together(free_port()))
+    assert [type(error) for error in errors] == [StoreUnavailable] * 5
+
+
+async def _cross_slots(url: str) -> None:
+    async with AsyncRedisStore(url, prefix=f"{next(fresh)}:", timeout=5) as store:
+        limit = TokenBucket(3, "1/day")
+        charges = [[Charge.of("s", f"{who} {n}", limit) for n in range(3)] for who in range(5)]
+        answers = await asyncio.gather(*(store.decide(request) for request in charges * 5))
+        assert sum(all(decision.allowed for decision in answer) for answer in answers) == 15
+
+
+def test_an_event_loop_s_requests_go_to_all_slots_of_a_cluster(cluster: list[Server]) -> None:
+    asyncio.run(_cross_slots(cluster_url(cluster)))
+
+
+async def _hammer(store: AsyncRedisStore, limit: TokenBucket, count: int) -> int:
+    answers = await asyncio.gather(*(store.decide([Charge.of("s", "hot", limit)]) for _ in range(count)))
+    return sum(decision.allowed for [decision] in answers)
+
+
+def test_a_store_serves_one_event_loop_after_another(server: Server) -> None:
+    prefix = f"{next(fresh)}:"
+    for admitted in (40, 10):
+
+        async def use(right: int = admitted) -> None:
+            async with AsyncRedisStore(server.url, prefix=prefix, timeout=5) as store:
+                assert await _hammer(store, TokenBucket(50, "1/day"), 40) == right
+
+        asyncio.run(use())
