@@ -7,17 +7,17 @@
 -- Numbers here are doubles, which are exact only up to 2^53, and a time in ticks is longer. So a time is a pair, seconds
 -- and ticks (1/16 ns) within the second: each is exact, and so is all arithmetic below. It is never put into one number.
 --
--- A bucket is one string: its TAT, and the second in which that was written. No string is a full bucket: each goes by
+-- A bucket is one string: its TAT, and when that was written. No string is a full bucket: each goes by
 -- itself when its bucket is full (PX), rounded up, so never before. PX and TIME read the same clock.
 --
 -- When the clock has stepped back. A TAT from before the step would be too far ahead by as much, and lock everybody out
--- for as long. So a bucket that was written in a second that has not come yet is moved: it owes what it owed at the
--- start of that second, which is what it owed when it was written and up to a second more. Time only ever passes, so by
--- now it owes no more than that: nothing is minted, and nobody waits longer than the debt there was, and that second.
--- The move is written, also by a refusal, or else the debt would stand still until the clock has caught up. Steps back
--- within a second are left alone: what is owed grows by the step, less than a second. A step forward is time passed to
--- whoever reads the clock: it lets through what would refill in it, a full bucket at most, as with any wall clock.
--- Example: full again at 1030, written in second 1000, and the clock now says 400.25: full again at 430.25.
+-- for as long. So a bucket that was written in a second that has not come yet is moved: now it owes what it owed when it
+-- was written. Time has only passed since then, so in truth it owes no more: nothing is minted, and nobody waits longer
+-- than the debt there was. The move is written, also by a refusal: else the debt would stand still until the clock has
+-- caught up. Steps within one second are left alone: what is owed grows by the step, and the next move takes that away,
+-- so it is never more than a second too much. A step forward is time passed to whoever reads the clock: it lets through
+-- what would refill in it, a full bucket at most, as with any wall clock.
+-- Example: full again at 1030, written at 1000, and the clock now says 400.25: full again at 430.25.
 
 local TICKS = 16000000000 -- a second
 local DECIDE, PEEK, REFUND, REWIND, RESET = 0, 1, 2, 3, 4
@@ -56,15 +56,15 @@ local function write(bucket, tat_s, tat_t)
     end
     local left_s, left_t = minus(tat_s, tat_t, now_s, now_t)
     local ms = left_s * 1000 + math.ceil(left_t / 16000000) + spare
-    call('SET', bucket, struct.pack('<ddd', tat_s, tat_t, now_s), 'PX', ms)
+    call('SET', bucket, struct.pack('<dddd', tat_s, tat_t, now_s, now_t), 'PX', ms)
 end
 
 local function read(bucket)
     local stored = call('GET', bucket)
     if not stored then return 0, 0 end
-    local tat_s, tat_t, written_s = take('<ddd', stored)
+    local tat_s, tat_t, written_s, written_t = take('<dddd', stored)
     if now_s < written_s then -- the clock has stepped back: see above
-        tat_s, tat_t = plus(now_s, now_t, tat_s - written_s, tat_t)
+        tat_s, tat_t = plus(now_s, now_t, minus(tat_s, tat_t, written_s, written_t))
         write(bucket, tat_s, tat_t)
     end
     return tat_s, tat_t
