@@ -135,10 +135,6 @@ class StoresDecideAlike(RuleBasedStateMachine):
     def time_goes_on(self, ticks: int) -> None:
         self.clock.advance_ticks(ticks)
 
-    @rule(ticks=st.integers(0, SECOND))
-    def time_steps_back_within_a_second(self, ticks: int) -> None:
-        self.clock.advance_ticks(-min(ticks, self.clock.ticks() % SECOND))
-
 
 def passing(charges: list[Charge], decisions: list[Decision]) -> bool:
     return all(decision.allowed or charge.shadow for charge, decision in zip(charges, decisions, strict=True))
@@ -156,7 +152,7 @@ def test_the_script_decides_as_the_python_table_does(url: str, loop: Any, spread
         run_state_machine_as_test(
             lambda: StoresDecideAlike(stores, loop, clock, spread),  # type: ignore[arg-type]
             settings=settings(
-                max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
             ),
         )
     finally:
