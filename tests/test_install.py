@@ -67,6 +67,8 @@ def test_with_a_compiler_the_c_core_is_there(sdist: Path, environment: Path) -> 
     assert installed.returncode == 0, installed.stderr
     assert run(environment / "python", "-c", USE).stdout == "c 1\n"
     assert "(C core)" in run(environment / "ratekeeper", "--version").stdout
+    script = "from ratekeeper.stores.redis.script import load_script; print(len(load_script().sha))"
+    assert run(environment / "python", "-c", script).stdout == "40\n"
     forced = run(environment / "python", "-c", USE, RATEKEEPER_CORE="python")
     assert forced.stdout == "python 1\n"
 

@@ -7,9 +7,12 @@ import time
 from ratekeeper.clock import SystemClock
 from ratekeeper.limits import TICKS_PER_SECOND
 
+LEARN_EVERY = TICKS_PER_SECOND // 100
+"""Two clocks do not drift apart by anything that counts in so many ticks."""
+
 
 class ServerClock(SystemClock):
-    """The server's time in its latest reply, and the local time that has passed since.
+    """The server's time in a recent reply, and the local time that has passed since.
 
     It is late by the reply's way back, so who waits by it does not go too early. Before any reply it is this machine's
     wall clock.
@@ -17,14 +20,17 @@ class ServerClock(SystemClock):
 
     def __init__(self) -> None:
         self._lead: int | None = None
+        self._learn_at = 0
 
     def local(self) -> int:
         """Return this machine's monotonic time."""
         return super().ticks()
 
-    def learn(self, now: int) -> None:
-        """Note the server's time from a reply that has just come."""
-        self._lead = now - super().ticks()
+    def learn(self, now: int, sent: int) -> None:
+        """Note the server's time from a reply that has just come, to what was sent at the local time `sent`."""
+        if sent >= self._learn_at:
+            self._lead = now - super().ticks()
+            self._learn_at = sent + LEARN_EVERY
 
     def ticks(self) -> int:
         if self._lead is None:

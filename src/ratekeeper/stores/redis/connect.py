@@ -32,13 +32,13 @@ class Link:
     clustered: bool
     asynchronous: bool
     owned: bool  # made here, so closed here
+    pool_wants: tuple[str, ...] = ()  # what a pool's `get_connection` is given: it used to take a command's name
     _client: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def pool_wants(self) -> tuple[str, ...]:
-        """The arguments of a pool's `get_connection`, which used to take a command's name."""
-        return ("EVALSHA",) if self.library.__name__ == "valkey" else ()
+    def __post_init__(self) -> None:
+        if self.library.__name__ == "valkey":
+            self.pool_wants = ("EVALSHA",)
 
     def client(self) -> Any:
         if self._client is None:

@@ -65,7 +65,7 @@ class Plans:
             return (yield from _over_slots(slots, names, charges, commit))
         [reply] = yield [ask_decide(names, charges, commit)]
         decisions = decisions_on(charges, reply.ticks, reply.now, commit)
-        if denials is not None and not passes(charges, decisions):
+        if denials is not None and not (decisions[0].allowed and (len(decisions) == 1 or passes(charges, decisions))):
             denials.remember(names, reply, changes)
         return decisions
 

@@ -62,7 +62,7 @@ class Shared:
         """Read what a script call says, and learn the time from it."""
         replies = read_replies(text, asks, sent)
         if replies:
-            self._server_clock.learn(replies[0].now)
+            self._server_clock.learn(replies[0].now, sent)
         self._calls += 1
         self._requests += len(asks)
         return replies

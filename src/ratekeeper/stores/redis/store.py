@@ -52,6 +52,7 @@ class RedisStore:
         )  # fmt: skip
         self._plans = self._shared.plans
         self._link = self._shared.link
+        self._clustered = self._link.clustered
         self._script = self._shared.script
         self._faults = self._shared.faults
         self.clock: Clock = self._shared.clock
@@ -98,7 +99,9 @@ class RedisStore:
             asks = next(plan)
             while True:
                 try:
-                    replies = self._send(asks)
+                    replies = [self._call([ask])[0] for ask in asks] if self._clustered else self._call(asks)
+                except self._faults.known as error:
+                    asks = plan.throw(self._faults.named(error))
                 except BaseException as error:
                     asks = plan.throw(error)
                 else:
@@ -106,14 +109,6 @@ class RedisStore:
         except StopIteration as stop:
             result: T = stop.value
             return result
-
-    def _send(self, asks: list[Ask]) -> list[Reply]:
-        try:
-            if self._link.clustered:
-                return [self._call([ask])[0] for ask in asks]
-            return self._call(asks)
-        except self._faults.known as error:
-            raise self._faults.named(error) from error
 
     def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
@@ -129,7 +124,7 @@ class RedisStore:
     def _execute(self, verb: str, script: str, arguments: list[bytes | int]) -> Any:
         """Send a command once, and return its answer. A client's own way to send tries again after an error."""
         client = self._link.client()
-        if self._link.clustered:
+        if self._clustered:
             node = client.get_node_from_key(arguments[1])  # one that is named is asked once
             return client.execute_command(verb, script, *arguments, target_nodes=node)
         pool = client.connection_pool

