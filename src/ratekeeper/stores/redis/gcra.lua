@@ -4,7 +4,7 @@
 -- ARGV[1]   packed by script.py: the clock, then requests, each a kind and its charges; a charge is two times
 -- returns   text: the time now, and then a pair for each charge (see script.py)
 --
--- Numbers here are doubles, which are exact only up to 2^53, and a time in ticks is longer. So a time is a pair: seconds,
+-- Numbers here are doubles, which are exact only up to 2^53, and a time in ticks is longer. So a time is two: seconds,
 -- and ticks (1/16 ns) within the second. Each is exact, and so is all arithmetic below. It is never one number.
 --
 -- A bucket is one string: its TAT, and when that was written. No string is a full bucket: each goes by
@@ -12,7 +12,7 @@
 --
 -- When the clock has stepped back. A TAT from before the step would be too far ahead by as much, and lock everybody out
 -- for as long. So a bucket that was written in a second that has not come yet is moved: now it owes what it owed when
--- it was written. Time has only passed since then, so in truth it owes no more: nothing is minted, and nobody waits longer
+-- it was written. Time has only passed since then, so in truth it owes no more: nothing is minted, and none waits longer
 -- than the debt there was. The move is written, also by a refusal: else the debt would stand still until the clock has
 -- caught up. Steps within one second are left alone: what is owed grows by the step, and the next move takes that away,
 -- so it is never more than a second too much. A step forward is time passed to whoever reads the clock: it lets through
