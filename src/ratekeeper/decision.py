@@ -9,12 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import inf, nextafter
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
+from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import AS_MEANT, TICKS_PER_SECOND, Limit, Timeout, checked_cost
 
 NEVER = 2**63 - 1
 """The `retry_ticks` of a request that can never pass."""
+
+OnError: TypeAlias = Literal["raise", "deny", "local", "allow"]
+"""What becomes of a request when the store does not answer: the strictest first."""
+
+ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 
 
 def key_bytes(key: str | bytes) -> bytes:
@@ -38,7 +44,8 @@ class Charge(NamedTuple):
     """What one limit asks of one bucket on behalf of one request.
 
     The bucket is (`scope`, `key`): the limiter's or rule's name with the limit's place in it, and who asks. A str key
-    is the same as its UTF-8 bytes. A `shadow` charge is decided like any other, but refuses nothing.
+    is the same as its UTF-8 bytes. A `shadow` charge is decided like any other, but refuses nothing. `on_error` is what
+    becomes of the request if the store does not answer; None is what the store is set to.
     """
 
     scope: str
@@ -49,6 +56,7 @@ class Charge(NamedTuple):
     tolerance: int
     bound: int
     shadow: bool = False
+    on_error: str | None = None
 
     @classmethod
     def of(
@@ -59,9 +67,19 @@ class Charge(NamedTuple):
         cost: int = 1,
         timeout: Timeout = AS_MEANT,
         shadow: bool = False,
+        on_error: str | None = None,
     ) -> Charge:
         """Build the charge of a caller who is willing to wait `timeout` seconds (see `Limit.terms`)."""
-        return cls(scope, key, limit, checked_cost(cost), *limit.terms(cost, timeout), shadow)
+        if on_error is not None:
+            checked_on_error(on_error)
+        return cls(scope, key, limit, checked_cost(cost), *limit.terms(cost, timeout), shadow, on_error)
+
+
+def checked_on_error(on_error: str) -> str:
+    """Return what to do when a store does not answer. Raises ValueError for a word that says nothing of it."""
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error cannot be {on_error!r}{did_you_mean(str(on_error), ON_ERROR)}")
+    return on_error
 
 
 class Decision:
@@ -74,6 +92,7 @@ class Decision:
     delay        seconds to wait before going ahead; for a refused request, what the wait would have been
     limit        the most binding limit: the one to wait longest for, or else the one with least left
     key, cost    what was asked
+    source       "exact", or "fallback" if the store did not answer; `on_error` then says by which rule it was decided
 
     `retry_ticks`, `delay_ticks`, `debt_ticks` and `at_ticks` are the same exactly, in ticks of 1/16 ns: `debt_ticks` is
     how far the bucket is from full, `at_ticks` the store's clock when it decided.
@@ -89,7 +108,11 @@ class Decision:
     delay_ticks: int
     retry_ticks: int
     at_ticks: int
-    _refunded: int  # the cost already given back, -1 when nothing was charged; not part of the value
+    _refunded: int  # the cost already given back, -1 when there is nothing to give back; not part of the value
+
+    source: ClassVar[str] = "exact"
+    on_error: str | None = None
+    nodes: int = 1  # of how many like this one the limit is shared, while none can ask the store
 
     @property
     def remaining(self) -> int:
@@ -160,6 +183,25 @@ class PlainDecision(Decision):
     _refunded: int = field(default=0)
 
 
+@dataclass(slots=True, eq=False, repr=False, frozen=True)
+class FallbackDecision(PlainDecision):
+    """A decision made without the store, which did not answer. `remaining` is what this node's share has left."""
+
+    source: ClassVar[str] = "fallback"
+    on_error: str | None = field(default="local")
+    nodes: int = field(default=1)
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit.full - self.debt_ticks) // (self.limit.interval * self.nodes)
+
+    def _value(self) -> tuple[object, ...]:
+        return (*PlainDecision._value(self), self.on_error, self.nodes)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return FallbackDecision, (*PlainDecision._value(self), self._refunded, self.on_error, self.nodes)
+
+
 def seconds(ticks: int) -> float:
     """Return ticks as float seconds, `inf` for never; rounded up, so that who waits so long has not come too early."""
     if ticks == NEVER:
@@ -181,14 +223,17 @@ def most_binding(decisions: Sequence[Decision]) -> Decision:
 def together(decisions: Sequence[Decision]) -> Decision:
     """Return one decision for several limits on one request: the most binding one, with the longest delay of all.
 
-    Its time is the earliest: a refund must give back nothing that has refilled since any of the charges.
+    Its time is the earliest: a refund must give back nothing that has refilled since any of the charges. If one was made
+    without the store, so was the whole.
     """
     binding = most_binding(decisions)
     delay = max(decision.delay_ticks for decision in decisions)
     at = min(decision.at_ticks for decision in decisions)
-    if delay == binding.delay_ticks and at == binding.at_ticks:
+    fallback = next((decision for decision in (binding, *decisions) if decision.on_error is not None), None)
+    if delay == binding.delay_ticks and at == binding.at_ticks and (fallback is None or fallback is binding):
         return binding
-    return PlainDecision(
+    values = (
         binding.allowed, binding.limit, binding.key, binding.cost,
         binding.debt_ticks, delay, binding.retry_ticks, at, binding._refunded,
     )  # fmt: skip
+    return PlainDecision(*values) if fallback is None else FallbackDecision(*values, fallback.on_error, binding.nodes)

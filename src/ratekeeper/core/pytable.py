@@ -106,7 +106,7 @@ class Table:
 
     def _answer(self, charge: Charge, bucket: int, now: int, commit: bool) -> Decision:
         """Decide one charge, and make it if it is allowed and `commit`."""
-        _, key, limit, cost, increment, tolerance, bound, _ = charge
+        _, key, limit, cost, increment, tolerance, bound, _, _ = charge
         allowed, new_tat, ahead, delay, retry_after = decide(
             self._tats.get(bucket, 0), now, increment, tolerance, bound
         )

@@ -4,7 +4,7 @@
 #include "glue.h"
 
 /* The fields of ratekeeper.decision.Charge, a named tuple. */
-enum { SCOPE, KEY, LIMIT, COST, INCREMENT, TOLERANCE, BOUND, SHADOW, CHARGE_FIELDS };
+enum { SCOPE, KEY, LIMIT, COST, INCREMENT, TOLERANCE, BOUND, SHADOW, ON_ERROR, CHARGE_FIELDS };
 
 static bool bucket_of(rk_table_object *self, PyObject *scope, PyObject *key, uint64_t *fingerprint)
 {

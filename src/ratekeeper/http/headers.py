@@ -81,7 +81,7 @@ def _state_item(name: str, decision: Decision) -> str:
     limit, remaining = decision.limit, decision.remaining
     # One token more is there once the debt has come down to what leaves room for it. Of a full bucket this makes one
     # interval, which is the draft's meaning of `t`: nobody can take more than `remaining` within it.
-    to_next_token = decision.debt_ticks - (limit.full - (remaining + 1) * limit.interval)
+    to_next_token = decision.debt_ticks - (limit.full - (remaining + 1) * limit.interval * decision.nodes)
     return f"{_quoted(name)};r={min(remaining, _LARGEST_INTEGER)};t={_whole_seconds(to_next_token)}"
 
 

@@ -72,6 +72,11 @@ class PolicyDecision:
         return _longest([rule.decision.retry_after for rule in self.enforced])
 
     @property
+    def source(self) -> str:
+        """Where it comes from: "exact", or "fallback" if a rule's store did not answer."""
+        return "fallback" if any(rule.decision.source == "fallback" for rule in self.rules) else "exact"
+
+    @property
     def reset_after(self) -> float:
         rule = self.rule
         return rule.decision.reset_after if rule else 0.0

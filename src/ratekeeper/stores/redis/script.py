@@ -59,7 +59,7 @@ class Reply(NamedTuple):
 def ask_decide(names: Sequence[bytes], charges: Sequence[Charge], commit: bool) -> Ask:
     """Return the request to decide charges of the buckets `names`."""
     parts = [_request(DECIDE if commit else PEEK, len(charges))]
-    for _, _, limit, cost, increment, _, bound, shadow in charges:
+    for _, _, limit, cost, increment, _, bound, shadow, _ in charges:
         if cost > limit.max_cost:  # may be too large for any number; a bound before now refuses it
             parts.append(_charge(shadow, 0, 0, -1, 0))
         else:
