@@ -1,24 +1,21 @@
-"""RedisStore and AsyncRedisStore: scripts that are forgotten, keys that go, names, URLs, clients, clusters, batches."""
+"""RedisStore and AsyncRedisStore: scripts that are forgotten, keys that go, names, denials, clusters, batches."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import itertools
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-import valkey
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis_servers import Server, cluster_url, redis_cluster, redis_server, wait_for
-from servers import free_port, program
+from servers import free_port
 from test_stores import (  # noqa: F401  claims about every store, on the `store` below
     test_a_cost_must_be_a_whole_number_of_zero_or_more,
     test_a_cost_over_the_capacity_never_passes_and_is_never_queued,
@@ -40,7 +37,6 @@ from ratekeeper import (
     LeakyBucket,
     Limiter,
     ManualClock,
-    MissingExtraError,
     Policy,
     RateLimitExceeded,
     RedisStore,
@@ -82,6 +78,13 @@ def one(store: Any, key: str | bytes = "a", cost: int = 1, limit: TokenBucket | 
     return decision
 
 
+def answers(store: RedisStore) -> bool:
+    try:
+        return bool(one(store))
+    except StoreUnavailable:
+        return False
+
+
 def sent(store: RedisStore, asks: Any) -> Any:
     return [store._call([ask])[0] for ask in asks]
 
@@ -111,12 +114,13 @@ def test_a_script_that_the_server_forgot_is_sent_again_once(server: Server) -> N
 def test_a_server_that_restarts_empty_is_used_again() -> None:
     port = free_port()
     with redis_server(port=port) as running:
-        store = RedisStore(running.url, timeout=5)
+        store = RedisStore(running.url, timeout=5, retry=0.001)
         assert not one(store, cost=5).remaining
     with pytest.raises(StoreUnavailable, match="does not answer"):
         one(store)
     with redis_server(port=port):
-        assert one(store).remaining == 4
+        wait_for(lambda: answers(store))
+        assert one(store).remaining == 3
 
 
 def test_idle_buckets_leave_no_key_behind_and_live_ones_stay() -> None:
@@ -143,12 +147,12 @@ def test_what_writes_nothing_writes_nothing(server: Server, store: RedisStore) -
     one(store, cost=0)
     store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))], commit=False)
     store.refund([Charge.of("test/0", "a", TokenBucket(5, 1))], store.clock.ticks())
-    prefix = store._plans._names.name("test/0", "a").split(b"{")[0]
+    prefix = store._shared.plans._names.name("test/0", "a").split(b"{")[0]
     assert server.ask("KEYS", prefix + b"*") == []
 
 
 def test_a_refund_of_all_deletes_the_key(server: Server, store: RedisStore) -> None:
-    name = store._plans._names.name("test/0", "a")
+    name = store._shared.plans._names.name("test/0", "a")
     decision = one(store)
     assert server.ask("EXISTS", name) == 1
     store.refund([Charge.of("test/0", "a", TokenBucket(5, 1))], decision.at_ticks)
@@ -180,126 +184,6 @@ def test_names_are_one_to_one_and_tagged_by_the_first_attribute() -> None:
         BucketNames("{all}")
 
 
-# ---- where it is ----
-
-
-def test_every_kind_of_url_opens_a_store(server: Server, cluster: list[Server], tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    port = server.port
-    with redis_server("valkey 9", "--unixsocket", str(path)):
-        urls = [f"redis://127.0.0.1:{port}", f"valkey://127.0.0.1:{port}/1", f"unix://{path}", cluster_url(cluster)]
-        urls.append(cluster_url(cluster[:1]).replace("redis+", "valkey+"))
-        for url in urls:
-            with RedisStore(url, timeout=5, prefix=f"{next(fresh)}:") as store:
-                assert one(store).remaining == 4
-
-
-def test_a_sentinel_says_where_the_server_is(server: Server, tmp_path: Path) -> None:
-    from redis_servers import PROGRAMS  # noqa: PLC0415
-
-    config, port = tmp_path / "sentinel.conf", free_port()
-    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
-    with program(str(PROGRAMS["valkey 9"]()), config, "--sentinel"):
-        store = RedisStore(f"redis+sentinel://127.0.0.1:{port}/main/0", timeout=5, prefix=f"{next(fresh)}:")
-        wait_for(lambda: _answers(store))
-        assert one(store, "new").remaining == 4
-        store.close()
-
-
-def _answers(store: RedisStore) -> bool:
-    try:
-        return bool(one(store))
-    except StoreUnavailable:
-        return False
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("localhost:6379", "unknown scheme"),
-        ("http://localhost", "unknown scheme 'http'"),
-        ("redis+clutser://localhost", "unknown scheme"),
-        ("redis+cluster://", "no host"),
-        ("redis+cluster://host:port", "Port could not be cast"),
-        ("redis+cluster://host/3", "no databases"),
-        ("redis+sentinel://host:26379", "service's name"),
-        ("redis+sentinel://host:26379/main/x", "number"),
-        ("redis+cluster://host?x=1", "only a single server"),
-        ("redis://user:hunter2@host:port", r"user:\*\*\*@host:port"),
-    ],
-)
-def test_a_bad_url_is_an_error_that_says_what_would_be_right(url: str, reason: str) -> None:
-    with pytest.raises(StoreError, match=reason) as raised:
-        RedisStore(url)
-    assert "redis+sentinel://host:26379,host2:26379/service/0" in str(raised.value)
-    assert "hunter2" not in str(raised.value)
-
-
-def test_a_client_of_ones_own_can_be_handed_in(server: Server, cluster: list[Server]) -> None:
-    node: Any = {"host": "127.0.0.1", "port": cluster[0].port}
-    clients: tuple[Any, ...] = (
-        redis.Redis(port=server.port),
-        redis.Redis(port=server.port, decode_responses=True, protocol=3),
-        valkey.Valkey(port=server.port),
-        redis.RedisCluster(**node),
-        valkey.ValkeyCluster(**node),
-    )
-    for client in clients:
-        store = RedisStore(client, prefix=f"{next(fresh)}:")
-        assert one(store).remaining == 4
-        store.close()
-        client.ping()  # and is left open
-        client.close()
-
-
-async def _use_clients(server: Server, cluster: list[Server]) -> None:
-    node: Any = {"host": "127.0.0.1", "port": cluster[0].port}
-    clients: tuple[Any, ...] = (
-        redis.asyncio.Redis(port=server.port),
-        valkey.asyncio.Valkey(port=server.port, decode_responses=True),
-        redis.asyncio.RedisCluster(**node),
-        valkey.asyncio.cluster.ValkeyCluster(**node),
-    )
-    for client in clients:
-        store = AsyncRedisStore(client, prefix=f"{next(fresh)}:")
-        [decision] = await store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))])
-        assert decision.remaining == 4
-        await store.close()
-        await client.ping()
-        await client.aclose()
-
-
-def test_asyncio_clients_too(server: Server, cluster: list[Server]) -> None:
-    asyncio.run(_use_clients(server, cluster))
-
-
-def test_a_client_of_the_wrong_kind_is_an_error(server: Server) -> None:
-    with pytest.raises(TypeError, match=r"is for AsyncRedisStore, not for RedisStore"):
-        RedisStore(redis.asyncio.Redis(port=server.port))
-    with pytest.raises(TypeError, match=r"is for RedisStore, not for AsyncRedisStore"):
-        AsyncRedisStore(redis.Redis(port=server.port))
-    with pytest.raises(TypeError, match="a URL, or a client"):
-        RedisStore(6379)
-    with pytest.raises(ValueError, match="timeout must be more than 0"):
-        RedisStore(server.url, timeout=0)
-
-
-def test_without_a_client_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratekeeper.stores.redis.connect.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'ratekeeper\[redis\]'"):
-        RedisStore("redis://localhost")
-
-
-def test_the_valkey_library_will_do_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "ratekeeper.stores.redis.connect.find_spec", lambda name: find(name) if name == "valkey" else None
-    )
-    with RedisStore(server.url.replace("redis:", "valkey:"), prefix=f"{next(fresh)}:", timeout=5) as store:
-        assert store._link.library is valkey
-        assert one(store).remaining == 4
-
-
 # ---- trouble ----
 
 
@@ -322,7 +206,7 @@ def test_a_server_that_hangs_is_given_up_in_time_and_asked_only_once() -> None:
 
 
 def test_a_key_of_another_type_is_loud(server: Server, store: RedisStore) -> None:
-    server.ask("LPUSH", store._plans._names.name("test/0", "a"), "x")
+    server.ask("LPUSH", store._shared.plans._names.name("test/0", "a"), "x")
     with pytest.raises(StoreError, match="WRONGTYPE") as raised:
         one(store)
     assert not isinstance(raised.value, StoreUnavailable)
@@ -425,7 +309,7 @@ def test_charges_in_several_slots_are_made_or_none(cluster: list[Server]) -> Non
 def test_who_comes_between_two_slots_undoes_the_request_exactly(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
+        plan = store._shared.plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
         charge_a = plan.send(sent(store, next(plan)))
         charge_b = plan.send(sent(store, charge_a))
         assert one(store, "a", 0, limit).remaining == 1
@@ -438,7 +322,7 @@ def test_who_comes_between_two_slots_undoes_the_request_exactly(cluster: list[Se
 def test_a_node_that_fails_between_two_slots_is_an_error_and_the_others_get_theirs_back(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
+        plan = store._shared.plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
         plan.send(sent(store, plan.send(sent(store, next(plan)))))
         asks = plan.throw(StoreUnavailable("lost"))
         with pytest.raises(StoreUnavailable, match="lost"):

@@ -56,7 +56,14 @@ class QueueClosed(RatekeeperError):
 
 
 class StoreUnavailable(StoreError):
-    """A store does not answer, or not in time. What was asked for may have been done, or not."""
+    """A store does not answer, or not in time. What was asked for may have been done, or not.
+
+    `retry_after` is in seconds: until then it is not asked again.
+    """
+
+    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 class MissingExtraError(RatekeeperError, ImportError):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ratekeeper.clock import Clock
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.decision import Charge, Decision, OnError
+from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.plans import Plan
 from ratekeeper.stores.redis.script import Ask, Reply
@@ -31,12 +32,17 @@ class AsyncRedisStore:
         timeout: float = 0.05,
         remember_denials: bool = True,
         clock: Clock | None = None,
+        on_error: OnError = "raise",
+        expected_nodes: int = 1,
+        retry: float = 0.5,
     ) -> None:
         self._shared = Shared(
             where, asynchronous=True, prefix=prefix, secret=secret, timeout=timeout,
             remember_denials=remember_denials, clock=clock,
+            on_error=on_error, expected_nodes=expected_nodes, retry=retry,
         )  # fmt: skip
-        self._plans = self._shared.plans
+        self._plans = self._shared.fallback
+        self._attempts = self._shared.attempts
         self._link = self._shared.link
         self._script = self._shared.script
         self._faults = self._shared.faults
@@ -84,8 +90,6 @@ class AsyncRedisStore:
                     replies = [await reply for reply in coming]
                 except GeneratorExit:  # the event loop is gone
                     raise
-                except self._faults.known as error:
-                    asks = plan.throw(self._faults.named(error))
                 except BaseException as error:
                     asks = plan.throw(error)
                 else:
@@ -97,20 +101,27 @@ class AsyncRedisStore:
     async def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
         arguments = self._shared.arguments(asks)
-        sent = self._shared.local()
-        try:
-            text = await self._execute("EVALSHA", self._script.sha, arguments)
-        except self._faults.no_script:
-            self._shared.script_was_missing()
-            text = await self._execute("EVAL", self._script.text, arguments)
-        return self._shared.read(text, asks, sent)
+        node = await self._node(arguments) if self._link.clustered else None
+        with self._attempts.to(name_of(node)):
+            sent = self._shared.local()
+            try:
+                text = await self._execute("EVALSHA", self._script.sha, arguments, node)
+            except self._faults.no_script:
+                self._shared.script_was_missing()
+                text = await self._execute("EVAL", self._script.text, arguments, node)
+            return self._shared.read(text, asks, sent)
 
-    async def _execute(self, verb: str, script: str, arguments: list[bytes | int]) -> Any:
+    async def _node(self, arguments: list[bytes | int]) -> Any:
+        """As `RedisStore._node`."""
+        with self._attempts.to():
+            client = self._link.client()
+            await client.initialize()
+        return self._attempts.named(client.get_node_from_key, arguments[1])
+
+    async def _execute(self, verb: str, script: str, arguments: list[bytes | int], node: Any) -> Any:
         """As `RedisStore._execute`."""
         client = self._link.client()
         if self._link.clustered:
-            await client.initialize()
-            node = client.get_node_from_key(arguments[1])
             return await client.execute_command(verb, script, *arguments, target_nodes=node)
         pool = client.connection_pool
         connection = await pool.get_connection(*self._link.pool_wants)

@@ -47,6 +47,10 @@ class Link:
                     self._client = self.make()
         return self._client
 
+    @property
+    def is_open(self) -> bool:
+        return self._client is not None
+
     def opened(self) -> Any:
         """Return the client if it has been opened here, to be closed; else None."""
         return self._client if self.owned else None

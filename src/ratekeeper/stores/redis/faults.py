@@ -28,6 +28,16 @@ class Faults:
             errors.TryAgainError, errors.ClusterError, errors.ClusterDownError, OSError, *cluster,
         )  # fmt: skip
 
+    @staticmethod
+    def refused(error: BaseException) -> bool:
+        """Is it that nobody listens there? Client libraries put the system's own error behind theirs."""
+        seen: BaseException | None = error
+        while seen is not None:
+            if isinstance(seen, ConnectionRefusedError | FileNotFoundError):
+                return True
+            seen = seen.__cause__ or seen.__context__
+        return "Connect call failed" in str(error)  # asyncio's, of several addresses
+
     def named(self, error: Exception) -> StoreError:
         """Return the error that the caller gets for one of `known`."""
         text = f"{type(error).__name__}: {error}"

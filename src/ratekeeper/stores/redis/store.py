@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ratekeeper.clock import Clock
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.decision import Charge, Decision, OnError
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.plans import Plan
 from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import RedisStats, Shared
@@ -31,6 +32,23 @@ class RedisStore:
     remember_denials  answer who asks again too early from memory, for a second at most, without a round trip. What
                       other processes refund or reset is then seen so much later
     clock             for tests: the time, in place of the server's
+    on_error          what becomes of a request if the server does not answer, unless its charges say it themselves; of
+                      several charges, the strictest counts. "raise": `StoreUnavailable`. "deny": refused, until the
+                      server is to be asked again. "local": decided here, by a table of this store's own, which has its
+                      part of each limit. "allow": passes, and nothing is charged
+    expected_nodes    for "local": among how many stores like this one, in all processes of the fleet, limits are then
+                      divided. A limit whose capacity is less than that refuses all
+    retry             after three failures in a row, or a refused connection, the server (of a cluster, the node) is not
+                      asked for so many seconds; then one request is sent to try it
+
+    In an outage. Decisions say `source` "fallback". They charge nothing that could be given back: a refund of one does
+    nothing, now or later. A refund of what the server charged is lost if it cannot be told, which refills in time; with
+    "raise" it raises. Who waits keeps its turn, but none moves up. A reset raises whatever `on_error` says, as nothing
+    can stand for it. What is wrong for good (a password, a key of another type) raises `StoreError` always.
+
+    Over a time that spans an outage the fleet admits at most what the server admits, which is the limit, and what is
+    admitted without it: with "local" the limit once more, for all `expected_nodes` together. What was decided here is
+    not told to the server later. A server that comes back empty has forgotten its debts, and begins with full buckets.
 
     Thread-safe; a forked child makes its own connections. Raises `StoreUnavailable` if the server does not answer in
     time, `StoreError` for a URL that is none or a server that will not do.
@@ -45,12 +63,17 @@ class RedisStore:
         timeout: float = 0.05,
         remember_denials: bool = True,
         clock: Clock | None = None,
+        on_error: OnError = "raise",
+        expected_nodes: int = 1,
+        retry: float = 0.5,
     ) -> None:
         self._shared = Shared(
             where, asynchronous=False, prefix=prefix, secret=secret, timeout=timeout,
             remember_denials=remember_denials, clock=clock,
+            on_error=on_error, expected_nodes=expected_nodes, retry=retry,
         )  # fmt: skip
-        self._plans = self._shared.plans
+        self._plans = self._shared.fallback
+        self._attempts = self._shared.attempts
         self._link = self._shared.link
         self._clustered = self._link.clustered
         self._script = self._shared.script
@@ -100,8 +123,6 @@ class RedisStore:
             while True:
                 try:
                     replies = [self._call([ask])[0] for ask in asks] if self._clustered else self._call(asks)
-                except self._faults.known as error:
-                    asks = plan.throw(self._faults.named(error))
                 except BaseException as error:
                     asks = plan.throw(error)
                 else:
@@ -113,19 +134,27 @@ class RedisStore:
     def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
         arguments = self._shared.arguments(asks)
-        sent = self._shared.local()
-        try:
-            text = self._execute("EVALSHA", self._script.sha, arguments)
-        except self._faults.no_script:
-            self._shared.script_was_missing()
-            text = self._execute("EVAL", self._script.text, arguments)  # which also keeps it
-        return self._shared.read(text, asks, sent)
+        node = self._node(arguments) if self._clustered else None
+        with self._attempts.to(name_of(node)):
+            sent = self._shared.local()
+            try:
+                text = self._execute("EVALSHA", self._script.sha, arguments, node)
+            except self._faults.no_script:
+                self._shared.script_was_missing()
+                text = self._execute("EVAL", self._script.text, arguments, node)  # which also keeps it
+            return self._shared.read(text, asks, sent)
 
-    def _execute(self, verb: str, script: str, arguments: list[bytes | int]) -> Any:
+    def _node(self, arguments: list[bytes | int]) -> Any:
+        """Return the node of a cluster that has the buckets. Raises as a call does: a cluster is first looked up."""
+        if not self._link.is_open:
+            with self._attempts.to():
+                self._link.client()
+        return self._attempts.named(self._link.client().get_node_from_key, arguments[1])
+
+    def _execute(self, verb: str, script: str, arguments: list[bytes | int], node: Any) -> Any:
         """Send a command once, and return its answer. A client's own way to send tries again after an error."""
         client = self._link.client()
-        if self._clustered:
-            node = client.get_node_from_key(arguments[1])  # one that is named is asked once
+        if self._clustered:  # a node that is named is asked once
             return client.execute_command(verb, script, *arguments, target_nodes=node)
         pool = client.connection_pool
         connection = pool.get_connection(*self._link.pool_wants)

@@ -1,0 +1,123 @@
+"""Attempts: each call of a server is one. Tells its breaker what came of it, names its error, counts, and logs.
+
+Knows no client's way to send, and no request: what is to be answered instead is `fallback`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ratekeeper.decision import seconds
+from ratekeeper.errors import StoreUnavailable
+from ratekeeper.stores.redis.breaker import Breaker
+from ratekeeper.stores.redis.faults import Faults
+
+T = TypeVar("T")
+V = TypeVar("V")
+_log = logging.getLogger("ratekeeper")
+
+MOST = 1000
+"""Breakers that are kept. A cluster has far fewer nodes at one time, but over the years their names may change."""
+
+
+class Attempts:
+    """The calls of one store: a breaker for each node of a cluster, as one may fail alone; else a single one."""
+
+    def __init__(self, faults: Faults, retry: int, local: Callable[[], int]) -> None:
+        self._faults = faults
+        self._retry = retry
+        self._local = local
+        self.failures = self.opened = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._breakers: dict[str, Breaker] = {}
+        self._process = os.getpid()
+
+    def to(self, node: str = "") -> _Attempt:
+        """Return what is to be entered around one call of a node."""
+        if os.getpid() != self._process:
+            self._begin()  # forked: the probe under way, and who holds a lock, are in the other process
+        breaker = self._breakers.get(node)
+        if breaker is None:
+            with self._lock:
+                if len(self._breakers) >= MOST:
+                    self._breakers.clear()
+                breaker = self._breakers.setdefault(node, Breaker(self._retry))
+        return _Attempt(self, breaker, node)
+
+    def named(self, look_up: Callable[[T], V], what: T) -> V:
+        """Look something up where no server is asked, and name the error. It says nothing of any server."""
+        try:
+            return look_up(what)
+        except self._faults.known as error:
+            raise self._faults.named(error) from error
+
+    def begin(self, breaker: Breaker, node: str) -> int:
+        """Return the turn of a call. Raises `StoreUnavailable` if it is not to be made."""
+        now = self._local()
+        turn = breaker.enter(now)
+        if turn is None:
+            wait = seconds(breaker.wait(now))
+            text = f"{_named(node)} is not asked, as it did not answer a moment ago: the next try is in {wait:.3f} s"
+            raise StoreUnavailable(text, wait)
+        return turn
+
+    def end(self, breaker: Breaker, node: str, turn: int, error: BaseException | None) -> None:
+        """Note what came of a call. Raises the error that the caller is to get, for one of a client library's."""
+        if error is None:
+            if breaker.succeeded(turn):
+                _log.warning("%s answers again: decisions are exact from now on", _named(node))
+            return
+        if not isinstance(error, self._faults.known):
+            breaker.abandoned(turn, self._local())
+            return
+        named = self._faults.named(error)
+        if isinstance(named, StoreUnavailable):
+            self._failed(breaker, node, turn, error)
+            named.retry_after = seconds(breaker.wait(self._local()))
+        elif breaker.succeeded(turn):  # it answers, though not to anyone's liking
+            _log.warning("%s answers again, with an error", _named(node))
+        raise named from error
+
+    def _failed(self, breaker: Breaker, node: str, turn: int, error: Exception) -> None:
+        opens = breaker.failed(turn, self._local(), self._faults.refused(error))
+        with self._lock:
+            self.failures += 1
+            self.opened += opens
+        if opens:
+            _log.warning("%s does not answer, and is asked only now and then: %s", _named(node), type(error).__name__)
+
+
+class _Attempt:
+    """One call: to be entered before, and left after it."""
+
+    __slots__ = ("_attempts", "_breaker", "_node", "_turn")
+
+    def __init__(self, attempts: Attempts, breaker: Breaker, node: str) -> None:
+        self._attempts = attempts
+        self._breaker = breaker
+        self._node = node
+
+    def __enter__(self) -> None:
+        self._turn = self._attempts.begin(self._breaker, self._node)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._attempts.end(self._breaker, self._node, self._turn, error)
+
+
+def name_of(node: Any) -> str:
+    """Return the name of a cluster's node, as its client has it."""
+    return str(getattr(node, "name", ""))
+
+
+def _named(node: str) -> str:
+    return f"the Redis store's node {node}" if node else "the Redis store"

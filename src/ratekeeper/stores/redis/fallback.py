@@ -1,0 +1,155 @@
+"""Fallback: what is answered when the server does not: a way around the plans, for both stores. No I/O.
+
+A request that could not be decided is answered by the strictest of its charges' `on_error`. Shadow charges have no say,
+as they must refuse nothing: if there are no others, what would raise is reported as refused, and passes.
+
+Nothing that is decided here goes to the server later. So the fleet admits, over any time, at most what the server
+admits, and besides what is admitted here: nothing by "deny", anything by "allow", and by "local" at most the limit
+once more, for all nodes together. "local" is the rule on a table of this store's own, with increments `nodes` times as
+large: each node has that part of the rate and of the burst. The table is kept over outages: a server that comes and
+goes does not refill it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+from ratekeeper.core.pytable import Table
+from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, FallbackDecision, checked_on_error
+from ratekeeper.errors import StoreUnavailable
+from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.stores.redis.plans import Plan, Plans
+
+MAX_KEYS = 100_000
+"""Live buckets in the local table; beyond, those with the least debt are forgotten. At most 25 MB, and only if used."""
+
+
+class Fallback:
+    """The plans of a store, and what becomes of them when the server does not answer."""
+
+    def __init__(self, plans: Plans, ticks: Callable[[], int], on_error: str, nodes: int) -> None:
+        if not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
+            raise ValueError(f"expected_nodes must be a whole number of 1 or more, not {nodes!r}")
+        self._plans = plans
+        self._ticks = ticks
+        self._on_error = checked_on_error(on_error)
+        self._nodes = nodes
+        self._spans = Spans()
+        self._begin()
+        self.count = 0
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._table = Table(MAX_KEYS, False, os.urandom(16), self._ticks)
+        self._process = os.getpid()
+
+    def decide(self, charges: Sequence[Charge], commit: bool) -> Plan[list[Decision]]:
+        charges = tuple(charges)
+        try:
+            return (yield from self._plans.decide(charges, commit))
+        except StoreUnavailable as error:
+            mode = self._mode(charges)
+            if mode == "raise":
+                raise
+            self._counted()
+            wait = max(1, round(error.retry_after * TICKS_PER_SECOND))
+            if mode == "local":
+                return self._decide_here(charges, commit, wait)
+            now = self._ticks()
+            return [self._answer(charge, mode, now, wait) for charge in charges]
+
+    def refund(self, charges: Sequence[Charge], at: int) -> Plan[None]:
+        """What was charged here is not given back, here or there. Nor is what cannot be, for want of an answer."""
+        charges = tuple(charges)
+        if at in self._spans:
+            return
+        try:
+            yield from self._plans.refund(charges, at)
+        except StoreUnavailable:
+            if self._mode(charges) == "raise":
+                raise
+            self._counted()
+
+    def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> Plan[bool]:
+        """A TAT that nobody can look at is not what the caller expects."""
+        try:
+            return (yield from self._plans.rewind(scope, key, expected, tat))
+        except StoreUnavailable:
+            if self._on_error == "raise":
+                raise
+            self._counted()
+            return False
+
+    def reset(self, scope: str, key: str | bytes) -> Plan[None]:
+        """Nothing can stand for a reset: who asks for one wants to know that it was made."""
+        self._table.reset(scope, key)
+        yield from self._plans.reset(scope, key)
+
+    def _mode(self, charges: Sequence[Charge]) -> str:
+        """Return the strictest of what these charges say."""
+        enforced = [charge for charge in charges if not charge.shadow]
+        mode = min((charge.on_error or self._on_error for charge in enforced or charges), key=ON_ERROR.index)
+        return "deny" if mode == "raise" and not enforced else mode
+
+    def _counted(self) -> None:
+        with self._lock:
+            self.count += 1
+
+    def _decide_here(self, charges: Sequence[Charge], commit: bool, wait: int) -> list[Decision]:
+        if os.getpid() != self._process:
+            self._begin()  # forked: a node of its own
+        mine = [charge._replace(increment=charge.increment * self._nodes) for charge in charges]
+        decisions = self._table.decide(mine, commit=commit)
+        if commit:
+            self._spans.add(decisions[0].at_ticks)
+        return [self._own(*both, wait) for both in zip(mine, decisions, strict=True)]
+
+    def _own(self, charge: Charge, made: Decision, wait: int) -> Decision:
+        """Return a decision of the table's as one of a fallback, of which nothing can be given back."""
+        retry, delay = made.retry_ticks, made.delay_ticks
+        if retry != NEVER and charge.increment > charge.bound:  # more than this node's share ever holds
+            retry = delay = wait
+        return FallbackDecision(
+            made.allowed, made.limit, made.key, made.cost,
+            made.debt_ticks, delay, retry, made.at_ticks, -1, "local", self._nodes,
+        )  # fmt: skip
+
+    def _answer(self, charge: Charge, mode: str, now: int, wait: int) -> Decision:
+        """Allow or refuse without a look at anything, but what can never pass does not."""
+        _, key, limit, cost, *_ = charge
+        if cost > limit.max_cost:
+            return FallbackDecision(False, limit, key, cost, 0, NEVER, NEVER, now, -1, mode)
+        if mode == "allow":
+            return FallbackDecision(True, limit, key, cost, 0, 0, 0, now, -1, mode)
+        return FallbackDecision(False, limit, key, cost, limit.full, wait, wait, now, -1, mode)
+
+
+class Spans:
+    """When charges were made here: a refund says only when its charge was made, and must not reach the server if here.
+
+    Times less than a second apart are one span, and of MOST the two oldest become one. So what is remembered is never
+    too little; a charge that the server made within a span is not given back.
+    """
+
+    MOST = 64
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[int, int]] = []
+        self._lock = threading.Lock()
+
+    def add(self, at: int) -> None:
+        with self._lock:
+            spans = self._spans
+            if spans and abs(at - spans[-1][1]) < TICKS_PER_SECOND:
+                first, last = spans[-1]
+                self._spans = [*spans[:-1], (min(first, at), max(last, at))]
+                return
+            if len(spans) == self.MOST:
+                oldest, next_oldest = spans[:2]
+                spans = [(min(oldest[0], next_oldest[0]), max(oldest[1], next_oldest[1])), *spans[2:]]
+            self._spans = [*spans, (at, at)]
+
+    def __contains__(self, at: int) -> bool:
+        return any(first <= at <= last for first, last in self._spans)

@@ -1,0 +1,139 @@
+"""Where a Redis store is: URLs of every kind, and clients of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import valkey
+from redis_servers import PROGRAMS, Server, cluster_url, redis_cluster, redis_server, wait_for
+from servers import free_port, program
+from test_redis_store import answers, fresh, one
+
+from ratekeeper import AsyncRedisStore, MissingExtraError, RedisStore, StoreError, TokenBucket
+from ratekeeper.decision import Charge
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with redis_server("valkey 9") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[list[Server]]:
+    with redis_cluster() as nodes:
+        yield nodes
+
+
+def test_every_kind_of_url_opens_a_store(server: Server, cluster: list[Server], tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    port = server.port
+    with redis_server("valkey 9", "--unixsocket", str(path)):
+        urls = [f"redis://127.0.0.1:{port}", f"valkey://127.0.0.1:{port}/1", f"unix://{path}", cluster_url(cluster)]
+        urls.append(cluster_url(cluster[:1]).replace("redis+", "valkey+"))
+        for url in urls:
+            with RedisStore(url, timeout=5, prefix=f"{next(fresh)}:") as store:
+                assert one(store).remaining == 4
+
+
+def test_a_sentinel_says_where_the_server_is(server: Server, tmp_path: Path) -> None:
+    config, port = tmp_path / "sentinel.conf", free_port()
+    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
+    with program(str(PROGRAMS["valkey 9"]()), config, "--sentinel"):
+        store = RedisStore(f"redis+sentinel://127.0.0.1:{port}/main/0", timeout=5, prefix=f"{next(fresh)}:")
+        wait_for(lambda: answers(store))
+        assert one(store, "new").remaining == 4
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("localhost:6379", "unknown scheme"),
+        ("http://localhost", "unknown scheme 'http'"),
+        ("redis+clutser://localhost", "unknown scheme"),
+        ("redis+cluster://", "no host"),
+        ("redis+cluster://host:port", "Port could not be cast"),
+        ("redis+cluster://host/3", "no databases"),
+        ("redis+sentinel://host:26379", "service's name"),
+        ("redis+sentinel://host:26379/main/x", "number"),
+        ("redis+cluster://host?x=1", "only a single server"),
+        ("redis://user:hunter2@host:port", r"user:\*\*\*@host:port"),
+    ],
+)
+def test_a_bad_url_is_an_error_that_says_what_would_be_right(url: str, reason: str) -> None:
+    with pytest.raises(StoreError, match=reason) as raised:
+        RedisStore(url)
+    assert "redis+sentinel://host:26379,host2:26379/service/0" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_client_of_ones_own_can_be_handed_in(server: Server, cluster: list[Server]) -> None:
+    node: Any = {"host": "127.0.0.1", "port": cluster[0].port}
+    clients: tuple[Any, ...] = (
+        redis.Redis(port=server.port),
+        redis.Redis(port=server.port, decode_responses=True, protocol=3),
+        valkey.Valkey(port=server.port),
+        redis.RedisCluster(**node),
+        valkey.ValkeyCluster(**node),
+    )
+    for client in clients:
+        store = RedisStore(client, prefix=f"{next(fresh)}:")
+        assert one(store).remaining == 4
+        store.close()
+        client.ping()  # and is left open
+        client.close()
+
+
+async def _use_clients(server: Server, cluster: list[Server]) -> None:
+    node: Any = {"host": "127.0.0.1", "port": cluster[0].port}
+    clients: tuple[Any, ...] = (
+        redis.asyncio.Redis(port=server.port),
+        valkey.asyncio.Valkey(port=server.port, decode_responses=True),
+        redis.asyncio.RedisCluster(**node),
+        valkey.asyncio.cluster.ValkeyCluster(**node),
+    )
+    for client in clients:
+        store = AsyncRedisStore(client, prefix=f"{next(fresh)}:")
+        [decision] = await store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))])
+        assert decision.remaining == 4
+        await store.close()
+        await client.ping()
+        await client.aclose()
+
+
+def test_asyncio_clients_too(server: Server, cluster: list[Server]) -> None:
+    asyncio.run(_use_clients(server, cluster))
+
+
+def test_a_client_of_the_wrong_kind_is_an_error(server: Server) -> None:
+    with pytest.raises(TypeError, match=r"is for AsyncRedisStore, not for RedisStore"):
+        RedisStore(redis.asyncio.Redis(port=server.port))
+    with pytest.raises(TypeError, match=r"is for RedisStore, not for AsyncRedisStore"):
+        AsyncRedisStore(redis.Redis(port=server.port))
+    with pytest.raises(TypeError, match="a URL, or a client"):
+        RedisStore(6379)
+    with pytest.raises(ValueError, match="timeout must be more than 0"):
+        RedisStore(server.url, timeout=0)
+
+
+def test_without_a_client_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratekeeper.stores.redis.connect.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ratekeeper\[redis\]'"):
+        RedisStore("redis://localhost")
+
+
+def test_the_valkey_library_will_do_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "ratekeeper.stores.redis.connect.find_spec", lambda name: find(name) if name == "valkey" else None
+    )
+    with RedisStore(server.url.replace("redis:", "valkey:"), prefix=f"{next(fresh)}:", timeout=5) as store:
+        assert store._link.library is valkey
+        assert one(store).remaining == 4
