@@ -112,7 +112,7 @@ class _Rulebook:
         waits = [wait for wait in (rule.max_wait, timeout) if wait is not None]
         return Charge.of(
             self._scopes[rule.name], rule.bucket(attributes), rule.limit_for(attributes),
-            rule.cost_of(attributes) * cost, min(waits, default=None), rule.shadow,
+            rule.cost_of(attributes) * cost, min(waits, default=None), rule.shadow, rule.on_error,
         )  # fmt: skip
 
     def _bucket_name(self, rule: Rule, attributes: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
 from ratekeeper.policy.model import HeaderSource, Override, Rule
@@ -18,15 +19,19 @@ from ratekeeper.policy.reader import Table, kind, shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ratekeeper.decision import OnError
     from ratekeeper.policy.model import Globs, Missing
 
 HEADER = "header:"
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 
 _LIMIT_KEYS = ("capacity", "refill_rate", "leak_rate", "limit")
-_RULE_KEYS = ("name", "match", "key", "algorithm", *_LIMIT_KEYS, "overrides", "cost", "max_wait", "shadow", "missing")
+_RULE_KEYS = (
+    "name", "match", "key", "algorithm", *_LIMIT_KEYS, "overrides", "cost", "max_wait", "shadow", "missing", "on_error",
+)  # fmt: skip
 _BAD_NUMBERS = (ValueError, OverflowError)  # a LimitError, or Python's own of a number with hundreds of digits
 _MISSING: Mapping[str, Missing] = {"shared": "shared", "skip": "skip", "reject": "reject"}
+_ON_ERROR: Mapping[str, OnError] = {word: word for word in ON_ERROR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ def read_rule(table: Table, vocabulary: Vocabulary) -> Rule | None:
         "max_wait": _max_wait(table),
         "shadow": table.flag("shadow"),
         "missing": table.choice("missing", _MISSING, "shared"),
+        "on_error": table.choice("on_error", _ON_ERROR, "") if "on_error" in table.values else None,
     }
     if limit is None or table.report:
         return None

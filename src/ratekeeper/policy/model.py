@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
+from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
 
@@ -84,6 +85,8 @@ class Rule:
                not wait (0), a leaky bucket lets its whole queue wait
     shadow     count and report, never refuse
     missing    what happens to a request that lacks an attribute of the key
+    on_error   what happens to it when the store does not answer: "raise", "deny", "local" or "allow"; None is what the
+               store is set to
 
     An attribute that is None is missing. A pattern has `*` (any run of characters, `/` included) and `?` (any one);
     all else, brackets too, is literal. Case counts, except in `method`.
@@ -102,6 +105,7 @@ class Rule:
     max_wait: float | None = None
     shadow: bool = False
     missing: Missing = "shared"
+    on_error: OnError | None = None
     _tests: tuple[_Test, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -121,6 +125,7 @@ class Rule:
             (isinstance(self.limit, Limit), f"limit must be a TokenBucket or a LeakyBucket, not {self.limit!r}"),
             (isinstance(self.shadow, bool), f"shadow must be True or False, not {self.shadow!r}"),
             (self.missing in get_args(Missing), f"missing must be 'shared', 'skip' or 'reject', not {self.missing!r}"),
+            (self.on_error in (None, *ON_ERROR), f"on_error must be one of {ON_ERROR}, or None, not {self.on_error!r}"),
             (wait_is_right, f"max_wait must be 0 or more seconds, or None, not {wait!r}"),
         ):
             if not right:
