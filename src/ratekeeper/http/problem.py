@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+REDUCED_CAPACITY = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
 
 # Here and not in `rate_limit_headers`: a 429 must not be stored by a cache (RFC 6585, section 4), nor a 403 that stands
 # for one, while how an allowed response may be cached is the application's own affair.
@@ -33,14 +34,30 @@ class Problem(NamedTuple):
 def problem(decision: PolicyDecision, status: int | None = None) -> Problem:
     """Return the response to a refused request.
 
-    The status is 429, or 403 if an attribute is missing, unless given: nginx's `auth_request` understands only 403.
+    The status is 429, 403 if an attribute is missing, or 503 if the store did not answer and is set to "deny"; unless
+    given: nginx's `auth_request` understands only 403.
     Raises ValueError if the decision is no refusal, or the status none of HTTP's.
     """
     if decision.allowed:
         raise ValueError("the request is allowed: there is no problem to describe")
     if decision.missing is not None:
         return _missing_attribute(decision.missing, HTTPStatus(403 if status is None else status))
+    decisions = [rule.decision for rule in decision.enforced]
+    if any(one.on_error == "deny" for one in decisions) and not any(one.never for one in decisions):
+        return unavailable(status)
     return _quota_exceeded(decision, HTTPStatus(429 if status is None else status))
+
+
+def unavailable(status: int | None = None) -> Problem:
+    """Return the response to a request that nobody could decide: no quota is exceeded, and all may be well soon."""
+    chosen = HTTPStatus(503 if status is None else status)
+    details = {
+        "type": REDUCED_CAPACITY,
+        "title": "Request cannot be satisfied due to temporary server capacity constraints",
+        "status": chosen.value,
+        "detail": "The rate limiter cannot tell at the moment if the request is within its limits: try again soon.",
+    }
+    return Problem(chosen.value, _HEADERS, json.dumps(details).encode("ascii"))
 
 
 def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Problem:

@@ -10,13 +10,14 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import parse_qs
 
-from ratekeeper.errors import CostError, RateLimitExceeded
+from ratekeeper.errors import CostError, RateLimitExceeded, StoreUnavailable
 from ratekeeper.http.attributes import AttributeReader, Request, forwarded_request, header_map
 from ratekeeper.http.headers import rate_limit_headers
-from ratekeeper.http.problem import problem
+from ratekeeper.http.problem import problem, unavailable
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.policy.model import ClientIP
 from ratekeeper.policy.verdict import PolicyDecision
@@ -72,6 +73,8 @@ class Service:
                 response = await self._respond(scope, receive)
             except BadRequestError as error:
                 response = _explained(error.status, str(error))
+            except StoreUnavailable as error:
+                response = _unavailable(error)
             except _HungUpError:
                 return
             await _send(send, response)
@@ -157,6 +160,13 @@ def _explained(status: int, detail: str, *headers: tuple[str, str]) -> _Response
     """Return a response to what is no question at all."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return _Response(status, [*headers, _PROBLEM, _NO_STORE], json.dumps(body).encode())
+
+
+def _unavailable(error: StoreUnavailable) -> _Response:
+    """Return a response to a request that could not be decided. What is wrong is the log's, and no client's affair."""
+    refusal = unavailable()
+    wait = max(1, ceil(error.retry_after))
+    return _Response(refusal.status, [("Retry-After", str(wait)), *refusal.headers], refusal.body)
 
 
 async def _read_body(receive: Receive) -> bytes:
