@@ -223,8 +223,8 @@ def most_binding(decisions: Sequence[Decision]) -> Decision:
 def together(decisions: Sequence[Decision]) -> Decision:
     """Return one decision for several limits on one request: the most binding one, with the longest delay of all.
 
-    Its time is the earliest: a refund must give back nothing that has refilled since any of the charges. If one was made
-    without the store, so was the whole.
+    Its time is the earliest: a refund must give back nothing that has refilled since any of the charges. If one was
+    made without the store, so was the whole.
     """
     binding = most_binding(decisions)
     delay = max(decision.delay_ticks for decision in decisions)

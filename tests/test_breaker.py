@@ -1,0 +1,171 @@
+"""The breaker on a manual time, which errors are an outage, and what fallback decisions are."""
+
+from __future__ import annotations
+
+import pickle
+from threading import Barrier, Thread
+
+import pytest
+import redis
+import valkey
+
+from ratekeeper import Decision, MemoryStore, Policy, PolicyError, StoreError, StoreUnavailable, TokenBucket
+from ratekeeper.decision import Charge, FallbackDecision, PlainDecision, together
+from ratekeeper.http.headers import rate_limit_headers
+from ratekeeper.http.problem import REDUCED_CAPACITY, problem
+from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+from ratekeeper.stores.redis.breaker import LOST, Breaker
+from ratekeeper.stores.redis.fallback import Spans
+from ratekeeper.stores.redis.faults import Faults
+
+RETRY = 100
+LIMIT = TokenBucket(10, 1)
+
+
+def turn_of(breaker: Breaker, now: int) -> int:
+    turn = breaker.enter(now)
+    assert turn is not None
+    return turn
+
+
+def opened(now: int = 0) -> Breaker:
+    breaker = Breaker(RETRY)
+    assert breaker.failed(turn_of(breaker, now), now, refused=True)
+    return breaker
+
+
+def test_three_failures_in_a_row_open_it_and_a_success_between_starts_anew() -> None:
+    breaker = Breaker(RETRY)
+    for _ in range(5):
+        assert not breaker.failed(turn_of(breaker, 0), 0)
+        assert not breaker.failed(turn_of(breaker, 0), 0)
+        assert not breaker.succeeded(turn_of(breaker, 0))
+    assert [breaker.failed(turn_of(breaker, 0), 0) for _ in range(3)] == [False, False, True]
+    assert breaker.enter(RETRY - 1) is None
+
+
+def test_one_refused_connection_opens_it_until_a_probe_succeeds() -> None:
+    breaker = opened(now=7)
+    assert breaker.wait(8) == RETRY - 1
+    assert breaker.enter(RETRY + 6) is None
+    probe = turn_of(breaker, RETRY + 7)
+    assert breaker.enter(RETRY + 8) is None
+    assert breaker.succeeded(probe)
+    assert breaker.enter(RETRY + 9) is not None
+
+
+def test_a_probe_that_fails_opens_it_for_as_long_again_but_is_no_new_opening() -> None:
+    breaker = opened()
+    assert not breaker.failed(turn_of(breaker, RETRY), RETRY)
+    assert breaker.enter(2 * RETRY - 1) is None
+    assert breaker.enter(2 * RETRY) is not None
+
+
+def test_a_call_of_an_earlier_turn_neither_closes_it_nor_prolongs_it() -> None:
+    breaker = Breaker(RETRY)
+    early = [turn_of(breaker, 0) for _ in range(9)]
+    assert [breaker.failed(turn, at) for at, turn in enumerate(early[:8])].count(True) == 1
+    assert not breaker.succeeded(early[8])
+    assert breaker.enter(RETRY + 1) is None
+    assert breaker.enter(RETRY + 2) is not None
+
+
+def test_an_abandoned_probe_leaves_its_place_to_another_and_so_does_one_that_is_lost() -> None:
+    breaker = opened()
+    breaker.abandoned(turn_of(breaker, RETRY), RETRY)
+    assert breaker.enter(RETRY) is not None
+    assert breaker.enter(RETRY + LOST * RETRY - 1) is None
+    assert breaker.enter(RETRY + LOST * RETRY) is not None
+
+
+def test_of_many_threads_one_gets_the_probe() -> None:
+    for _ in range(50):
+        breaker, barrier, turns = opened(), Barrier(8), list[int | None]()
+
+        def ask(breaker: Breaker = breaker, barrier: Barrier = barrier, turns: list[int | None] = turns) -> None:
+            barrier.wait()
+            turns.append(breaker.enter(RETRY))
+
+        threads = [Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(turn is not None for turn in turns) == 1
+
+
+@pytest.mark.parametrize("library", [redis, valkey], ids=["redis", "valkey"])
+def test_what_may_pass_is_an_outage_and_what_must_be_mended_is_loud(library: object) -> None:
+    faults, errors = Faults(library), library.exceptions  # type: ignore[attr-defined]
+    passing = [errors.ConnectionError, errors.TimeoutError, errors.BusyLoadingError, errors.ReadOnlyError]
+    passing += [errors.ClusterDownError, errors.MasterDownError, errors.TryAgainError, errors.OutOfMemoryError]
+    passing += [errors.ClusterError, ConnectionResetError, TimeoutError]
+    for kind in passing:
+        assert isinstance(faults.named(kind("x")), StoreUnavailable), kind
+    for text in ("MISCONF disk", "BUSY a script", "NOREPLICAS few", "max number of clients reached"):
+        error = errors.ConnectionError if text.startswith("max") else errors.ResponseError
+        assert isinstance(faults.named(error(text)), StoreUnavailable), text
+    lasting = [errors.AuthenticationError("NOAUTH"), errors.NoPermissionError("NOPERM"), errors.DataError("x")]
+    lasting += [errors.ResponseError("WRONGTYPE x"), errors.ResponseError("unknown command 'EVALSHA'")]
+    for one in lasting:
+        named = faults.named(one)
+        assert isinstance(named, StoreError), one
+        assert not isinstance(named, StoreUnavailable), one
+
+
+def decision(made: type[PlainDecision], *more: object, at: int = 5, debt: int = 0, allowed: bool = True) -> Decision:
+    return made(allowed, LIMIT, "k", 1, debt, 0, 0 if allowed else 9, at, -1, *more)
+
+
+def test_a_fallback_decision_says_so_is_a_value_and_pickles() -> None:
+    exact, fallback = decision(PlainDecision), decision(FallbackDecision, "local", 2)
+    assert (exact.source, exact.on_error, fallback.source, fallback.on_error) == ("exact", None, "fallback", "local")
+    assert exact != fallback != decision(FallbackDecision, "allow", 2)
+    assert pickle.loads(pickle.dumps(fallback)) == fallback == decision(FallbackDecision, "local", 2)
+    assert hash(fallback) == hash(decision(FallbackDecision, "local", 2))
+    with pytest.raises(AttributeError):
+        fallback.allowed = False  # type: ignore[misc]
+    assert MemoryStore().decide([Charge.of("s", "k", LIMIT, on_error="deny")])[0].source == "exact"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("tight", [True, False])
+def test_if_any_decision_is_a_fallback_s_the_whole_is(order: int, tight: bool) -> None:
+    exact, fallback = decision(PlainDecision, at=4, debt=tight), decision(FallbackDecision, "allow", debt=not tight)
+    whole = together([exact, fallback][::order])
+    assert (whole.source, whole.at_ticks, whole.on_error) == ("fallback", 4, "allow")
+    assert PolicyDecision((RuleDecision("a", exact), RuleDecision("b", fallback))).source == "fallback"
+    assert PolicyDecision((RuleDecision("a", exact),)).source == "exact"
+
+
+def test_a_fallback_s_denial_is_a_503_and_a_local_one_a_quota() -> None:
+    denied = PolicyDecision((RuleDecision("a", decision(FallbackDecision, "deny", allowed=False)),))
+    assert (problem(denied).status, REDUCED_CAPACITY.encode() in problem(denied).body) == (503, True)
+    assert problem(denied, 403).status == 403
+    assert dict(rate_limit_headers(denied))["Retry-After"] == "1"
+    assert (
+        problem(PolicyDecision((RuleDecision("a", decision(FallbackDecision, "local", allowed=False)),))).status == 429
+    )
+
+
+def test_a_rule_s_on_error_is_read_and_a_typo_names_the_right_word() -> None:
+    text = '[[rules]]\nname = "r"\nlimit = "2/minute"\n'
+    assert Policy.parse(text).rules[0].on_error is None
+    assert Policy.parse(text + 'on_error = "local"\n').rules[0].on_error == "local"
+    with pytest.raises(PolicyError, match="did you mean 'allow'"):
+        Policy.parse(text + 'on_error = "alow"\n')
+    with pytest.raises(PolicyError, match="did you mean 'on_error'"):
+        Policy.parse(text + 'on_eror = "allow"\n')
+    with pytest.raises(ValueError, match="did you mean 'local'"):
+        Charge.of("s", "k", LIMIT, on_error="lokal")
+
+
+def test_what_was_charged_here_is_remembered_in_bounded_memory_and_never_too_little() -> None:
+    spans, second = Spans(), 16_000_000_000
+    times = [place * 5 * second for place in range(3 * Spans.MOST)]
+    for at in times:
+        spans.add(at)
+    assert all(at in spans for at in times)
+    assert len(spans._spans) == Spans.MOST
+    assert times[-1] + 1 not in spans
+    assert times[-1] - second not in spans

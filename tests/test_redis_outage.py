@@ -1,0 +1,459 @@
+"""When Redis does not answer: killed, stopped, slow, cut off, or answering too late; and when it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+from flaky_proxy import Manner, Proxy, proxy
+from oracles import assert_windows_hold
+from redis_servers import Server, cluster_url, redis_cluster, redis_server, wait_for
+from servers import free_port
+
+from ratekeeper import (
+    AsyncRedisStore,
+    Decision,
+    Keeper,
+    LeakyBucket,
+    Limiter,
+    ManualClock,
+    Policy,
+    RedisStore,
+    StoreError,
+    StoreUnavailable,
+    TokenBucket,
+)
+from ratekeeper.decision import Charge
+from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.policy.keeper import AsyncKeeper
+from ratekeeper.service.app import Service
+
+TIMEOUT = 0.05
+IN_TIME = 20 * TIMEOUT
+"""Seconds that a decision may take at most: it is one or two timeouts, and this machine is slow and shared."""
+
+LIMIT = TokenBucket(8, "1/hour")
+fresh = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture
+def flaky(server: Server) -> Iterator[Proxy]:
+    with proxy(server.port) as running:
+        yield running
+
+
+def store_at(url: str, **options: Any) -> RedisStore:
+    return RedisStore(url, prefix=f"outage {next(fresh)}:", timeout=options.pop("timeout", TIMEOUT), **options)
+
+
+def gone(**options: Any) -> RedisStore:
+    """A store where nobody listens, on a clock that stands still."""
+    return store_at(f"redis://127.0.0.1:{free_port()}", clock=ManualClock(1_800_000_000), **options)
+
+
+def charge(key: str = "a", limit: Any = LIMIT, **options: Any) -> Charge:
+    return Charge.of("test/0", key, limit, options.pop("cost", 1), **options)
+
+
+def one(store: RedisStore, key: str = "a", **options: Any) -> Decision:
+    begun = time.monotonic()
+    try:
+        return store.decide([charge(key, **options)])[0]
+    finally:
+        assert time.monotonic() - begun < IN_TIME
+
+
+# ---- what it is set to ----
+
+
+def test_by_default_an_outage_raises_and_the_error_says_when_to_come_back() -> None:
+    store = gone()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable) as raised:
+            one(store)
+        assert raised.value.retry_after == 0.5
+    assert store.stats()[4:] == (1, 0, 1)
+
+
+def test_allow_lets_pass_and_charges_nothing_but_not_what_never_passes() -> None:
+    store = gone(on_error="allow")
+    for _ in range(20):
+        decision = one(store)
+        assert (decision.allowed, decision.source, decision.debt_ticks, decision._refunded) == (True, "fallback", 0, -1)
+    assert one(store, cost=9).never
+
+
+def test_deny_refuses_until_the_next_probe() -> None:
+    store = gone(on_error="deny")
+    decision = one(store)
+    assert (decision.allowed, decision.source, decision.remaining, decision.retry_after) == (False, "fallback", 0, 0.5)
+    store.clock.advance(0.2)  # type: ignore[attr-defined]
+    assert one(store).retry_after == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_local_gives_each_node_its_part_of_burst_and_rate(nodes: int) -> None:
+    store = gone(on_error="local", expected_nodes=nodes)
+    clock: Any = store.clock
+    decisions = [one(store) for _ in range(9)]
+    share = 8 // nodes
+    assert [decision.allowed for decision in decisions] == [True] * share + [False] * (9 - share)
+    assert [decision.remaining for decision in decisions[:share]] == list(reversed(range(share)))
+    assert decisions[-1].retry_after == nodes * 3600
+    clock.advance_ticks(decisions[-1].retry_ticks - 1)
+    assert not one(store)
+    clock.advance_ticks(1)
+    assert one(store)
+
+
+def test_a_limit_smaller_than_the_fleet_refuses_and_says_when_the_server_is_asked() -> None:
+    decision = one(gone(on_error="local", expected_nodes=9))
+    assert (decision.allowed, decision.retry_after) == (False, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("modes", "expected"),
+    [
+        (["allow", "local", "deny", "raise"], "raise"), (["allow", "local", "deny"], "deny"),
+        (["allow", "local"], "local"), (["allow", "allow"], "allow"), (["allow", None], "deny"),
+    ],
+)  # fmt: skip
+def test_of_several_charges_the_strictest_rules(modes: list[str | None], expected: str) -> None:
+    store = gone(on_error="deny")
+    charges = [charge(str(place), on_error=mode) for place, mode in enumerate(modes)]
+    if expected == "raise":
+        with pytest.raises(StoreUnavailable):
+            store.decide(charges)
+    else:
+        assert {decision.on_error for decision in store.decide(charges)} == {expected}
+
+
+def test_a_rule_in_shadow_has_no_say_and_never_refuses() -> None:
+    text = '[[rules]]\nname = "r"\nlimit = "8/hour"\non_error = "{}"\nshadow = {}\n'
+    strict, lax = text.format("raise", "true"), text.format("allow", "false").replace('"r"', '"s"')
+    assert Keeper(Policy.parse(strict), store=gone()).check({})
+    decision = Keeper(Policy.parse(strict + lax), store=gone()).check({})
+    assert (decision.allowed, decision.source) == (True, "fallback")
+    with pytest.raises(StoreUnavailable):
+        Keeper(Policy.parse(strict.replace("true", "false")), store=gone()).check({})
+
+
+def test_bad_settings_are_errors_that_say_what_would_be_right() -> None:
+    with pytest.raises(ValueError, match="did you mean 'allow'"):
+        gone(on_error="alow")
+    with pytest.raises(ValueError, match="expected_nodes must be"):
+        gone(expected_nodes=0)
+    with pytest.raises(ValueError, match="retry must be"):
+        gone(retry=0)
+
+
+# ---- looking, giving back, forgetting ----
+
+
+def test_a_look_follows_the_mode_and_charges_nothing() -> None:
+    for mode, allowed in (("allow", True), ("deny", False), ("local", True)):
+        limiter = Limiter(LIMIT, store=gone(on_error=mode))
+        assert [limiter.peek("a", 8).allowed for _ in range(3)] == [allowed] * 3
+        assert limiter.peek("a").source == "fallback"
+
+
+def test_what_was_charged_here_is_never_given_back_on_the_server(flaky: Proxy) -> None:
+    store = store_at(flaky.url, on_error="local", retry=0.001)
+    exact, limiter = one(store, cost=4), Limiter(LIMIT, store=store)
+    flaky.manner = "cut"
+    local = one(store, cost=3)
+    waited = limiter.try_acquire("a")
+    assert (exact.source, local.source, waited.source) == ("exact", "fallback", "fallback")
+    limiter.refund(waited)
+    flaky.manner = "pass"
+    wait_for(lambda: one(store, "b").source == "exact")
+    store.refund([charge(cost=3)], local.at_ticks)
+    assert one(store, cost=0).remaining == 4
+    store.refund([charge(cost=4)], exact.at_ticks)
+    assert one(store, cost=0).remaining == 8
+
+
+def test_in_an_outage_a_refund_does_nothing_a_rewind_is_refused_and_a_reset_raises() -> None:
+    store = gone(on_error="local")
+    store.refund([charge()], 5)
+    assert store.rewind("test/0", "a", 5, 3) is False
+    one(store, cost=8)
+    with pytest.raises(StoreUnavailable):
+        store.reset("test/0", "a")
+    assert one(store).remaining == 7
+    with pytest.raises(StoreUnavailable):
+        gone().refund([charge()], 5)
+    with pytest.raises(StoreUnavailable):
+        gone().rewind("test/0", "a", 5, 3)
+
+
+def test_who_waits_in_an_outage_waits_its_turn_and_may_give_up() -> None:
+    limiter = Limiter(LeakyBucket(5, 10), store=gone(on_error="local"))
+    assert [limiter.acquire("a").source for _ in range(3)] == ["fallback"] * 3
+
+
+# ---- the breaker, on real sockets ----
+
+
+def test_an_open_breaker_touches_no_socket_and_one_probe_goes_at_a_time(flaky: Proxy, server: Server) -> None:
+    clock = ManualClock(1_800_000_000)
+    store = store_at(flaky.url, on_error="allow", clock=clock)
+    one(store)
+    flaky.manner = "hang"
+    for _ in range(3):
+        one(store)
+    before = flaky.connections
+    assert all(one(store).source == "fallback" for _ in range(1000))
+    assert flaky.connections == before
+    assert store.stats()[4:] == (3, 1003, 1)
+    clock.advance(0.5)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda _: one(store).allowed, range(64)))
+    assert flaky.connections <= before + 1
+    assert store.stats().failures == 4
+    flaky.manner = "pass"
+    clock.advance(0.5)
+    assert one(store).source == "exact"
+
+
+def test_each_change_of_state_is_logged_once_and_no_key_is(flaky: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    store = store_at(flaky.url, on_error="allow", retry=0.01)
+    with caplog.at_level(logging.DEBUG, "ratekeeper"):
+        for _ in range(2):
+            flaky.manner = "cut"
+            wait_for(lambda: one(store, "secret").source == "fallback" and store.stats().failures % 7 == 6)
+            flaky.manner = "pass"
+            wait_for(lambda: one(store, "secret", cost=0).source == "exact")
+    said = [record.getMessage() for record in caplog.records]
+    assert ["does not answer" in text for text in said] == [True, False, True, False]
+    assert not any("secret" in text for text in said)
+    assert store.stats().opened == 2
+
+
+@pytest.mark.parametrize("manner", ["hang", "cut", "half-close", "lose replies"])
+def test_a_broken_line_is_answered_in_time_and_used_again_by_itself(flaky: Proxy, manner: Manner) -> None:
+    store = store_at(flaky.url, on_error="deny")
+    one(store)
+    flaky.manner = manner
+    assert {one(store).source for _ in range(5)} == {"fallback"}
+    flaky.manner = "pass"
+    begun = time.monotonic()
+    wait_for(lambda: one(store, "b", cost=0).source == "exact")
+    assert time.monotonic() - begun < 10
+
+
+def test_a_reply_that_is_lost_was_charged_and_is_not_asked_for_again(flaky: Proxy, server: Server) -> None:
+    store = store_at(flaky.url, retry=0.001)
+    one(store)
+    before = server.calls()
+    flaky.manner = "lose replies"
+    with pytest.raises(StoreUnavailable):
+        one(store)
+    wait_for(lambda: server.calls() == before + 1)
+    flaky.manner = "pass"
+    wait_for(lambda: _exact(store))
+    assert one(store, cost=0).remaining == 6
+
+
+def _exact(store: RedisStore) -> bool:
+    try:
+        return one(store, "other", cost=0).source == "exact"
+    except StoreUnavailable:
+        return False
+
+
+def test_a_slow_server_is_given_up(flaky: Proxy) -> None:
+    store = store_at(flaky.url, on_error="local")
+    flaky.delay = 5 * TIMEOUT
+    assert {one(store).source for _ in range(4)} == {"fallback"}
+
+
+def test_a_server_that_is_killed_and_comes_back_empty_is_used_again() -> None:
+    port = free_port()
+    with redis_server(port=port) as running:
+        store = store_at(running.url, on_error="local", retry=0.05)
+        assert one(store, cost=8)
+        running.process.kill()
+        running.process.wait()
+        assert [one(store).source for _ in range(9)] == ["fallback"] * 9
+    with redis_server(port=port):
+        wait_for(lambda: one(store, "b").source == "exact")
+        assert one(store).remaining == 7  # it has forgotten, as is said
+
+
+def test_a_server_that_is_stopped_and_goes_on_is_used_again(server: Server) -> None:
+    store = store_at(server.url, on_error="deny", retry=0.05)
+    one(store)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        assert {one(store).source for _ in range(5)} == {"fallback"}
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: one(store, "b", cost=0).source == "exact")
+
+
+def test_what_must_be_mended_is_loud_whatever_is_set(server: Server) -> None:
+    store = store_at(server.url, on_error="allow")
+    server.ask("LPUSH", store._shared.plans._names.name("test/0", "a"), "x")
+    for _ in range(5):
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            one(store)
+    assert store.stats()[4:] == (0, 0, 0)
+
+
+def test_a_node_of_a_cluster_that_is_gone_leaves_the_others_exact() -> None:
+    with redis_cluster() as nodes:
+        store = store_at(cluster_url(nodes), on_error="deny", timeout=0.2)
+        keys = [str(number) for number in range(30)]
+        before = {one(store, key).source for key in keys}
+        nodes[2].process.kill()
+        nodes[2].process.wait()
+        sources = [one(store, key).source for key in keys]
+        assert before == {"exact"}
+        assert set(sources) == {"exact", "fallback"}
+
+
+# ---- asyncio ----
+
+
+def in_loop(flaky: Proxy, use: Callable[[AsyncRedisStore], Awaitable[None]], **options: Any) -> None:
+    async def run() -> None:
+        prefix = f"outage {next(fresh)}:"
+        async with AsyncRedisStore(flaky.url, prefix=prefix, timeout=TIMEOUT, **options) as store:
+            await use(store)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("mode", ["raise", "allow", "deny", "local"])
+def test_on_an_event_loop_an_outage_is_answered_alike_and_costs_no_socket(flaky: Proxy, mode: str) -> None:
+    async def use(store: AsyncRedisStore) -> None:
+        async def ask(count: int) -> list[Any]:
+            tasks = (store.decide([charge()]) for _ in range(count))
+            answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 2 * IN_TIME)
+            return [answer if isinstance(answer, BaseException) else answer[0] for answer in answers]
+
+        assert await ask(1)
+        flaky.manner = "hang"
+        first = await ask(600)  # five calls or so: three that fail open the breaker
+        before = flaky.connections
+        answers = first + await ask(300)
+        assert flaky.connections == before
+        if mode == "raise":
+            assert {type(answer) for answer in answers} == {StoreUnavailable}
+        else:
+            assert {answer.on_error for answer in answers} == {mode}
+            allowed = {"allow": 900, "deny": 0, "local": 4}[mode]
+            assert sum(answer.allowed for answer in answers) == allowed
+        assert store.stats().opened == 1
+        flaky.manner = "pass"
+        while (answers := await ask(1)) and getattr(answers[0], "source", "") != "exact":
+            await asyncio.sleep(0.01)
+
+    in_loop(flaky, use, on_error=mode, expected_nodes=2)
+
+
+# ---- the service ----
+
+
+def test_the_service_says_503_and_when_to_come_back() -> None:
+    policy = Policy.parse('[[rules]]\nname = "r"\nlimit = "8/hour"\n')
+    for mode in ("raise", "deny"):
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope: dict[str, Any] = {
+            "type": "http",
+            "path": "/check",
+            "method": "GET",
+            "query_string": b"",
+            "headers": [],
+            "client": None,
+        }
+        service = Service(AsyncKeeper(policy, gone(on_error=mode)))
+        asyncio.run(service(scope, receive, send))
+        assert sent[0]["status"] == 503
+        assert dict(sent[0]["headers"])[b"retry-after"] == b"1"
+        assert json.loads(sent[1]["body"])["type"].endswith("#temporary-reduced-capacity")
+
+
+# ---- everything at once ----
+
+PROCESSES, THREADS = 4, 8
+BUSY = TokenBucket(40, 400)
+
+
+def hammer(url: str, prefix: str, until: float) -> list[tuple[int, str]]:
+    """In one of several processes: ask with many threads; return the times and sources of what was admitted."""
+    store = RedisStore(url, prefix=prefix, timeout=TIMEOUT, retry=0.1, on_error="local", expected_nodes=PROCESSES)
+
+    def ask(_: int) -> list[tuple[int, str]]:
+        admitted = []
+        while time.time() < until:
+            decision = one(store, "hot", limit=BUSY)
+            if decision:
+                admitted.append((decision.at_ticks, decision.source))
+            else:
+                time.sleep(0.0005)  # else the two cores do nothing but refuse
+        return admitted
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [one for part in pool.map(ask, range(THREADS)) for one in part]
+
+
+def trouble(flaky: Proxy, server: Server, until: float) -> None:
+    manners: itertools.cycle[Manner] = itertools.cycle(["cut", "lose replies", "hang", "half-close"])
+    while time.time() < until - 0.6:
+        time.sleep(0.15)
+        server.ask("SCRIPT", "FLUSH")
+        server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        time.sleep(0.15)
+        flaky.manner = next(manners)
+        time.sleep(0.1)
+        flaky.manner = "pass"
+        flaky.drop()
+        time.sleep(0.15)
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGCONT)
+
+
+def test_processes_and_threads_hammer_one_key_through_trouble_and_no_window_holds_too_much(
+    flaky: Proxy, server: Server
+) -> None:
+    with get_context("spawn").Pool(PROCESSES) as pool:
+        pool.map(time.sleep, [0] * PROCESSES)  # they have started
+        until = time.time() + 4
+        prefix = f"outage {next(fresh)}:"
+        coming = pool.starmap_async(hammer, [(flaky.url, prefix, until)] * PROCESSES)
+        trouble(flaky, server, until)
+        histories = coming.get(60)
+    exact = sorted(at for history in histories for at, source in history if source == "exact")
+    assert len(exact) > BUSY.capacity
+    assert_windows_hold(BUSY, exact)
+    here = sorted(at for history in histories for at, source in history if source == "fallback")
+    assert here
+    # Each process has the server's time from a reply, which may have come late by a timeout, and from another later.
+    slack = int(BUSY.rate * 2 * TIMEOUT)
+    assert_windows_hold(TokenBucket(BUSY.capacity + slack, BUSY.rate), here)
+    assert exact[-1] - exact[0] < 10 * TICKS_PER_SECOND
