@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -31,14 +30,9 @@ def _redis8() -> str | None:
     return str(found) if found.exists() else None
 
 
-def _redis_on_path() -> str | None:
-    return shutil.which("redis-server", path=os.environ.get("RATEKEEPER_REDIS_PATH", "") or None)
-
-
 PROGRAMS: dict[str, Callable[[], str | None]] = {
     "valkey 9": _valkey9,
     "redis 8": _redis8,
-    "redis-server on the path": _redis_on_path,
 }
 
 

@@ -16,18 +16,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis_servers import Server, cluster_url, redis_cluster, redis_server, wait_for
 from servers import free_port
-from test_stores import (  # noqa: F401  claims about every store, on the `store` below
+from test_stores import (  # noqa: F401  claims about limiters, on the `store` below
     test_a_cost_must_be_a_whole_number_of_zero_or_more,
-    test_a_cost_over_the_capacity_never_passes_and_is_never_queued,
     test_a_decision_is_immutable_and_a_value,
-    test_a_str_key_is_its_utf8_bytes_and_any_str_is_a_key,
     test_a_timeout_must_be_zero_or_more,
-    test_all_charges_of_a_request_are_made_or_none,
     test_another_kind_of_key_is_an_error_that_names_the_kinds,
     test_many_keys_are_asked_in_order_at_one_instant,
-    test_no_charges_are_no_decisions,
     test_retry_after_is_never_too_early_also_over_months,
-    test_two_charges_of_one_bucket_in_a_request_are_both_counted,
 )
 
 from ratekeeper import (

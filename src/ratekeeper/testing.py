@@ -263,9 +263,9 @@ class Blocking:
         return ChargeGate(self, scopes, limits, wait)
 
     def close(self) -> None:
-        aclose: Callable[[], Coroutine[Any, Any, None]] | None = getattr(self._store, "aclose", None)
-        if aclose is not None:
-            self._run(aclose())
+        close: Callable[[], Coroutine[Any, Any, None]] | None = getattr(self._store, "close", None)
+        if close is not None:
+            self._run(close())
         self._loop.close()
 
     def _run(self, work: Awaitable[T]) -> T:

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, OnError
+from ratekeeper.limits import Limit
+from ratekeeper.stores.async_line import AsyncLine
+from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.plans import Plan
@@ -48,6 +51,7 @@ class AsyncRedisStore:
         self._faults = self._shared.faults
         self._batches = Batches(self._call, self._link.clustered)
         self.clock: Clock = self._shared.clock
+        self.line = AsyncLine(self, self.clock)
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """As `RedisStore.decide`."""
@@ -65,12 +69,17 @@ class AsyncRedisStore:
         """As `RedisStore.reset`."""
         await self._run(self._plans.reset(scope, key))
 
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
+        """As `RedisStore.bind`."""
+        return AsyncChargeGate(self, scopes, limits, wait)
+
     def stats(self) -> RedisStats:
         """As `RedisStore.stats`."""
         return self._shared.stats()
 
     async def close(self) -> None:
-        """Close the connections. A client of the caller's is left open."""
+        """Give back what those who gave up waiting had, and close the connections. A client handed in is left open."""
+        await self.line.settle()
         client = self._link.opened()
         if client is not None:
             await client.aclose()

@@ -9,11 +9,11 @@ from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, OnError
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.line import Line
 from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.plans import Plan
 from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import RedisStats, Shared
-from ratekeeper.stores.waiting import Line
 
 T = TypeVar("T")
 
