@@ -193,7 +193,7 @@ MISTAKES = [
     ("rules = [5]", "policy.toml:1: 'rules' must be a list of tables, not a list of something else"),
     (RULE.replace("rules", "rule"), "policy.toml:1: unknown table 'rule': did you mean 'rules'?"),
     (RULE + "[tier]\n", "policy.toml:5: unknown table 'tier': did you mean 'tiers'?"),
-    (RULE + "[quux]\n", "policy.toml:5: unknown table 'quux': use one of attributes, rules, tiers"),
+    (RULE + "[quux]\n", "policy.toml:5: unknown table 'quux': use one of attributes, rules, store, tiers"),
     ("atributes = 1\n" + RULE, "policy.toml:1: unknown key 'atributes': did you mean 'attributes'?"),
     (RULE + "shadow =\n", "policy.toml:5: not TOML: Invalid value (column 9)"),
     (RULE + 'missing = "sh', "policy.toml:5: not TOML: Unterminated string (the file ends too early)"),

@@ -269,8 +269,9 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
     ("args", "says"),
     [
         (["--workers", "4", "--store", "memory"], "admit 4 times"),
-        (["--store", "shared:"], "--store must be memory or shared:NAME, not 'shared:'"),
-        (["--store", "shard:x"], "--store must be memory or shared:NAME, not 'shard:x'"),
+        (["--store", "shared:"], "there is none called 'shared'"),
+        (["--store", "shard:x"], "there is none called 'shard': did you mean 'shared'?"),
+        (["--store", "reddis://127.0.0.1"], "there is none called 'reddis': did you mean 'redis'?"),
         (["--workers", "2", "--store", "shared:/etc/passwd"], "/etc/passwd: "),
         (["--host", "192.0.2.1"], "192.0.2.1"),
     ],

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.policy.model import HeaderSource, Policy
-from ratekeeper.service.serve import serve
-from ratekeeper.stores.memory import MemoryStore
-from ratekeeper.stores.shared import SharedMemoryStore, path_of
-from ratekeeper.stores.table_store import TableStore
+from ratekeeper.service.serve import OpenStore, serve
+from ratekeeper.stores.choice import MEMORY, StoreChoice
+from ratekeeper.stores.shared import SharedMemoryStore
 
-_SHARED = "shared:"
 _HELLO = """\
 ratekeeper serves {policy} ({rules}) at {url}{workers}
 Try:
@@ -34,57 +35,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="STORE",
-        help="where buckets live: memory (default for one worker), or shared:NAME, a table in /dev/shm that lives on "
-        "when the service stops (default for several workers: one of their own, which does not)",
+        help="where buckets live, in place of the policy's [store]: memory (default for one worker), shared:NAME, a "
+        "table in /dev/shm (default for several workers: one of their own, gone when they stop), or a server's URL, "
+        "redis://, rediss://, valkey://, unix://, redis+cluster:// or redis+sentinel://",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     policy = Policy.load(args.policy)
-    with _store(args.store, args.workers) as store:
+    with _store(policy, args) as (open_store, place):
 
         def announce(url: str) -> None:
-            print(_hello(policy, args, store, url), flush=True)
+            print(_hello(policy, args, place, url), flush=True)
 
-        serve(policy, store, args.host, args.port, args.workers, announce)
+        serve(policy, open_store, args.host, args.port, args.workers, announce)
     return 0
 
 
+class _Opened(NamedTuple):
+    """How a worker opens the store, and the line that says where it is, if it is not its own memory."""
+
+    open_store: OpenStore
+    place: str = ""
+
+
 @contextmanager
-def _store(name: str | None, workers: int) -> Iterator[TableStore]:
-    """Open the store that was asked for: one that all workers share."""
-    if name == "memory" or (name is None and workers == 1):
-        if workers > 1:
-            raise RatekeeperError(
-                f"--store memory with --workers {workers}: each worker would have limits of its own, and so admit "
-                f"{workers} times as much; leave --store out, or use shared:NAME"
-            )
-        yield MemoryStore()
-    elif name is None:
-        with SharedMemoryStore.temporary("ratekeeper-serve-") as store:
+def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
+    """Choose the store, one that all workers share; see that it can be opened."""
+    choice = policy.store
+    if args.store is not None:
+        choice = StoreChoice(args.store) if choice is None else replace(choice, url=args.store)
+    if choice is None and args.workers > 1:
+        with SharedMemoryStore.temporary("ratekeeper-serve-") as table:
             try:
-                yield store
+                yield _Opened(partial(SharedMemoryStore.open, table.path), f"Table: {table.path}")
             finally:
-                store.unlink()
-    elif name.startswith(_SHARED) and name != _SHARED:
-        path = path_of(name.removeprefix(_SHARED))
-        with SharedMemoryStore.open(path) if path.exists() else SharedMemoryStore(path) as store:
-            yield store
+                table.unlink()
+        return
+    choice = choice or StoreChoice(MEMORY)
+    if choice.url == MEMORY and args.workers > 1:
+        raise RatekeeperError(
+            f"a store in memory with --workers {args.workers}: each worker would have limits of its own, and so admit "
+            f"{args.workers} times as much; leave it out, or use shared:NAME"
+        )
+    opened = choice.open()
+    if isinstance(opened, SharedMemoryStore):
+        yield _Opened(partial(SharedMemoryStore.open, opened.path), f"Table: {opened.path}")
     else:
-        raise RatekeeperError(f"--store must be memory or shared:NAME, not {name!r}")
+        yield _Opened(choice.open_async, f"Store: {choice.shown}" if choice.on_server else "")
 
 
-def _hello(policy: Policy, args: argparse.Namespace, store: TableStore, url: str) -> str:
+def _hello(policy: Policy, args: argparse.Namespace, place: str, url: str) -> str:
     """Return what to try, with the first header that the policy reads."""
     named = [(name, source.name) for name, source in policy.attributes.items() if isinstance(source, HeaderSource)]
     name, header = named[0] if named else ("", "")
-    table = f"\nTable: {store.path}" if isinstance(store, SharedMemoryStore) else ""
     return _HELLO.format(
         policy=args.policy,
         rules=f"{len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}",
         url=url,
-        workers=(f" from {args.workers} processes" if args.workers > 1 else "") + table,
+        workers=(f" from {args.workers} processes" if args.workers > 1 else "") + (f"\n{place}" if place else ""),
         header=f"-H '{header}: k-1' " if header else "",
         attribute=f'"{name}": "k-1", ' if name else "",
     )

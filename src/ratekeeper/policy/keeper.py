@@ -14,8 +14,10 @@ from ratekeeper.policy.model import PUBLIC, Policy, Rule
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 from ratekeeper.stores.awaited import awaited
 from ratekeeper.stores.base import AsyncStore, Store, local
-from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.choice import MEMORY, StoreChoice
 from ratekeeper.turns import take_turn, take_turn_async
+
+_OWN = StoreChoice(MEMORY)
 
 
 class RuleExplanation(NamedTuple):
@@ -131,7 +133,8 @@ class _Rulebook:
 class Keeper(_Rulebook):
     """Decide requests by a policy: every rule that matches is charged, or none is.
 
-    `store` is where the buckets live, by default a `MemoryStore` of its own. Thread-safe.
+    `store` is where the buckets live: by default the one that the policy chooses, or else a `MemoryStore` of its own.
+    Thread-safe.
 
     >>> policy = Policy.parse('''
     ... [[rules]]
@@ -146,7 +149,7 @@ class Keeper(_Rulebook):
 
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
         super().__init__(policy)
-        self.store: Store = MemoryStore() if store is None else local(store, "Keeper")
+        self.store: Store = local(store, "Keeper") if store is not None else (policy.store or _OWN).open()
 
     def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
@@ -180,7 +183,7 @@ class AsyncKeeper(_Rulebook):
 
     def __init__(self, policy: Policy, store: Store | AsyncStore | None = None) -> None:
         super().__init__(policy)
-        self.store: Store | AsyncStore = MemoryStore() if store is None else store
+        self.store: Store | AsyncStore = store if store is not None else (policy.store or _OWN).open_async()
         self._store = awaited(self.store)
 
     async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:

@@ -1,6 +1,6 @@
 """A policy file (TOML) -> a `Policy`, whole or not at all: every error in it, in one `PolicyError`.
 
-Knows the file's top level, [attributes] and [tiers]; a rule's table is read by `load_rule`.
+Knows the file's top level, [attributes] and [tiers]; a rule's table is read by `load_rule`, [store] by `load_store`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ratekeeper.errors import PolicyError, did_you_mean
 from ratekeeper.policy.load_rule import HEADER, HEADER_NAME, Vocabulary, cost_source, read_rule
+from ratekeeper.policy.load_store import read_store
 from ratekeeper.policy.model import ClientIP, HeaderSource, Policy, Rule, Source, Tiers
 from ratekeeper.policy.reader import Report, Table, kind, shown
 from ratekeeper.policy.toml_lines import lines_of
@@ -20,7 +21,7 @@ from ratekeeper.policy.toml_lines import lines_of
 if TYPE_CHECKING:
     from os import PathLike
 
-_TOP = ("attributes", "tiers", "rules")
+_TOP = ("attributes", "tiers", "store", "rules")
 _BUILTIN = frozenset({"method", "path", "client"})
 """The attributes that every HTTP request has. With a table [tiers], `tier` is one more."""
 
@@ -59,9 +60,11 @@ def parse_policy(text: str, source: str = "<policy>") -> Policy:
     )
     tiers = _tiers(tiers_table, vocabulary)
     rules = _rules(top, vocabulary)
+    store_table = top.table("store", "[store]")
+    store = read_store(store_table) if store_table else None
     top.report.finish()
     sources |= {rule.cost: header for rule in rules if isinstance(rule.cost, str) and (header := cost_source(rule))}
-    return Policy(rules, sources, tiers, source)
+    return Policy(rules, sources, tiers, source, store)
 
 
 def _toml(text: str, source: str) -> dict[str, object]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
+from ratekeeper.stores.choice import StoreChoice
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -228,12 +229,14 @@ class Policy:
     attributes  where each attribute comes from, for HTTP; who passes attributes of their own needs none
     tiers       gives each request its attribute `tier`
     source      the file's name, for messages
+    store       where buckets live; a keeper opens it unless it is given a store
     """
 
     rules: tuple[Rule, ...]
     attributes: Mapping[str, Source] = field(default_factory=dict, hash=False)
     tiers: Tiers | None = None
     source: str = "<policy>"
+    store: StoreChoice | None = None
 
     def __post_init__(self) -> None:
         if not self.rules:

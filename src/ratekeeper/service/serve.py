@@ -8,19 +8,25 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.app import Service
-from ratekeeper.stores.base import Store
+from ratekeeper.stores.base import AsyncStore, Store
+
+OpenStore: TypeAlias = Callable[[], Store | AsyncStore]
 
 
-def serve(policy: Policy, store: Store, host: str, port: int, workers: int, announce: Callable[[str], None]) -> None:
+def serve(
+    policy: Policy, open_store: OpenStore, host: str, port: int, workers: int, announce: Callable[[str], None]
+) -> None:
     """Serve until a signal stops the process. `announce` gets the URL once connections are accepted.
 
-    With several `workers`, each a process, a worker that dies is replaced; they must share the store, which is pickled
-    for them. Port 0 takes a free one. Raises OSError if the address cannot be had, MissingExtraError without uvicorn.
+    With several `workers`, each a process, a worker that dies is replaced. Each opens the store by `open_store`, which
+    is pickled for it, and should lead to the same buckets. Port 0 takes a free one. Raises OSError if the address
+    cannot be had, MissingExtraError without uvicorn.
     """
     try:
         import uvicorn  # noqa: PLC0415  an extra: only who serves needs it
@@ -30,7 +36,7 @@ def serve(policy: Policy, store: Store, host: str, port: int, workers: int, anno
     listening = _listen(host, port)
     # Forwarding headers are evidence, which the policy weighs: uvicorn must not rewrite the peer by them.
     config = uvicorn.Config(
-        partial(_make_service, policy, store), factory=True, workers=workers,
+        partial(_make_service, policy, open_store), factory=True, workers=workers,
         log_level="warning", access_log=False, proxy_headers=False, server_header=False,
     )  # fmt: skip
     announce(_url(listening))
@@ -40,8 +46,8 @@ def serve(policy: Policy, store: Store, host: str, port: int, workers: int, anno
         Multiprocess(config, sockets=[listening]).run()
 
 
-def _make_service(policy: Policy, store: Store) -> Service:
-    return Service(AsyncKeeper(policy, store))
+def _make_service(policy: Policy, open_store: OpenStore) -> Service:
+    return Service(AsyncKeeper(policy, open_store()))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,70 @@
+"""StoreChoice: a store as a policy file or a command line names it. A value; it opens a store when it is told to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ratekeeper.decision import OnError
+from ratekeeper.errors import StoreError, did_you_mean
+from ratekeeper.stores.base import AsyncStore, Store
+from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.redis import AsyncRedisStore, RedisStore
+from ratekeeper.stores.shared import SharedMemoryStore, path_of
+from ratekeeper.stores.table_store import MAX_KEYS
+
+MEMORY, SHARED = "memory", "shared:"
+SERVERS = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+cluster", "redis+sentinel")
+FORMS = "memory, shared:NAME, or the URL of a server such as redis://host:6379/0"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChoice:
+    """Where buckets live: `memory` (this process), `shared:NAME` (this host), or a server's URL (see `RedisStore`).
+
+    `max_keys` is for the first two (a shared table that exists keeps its size); all else is for servers.
+    """
+
+    url: str
+    max_keys: int = MAX_KEYS
+    prefix: str = "ratekeeper:"
+    timeout: float = 0.05
+    on_error: OnError = "raise"
+    expected_nodes: int = 1
+
+    def __post_init__(self) -> None:
+        scheme, colon, rest = self.url.partition(":")
+        if self.url != MEMORY and not (rest and scheme + colon == SHARED) and not (colon and scheme in SERVERS):
+            hint = did_you_mean(scheme[:40], (MEMORY, "shared", *SERVERS)) if scheme else ""
+            raise StoreError(f"a store is {FORMS}; there is none called {scheme[:40]!r}{hint}")
+
+    @property
+    def on_server(self) -> bool:
+        """It is a server's, so it can fail, and hosts share it."""
+        return self.url != MEMORY and not self.url.startswith(SHARED)
+
+    @property
+    def shown(self) -> str:
+        """The URL without a user and a password."""
+        return re.sub(r"//[^/]*@", "//", self.url)
+
+    def open(self) -> Store:
+        """Open it to be called. Raises `StoreError`, MissingExtraError."""
+        if self.url == MEMORY:
+            return MemoryStore(self.max_keys)
+        if not self.on_server:
+            path = path_of(self.url.removeprefix(SHARED))
+            return SharedMemoryStore.open(path) if path.exists() else SharedMemoryStore(path, self.max_keys)
+        return RedisStore(
+            self.url, prefix=self.prefix, timeout=self.timeout,
+            on_error=self.on_error, expected_nodes=self.expected_nodes,
+        )  # fmt: skip
+
+    def open_async(self) -> Store | AsyncStore:
+        """Open it for asyncio: a server's to be awaited."""
+        if not self.on_server:
+            return self.open()
+        return AsyncRedisStore(
+            self.url, prefix=self.prefix, timeout=self.timeout,
+            on_error=self.on_error, expected_nodes=self.expected_nodes,
+        )  # fmt: skip

@@ -1,0 +1,115 @@
+"""Choosing a store by words: in a policy's [store] and by `serve --store`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import need
+from redis_servers import Server, redis_server
+from servers import free_port, ratekeeper_service
+
+from ratekeeper import (
+    IMPLEMENTATION,
+    AsyncKeeper,
+    AsyncRedisStore,
+    Keeper,
+    MemoryStore,
+    Policy,
+    PolicyError,
+    RedisStore,
+    SharedMemoryStore,
+    StoreError,
+)
+from ratekeeper.stores.choice import StoreChoice
+
+RULE = """
+[attributes]
+api_key = "header:x-api-key"
+
+[[rules]]
+name = "each key"
+key = ["api_key"]
+limit = "3/hour"
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with redis_server() as running:
+        yield running
+
+
+def policy(store: str) -> Policy:
+    return Policy.parse(f"[store]\n{store}\n{RULE}")
+
+
+def test_a_keeper_opens_the_store_that_its_policy_chooses(server: Server, tmp_path: Path) -> None:
+    chosen = policy(f'url = "{server.url}"\nprefix = "keeper:"\ntimeout = 5')
+    keepers = [Keeper(chosen), Keeper(chosen)]
+    assert all(isinstance(keeper.store, RedisStore) for keeper in keepers)
+    assert [bool(keepers[n % 2].check({"api_key": "k"})) for n in range(5)] == [True] * 3 + [False] * 2
+    assert isinstance(AsyncKeeper(chosen).store, AsyncRedisStore)
+    assert isinstance(Keeper(chosen, MemoryStore(10)).store, MemoryStore)
+    need("the C core", IMPLEMENTATION == "c")
+    shared = policy(f'url = "shared:{tmp_path}/table"\nmax_keys = 100')
+    store = Keeper(shared).store
+    assert isinstance(store, SharedMemoryStore)
+    assert store.stats().max_keys == 100
+    assert isinstance(AsyncKeeper(policy('url = "memory"\nmax_keys = 50')).store, MemoryStore)
+
+
+@pytest.mark.parametrize(
+    ("store", "says"),
+    [
+        ("", r"2: \[store\]: 'url' is missing|: \[store\]: 'url' is missing"),
+        ('url = "reddis://host"', r":2: \[store\]: .*did you mean 'redis'\?"),
+        ('url = "localhost"', r":2: \[store\]: .*memory, shared:NAME, or the URL"),
+        ("url = 5", r":2: \[store\]: 'url' must be a text"),
+        ('url = "redis://h"\non_error = "alow"', r":3: .*'alow': did you mean 'allow'\?"),
+        ('url = "redis://h"\non_eror = "allow"', r":3: .*unknown key 'on_eror': did you mean 'on_error'\?"),
+        ('url = "redis://h"\nmax_keys = 5', r":3: .*'max_keys' means nothing for a store that is on a server"),
+        ('url = "memory"\non_error = "allow"', r":3: .*'on_error' means nothing for a store that is on this host"),
+        ('url = "redis://h"\ntimeout = 0', r":3: .*'timeout' must be seconds, more than 0"),
+        ('url = "redis://h"\nexpected_nodes = 0', r":3: .*'expected_nodes' must be a whole number from 1"),
+    ],
+)
+def test_a_bad_choice_is_an_error_that_names_the_line_and_the_right_word(store: str, says: str) -> None:
+    with pytest.raises(PolicyError, match=says):
+        policy(store)
+
+
+def test_a_password_is_never_shown() -> None:
+    choice = StoreChoice("redis://user:secret@host:6379/0")
+    assert choice.shown == "redis://host:6379/0"
+    with pytest.raises(StoreError) as caught:
+        StoreChoice("rdis://user:secret@host")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("by", ["option", "policy"])
+def test_two_services_on_one_server_admit_what_one_limit_allows(server: Server, tmp_path: Path, by: str) -> None:
+    path = tmp_path / "policy.toml"
+    url = server.url.replace("/0", "/1" if by == "option" else "/2")
+    path.write_text(RULE if by == "option" else f'[store]\nurl = "{url}"\ntimeout = 5\n{RULE}')
+    options = ["--store", url] if by == "option" else []
+    announced: list[str] = []
+    with (
+        ratekeeper_service(path, announced, *options) as one,
+        ratekeeper_service(path, None, *options, "--workers", "2") as two,
+    ):
+        assert f"Store: {url}\n" in announced
+        statuses = [httpx.get(f"{(one, two)[n % 2]}/check", headers={"X-Api-Key": "k"}).status_code for n in range(6)]
+    assert statuses == [200, 200, 200, 429, 429, 429]
+
+
+def test_a_service_whose_server_is_away_says_so_with_a_503(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(RULE)
+    with ratekeeper_service(path, None, "--store", f"redis://127.0.0.1:{free_port()}/0") as url:
+        answer = httpx.get(f"{url}/check", headers={"X-Api-Key": "k"})
+        assert answer.status_code == 503
+        assert answer.json()["type"].endswith("#temporary-reduced-capacity")
+        assert httpx.get(f"{url}/healthz").status_code == 200
