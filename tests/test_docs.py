@@ -18,6 +18,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 from conftest import need, need_program
+from redis_servers import redis_server
 from servers import backend, caddy, ratekeeper_service
 
 from ratekeeper import IMPLEMENTATION, Limiter, Policy, SharedMemoryStore
@@ -28,6 +29,8 @@ PACKAGE = ROOT / "src" / "ratekeeper"
 MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
 # Run elsewhere: these by .ci/run in a fresh clone, installing by test_install.py, nginx by test_gateway.py.
 RUN_BY_CI = ("make run", "make test", "pip install ")
+REDIS_URL = "redis://127.0.0.1:6379/0"
+"""Where the pages have a server; the tests have one elsewhere."""
 RUN_BY_TEST_WORKERS = ("gunicorn ", "uvicorn ")
 LANGUAGES = {"console", "pycon", "python", "toml", "caddyfile", "nginx", "yaml"}
 
@@ -60,9 +63,11 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
 def test_python_in_the_pages_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     code = "\n".join(block.text for block in blocks("pycon") if block.page == page)
-    test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
-    runner = doctest.DocTestRunner()
-    runner.run(test)
+    with redis_server() if REDIS_URL in code else nullcontext() as server:
+        code = code.replace(REDIS_URL, server.url) if server else code
+        test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
+        runner = doctest.DocTestRunner()
+        runner.run(test)
     assert runner.failures == 0
 
 

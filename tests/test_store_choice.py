@@ -23,6 +23,7 @@ from ratekeeper import (
     SharedMemoryStore,
     StoreError,
 )
+from ratekeeper.cli.main import main
 from ratekeeper.stores.choice import StoreChoice
 
 RULE = """
@@ -79,6 +80,20 @@ def test_a_keeper_opens_the_store_that_its_policy_chooses(server: Server, tmp_pa
 def test_a_bad_choice_is_an_error_that_names_the_line_and_the_right_word(store: str, says: str) -> None:
     with pytest.raises(PolicyError, match=says):
         policy(store)
+
+
+def test_validate_says_which_rules_share_a_slot_of_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "policy.toml"
+    more = '[[rules]]\nname = "each path"\nkey = ["api_key", "path"]\nlimit = "1/s"\n'
+    whole = '[[rules]]\nname = "all"\nlimit = "9/s"\n'
+    path.write_text(f'[store]\nurl = "redis+cluster://h:1"\n{RULE}{more}')
+    assert main(["validate", str(path)]) == 0
+    assert "all rules of a request share a slot" in capsys.readouterr().out
+    path.write_text(f'[store]\nurl = "redis+cluster://h:1"\n{RULE}{more}{whole}')
+    assert main(["validate", str(path)]) == 0
+    assert "  by api_key: each key, each path\n  all, without a key: all\n" in capsys.readouterr().out
 
 
 def test_a_password_is_never_shown() -> None:

@@ -42,7 +42,20 @@ def run_validate(args: argparse.Namespace) -> int:
         print(f"  limit  {describe(rule.limit)}")
         for override in rule.overrides:
             print(f"  but    {_conditions(override.match)}: {describe(override.limit)}")
+    if policy.store is not None and policy.store.clustered:
+        print(f"\n{_slots(policy)}")
     return 0
+
+
+def _slots(policy: Policy) -> str:
+    """Say which rules of a request are one script call on a cluster: those whose keys begin with the same attribute."""
+    groups: dict[str, list[str]] = {}
+    for rule in policy.rules:
+        groups.setdefault(f"by {rule.key[0]}" if rule.key else f"{rule.name}, without a key", []).append(rule.name)
+    if len(groups) == 1:
+        return "On the cluster, all rules of a request share a slot: one script call."
+    lines = [f"  {group}: {', '.join(names)}" for group, names in groups.items()]
+    return "\n".join(["On the cluster, a request takes a look and a script call for each of these groups:", *lines])
 
 
 def run_explain(args: argparse.Namespace) -> int:

@@ -44,6 +44,11 @@ class StoreChoice:
         return self.url != MEMORY and not self.url.startswith(SHARED)
 
     @property
+    def clustered(self) -> bool:
+        """Its buckets are spread over the slots of a cluster."""
+        return self.url.startswith("redis+cluster:")
+
+    @property
     def shown(self) -> str:
         """The URL without a user and a password."""
         return re.sub(r"//[^/]*@", "//", self.url)
