@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, OnError
+from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.async_line import AsyncLine
 from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.plans import Plan
+from ratekeeper.stores.redis.redirects import MOST, Hop, Redirects
 from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import RedisStats, Shared
 
@@ -49,6 +51,7 @@ class AsyncRedisStore:
         self._link = self._shared.link
         self._script = self._shared.script
         self._faults = self._shared.faults
+        self._redirects = Redirects(self._link, self._faults)
         self._batches = Batches(self._call, self._link.clustered)
         self.clock: Clock = self._shared.clock
         self.line = AsyncLine(self, self.clock)
@@ -110,32 +113,58 @@ class AsyncRedisStore:
     async def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
         arguments = self._shared.arguments(asks)
-        node = await self._node(arguments) if self._link.clustered else None
-        with self._attempts.to(name_of(node)):
+        if not self._link.clustered:
+            return await self._call_at(Hop(None), asks, arguments)
+        hop: Hop | None = Hop(await self._node(arguments))
+        for hops in range(MOST, 0, -1):
+            assert hop is not None
+            try:
+                return await self._call_at(hop, asks, arguments)
+            except StoreUnavailable as error:
+                hop = self._redirects.after(error)
+                if hop is None or hops == 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes | int]) -> list[Reply]:
+        with self._attempts.to(name_of(hop.node)):
             sent = self._shared.local()
             try:
-                text = await self._execute("EVALSHA", self._script.sha, arguments, node)
+                text = await self._execute("EVALSHA", self._script.sha, arguments, hop)
             except self._faults.no_script:
                 self._shared.script_was_missing()
-                text = await self._execute("EVAL", self._script.text, arguments, node)
+                text = await self._execute("EVAL", self._script.text, arguments, hop)  # which also keeps it
             return self._shared.read(text, asks, sent)
 
     async def _node(self, arguments: list[bytes | int]) -> Any:
         """As `RedisStore._node`."""
         with self._attempts.to():
             client = self._link.client()
+            if self._redirects.stale:
+                self._redirects.stale = False
+                client._initialize = True  # all that is public closes the connections that others wait on
             await client.initialize()
         return self._attempts.named(client.get_node_from_key, arguments[1])
 
-    async def _execute(self, verb: str, script: str, arguments: list[bytes | int], node: Any) -> Any:
+    async def _execute(self, verb: str, script: str, arguments: list[bytes | int], hop: Hop) -> Any:
         """As `RedisStore._execute`."""
-        client = self._link.client()
-        if self._link.clustered:
-            return await client.execute_command(verb, script, *arguments, target_nodes=node)
-        pool = client.connection_pool
+        if hop.node is not None:
+            return await self._execute_at(hop, verb, script, *arguments)
+        pool = self._link.client().connection_pool
         connection = await pool.get_connection(*self._link.pool_wants)
         try:
             await connection.send_command(verb, script, *arguments)
             return await connection.read_response()
         finally:
             await pool.release(connection)
+
+    async def _execute_at(self, hop: Hop, *command: bytes | str | int) -> Any:
+        """Send a command to a node of a cluster, once: its own way to send neither follows nor tries again."""
+        if not hop.asking:
+            return await hop.node.execute_command(*command)
+        both = [self._link.piped(0, "ASKING"), self._link.piped(1, *command)]
+        await hop.node.execute_pipeline(both)  # on one connection
+        for each in both:
+            if isinstance(each.result, Exception):
+                raise each.result
+        return both[1].result

@@ -80,7 +80,10 @@ class Attempts:
             return
         named = self._faults.named(error)
         if isinstance(named, StoreUnavailable):
-            self._failed(breaker, node, turn, error)
+            if self._faults.moving(error):
+                breaker.succeeded(turn)
+            else:
+                self._failed(breaker, node, turn, error)
             named.retry_after = seconds(breaker.wait(self._local()))
         elif breaker.succeeded(turn):  # it answers, though not to anyone's liking
             _log.warning("%s answers again, with an error", _named(node))

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from ratekeeper.stores.redis.faults import is_split
 from ratekeeper.stores.redis.names import tag_of
 from ratekeeper.stores.redis.script import Ask, Reply
 
@@ -91,6 +92,10 @@ class Batches:
         try:
             replies = await self._call([ask for ask, _ in batch])
         except BaseException as error:
+            if self._clustered and is_split(error) and len(apart := _by_buckets(batch)) > 1:
+                for part in apart:
+                    await self._travel(part)
+                return
             failure = error if isinstance(error, Exception) else asyncio.CancelledError()
             for _, coming in batch:
                 if not coming.done():
@@ -101,3 +106,11 @@ class Batches:
         for (_, coming), reply in zip(batch, replies, strict=True):
             if not coming.done():
                 coming.set_result(reply)
+
+
+def _by_buckets(batch: list[_Waiting]) -> list[list[_Waiting]]:
+    """Take requests for different buckets apart. While a slot is moved each is on one of two nodes, or on neither."""
+    parts: dict[tuple[bytes, ...], list[_Waiting]] = {}
+    for one in batch:
+        parts.setdefault(tuple(one[0].names), []).append(one)
+    return list(parts.values())

@@ -47,6 +47,14 @@ class Link:
                     self._client = self.make()
         return self._client
 
+    def at(self, node: Any) -> Any:
+        """Return the client of one node of a cluster, of a blocking one."""
+        return getattr(self.client(), f"get_{self.library.__name__}_connection")(node)
+
+    def piped(self, *command: Any) -> Any:
+        """Return a command for a node's `execute_pipeline`, of an awaited cluster."""
+        return import_module(f"{self.library.__name__}.asyncio.cluster").PipelineCommand(*command)
+
     @property
     def is_open(self) -> bool:
         return self._client is not None

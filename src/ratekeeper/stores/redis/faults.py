@@ -16,6 +16,9 @@ class Faults:
     def __init__(self, library: Any) -> None:
         errors = library.exceptions
         self.no_script: type[Exception] = errors.NoScriptError
+        self.ask: type[Exception] = errors.AskError
+        self.moved: type[Exception] = errors.MovedError
+        self.try_again: type[Exception] = errors.TryAgainError
         cluster = tuple(
             getattr(errors, name)
             for name in ("RedisClusterException", "ValkeyClusterException")
@@ -25,8 +28,12 @@ class Faults:
         self._lasting = (errors.AuthenticationError, errors.AuthorizationError)
         self._passing = (
             errors.ConnectionError, errors.TimeoutError, errors.ReadOnlyError, errors.OutOfMemoryError,
-            errors.TryAgainError, errors.ClusterError, errors.ClusterDownError, OSError, *cluster,
+            errors.TryAgainError, errors.AskError, errors.ClusterError, errors.ClusterDownError, OSError, *cluster,
         )  # fmt: skip
+
+    def moving(self, error: Exception) -> bool:
+        """Is it that a slot is moved, or has been? Such a node answers, and its other slots are as they were."""
+        return isinstance(error, self.ask | self.try_again)
 
     @staticmethod
     def refused(error: BaseException) -> bool:
@@ -45,3 +52,8 @@ class Faults:
         if passing and not isinstance(error, self._lasting):
             return StoreUnavailable(f"the Redis store does not answer: {text}")
         return StoreError(f"the Redis store cannot be used: {text}")
+
+
+def is_split(error: BaseException) -> bool:
+    """Is it that the buckets of one call were not all on one node? Then nothing was done, and each may be asked for."""
+    return type(error.__cause__).__name__ == "TryAgainError"  # so in both libraries

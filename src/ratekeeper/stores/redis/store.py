@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, OnError
+from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Gate, Wait
 from ratekeeper.stores.line import Line
 from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.plans import Plan
+from ratekeeper.stores.redis.redirects import MOST, Hop, Redirects
 from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import RedisStats, Shared
 
@@ -78,6 +80,7 @@ class RedisStore:
         self._clustered = self._link.clustered
         self._script = self._shared.script
         self._faults = self._shared.faults
+        self._redirects = Redirects(self._link, self._faults)
         self.clock: Clock = self._shared.clock
         self.line = Line(self, self.clock)
 
@@ -134,31 +137,47 @@ class RedisStore:
     def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
         arguments = self._shared.arguments(asks)
-        node = self._node(arguments) if self._clustered else None
-        with self._attempts.to(name_of(node)):
+        if not self._link.clustered:
+            return self._call_at(Hop(None), asks, arguments)
+        hop: Hop | None = Hop(self._node(arguments))
+        for hops in range(MOST, 0, -1):
+            assert hop is not None
+            try:
+                return self._call_at(hop, asks, arguments)
+            except StoreUnavailable as error:
+                hop = self._redirects.after(error)
+                if hop is None or hops == 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes | int]) -> list[Reply]:
+        with self._attempts.to(name_of(hop.node)):
             sent = self._shared.local()
             try:
-                text = self._execute("EVALSHA", self._script.sha, arguments, node)
+                text = self._execute("EVALSHA", self._script.sha, arguments, hop)
             except self._faults.no_script:
                 self._shared.script_was_missing()
-                text = self._execute("EVAL", self._script.text, arguments, node)  # which also keeps it
+                text = self._execute("EVAL", self._script.text, arguments, hop)  # which also keeps it
             return self._shared.read(text, asks, sent)
 
     def _node(self, arguments: list[bytes | int]) -> Any:
         """Return the node of a cluster that has the buckets. Raises as a call does: a cluster is first looked up."""
-        if not self._link.is_open:
+        if not self._link.is_open or self._redirects.stale:
             with self._attempts.to():
-                self._link.client()
+                client = self._link.client()
+                if self._redirects.stale:
+                    client.nodes_manager.initialize()
+                    self._redirects.stale = False
         return self._attempts.named(self._link.client().get_node_from_key, arguments[1])
 
-    def _execute(self, verb: str, script: str, arguments: list[bytes | int], node: Any) -> Any:
+    def _execute(self, verb: str, script: str, arguments: list[bytes | int], hop: Hop) -> Any:
         """Send a command once, and return its answer. A client's own way to send tries again after an error."""
-        client = self._link.client()
-        if self._clustered:  # a node that is named is asked once
-            return client.execute_command(verb, script, *arguments, target_nodes=node)
-        pool = client.connection_pool
+        pool = (self._link.client() if hop.node is None else self._link.at(hop.node)).connection_pool
         connection = pool.get_connection(*self._link.pool_wants)
         try:
+            if hop.asking:  # of the next command of this connection
+                connection.send_command("ASKING")
+                connection.read_response()
             connection.send_command(verb, script, *arguments)
             return connection.read_response()
         finally:
