@@ -10,10 +10,12 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from typing import Any
 
 import pytest
+import redis
 from flaky_proxy import Manner, Proxy, proxy
 from oracles import assert_windows_hold
 from redis_servers import Server, cluster_url, redis_cluster, redis_server, wait_for
@@ -457,3 +459,27 @@ def test_processes_and_threads_hammer_one_key_through_trouble_and_no_window_hold
     slack = int(BUSY.rate * 2 * TIMEOUT)
     assert_windows_hold(TokenBucket(BUSY.capacity + slack, BUSY.rate), here)
     assert exact[-1] - exact[0] < 10 * TICKS_PER_SECOND
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["single", "cluster"])
+def test_a_wrong_password_is_loud_and_never_fails_open(clustered: bool) -> None:
+    with ExitStack() as stack:
+        servers = stack.enter_context(redis_cluster()) if clustered else [stack.enter_context(redis_server())]
+        url = (cluster_url(servers) if clustered else servers[0].url).replace("//", "//:wrong@")
+        for server in servers:
+            server.ask("CONFIG", "SET", "requirepass", "right")
+        store = stack.enter_context(RedisStore(url, on_error="allow", timeout=5))
+        with pytest.raises(StoreError) as caught:
+            Limiter(TokenBucket(1, 1), store=store).try_acquire("a")
+        assert not isinstance(caught.value, StoreUnavailable)
+
+
+def test_a_pool_that_is_used_up_is_an_error_of_its_own_and_never_fails_open() -> None:
+    with redis_server() as server, redis.Redis(port=server.port, max_connections=1) as client:
+        store = RedisStore(client, on_error="allow")
+        taken = client.connection_pool.get_connection()
+        with pytest.raises(StoreError, match="connections") as caught:
+            Limiter(TokenBucket(1, 1), store=store).try_acquire("a")
+        assert not isinstance(caught.value, StoreUnavailable)
+        client.connection_pool.release(taken)
+        assert Limiter(TokenBucket(1, 1), store=store).try_acquire("a").source == "exact"

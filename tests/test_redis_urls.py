@@ -64,7 +64,7 @@ def test_a_sentinel_says_where_the_server_is(server: Server, tmp_path: Path) -> 
         ("redis+sentinel://host:26379", "service's name"),
         ("redis+sentinel://host:26379/main/x", "number"),
         ("redis+cluster://host?x=1", "only a single server"),
-        ("redis://user:hunter2@host:port", r"user:\*\*\*@host:port"),
+        ("redis://user:hunter2@host:port", r"//\*\*\*@host:port"),
     ],
 )
 def test_a_bad_url_is_an_error_that_says_what_would_be_right(url: str, reason: str) -> None:

@@ -98,7 +98,12 @@ def test_validate_says_which_rules_share_a_slot_of_a_cluster(
 
 def test_a_password_is_never_shown() -> None:
     choice = StoreChoice("redis://user:secret@host:6379/0")
-    assert choice.shown == "redis://host:6379/0"
+    assert choice.shown == "redis://***@host:6379/0"
+    assert "secret" not in repr(choice)
+    assert StoreChoice("unix:///run/r.sock?password=secret").shown == "unix:///run/r.sock"
+    with pytest.raises(StoreError) as caught:
+        StoreChoice("redis://h:x/0?password=secret").open()
+    assert "secret" not in str(caught.value)
     with pytest.raises(StoreError) as caught:
         StoreChoice("rdis://user:secret@host")
     assert "secret" not in str(caught.value)
@@ -118,6 +123,16 @@ def test_two_services_on_one_server_admit_what_one_limit_allows(server: Server, 
         assert f"Store: {url}\n" in announced
         statuses = [httpx.get(f"{(one, two)[n % 2]}/check", headers={"X-Api-Key": "k"}).status_code for n in range(6)]
     assert statuses == [200, 200, 200, 429, 429, 429]
+
+
+def test_workers_that_decide_locally_admit_together_what_one_limit_allows(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(
+        f'[store]\nurl = "redis://127.0.0.1:{free_port()}/0"\non_error = "local"\n{RULE.replace("3/", "8/")}'
+    )
+    with ratekeeper_service(path, None, "--workers", "4") as url:
+        statuses = [httpx.get(f"{url}/check", headers={"X-Api-Key": "k"}).status_code for _ in range(60)]
+    assert 2 <= statuses.count(200) <= 8
 
 
 def test_a_service_whose_server_is_away_says_so_with_a_503(tmp_path: Path) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ratekeeper.decision import OnError
 from ratekeeper.errors import StoreError, did_you_mean
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStore
+from ratekeeper.stores.redis.connect import SCHEMES, hide_secrets
 from ratekeeper.stores.shared import SharedMemoryStore, path_of
 from ratekeeper.stores.table_store import MAX_KEYS
 
 MEMORY, SHARED = "memory", "shared:"
-SERVERS = ("redis", "rediss", "unix", "valkey", "valkeys", "redis+cluster", "redis+sentinel")
 FORMS = "memory, shared:NAME, or the URL of a server such as redis://host:6379/0"
 
 
@@ -23,9 +22,10 @@ class StoreChoice:
     """Where buckets live: `memory` (this process), `shared:NAME` (this host), or a server's URL (see `RedisStore`).
 
     `max_keys` is for the first two (a shared table that exists keeps its size); all else is for servers.
+    `expected_nodes` counts the stores that share the limits, which is one a process.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may hold a password
     max_keys: int = MAX_KEYS
     prefix: str = "ratekeeper:"
     timeout: float = 0.05
@@ -34,8 +34,8 @@ class StoreChoice:
 
     def __post_init__(self) -> None:
         scheme, colon, rest = self.url.partition(":")
-        if self.url != MEMORY and not (rest and scheme + colon == SHARED) and not (colon and scheme in SERVERS):
-            hint = did_you_mean(scheme[:40], (MEMORY, "shared", *SERVERS)) if scheme else ""
+        if self.url != MEMORY and not (rest and scheme + colon == SHARED) and not (colon and scheme in SCHEMES):
+            hint = did_you_mean(scheme[:40], (MEMORY, "shared", *SCHEMES)) if scheme else ""
             raise StoreError(f"a store is {FORMS}; there is none called {scheme[:40]!r}{hint}")
 
     @property
@@ -46,12 +46,12 @@ class StoreChoice:
     @property
     def clustered(self) -> bool:
         """Its buckets are spread over the slots of a cluster."""
-        return self.url.startswith("redis+cluster:")
+        return self.url.partition(":")[0].endswith("+cluster")
 
     @property
     def shown(self) -> str:
-        """The URL without a user and a password."""
-        return re.sub(r"//[^/]*@", "//", self.url)
+        """The URL without secrets."""
+        return hide_secrets(self.url)
 
     def open(self) -> Store:
         """Open it to be called. Raises `StoreError`, MissingExtraError."""

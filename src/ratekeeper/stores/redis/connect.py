@@ -20,7 +20,13 @@ _FORMS = (
     "redis+cluster://host:6379,host2:6379, redis+sentinel://host:26379,host2:26379/service/0"
 )
 _TLS = {"rediss": True, "valkeys": True, "redis": False, "valkey": False}
-_SHOWN_USER = "user:***@"
+_SHOWN_USER = "***@"
+KINDS = ("", "+cluster", "+sentinel")
+SCHEMES = ("unix", *(base + kind for base in _TLS for kind in KINDS))
+"""The schemes of a store's URL."""
+
+MOST_CONNECTIONS = 10_000
+"""Of one process: as many as there are threads that ask at once. A server refuses before that."""
 
 
 @dataclass(slots=True)
@@ -89,7 +95,7 @@ def _from_url(url: str, timeout: float, asynchronous: bool) -> Link:
     try:
         parts = urlsplit(url)
         base, _, kind = parts.scheme.partition("+")
-        if (base not in _TLS and parts.scheme != "unix") or kind not in ("", "cluster", "sentinel"):
+        if parts.scheme not in SCHEMES:
             raise ValueError(f"unknown scheme {parts.scheme!r}")
         library = _library()
         near = library.asyncio if asynchronous else library
@@ -116,6 +122,7 @@ def _options(library: Any, near: Any, timeout: float) -> dict[str, Any]:
     return {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
+        "max_connections": MOST_CONNECTIONS,
         "retry": retry(import_module(f"{library.__name__}.backoff").NoBackoff(), 0),
     }
 
@@ -169,7 +176,12 @@ def _text(part: str | None) -> str | None:
     return None if part is None else unquote(part)
 
 
-def _bad_url(url: str, reason: str) -> StoreError:
-    before, at, after = url.rpartition("@")  # what is before it is secret
+def hide_secrets(url: str) -> str:
+    """Return a URL for people: without a user and a password, which may be in its options too."""
+    before, at, after = url.rpartition("@")
     shown = f"{before.partition('://')[0]}://{_SHOWN_USER}{after}" if at else url
-    return StoreError(f"{shown!r} is no URL of a Redis store: {reason}. Write one of {_FORMS}")
+    return shown.partition("?")[0]
+
+
+def _bad_url(url: str, reason: str) -> StoreError:
+    return StoreError(f"{hide_secrets(url)!r} is no URL of a Redis store: {reason}. Write one of {_FORMS}")

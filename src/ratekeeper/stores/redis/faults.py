@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ratekeeper.errors import StoreError, StoreUnavailable
 
 _PASSING = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "OOM", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
 """How a server says that it cannot answer now, but may soon."""
+
+
+_REFUSES_USER = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password", "Authentication required")
+"""How a server refuses a user: a cluster's client may put it into the text of another error."""
 
 
 class Faults:
@@ -25,7 +30,9 @@ class Faults:
             if hasattr(errors, name)
         )
         self.known: tuple[type[Exception], ...] = (library.RedisError, OSError, *cluster)
-        self._lasting = (errors.AuthenticationError, errors.AuthorizationError)
+        # A pool of the caller's that is used up is no outage either: to pass requests for it would be to fail open.
+        used_up = (errors.MaxConnectionsError,) if hasattr(errors, "MaxConnectionsError") else ()
+        self._lasting = (errors.AuthenticationError, errors.AuthorizationError, *used_up)
         self._passing = (
             errors.ConnectionError, errors.TimeoutError, errors.ReadOnlyError, errors.OutOfMemoryError,
             errors.TryAgainError, errors.AskError, errors.ClusterError, errors.ClusterDownError, OSError, *cluster,
@@ -37,21 +44,28 @@ class Faults:
 
     @staticmethod
     def refused(error: BaseException) -> bool:
-        """Is it that nobody listens there? Client libraries put the system's own error behind theirs."""
-        seen: BaseException | None = error
-        while seen is not None:
-            if isinstance(seen, ConnectionRefusedError | FileNotFoundError):
-                return True
-            seen = seen.__cause__ or seen.__context__
+        """Is it that nobody listens there?"""
+        if any(isinstance(one, ConnectionRefusedError | FileNotFoundError) for one in _chain(error)):
+            return True
         return "Connect call failed" in str(error)  # asyncio's, of several addresses
 
     def named(self, error: Exception) -> StoreError:
         """Return the error that the caller gets for one of `known`."""
         text = f"{type(error).__name__}: {error}"
         passing = isinstance(error, self._passing) or str(error).startswith(_PASSING)
-        if passing and not isinstance(error, self._lasting):
+        lasting = any(isinstance(one, self._lasting) for one in _chain(error)) or any(
+            word in str(error) for word in _REFUSES_USER
+        )
+        if passing and not lasting:
             return StoreUnavailable(f"the Redis store does not answer: {text}")
         return StoreError(f"the Redis store cannot be used: {text}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those behind it: client libraries put the first cause behind an error of their own."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def is_split(error: BaseException) -> bool:
