@@ -19,6 +19,8 @@ from ratekeeper.stores.table_store import TableStore
 settings.register_profile("ratekeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ratekeeper")
 
+pytest_plugins = ["redis_fixtures"]
+
 EVERYTHING = os.environ.get("RATEKEEPER_TEST_EVERYTHING") == "1"
 
 

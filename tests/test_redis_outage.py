@@ -48,12 +48,6 @@ LIMIT = TokenBucket(8, "1/hour")
 fresh = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with redis_server() as running:
-        yield running
-
-
 @pytest.fixture
 def flaky(server: Server) -> Iterator[Proxy]:
     with proxy(server.port) as running:
@@ -452,7 +446,7 @@ def test_processes_and_threads_hammer_one_key_through_trouble_and_no_window_hold
         trouble(flaky, server, until)
         histories = coming.get(60)
     exact = sorted(at for history in histories for at, source in history if source == "exact")
-    assert exact, "in between, the server was asked"
+    assert len(exact) > BUSY.capacity
     assert_windows_hold(BUSY, exact)
     here = sorted(at for history in histories for at, source in history if source == "fallback")
     assert here

@@ -14,7 +14,7 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis_servers import Server, cluster_url, redis_cluster, redis_server, wait_for
+from redis_servers import Server, cluster_url, redis_server, wait_for
 from servers import free_port
 from test_stores import (  # noqa: F401  claims about limiters, on the `store` below
     test_a_cost_must_be_a_whole_number_of_zero_or_more,
@@ -43,18 +43,6 @@ from ratekeeper.decision import Charge
 from ratekeeper.stores.redis.names import BucketNames, tag_of
 
 fresh = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with redis_server("valkey 9") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[list[Server]]:
-    with redis_cluster() as nodes:
-        yield nodes
 
 
 @pytest.fixture

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import valkey
-from redis_servers import PROGRAMS, Server, cluster_url, redis_cluster, redis_server, wait_for
+from redis_servers import PROGRAMS, Server, cluster_url, redis_server, wait_for
 from servers import free_port, program
 from test_redis_store import answers, fresh, one
 
 from ratekeeper import AsyncRedisStore, MissingExtraError, RedisStore, StoreError, TokenBucket
 from ratekeeper.decision import Charge
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with redis_server("valkey 9") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[list[Server]]:
-    with redis_cluster() as nodes:
-        yield nodes
 
 
 def test_every_kind_of_url_opens_a_store(server: Server, cluster: list[Server], tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import need
-from redis_servers import Server, redis_server
+from redis_servers import Server
 from servers import free_port, ratekeeper_service
 
 from ratekeeper import (
@@ -35,12 +34,6 @@ name = "each key"
 key = ["api_key"]
 limit = "3/hour"
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with redis_server() as running:
-        yield running
 
 
 def policy(store: str) -> Policy:
