@@ -9,8 +9,9 @@ from ratekeeper.clock import ManualClock
 from ratekeeper.errors import RatekeeperError, did_you_mean
 from ratekeeper.http.attributes import normal_path
 from ratekeeper.limits import Limit, rate_text
-from ratekeeper.policy.keeper import Keeper, RuleExplanation
+from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import PUBLIC, Globs, Policy, Rule
+from ratekeeper.policy.rulebook import RuleExplanation
 from ratekeeper.stores.memory import MemoryStore
 
 if TYPE_CHECKING:

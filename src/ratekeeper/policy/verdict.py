@@ -40,11 +40,16 @@ class PolicyDecision:
     @property
     def enforced(self) -> tuple[RuleDecision, ...]:
         """The rules that are not in shadow."""
-        return tuple(rule for rule in self.rules if not rule.shadow)
+        return tuple([rule for rule in self.rules if not rule.shadow])
 
     @property
     def allowed(self) -> bool:
-        return self.missing is None and all(rule.shadow or rule.decision.allowed for rule in self.rules)
+        if self.missing is not None:
+            return False
+        for rule in self.rules:  # noqa: SIM110  a generator for `all` costs more than all the rest of it
+            if not (rule.decision.allowed or rule.shadow):
+                return False
+        return True
 
     @property
     def rule(self) -> RuleDecision | None:

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from ratekeeper.cli.replay.log_time import UnreadableLine
 from ratekeeper.cli.replay.tally import Share, Tally, Values
-from ratekeeper.policy.keeper import Keeper
+from ratekeeper.policy.model import Policy
+from ratekeeper.policy.rulebook import Charger
 
 T = TypeVar("T")
 
@@ -29,12 +30,13 @@ class Lacking(Exception):
 class Planner:
     """Finds the shares that the rules have in a request. Of all requests, so it has the tallies, one for each rule."""
 
-    __slots__ = ("_keeper", "_match_names", "_matching", "tallies")
+    __slots__ = ("_chargers", "_match_names", "_matching", "_policy", "tallies")
 
-    def __init__(self, keeper: Keeper) -> None:
-        rules = keeper.policy.rules
+    def __init__(self, policy: Policy) -> None:
+        rules = policy.rules
         self.tallies = tuple(Tally(rule) for rule in rules)
-        self._keeper = keeper
+        self._policy = policy
+        self._chargers = {rule.name: Charger(rule) for rule in rules}
         self._match_names = tuple({name: None for rule in rules for name in rule.match})
         self._matching: dict[Values, tuple[Tally, ...]] = {}
 
@@ -44,7 +46,7 @@ class Planner:
         Raises `Lacking`, and `UnreadableLine` if the attribute that should be a rule's cost is no number: such a
         request is not refused live, but an error.
         """
-        attributes = self._keeper.policy.complete(attributes)
+        attributes = self._policy.complete(attributes)
         values = tuple(map(attributes.get, self._match_names))
         matching = self._matching.get(values)
         if matching is None:
@@ -66,7 +68,7 @@ class Planner:
                 raise Lacking(missing)
             return None
         try:
-            charge = self._keeper._charge(rule, attributes, 1)
+            charge = self._chargers[rule.name].charge(attributes, 1)
         except ValueError as error:
             raise UnreadableLine(str(error)) from None
         share = Share.of(charge, tally, tuple(map(attributes.get, rule.key)))
