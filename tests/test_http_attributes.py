@@ -18,7 +18,7 @@ from ratekeeper.http.attributes import (
     header_map,
     normal_path,
 )
-from ratekeeper.policy.model import ClientIP, HeaderSource
+from ratekeeper.policy.sources import ClientIP, HeaderSource
 
 nasty = st.sampled_from(["/", "//", ".", "..", "a", "%2e", "%2F", "%25", "%", "?", "#", "é", "\\", "x:"])
 path_like = st.text() | st.binary() | st.lists(nasty).map("".join)

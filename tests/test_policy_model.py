@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.limits import LeakyBucket, TokenBucket
-from ratekeeper.policy.model import HeaderSource, Override, Policy, Rule, Tiers
+from ratekeeper.policy.model import Override, Policy, Rule, Tiers
+from ratekeeper.policy.sources import HeaderSource
 
 # Matching
 

@@ -10,7 +10,8 @@ from functools import partial
 from typing import NamedTuple
 
 from ratekeeper.errors import RatekeeperError
-from ratekeeper.policy.model import HeaderSource, Policy
+from ratekeeper.policy.model import Policy
+from ratekeeper.policy.sources import HeaderSource
 from ratekeeper.service.serve import OpenStore, serve
 from ratekeeper.stores.choice import MEMORY, StoreChoice
 from ratekeeper.stores.shared import SharedMemoryStore

@@ -10,25 +10,33 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from re import compile as pattern
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote_from_bytes, unquote
 
-from ratekeeper.policy.model import ClientIP, HeaderSource
+from ratekeeper.policy.sources import ClientIP, CookieSource, HeaderSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from ratekeeper.policy.model import Source
+    from ratekeeper.policy.sources import Source
 
 UNKNOWN_CLIENT = "unknown"
 """The `client` of every request whose address cannot be told: one value, so that nonsense buys no fresh bucket."""
 
 _FORWARDED_FOR = "x-forwarded-for"
+_JOINTS = {_FORWARDED_FOR: ", ", "cookie": "; "}
+_OF_ROUTE = frozenset({"route", "endpoint"})
 _PEER = ClientIP(trusted_proxies=0)
 _ORIGIN = pattern(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/]*")
 _ASCII = bytes(range(128))
 _LONGEST_ADDRESS = 100  # with brackets, zone and port; anything longer is not worth a place in the cache
 _LOW_64_BITS = 2**64 - 1
+
+
+class Headers(Protocol):
+    """A request's headers, by lower-cased name: a mapping will do."""
+
+    def get(self, name: str, /) -> str | None: ...
 
 
 class Request(NamedTuple):
@@ -37,50 +45,84 @@ class Request(NamedTuple):
     path     the request line's own, still percent-encoded (ASGI's `raw_path`); a query string may follow
     headers  by lower-cased name, see `header_map`
     peer     the address at the other end of the connection, None if it has none
+    route    asks the framework for the template that the path matches, such as "/items/{id}"; None if it matches none.
+             Called only if a rule looks at it
     """
 
     method: str
     path: str | bytes
-    headers: Mapping[str, str]
+    headers: Headers
     peer: str | None = None
+    route: Callable[[], str | None] | None = None
 
 
 class AttributeReader:
     """Reads requests' attributes, as a policy's `attributes` say. Built once, used for every request.
+
+    `wanted` are the names that the policy looks at; without them all are read that can be.
 
     >>> reader = AttributeReader({})
     >>> reader.read(Request("get", "/api//users?page=2", {}, "192.0.2.7"))
     {'method': 'GET', 'path': '/api/users', 'client': '192.0.2.7'}
     """
 
-    __slots__ = ("_clients", "_headers")
+    __slots__ = ("_clients", "_cookies", "_headers", "_path", "_route")
 
-    def __init__(self, attributes: Mapping[str, Source], default_client: ClientIP = _PEER) -> None:
+    def __init__(
+        self,
+        attributes: Mapping[str, Source],
+        default_client: ClientIP = _PEER,
+        wanted: Collection[str] | None = None,
+    ) -> None:
         sources = {"client": default_client, **attributes}
+        if wanted is not None:
+            sources = {name: by for name, by in sources.items() if name in wanted}
         self._clients = tuple((name, by.trusted_proxies) for name, by in sources.items() if isinstance(by, ClientIP))
         self._headers = tuple((name, by.name) for name, by in sources.items() if isinstance(by, HeaderSource))
+        self._cookies = tuple((name, by.name) for name, by in sources.items() if isinstance(by, CookieSource))
+        self._path = wanted is None or "path" in wanted
+        self._route = wanted is None or not _OF_ROUTE.isdisjoint(wanted)
 
     def read(self, request: Request) -> dict[str, str]:
-        """Return the attributes: `method`, `path`, `client`, and those of the policy's headers that have a value.
+        """Return the attributes: `method`, `path`, `client`, and those of the policy that have a value.
 
-        A policy that takes `client` from a header gets it from there only: without the header there is no `client`.
+        `route` is the template that the path matches, if the framework tells it, and `endpoint` that with the method,
+        of which HEAD counts as GET. A policy that takes `client` from a header gets it from there only: without the
+        header there is no `client`.
         """
-        headers = request.headers
-        found = {"method": request.method.upper(), "path": normal_path(request.path)}
+        method, path, headers, peer, route = request
+        found = {"method": method.upper()}
+        if self._path:
+            found["path"] = normal_path(path)
         for name, hops in self._clients:
-            found[name] = client_address(headers.get(_FORWARDED_FOR), request.peer, hops)
+            found[name] = client_address(headers.get(_FORWARDED_FOR) if hops else None, peer, hops)
         for name, header in self._headers:
             value = headers.get(header)
             if value:
                 found[name] = value
+        if self._cookies:
+            self._read_cookies(headers, found)
+        if self._route and route is not None and (template := route()) is not None:
+            found["route"] = template
+            found["endpoint"] = f"{'GET' if found['method'] == 'HEAD' else found['method']} {template}"
         return found
+
+    def _read_cookies(self, headers: Headers, found: dict[str, str]) -> None:
+        cookies: dict[str, str] = {}
+        for pair in (headers.get("cookie") or "").split(";"):
+            name, _, value = pair.strip(" \t").partition("=")
+            cookies[name] = "" if name in cookies else value.strip('"')  # of one that is repeated, see `header_map`
+        for attribute, name in self._cookies:
+            if cookies.get(name):
+                found[attribute] = cookies[name]
 
 
 def header_map(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return ASGI's list of headers as a mapping by lower-cased name.
 
-    `X-Forwarded-For` is a list, so its values are joined. Any other header that is repeated counts as empty: servers
-    differ in which of its values they go by, so a caller could add junk to a key of theirs and have a fresh bucket.
+    `X-Forwarded-For` is a list, and HTTP/2 may split `Cookie`, so their values are joined. Any other header that is
+    repeated counts as empty: servers differ in which of its values they go by, so a caller could add junk to a key of
+    theirs and have a fresh bucket.
     """
     headers: dict[str, str] = {}
     for raw_name, raw_value in raw:
@@ -88,7 +130,8 @@ def header_map(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         if name not in headers:
             headers[name] = value
         else:
-            headers[name] = f"{headers[name]}, {value}" if name == _FORWARDED_FOR else ""
+            joint = _JOINTS.get(name)
+            headers[name] = f"{headers[name]}{joint}{value}" if joint else ""
     return headers
 
 

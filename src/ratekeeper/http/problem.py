@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from math import ceil
+from typing import TYPE_CHECKING
 
 from ratekeeper.http.headers import policy_name, retry_after_seconds
+from ratekeeper.http.response import Response
 
 if TYPE_CHECKING:
     from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
@@ -23,16 +25,8 @@ REDUCED_CAPACITY = "https://iana.org/assignments/http-problem-types#temporary-re
 _HEADERS = (("Content-Type", "application/problem+json"), ("Cache-Control", "no-store"))
 
 
-class Problem(NamedTuple):
-    """A refusal's response, but for the headers about limits: send `rate_limit_headers(decision)` with it."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-
-def problem(decision: PolicyDecision, status: int | None = None) -> Problem:
-    """Return the response to a refused request.
+def problem(decision: PolicyDecision, status: int | None = None) -> Response:
+    """Return the response to a refused request, but for the headers about limits: see `rate_limit_headers`.
 
     The status is 429, 403 if an attribute is missing, or 503 if the store did not answer and is set to "deny"; unless
     given: nginx's `auth_request` understands only 403.
@@ -48,8 +42,11 @@ def problem(decision: PolicyDecision, status: int | None = None) -> Problem:
     return _quota_exceeded(decision, HTTPStatus(429 if status is None else status))
 
 
-def unavailable(status: int | None = None) -> Problem:
-    """Return the response to a request that nobody could decide: no quota is exceeded, and all may be well soon."""
+def unavailable(status: int | None = None, retry_after: float | None = None) -> Response:
+    """Return the response to a request that nobody could decide: no quota is exceeded, and all may be well soon.
+
+    `retry_after` is in seconds. What is wrong is the log's, and no client's affair.
+    """
     chosen = HTTPStatus(503 if status is None else status)
     details = {
         "type": REDUCED_CAPACITY,
@@ -57,10 +54,17 @@ def unavailable(status: int | None = None) -> Problem:
         "status": chosen.value,
         "detail": "The rate limiter cannot tell at the moment if the request is within its limits: try again soon.",
     }
-    return Problem(chosen.value, _HEADERS, json.dumps(details).encode("ascii"))
+    wait = () if retry_after is None else (("Retry-After", str(max(1, ceil(retry_after)))),)
+    return Response(chosen.value, (*wait, *_HEADERS), json.dumps(details).encode("ascii"))
 
 
-def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Problem:
+def explained(status: int, detail: str, *headers: tuple[str, str]) -> Response:
+    """Return the response to a request that cannot be judged, as it is wrong in itself."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return Response(status, (*headers, *_HEADERS), json.dumps(body).encode("ascii"))
+
+
+def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
     refusing = [rule for rule in decision.enforced if not rule.decision.allowed]
     details = {
         "type": QUOTA_EXCEEDED,
@@ -70,10 +74,10 @@ def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Problem:
         # As spelt in the headers, so that a client finds them there; `detail` has the names as they are.
         "violated-policies": [policy_name(rule.name) for rule in refusing],
     }
-    return Problem(status.value, _HEADERS, json.dumps(details).encode("ascii"))
+    return Response(status.value, _HEADERS, json.dumps(details).encode("ascii"))
 
 
-def _missing_attribute(attribute: str, status: HTTPStatus) -> Problem:
+def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
     """Describe a refusal for want of an attribute.
 
     No quota was exceeded, and a client that waited for one would wait for ever. RFC 9457 (4.2.1) has "about:blank" for
@@ -85,7 +89,7 @@ def _missing_attribute(attribute: str, status: HTTPStatus) -> Problem:
         "status": status.value,
         "detail": f"The request has no {attribute!r}, without which it cannot be told whose quota to charge.",
     }
-    return Problem(status.value, _HEADERS, json.dumps(details).encode("ascii"))
+    return Response(status.value, _HEADERS, json.dumps(details).encode("ascii"))
 
 
 def _explanation(refusing: list[RuleDecision], wait: int | None) -> str:

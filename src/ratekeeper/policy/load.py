@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING
 from ratekeeper.errors import PolicyError, did_you_mean
 from ratekeeper.policy.load_rule import HEADER, HEADER_NAME, Vocabulary, cost_source, read_rule
 from ratekeeper.policy.load_store import read_store
-from ratekeeper.policy.model import ClientIP, HeaderSource, Policy, Rule, Source, Tiers
+from ratekeeper.policy.model import Policy, Rule, Tiers
 from ratekeeper.policy.reader import Report, Table, kind, shown
+from ratekeeper.policy.sources import AppSource, ClientIP, CookieSource, HeaderSource, Source
 from ratekeeper.policy.toml_lines import lines_of
 
 if TYPE_CHECKING:
     from os import PathLike
 
 _TOP = ("attributes", "tiers", "store", "rules")
-_BUILTIN = frozenset({"method", "path", "client"})
-"""The attributes that every HTTP request has. With a table [tiers], `tier` is one more."""
+_BUILTIN = frozenset({"method", "path", "client", "route", "endpoint"})
+"""The attributes that a file need not declare. With a table [tiers], `tier` is one more."""
+
+_COOKIE = "cookie:"
 
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -114,15 +117,21 @@ def _source(table: Table, name: str, value: object) -> Source:
         return _client_ip(Table(value, (*table.path, name), f"{table.title}: {name}", table.report))
     if value == "client_ip":
         return ClientIP()
+    if value == "app":
+        return AppSource()
     if isinstance(value, str) and value.startswith(HEADER):
         if HEADER_NAME.fullmatch(value, len(HEADER)):
             return HeaderSource(value.removeprefix(HEADER))
         table.error(f"{shown(name)}: {shown(value)} names no header: write, say, 'header:x-api-key'", name)
+    elif isinstance(value, str) and value.startswith(_COOKIE):
+        if HEADER_NAME.fullmatch(value, len(_COOKIE)):  # a cookie's name is a token too (RFC 6265)
+            return CookieSource(value.removeprefix(_COOKIE))
+        table.error(f"{shown(name)}: {shown(value)} names no cookie: write, say, 'cookie:session'", name)
     elif isinstance(value, str):
-        hint = did_you_mean(value[:40], ("header:NAME", "client_ip"))
+        hint = did_you_mean(value[:40], ("header:NAME", "cookie:NAME", "client_ip", "app"))
         table.error(f"{shown(name)} cannot come from {shown(value)}{hint}", name)
     else:
-        hint = "'header:NAME', 'client_ip', or { from = 'client_ip', trusted_proxies = 1 }"
+        hint = "'header:NAME', 'cookie:NAME', 'app', 'client_ip', or { from = 'client_ip', trusted_proxies = 1 }"
         table.error(f"{shown(name)} must be {hint}, not {kind(value)}", name)
     return ClientIP()
 

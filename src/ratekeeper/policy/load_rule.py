@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
-from ratekeeper.policy.model import HeaderSource, Override, Rule
+from ratekeeper.policy.model import Override, Rule
 from ratekeeper.policy.reader import Table, kind, shown
+from ratekeeper.policy.sources import HeaderSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
+from ratekeeper.policy.sources import Source
 from ratekeeper.stores.choice import StoreChoice
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Globs: TypeAlias = Mapping[str, tuple[str, ...]]
 
 Missing: TypeAlias = Literal["shared", "skip", "reject"]
 
-PUBLIC = frozenset({"tier", "path", "method"})
+PUBLIC = frozenset({"tier", "path", "method", "route", "endpoint"})
 """The attributes whose values may be shown."""
 
 _SHOWN = 80
@@ -200,26 +201,6 @@ class Tiers:
         """Return the tier of a request with these attributes."""
         value = attributes.get(self.by)
         return self.default if value is None else self.tier_by_value.get(value, self.default)
-
-
-@dataclass(frozen=True, slots=True)
-class HeaderSource:
-    """An attribute that is a request header's value. `name` is kept in lower case."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name.lower())
-
-
-@dataclass(frozen=True, slots=True)
-class ClientIP:
-    """An attribute that is the client's address, as seen by the outermost of `trusted_proxies` proxies of one's own."""
-
-    trusted_proxies: int = 0
-
-
-Source: TypeAlias = HeaderSource | ClientIP
 
 
 @dataclass(frozen=True, slots=True)

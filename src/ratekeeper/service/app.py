@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
-from math import ceil
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qs
 
 from ratekeeper.errors import CostError, RateLimitExceeded, StoreUnavailable
 from ratekeeper.http.attributes import AttributeReader, Request, forwarded_request, header_map
 from ratekeeper.http.headers import rate_limit_headers
-from ratekeeper.http.problem import problem, unavailable
+from ratekeeper.http.problem import explained, problem, unavailable
+from ratekeeper.http.response import Response
 from ratekeeper.policy.keeper import AsyncKeeper
-from ratekeeper.policy.model import ClientIP
+from ratekeeper.policy.sources import ClientIP
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.service.json_check import BadRequestError, parse_check, report
 
@@ -37,14 +37,7 @@ MOST_HELD = 10_000
 """Requests that wait for their turn at one time; more are refused, as if no rule let them wait."""
 
 _JSON = ("Content-Type", "application/json")
-_PROBLEM = ("Content-Type", "application/problem+json")
 _NO_STORE = ("Cache-Control", "no-store")
-
-
-class _Response(NamedTuple):
-    status: int
-    headers: Iterable[tuple[str, str]] = ()
-    body: bytes = b""
 
 
 class Service:
@@ -72,26 +65,26 @@ class Service:
             try:
                 response = await self._respond(scope, receive)
             except BadRequestError as error:
-                response = _explained(error.status, str(error))
+                response = explained(error.status, str(error))
             except StoreUnavailable as error:
-                response = _unavailable(error)
+                response = unavailable(retry_after=error.retry_after)
             except _HungUpError:
                 return
             await _send(send, response)
 
-    async def _respond(self, scope: Scope, receive: Receive) -> _Response:
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
         path, method = scope["path"], scope["method"]
         if path == "/check":
             return await self._check(scope, receive)
         if path == "/v1/check":
             if method != "POST":
-                return _explained(405, "ask by POST, with a JSON body", ("Allow", "POST"))
+                return explained(405, "ask by POST, with a JSON body", ("Allow", "POST"))
             return await self._check_json(await _read_body(receive), receive)
         if path == "/healthz":
-            return _Response(200, [("Content-Type", "text/plain")], b"ok\n")
-        return _explained(404, f"there is no {path!r}: ask /check, /v1/check or /healthz")
+            return Response(200, [("Content-Type", "text/plain")], b"ok\n")
+        return explained(404, f"there is no {path!r}: ask /check, /v1/check or /healthz")
 
-    async def _check(self, scope: Scope, receive: Receive) -> _Response:
+    async def _check(self, scope: Scope, receive: Receive) -> Response:
         deny_status = _deny_status(scope["query_string"])
         peer = scope["client"][0] if scope.get("client") else None
         headers = header_map(scope["headers"])
@@ -102,14 +95,14 @@ class Service:
         decision = await self._decide(self._read(forwarded_request(asked)), 1, receive)
         limits = rate_limit_headers(decision)
         if decision.allowed:
-            return _Response(200, limits)
+            return Response(200, limits)
         refusal = problem(decision, deny_status)
-        return _Response(refusal.status, [*limits, *refusal.headers], refusal.body)
+        return Response(refusal.status, [*limits, *refusal.headers], refusal.body)
 
-    async def _check_json(self, body: bytes, receive: Receive) -> _Response:
+    async def _check_json(self, body: bytes, receive: Receive) -> Response:
         asked = parse_check(body, self._names)
         decision = await self._decide(asked.attributes, asked.cost, receive)
-        return _Response(200, [*rate_limit_headers(decision), _JSON, _NO_STORE], json.dumps(report(decision)).encode())
+        return Response(200, [*rate_limit_headers(decision), _JSON, _NO_STORE], json.dumps(report(decision)).encode())
 
     async def _decide(self, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
         """Decide; hold the answer until the request's turn, if its rules let it wait and not too many do."""
@@ -156,19 +149,6 @@ def _deny_status(query: bytes) -> int | None:
 _STATUSES = frozenset(status.value for status in HTTPStatus)
 
 
-def _explained(status: int, detail: str, *headers: tuple[str, str]) -> _Response:
-    """Return a response to what is no question at all."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return _Response(status, [*headers, _PROBLEM, _NO_STORE], json.dumps(body).encode())
-
-
-def _unavailable(error: StoreUnavailable) -> _Response:
-    """Return a response to a request that could not be decided. What is wrong is the log's, and no client's affair."""
-    refusal = unavailable()
-    wait = max(1, ceil(error.retry_after))
-    return _Response(refusal.status, [("Retry-After", str(wait)), *refusal.headers], refusal.body)
-
-
 async def _read_body(receive: Receive) -> bytes:
     body = b""
     while True:
@@ -189,7 +169,7 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-async def _send(send: Send, response: _Response) -> None:
+async def _send(send: Send, response: Response) -> None:
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
     headers.append((b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

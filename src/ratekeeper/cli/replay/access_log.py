@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from ratekeeper.cli.replay.log_time import UnreadableLine, text_ticks, ticks_of
 from ratekeeper.http.attributes import UNKNOWN_CLIENT, client_address, normal_path
-from ratekeeper.policy.model import ClientIP, HeaderSource, Policy
+from ratekeeper.policy.model import Policy
+from ratekeeper.policy.sources import ClientIP, HeaderSource
 
 UNDERSTOOD = "the common and combined log formats (Apache, nginx), and JSON lines (Caddy, nginx, Traefik, your own)"
 
