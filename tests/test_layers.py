@@ -25,12 +25,18 @@ LAYERS = [
     {"limiter", "guard", "turns", "leaky_queue", "testing"},
     {"policy"},
     {"http"},
+    {"frameworks"},
     {"service"},
     {"cli"},
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
-ALLOWED_THIRD_PARTY = {"service": {"uvicorn"}, "cli": {"rich"}, "stores": {"redis", "valkey"}}
+ALLOWED_THIRD_PARTY = {
+    "service": {"uvicorn"},
+    "cli": {"rich"},
+    "stores": {"redis", "valkey"},
+    "frameworks": {"starlette"},
+}
 
 
 def layer_of(path: Path) -> str:

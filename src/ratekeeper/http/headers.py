@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import ceil
 from re import compile as pattern
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ratekeeper.decision import NEVER
 from ratekeeper.limits import TICKS_PER_SECOND
@@ -16,6 +17,9 @@ from ratekeeper.limits import TICKS_PER_SECOND
 if TYPE_CHECKING:
     from ratekeeper.decision import Decision
     from ratekeeper.policy.verdict import PolicyDecision
+
+LegacyReset: TypeAlias = Literal["epoch", "delta"]
+"""What X-RateLimit-Reset counts from: 1970, as GitHub has it, or now."""
 
 _LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
 _NOT_IN_A_STRING = pattern(r"[^ -~]")
@@ -54,6 +58,21 @@ def retry_after_seconds(decision: PolicyDecision) -> int | None:
         return None
     longest = max(rule.decision.retry_ticks for rule in decision.enforced)
     return None if longest == NEVER else _whole_seconds(longest)
+
+
+def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> list[tuple[str, str]]:
+    """Return the X-RateLimit headers of the most binding rule, for clients that know no others.
+
+    `X-RateLimit-Reset` is when the bucket is full again, in whole seconds, rounded up. `now` is in seconds since 1970.
+    """
+    rule = decision.rule
+    if rule is None:
+        return []
+    one = rule.decision
+    at = ceil(one.reset_after + (now if reset == "epoch" else 0))
+    most = one.limit.full // one.limit.interval
+    values = {"Limit": most, "Remaining": one.remaining, "Reset": at}
+    return [(f"X-RateLimit-{name}", str(value)) for name, value in values.items()]
 
 
 @lru_cache(maxsize=1024)

@@ -1,0 +1,113 @@
+"""Exchange: one request on its way through a framework, and what was decided of it. Knows no framework.
+
+A middleware makes one for each request and sets it as the current one, so that a limit on an endpoint finds it without
+an argument of the endpoint's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from ratekeeper.errors import CostError, RatekeeperError, RateLimitExceeded, StoreUnavailable
+from ratekeeper.http.headers import rate_limit_headers
+from ratekeeper.http.problem import explained, problem, unavailable
+from ratekeeper.policy.verdict import PolicyDecision
+
+if TYPE_CHECKING:
+    from ratekeeper.http.attributes import Request
+    from ratekeeper.http.limits import AsyncLimits, Limits
+    from ratekeeper.http.rate_limit import RateLimit
+    from ratekeeper.http.response import Response
+
+CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default=None)
+"""Set by a middleware for the time of a request."""
+
+
+class Exchange:
+    """A request, and the decisions made of it so far.
+
+    request  what attributes are read from
+    native   makes the framework's own request, which functions of the user's are given
+    loop     the event loop that it is on, if it is on one
+    error    what an endpoint's limit has raised, so that it is told from an error of the application's own
+    """
+
+    __slots__ = ("_make_native", "_native", "decisions", "error", "limits", "loop", "request")
+
+    def __init__(
+        self,
+        limits: Limits | AsyncLimits,
+        request: Request,
+        native: Callable[[], Any],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.limits = limits
+        self.request = request
+        self.loop = loop
+        self.decisions: list[PolicyDecision] = []
+        self.error: RatekeeperError | None = None
+        self._make_native = native
+        self._native: Any = None
+
+    @property
+    def native(self) -> Any:
+        """The framework's own request. Made when it is first asked for, as few need it."""
+        if self._native is None:
+            self._native = self._make_native()
+        return self._native
+
+    async def charge_async(self, limit: RateLimit) -> None:
+        """Charge an endpoint's limit. Raises `RateLimitExceeded`, and what a store raises."""
+        try:
+            _raise_if_refused(await self.limits.under(limit).decide_async(self))
+        except RatekeeperError as error:
+            self.error = error
+            raise
+
+    def charge(self, limit: RateLimit) -> None:
+        """As `charge_async`, from a function that is not async."""
+        try:
+            _raise_if_refused(self.limits.under(limit).decide(self))
+        except RatekeeperError as error:
+            self.error = error
+            raise
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Return the headers that tell the client of all decisions."""
+        if not self.decisions:
+            return []
+        decision = self.decisions[0] if len(self.decisions) == 1 else _all(self.decisions)
+        headers = rate_limit_headers(decision)
+        return headers + self.limits.legacy_headers(decision) if self.limits.legacy else headers
+
+
+def current() -> Exchange:
+    """Return the exchange that this function is called in. Raises RuntimeError if there is none."""
+    exchange = CURRENT.get()
+    if exchange is None:
+        raise RuntimeError("no request is under way that ratekeeper knows of: add its middleware to the application")
+    return exchange
+
+
+def response_to(error: RatekeeperError) -> Response:
+    """Return the response to a request that ended so, but for the headers about limits."""
+    if isinstance(error, RateLimitExceeded) and isinstance(error.decision, PolicyDecision):
+        return problem(error.decision)
+    if isinstance(error, StoreUnavailable):
+        return unavailable(retry_after=error.retry_after)
+    if isinstance(error, CostError):
+        return explained(400, str(error))
+    raise error
+
+
+def _raise_if_refused(decision: PolicyDecision | None) -> None:
+    if decision is not None and not decision.allowed:
+        raise RateLimitExceeded(decision)
+
+
+def _all(decisions: list[PolicyDecision]) -> PolicyDecision:
+    rules = tuple(rule for decision in decisions for rule in decision.rules)
+    return PolicyDecision(rules, next((one.missing for one in decisions if one.missing is not None), None))

@@ -1,0 +1,285 @@
+"""Limits and AsyncLimits: what every framework's middleware is made of. They know no framework.
+
+A framework's adapter makes an `Exchange` of each request, asks `admit`, and sends what that returns, if anything,
+in place of the application's response; and it adds `exchange.headers()` to whatever is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from inspect import isawaitable
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, TypedDict, TypeVar
+from weakref import WeakKeyDictionary
+
+from ratekeeper.errors import PolicyError, RatekeeperError, RateLimitExceeded
+from ratekeeper.http.attributes import AttributeReader
+from ratekeeper.http.exchange import Exchange, response_to
+from ratekeeper.http.headers import LegacyReset, legacy_headers
+from ratekeeper.policy.keeper import AsyncKeeper, Keeper
+from ratekeeper.policy.model import Policy
+from ratekeeper.policy.sources import AppSource, ClientIP
+from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.stores.base import AsyncStore, Store
+from ratekeeper.stores.choice import MEMORY, StoreChoice
+
+if TYPE_CHECKING:
+    from ratekeeper.http.rate_limit import RateLimit
+
+Ask: TypeAlias = Callable[[Any], Any]
+"""A function of the framework's request. Where the framework is asynchronous it may be async."""
+
+Observer: TypeAlias = Callable[[Any, PolicyDecision], object]
+
+K = TypeVar("K", Keeper, AsyncKeeper)
+
+_OF_ROUTE = frozenset({"route", "endpoint"})
+
+
+class Options(TypedDict, total=False):
+    """What can be said of an application's limits, in every framework alike.
+
+    attributes       functions of the request that give attributes, such as {"user": lambda request: request.user.id};
+                     one that returns None gives none
+    cost             tokens that a request takes, or a function of the request; a rule's own cost is multiplied by it
+    exempt           a function of the request: when it is true, nothing limits the request
+    on_decision      called with the request and each decision, refused or not; or several such functions
+    rejection        makes the response to a refused request, of the request and the decision; None is the usual one
+    trusted_proxies  how many proxies of one's own are in front, unless the policy says where `client` comes from
+    legacy           X-RateLimit headers too, with a Reset in seconds since 1970 ("epoch") or from now ("delta")
+    enabled          False limits nothing: for tests
+    """
+
+    attributes: Mapping[str, Ask]
+    cost: int | Ask
+    exempt: Ask | None
+    on_decision: Observer | Iterable[Observer]
+    rejection: Callable[[Any, PolicyDecision], Any] | None
+    trusted_proxies: int
+    legacy: LegacyReset | None
+    enabled: bool
+
+
+class _Ready(NamedTuple, Generic[K]):
+    """A policy, ready for requests: what a reload replaces, in one step."""
+
+    keeper: K
+    reader: AttributeReader
+    may_wait: bool
+
+
+class _Limits(Generic[K]):
+    """Rules for an application's requests, and where they are kept.
+
+    `policy` is a policy, or the name of its file; without one, only the endpoints' own limits count. `store` is where
+    buckets live: a store, or its text as for `StoreChoice`; by default the policy's, or else this process's memory.
+    `routes` says whether the framework tells the route of a request.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | str | PathLike[str] | None = None,
+        *,
+        store: Store | AsyncStore | str | None = None,
+        routes: bool = True,
+        attributes: Mapping[str, Ask] | None = None,
+        cost: int | Ask = 1,
+        exempt: Ask | None = None,
+        on_decision: Observer | Iterable[Observer] = (),
+        rejection: Callable[[Any, PolicyDecision], Any] | None = None,
+        trusted_proxies: int = 0,
+        legacy: LegacyReset | None = None,
+        enabled: bool = True,
+    ) -> None:
+        if isinstance(policy, str | PathLike):
+            policy = Policy.load(policy)
+        choice = StoreChoice(store) if isinstance(store, str) else (policy and policy.store) or StoreChoice(MEMORY)
+        self.store = self._open(choice) if store is None or isinstance(store, str) else store
+        self.rejection = rejection
+        self.legacy = legacy
+        self.enabled = enabled
+        self._routes = routes
+        self._attributes = dict(attributes or {})
+        self._asks = tuple(self._attributes.items())
+        self._cost = cost
+        self._exempt = exempt
+        self._observers = (on_decision,) if callable(on_decision) else tuple(on_decision)
+        self._client = ClientIP(trusted_proxies)
+        self._endpoints: WeakKeyDictionary[RateLimit, Self] = WeakKeyDictionary()
+        self._ready: _Ready[K] | None = self._prepare(policy) if policy is not None else None
+
+    def under(self, limit: RateLimit) -> Self:
+        """Return what decides by an endpoint's own limit, on the same store and with the same options."""
+        known = self._endpoints.get(limit)
+        if known is None:
+            attributes = {**self._attributes, **limit.attributes}
+            known = self._endpoints[limit] = type(self)(
+                limit.policy, store=self.store, routes=self._routes, attributes=attributes,
+                cost=limit.cost, exempt=self._exempt, on_decision=self._observers,
+                trusted_proxies=self._client.trusted_proxies, enabled=self.enabled,
+            )  # fmt: skip
+        return known
+
+    def legacy_headers(self, decision: PolicyDecision) -> list[tuple[str, str]]:
+        """Return the X-RateLimit headers, if they are asked for."""
+        return legacy_headers(decision, self.legacy, time.time()) if self.legacy else []
+
+    def _open(self, choice: StoreChoice) -> Store | AsyncStore:
+        raise NotImplementedError
+
+    def _keeper(self, policy: Policy) -> K:
+        raise NotImplementedError
+
+    def _prepare(self, policy: Policy) -> _Ready[K]:
+        """Raises `PolicyError` if the policy looks at what nobody gives: all requests would share a bucket."""
+        wanted = policy.names()
+        given = {"method", "path", "client", "tier", *(_OF_ROUTE if self._routes else ()), *self._attributes}
+        given |= {name for name, source in policy.attributes.items() if not isinstance(source, AppSource)}
+        lacking = sorted(wanted - given)
+        if lacking:
+            name = lacking[0]
+            raise PolicyError(
+                f"{policy.source}: nothing gives the attribute {name!r}: say attributes={{{name!r}: a function of the "
+                f"request}}, or in the policy's [attributes] where it comes from, such as {name} = 'header:x-{name}'"
+            )
+        reader = AttributeReader(policy.attributes, self._client, wanted)
+        return _Ready(self._keeper(policy), reader, any(rule.max_wait != 0 for rule in policy.rules))
+
+    def _decided(self, exchange: Exchange, decision: PolicyDecision) -> PolicyDecision:
+        exchange.decisions.append(decision)
+        for observe in self._observers:
+            observe(exchange.native, decision)
+        return decision
+
+
+class Limits(_Limits[Keeper]):
+    """Limits for frameworks that call. Waiting for a turn blocks the request's thread."""
+
+    def admit(self, exchange: Exchange) -> Any:
+        """Decide by the policy. Return None for a request that may go ahead, or else what to answer: see `refusal`."""
+        try:
+            decision = self.decide(exchange)
+        except RatekeeperError as error:
+            return self.refusal(exchange, error)
+        return None if decision is None or decision.allowed else self.refusal(exchange, RateLimitExceeded(decision))
+
+    def refusal(self, exchange: Exchange, error: RatekeeperError) -> Any:
+        """Return a `Response`, or what `rejection` has made, which is the framework's own."""
+        if self.rejection is not None and isinstance(error, RateLimitExceeded):
+            assert isinstance(error.decision, PolicyDecision)
+            own = self.rejection(exchange.native, error.decision)
+            if own is not None:
+                return own
+        return response_to(error)
+
+    def decide(self, exchange: Exchange) -> PolicyDecision | None:
+        """Decide and charge a request, and wait for its turn. None if nothing limits it."""
+        ready = self._ready
+        if ready is None or not self.enabled:
+            return None
+        if self._exempt is not None and _called(self._exempt, exchange):
+            return None
+        attributes = ready.reader.read(exchange.request)
+        for name, ask in self._asks:
+            _put(attributes, name, _called(ask, exchange))
+        cost = _called(self._cost, exchange) if callable(self._cost) else self._cost
+        if not ready.may_wait:
+            return self._decided(exchange, ready.keeper.check(attributes, cost))
+        try:
+            decision = ready.keeper.acquire(attributes, cost)
+        except RateLimitExceeded as refused:
+            decision = refused.decision  # type: ignore[assignment]
+        return self._decided(exchange, decision)
+
+    async def decide_async(self, exchange: Exchange) -> PolicyDecision | None:
+        """As `decide`: an async function in a framework that calls has an event loop, and a thread, of its own."""
+        return self.decide(exchange)
+
+    def _open(self, choice: StoreChoice) -> Store:
+        return choice.open()
+
+    def _keeper(self, policy: Policy) -> Keeper:
+        return Keeper(policy, self.store)  # type: ignore[arg-type]  # it says itself if a store must be awaited
+
+
+class AsyncLimits(_Limits[AsyncKeeper]):
+    """Limits for frameworks that await. Waiting for a turn lets the event loop go on."""
+
+    async def admit(self, exchange: Exchange) -> Any:
+        """As `Limits.admit`."""
+        try:
+            decision = await self.decide_async(exchange)
+        except RatekeeperError as error:
+            return await self.refusal(exchange, error)
+        if decision is None or decision.allowed:
+            return None
+        return await self.refusal(exchange, RateLimitExceeded(decision))
+
+    async def refusal(self, exchange: Exchange, error: RatekeeperError) -> Any:
+        """As `Limits.refusal`."""
+        if self.rejection is not None and isinstance(error, RateLimitExceeded):
+            assert isinstance(error.decision, PolicyDecision)
+            own = self.rejection(exchange.native, error.decision)
+            own = await own if isawaitable(own) else own
+            if own is not None:
+                return own
+        return response_to(error)
+
+    async def decide_async(self, exchange: Exchange) -> PolicyDecision | None:
+        """As `Limits.decide`."""
+        ready = self._ready
+        if ready is None or not self.enabled:
+            return None
+        if self._exempt is not None and await _awaited(self._exempt, exchange):
+            return None
+        attributes = ready.reader.read(exchange.request)
+        for name, ask in self._asks:
+            _put(attributes, name, await _awaited(ask, exchange))
+        cost = await _awaited(self._cost, exchange) if callable(self._cost) else self._cost
+        if not ready.may_wait:
+            return self._decided(exchange, await ready.keeper.check(attributes, cost))
+        try:
+            decision = await ready.keeper.acquire(attributes, cost)
+        except RateLimitExceeded as refused:
+            decision = refused.decision  # type: ignore[assignment]
+        return self._decided(exchange, decision)
+
+    def decide(self, exchange: Exchange) -> PolicyDecision | None:
+        """As `decide_async`, for an endpoint that is not async, in whatever thread the framework runs it."""
+        loop = exchange.loop
+        assert loop is not None
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(self.decide_async(exchange), loop).result()
+        raise RuntimeError(f"a function that is not async is limited on the event loop {here}, which it would block")
+
+    def _open(self, choice: StoreChoice) -> Store | AsyncStore:
+        return choice.open_async()
+
+    def _keeper(self, policy: Policy) -> AsyncKeeper:
+        return AsyncKeeper(policy, self.store)
+
+
+def _called(ask: Ask, exchange: Exchange) -> Any:
+    value = ask(exchange.native)
+    if isawaitable(value):
+        if hasattr(value, "close"):
+            value.close()
+        raise TypeError(f"{ask!r} is async: this framework does not await it")
+    return value
+
+
+async def _awaited(ask: Ask, exchange: Exchange) -> Any:
+    value = ask(exchange.native)
+    return await value if isawaitable(value) else value
+
+
+def _put(attributes: dict[str, str], name: str, value: Any) -> None:
+    """Set an attribute. A number, as most users' ids are, is as good as its text; another type is an error later."""
+    if value is None:
+        attributes.pop(name, None)  # of a header by this name the application knows better
+    else:
+        attributes[name] = str(value) if isinstance(value, int) else value

@@ -1,0 +1,103 @@
+"""RateLimit and rate_limit: a limit for one endpoint, in code. They know no framework, only the current exchange."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
+
+from ratekeeper.decision import OnError
+from ratekeeper.http.exchange import current
+from ratekeeper.limits import Limit, parse_limit
+from ratekeeper.policy.model import Missing, Policy, Rule
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Key: TypeAlias = str | tuple[str, ...] | Callable[[Any], Any]
+Cost: TypeAlias = int | Callable[[Any], Any]
+
+KEY = "key"
+"""The attribute that a RateLimit's own function gives."""
+
+
+class RuleOptions(TypedDict, total=False):
+    """What a limit in code can say as a rule of a policy does: see `Rule`."""
+
+    max_wait: float | None
+    shadow: bool
+    missing: Missing
+    on_error: OnError | None
+
+
+class RateLimit:
+    """Limit the requests of the endpoints that it is put on. The middleware decides, on its store.
+
+    limits    limits, or text such as "10/second"; of several, all are charged or none
+    key       whom to charge: the attribute, or attributes, that tell callers apart ("client" is the address), or a
+              function of the request, awaited if it is async. One that returns None leaves the key out: see `missing`
+    cost      tokens a request takes, or a function of the request
+    name      endpoints whose limits have one name share buckets; without a name each endpoint has its own
+    others    as of `Rule`: max_wait, shadow, missing, on_error
+
+    In FastAPI a dependency, `Depends(RateLimit("5/second"))`; everywhere else see `rate_limit`.
+    """
+
+    def __init__(
+        self,
+        *limits: Limit | str,
+        key: Key = "client",
+        cost: Cost = 1,
+        name: str | None = None,
+        **rule_options: Unpack[RuleOptions],
+    ) -> None:
+        if not limits:
+            raise ValueError("a RateLimit without a limit would limit nothing: give one, such as '10/second'")
+        own = (KEY,) if callable(key) else (key,) if isinstance(key, str) else tuple(key)
+        bucket_key = own if name is not None else ("endpoint", *own)
+        rules = []
+        for given in limits:
+            limit, text = (parse_limit(given), given) if isinstance(given, str) else (given, str(given))
+            rule_name = text if name is None else name if len(limits) == 1 else f"{name}: {text}"
+            rules.append(Rule(rule_name, limit, key=bucket_key, **rule_options))
+        self.policy = Policy(tuple(rules), source="RateLimit")
+        self.attributes = {KEY: key} if callable(key) else {}
+        self.cost = cost
+
+    async def __call__(self) -> None:
+        """Charge the current request. Raises `RateLimitExceeded`, which the middleware turns into the response."""
+        await current().charge_async(self)
+
+
+def rate_limit(
+    *limits: Limit | str,
+    key: Key = "client",
+    cost: Cost = 1,
+    name: str | None = None,
+    **rule_options: Unpack[RuleOptions],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that limits an endpoint, sync or async, whatever its arguments. See `RateLimit`.
+
+    It is to be the inner one, under the framework's own decorator that makes a function an endpoint.
+    """
+    limit = RateLimit(*limits, key=key, cost=cost, name=name, **rule_options)
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def limited_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                await current().charge_async(limit)
+                return await function(*args, **kwargs)
+
+            return cast("Callable[P, R]", limited_async)
+
+        @wraps(function)
+        def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+            current().charge(limit)
+            return function(*args, **kwargs)
+
+        return limited
+
+    return decorate
