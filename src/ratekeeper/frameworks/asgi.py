@@ -6,14 +6,14 @@ added to, and a refused request is answered here.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from functools import partial
+from asyncio import get_running_loop
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import lru_cache, partial
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
 
 from ratekeeper.errors import RatekeeperError
-from ratekeeper.http.attributes import Request, header_map
+from ratekeeper.http.attributes import header_map
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limits import AsyncLimits, Options
 from ratekeeper.http.rate_limit import RateLimit, rate_limit
@@ -58,35 +58,9 @@ class RateLimitMiddleware:
         self.limits = AsyncLimits(policy, store=store, routes=self.tells_routes, **options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "http":
-            await self._http(scope, receive, send)
-        elif kind == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    def native(self, scope: Scope) -> Any:
-        """Return what the user's functions are given."""
-        return scope
-
-    def route(self, scope: Scope) -> str | None:
-        """Return the template of the route that a request takes, if it can be told."""
-        return None
-
-    def _exchange(self, scope: Scope) -> Exchange:
-        peer = scope.get("client")
-        request = Request(
-            scope.get("method", "GET"),  # a websocket's handshake has none
-            scope.get("raw_path") or scope["path"],
-            _Headers(scope["headers"]),
-            peer[0] if peer else None,
-            partial(self.route, scope),
-        )
-        return Exchange(self.limits, request, partial(self.native, scope), asyncio.get_running_loop())
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = self._exchange(scope)
+        if scope["type"] != "http":
+            return await self._pass(scope, receive, send)
+        exchange = Exchange(self.limits, _Request(scope, self), partial(self.native, scope), get_running_loop())
         started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -107,14 +81,16 @@ class RateLimitMiddleware:
                         raise
                     answer = await self.limits.refusal(exchange, error)
             if isinstance(answer, Response):
-                await _send(send_with_headers, answer)
-            else:
-                await answer(scope, receive, send_with_headers)
+                answer = partial(_answer, answer)
+            await answer(scope, receive, send_with_headers)
         finally:
             CURRENT.reset(token)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = self._exchange(scope)
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let through what is no HTTP request. A websocket whose endpoint's limit refuses it is closed."""
+        if scope["type"] != "websocket":
+            return await self.app(scope, receive, send)
+        exchange = Exchange(self.limits, _Request(scope, self), partial(self.native, scope), get_running_loop())
         token = CURRENT.set(exchange)
         try:
             await self.app(scope, receive, send)
@@ -125,27 +101,59 @@ class RateLimitMiddleware:
         finally:
             CURRENT.reset(token)
 
+    def native(self, scope: Scope) -> Any:
+        """Return what the user's functions are given."""
+        return scope
 
-class _Headers:
-    """A scope's headers, read when the first is asked for: most policies ask for none."""
-
-    __slots__ = ("_by_name", "_raw")
-
-    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
-        self._raw = raw
-        self._by_name: dict[str, str] | None = None
-
-    def get(self, name: str, /) -> str | None:
-        if self._by_name is None:
-            self._by_name = header_map(self._raw)
-        return self._by_name.get(name)
+    def route(self, scope: Scope) -> str | None:
+        """Return the template of the route that a request takes, if it can be told."""
+        return None
 
 
-def _raw(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+class _Request:
+    """A scope as a request. Most policies look at little of it, so nothing is read before it is asked for."""
+
+    __slots__ = ("_headers", "_middleware", "_scope")
+
+    def __init__(self, scope: Scope, middleware: RateLimitMiddleware) -> None:
+        self._scope = scope
+        self._middleware = middleware
+        self._headers: dict[str, str] | None = None
+
+    @property
+    def method(self) -> str:
+        return str(self._scope.get("method", "GET"))  # a websocket's handshake has none
+
+    @property
+    def path(self) -> str | bytes:
+        path: str | bytes = self._scope.get("raw_path") or self._scope["path"]
+        return path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if self._headers is None:
+            self._headers = header_map(self._scope["headers"])
+        return self._headers
+
+    @property
+    def peer(self) -> str | None:
+        client = self._scope.get("client")
+        return client[0] if client else None
+
+    def route(self) -> str | None:
+        return self._middleware.route(self._scope)
 
 
-async def _send(send: Send, response: Response) -> None:
-    headers = [*_raw(list(response.headers)), (b"content-length", b"%d" % len(response.body))]
+def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(_raw_name(name), value.encode("latin-1")) for name, value in headers]
+
+
+@lru_cache(maxsize=64)
+def _raw_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
+async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    headers = [*_raw(response.headers), (b"content-length", b"%d" % len(response.body))]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

@@ -39,8 +39,8 @@ class Headers(Protocol):
     def get(self, name: str, /) -> str | None: ...
 
 
-class Request(NamedTuple):
-    """What the limiter needs to know of an HTTP request. Built by each framework's adapter.
+class RequestLike(Protocol):
+    """What the limiter needs to know of an HTTP request: a `Request`, or a framework's own that can tell the same.
 
     path     the request line's own, still percent-encoded (ASGI's `raw_path`); a query string may follow
     headers  by lower-cased name, see `header_map`
@@ -48,6 +48,21 @@ class Request(NamedTuple):
     route    asks the framework for the template that the path matches, such as "/items/{id}"; None if it matches none.
              Called only if a rule looks at it
     """
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str | bytes: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def peer(self) -> str | None: ...
+    @property
+    def route(self) -> Callable[[], str | None] | None: ...
+
+
+class Request(NamedTuple):
+    """A request as values. See `RequestLike`."""
 
     method: str
     path: str | bytes
@@ -66,7 +81,7 @@ class AttributeReader:
     {'method': 'GET', 'path': '/api/users', 'client': '192.0.2.7'}
     """
 
-    __slots__ = ("_clients", "_cookies", "_headers", "_path", "_route")
+    __slots__ = ("_clients", "_cookies", "_headers", "_method", "_path", "_route")
 
     def __init__(
         self,
@@ -82,27 +97,28 @@ class AttributeReader:
         self._cookies = tuple((name, by.name) for name, by in sources.items() if isinstance(by, CookieSource))
         self._path = wanted is None or "path" in wanted
         self._route = wanted is None or not _OF_ROUTE.isdisjoint(wanted)
+        self._method = wanted is None or "method" in wanted or self._route
 
-    def read(self, request: Request) -> dict[str, str]:
+    def read(self, request: RequestLike) -> dict[str, str]:
         """Return the attributes: `method`, `path`, `client`, and those of the policy that have a value.
 
         `route` is the template that the path matches, if the framework tells it, and `endpoint` that with the method,
         of which HEAD counts as GET. A policy that takes `client` from a header gets it from there only: without the
         header there is no `client`.
         """
-        method, path, headers, peer, route = request
-        found = {"method": method.upper()}
+        found = {"method": request.method.upper()} if self._method else {}
         if self._path:
-            found["path"] = normal_path(path)
+            found["path"] = normal_path(request.path)
         for name, hops in self._clients:
-            found[name] = client_address(headers.get(_FORWARDED_FOR) if hops else None, peer, hops)
+            forwarded = request.headers.get(_FORWARDED_FOR) if hops else None
+            found[name] = client_address(forwarded, request.peer, hops)
         for name, header in self._headers:
-            value = headers.get(header)
+            value = request.headers.get(header)
             if value:
                 found[name] = value
         if self._cookies:
-            self._read_cookies(headers, found)
-        if self._route and route is not None and (template := route()) is not None:
+            self._read_cookies(request.headers, found)
+        if self._route and request.route is not None and (template := request.route()) is not None:
             found["route"] = template
             found["endpoint"] = f"{'GET' if found['method'] == 'HEAD' else found['method']} {template}"
         return found

@@ -17,7 +17,7 @@ from ratekeeper.http.problem import explained, problem, unavailable
 from ratekeeper.policy.verdict import PolicyDecision
 
 if TYPE_CHECKING:
-    from ratekeeper.http.attributes import Request
+    from ratekeeper.http.attributes import RequestLike
     from ratekeeper.http.limits import AsyncLimits, Limits
     from ratekeeper.http.rate_limit import RateLimit
     from ratekeeper.http.response import Response
@@ -35,12 +35,13 @@ class Exchange:
     error    what an endpoint's limit has raised, so that it is told from an error of the application's own
     """
 
-    __slots__ = ("_make_native", "_native", "decisions", "error", "limits", "loop", "request")
+    error: RatekeeperError | None = None
+    _native: Any = None
 
     def __init__(
         self,
         limits: Limits | AsyncLimits,
-        request: Request,
+        request: RequestLike,
         native: Callable[[], Any],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -48,9 +49,7 @@ class Exchange:
         self.request = request
         self.loop = loop
         self.decisions: list[PolicyDecision] = []
-        self.error: RatekeeperError | None = None
         self._make_native = native
-        self._native: Any = None
 
     @property
     def native(self) -> Any:

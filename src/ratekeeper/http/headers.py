@@ -16,6 +16,7 @@ from ratekeeper.limits import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from ratekeeper.decision import Decision
+    from ratekeeper.limits import Limit
     from ratekeeper.policy.verdict import PolicyDecision
 
 LegacyReset: TypeAlias = Literal["epoch", "delta"]
@@ -37,15 +38,18 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
 
     Times are whole seconds, rounded up, at least 1. `Retry-After` is there if waiting helps. No rule, no header.
     """
-    enforced = decision.enforced
-    if not enforced:
+    policies, states, longest = [], [], 0
+    for name, one, shadow in decision.rules:
+        if not shadow:
+            limit = one.limit
+            policies.append(_policy_item(name, limit.full, limit.interval))
+            states.append(_state_item(name, one, limit))
+            longest = max(longest, one.retry_ticks)
+    if not policies:
         return []
-    policies = [_policy_item(name, one.limit.full, one.limit.interval) for name, one, _ in enforced]
-    states = [_state_item(name, one) for name, one, _ in enforced]
     headers = [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
-    wait = retry_after_seconds(decision)
-    if wait is not None:
-        headers.append(("Retry-After", str(wait)))
+    if 0 < longest < NEVER and decision.missing is None:
+        headers.append(("Retry-After", str(_whole_seconds(longest))))
     return headers
 
 
@@ -96,12 +100,14 @@ def _policy_item(name: str, full: int, interval: int) -> str:
     return f"{_quoted(name)};q={min(full // interval, _LARGEST_INTEGER)};w={_whole_seconds(full)}"
 
 
-def _state_item(name: str, decision: Decision) -> str:
-    limit, remaining = decision.limit, decision.remaining
+def _state_item(name: str, decision: Decision, limit: Limit) -> str:
     # One token more is there once the debt has come down to what leaves room for it. Of a full bucket this makes one
     # interval, which is the draft's meaning of `t`: nobody can take more than `remaining` within it.
-    to_next_token = decision.debt_ticks - (limit.full - (remaining + 1) * limit.interval * decision.nodes)
-    return f"{_quoted(name)};r={min(remaining, _LARGEST_INTEGER)};t={_whole_seconds(to_next_token)}"
+    interval, left = limit.interval * decision.nodes, limit.full - decision.debt_ticks
+    remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
+    if remaining > _LARGEST_INTEGER:
+        remaining = _LARGEST_INTEGER
+    return f"{_quoted(name)};r={remaining};t={_whole_seconds(interval - begun)}"
 
 
 def _whole_seconds(ticks: int) -> int:

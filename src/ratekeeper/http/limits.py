@@ -149,8 +149,9 @@ class _Limits(Generic[K]):
 
     def _decided(self, exchange: Exchange, decision: PolicyDecision) -> PolicyDecision:
         exchange.decisions.append(decision)
-        for observe in self._observers:
-            observe(exchange.native, decision)
+        if self._observers:
+            for observe in self._observers:
+                observe(exchange.native, decision)
         return decision
 
 

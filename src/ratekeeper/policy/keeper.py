@@ -10,7 +10,7 @@ from ratekeeper.policy.model import Policy
 from ratekeeper.policy.rulebook import Plan, Rulebook, RuleExplanation
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.awaited import awaited
-from ratekeeper.stores.base import AsyncStore, Store, local
+from ratekeeper.stores.base import AsyncStore, Store, local, must_be_awaited
 from ratekeeper.stores.choice import MEMORY, StoreChoice
 from ratekeeper.turns import take_turn, take_turn_async
 
@@ -77,6 +77,8 @@ class AsyncKeeper:
         self.rulebook = Rulebook(policy)
         self.store: Store | AsyncStore = store if store is not None else (policy.store or _OWN).open_async()
         self._store = awaited(self.store)
+        # A local store's answer comes at once: to await it would cost as much as the decision.
+        self._decide = None if must_be_awaited(self.store) else local(self.store, "Keeper").decide
 
     @property
     def policy(self) -> Policy:
@@ -86,7 +88,8 @@ class AsyncKeeper:
     async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.check`."""
         plan = self.rulebook.plan(attributes, cost)
-        return plan.answer(await self._store.decide(plan.charges))
+        decide = self._decide
+        return plan.answer(decide(plan.charges) if decide else await self._store.decide(plan.charges))
 
     async def acquire(
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None

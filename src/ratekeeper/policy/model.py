@@ -162,8 +162,11 @@ class Rule:
         >>> Rule("r", TokenBucket(1, 1), key=("user", "team")).bucket({"user": "alice"})
         '5:alice-'
         """
-        get = attributes.get
-        return "".join(["-" if (value := get(name)) is None else f"{len(value)}:{value}" for name in self.key])
+        bucket = ""
+        for name in self.key:
+            value = attributes.get(name)
+            bucket += "-" if value is None else f"{len(value)}:{value}"
+        return bucket
 
     def missing_attribute(self, attributes: Mapping[str, str]) -> str | None:
         """Return the first attribute of the key that the request lacks, or None if it has all."""

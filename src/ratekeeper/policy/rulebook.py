@@ -14,6 +14,9 @@ from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.policy.model import PUBLIC, Policy, Rule
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 
+_new = tuple.__new__
+"""Makes a named tuple without its own constructor, which is written in Python: for what is made for each request."""
+
 
 class RuleExplanation(NamedTuple):
     """What one rule makes of a request: the bucket and what it would decide now, or why the rule does not apply."""
@@ -34,7 +37,8 @@ class Plan(NamedTuple):
     def answer(self, decisions: Iterable[Decision]) -> PolicyDecision:
         """Return what the decisions, one for each charge, make together."""
         pairs = zip(self.rules, decisions, strict=True)
-        return PolicyDecision(tuple([RuleDecision(rule.name, one, rule.shadow) for rule, one in pairs]), self.missing)
+        own = [_new(RuleDecision, (rule.name, one, rule.shadow)) for rule, one in pairs]
+        return _new(PolicyDecision, (tuple(own), self.missing))
 
 
 class ExplanationPlan(NamedTuple):
@@ -68,7 +72,8 @@ class Rulebook:
             value = attributes.get(name)
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"attribute {name!r} must be a str, not {type(value).__name__}")
-        attributes = self.policy.complete(attributes)
+        if self.policy.tiers is not None:
+            attributes = self.policy.complete(attributes)
         rules, charges = [], []
         for charger in self._chargers:
             rule = charger.rule
@@ -80,7 +85,7 @@ class Rulebook:
                 continue
             rules.append(rule)
             charges.append(charger.charge(attributes, cost, timeout))
-        return Plan(rules, charges)
+        return _new(Plan, (rules, charges, None))
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> ExplanationPlan:
         """Return what each rule makes of a request, in the file's order."""
@@ -129,7 +134,7 @@ class Charger:
         """
         key = self.rule.bucket(attributes)
         if self._usual and timeout is None and cost.__class__ is int and cost == 1:
-            return Charge(self._scope, key, *self._usual)
+            return _new(Charge, (self._scope, key, *self._usual))
         return self._charge(key, attributes, cost, timeout)
 
     def _charge(self, key: str, attributes: Mapping[str, str], cost: int, timeout: float | None) -> Charge:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
@@ -23,8 +22,7 @@ class RuleDecision(NamedTuple):
         return self.decision.limit
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyDecision:
+class PolicyDecision(NamedTuple):
     """May the request go ahead: true if every rule that is not in shadow allows it. Immutable.
 
     rules       every rule that matched, in the file's order, shadow rules too; empty if none did
