@@ -72,14 +72,12 @@ class RateLimitMiddleware:
 
         token = CURRENT.set(exchange)
         try:
-            answer = await self.limits.admit(exchange)
-            if answer is None:
-                try:
-                    return await self.app(scope, receive, send_with_headers)
-                except RatekeeperError as error:
-                    if error is not exchange.error or started:
-                        raise
-                    answer = await self.limits.refusal(exchange, error)
+            await self.limits.charge_async(exchange)
+            return await self.app(scope, receive, send_with_headers)
+        except RatekeeperError as error:
+            if error is not exchange.error or started:
+                raise
+            answer = await self.limits.refusal(exchange, error)
             if isinstance(answer, Response):
                 answer = partial(_answer, answer)
             await answer(scope, receive, send_with_headers)

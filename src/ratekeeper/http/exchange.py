@@ -19,7 +19,6 @@ from ratekeeper.policy.verdict import PolicyDecision
 if TYPE_CHECKING:
     from ratekeeper.http.attributes import RequestLike
     from ratekeeper.http.limits import AsyncLimits, Limits
-    from ratekeeper.http.rate_limit import RateLimit
     from ratekeeper.http.response import Response
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default=None)
@@ -58,22 +57,6 @@ class Exchange:
             self._native = self._make_native()
         return self._native
 
-    async def charge_async(self, limit: RateLimit) -> None:
-        """Charge an endpoint's limit. Raises `RateLimitExceeded`, and what a store raises."""
-        try:
-            _raise_if_refused(await self.limits.under(limit).decide_async(self))
-        except RatekeeperError as error:
-            self.error = error
-            raise
-
-    def charge(self, limit: RateLimit) -> None:
-        """As `charge_async`, from a function that is not async."""
-        try:
-            _raise_if_refused(self.limits.under(limit).decide(self))
-        except RatekeeperError as error:
-            self.error = error
-            raise
-
     def headers(self) -> list[tuple[str, str]]:
         """Return the headers that tell the client of all decisions."""
         if not self.decisions:
@@ -100,11 +83,6 @@ def response_to(error: RatekeeperError) -> Response:
     if isinstance(error, CostError):
         return explained(400, str(error))
     raise error
-
-
-def _raise_if_refused(decision: PolicyDecision | None) -> None:
-    if decision is not None and not decision.allowed:
-        raise RateLimitExceeded(decision)
 
 
 def _all(decisions: list[PolicyDecision]) -> PolicyDecision:

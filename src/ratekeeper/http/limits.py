@@ -1,7 +1,8 @@
 """Limits and AsyncLimits: what every framework's middleware is made of. They know no framework.
 
-A framework's adapter makes an `Exchange` of each request, asks `admit`, and sends what that returns, if anything,
-in place of the application's response; and it adds `exchange.headers()` to whatever is sent.
+A framework's adapter makes an `Exchange` of each request and charges it. If that raises, or an endpoint's own limit
+does (`exchange.error`), it sends the `refusal` in place of the application's response. To whatever is sent it adds
+`exchange.headers()`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from inspect import isawaitable
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, TypedDict, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from ratekeeper.errors import PolicyError, RatekeeperError, RateLimitExceeded
@@ -147,56 +148,59 @@ class _Limits(Generic[K]):
         reader = AttributeReader(policy.attributes, self._client, wanted)
         return _Ready(self._keeper(policy), reader, any(rule.max_wait != 0 for rule in policy.rules))
 
-    def _decided(self, exchange: Exchange, decision: PolicyDecision) -> PolicyDecision:
+    def _settle(self, exchange: Exchange, decision: PolicyDecision) -> None:
+        """Have a decision told to the client and to who asked to be told. Raises `RateLimitExceeded` if it refuses."""
         exchange.decisions.append(decision)
         if self._observers:
             for observe in self._observers:
                 observe(exchange.native, decision)
-        return decision
+        if not decision.allowed:
+            raise RateLimitExceeded(decision)
 
 
 class Limits(_Limits[Keeper]):
     """Limits for frameworks that call. Waiting for a turn blocks the request's thread."""
 
-    def admit(self, exchange: Exchange) -> Any:
-        """Decide by the policy. Return None for a request that may go ahead, or else what to answer: see `refusal`."""
+    def charge(self, exchange: Exchange) -> None:
+        """Charge a request that is within the limits, and wait for its turn.
+
+        Raises `RateLimitExceeded`, or `StoreUnavailable` or `CostError` if it cannot be told, and notes the error in
+        `exchange.error`, so that an adapter tells it from the application's own.
+        """
         try:
-            decision = self.decide(exchange)
+            self._charge(exchange)
         except RatekeeperError as error:
-            return self.refusal(exchange, error)
-        return None if decision is None or decision.allowed else self.refusal(exchange, RateLimitExceeded(decision))
+            exchange.error = error
+            raise
 
-    def refusal(self, exchange: Exchange, error: RatekeeperError) -> Any:
-        """Return a `Response`, or what `rejection` has made, which is the framework's own."""
-        if self.rejection is not None and isinstance(error, RateLimitExceeded):
-            assert isinstance(error.decision, PolicyDecision)
-            own = self.rejection(exchange.native, error.decision)
-            if own is not None:
-                return own
-        return response_to(error)
-
-    def decide(self, exchange: Exchange) -> PolicyDecision | None:
-        """Decide and charge a request, and wait for its turn. None if nothing limits it."""
+    def _charge(self, exchange: Exchange) -> None:
         ready = self._ready
-        if ready is None or not self.enabled:
-            return None
-        if self._exempt is not None and _called(self._exempt, exchange):
-            return None
+        if ready is None or not self.enabled or (self._exempt is not None and _called(self._exempt, exchange)):
+            return
         attributes = ready.reader.read(exchange.request)
         for name, ask in self._asks:
             _put(attributes, name, _called(ask, exchange))
         cost = _called(self._cost, exchange) if callable(self._cost) else self._cost
-        if not ready.may_wait:
-            return self._decided(exchange, ready.keeper.check(attributes, cost))
-        try:
-            decision = ready.keeper.acquire(attributes, cost)
-        except RateLimitExceeded as refused:
-            decision = refused.decision  # type: ignore[assignment]
-        return self._decided(exchange, decision)
+        if ready.may_wait:
+            try:
+                decision = ready.keeper.acquire(attributes, cost)
+            except RateLimitExceeded as refused:
+                decision = cast("PolicyDecision", refused.decision)
+        else:
+            decision = ready.keeper.check(attributes, cost)
+        self._settle(exchange, decision)
 
-    async def decide_async(self, exchange: Exchange) -> PolicyDecision | None:
-        """As `decide`: an async function in a framework that calls has an event loop, and a thread, of its own."""
-        return self.decide(exchange)
+    async def charge_async(self, exchange: Exchange) -> None:
+        """As `charge`: an async function in a framework that calls has an event loop, and a thread, of its own."""
+        self.charge(exchange)
+
+    def refusal(self, exchange: Exchange, error: RatekeeperError) -> Any:
+        """Return a `Response`, or what `rejection` has made, which is the framework's own."""
+        if self.rejection is not None and isinstance(error, RateLimitExceeded):
+            own = self.rejection(exchange.native, cast("PolicyDecision", error.decision))
+            if own is not None:
+                return own
+        return response_to(error)
 
     def _open(self, choice: StoreChoice) -> Store:
         return choice.open()
@@ -208,54 +212,48 @@ class Limits(_Limits[Keeper]):
 class AsyncLimits(_Limits[AsyncKeeper]):
     """Limits for frameworks that await. Waiting for a turn lets the event loop go on."""
 
-    async def admit(self, exchange: Exchange) -> Any:
-        """As `Limits.admit`."""
+    async def charge_async(self, exchange: Exchange) -> None:
+        """As `Limits.charge`."""
         try:
-            decision = await self.decide_async(exchange)
+            await self._charge(exchange)
         except RatekeeperError as error:
-            return await self.refusal(exchange, error)
-        if decision is None or decision.allowed:
-            return None
-        return await self.refusal(exchange, RateLimitExceeded(decision))
+            exchange.error = error
+            raise
 
-    async def refusal(self, exchange: Exchange, error: RatekeeperError) -> Any:
-        """As `Limits.refusal`."""
-        if self.rejection is not None and isinstance(error, RateLimitExceeded):
-            assert isinstance(error.decision, PolicyDecision)
-            own = self.rejection(exchange.native, error.decision)
-            own = await own if isawaitable(own) else own
-            if own is not None:
-                return own
-        return response_to(error)
-
-    async def decide_async(self, exchange: Exchange) -> PolicyDecision | None:
-        """As `Limits.decide`."""
+    async def _charge(self, exchange: Exchange) -> None:
         ready = self._ready
-        if ready is None or not self.enabled:
-            return None
-        if self._exempt is not None and await _awaited(self._exempt, exchange):
-            return None
+        if ready is None or not self.enabled or (self._exempt is not None and await _awaited(self._exempt, exchange)):
+            return
         attributes = ready.reader.read(exchange.request)
         for name, ask in self._asks:
             _put(attributes, name, await _awaited(ask, exchange))
         cost = await _awaited(self._cost, exchange) if callable(self._cost) else self._cost
-        if not ready.may_wait:
-            return self._decided(exchange, await ready.keeper.check(attributes, cost))
-        try:
-            decision = await ready.keeper.acquire(attributes, cost)
-        except RateLimitExceeded as refused:
-            decision = refused.decision  # type: ignore[assignment]
-        return self._decided(exchange, decision)
+        if ready.may_wait:
+            try:
+                decision = await ready.keeper.acquire(attributes, cost)
+            except RateLimitExceeded as refused:
+                decision = cast("PolicyDecision", refused.decision)
+        else:
+            decision = await ready.keeper.check(attributes, cost)
+        self._settle(exchange, decision)
 
-    def decide(self, exchange: Exchange) -> PolicyDecision | None:
-        """As `decide_async`, for an endpoint that is not async, in whatever thread the framework runs it."""
-        loop = exchange.loop
-        assert loop is not None
+    def charge(self, exchange: Exchange) -> None:
+        """As `charge_async`, for an endpoint that is not async, in whatever thread the framework runs it."""
+        assert exchange.loop is not None
         try:
-            here = asyncio.get_running_loop()
+            asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run_coroutine_threadsafe(self.decide_async(exchange), loop).result()
-        raise RuntimeError(f"a function that is not async is limited on the event loop {here}, which it would block")
+            return asyncio.run_coroutine_threadsafe(self.charge_async(exchange), exchange.loop).result()
+        raise RuntimeError("a limit on a function that is not async, called on the event loop, would block the loop")
+
+    async def refusal(self, exchange: Exchange, error: RatekeeperError) -> Any:
+        """As `Limits.refusal`."""
+        if self.rejection is not None and isinstance(error, RateLimitExceeded):
+            own = self.rejection(exchange.native, cast("PolicyDecision", error.decision))
+            own = await own if isawaitable(own) else own
+            if own is not None:
+                return own
+        return response_to(error)
 
     def _open(self, choice: StoreChoice) -> Store | AsyncStore:
         return choice.open_async()

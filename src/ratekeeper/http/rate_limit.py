@@ -65,9 +65,19 @@ class RateLimit:
         self.attributes = {KEY: key} if callable(key) else {}
         self.cost = cost
 
-    async def __call__(self) -> None:
+    def charge(self) -> None:
         """Charge the current request. Raises `RateLimitExceeded`, which the middleware turns into the response."""
-        await current().charge_async(self)
+        exchange = current()
+        exchange.limits.under(self).charge(exchange)
+
+    async def charge_async(self) -> None:
+        """As `charge`, in an async function."""
+        exchange = current()
+        await exchange.limits.under(self).charge_async(exchange)
+
+    async def __call__(self) -> None:
+        """As `charge_async`: what FastAPI calls a dependency."""
+        await self.charge_async()
 
 
 def rate_limit(
@@ -88,14 +98,14 @@ def rate_limit(
 
             @wraps(function)
             async def limited_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                await current().charge_async(limit)
+                await limit.charge_async()
                 return await function(*args, **kwargs)
 
             return cast("Callable[P, R]", limited_async)
 
         @wraps(function)
         def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-            current().charge(limit)
+            limit.charge()
             return function(*args, **kwargs)
 
         return limited
