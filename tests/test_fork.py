@@ -12,9 +12,10 @@ import textwrap
 
 import pytest
 from conftest import need
+from redis_servers import Server
 
 PARENT = """
-    import asyncio, os, signal, sys, threading
+    import asyncio, gc, logging, os, signal, sys, threading
     from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, MemoryStore
 
     store = MemoryStore(1000)
@@ -88,10 +89,63 @@ AWAITING = """
 """
 
 
-@pytest.mark.parametrize("what", [HELD, WAITING, AWAITING], ids=["a held line", "a waiting thread", "an event loop"])
-def test_a_forked_child_waits_in_a_line_of_its_own(what: str) -> None:
+REMOTE_HELD = """
+    from contextlib import ExitStack
+    from ratekeeper import RedisStore
+
+    logging.disable()
+    remote = RedisStore("redis://127.0.0.1:1", on_error="local", retry=1e-9)  # nobody listens there
+    away = remote._shared
+    with ExitStack() as held:
+        for part in (away.link, away.attempts, away.fallback, away.fallback._spans, away.fallback._table):
+            held.enter_context(part._lock)
+        in_child(lambda: Limiter("5/s", store=remote).acquire("key"))
+"""
+
+REMOTE_AWAITED = """
+    from ratekeeper import AsyncRedisStore
+
+    remote = AsyncRedisStore({url!r}, timeout=5)
+    limiter = AsyncLimiter("100/s", store=remote)
+
+    async def parent():
+        async with remote:
+            await limiter.acquire("key")
+            pool = remote._link.client().connection_pool
+            pool.cycle, pool = pool, None  # so that only the collector takes it
+            in_child(lambda: asyncio.run(child()))
+            await limiter.acquire("key")
+
+    async def child():
+        async with remote:
+            for _ in range(3):
+                await limiter.acquire("key")
+            gc.collect()
+
+    asyncio.run(parent())
+"""
+
+
+def run(what: str, **words: str) -> None:
     need("os.fork", hasattr(os, "fork"))
-    script = textwrap.dedent(PARENT) + textwrap.dedent(what.replace("{tests!r}", repr(os.path.dirname(__file__))))
+    script = textwrap.dedent(PARENT) + textwrap.dedent(what)
+    for word, value in words.items():
+        script = script.replace(f"{{{word}!r}}", repr(value))
     ignore = "ignore:This process:DeprecationWarning"  # to fork with threads is what this is about
     done = subprocess.run([sys.executable, "-W", ignore, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("what", [HELD, WAITING, AWAITING], ids=["a held line", "a waiting thread", "an event loop"])
+def test_a_forked_child_waits_in_a_line_of_its_own(what: str) -> None:
+    run(what, tests=os.path.dirname(__file__))
+
+
+def test_a_child_that_is_forked_while_a_redis_store_s_locks_are_held_goes_on() -> None:
+    run(REMOTE_HELD)
+
+
+def test_a_child_awaits_an_async_redis_store_by_connections_of_its_own_and_leaves_its_parent_s_alone(
+    server: Server,
+) -> None:
+    run(REMOTE_AWAITED, url=server.url)

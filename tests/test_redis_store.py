@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import signal
@@ -408,12 +409,34 @@ async def _hammer(store: AsyncRedisStore, limit: TokenBucket, count: int) -> int
     return sum(decision.allowed for [decision] in answers)
 
 
-def test_a_store_serves_one_event_loop_after_another(server: Server) -> None:
-    prefix = f"{next(fresh)}:"
-    for admitted in (40, 10):
+@pytest.mark.parametrize("closing", [True, False], ids=["closed in each", "never closed"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what is never closed
+def test_a_store_serves_one_event_loop_after_another(server: Server, cluster: list[Server], closing: bool) -> None:
+    for url in (server.url, cluster_url(cluster)):
+        store = AsyncRedisStore(url, prefix=f"{next(fresh)}:", timeout=5)
+        for admitted in (40, 10, 0):
 
-        async def use(right: int = admitted) -> None:
-            async with AsyncRedisStore(server.url, prefix=prefix, timeout=5) as store:
+            async def use(right: int = admitted, store: AsyncRedisStore = store) -> None:
                 assert await _hammer(store, TokenBucket(50, "1/day"), 40) == right
+                if closing:
+                    await store.close()
 
-        asyncio.run(use())
+            asyncio.run(use())
+        asyncio.run(store.close())
+        assert store.stats().failures == 0
+    gc.collect()
+
+
+def test_a_store_refuses_to_serve_two_event_loops_at_once(server: Server) -> None:
+    store = AsyncRedisStore(server.url, prefix=f"{next(fresh)}:", timeout=5)
+
+    async def other() -> None:
+        with pytest.raises(RuntimeError, match="one event loop at a time"):
+            await _hammer(store, TokenBucket(50, "1/day"), 1)
+
+    async def use() -> None:
+        async with store:
+            await _hammer(store, TokenBucket(50, "1/day"), 1)
+            await asyncio.gather(asyncio.to_thread(asyncio.run, other()), _hammer(store, TokenBucket(50, "1/day"), 40))
+
+    asyncio.run(use())

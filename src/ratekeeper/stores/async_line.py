@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
-from ratekeeper.stores.line import forget_in_child
+from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.places import Bucket, Waiter, bucket_of
 from ratekeeper.stores.waiting import Buckets, Order, leave_together, may_wait
 
@@ -120,6 +120,7 @@ class AsyncLine:
 
     async def settle(self) -> None:
         """Wait until all who gave up are out and all is given back. For a store to do before it closes."""
+        self._running()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -184,11 +185,17 @@ class AsyncLine:
         """Return the running loop. Forget the tasks of one that is no more, and refuse to serve two at once."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            if self._loop is not None and not self._loop.is_closed():
-                raise RuntimeError("an async store serves one event loop at a time, and another is still open")
+            if self._loop is not None:
+                refuse_if_open(self._loop)
             self.forget()
             self._loop = loop
         return loop
+
+
+def refuse_if_open(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise RuntimeError unless a loop that was served before is closed."""
+    if not loop.is_closed():
+        raise RuntimeError("an async store serves one event loop at a time, and another is still open")
 
 
 async def _done(refund: _Refund, work: Awaitable[None]) -> None:

@@ -5,14 +5,13 @@ A local store answers at once, so the order's coroutines run to their end withou
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, cast
-from weakref import WeakSet
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
+from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.places import Waiter
 from ratekeeper.stores.waiting import Order
 
@@ -109,26 +108,3 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     except StopIteration as done:
         return cast("T", done.value)
     raise AssertionError("a local store must answer at once")
-
-
-class Forgetful(Protocol):
-    """A line of either kind."""
-
-    def forget(self) -> None: ...
-
-
-_lines: WeakSet[Forgetful] = WeakSet()
-
-
-def forget_in_child(line: Forgetful) -> None:
-    """Have a line forget its waiters in a forked child: they are threads and tasks of the parent."""
-    _lines.add(line)
-
-
-def _forget_all() -> None:
-    for line in _lines:
-        line.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

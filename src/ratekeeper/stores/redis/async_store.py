@@ -25,7 +25,8 @@ class AsyncRedisStore:
     """`RedisStore` for asyncio: the same arguments; a client handed in is one of `redis.asyncio`.
 
     What tasks ask for in the same turn of the event loop travels in one script call. A task that is cancelled while it
-    waits for a decision may have been charged or not. For one event loop.
+    waits for a decision may have been charged or not. For one event loop at a time: close it in each, best by `async
+    with`. The next has new connections; a client handed in is to have none left.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class AsyncRedisStore:
         self._script = self._shared.script
         self._faults = self._shared.faults
         self._redirects = Redirects(self._link, self._faults)
-        self._batches = Batches(self._call, self._link.clustered)
+        self._batches = Batches(self._call, self._link.clustered, self._link.renew)
         self.clock: Clock = self._shared.clock
         self.line = AsyncLine(self, self.clock)
 
@@ -82,6 +83,7 @@ class AsyncRedisStore:
 
     async def close(self) -> None:
         """Give back what those who gave up waiting had, and close the connections. A client handed in is left open."""
+        self._batches.running()
         await self.line.settle()
         client = self._link.opened()
         if client is not None:

@@ -6,7 +6,6 @@ Knows no client's way to send, and no request: what is to be answered instead is
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from ratekeeper.decision import seconds
 from ratekeeper.errors import StoreUnavailable
+from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.redis.breaker import Breaker
 from ratekeeper.stores.redis.faults import Faults
 
@@ -33,17 +33,16 @@ class Attempts:
         self._retry = retry
         self._local = local
         self.failures = self.opened = 0
-        self._begin()
+        self.forget()
+        forget_in_child(self)
 
-    def _begin(self) -> None:
+    def forget(self) -> None:
+        """Know nothing of any server. In a forked child the probe under way is the parent's."""
         self._lock = threading.Lock()
         self._breakers: dict[str, Breaker] = {}
-        self._process = os.getpid()
 
     def to(self, node: str = "") -> _Attempt:
         """Return what is to be entered around one call of a node."""
-        if os.getpid() != self._process:
-            self._begin()  # forked: the probe under way, and who holds a lock, are in the other process
         breaker = self._breakers.get(node)
         if breaker is None:
             with self._lock:

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from ratekeeper.stores.async_line import refuse_if_open
+from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.redis.faults import is_split
 from ratekeeper.stores.redis.names import tag_of
 from ratekeeper.stores.redis.script import Ask, Reply
@@ -32,34 +34,46 @@ _Waiting: TypeAlias = tuple[Ask, "asyncio.Future[Reply]"]
 
 
 class Batches:
-    """The requests of one store that wait to be sent, and those under way. For one event loop at a time."""
+    """The requests of one store that wait to be sent, and those under way. For one event loop at a time.
 
-    def __init__(self, call: Call, clustered: bool) -> None:
+    `renew` is called when it is another loop than before.
+    """
+
+    def __init__(self, call: Call, clustered: bool, renew: Callable[[], None]) -> None:
         self._call = call
+        self._renew = renew
         self._clustered = clustered
         self._most_calls = MOST_CALLS_CLUSTERED if clustered else MOST_CALLS
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have nothing to send, and no event loop."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[_Waiting] = deque()
         self._scheduled = False
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def ask(self, ask: Ask) -> asyncio.Future[Reply]:
-        """Send a request with those that come in the same turn of the event loop."""
+    def running(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop. Forget what was of one that is closed, and refuse to serve two at once."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._begin(loop)
+            if self._loop is not None:
+                refuse_if_open(self._loop)
+                self.forget()
+                self._renew()
+            self._loop = loop
+        return loop
+
+    def ask(self, ask: Ask) -> asyncio.Future[Reply]:
+        """Send a request with those that come in the same turn of the event loop."""
+        loop = self.running()
         coming: asyncio.Future[Reply] = loop.create_future()
         self._waiting.append((ask, coming))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._send)
         return coming
-
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting = deque()
-        self._scheduled = False
-        self._under_way = set()
 
     def _send(self) -> None:
         self._scheduled = False

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ratekeeper.errors import MissingExtraError, StoreError
+from ratekeeper.stores.forks import forget_in_child
 
 LIBRARIES = ("redis", "valkey")
 """Client libraries: all that is used here has the same name in both."""
@@ -29,7 +30,7 @@ MOST_CONNECTIONS = 10_000
 """Of one process: as many as there are threads that ask at once. A server refuses before that."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Link:
     """A client, opened when it is first needed, and what has to be known of it."""
 
@@ -41,10 +42,26 @@ class Link:
     pool_wants: tuple[str, ...] = ()  # what a pool's `get_connection` is given: it used to take a command's name
     _client: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _parents: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.library.__name__ == "valkey":
             self.pool_wants = ("EVALSHA",)
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have a client and a lock of its own, in a forked child. A client of the caller's is the caller's affair.
+
+        The parent's is kept: who collects one of asyncio takes its sockets from the epoll that both processes share.
+        """
+        self._parents.append(self._client)
+        self._lock = threading.Lock()
+        self.renew()
+
+    def renew(self) -> None:
+        """Have a new client, if it is made here: the connections are those of an event loop that is no more."""
+        if self.owned:
+            self._client = None
 
     def client(self) -> Any:
         if self._client is None:
@@ -104,8 +121,7 @@ def _from_url(url: str, timeout: float, asynchronous: bool) -> Link:
             if base != "unix":
                 _hosts(parts, 0)
                 url = ("rediss" if _TLS[base] else "redis") + url[len(parts.scheme) :]
-            client = near.Redis.from_url(url, **options)
-            return Link(lambda: client, library, False, asynchronous, owned=True)
+            return Link(lambda: near.Redis.from_url(url, **options), library, False, asynchronous, owned=True)
         if parts.query:
             raise ValueError("only a single server's URL may have options after a '?'")
         options |= {"username": _text(parts.username), "password": _text(parts.password)}

@@ -20,6 +20,7 @@ from ratekeeper.core.pytable import Table
 from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, FallbackDecision, checked_on_error
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.redis.plans import Plan, Plans
 
 MAX_KEYS = 100_000
@@ -37,13 +38,14 @@ class Fallback:
         self._on_error = checked_on_error(on_error)
         self._nodes = nodes
         self._spans = Spans()
-        self._begin()
+        self.forget()
+        forget_in_child(self)
         self.count = 0
 
-    def _begin(self) -> None:
+    def forget(self) -> None:
+        """Have an empty table: a forked child is a node of its own."""
         self._lock = threading.Lock()
         self._table = Table(MAX_KEYS, False, os.urandom(16), self._ticks)
-        self._process = os.getpid()
 
     def decide(self, charges: Sequence[Charge], commit: bool) -> Plan[list[Decision]]:
         charges = tuple(charges)
@@ -98,8 +100,6 @@ class Fallback:
             self.count += 1
 
     def _decide_here(self, charges: Sequence[Charge], commit: bool, wait: int) -> list[Decision]:
-        if os.getpid() != self._process:
-            self._begin()  # forked: a node of its own
         mine = [charge._replace(increment=charge.increment * self._nodes) for charge in charges]
         decisions = self._table.decide(mine, commit=commit)
         if commit:
@@ -137,6 +137,11 @@ class Spans:
 
     def __init__(self) -> None:
         self._spans: list[tuple[int, int]] = []
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have a lock that nobody holds. What was charged before a fork is remembered after it."""
         self._lock = threading.Lock()
 
     def add(self, at: int) -> None:
