@@ -440,3 +440,20 @@ def test_a_store_refuses_to_serve_two_event_loops_at_once(server: Server) -> Non
             await asyncio.gather(asyncio.to_thread(asyncio.run, other()), _hammer(store, TokenBucket(50, "1/day"), 40))
 
     asyncio.run(use())
+
+
+async def _fail_over_slots(url: str) -> list[Any]:
+    logged: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, said: logged.append(said))
+    async with AsyncRedisStore(url) as store:
+        charges = [Charge.of("s", str(n), TokenBucket(5, 1)) for n in range(5)]
+        with pytest.raises(StoreUnavailable):
+            await store.decide(charges)
+        with pytest.raises(StoreUnavailable):
+            await store.refund(charges, 5)
+    gc.collect()  # a future says when it goes that nobody asked for its exception
+    return logged
+
+
+def test_a_cluster_that_is_gone_is_one_error_for_a_request_over_slots_and_nothing_is_logged() -> None:
+    assert asyncio.run(_fail_over_slots(f"redis+cluster://127.0.0.1:{free_port()}")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -100,8 +101,10 @@ class AsyncRedisStore:
             asks = next(plan)
             while True:
                 try:
-                    coming = [self._batches.ask(ask) for ask in asks]
-                    replies = [await reply for reply in coming]
+                    if len(asks) == 1:  # nearly always, and to gather costs as much as all else here
+                        replies = [await self._batches.ask(asks[0])]
+                    else:
+                        replies = await asyncio.gather(*map(self._batches.ask, asks))
                 except GeneratorExit:  # the event loop is gone
                     raise
                 except BaseException as error:
