@@ -303,6 +303,24 @@ def test_who_comes_between_two_slots_undoes_the_request_exactly(cluster: list[Se
         assert [decision.debt_ticks for decision in store.decide([Charge.of("test/0", "a", limit, 0)])] == [0]
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["refused by the second", "the second fails"])
+def test_who_was_refused_for_a_charge_that_is_taken_back_may_ask_again_at_once(
+    cluster: list[Server], fails: bool
+) -> None:
+    with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5) as store:
+        limit = TokenBucket(2, "1/day")
+        plan = store._shared.plans.decide([Charge.of("test/0", key, limit, 2) for key in ("a", "b")], commit=True)
+        charge_b = plan.send(sent(store, plan.send(sent(store, next(plan)))))
+        assert not one(store, "a", 2, limit)
+        if fails:
+            with pytest.raises(StoreUnavailable):
+                finish(store, plan, plan.throw(StoreUnavailable("lost")))
+        else:
+            one(store, "b", 2, limit)
+            finish(store, plan, plan.send(sent(store, charge_b)))
+        assert one(store, "a", 2, limit)
+
+
 def test_a_node_that_fails_between_two_slots_is_an_error_and_the_others_get_theirs_back(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")

@@ -13,7 +13,7 @@ refills in time, and until then less is admitted, never more.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -33,6 +33,7 @@ from ratekeeper.stores.redis.script import (
 T = TypeVar("T")
 V = TypeVar("V")
 Plan: TypeAlias = Generator[list[Ask], list[Reply], T]
+Forget: TypeAlias = Callable[[Sequence[bytes]], None]
 
 
 class _Part(NamedTuple):
@@ -62,7 +63,7 @@ class Plans:
             if known is not None:
                 return known
         if self._clustered and len(names) > 1 and len(slots := _by_slot(names)) > 1:
-            return (yield from _over_slots(slots, names, charges, commit))
+            return (yield from _over_slots(slots, names, charges, commit, self._forget))
         [reply] = yield [ask_decide(names, charges, commit)]
         decisions = decisions_on(charges, reply.ticks, reply.now, commit)
         if denials is not None and not (decisions[0].allowed and (len(decisions) == 1 or passes(charges, decisions))):
@@ -96,13 +97,13 @@ class Plans:
 
 
 def _over_slots(
-    slots: list[list[int]], names: Sequence[bytes], charges: Sequence[Charge], commit: bool
+    slots: list[list[int]], names: Sequence[bytes], charges: Sequence[Charge], commit: bool, forget: Forget
 ) -> Plan[list[Decision]]:
-    """Decide a request whose charges, by their places, are in these slots."""
+    """Decide a request whose charges, by their places, are in these slots. `forget` is told what is taken back."""
     parts = [_Part(_those(slot, names), _those(slot, charges)) for slot in slots]
     answers = yield from _look(parts)
     if commit and all(passes(part.charges, answer) for part, answer in zip(parts, answers, strict=True)):
-        yield from _charge_in_turn(parts, answers)
+        yield from _charge_in_turn(parts, answers, forget)
     in_order: dict[int, Decision] = {}
     for slot, answer in zip(slots, answers, strict=True):
         in_order.update(zip(slot, answer, strict=True))
@@ -115,7 +116,7 @@ def _look(parts: Sequence[_Part]) -> Plan[list[list[Decision]]]:
     return [decisions_on(part.charges, reply.ticks, reply.now, commit=False) for part, reply in both]
 
 
-def _charge_in_turn(parts: Sequence[_Part], answers: list[list[Decision]]) -> Plan[None]:
+def _charge_in_turn(parts: Sequence[_Part], answers: list[list[Decision]], forget: Forget) -> Plan[None]:
     """Charge one slot after the other, and put what became of each into `answers`. All are charged, or none."""
     charged = 0
     try:
@@ -129,23 +130,26 @@ def _charge_in_turn(parts: Sequence[_Part], answers: list[list[Decision]]) -> Pl
         raise
     except BaseException:
         with suppress(Exception):  # the nodes before may still answer; it is the first error that counts
-            yield from _take_back(parts[:charged], answers)
+            yield from _take_back(parts[:charged], answers, forget)
         raise
     if 0 < charged < len(parts):
-        yield from _take_back(parts[:charged], answers)
+        yield from _take_back(parts[:charged], answers, forget)
         answers[:charged] = yield from _look(parts[:charged])
 
 
-def _take_back(parts: Sequence[_Part], answers: Sequence[Sequence[Decision]]) -> Plan[None]:
-    """Undo charges that were made a moment ago, the last first."""
+def _take_back(parts: Sequence[_Part], answers: Sequence[Sequence[Decision]], forget: Forget) -> Plan[None]:
+    """Undo charges that were made a moment ago, the last first. Others may have been refused for them meanwhile."""
     for part, answer in zip(parts, answers, strict=False):
-        for name, charge, decision in reversed(list(zip(*part, answer, strict=True))):
-            if not decision.allowed or not charge.increment:
-                continue
-            new_tat = decision.at_ticks + decision.debt_ticks
-            [reply] = yield [ask_rewind(name, new_tat, new_tat - charge.increment)]
-            if reply.ticks == [0]:
-                yield [ask_refund([name], [charge], decision.at_ticks)]
+        try:
+            for name, charge, decision in reversed(list(zip(*part, answer, strict=True))):
+                if not decision.allowed or not charge.increment:
+                    continue
+                new_tat = decision.at_ticks + decision.debt_ticks
+                [reply] = yield [ask_rewind(name, new_tat, new_tat - charge.increment)]
+                if reply.ticks == [0]:
+                    yield [ask_refund([name], [charge], decision.at_ticks)]
+        finally:
+            forget(part.names)
 
 
 def _by_slot(names: Sequence[bytes]) -> list[list[int]]:
