@@ -13,8 +13,9 @@ import valkey
 from redis_servers import PROGRAMS, Server, cluster_url, redis_server, wait_for
 from servers import free_port, program
 from test_redis_store import answers, fresh, one
+from tls_proxy import make_certificate, tls_proxy
 
-from ratekeeper import AsyncRedisStore, MissingExtraError, RedisStore, StoreError, TokenBucket
+from ratekeeper import AsyncRedisStore, MissingExtraError, RedisStore, StoreError, StoreUnavailable, TokenBucket
 from ratekeeper.decision import Charge
 
 
@@ -27,6 +28,29 @@ def test_every_kind_of_url_opens_a_store(server: Server, cluster: list[Server], 
         for url in urls:
             with RedisStore(url, timeout=5, prefix=f"{next(fresh)}:") as store:
                 assert one(store).remaining == 4
+
+
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+def test_tls_is_used_and_a_certificate_that_nobody_vouches_for_is_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setattr("ratekeeper.stores.redis.connect.LIBRARIES", (library,))
+    certificate, key = make_certificate(tmp_path)
+    with tls_proxy(server.port, certificate, key) as port:
+        url = f"rediss://127.0.0.1:{port}/0"
+        trusting = f"{url}?ssl_ca_certs={certificate}&ssl_check_hostname=yes&ssl_cert_reqs=required&client_name=me"
+        with RedisStore(trusting, timeout=5, prefix=f"{next(fresh)}:") as store:
+            assert one(store).remaining == 4
+            asyncio.run(_ask_once(AsyncRedisStore(trusting, timeout=5, prefix=f"{next(fresh)}:")))
+        for wary in (url, url.replace("rediss", "redis")):
+            with RedisStore(wary, timeout=5) as store, pytest.raises(StoreUnavailable):
+                one(store)
+
+
+async def _ask_once(store: AsyncRedisStore) -> None:
+    async with store:
+        [decision] = await store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))])
+        assert decision.remaining == 4
 
 
 def test_a_sentinel_says_where_the_server_is(server: Server, tmp_path: Path) -> None:
@@ -52,11 +76,27 @@ def test_a_sentinel_says_where_the_server_is(server: Server, tmp_path: Path) -> 
         ("redis+sentinel://host:26379/main/x", "number"),
         ("redis+cluster://host?x=1", "only a single server"),
         ("redis://user:hunter2@host:port", r"//\*\*\*@host:port"),
+        ("redis://user:hunter2/@host:6379", "write / . # @ as %2F"),
+        ("redis://user:?hunter2@host:6379", "write / . # @ as %2F"),
+        ("redis://user:#hunter2@host:6379", "write / . # @ as %2F"),
+        ("redis://host/main", "a database's number"),
+        ("redis://host,host2/0", "several hosts"),
+        ("redis://host?db=main", "'db' needs a number"),
+        ("redis://host?password=", "'password' needs a value"),
+        ("redis://host?pasword=hunter2", "no option 'pasword': did you mean 'password'"),
+        ("unix:///run/redis.sock?pasword=hunter2", "no option 'pasword': did you mean 'password'"),
+        ("redis://host?ssl_ca_certs=/etc/ca.pem", "no option 'ssl_ca_certs': use one of"),
+        ("rediss://host?ssl_ca_cert=/etc/ca.pem", "no option 'ssl_ca_cert': did you mean 'ssl_ca_certs'"),
+        ("rediss://host?ssl_ca_certs=/no/such/file", "'ssl_ca_certs' names no file"),
+        ("redis://host?socket_timeout=9", "set the store's timeout"),
+        ("redis://host?retry_on_timeout=yes", "nothing is ever asked twice"),
     ],
 )
 def test_a_bad_url_is_an_error_that_says_what_would_be_right(url: str, reason: str) -> None:
     with pytest.raises(StoreError, match=reason) as raised:
         RedisStore(url)
+    with pytest.raises(StoreError, match=reason):
+        AsyncRedisStore(url)
     assert "redis+sentinel://host:26379,host2:26379/service/0" in str(raised.value)
     assert "hunter2" not in str(raised.value)
 

@@ -9,7 +9,7 @@ from ratekeeper.errors import StoreError, did_you_mean
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStore
-from ratekeeper.stores.redis.connect import SCHEMES, hide_secrets
+from ratekeeper.stores.redis.urls import SCHEMES, hide_secrets
 from ratekeeper.stores.shared import SharedMemoryStore, path_of
 from ratekeeper.stores.table_store import MAX_KEYS
 

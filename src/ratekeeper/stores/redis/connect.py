@@ -8,23 +8,14 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
-from ratekeeper.errors import MissingExtraError, StoreError
+from ratekeeper.errors import MissingExtraError
 from ratekeeper.stores.forks import forget_in_child
+from ratekeeper.stores.redis.urls import bad_url, has_tls, hosts_of, read_url
 
 LIBRARIES = ("redis", "valkey")
 """Client libraries: all that is used here has the same name in both."""
-
-_FORMS = (
-    "redis://host:6379/0, rediss://host:6379/0 (TLS), unix:///path/to.sock, valkey://host:6379/0, "
-    "redis+cluster://host:6379,host2:6379, redis+sentinel://host:26379,host2:26379/service/0"
-)
-_TLS = {"rediss": True, "valkeys": True, "redis": False, "valkey": False}
-_SHOWN_USER = "***@"
-KINDS = ("", "+cluster", "+sentinel")
-SCHEMES = ("unix", *(base + kind for base in _TLS for kind in KINDS))
-"""The schemes of a store's URL."""
 
 MOST_CONNECTIONS = 10_000
 """Of one process: as many as there are threads that ask at once. A server refuses before that."""
@@ -110,25 +101,19 @@ def _from_client(client: Any, asynchronous: bool) -> Link:
 
 def _from_url(url: str, timeout: float, asynchronous: bool) -> Link:
     try:
-        parts = urlsplit(url)
-        base, _, kind = parts.scheme.partition("+")
-        if parts.scheme not in SCHEMES:
-            raise ValueError(f"unknown scheme {parts.scheme!r}")
+        parts = read_url(url)
+        kind = parts.scheme.partition("+")[2]
         library = _library()
         near = library.asyncio if asynchronous else library
         options = _options(library, near, timeout)
-        if not kind:
-            if base != "unix":
-                _hosts(parts, 0)
-                url = ("rediss" if _TLS[base] else "redis") + url[len(parts.scheme) :]
-            return Link(lambda: near.Redis.from_url(url, **options), library, False, asynchronous, owned=True)
-        if parts.query:
-            raise ValueError("only a single server's URL may have options after a '?'")
-        options |= {"username": _text(parts.username), "password": _text(parts.password)}
-        options |= {"ssl": True} if _TLS[base] else {}
-        make = (_cluster if kind == "cluster" else _sentinel)(library, near, parts, options)
+        if kind:
+            options |= {"username": _text(parts.username), "password": _text(parts.password)}
+            options |= {"ssl": True} if has_tls(parts) else {}
+            make = (_cluster if kind == "cluster" else _sentinel)(library, near, parts, options)
+        else:
+            make = _single(url, near, parts, options)
     except ValueError as error:
-        raise _bad_url(url, str(error)) from None
+        raise bad_url(url, str(error)) from None
     return Link(make, library, kind == "cluster", asynchronous, owned=True)
 
 
@@ -143,9 +128,16 @@ def _options(library: Any, near: Any, timeout: float) -> dict[str, Any]:
     }
 
 
+def _single(url: str, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
+    """Return what makes the client of a server, by its URL in the words that client libraries know."""
+    if parts.scheme != "unix":
+        url = ("rediss" if has_tls(parts) else "redis") + url[len(parts.scheme) :]
+    return lambda: near.Redis.from_url(url, **options)
+
+
 def _cluster(library: Any, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
     """Return what makes a cluster's client: the blocking one asks the cluster at once, so it is made when needed."""
-    hosts = _hosts(parts, 6379)
+    hosts = hosts_of(parts, 6379)
     if parts.path.strip("/"):
         raise ValueError("a cluster has no databases to choose from")
     node = import_module(f"{near.__name__}.cluster").ClusterNode
@@ -156,7 +148,7 @@ def _cluster(library: Any, near: Any, parts: SplitResult, options: dict[str, Any
 
 def _sentinel(_: Any, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
     """Return what makes the client of the server that sentinels watch."""
-    hosts = _hosts(parts, 26379)
+    hosts = hosts_of(parts, 26379)
     service, _, db = parts.path.strip("/").partition("/")
     if not service or not (db or "0").isdigit():
         raise ValueError("after the hosts goes the service's name, and then may go a database's number")
@@ -177,27 +169,5 @@ def _library() -> Any:
     raise MissingExtraError("RedisStore", "redis")
 
 
-def _hosts(parts: SplitResult, port: int) -> list[tuple[str, int]]:
-    """Return the hosts of a URL, of which there may be several. Raises ValueError if one is none."""
-    hosts = []
-    for text in parts.netloc.rpartition("@")[2].split(","):
-        one = urlsplit(f"//{text}")
-        if not one.hostname:
-            raise ValueError("it names no host")
-        hosts.append((one.hostname, port if one.port is None else one.port))
-    return hosts
-
-
 def _text(part: str | None) -> str | None:
     return None if part is None else unquote(part)
-
-
-def hide_secrets(url: str) -> str:
-    """Return a URL for people: without a user and a password, which may be in its options too."""
-    before, at, after = url.rpartition("@")
-    shown = f"{before.partition('://')[0]}://{_SHOWN_USER}{after}" if at else url
-    return shown.partition("?")[0]
-
-
-def _bad_url(url: str, reason: str) -> StoreError:
-    return StoreError(f"{hide_secrets(url)!r} is no URL of a Redis store: {reason}. Write one of {_FORMS}")
