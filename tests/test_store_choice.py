@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from conftest import need
-from redis_servers import Server
+from redis_servers import Server, wait_for
 from servers import free_port, ratekeeper_service
 
 from ratekeeper import (
     IMPLEMENTATION,
     AsyncKeeper,
+    AsyncLimiter,
     AsyncRedisStore,
     Keeper,
     MemoryStore,
@@ -23,6 +26,7 @@ from ratekeeper import (
     StoreError,
 )
 from ratekeeper.cli.main import main
+from ratekeeper.service.serve import _make_service
 from ratekeeper.stores.choice import StoreChoice
 
 RULE = """
@@ -100,6 +104,45 @@ def test_a_password_is_never_shown() -> None:
     with pytest.raises(StoreError) as caught:
         StoreChoice("rdis://user:secret@host")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["server", "shared"])
+def test_a_service_that_stops_closes_the_store_that_it_opened(server: Server, tmp_path: Path, kind: str) -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    choice = StoreChoice(f"{server.url}?client_name=served" if kind == "server" else f"shared:{tmp_path}/table")
+    opened: list[Any] = []
+
+    def open_store() -> Any:
+        opened.append(choice.open_async())
+        return opened[-1]
+
+    async def serve() -> None:
+        service = _make_service(Policy.parse(RULE), open_store)
+        events, said = iter(["lifespan.startup", "lifespan.shutdown"]), list[str]()
+
+        async def receive() -> dict[str, Any]:
+            event = next(events)
+            if event == "lifespan.shutdown":
+                await AsyncLimiter("5/s", store=opened[0]).try_acquire("a")
+                assert (b"name=served" in clients()) == (kind == "server")
+            return {"type": event}
+
+        async def send(message: Any) -> None:
+            said.append(message["type"])
+
+        await service({"type": "lifespan"}, receive, send)
+        assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+    def clients() -> bytes:
+        listed: bytes = server.ask("CLIENT", "LIST")
+        return listed
+
+    asyncio.run(serve())
+    if kind == "server":
+        wait_for(lambda: b"served" not in clients())
+    else:
+        with pytest.raises(ValueError, match="closed"):
+            opened[0].stats()
 
 
 @pytest.mark.parametrize("by", ["option", "policy"])

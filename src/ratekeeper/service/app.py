@@ -44,11 +44,14 @@ class Service:
     """Answers `/check` (for gateways), `/v1/check` (JSON) and `/healthz`, by a keeper's policy.
 
     The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
-    address that the gateway saw.
+    address that the gateway saw. `close` is called, and awaited if need be, when the server stops.
     """
 
-    def __init__(self, keeper: AsyncKeeper, most_held: int = MOST_HELD) -> None:
+    def __init__(
+        self, keeper: AsyncKeeper, most_held: int = MOST_HELD, close: Callable[[], Awaitable[None] | None] | None = None
+    ) -> None:
         self._keeper = keeper
+        self._close = close
         self._may_wait = any(rule.max_wait != 0 for rule in keeper.policy.rules)
         # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
         names = keeper.policy.names()
@@ -60,7 +63,7 @@ class Service:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await self._live(receive, send)
         elif scope["type"] == "http":
             try:
                 response = await self._respond(scope, receive)
@@ -71,6 +74,18 @@ class Service:
             except _HungUpError:
                 return
             await _send(send, response)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Answer the server's start and stop."""
+        stops = False
+        while not stops:
+            event = (await receive())["type"]
+            stops = event == "lifespan.shutdown"
+            if stops and self._close is not None:
+                closing = self._close()
+                if closing is not None:
+                    await closing
+            await send({"type": f"{event}.complete"})
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         path, method = scope["path"], scope["method"]
@@ -174,12 +189,3 @@ async def _send(send: Send, response: Response) -> None:
     headers.append((b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    """Answer the server's start and stop: there is nothing to open or close."""
-    while True:
-        message = await receive()
-        await send({"type": message["type"] + ".complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

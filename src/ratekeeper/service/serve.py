@@ -47,7 +47,8 @@ def serve(
 
 
 def _make_service(policy: Policy, open_store: OpenStore) -> Service:
-    return Service(AsyncKeeper(policy, open_store()))
+    store = open_store()
+    return Service(AsyncKeeper(policy, store), close=getattr(store, "close", None))
 
 
 def _listen(host: str, port: int) -> socket.socket:
