@@ -106,11 +106,29 @@ def test_what_may_pass_is_an_outage_and_what_must_be_mended_is_loud(library: obj
         error = errors.ConnectionError if text.startswith("max") else errors.ResponseError
         assert isinstance(faults.named(error(text)), StoreUnavailable), text
     lasting = [errors.AuthenticationError("NOAUTH"), errors.NoPermissionError("NOPERM"), errors.DataError("x")]
+    lasting += [errors.ConnectionError("Too many connections")]  # so redis 5 says that a pool is used up
     lasting += [errors.ResponseError("WRONGTYPE x"), errors.ResponseError("unknown command 'EVALSHA'")]
     for one in lasting:
         named = faults.named(one)
         assert isinstance(named, StoreError), one
         assert not isinstance(named, StoreUnavailable), one
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Error 111 connecting to h:6379.", "Error 111 connecting to h:6379."),
+        ("pool(<Connection(host=h,username=ann,password=hunter2,db=0)>)", "host=h,username=***,password=***,db=0)>)"),
+        ("{'host': 'h', 'password': 'hunter2 ann'}", "'h', 'password': ***}"),
+        ("no answer of redis://ann:hunter2@h:6379/0", "no answer of redis://***@h:6379/0"),
+    ],
+)
+def test_what_an_error_says_is_shown_without_secrets(text: str, shown: str) -> None:
+    said = str(Faults(redis).named(redis.ConnectionError(text)))
+    assert said.endswith(shown)
+    assert "ConnectionError: " in said
+    assert "hunter2" not in said
+    assert "ann" not in said
 
 
 def decision(made: type[PlainDecision], *more: object, at: int = 5, debt: int = 0, allowed: bool = True) -> Decision:

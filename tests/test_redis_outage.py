@@ -238,6 +238,7 @@ def test_each_change_of_state_is_logged_once_and_no_key_is(flaky: Proxy, caplog:
             wait_for(lambda: one(store, "secret", cost=0).source == "exact")
     said = [record.getMessage() for record in caplog.records]
     assert ["does not answer" in text for text in said] == [True, False, True, False]
+    assert "ConnectionError: " in said[0]
     assert not any("secret" in text for text in said)
     assert store.stats().opened == 2
 

@@ -15,7 +15,7 @@ from ratekeeper.decision import seconds
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.redis.breaker import Breaker
-from ratekeeper.stores.redis.faults import Faults
+from ratekeeper.stores.redis.faults import Faults, told
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -94,7 +94,7 @@ class Attempts:
             self.failures += 1
             self.opened += opens
         if opens:
-            _log.warning("%s does not answer, and is asked only now and then: %s", _named(node), type(error).__name__)
+            _log.warning("%s does not answer, and is asked only now and then: %s", _named(node), told(error))
 
 
 class _Attempt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,10 @@ _PASSING = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "OOM", "TRYAGAIN
 
 _REFUSES_USER = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password", "Authentication required")
 """How a server refuses a user: a cluster's client may put it into the text of another error."""
+
+_MUST_BE_MENDED = (*_REFUSES_USER, "Too many connections")  # so redis 5 says that a pool is used up
+
+_SECRETS = re.compile(r"(://)[^\s@]*(@)|(\b(?:username|password)['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,)>]+)")
 
 
 class Faults:
@@ -51,14 +56,19 @@ class Faults:
 
     def named(self, error: Exception) -> StoreError:
         """Return the error that the caller gets for one of `known`."""
-        text = f"{type(error).__name__}: {error}"
+        text = told(error)
         passing = isinstance(error, self._passing) or str(error).startswith(_PASSING)
         lasting = any(isinstance(one, self._lasting) for one in _chain(error)) or any(
-            word in str(error) for word in _REFUSES_USER
+            word in str(error) for word in _MUST_BE_MENDED
         )
         if passing and not lasting:
             return StoreUnavailable(f"the Redis store does not answer: {text}")
         return StoreError(f"the Redis store cannot be used: {text}")
+
+
+def told(error: BaseException) -> str:
+    """Return an error for people. Some client libraries put the options of a connection into it: no secret is shown."""
+    return f"{type(error).__name__}: " + _SECRETS.sub(r"\1\3***\2", str(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
