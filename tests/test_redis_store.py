@@ -269,6 +269,46 @@ def test_what_is_remembered_is_bounded(store: RedisStore, monkeypatch: pytest.Mo
     assert len(store._shared.denials._owed) <= 10
 
 
+# ---- many keys at once ----
+
+
+def test_many_keys_are_few_calls_and_each_is_all_or_nothing_in_order(server: Server, clock: ManualClock) -> None:
+    limits = TokenBucket(2, "1/day"), TokenBucket(9, "9/day")
+    keys = [str(number) for number in range(150)] * 2 + ["0", "twice"]
+    with RedisStore(server.url, prefix=f"{next(fresh)}:", clock=clock, timeout=5) as store:
+        limiter = Limiter(*limits, store=store)
+        before = server.calls()
+        assert limiter.try_acquire_many(keys) == [True] * 300 + [False, True]
+        assert server.calls() == before + 3  # of 128 at most
+        assert limiter.try_acquire_many(keys) == [False] * 301 + [True]
+        assert limiter.try_acquire_many(keys[1:]) == [False] * 301
+        assert [limiter.peek("1", 0).remaining, limiter.peek("twice", 0).remaining] == [0, 0]
+        calls = server.calls()
+        assert limiter.try_acquire_many(["0", "1"]) == [False, False]  # which is remembered
+        assert server.calls() == calls
+        assert limiter.try_acquire_many([]) == []
+
+
+@pytest.mark.parametrize("mode", ["raise", "deny", "local", "allow"])
+def test_many_keys_are_answered_each_when_the_server_is_gone(mode: Any) -> None:
+    limiter = Limiter(TokenBucket(2, "1/day"), store=RedisStore(f"redis://127.0.0.1:{free_port()}", on_error=mode))
+    keys = ["a"] * 3 + ["b"]
+    if mode == "raise":
+        with pytest.raises(StoreUnavailable):
+            limiter.try_acquire_many(keys)
+        return
+    expected = {"deny": [False] * 4, "local": [True, True, False, True], "allow": [True] * 4}
+    assert limiter.try_acquire_many(keys) == expected[mode]
+    assert limiter.store.stats().fallbacks == 4  # type: ignore[attr-defined]
+
+
+def test_many_keys_are_asked_for_on_a_cluster_too(cluster: list[Server]) -> None:
+    with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5) as store:
+        assert Limiter(TokenBucket(2, "1/day"), store=store).try_acquire_many(["a", "b", "a", "a"]) == [
+            True, True, True, False,
+        ]  # fmt: skip
+
+
 # ---- a cluster ----
 
 

@@ -149,7 +149,7 @@ class ChargeGate(_Charging):
         self._wait = wait
 
     def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
-        return _speaking(self._store.decide(self._charges(key, cost)))
+        return speaking(self._store.decide(self._charges(key, cost)))
 
     def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         wait_ticks(timeout)  # a bad timeout is an error, whether or not it would be needed
@@ -157,10 +157,10 @@ class ChargeGate(_Charging):
         return decision if decision.allowed else self._wait(key, cost, timeout)
 
     def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
-        return _speaking(self._store.decide(self._charges(key, cost, timeout)))
+        return speaking(self._store.decide(self._charges(key, cost, timeout)))
 
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
-        return [self.try_acquire(key, cost).allowed for key in _checked(keys)]
+        return [self.try_acquire(key, cost).allowed for key in checked_keys(keys)]
 
 
 class AsyncChargeGate(_Charging):
@@ -174,7 +174,7 @@ class AsyncChargeGate(_Charging):
         self._wait = wait
 
     async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
-        return _speaking(await self._store.decide(self._charges(key, cost)))
+        return speaking(await self._store.decide(self._charges(key, cost)))
 
     async def acquire(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
         # Not by a question of its own, as ChargeGate does: that would be one more round trip for who must wait, and
@@ -183,15 +183,16 @@ class AsyncChargeGate(_Charging):
 
     async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
         """Ask once for each key, in order, all in one turn of the event loop, so that they can travel together."""
-        decisions = await asyncio.gather(*(self.try_acquire(key, cost) for key in _checked(keys)))
+        decisions = await asyncio.gather(*(self.try_acquire(key, cost) for key in checked_keys(keys)))
         return [decision.allowed for decision in decisions]
 
 
-def _speaking(decisions: list[Decision]) -> Decision:
+def speaking(decisions: list[Decision]) -> Decision:
+    """Return the decision that speaks for all of a request."""
     return decisions[0] if len(decisions) == 1 else together(decisions)
 
 
-def _checked(keys: Sequence[str | bytes]) -> list[str | bytes]:
+def checked_keys(keys: Sequence[str | bytes]) -> list[str | bytes]:
     """Return a list of keys. A bad one is an error before any is charged."""
     if isinstance(keys, str | bytes):
         raise TypeError("keys must be a sequence of keys, not one key")

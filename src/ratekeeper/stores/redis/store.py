@@ -9,9 +9,10 @@ from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, OnError
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
-from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.base import Gate, Wait
 from ratekeeper.stores.line import Line
 from ratekeeper.stores.redis.attempts import name_of
+from ratekeeper.stores.redis.many import ManyGate, together
 from ratekeeper.stores.redis.plans import Plan
 from ratekeeper.stores.redis.redirects import MOST, Hop, Redirects
 from ratekeeper.stores.redis.script import Ask, Reply
@@ -88,6 +89,12 @@ class RedisStore:
         """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""
         return self._run(self._plans.decide(charges, commit))
 
+    def decide_many(self, requests: Sequence[Sequence[Charge]]) -> list[list[Decision]]:
+        """Decide requests in order, each by itself as `decide` does: in one round trip, unless it is a cluster."""
+        if self._clustered:  # where hardly two keys share a slot, and one may fail alone
+            return [self.decide(charges) for charges in requests]
+        return self._run(together([self._plans.decide(charges, True) for charges in requests]))
+
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """Give back charges that were made at `at_ticks`. See `Store.refund`."""
         self._run(self._plans.refund(charges, at_ticks))
@@ -102,7 +109,7 @@ class RedisStore:
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
         """Return the hot path of one limiter."""
-        return ChargeGate(self, scopes, limits, wait)
+        return ManyGate(self, scopes, limits, wait)
 
     def stats(self) -> RedisStats:
         """Count what this store has done, in this process."""
