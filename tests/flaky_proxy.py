@@ -20,6 +20,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self.manner: Manner = "pass"
         self.delay = 0.0
+        self.passing = 0  # replies that still pass, whatever the manner
         self.connections = 0
         self._released = threading.Event()
         self._open: list[socket.socket] = []
@@ -60,6 +61,9 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(65536):
                 manner = self.manner
+                if back and self.passing:
+                    self.passing -= 1
+                    manner = "pass"
                 self._released.wait(self.delay if back else 0)
                 if manner == "hang":
                     self._released.wait()

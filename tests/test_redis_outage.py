@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -35,9 +35,10 @@ from ratekeeper import (
     TokenBucket,
 )
 from ratekeeper.decision import Charge
-from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.limits import TICKS_PER_SECOND, Limit
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.service.app import Service
+from ratekeeper.stores.places import Waiter
 
 TIMEOUT = 0.05
 HAMMERED = 0.25  # for so many threads that a slow machine keeps an answer waiting longer than that of one
@@ -185,10 +186,10 @@ def test_what_was_charged_here_is_never_given_back_on_the_server(flaky: Proxy) -
     assert one(store, cost=0).remaining == 8
 
 
-def test_in_an_outage_a_refund_does_nothing_a_rewind_is_refused_and_a_reset_raises() -> None:
+def test_in_an_outage_a_refund_does_nothing_a_rewind_is_taken_as_done_and_a_reset_raises() -> None:
     store = gone(on_error="local")
     store.refund([charge()], 5)
-    assert store.rewind("test/0", "a", 5, 3) is False
+    assert store.rewind("test/0", "a", 5, 3) is True  # it may have been done
     one(store, cost=8)
     with pytest.raises(StoreUnavailable):
         store.reset("test/0", "a")
@@ -202,6 +203,42 @@ def test_in_an_outage_a_refund_does_nothing_a_rewind_is_refused_and_a_reset_rais
 def test_who_waits_in_an_outage_waits_its_turn_and_may_give_up() -> None:
     limiter = Limiter(LeakyBucket(5, 10), store=gone(on_error="local"))
     assert [limiter.acquire("a").source for _ in range(3)] == ["fallback"] * 3
+
+
+def joined(store: RedisStore, limits: Sequence[Limit]) -> Waiter:
+    waiter = Waiter(lambda: None)
+    places = enumerate(limits)
+    assert all(store.line.join(waiter, [Charge.of(f"test/{at}", "a", limit, 1, None) for at, limit in places]))
+    return waiter
+
+
+@pytest.mark.parametrize("mode", ["raise", "deny", "local", "allow"])
+@pytest.mark.parametrize("passing", [0, 1, 2], ids=["the first is lost", "the second is lost", "none is lost"])
+@pytest.mark.parametrize("other", [LeakyBucket(20, 5), TokenBucket(1, 5)], ids=["leaky", "token"])
+def test_if_it_fails_while_waiters_move_up_they_move_and_no_newcomer_leaves_with_them(
+    flaky: Proxy, mode: Any, passing: int, other: Limit
+) -> None:
+    store = store_at(flaky.url, on_error=mode, clock=ManualClock(1_800_000_000))
+    limits = LeakyBucket(20, 10), other
+    _, gives_up, behind, last = (joined(store, limits) for _ in range(4))
+    freed, interval = gives_up.leaves_at, last.leaves_at - behind.leaves_at
+    flaky.manner, flaky.passing = "lose replies", passing
+    store.line.give_up(gives_up)
+    flaky.manner, flaky.passing = "pass", 0
+    assert (behind.leaves_at, last.leaves_at) == (freed, freed + interval)
+    assert joined(store, limits).leaves_at >= last.leaves_at + interval
+
+
+def test_the_failure_to_move_waiters_up_is_not_that_of_another_who_leaves(
+    flaky: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_at(flaky.url, clock=ManualClock(1_800_000_000))
+    _, gives_up, behind = (joined(store, [LeakyBucket(20, 10)]) for _ in range(3))
+    store.line.give_up(gives_up, later=lambda _: None)
+    flaky.manner = "cut"
+    store.line.leave(behind)
+    assert not behind.places
+    assert "places that were given up are lost" in caplog.text
 
 
 # ---- the breaker, on real sockets ----

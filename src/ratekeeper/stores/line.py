@@ -5,6 +5,7 @@ A local store answers at once, so the order's coroutines run to their end withou
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, cast
@@ -16,6 +17,7 @@ from ratekeeper.stores.places import Waiter
 from ratekeeper.stores.waiting import Order
 
 T = TypeVar("T")
+_log = logging.getLogger("ratekeeper")
 
 
 class Deciding(Protocol):
@@ -98,7 +100,10 @@ class Line:
 
     def _settle(self) -> None:
         if self._order.unsettled:
-            _run(self._order.settle())
+            try:
+                _run(self._order.settle())
+            except Exception as error:  # of who joins, leaves or refunds meanwhile, it is nobody's
+                _log.warning("places that were given up are lost, as the store failed: %s", type(error).__name__)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -231,14 +231,16 @@ class Order:
         return moved
 
     async def _rewind(self, places: Sequence[Place], tats: Sequence[int]) -> bool:
-        """Set the TATs after the last of a line back, all or none: if one fails, those before are charged anew."""
+        """Set the TATs after the last of a line back, all or none: if one fails, those before are charged anew.
+
+        True too if that could not be done, for an outage: then to move is right, and to stay is not (see `_rerun`).
+        """
         done: list[Charge] = []
         for place, tat in zip(places, tats, strict=True):
             charge = place.charge
             if not await self._store.rewind(charge.scope, charge.key, place.tat, tat):
-                for again in done:
-                    await self._store.decide([again])
-                return False
+                made = [(await self._store.decide([again]))[0] for again in done]
+                return any(decision.source != "exact" for decision in made)
             back = place.tat - tat
             done.append(charge._replace(cost=0, increment=back, tolerance=MAX_AHEAD_TICKS, bound=MAX_AHEAD_TICKS))
         return True

@@ -75,14 +75,14 @@ class Fallback:
             self._counted()
 
     def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> Plan[bool]:
-        """A TAT that nobody can look at is not what the caller expects."""
+        """It is taken as done, as it may have been: then those move up who wait, whose way is free in either case."""
         try:
             return (yield from self._plans.rewind(scope, key, expected, tat))
         except StoreUnavailable:
             if self._on_error == "raise":
                 raise
             self._counted()
-            return False
+            return True
 
     def reset(self, scope: str, key: str | bytes) -> Plan[None]:
         """Nothing can stand for a reset: who asks for one wants to know that it was made."""

@@ -46,7 +46,7 @@ class RedisStore:
 
     In an outage. Decisions say `source` "fallback". They charge nothing that could be given back: a refund of one does
     nothing, now or later. A refund of what the server charged is lost if it cannot be told, which refills in time; with
-    "raise" it raises. Who waits keeps its turn, but none moves up. A reset raises whatever `on_error` says, as nothing
+    "raise" it raises. Who waits keeps its turn, or moves up. A reset raises whatever `on_error` says, as nothing
     can stand for it. What is wrong for good (a password, a key of another type) raises `StoreError` always.
 
     Over a time that spans an outage the fleet admits at most what the server admits, which is the limit, and what is
