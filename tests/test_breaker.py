@@ -102,7 +102,13 @@ def test_what_may_pass_is_an_outage_and_what_must_be_mended_is_loud(library: obj
     passing += [errors.ClusterError, ConnectionResetError, TimeoutError]
     for kind in passing:
         assert isinstance(faults.named(kind("x")), StoreUnavailable), kind
-    for text in ("MISCONF disk", "BUSY a script", "NOREPLICAS few", "max number of clients reached"):
+    for text in (
+        "MISCONF disk",
+        "BUSY a script",
+        "NOREPLICAS few",
+        "Attempted to access a non local key in a cluster node",
+        "max number of clients reached",
+    ):
         error = errors.ConnectionError if text.startswith("max") else errors.ResponseError
         assert isinstance(faults.named(error(text)), StoreUnavailable), text
     lasting = [errors.AuthenticationError("NOAUTH"), errors.NoPermissionError("NOPERM"), errors.DataError("x")]

@@ -12,6 +12,9 @@ _PASSING = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "OOM", "TRYAGAIN
 """How a server says that it cannot answer now, but may soon."""
 
 
+_LEFT_MEANWHILE = "non local key in a cluster node"
+"""In a script's error: while a slot moves, its bucket was there when it was called, and full again when it was read."""
+
 _REFUSES_USER = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password", "Authentication required")
 """How a server refuses a user: a cluster's client may put it into the text of another error."""
 
@@ -57,7 +60,7 @@ class Faults:
     def named(self, error: Exception) -> StoreError:
         """Return the error that the caller gets for one of `known`."""
         text = told(error)
-        passing = isinstance(error, self._passing) or str(error).startswith(_PASSING)
+        passing = isinstance(error, self._passing) or str(error).startswith(_PASSING) or _LEFT_MEANWHILE in str(error)
         lasting = any(isinstance(one, self._lasting) for one in _chain(error)) or any(
             word in str(error) for word in _MUST_BE_MENDED
         )
