@@ -1,0 +1,121 @@
+"""From a server's answer to how long not to ask it again: the reader's side of `headers`. Pure functions.
+
+Three ways to say it are read, the first that says anything wins:
+
+1. `Retry-After` of a 429 or 503 (RFC 9110), seconds or a date. Elsewhere it means something else, or nothing.
+2. `RateLimit` of any answer (draft-ietf-httpapi-ratelimit-headers-11): `"name";r=0;t=30`. Of several that have nothing
+   left, the longest `t` counts.
+3. `X-RateLimit-Remaining: 0` with `X-RateLimit-Reset` of any answer, which many servers send, each in its own way: the
+   reset is in seconds from now, or since 1970, or in milliseconds since 1970; its size tells.
+
+A server is not trusted: what cannot be read says nothing, and nothing makes a client wait longer than it is willing to.
+Times since 1970 are reckoned from the answer's own `Date`, so that no clock but the server's is read; without a `Date`
+they say nothing. Knows no framework, no limiter and no clock.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from re import ASCII
+from re import compile as pattern
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+LONGEST_PAUSE = 3600.0
+"""Seconds that a server can make us wait, unless told otherwise: the longest window that public APIs have."""
+
+_LEGACY = ("x-ratelimit-", "ratelimit-", "x-rate-limit-")
+_SINCE_1970 = 1e9  # seconds from now would be 30 years
+_IN_MILLISECONDS = 1e11  # seconds since 1970 would be the year 5138
+
+_NUMBER = pattern(r"\d{1,18}(?:\.\d{1,9})?", ASCII)
+_STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
+_TOKEN = r"[A-Za-z*][!#-'*+.^-z|~\w:/-]*"
+_PARAMETER = rf";[ ]*([a-z*][a-z0-9_.*-]*)(?:=({_STRING}|{_TOKEN}|-?[0-9.]+|:[A-Za-z0-9+/=]*:|\?[01]))?"
+_PARAMETERS = pattern(_PARAMETER, ASCII)
+_ITEM = pattern(rf"[ \t]*(?:{_STRING}|{_TOKEN})((?:{_PARAMETER})*)[ \t]*(,|$)", ASCII)
+
+
+def pause_after(status: int, headers: Iterable[tuple[str, str]], longest: float = LONGEST_PAUSE) -> float:
+    """Return the seconds for which a server, by this answer, does not want to be asked again: from 0 to `longest`.
+
+    >>> pause_after(429, [("Retry-After", "30")])
+    30.0
+    >>> pause_after(200, [("RateLimit", '"minute";r=0;t=12, "day";r=90;t=7000')])
+    12.0
+    >>> pause_after(200, [("RateLimit", '"minute";r=3;t=12')])
+    0.0
+    """
+    fields = _joined(headers)
+    said = _retry_after(fields) if status in (429, 503) else None
+    if said is None:
+        said = _rate_limit(fields.get("ratelimit", ""))
+    if said is None:
+        said = _legacy(fields)
+    return 0.0 if said is None else min(max(0.0, said), longest)
+
+
+def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return fields by lower-cased name. Lines of one name are one list (RFC 9110, 5.3)."""
+    fields: dict[str, str] = {}
+    for raw_name, value in headers:
+        name = raw_name.lower()
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    return fields
+
+
+def _retry_after(fields: Mapping[str, str]) -> float | None:
+    value = fields.get("retry-after", "")
+    seconds = _number(value)
+    return _from_now(_date(value), fields) if seconds is None else seconds
+
+
+def _rate_limit(value: str) -> float | None:
+    """Return the longest time until there is more, of the items that have nothing left. A broken list says nothing."""
+    waits = []
+    at = 0
+    while at < len(value):
+        item = _ITEM.match(value, at)
+        if item is None:
+            return None
+        parameters = dict(_PARAMETERS.findall(item[1]))
+        left, wait = _number(parameters.get("r", "")), _number(parameters.get("t", ""))
+        if left == 0 and wait is not None:
+            waits.append(wait)
+        at = item.end()
+    return max(waits, default=None)
+
+
+def _legacy(fields: Mapping[str, str]) -> float | None:
+    for prefix in _LEGACY:
+        if _number(fields.get(prefix + "remaining", "")) == 0:
+            reset = _number(fields.get(prefix + "reset", ""))
+            if reset is None or reset < _SINCE_1970:
+                return reset
+            return _from_now(reset / 1000 if reset >= _IN_MILLISECONDS else reset, fields)
+    return None
+
+
+def _from_now(since_1970: float | None, fields: Mapping[str, str]) -> float | None:
+    """Return how long after the answer's `Date` a time is.
+
+    A `Date` is cut to whole seconds, so this is up to a second too long, never too short.
+    """
+    now = _date(fields.get("date", ""))
+    return None if now is None or since_1970 is None else since_1970 - now
+
+
+def _number(value: str) -> float | None:
+    return float(value) if _NUMBER.fullmatch(value.strip()) else None
+
+
+def _date(value: str) -> float | None:
+    """Return an HTTP-date, in any of its three forms, in seconds since 1970. The form without a zone is UTC too."""
+    try:
+        parsed = parsedate_to_datetime(value)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):  # what it raises for garbage has changed over time
+        return None
