@@ -1,0 +1,130 @@
+"""Transports for httpx that let requests leave at the pace of a limit. They know the pacers and httpx, no store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeAlias
+
+from ratekeeper.errors import MissingExtraError
+from ratekeeper.frameworks.outgoing import AsyncPacer, Limits, Pacer, awaited_limiter, blocking_limiter
+from ratekeeper.http.pacing import LONGEST_PAUSE
+
+try:
+    import httpx
+except ModuleNotFoundError:
+    raise MissingExtraError("ratekeeper.frameworks.httpx", "httpx") from None
+
+Key: TypeAlias = str | bytes | Callable[[httpx.Request], str | bytes]
+Cost: TypeAlias = int | Callable[[httpx.Request], int]
+
+
+def host_of(request: httpx.Request) -> str:
+    """Return the host that a request is for: what it is charged to, unless told otherwise."""
+    return request.url.host
+
+
+class RateLimitTransport(httpx.BaseTransport):
+    """Lets each request wait for its turn, and holds back further ones when the server says so.
+
+        client = httpx.Client(transport=RateLimitTransport("5/s"))
+
+    `limit` is a text, a limit, or a limiter to share. `transport` sends; by default a new `httpx.HTTPTransport`. `key`
+    and `cost` are constants, or functions of the request. `timeout` bounds the wait for a turn, None does not; if the
+    turn would come later, `RateLimitExceeded` is raised at once.
+
+    A 429 or 503 with `Retry-After`, or `RateLimit` with nothing left, holds back all requests of its key for that long,
+    at most `longest_pause` seconds. The answer itself is handed on: a client that got 429 yesterday does today. With
+    `retries`, a 429 is sent again up to so often, in its turn, if its body is there to be sent again (bytes, text,
+    JSON, a form; no stream and no file). Thread-safe.
+    """
+
+    def __init__(
+        self,
+        limit: Limits,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        key: Key = host_of,
+        cost: Cost = 1,
+        timeout: float | None = None,
+        retries: int = 0,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> None:
+        self._pacer = Pacer(blocking_limiter(limit), key, cost, timeout, retries, longest_pause)
+        self._transport = httpx.HTTPTransport() if transport is None else transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        key, cost = self._pacer.asked(request)
+        retries = self._pacer.retries if _can_be_sent_again(request) else 0
+        while True:
+            self._pacer.take_turn(key, cost)
+            response = self._transport.handle_request(request)
+            self._pacer.heed(key, cost, response.status_code, response.headers.multi_items())
+            if response.status_code != httpx.codes.TOO_MANY_REQUESTS or not retries:
+                return response
+            retries -= 1
+            response.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> RateLimitTransport:
+        self._transport.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._transport.__exit__(exc_type, exc_value, traceback)
+
+
+class AsyncRateLimitTransport(httpx.AsyncBaseTransport):
+    """As `RateLimitTransport`, for `httpx.AsyncClient`; waiting lets the event loop go on."""
+
+    def __init__(
+        self,
+        limit: Limits,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        key: Key = host_of,
+        cost: Cost = 1,
+        timeout: float | None = None,
+        retries: int = 0,
+        longest_pause: float = LONGEST_PAUSE,
+    ) -> None:
+        self._pacer = AsyncPacer(awaited_limiter(limit), key, cost, timeout, retries, longest_pause)
+        self._transport = httpx.AsyncHTTPTransport() if transport is None else transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        key, cost = self._pacer.asked(request)
+        retries = self._pacer.retries if _can_be_sent_again(request) else 0
+        while True:
+            await self._pacer.take_turn(key, cost)
+            response = await self._transport.handle_async_request(request)
+            await self._pacer.heed(key, cost, response.status_code, response.headers.multi_items())
+            if response.status_code != httpx.codes.TOO_MANY_REQUESTS or not retries:
+                return response
+            retries -= 1
+            await response.aclose()
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> AsyncRateLimitTransport:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._transport.__aexit__(exc_type, exc_value, traceback)
+
+
+def _can_be_sent_again(request: httpx.Request) -> bool:
+    return isinstance(request.stream, httpx.ByteStream)

@@ -1,0 +1,68 @@
+"""An adapter for requests that lets them leave at the pace of a limit. It knows the pacer and requests, no store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from ratekeeper.errors import MissingExtraError
+from ratekeeper.frameworks.outgoing import Limits, Pacer, blocking_limiter
+from ratekeeper.http.pacing import LONGEST_PAUSE
+
+try:
+    from requests import PreparedRequest, Response, codes
+    from requests.adapters import HTTPAdapter
+except ModuleNotFoundError:
+    raise MissingExtraError("ratekeeper.frameworks.requests", "requests") from None
+
+Key: TypeAlias = str | bytes | Callable[[PreparedRequest], str | bytes]
+Cost: TypeAlias = int | Callable[[PreparedRequest], int]
+
+
+def host_of(request: PreparedRequest) -> str:
+    """Return the host that a request is for: what it is charged to, unless told otherwise."""
+    return urlsplit(request.url or "").hostname or ""
+
+
+class RateLimitAdapter(HTTPAdapter):
+    """Lets each request wait for its turn, and holds back further ones when the server says so.
+
+        session.mount("https://api.example.com", RateLimitAdapter("5/s"))
+
+    `limit` is a text, a limit, or a limiter to share. `key` and `cost` are constants, or functions of the prepared
+    request. `timeout` bounds the wait for a turn, None does not; if the turn would come later,
+    `RateLimitExceeded` is raised at once. (A request's own `timeout` is the server's time to answer, as ever.)
+
+    A 429 or 503 with `Retry-After`, or `RateLimit` with nothing left, holds back all requests of its key for that long,
+    at most `longest_pause` seconds. The answer itself is handed on. With `retries`, a 429 is sent again up to so often,
+    in its turn, if its body is there to be sent again (bytes or text; no stream and no file).
+
+    All else goes to `HTTPAdapter`; its own `max_retries` would send again without asking the limit. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        limit: Limits,
+        *,
+        key: Key = host_of,
+        cost: Cost = 1,
+        timeout: float | None = None,
+        retries: int = 0,
+        longest_pause: float = LONGEST_PAUSE,
+        **adapter: Any,
+    ) -> None:
+        self._pacer = Pacer(blocking_limiter(limit), key, cost, timeout, retries, longest_pause)
+        super().__init__(**adapter)
+
+    def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
+        key, cost = self._pacer.asked(request)
+        retries = self._pacer.retries if isinstance(request.body, bytes | str | None) else 0
+        while True:
+            self._pacer.take_turn(key, cost)
+            response = super().send(request, *args, **kwargs)
+            self._pacer.heed(key, cost, response.status_code, response.headers.items())
+            if response.status_code != codes.too_many_requests or not retries:
+                return response
+            retries -= 1
+            response.close()

@@ -1,0 +1,235 @@
+"""Clients of HTTP libraries that pace what they send: each claim on each client, against a real server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+
+import pytest
+from async_memory import AsyncMemoryStore
+from limited_api import Answer, LimitedAPI, limited_api, too_many
+from paced_clients import CLIENTS, Opener
+
+from ratekeeper import AsyncLimiter, Limiter, ManualClock, MemoryStore, RateLimitExceeded
+from ratekeeper.frameworks.aiohttp_client import RateLimitClientMiddleware
+from ratekeeper.frameworks.httpx import AsyncRateLimitTransport, RateLimitTransport
+from ratekeeper.frameworks.outgoing import Limits
+from ratekeeper.frameworks.requests import RateLimitAdapter
+from ratekeeper.limits import TICKS_PER_SECOND
+
+MODULES = {"httpx": "httpx", "requests": "requests", "aiohttp_client": "aiohttp"}
+
+
+@pytest.fixture(params=CLIENTS)
+def client_of(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    with ExitStack() as closing:
+        yield Opener(request.param, closing)
+
+
+@pytest.fixture
+def api() -> Iterator[LimitedAPI]:
+    with limited_api() as server:
+        yield server
+
+
+class Stopwatch:
+    """A manual clock, which waiting moves, and a store on it."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(start=1000)
+        self.store = MemoryStore(clock=self.clock)
+
+    @property
+    def seconds(self) -> float:
+        return round(self.clock.ticks() / TICKS_PER_SECOND - 1000, 3)
+
+
+@pytest.fixture
+def watch() -> Stopwatch:
+    return Stopwatch()
+
+
+def test_requests_leave_at_the_pace_of_the_limit(client_of: Opener, api: LimitedAPI, watch: Stopwatch) -> None:
+    client = client_of(Limiter("10/s burst 2", store=watch.store))
+    left = []
+    for _ in range(5):
+        assert client.send(api.url).body == b"here you are"
+        left.append(watch.seconds)
+    assert left == [0, 0, 0.1, 0.2, 0.3]
+
+
+def test_a_turn_after_the_timeout_is_refused_at_once_and_nothing_is_sent(
+    client_of: Opener, api: LimitedAPI, watch: Stopwatch
+) -> None:
+    client = client_of(Limiter("1/minute", store=watch.store), timeout=59)
+    client.send(api.url)
+    with pytest.raises(RateLimitExceeded) as refused:
+        client.send(api.url)
+    assert refused.value.decision.retry_after == 1  # to wait 59 s for the rest would do
+    assert len(api.got) == 1
+    assert watch.seconds == 0
+
+
+def test_each_host_has_its_own_pace(client_of: Opener, api: LimitedAPI, watch: Stopwatch) -> None:
+    client = client_of(Limiter("1/minute", store=watch.store))
+    client.send(api.url)
+    client.send(api.other_url)
+    assert watch.seconds == 0
+    client.send(api.url)
+    assert watch.seconds == 60
+
+
+def test_key_and_cost_may_be_functions_of_the_request(client_of: Opener, api: LimitedAPI, watch: Stopwatch) -> None:
+    client = client_of(
+        Limiter("10/s", store=watch.store), key=lambda request: request.method, cost=lambda request: len(request.method)
+    )
+    client.send(api.url)
+    client.send(api.url)
+    client.send(api.url)
+    assert watch.seconds == 0
+    client.send(api.other_url)  # 3 each: 12 in all
+    assert watch.seconds == 0.2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        too_many(30),
+        Answer(503, {"Retry-After": "30"}),
+        Answer(200, {"RateLimit": '"default";r=0;t=30'}),
+        Answer(200, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "30"}),
+    ],
+)
+def test_an_answer_that_says_so_holds_back_further_requests_which_then_go_one_by_one(
+    client_of: Opener, api: LimitedAPI, watch: Stopwatch, answer: Answer
+) -> None:
+    api.answers = [answer]
+    client = client_of(Limiter("10/s burst 5", store=watch.store))
+    assert client.send(api.url).status == answer.status
+    assert watch.seconds == 0
+    client.send(api.other_url)
+    assert watch.seconds == 0  # another host
+    left = []
+    for _ in range(3):
+        client.send(api.url)
+        left.append(watch.seconds)
+    assert left == [30, 30.1, 30.2]
+
+
+def test_a_pause_longer_than_the_timeout_is_refused_at_once(
+    client_of: Opener, api: LimitedAPI, watch: Stopwatch
+) -> None:
+    api.answers = [too_many(30)]
+    client = client_of(Limiter("10/s", store=watch.store), timeout=5)
+    client.send(api.url)
+    with pytest.raises(RateLimitExceeded) as refused:
+        client.send(api.url)
+    assert refused.value.decision.retry_after == pytest.approx(25)
+    assert len(api.got) == 1
+
+
+def test_a_pause_is_no_longer_than_we_are_willing_to_keep(client_of: Opener, api: LimitedAPI, watch: Stopwatch) -> None:
+    api.answers = [too_many(10**9)]
+    client = client_of(Limiter("10/s", store=watch.store), longest_pause=20)
+    client.send(api.url)
+    client.send(api.url)
+    assert watch.seconds == 20
+
+
+def test_a_429_is_handed_on_with_its_body_unless_it_may_be_sent_again(client_of: Opener, api: LimitedAPI) -> None:
+    api.answers = [too_many(30)]
+    reply = client_of("10/s").send(api.url, b"data")
+    assert reply == (429, b"asked too much")
+    assert len(api.got) == 1
+
+
+def test_a_429_is_sent_again_in_its_turn_with_the_same_body(
+    client_of: Opener, api: LimitedAPI, watch: Stopwatch
+) -> None:
+    api.answers = [too_many(30), Answer(429, {}), Answer(200, {})]
+    reply = client_of(Limiter("10/s burst 1", store=watch.store), retries=2).send(api.url, b"data")
+    assert reply == (200, b"here you are")
+    assert [got.body for got in api.got] == [b"data"] * 3
+    assert watch.seconds == 30.1
+
+
+def test_a_429_is_sent_again_no_more_often_than_retries(client_of: Opener, api: LimitedAPI) -> None:
+    api.answers = [Answer(429, {})] * 3
+    assert client_of("100/s", retries=1).send(api.url).status == 429
+    assert len(api.got) == 2
+
+
+def test_a_503_is_not_sent_again_as_it_may_have_been_done(client_of: Opener, api: LimitedAPI) -> None:
+    api.answers = [Answer(503, {"Retry-After": "0.01"})]
+    assert client_of("100/s", retries=3).send(api.url).status == 503
+
+
+def test_a_body_that_can_be_read_only_once_is_not_sent_again(client_of: Opener, api: LimitedAPI) -> None:
+    api.answers = [too_many(0.01)]
+    reply = client_of("100/s", retries=3).send(api.url, iter([b"on", b"ce"]))
+    assert reply.status == 429
+    assert [got.body for got in api.got] == [b"once"]
+
+
+def test_an_answer_in_parts_is_handed_on_as_it_comes(client_of: Opener, api: LimitedAPI) -> None:
+    parts = client_of("100/s").parts(f"{api.url}/parts", api.go_on.set)
+    assert parts[0] == b"first"
+    assert b"".join(parts) == b"firstlater"
+
+
+def test_those_already_in_line_are_held_back_too_and_do_not_rush_in_afterwards(
+    client_of: Opener, api: LimitedAPI
+) -> None:
+    pause, interval = 1.2, 0.5
+    api.answers = [too_many(pause)]
+    replies = client_of("2/s burst 1").together([api.url] * 4)
+    assert sorted(reply.status for reply in replies) == [200, 200, 200, 429]
+    first, *others = [got.at for got in api.got]
+    assert others[0] - first >= pause
+    assert all(later - earlier >= interval / 2 for earlier, later in pairwise(others))  # never at one instant
+
+
+def test_a_limiter_may_be_shared_between_clients_of_all_kinds(api: LimitedAPI, watch: Stopwatch) -> None:
+    with ExitStack() as closing:
+        shared: list[Limits] = [Limiter("1/minute", store=watch.store), AsyncLimiter("1/minute", store=watch.store)]
+        for number, (kind, limiter) in enumerate((kind, limiter) for kind in CLIENTS for limiter in shared):
+            Opener(kind, closing)(limiter).send(api.url)
+            assert watch.seconds == 60 * number
+
+
+@pytest.mark.parametrize("kind", ["httpx", "requests"])
+def test_a_client_that_blocks_refuses_a_store_that_must_be_awaited(kind: str, watch: Stopwatch) -> None:
+    with pytest.raises(TypeError, match="must be awaited, which Limiter cannot: use AsyncLimiter"):
+        CLIENTS[kind](AsyncLimiter("1/s", store=AsyncMemoryStore(watch.store)))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"timeout": -1}, "timeout must be 0 or more seconds"),
+        ({"retries": -1}, "retries must be how often a 429 is sent again, 0 or more, not -1"),
+        ({"longest_pause": float("inf")}, "longest_pause must be a number of seconds, 0 or more, not inf"),
+        ({"cost": -1}, "cost must be 0 or more"),
+        ({"key": 5}, "key must be str, bytes, or a function of the request"),
+    ],
+)
+@pytest.mark.parametrize(
+    "kind", [RateLimitTransport, AsyncRateLimitTransport, RateLimitAdapter, RateLimitClientMiddleware]
+)
+def test_bad_options_are_errors_when_the_client_is_made(
+    kind: Callable[..., object], options: dict[str, object], words: str
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        kind("1/s", **options)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_without_its_library_a_module_says_what_to_install(module: str) -> None:
+    library = MODULES[module]
+    code = f"import sys; sys.modules[{library!r}] = None; import ratekeeper.frameworks.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"MissingExtraError: ratekeeper.frameworks.{module} needs" in done.stderr
+    assert f"pip install 'ratekeeper[{library}]'" in done.stderr

@@ -1,0 +1,120 @@
+"""What a pause does to the bucket that it is charged to: on every store, beside other requests, by whatever limit."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from async_memory import AsyncMemoryStore
+from redis_servers import redis_server
+
+from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, ManualClock, MemoryStore, RedisStore, TokenBucket
+from ratekeeper.frameworks import outgoing
+from ratekeeper.frameworks.outgoing import AsyncPacer, Pacer, awaited_limiter
+from ratekeeper.stores.table_store import TableStore
+
+RETRY_AFTER_30 = [("Retry-After", "30")]
+
+
+def pacer_of(limiter: Limiter, timeout: float | None = None) -> Pacer[None]:
+    return Pacer(limiter, "key", 1, timeout, 0, 3600.0)
+
+
+def turns(pacer: Pacer[None], number: int, cost: int = 1) -> list[float]:
+    """Take turns one after the other; return after how many seconds each came."""
+    clock = pacer.limiter.store.clock
+    assert isinstance(clock, ManualClock)
+    began, came = clock.ticks(), []
+    for _ in range(number):
+        pacer.take_turn("key", cost)
+        came.append(round((clock.ticks() - began) / 16e9, 6))
+    return came
+
+
+def test_a_pause_begins_when_it_is_said_and_the_burst_is_spent_when_it_ends(store: TableStore) -> None:
+    pacer = pacer_of(Limiter("10/s burst 5", store=store))
+    pacer.heed("key", 1, 429, RETRY_AFTER_30)
+    assert turns(pacer, 3) == [30, 30.1, 30.2]
+
+
+def test_a_request_as_large_as_the_one_refused_passes_when_the_pause_is_over(store: TableStore) -> None:
+    pacer = pacer_of(Limiter("10/s burst 5", store=store))
+    pacer.heed("key", 4, 429, RETRY_AFTER_30)
+    assert turns(pacer, 2, cost=4) == [30, 30.4]
+
+
+def test_many_answers_that_say_the_same_are_one_pause(store: TableStore) -> None:
+    pacer = pacer_of(Limiter("10/s burst 5", store=store))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: pacer.heed("key", 1, 429, RETRY_AFTER_30), range(100)))
+    assert turns(pacer, 1) == [30]
+
+
+def test_the_longest_of_several_pauses_counts(store: TableStore) -> None:
+    pacer = pacer_of(Limiter("10/s burst 5", store=store))
+    pacer.heed("key", 1, 429, RETRY_AFTER_30)
+    pacer.heed("key", 1, 429, [("Retry-After", "2")])
+    assert turns(pacer, 1) == [30]
+
+
+def test_the_pause_of_a_leaky_bucket_ends_on_time_too(store: TableStore) -> None:
+    pacer = pacer_of(Limiter(LeakyBucket(capacity=1000, leak_rate=10), store=store))
+    pacer.heed("key", 1, 429, RETRY_AFTER_30)
+    assert turns(pacer, 3) == [30, 30.1, 30.2]
+
+
+def test_of_several_limits_the_fastest_bears_the_pause(store: TableStore) -> None:
+    limiter = Limiter("1000/hour", TokenBucket(capacity=5, refill_rate=10), store=store)
+    pacer = pacer_of(limiter)
+    pacer.heed("key", 1, 429, RETRY_AFTER_30)
+    assert turns(pacer, 3) == [30, 30.1, 30.2]  # the 1000 of the hour are still there
+
+
+def test_other_keys_go_on(store: TableStore) -> None:
+    pacer = pacer_of(Limiter("10/s", store=store))
+    pacer.heed("another key", 1, 429, RETRY_AFTER_30)
+    assert turns(pacer, 1) == [0]
+
+
+def test_another_process_with_the_same_buckets_keeps_the_pause(store: TableStore) -> None:
+    pacer_of(Limiter("10/s", store=store)).heed("key", 1, 429, RETRY_AFTER_30)
+    assert turns(pacer_of(Limiter("10/s", store=store)), 1) == [30]  # as it would be there: it knows only the store
+
+
+def test_the_pause_is_kept_on_a_server() -> None:
+    with redis_server() as server, RedisStore(server.url) as store:
+        pacer = pacer_of(Limiter("10/s burst 5", store=store))
+        pacer.heed("key", 1, 429, RETRY_AFTER_30)
+        assert 29 < Limiter("10/s burst 5", store=store).peek("key").retry_after <= 30
+
+
+def test_tasks_keep_the_same_pause(either_store: TableStore | AsyncMemoryStore, clock: ManualClock) -> None:
+    async def take_turns() -> list[float]:
+        pacer: AsyncPacer[None] = AsyncPacer(
+            AsyncLimiter("10/s burst 5", store=either_store), "key", 1, None, 0, 3600.0
+        )
+        await asyncio.gather(*(pacer.heed("key", 1, 429, RETRY_AFTER_30) for _ in range(10)))
+        began, came = clock.ticks(), []
+        for _ in range(3):
+            await pacer.take_turn("key", 1)
+            came.append(round((clock.ticks() - began) / 16e9, 6))
+        return came
+
+    assert asyncio.run(take_turns()) == [30, 30.1, 30.2]
+
+
+def test_a_limiter_for_threads_and_one_for_tasks_have_the_same_buckets(clock: ManualClock) -> None:
+    limiter = Limiter("1/hour", store=MemoryStore(clock=clock), name="mine")
+    limiter.try_acquire("key")
+    assert not asyncio.run(awaited_limiter(limiter).try_acquire("key"))
+
+
+def test_the_memory_of_pauses_is_bounded_and_forgets_the_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "_MOST_KEYS", 3)
+    pauses = outgoing._Pauses()
+    for number in range(10):
+        pauses.hold(f"key {number}", until=100)
+    assert [number for number in range(10) if pauses.holds(f"key {number}", now=99)] == [7, 8, 9]
+    assert not pauses.holds("key 9", now=100)
+    assert len(pauses._ends) == 2
