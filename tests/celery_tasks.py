@@ -1,0 +1,44 @@
+"""The application whose real worker test_celery.py runs. BROKER is the URL of its server."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from celery import Celery
+
+from ratekeeper import Limiter, RedisStore
+from ratekeeper.frameworks.celery import rate_limit
+
+BURST, RATE = 2, 5
+
+app = Celery("tasks", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+app.conf.broker_connection_retry_on_startup = True
+limiter = Limiter(f"{RATE}/s burst {BURST}", store=RedisStore(os.environ["BROKER"]))
+
+
+@app.task
+@rate_limit(limiter, key="limited")
+def limited(number: int) -> tuple[int, float]:
+    return number, time.time()
+
+
+@app.task
+def other() -> float:
+    return time.time()
+
+
+@app.task(bind=True, max_retries=1)
+@rate_limit("5/s burst 1", store=limiter.store, key=lambda task, failures: "fails")
+def fails_at_first(task: Any, failures: int) -> int:
+    if task.request.retries < failures:
+        raise task.retry(countdown=0)
+    retries: int = task.request.retries
+    return retries
+
+
+@app.task
+@rate_limit("5/s burst 2", store=limiter.store, cost=3)
+def too_large() -> None:
+    raise AssertionError("this can never run")

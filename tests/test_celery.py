@@ -1,0 +1,179 @@
+"""Celery tasks that wait for their turn without blocking a worker: with a real worker and broker, and without any."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from celery import Celery
+from conftest import need
+from redis_servers import redis_server, wait_for
+from servers import PATIENCE, program
+
+from ratekeeper import LeakyBucket, Limiter, ManualClock, MemoryStore, RateLimitExceeded
+from ratekeeper.frameworks.celery import _Turns, rate_limit
+from ratekeeper.stores.table_store import TableStore
+
+LATE = 0.5
+"""Seconds by which a test lets a task record its beginning too late, on a slow machine."""
+
+
+@pytest.fixture(scope="module")
+def tasks() -> Iterator[ModuleType]:
+    """The application, on a broker of its own, without a worker."""
+    need("a system with fork", hasattr(os, "fork"))
+    with redis_server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BROKER", server.url)
+        module = importlib.import_module("celery_tasks")
+        yield module
+        module.app.close()
+        module.limiter.store.close()
+
+
+@contextmanager
+def worker(tasks: ModuleType) -> Iterator[None]:
+    celery = [sys.executable, "-m", "celery", "--workdir", str(Path(__file__).parent), "-A", "celery_tasks"]
+    with program(*celery, "worker", "--concurrency", "2", "--loglevel", "ERROR", quiet=True):
+        wait_for(lambda: bool(tasks.app.control.ping(timeout=0.5)))
+        yield
+
+
+def begun(results: list[Any]) -> list[tuple[int, float]]:
+    return [result.get(timeout=PATIENCE) for result in results]
+
+
+def test_tasks_whose_turns_passed_without_a_worker_do_not_all_begin_when_one_is_there(tasks: ModuleType) -> None:
+    with worker(tasks):
+        results = [tasks.limited.delay(number) for number in range(24)]  # for 4.4 s
+        wait_for(lambda: all(result.state != "PENDING" for result in results))
+    left = [result for result in results if result.state != "SUCCESS"]
+    assert len(left) > tasks.BURST + 2
+    line = Limiter(*tasks.limiter.limits, store=tasks.limiter.store, name=f"{tasks.limiter.name} (tasks in line)")
+    wait_for(lambda: line.peek("limited").reset_after == 0)
+    with worker(tasks):
+        at = sorted(at for _, at in begun(left))
+    assert at[-1] - at[0] >= (len(at) - tasks.BURST) / tasks.RATE - LATE
+
+
+@pytest.fixture(scope="module")
+def working(tasks: ModuleType) -> Iterator[ModuleType]:
+    """The application, with a worker."""
+    with worker(tasks):
+        yield tasks
+
+
+def test_tasks_begin_at_the_pace_of_the_limit_in_order_while_others_go_on(working: ModuleType) -> None:
+    results = [working.limited.delay(number) for number in range(12)]
+    other = working.other.delay().get(timeout=PATIENCE)
+    times = begun(results)
+    assert sum(at < other for _, at in times) < len(times), "the last ones still waited, and no worker with them"
+    at = sorted(at for _, at in times)
+    assert at[-1] - at[0] >= (len(at) - working.BURST) / working.RATE - LATE
+    waited = sorted(times[working.BURST + 2 :], key=lambda one: one[1])
+    assert sum(abs(place - (number - working.BURST - 2)) for place, (number, _) in enumerate(waited)) <= len(waited)
+
+
+def test_waiting_is_none_of_a_tasks_own_retries(working: ModuleType) -> None:
+    waited = [working.fails_at_first.delay(0) for _ in range(3)]
+    failed = [working.fails_at_first.delay(1) for _ in range(3)]
+    assert [result.get(timeout=PATIENCE) for result in [*waited, *failed]] == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_cost_that_can_never_pass_fails_the_task(working: ModuleType) -> None:
+    result = working.too_large.delay()
+    with pytest.raises(RateLimitExceeded):
+        result.get(timeout=PATIENCE)
+
+
+def test_a_wrong_argument_is_still_an_error_where_the_task_is_called(tasks: ModuleType) -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'number'"):
+        tasks.limited.delay()
+
+
+def test_each_task_that_waits_has_a_time_of_its_own_to_come_back(store: TableStore) -> None:
+    turns = _Turns(Limiter("10/s burst 2", "1000/hour", store=store))
+    assert [round(turns._place_in_line("key", 1), 6) for _ in range(5)] == [0, 0, 0.1, 0.2, 0.3]
+    evenly = _Turns(Limiter(LeakyBucket(capacity=1, leak_rate=10), store=store))
+    assert [round(evenly._place_in_line("key", 1), 6) for _ in range(5)] == [0, 0.1, 0.2, 0.3, 0.4]
+
+
+@pytest.fixture
+def alone() -> Iterator[Celery]:
+    """An application without a worker or a broker."""
+    app = Celery("alone", set_as_current=False)
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    yield app
+    app.close()
+
+
+def test_without_a_worker_a_task_blocks_until_its_turn(alone: Celery, clock: ManualClock) -> None:
+    @alone.task
+    @rate_limit("10/s burst 1", store=MemoryStore(clock=clock))
+    def double(number: int) -> int:
+        return 2 * number
+
+    assert [double.delay(1).get(), double.apply((2,)).get(), double(3)] == [2, 4, 6]
+    assert clock.ticks() == 1000.2 * 16e9
+
+
+def test_key_and_cost_may_be_functions_of_the_arguments(alone: Celery, clock: ManualClock) -> None:
+    @alone.task(bind=True)
+    @rate_limit(
+        "10/s burst 5",
+        store=MemoryStore(clock=clock),
+        key=lambda task, user, size: user,
+        cost=lambda task, user, size: size,
+    )
+    def store(task: Any, user: str, size: int) -> None: ...
+
+    for user in ("alice", "bob"):
+        store.delay(user, size=4)
+    assert clock.ticks() == 1000 * 16e9
+    store.delay("bob", size=4)
+    assert clock.ticks() == 1000.3 * 16e9
+
+
+def test_two_tasks_with_equal_limits_do_not_share_a_bucket_unless_they_say_so(clock: ManualClock) -> None:
+    shared = MemoryStore(clock=clock)
+
+    def first() -> None: ...
+    def second() -> None: ...
+
+    for function in (first, second):
+        rate_limit("1/minute", store=shared)(function)()
+    assert clock.ticks() == 1000 * 16e9
+    for function in (first, second):
+        rate_limit("1/minute", store=shared, key="both")(function)()
+    assert clock.ticks() == 1060 * 16e9
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: rate_limit("1/s"), r"say where the buckets live.*store=RedisStore\(url\)"),
+        (lambda: rate_limit(Limiter("1/s"), store=MemoryStore()), "a Limiter has a store already"),
+        (lambda: rate_limit("1/s", store=MemoryStore(), cost=-1), "cost must be 0 or more"),
+        (
+            lambda: rate_limit("1/s", store=MemoryStore())(Celery(set_as_current=False).task(begun)),
+            "between @app.task and the function",
+        ),
+    ],
+)
+def test_a_mistake_is_an_error_when_the_task_is_defined(wrong: Callable[[], object], words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        wrong()
+
+
+def test_without_celery_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['celery'] = None; import ratekeeper.frameworks.celery"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "MissingExtraError: ratekeeper.frameworks.celery needs" in done.stderr
+    assert "pip install 'ratekeeper[celery]'" in done.stderr
