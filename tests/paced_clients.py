@@ -14,7 +14,7 @@ import requests
 
 from ratekeeper.frameworks.aiohttp_client import RateLimitClientMiddleware
 from ratekeeper.frameworks.httpx import AsyncRateLimitTransport, RateLimitTransport
-from ratekeeper.frameworks.outgoing import Limits
+from ratekeeper.frameworks.outgoing import Pace
 from ratekeeper.frameworks.requests import RateLimitAdapter
 
 
@@ -42,7 +42,7 @@ class _Blocking:
 
 
 class Httpx(_Blocking):
-    def __init__(self, limit: Limits, **options: Any) -> None:
+    def __init__(self, limit: Pace, **options: Any) -> None:
         self._client = httpx.Client(transport=RateLimitTransport(limit, **options))
 
     def send(self, url: str, body: bytes | Iterable[bytes] | None = None) -> Reply:
@@ -58,7 +58,7 @@ class Httpx(_Blocking):
 
 
 class Requests(_Blocking):
-    def __init__(self, limit: Limits, **options: Any) -> None:
+    def __init__(self, limit: Pace, **options: Any) -> None:
         self._session = requests.Session()
         self._session.mount("http://", RateLimitAdapter(limit, **options))
 
@@ -101,7 +101,7 @@ class _Awaited:
 
 
 class AsyncHttpx(_Awaited):
-    def __init__(self, limit: Limits, **options: Any) -> None:
+    def __init__(self, limit: Pace, **options: Any) -> None:
         super().__init__()
         self._client = httpx.AsyncClient(transport=AsyncRateLimitTransport(limit, **options))
 
@@ -122,7 +122,7 @@ class AsyncHttpx(_Awaited):
 
 
 class Aiohttp(_Awaited):
-    def __init__(self, limit: Limits, **options: Any) -> None:
+    def __init__(self, limit: Pace, **options: Any) -> None:
         super().__init__()
 
         async def begin() -> aiohttp.ClientSession:
@@ -161,7 +161,7 @@ class Opener:
         self._open = CLIENTS[kind]
         self._closing = closing
 
-    def __call__(self, limit: Limits, **options: Any) -> Client:
+    def __call__(self, limit: Pace, **options: Any) -> Client:
         client = self._open(limit, **options)
         self._closing.callback(client.close)
         return client

@@ -16,7 +16,7 @@ from paced_clients import CLIENTS, Opener
 from ratekeeper import AsyncLimiter, Limiter, ManualClock, MemoryStore, RateLimitExceeded
 from ratekeeper.frameworks.aiohttp_client import RateLimitClientMiddleware
 from ratekeeper.frameworks.httpx import AsyncRateLimitTransport, RateLimitTransport
-from ratekeeper.frameworks.outgoing import Limits
+from ratekeeper.frameworks.outgoing import Pace
 from ratekeeper.frameworks.requests import RateLimitAdapter
 from ratekeeper.limits import TICKS_PER_SECOND
 
@@ -194,7 +194,7 @@ def test_those_already_in_line_are_held_back_too_and_do_not_rush_in_afterwards(
 
 def test_a_limiter_may_be_shared_between_clients_of_all_kinds(api: LimitedAPI, watch: Stopwatch) -> None:
     with ExitStack() as closing:
-        shared: list[Limits] = [Limiter("1/minute", store=watch.store), AsyncLimiter("1/minute", store=watch.store)]
+        shared: list[Pace] = [Limiter("1/minute", store=watch.store), AsyncLimiter("1/minute", store=watch.store)]
         for number, (kind, limiter) in enumerate((kind, limiter) for kind in CLIENTS for limiter in shared):
             Opener(kind, closing)(limiter).send(api.url)
             assert watch.seconds == 60 * number

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TypeAlias
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import AsyncPacer, Limits, awaited_limiter
+from ratekeeper.frameworks.outgoing import AsyncPacer, Pace, awaited_limiter
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
@@ -40,7 +40,7 @@ class RateLimitClientMiddleware:
 
     def __init__(
         self,
-        limit: Limits,
+        limit: Pace,
         *,
         key: Key = host_of,
         cost: Cost = 1,

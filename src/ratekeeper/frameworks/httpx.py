@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import AsyncPacer, Limits, Pacer, awaited_limiter, blocking_limiter
+from ratekeeper.frameworks.outgoing import AsyncPacer, Pace, Pacer, awaited_limiter, blocking_limiter
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
@@ -41,7 +41,7 @@ class RateLimitTransport(httpx.BaseTransport):
 
     def __init__(
         self,
-        limit: Limits,
+        limit: Pace,
         transport: httpx.BaseTransport | None = None,
         *,
         key: Key = host_of,
@@ -86,7 +86,7 @@ class AsyncRateLimitTransport(httpx.AsyncBaseTransport):
 
     def __init__(
         self,
-        limit: Limits,
+        limit: Pace,
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         key: Key = host_of,

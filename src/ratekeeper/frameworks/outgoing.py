@@ -31,7 +31,8 @@ from ratekeeper.stores.awaited import awaited
 R = TypeVar("R")
 L = TypeVar("L", Limiter, AsyncLimiter)
 
-Limits: TypeAlias = str | Limit | Limiter | AsyncLimiter
+Pace: TypeAlias = str | Limit | Limiter | AsyncLimiter
+"""What a client is paced by: a limit, or a limiter to share buckets with."""
 Headers: TypeAlias = Iterable[tuple[str, str]]
 
 _MOST_KEYS = 10_000
@@ -201,14 +202,14 @@ class AsyncPacer(_Paced[R, AsyncLimiter]):
                 return
 
 
-def blocking_limiter(limit: Limits) -> Limiter:
+def blocking_limiter(limit: Pace) -> Limiter:
     """Return a limiter, of the same buckets if it is one for asyncio. Its store must not be one to be awaited."""
     if isinstance(limit, AsyncLimiter):
         return Limiter(*limit.limits, store=limit.store, name=limit.name)  # type: ignore[arg-type]  # it checks
     return limit if isinstance(limit, Limiter) else Limiter(limit)
 
 
-def awaited_limiter(limit: Limits) -> AsyncLimiter:
+def awaited_limiter(limit: Pace) -> AsyncLimiter:
     """Return a limiter for asyncio, of the same buckets if it is another."""
     if isinstance(limit, Limiter):
         return AsyncLimiter(*limit.limits, store=limit.store, name=limit.name)

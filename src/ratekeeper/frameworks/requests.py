@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import Limits, Pacer, blocking_limiter
+from ratekeeper.frameworks.outgoing import Pace, Pacer, blocking_limiter
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
@@ -43,7 +43,7 @@ class RateLimitAdapter(HTTPAdapter):
 
     def __init__(
         self,
-        limit: Limits,
+        limit: Pace,
         *,
         key: Key = host_of,
         cost: Cost = 1,
