@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
 
@@ -60,14 +60,14 @@ class RateLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._pass(scope, receive, send)
-        exchange = Exchange(self.limits, _Request(scope, self), partial(self.native, scope), get_running_loop())
+        exchange = _Exchange(self, scope)
         started = False
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message = {**message, "headers": [*message.get("headers", ()), *_raw(exchange.headers())]}
+                message = {**message, "headers": [*message.get("headers", ()), *_raw(exchange.limit_headers())]}
             await send(message)
 
         token = CURRENT.set(exchange)
@@ -88,7 +88,7 @@ class RateLimitMiddleware:
         """Let through what is no HTTP request. A websocket whose endpoint's limit refuses it is closed."""
         if scope["type"] != "websocket":
             return await self.app(scope, receive, send)
-        exchange = Exchange(self.limits, _Request(scope, self), partial(self.native, scope), get_running_loop())
+        exchange = _Exchange(self, scope)
         token = CURRENT.set(exchange)
         try:
             await self.app(scope, receive, send)
@@ -108,15 +108,25 @@ class RateLimitMiddleware:
         return None
 
 
-class _Request:
-    """A scope as a request. Most policies look at little of it, so nothing is read before it is asked for."""
+class _Exchange(Exchange):
+    """A scope, which is its own request: policies look at little of it, so nothing is read before it is asked for."""
 
-    __slots__ = ("_headers", "_middleware", "_scope")
-
-    def __init__(self, scope: Scope, middleware: RateLimitMiddleware) -> None:
-        self._scope = scope
+    def __init__(self, middleware: RateLimitMiddleware, scope: Scope) -> None:
+        self.limits = middleware.limits
+        self.decisions = []
+        self.loop = get_running_loop()
         self._middleware = middleware
-        self._headers: dict[str, str] | None = None
+        self._scope = scope
+
+    @property
+    def request(self) -> _Exchange:
+        return self
+
+    @property
+    def native(self) -> Any:
+        if self._native is None:
+            self._native = self._middleware.native(self._scope)
+        return self._native
 
     @property
     def method(self) -> str:
@@ -127,11 +137,9 @@ class _Request:
         path: str | bytes = self._scope.get("raw_path") or self._scope["path"]
         return path
 
-    @property
+    @cached_property
     def headers(self) -> dict[str, str]:
-        if self._headers is None:
-            self._headers = header_map(self._scope["headers"])
-        return self._headers
+        return header_map(self._scope["headers"])
 
     @property
     def peer(self) -> str | None:

@@ -28,7 +28,6 @@ CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default
 class Exchange:
     """A request, and the decisions made of it so far.
 
-    request  what attributes are read from
     native   makes the framework's own request, which functions of the user's are given
     loop     the event loop that it is on, if it is on one
     error    what an endpoint's limit has raised, so that it is told from an error of the application's own
@@ -45,10 +44,15 @@ class Exchange:
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.limits = limits
-        self.request = request
+        self._request = request
         self.loop = loop
         self.decisions: list[PolicyDecision] = []
         self._make_native = native
+
+    @property
+    def request(self) -> RequestLike:
+        """What attributes are read from."""
+        return self._request
 
     @property
     def native(self) -> Any:
@@ -57,7 +61,7 @@ class Exchange:
             self._native = self._make_native()
         return self._native
 
-    def headers(self) -> list[tuple[str, str]]:
+    def limit_headers(self) -> list[tuple[str, str]]:
         """Return the headers that tell the client of all decisions."""
         if not self.decisions:
             return []

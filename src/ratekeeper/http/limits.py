@@ -2,7 +2,7 @@
 
 A framework's adapter makes an `Exchange` of each request and charges it. If that raises, or an endpoint's own limit
 does (`exchange.error`), it sends the `refusal` in place of the application's response. To whatever is sent it adds
-`exchange.headers()`.
+`exchange.limit_headers()`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Options(TypedDict, total=False):
     """What can be said of an application's limits, in every framework alike.
 
     attributes       functions of the request that give attributes, such as {"user": lambda request: request.user.id};
-                     one that returns None gives none
+                     one that returns None gives none. A text is the same for all
     cost             tokens that a request takes, or a function of the request; a rule's own cost is multiplied by it
     exempt           a function of the request: when it is true, nothing limits the request
     on_decision      called with the request and each decision, refused or not; or several such functions
@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
     enabled          False limits nothing: for tests
     """
 
-    attributes: Mapping[str, Ask]
+    attributes: Mapping[str, Ask | str]
     cost: int | Ask
     exempt: Ask | None
     on_decision: Observer | Iterable[Observer]
@@ -85,7 +85,7 @@ class _Limits(Generic[K]):
         *,
         store: Store | AsyncStore | str | None = None,
         routes: bool = True,
-        attributes: Mapping[str, Ask] | None = None,
+        attributes: Mapping[str, Ask | str] | None = None,
         cost: int | Ask = 1,
         exempt: Ask | None = None,
         on_decision: Observer | Iterable[Observer] = (),
@@ -103,7 +103,8 @@ class _Limits(Generic[K]):
         self.enabled = enabled
         self._routes = routes
         self._attributes = dict(attributes or {})
-        self._asks = tuple(self._attributes.items())
+        self._constants = {name: value for name, value in self._attributes.items() if isinstance(value, str)}
+        self._asks = tuple((name, ask) for name, ask in self._attributes.items() if not isinstance(ask, str))
         self._cost = cost
         self._exempt = exempt
         self._observers = (on_decision,) if callable(on_decision) else tuple(on_decision)
@@ -145,17 +146,19 @@ class _Limits(Generic[K]):
                 f"{policy.source}: nothing gives the attribute {name!r}: say attributes={{{name!r}: a function of the "
                 f"request}}, or in the policy's [attributes] where it comes from, such as {name} = 'header:x-{name}'"
             )
-        reader = AttributeReader(policy.attributes, self._client, wanted)
+        reader = AttributeReader(policy.attributes, self._client, wanted - self._attributes.keys())
         return _Ready(self._keeper(policy), reader, any(rule.max_wait != 0 for rule in policy.rules))
 
-    def _settle(self, exchange: Exchange, decision: PolicyDecision) -> None:
-        """Have a decision told to the client and to who asked to be told. Raises `RateLimitExceeded` if it refuses."""
+    def _note(self, exchange: Exchange, decision: PolicyDecision) -> None:
+        """Have a decision told to the client, and to who asked to be told."""
         exchange.decisions.append(decision)
-        if self._observers:
-            for observe in self._observers:
-                observe(exchange.native, decision)
-        if not decision.allowed:
-            raise RateLimitExceeded(decision)
+        for observe in self._observers:
+            observe(exchange.native, decision)
+
+    def _note_error(self, exchange: Exchange, error: RatekeeperError) -> None:
+        exchange.error = error
+        if isinstance(error, RateLimitExceeded):
+            self._note(exchange, cast("PolicyDecision", error.decision))
 
 
 class Limits(_Limits[Keeper]):
@@ -167,28 +170,27 @@ class Limits(_Limits[Keeper]):
         Raises `RateLimitExceeded`, or `StoreUnavailable` or `CostError` if it cannot be told, and notes the error in
         `exchange.error`, so that an adapter tells it from the application's own.
         """
-        try:
-            self._charge(exchange)
-        except RatekeeperError as error:
-            exchange.error = error
-            raise
-
-    def _charge(self, exchange: Exchange) -> None:
         ready = self._ready
-        if ready is None or not self.enabled or (self._exempt is not None and _called(self._exempt, exchange)):
+        if ready is None or not self.enabled:
             return
-        attributes = ready.reader.read(exchange.request)
-        for name, ask in self._asks:
-            _put(attributes, name, _called(ask, exchange))
-        cost = _called(self._cost, exchange) if callable(self._cost) else self._cost
-        if ready.may_wait:
-            try:
+        try:
+            if self._exempt is not None and _called(self._exempt, exchange):
+                return
+            attributes = ready.reader.read(exchange.request)
+            attributes.update(self._constants)
+            for name, ask in self._asks:
+                _put(attributes, name, _called(ask, exchange))
+            cost = _called(self._cost, exchange) if callable(self._cost) else self._cost
+            if ready.may_wait:
                 decision = ready.keeper.acquire(attributes, cost)
-            except RateLimitExceeded as refused:
-                decision = cast("PolicyDecision", refused.decision)
-        else:
-            decision = ready.keeper.check(attributes, cost)
-        self._settle(exchange, decision)
+            else:
+                decision = ready.keeper.check(attributes, cost)
+            if not decision.allowed:
+                raise RateLimitExceeded(decision)
+        except RatekeeperError as error:
+            self._note_error(exchange, error)
+            raise
+        self._note(exchange, decision)
 
     async def charge_async(self, exchange: Exchange) -> None:
         """As `charge`: an async function in a framework that calls has an event loop, and a thread, of its own."""
@@ -214,28 +216,27 @@ class AsyncLimits(_Limits[AsyncKeeper]):
 
     async def charge_async(self, exchange: Exchange) -> None:
         """As `Limits.charge`."""
-        try:
-            await self._charge(exchange)
-        except RatekeeperError as error:
-            exchange.error = error
-            raise
-
-    async def _charge(self, exchange: Exchange) -> None:
         ready = self._ready
-        if ready is None or not self.enabled or (self._exempt is not None and await _awaited(self._exempt, exchange)):
+        if ready is None or not self.enabled:
             return
-        attributes = ready.reader.read(exchange.request)
-        for name, ask in self._asks:
-            _put(attributes, name, await _awaited(ask, exchange))
-        cost = await _awaited(self._cost, exchange) if callable(self._cost) else self._cost
-        if ready.may_wait:
-            try:
+        try:
+            if self._exempt is not None and await _awaited(self._exempt, exchange):
+                return
+            attributes = ready.reader.read(exchange.request)
+            attributes.update(self._constants)
+            for name, ask in self._asks:
+                _put(attributes, name, await _awaited(ask, exchange))
+            cost = await _awaited(self._cost, exchange) if callable(self._cost) else self._cost
+            if ready.may_wait:
                 decision = await ready.keeper.acquire(attributes, cost)
-            except RateLimitExceeded as refused:
-                decision = cast("PolicyDecision", refused.decision)
-        else:
-            decision = await ready.keeper.check(attributes, cost)
-        self._settle(exchange, decision)
+            else:
+                decision = await ready.keeper.check(attributes, cost)
+            if not decision.allowed:
+                raise RateLimitExceeded(decision)
+        except RatekeeperError as error:
+            self._note_error(exchange, error)
+            raise
+        self._note(exchange, decision)
 
     def charge(self, exchange: Exchange) -> None:
         """As `charge_async`, for an endpoint that is not async, in whatever thread the framework runs it."""

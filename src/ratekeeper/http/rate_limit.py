@@ -15,8 +15,9 @@ from ratekeeper.policy.model import Missing, Policy, Rule
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Key: TypeAlias = str | tuple[str, ...] | Callable[[Any], Any]
-Cost: TypeAlias = int | Callable[[Any], Any]
+Ask: TypeAlias = Callable[[Any], Any]
+Key: TypeAlias = str | tuple[str, ...] | Ask
+Cost: TypeAlias = int | Ask
 
 KEY = "key"
 """The attribute that a RateLimit's own function gives."""
@@ -39,6 +40,7 @@ class RateLimit:
               function of the request, awaited if it is async. One that returns None leaves the key out: see `missing`
     cost      tokens a request takes, or a function of the request
     name      endpoints whose limits have one name share buckets; without a name each endpoint has its own
+    endpoint  what to tell the endpoint by, if not by its route
     others    as of `Rule`: max_wait, shadow, missing, on_error
 
     In FastAPI a dependency, `Depends(RateLimit("5/second"))`; everywhere else see `rate_limit`.
@@ -50,6 +52,7 @@ class RateLimit:
         key: Key = "client",
         cost: Cost = 1,
         name: str | None = None,
+        endpoint: str | None = None,
         **rule_options: Unpack[RuleOptions],
     ) -> None:
         if not limits:
@@ -62,7 +65,9 @@ class RateLimit:
             rule_name = text if name is None else name if len(limits) == 1 else f"{name}: {text}"
             rules.append(Rule(rule_name, limit, key=bucket_key, **rule_options))
         self.policy = Policy(tuple(rules), source="RateLimit")
-        self.attributes = {KEY: key} if callable(key) else {}
+        self.attributes: dict[str, Ask | str] = {KEY: key} if callable(key) else {}
+        if endpoint is not None:
+            self.attributes["endpoint"] = endpoint
         self.cost = cost
 
     def charge(self) -> None:
@@ -89,11 +94,13 @@ def rate_limit(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that limits an endpoint, sync or async, whatever its arguments. See `RateLimit`.
 
-    It is to be the inner one, under the framework's own decorator that makes a function an endpoint.
+    Without a `name` each function has its own buckets. It is to be the inner one, under the framework's own decorator
+    that makes a function an endpoint.
     """
-    limit = RateLimit(*limits, key=key, cost=cost, name=name, **rule_options)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        own = f"{function.__module__}.{function.__qualname__}"
+        limit = RateLimit(*limits, key=key, cost=cost, name=name, endpoint=own, **rule_options)
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.limits import wait_ticks
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.rulebook import Plan, Rulebook, RuleExplanation
+from ratekeeper.policy.rulebook import LoneRule, Plan, Rulebook, RuleExplanation
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.awaited import awaited
 from ratekeeper.stores.base import AsyncStore, Store, local, must_be_awaited
@@ -37,6 +37,7 @@ class Keeper:
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
         self.rulebook = Rulebook(policy)
         self.store: Store = local(store, "Keeper") if store is not None else (policy.store or _OWN).open()
+        self._lone = LoneRule.of(policy, self.store)
 
     @property
     def policy(self) -> Policy:
@@ -49,6 +50,8 @@ class Keeper:
         `cost` multiplies each rule's own. Raises `CostError` if an attribute that should be a rule's cost is no number,
         TypeError if one that a rule looks at is no str.
         """
+        if self._lone is not None and cost.__class__ is int and cost == 1:
+            return self._lone.check(attributes)
         plan = self.rulebook.plan(attributes, cost)
         return plan.answer(self.store.decide(plan.charges))
 
@@ -78,7 +81,9 @@ class AsyncKeeper:
         self.store: Store | AsyncStore = store if store is not None else (policy.store or _OWN).open_async()
         self._store = awaited(self.store)
         # A local store's answer comes at once: to await it would cost as much as the decision.
-        self._decide = None if must_be_awaited(self.store) else local(self.store, "Keeper").decide
+        at_once = None if must_be_awaited(self.store) else local(self.store, "Keeper")
+        self._decide = at_once.decide if at_once else None
+        self._lone = LoneRule.of(policy, at_once) if at_once else None
 
     @property
     def policy(self) -> Policy:
@@ -87,6 +92,8 @@ class AsyncKeeper:
 
     async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.check`."""
+        if self._lone is not None and cost.__class__ is int and cost == 1:
+            return self._lone.check(attributes)
         plan = self.rulebook.plan(attributes, cost)
         decide = self._decide
         return plan.answer(decide(plan.charges) if decide else await self._store.decide(plan.charges))

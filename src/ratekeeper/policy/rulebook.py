@@ -1,4 +1,4 @@
-"""Rulebook: a policy turned into charges, and what a store says of them into decisions. Knows no store.
+"""Rulebook: a policy turned into charges, and what a store says of them into decisions.
 
 Each request goes through `plan`, so what does not depend on the request is worked out once, when the book is made.
 """
@@ -6,13 +6,14 @@ Each request goes through `plan`, so what does not depend on the request is work
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
 from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.policy.model import PUBLIC, Policy, Rule
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+from ratekeeper.stores.base import Store
 
 _new = tuple.__new__
 """Makes a named tuple without its own constructor, which is written in Python: for what is made for each request."""
@@ -69,9 +70,7 @@ class Rulebook:
     def plan(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> Plan:
         """Return what a request of a caller who is willing to wait `timeout` seconds is charged."""
         for name in self._names:
-            value = attributes.get(name)
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"attribute {name!r} must be a str, not {type(value).__name__}")
+            check_type(name, attributes.get(name))
         if self.policy.tiers is not None:
             attributes = self.policy.complete(attributes)
         rules, charges = [], []
@@ -115,6 +114,34 @@ class Rulebook:
         return "#" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=4, key=self._secret).hexdigest()
 
 
+class LoneRule:
+    """A policy of one rule that treats all requests alike is a limiter: the store's gate decides, without a charge."""
+
+    __slots__ = ("_ask", "_cost", "_rule")
+
+    def __init__(self, rule: Rule, ask: Callable[[str, int], Decision]) -> None:
+        self._rule = rule
+        self._ask = ask
+        self._cost = int(rule.cost)
+
+    @classmethod
+    def of(cls, policy: Policy, store: Store) -> LoneRule | None:
+        """Return what decides by the policy, if it is of that kind."""
+        rule = policy.rules[0]
+        plain = isinstance(rule.cost, int) and rule.max_wait == 0 and rule.missing == "shared" and rule.on_error is None
+        if len(policy.rules) > 1 or policy.tiers or rule.match or rule.overrides or rule.shadow or not plain:
+            return None
+        return cls(rule, store.bind((scope_of(rule.name),), (rule.limit,), _never_waits).try_acquire)
+
+    def check(self, attributes: Mapping[str, str]) -> PolicyDecision:
+        """Decide a request of cost 1, and charge it if it is allowed."""
+        rule = self._rule
+        for name in rule.key:
+            check_type(name, attributes.get(name))
+        decision = self._ask(rule.bucket(attributes), self._cost)
+        return _new(PolicyDecision, ((_new(RuleDecision, (rule.name, decision, False)),), None))
+
+
 class Charger:
     """Builds one rule's charges."""
 
@@ -144,6 +171,16 @@ class Charger:
             self._scope, key, rule.limit_for(attributes), rule.cost_of(attributes) * cost,
             min(waits, default=None), rule.shadow, rule.on_error,
         )  # fmt: skip
+
+
+def check_type(name: str, value: object) -> None:
+    """Raise TypeError if an attribute is not a text."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"attribute {name!r} must be a str, not {type(value).__name__}")
+
+
+def _never_waits(*_: object) -> Decision:
+    raise AssertionError("a lone rule is asked without waiting")
 
 
 def _why_not_charged(rule: Rule, attributes: Mapping[str, str]) -> str | None:
