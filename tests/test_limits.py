@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper import LeakyBucket, Limit, LimitError, TokenBucket, parse_limit
-from ratekeeper.limits import MAX_REFILL_TICKS, TICKS_PER_SECOND, parse_rate, rate_text
+from ratekeeper import LeakyBucket, Limit, LimitError, TokenBucket, parse_limit, parse_limits
+from ratekeeper.limits import MAX_REFILL_TICKS, TICKS_PER_SECOND
+from ratekeeper.rates import parse_rate, rate_text
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,73 @@ from ratekeeper.limits import MAX_REFILL_TICKS, TICKS_PER_SECOND, parse_rate, ra
 def test_a_text_means_its_count_period_and_burst(text: str, capacity: int, rate: Fraction) -> None:
     limit = parse_limit(text)
     assert (limit.capacity, limit.rate) == (capacity, rate)
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        # limits, and so slowapi and flask-limiter
+        ("10/minute", [(10, 60)]),
+        ("10 per minute", [(10, 60)]),
+        ("10 per hour", [(10, 3600)]),
+        ("1/second", [(1, 1)]),
+        ("1 per second", [(1, 1)]),
+        ("1/day", [(1, 86_400)]),
+        ("5/10seconds", [(5, 10)]),
+        ("100 per 2 hours", [(100, 7200)]),
+        ("200 per day", [(200, 86_400)]),
+        ("10/minute;100/hour", [(10, 60), (100, 3600)]),
+        ("10 per minute, 100 per hour", [(10, 60), (100, 3600)]),
+        ("10/hour;100/day;2000 per week", [(10, 3600), (100, 86_400), (2000, 604_800)]),
+        ("100/day, 500/7days", [(100, 86_400), (500, 604_800)]),
+        ("1/second|5/minute", [(1, 1), (5, 60)]),
+        # django-ratelimit
+        ("1/s", [(1, 1)]),
+        ("5/m", [(5, 60)]),
+        ("100/h", [(100, 3600)]),
+        ("100/d", [(100, 86_400)]),
+        ("10/5m", [(10, 300)]),
+        ("100/300s", [(100, 300)]),
+        # DRF
+        ("60/min", [(60, 60)]),
+        ("20/hour", [(20, 3600)]),
+        ("100/day", [(100, 86_400)]),
+    ],
+)
+def test_the_texts_of_other_libraries_mean_here_what_they_meant_there(text: str, limits: list[tuple[int, int]]) -> None:
+    expected = tuple(TokenBucket(count, Fraction(count, seconds)) for count, seconds in limits)
+    assert parse_limits(text) == expected
+    if len(expected) == 1:
+        assert parse_limit(text) == expected[0]
+
+
+def test_a_burst_belongs_to_the_limit_before_it() -> None:
+    expected = (TokenBucket(4, "10/minute"), TokenBucket(100, "100/hour"), TokenBucket(2, "1/s"))
+    assert parse_limits("10/minute, burst=4; 100/hour | 1/s; burst 2") == expected
+
+
+@pytest.mark.parametrize("text", ["10/minute;100/hour", "10 per minute, 100 per hour", "1/s|2/m", "10/s burst 5; 9/m"])
+def test_several_limits_where_one_is_meant_are_an_error_that_names_what_reads_them(text: str) -> None:
+    with pytest.raises(LimitError, match=r"several limits where one is meant: .* use parse_limits"):
+        parse_limit(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("10/minute;", "'' is not a limit"),
+        ("10/minute;;1/s", "'' is not a limit"),
+        ("10/minute; 5/minuet", "did you mean 'minute'"),
+        ("10/minute 100/hour", "'100/hour' is not understood"),
+        ("100/month", "'100/30 days'"),  # DRF went by the first letter, and read 100 a minute
+        ("1/mon", "unknown unit of time 'mon'"),
+        ("10/5", "write a count and a period"),  # of django-ratelimit's 5 what?
+        (b"1/s", "limits are text such as"),
+    ],
+)
+def test_what_other_libraries_guess_is_an_error_here(text: str, says: str) -> None:
+    with pytest.raises(LimitError, match=says):
+        parse_limits(text)
 
 
 @pytest.mark.parametrize("rate", ["300/minute", 5, 5.0, Fraction(5), "5 per second", "5/s"])

@@ -18,7 +18,7 @@ from ratekeeper.errors import (
 )
 from ratekeeper.leaky_queue import LeakyQueue, QueueStats
 from ratekeeper.limiter import AsyncLimiter, Limiter
-from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
+from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit, parse_limits
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
@@ -63,4 +63,5 @@ __all__ = [
     "StoreUnavailable",
     "TokenBucket",
     "parse_limit",
+    "parse_limits",
 ]

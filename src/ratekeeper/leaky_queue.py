@@ -16,7 +16,8 @@ from typing import Generic, NamedTuple, TypeVar
 from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.decision import seconds
 from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
-from ratekeeper.limits import LeakyBucket, Rate, wait_ticks
+from ratekeeper.limits import LeakyBucket, wait_ticks
+from ratekeeper.rates import Rate
 from ratekeeper.turns import wake_task
 
 T = TypeVar("T")

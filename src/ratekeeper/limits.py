@@ -9,11 +9,12 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
-from math import ceil, isfinite
+from math import ceil
 from operator import index
 from typing import ClassVar, NamedTuple, TypeAlias
 
-from ratekeeper.errors import LimitError, did_you_mean
+from ratekeeper.errors import LimitError
+from ratekeeper.rates import RATE, Rate, count_of, parse_rate, rate_text, trimmed, unreadable
 
 TICKS_PER_SECOND = 16_000_000_000
 """The unit of all time inside: a tick is 1/16 ns, so 64 bits hold 18 years and 1,000,000 tokens/s stay exact."""
@@ -33,22 +34,8 @@ AS_MEANT = Wait.AS_MEANT
 Timeout: TypeAlias = float | Wait | None
 """Seconds that a caller is willing to wait; None: as long as it takes."""
 
-Rate: TypeAlias = int | float | Fraction | str
-
-_UNITS = {
-    "millisecond": Fraction(1, 1000), "second": Fraction(1), "minute": Fraction(60),
-    "hour": Fraction(3600), "day": Fraction(86_400), "week": Fraction(604_800),
-}  # fmt: skip
-_SHORT = {"ms": "millisecond", "s": "second", "sec": "second", "m": "minute", "min": "minute",
-          "h": "hour", "hr": "hour", "hrs": "hour", "d": "day", "w": "week"}  # fmt: skip
-_WORDS = {word: seconds for unit, seconds in _UNITS.items() for word in (unit, unit + "s")} | {
-    word: _UNITS[unit] for short, unit in _SHORT.items() for word in (short, short + "s" * (len(short) > 2))
-}
-_CALENDAR = {"month": "30 days", "year": "365 days"}
-_LONGEST_TEXT = 100
-_NUMBER = r"\d+(?:_\d+)*(?:\.\d+)?"
-_RATE = re.compile(rf"({_NUMBER})\s*(?:/|\bper\b)\s*({_NUMBER})?\s*([a-z]+)", re.IGNORECASE | re.ASCII)
 _BURST = re.compile(r"\s*[,;]?\s*\bburst\s*=?\s*(\d+(?:_\d+)*)", re.IGNORECASE | re.ASCII)
+_BETWEEN_LIMITS = re.compile(r"[;,|](?!\s*burst\b)", re.IGNORECASE)
 
 
 class Terms(NamedTuple):
@@ -186,96 +173,43 @@ def wait_ticks(timeout: float | None) -> int:
     return int(min(timeout * TICKS_PER_SECOND, MAX_AHEAD_TICKS))
 
 
-def parse_rate(rate: Rate) -> Fraction:
-    """Return a rate in tokens per second, exactly. Takes a number, or text such as "5/10s" or "300 per minute".
-
-    A float means the decimal that it prints as. Raises `LimitError`.
-    """
-    if isinstance(rate, str):
-        match = _RATE.fullmatch(_trimmed(rate))
-        if match is None:
-            raise _unreadable(rate)
-        return _in_range(_count(match) / _period(match), rate)
-    if isinstance(rate, bool) or not isinstance(rate, int | float | Fraction):
-        raise LimitError(f"a rate is a number of tokens per second, or text such as '300/minute', not {rate!r}")
-    if isinstance(rate, float):
-        if not isfinite(rate):
-            raise LimitError(f"a rate must be finite, not {rate!r}")
-        return _in_range(Fraction(float.__repr__(rate)), rate)
-    return _in_range(Fraction(rate), rate)
-
-
-def rate_text(rate: Fraction) -> str:
-    """Return the shortest text that `parse_rate` reads as `rate`: "5/s", "100/minute", or else "3/7s"."""
-    for unit, suffix in (("second", "s"), ("minute", "minute"), ("hour", "hour"), ("day", "day")):
-        if (rate * _UNITS[unit]).denominator == 1:
-            return f"{rate * _UNITS[unit]}/{suffix}"
-    return f"{rate.numerator}/{rate.denominator}s"
-
-
 def parse_limit(text: str) -> TokenBucket:
     """Return the token bucket that a text describes: a count, a period and, optionally, a burst.
 
     The capacity is the burst, or else the count. Periods: ms, s, m, h, d, w, their words and plurals.
-    Raises `LimitError`, naming the nearest right word for a typo.
+    Raises `LimitError`, naming the nearest right word for a typo, and `parse_limits` for a text of several limits.
 
     >>> parse_limit("100 per minute burst 20")
     TokenBucket(capacity=20, refill_rate='100 per minute')
     """
     if not isinstance(text, str):
         raise LimitError(f"a limit is text such as '100/minute', not {text!r}")
-    text = _trimmed(text)
-    match = _RATE.match(text)
+    text = trimmed(text)
+    match = RATE.match(text)
     if match is None:
-        raise _unreadable(text)
+        raise unreadable(text)
+    if _BETWEEN_LIMITS.search(text):
+        raise LimitError(f"{text!r} is several limits where one is meant: write each by itself, or use parse_limits")
     parse_rate(match[0])
     burst = _BURST.fullmatch(text, match.end())
     if burst is None and match.end() != len(text):
         rest = text[match.end() :].strip()
         raise LimitError(f"limit {text!r}: {rest!r} is not understood after the rate; only 'burst N' may follow")
-    count = _count(match)
+    count = count_of(match)
     if burst is None and count.denominator != 1:
         raise LimitError(f"limit {text!r}: a capacity of {match[1]} is not whole: add a burst, '{text} burst 1'")
     capacity = int(burst[1].replace("_", "")) if burst else int(count)
     return TokenBucket(capacity, match[0])
 
 
-def _count(match: re.Match[str]) -> Fraction:
-    return Fraction(match[1].replace("_", ""))
+def parse_limits(text: str) -> tuple[TokenBucket, ...]:
+    """Return the token buckets that a text of one or more limits describes, separated by `;`, `,` or `|`.
 
+    Each is as for `parse_limit`. Raises `LimitError`.
 
-def _period(match: re.Match[str]) -> Fraction:
-    """Return the seconds of a match's period: the optional number times its unit."""
-    word = match[3].lower()
-    singular = word.removesuffix("s")
-    if singular in _CALENDAR or word in ("mo", "y", "yr"):
-        calendar = "year" if word[0] == "y" else "month"
-        raise LimitError(
-            f"{match[0]!r}: a {calendar} has no fixed length, so a limit by it could not be exact: "
-            f"say how many days you mean, such as '{match[1]}/{_CALENDAR[calendar]}'"
-        )
-    if word not in _WORDS:
-        raise LimitError(f"{match[0]!r}: unknown unit of time {match[3]!r}{did_you_mean(word, _WORDS)}")
-    number = Fraction((match[2] or "1").replace("_", ""))
-    if number == 0:
-        raise LimitError(f"{match[0]!r}: the period must be longer than 0 {match[3]}")
-    return number * _WORDS[word]
-
-
-def _in_range(rate: Fraction, given: Rate) -> Fraction:
-    if rate <= 0:
-        raise LimitError(f"a rate must be more than 0, not {given!r}: to refuse everything, do not call a limiter")
-    if rate > 1_000_000_000:
-        raise LimitError(f"a rate must be at most 1,000,000,000 per second, not {given!r}")
-    return rate
-
-
-def _trimmed(text: str) -> str:
-    if len(text) > _LONGEST_TEXT:
-        raise LimitError(f"a limit has at most {_LONGEST_TEXT} characters, not {len(text)}")
-    return text.strip()
-
-
-def _unreadable(text: str) -> LimitError:
-    hint = " (a number of tokens per second is written without quotes)" if re.fullmatch(_NUMBER, text.strip()) else ""
-    return LimitError(f"{text!r} is not a limit{hint}: write a count and a period, such as '100/minute' or '5/10s'")
+    >>> parse_limits("10 per second; 100/minute burst 20")
+    (TokenBucket(capacity=10, refill_rate='10 per second'), TokenBucket(capacity=20, refill_rate='100/minute'))
+    """
+    if not isinstance(text, str):
+        raise LimitError(f"limits are text such as '10/second; 100/minute', not {text!r}")
+    return tuple(parse_limit(part) for part in _BETWEEN_LIMITS.split(text))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from ratekeeper.clock import ManualClock
 from ratekeeper.errors import RatekeeperError, did_you_mean
 from ratekeeper.http.attributes import normal_path
-from ratekeeper.limits import Limit, rate_text
+from ratekeeper.limits import Limit
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import PUBLIC, Globs, Policy, Rule
 from ratekeeper.policy.rulebook import RuleExplanation
+from ratekeeper.rates import rate_text
 from ratekeeper.stores.memory import MemoryStore
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from ratekeeper.cli.duration import duration
 from ratekeeper.cli.replay.report import Report, RuleReport, TimeSpan
-from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, rate_text
+from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket
 from ratekeeper.policy.model import Rule
+from ratekeeper.rates import rate_text
 
 _LONGEST_NAME = 60
 

@@ -1,0 +1,101 @@
+"""Rates: a number, or a text such as "300/minute" -> tokens per second, exactly; and back to text.
+
+Knows no limit and no bucket.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from math import isfinite
+from typing import TypeAlias
+
+from ratekeeper.errors import LimitError, did_you_mean
+
+Rate: TypeAlias = int | float | Fraction | str
+
+_UNITS = {
+    "millisecond": Fraction(1, 1000), "second": Fraction(1), "minute": Fraction(60),
+    "hour": Fraction(3600), "day": Fraction(86_400), "week": Fraction(604_800),
+}  # fmt: skip
+_SHORT = {"ms": "millisecond", "s": "second", "sec": "second", "m": "minute", "min": "minute",
+          "h": "hour", "hr": "hour", "hrs": "hour", "d": "day", "w": "week"}  # fmt: skip
+_WORDS = {word: seconds for unit, seconds in _UNITS.items() for word in (unit, unit + "s")} | {
+    word: _UNITS[unit] for short, unit in _SHORT.items() for word in (short, short + "s" * (len(short) > 2))
+}
+_CALENDAR = {"month": "30 days", "year": "365 days"}
+_LONGEST_TEXT = 100
+_NUMBER = r"\d+(?:_\d+)*(?:\.\d+)?"
+RATE = re.compile(rf"({_NUMBER})\s*(?:/|\bper\b)\s*({_NUMBER})?\s*([a-z]+)", re.IGNORECASE | re.ASCII)
+"""A count, "/" or "per", and a period: its groups are the count, how many units, if said, and the unit."""
+
+
+def parse_rate(rate: Rate) -> Fraction:
+    """Return a rate in tokens per second, exactly. Takes a number, or text such as "5/10s" or "300 per minute".
+
+    A float means the decimal that it prints as. Raises `LimitError`.
+    """
+    if isinstance(rate, str):
+        match = RATE.fullmatch(trimmed(rate))
+        if match is None:
+            raise unreadable(rate)
+        return _in_range(count_of(match) / _period(match), rate)
+    if isinstance(rate, bool) or not isinstance(rate, int | float | Fraction):
+        raise LimitError(f"a rate is a number of tokens per second, or text such as '300/minute', not {rate!r}")
+    if isinstance(rate, float):
+        if not isfinite(rate):
+            raise LimitError(f"a rate must be finite, not {rate!r}")
+        return _in_range(Fraction(float.__repr__(rate)), rate)
+    return _in_range(Fraction(rate), rate)
+
+
+def rate_text(rate: Fraction) -> str:
+    """Return the shortest text that `parse_rate` reads as `rate`: "5/s", "100/minute", or else "3/7s"."""
+    for unit, suffix in (("second", "s"), ("minute", "minute"), ("hour", "hour"), ("day", "day")):
+        if (rate * _UNITS[unit]).denominator == 1:
+            return f"{rate * _UNITS[unit]}/{suffix}"
+    return f"{rate.numerator}/{rate.denominator}s"
+
+
+def count_of(match: re.Match[str]) -> Fraction:
+    """Return the count before the period."""
+    return Fraction(match[1].replace("_", ""))
+
+
+def _period(match: re.Match[str]) -> Fraction:
+    """Return the seconds of a match's period: the optional number times its unit."""
+    word = match[3].lower()
+    singular = word.removesuffix("s")
+    if singular in _CALENDAR or word in ("mo", "y", "yr"):
+        calendar = "year" if word[0] == "y" else "month"
+        raise LimitError(
+            f"{match[0]!r}: a {calendar} has no fixed length, so a limit by it could not be exact: "
+            f"say how many days you mean, such as '{match[1]}/{_CALENDAR[calendar]}'"
+        )
+    if word not in _WORDS:
+        raise LimitError(f"{match[0]!r}: unknown unit of time {match[3]!r}{did_you_mean(word, _WORDS)}")
+    number = Fraction((match[2] or "1").replace("_", ""))
+    if number == 0:
+        raise LimitError(f"{match[0]!r}: the period must be longer than 0 {match[3]}")
+    return number * _WORDS[word]
+
+
+def _in_range(rate: Fraction, given: Rate) -> Fraction:
+    if rate <= 0:
+        raise LimitError(f"a rate must be more than 0, not {given!r}: to refuse everything, do not call a limiter")
+    if rate > 1_000_000_000:
+        raise LimitError(f"a rate must be at most 1,000,000,000 per second, not {given!r}")
+    return rate
+
+
+def trimmed(text: str) -> str:
+    """Return a text without space around it. Raises `LimitError` for one that is too long to be a limit."""
+    if len(text) > _LONGEST_TEXT:
+        raise LimitError(f"a limit has at most {_LONGEST_TEXT} characters, not {len(text)}")
+    return text.strip()
+
+
+def unreadable(text: str) -> LimitError:
+    """Return the error that a text is no limit at all."""
+    hint = " (a number of tokens per second is written without quotes)" if re.fullmatch(_NUMBER, text.strip()) else ""
+    return LimitError(f"{text!r} is not a limit{hint}: write a count and a period, such as '100/minute' or '5/10s'")
