@@ -38,6 +38,21 @@ def test_validate_says_what_each_rule_limits(capsys: pytest.CaptureFixture[str])
     assert "k-bob" not in out, "keys are secrets"
 
 
+def test_validate_and_explain_tell_of_who_is_exempt_and_name_no_key(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('exempt = [{ path = "/healthz" }, { api_key = ["k-1"] }]\n[[rules]]\nname = "r"\nlimit = "1/s"\n')
+    out = run(capsys, "validate", str(policy))[1]
+    assert "exempt: requests with path /healthz\n" in out
+    assert "exempt: requests with api_key (1 given)\n" in out
+    code, out, _ = run(capsys, "explain", str(policy), "api_key=k-1", "--cost", "5")
+    assert code == 0
+    assert out == (
+        "- r: does not apply: the request is exempt\n=> allowed: exempt, as are all requests with api_key (1 given)\n"
+    )
+
+
 def test_a_bad_policy_is_an_error_with_all_its_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('[[rules]]\nname = "r"\ncapcity = 5\nrefill_rate = "5/minuet"\n')

@@ -194,12 +194,20 @@ MISTAKES = [
     ("rules = [5]", "policy.toml:1: 'rules' must be a list of tables, not a list of something else"),
     (RULE.replace("rules", "rule"), "policy.toml:1: unknown table 'rule': did you mean 'rules'?"),
     (RULE + "[tier]\n", "policy.toml:5: unknown table 'tier': did you mean 'tiers'?"),
-    (RULE + "[quux]\n", "policy.toml:5: unknown table 'quux': use one of attributes, rules, store, tiers"),
+    (RULE + "[quux]\n", "policy.toml:5: unknown table 'quux': use one of attributes, exempt, rules, store, tiers"),
     ("atributes = 1\n" + RULE, "policy.toml:1: unknown key 'atributes': did you mean 'attributes'?"),
     (RULE + "shadow =\n", "policy.toml:5: not TOML: Invalid value (column 9)"),
     (RULE + 'missing = "sh', "policy.toml:5: not TOML: Unterminated string (the file ends too early)"),
     (RULE + "cost = " + "9" * 5000, "policy.toml: not TOML: Exceeds the limit"),
     ("x = " + "[" * 9000, "policy.toml: not TOML: nested too deep"),
+    # exempt
+    ("exempt = 5\n" + RULE, "policy.toml:1: 'exempt' must be a list of tables, not a whole number: write exempt = [{"),
+    ("exempt = [{}]\n" + RULE, "policy.toml:1: exempt 1: it is empty, so every request would match it"),
+    ("exempt = [\n{ path = [] }]\n" + RULE, "policy.toml:2: exempt 1: 'path' has no pattern"),
+    ('exempt = [{ path = "/a" },\n{ path = 5 }]\n' + RULE, "policy.toml:2: exempt 2: 'path' must be a text or a list"),
+    ('exempt = [{ usr = "a" }]\n' + NAMED + RULE, "policy.toml:1: exempt 1: unknown attribute 'usr'", "'user'?"),
+    ('exempt = [{ tier = "fre" }]\n' + TIERS + RULE, "policy.toml:1: exempt 1: unknown tier 'fre'", "'free'?"),
+    ('exmpt = [{ path = "/a" }]\n' + RULE, "policy.toml:1: unknown table 'exmpt': did you mean 'exempt'?"),
     # [attributes]
     ("attributes = 1\n" + RULE, "policy.toml:1: 'attributes' must be a table, not a whole number"),
     (NAMED + 'k = "heder:x"\n' + RULE, "policy.toml:3: [attributes]: 'k' cannot come from 'heder:x'", "'header:NAME'?"),
@@ -344,6 +352,15 @@ def test_a_mistake_is_one_error_that_says_where_and_what_would_be_right(text: st
     for fragment in fragments:
         assert fragment in errors[0]
     assert len(errors[0]) < 300
+
+
+@pytest.mark.parametrize(
+    ("before", "place"), [(NAMED, "policy.toml:3: "), (TIERS, "policy.toml:5: "), (RULE, "policy.toml:5: ")]
+)
+def test_an_exempt_after_a_table_is_told_where_it_belongs(before: str, place: str) -> None:
+    errors = errors_of(before + 'exempt = [{ path = "/a" }]\n' + RULE.replace('"r"', '"q"'))
+    table = {NAMED: "attributes", TIERS: "tiers", RULE: "rules"}[before]
+    assert f"{place}'exempt' is a key of the file, here it is one of [{table}]: move it above all tables" in errors
 
 
 def test_all_errors_of_a_file_come_at_once_in_its_order() -> None:

@@ -83,6 +83,12 @@ def test_a_small_log_worked_out_by_hand() -> None:
     assert [(rule.buckets, rule.needed) for rule in report.rules] == [(2, 3), (1, 6), (1, 2)]
 
 
+def test_requests_that_are_exempt_are_admitted_as_no_rule_is_for_them() -> None:
+    policy = 'exempt = [{ probe = "yes" }]\n[[rules]]\nname = "r"\nlimit = "1/day"'
+    report = run(policy, *(json.dumps({"ts": at, "path": "/", "probe": "yes"}) for at in range(3)))
+    assert (report.admitted, report.unmatched, report.absent) == (3, 3, ())
+
+
 def test_buckets_with_the_most_rejections_are_named_with_their_own_counts() -> None:
     lines = [line(0, api_key=key) for key in ["k-a"] * 3 + ["k-b"] * 4 + ["k-c"]]
     policy = SMALL.replace("capacity = 4", "capacity = 400")
@@ -173,6 +179,7 @@ def test_a_log_may_begin_at_any_time_and_last_nine_years() -> None:
 # The same as live
 
 KEYED = """
+exempt = [{ path = "/b", team = "t1" }]
 [tiers]
 by = "user"
 default = "free"

@@ -10,7 +10,8 @@ from ratekeeper.errors import RatekeeperError, did_you_mean
 from ratekeeper.http.attributes import normal_path
 from ratekeeper.limits import Limit
 from ratekeeper.policy.keeper import Keeper
-from ratekeeper.policy.model import PUBLIC, Globs, Policy, Rule
+from ratekeeper.policy.match import PUBLIC, Globs
+from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.policy.rulebook import RuleExplanation
 from ratekeeper.rates import rate_text
 from ratekeeper.stores.memory import MemoryStore
@@ -37,6 +38,8 @@ def run_validate(args: argparse.Namespace) -> int:
     """Print what each rule of a valid file limits; an invalid file is an error."""
     policy = Policy.load(args.policy)
     print(f"{args.policy}: {len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}, no mistake found")
+    for match in policy.exempt:
+        print(f"\nexempt: requests with {_conditions(match)}")
     for rule in policy.rules:
         print(f"\n{rule.name}{'  (shadow: counts, refuses nothing)' if rule.shadow else ''}")
         print(f"  for    {_requests(rule)}")
@@ -73,6 +76,10 @@ def run_explain(args: argparse.Namespace) -> int:
         print(f"tier: {policy.complete(attributes)['tier']}")
     for explanation in explanations:
         print(_explanation(explanation))
+    exempt_by = policy.exemption(policy.complete(attributes))
+    if exempt_by is not None:
+        print(f"=> allowed: exempt, as are all requests with {_conditions(exempt_by)}")
+        return 0
     if decision.allowed:
         print("=> allowed" if decision.rules else "=> allowed: no rule applies, so nothing limits this request")
         return 0

@@ -1,6 +1,7 @@
 """A policy file (TOML) -> a `Policy`, whole or not at all: every error in it, in one `PolicyError`.
 
-Knows the file's top level, [attributes] and [tiers]; a rule's table is read by `load_rule`, [store] by `load_store`.
+Knows the file's top level, `exempt`, [attributes] and [tiers]; a rule's table is read by `load_rule`, [store] by
+`load_store`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratekeeper.errors import PolicyError, did_you_mean
-from ratekeeper.policy.load_rule import HEADER, HEADER_NAME, Vocabulary, cost_source, read_rule
+from ratekeeper.policy.load_rule import HEADER, HEADER_NAME, Vocabulary, cost_source, read_globs, read_rule
 from ratekeeper.policy.load_store import read_store
 from ratekeeper.policy.model import Policy, Rule, Tiers
 from ratekeeper.policy.reader import Report, Table, kind, shown
@@ -20,9 +21,12 @@ from ratekeeper.policy.sources import AppSource, ClientIP, CookieSource, HeaderS
 from ratekeeper.policy.toml_lines import lines_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
 
-_TOP = ("attributes", "tiers", "store", "rules")
+    from ratekeeper.policy.match import Globs
+
+_TOP = ("exempt", "attributes", "tiers", "store", "rules")
 _BUILTIN = frozenset({"method", "path", "client", "route", "endpoint"})
 """The attributes that a file need not declare. With a table [tiers], `tier` is one more."""
 
@@ -60,14 +64,16 @@ def parse_policy(text: str, source: str = "<policy>") -> Policy:
     vocabulary = Vocabulary(
         None if any_name else _BUILTIN | set(sources) | ({"tier"} if "tiers" in top.values else set()),
         _tier_names(tiers_table),
+        _addresses(sources) if not any_name else frozenset(),
     )
     tiers = _tiers(tiers_table, vocabulary)
     rules = _rules(top, vocabulary)
+    exempt = _exempt(top, vocabulary)
     store_table = top.table("store", "[store]")
     store = read_store(store_table) if store_table else None
     top.report.finish()
     sources |= {rule.cost: header for rule in rules if isinstance(rule.cost, str) and (header := cost_source(rule))}
-    return Policy(rules, sources, tiers, source, store)
+    return Policy(rules, sources, tiers, source, store, exempt)
 
 
 def _toml(text: str, source: str) -> dict[str, object]:
@@ -90,12 +96,38 @@ def _check_top(top: Table) -> None:
         if key not in _TOP:
             what = "table" if isinstance(value, dict | list) else "key"
             top.error(f"unknown {what} {shown(key)}{did_you_mean(key[:40], _TOP)}", key)
+    _check_place_of_exempt(top)
     if top.lacks("rules", "[[rules]], for a policy without a rule would limit nothing", _TOP):
         return
     if isinstance(top.values["rules"], dict):
         top.error("'rules' is a list of tables: write [[rules]], with two brackets", "rules")
     elif top.values["rules"] == []:
         top.error("'rules' is empty: a policy without a rule would limit nothing", "rules")
+
+
+def _check_place_of_exempt(top: Table) -> None:
+    """Add an error for an `exempt` after a table's header: TOML makes it a key of that table."""
+    for key, value in top.values.items():
+        tables = value if isinstance(value, list) else [value]
+        for place, table in enumerate(tables):
+            if key != "exempt" and isinstance(table, dict) and isinstance(table.get("exempt"), list):
+                where = (key, place, "exempt") if isinstance(value, list) else (key, "exempt")
+                top.error(f"'exempt' is a key of the file, here it is one of [{key}]: move it above all tables", *where)
+
+
+def _exempt(top: Table, vocabulary: Vocabulary) -> tuple[Globs, ...]:
+    entries = []
+    for number, entry in enumerate(top.tables("exempt", 'exempt = [{ path = "/healthz" }]'), 1):
+        table = Table(entry.values, entry.path, f"exempt {number}", entry.report)
+        if not table.values:
+            table.error("it is empty, so every request would match it: say whom it is for, such as { path = '/x' }")
+        entries.append({name: read_globs(table, name, vocabulary) for name in table.values})
+    return tuple(entries)
+
+
+def _addresses(sources: Mapping[str, Source]) -> frozenset[str]:
+    """Return the attributes that are a client's address: `client`, unless it comes from elsewhere, among them."""
+    return frozenset(name for name, by in {"client": ClientIP(), **sources}.items() if isinstance(by, ClientIP))
 
 
 def _attributes(table: Table | None, has_tiers: bool) -> dict[str, Source]:

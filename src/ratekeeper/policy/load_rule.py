@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ratekeeper.decision import ON_ERROR
-from ratekeeper.errors import did_you_mean
+from ratekeeper.errors import PolicyError, did_you_mean
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
+from ratekeeper.policy.match import network_of, why_no_address
 from ratekeeper.policy.model import Override, Rule
 from ratekeeper.policy.reader import Table, kind, shown
 from ratekeeper.policy.sources import HeaderSource
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ratekeeper.decision import OnError
-    from ratekeeper.policy.model import Globs, Missing
+    from ratekeeper.policy.match import Globs
+    from ratekeeper.policy.model import Missing
 
 HEADER = "header:"
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
@@ -37,10 +39,14 @@ _ON_ERROR: Mapping[str, OnError] = {word: word for word in ON_ERROR}
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What the rules of one file may refer to: attributes (None: any) and tiers (None: there are none to check)."""
+    """What the rules of one file may refer to: attributes (None: any) and tiers (None: there are none to check).
+
+    `addresses` are the attributes that are a client's address for sure.
+    """
 
     attributes: frozenset[str] | None
     tiers: frozenset[str] | None
+    addresses: frozenset[str] = frozenset()
 
     def check(self, table: Table, name: str, *inner: str | int) -> None:
         """Add an error at `inner` if there is no attribute of this name."""
@@ -77,7 +83,7 @@ def read_rule(table: Table, vocabulary: Vocabulary) -> Rule | None:
     for place, attribute in enumerate(key):
         vocabulary.check(table, attribute, "key", place)
     values: dict[str, Any] = {
-        "match": {name: _globs(match, name, vocabulary) for name in match.values} if match else {},
+        "match": {name: read_globs(match, name, vocabulary) for name in match.values} if match else {},
         "overrides": _overrides(table, algorithm, limit, vocabulary) if algorithm else (),
         "cost": _cost(table, limit, vocabulary),
         "max_wait": _max_wait(table),
@@ -171,7 +177,7 @@ def _override_match(table: Table, algorithm: _Algorithm, vocabulary: Vocabulary)
         if _is_slip(name, table.values[name], vocabulary):
             table.unknown(name, {*limit_keys, *(vocabulary.attributes or ())})
         else:
-            match[name] = _globs(table, name, vocabulary)
+            match[name] = read_globs(table, name, vocabulary)
     if not names:
         table.error('it has no attribute to match: say whom it is for, such as user = "alice"')
     return match
@@ -186,7 +192,7 @@ def _is_slip(name: str, value: object, vocabulary: Vocabulary) -> bool:
     return name in _RULE_KEYS or bool(near)
 
 
-def _globs(table: Table, name: str, vocabulary: Vocabulary) -> tuple[str, ...]:
+def read_globs(table: Table, name: str, vocabulary: Vocabulary) -> tuple[str, ...]:
     """Return the patterns that a table gives for an attribute. A tier that nobody can be in is an error."""
     vocabulary.check(table, name, name)
     globs = table.texts(name)
@@ -200,7 +206,19 @@ def _globs(table: Table, name: str, vocabulary: Vocabulary) -> tuple[str, ...]:
             and not set("*?") & set(glob)
         ):
             table.error(f"unknown tier {shown(glob)}{did_you_mean(glob[:40], vocabulary.tiers)}", name)
+        mistake = _mistake_in_address(glob, name in vocabulary.addresses)
+        if mistake:
+            table.error(f"{name!r}: {mistake}", name)
     return globs
+
+
+def _mistake_in_address(glob: str, must_be_address: bool) -> str | None:
+    """Say what is wrong with a pattern that is meant for addresses. What reads as one is no secret, so it is shown."""
+    try:
+        is_network = network_of(glob) is not None
+    except PolicyError as error:
+        return str(error)
+    return why_no_address(glob) if must_be_address and not is_network else None
 
 
 def _cost(table: Table, limit: Limit | None, vocabulary: Vocabulary) -> int | str:

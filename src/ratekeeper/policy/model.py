@@ -1,62 +1,29 @@
 """What a policy is: its rules, what they match, where attributes come from, and who is in which tier.
 
 Values: checked once, then trusted. Nothing here reads a file's syntax (see `load`), and nothing knows a store, a clock
-or HTTP. Most attributes are secrets (an API key): only those in `PUBLIC` are ever put into a text for people.
+or HTTP.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
+from ratekeeper.policy.match import Globs, Test, all_accept, clipped, tests_of
 from ratekeeper.policy.sources import Source
 from ratekeeper.stores.choice import StoreChoice
 
 if TYPE_CHECKING:
     from os import PathLike
 
-Globs: TypeAlias = Mapping[str, tuple[str, ...]]
-"""For each attribute the patterns of which one must match: `*` any run of characters, `/` too, `?` any one."""
-
 Missing: TypeAlias = Literal["shared", "skip", "reject"]
 
-PUBLIC = frozenset({"tier", "path", "method", "route", "endpoint"})
-"""The attributes whose values may be shown."""
-
-_SHOWN = 80
 _COST_DIGITS = 18
 _COST_SHOWN = 40
-
-
-class _Test(NamedTuple):
-    """One attribute and the pattern that its value must match."""
-
-    attribute: str
-    globs: tuple[str, ...]
-    pattern: re.Pattern[str]
-
-    @classmethod
-    def of(cls, attribute: str, globs: tuple[str, ...]) -> _Test:
-        if isinstance(globs, str) or not globs or not all(isinstance(glob, str) for glob in globs):
-            # A bare str would match letter by letter, so never: the rule would silently limit nothing.
-            raise PolicyError(f"match on {attribute!r}: the patterns must be a tuple of texts, at least one")
-        flags = re.IGNORECASE | re.ASCII if attribute == "method" else re.NOFLAG
-        # `translate` would take [...] for a set of characters; here brackets are literal. What it makes does not
-        # backtrack into a `*` once passed, so no request can be made slow to match.
-        expressions = [fnmatch.translate(glob.replace("[", "[[]")) for glob in globs]
-        return cls(attribute, globs, re.compile("|".join(expressions), flags))
-
-    def refusal(self, value: str) -> str:
-        """Say why the value does not match, without the value if it is a secret."""
-        if self.attribute not in PUBLIC:
-            return f"{self.attribute} does not match"
-        return f"{self.attribute} is {_clipped(value, _SHOWN)}, not {' or '.join(map(repr, self.globs))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +32,14 @@ class Override:
 
     match: Globs = field(hash=False, repr=False)
     limit: Limit
-    _tests: tuple[_Test, ...] = field(init=False, repr=False, compare=False)
+    _tests: tuple[Test, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_tests", _tests_of(self.match))
+        object.__setattr__(self, "_tests", tests_of(self.match))
 
     def matches(self, attributes: Mapping[str, str]) -> bool:
         """Say whether the override is for a request with these attributes."""
-        return _all_accept(self._tests, attributes)
+        return all_accept(self._tests, attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +75,7 @@ class Rule:
     shadow: bool = False
     missing: Missing = "shared"
     on_error: OnError | None = None
-    _tests: tuple[_Test, ...] = field(init=False, repr=False, compare=False)
+    _tests: tuple[Test, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.key, str):
@@ -117,7 +84,7 @@ class Rule:
         self._check()
         if self.max_wait is None and isinstance(self.limit, TokenBucket):
             object.__setattr__(self, "max_wait", 0)
-        object.__setattr__(self, "_tests", _tests_of(self.match))
+        object.__setattr__(self, "_tests", tests_of(self.match))
 
     def _check(self) -> None:
         """Refuse what a policy file could not say, for rules that are built in code."""
@@ -135,7 +102,7 @@ class Rule:
 
     def matches(self, attributes: Mapping[str, str]) -> bool:
         """Say whether the rule is for a request with these attributes."""
-        return _all_accept(self._tests, attributes)
+        return all_accept(self._tests, attributes)
 
     def why_not(self, attributes: Mapping[str, str]) -> str | None:
         """Say why the rule is not for such a request, or None if it is."""
@@ -187,7 +154,7 @@ class Rule:
             return 1
         # int() takes more than people mean: "1_000", " 5", "+5", digits of other scripts, and any length.
         if not (text.isascii() and text.isdigit() and len(text) <= _COST_DIGITS):
-            shown = _clipped(text, _COST_SHOWN)
+            shown = clipped(text, _COST_SHOWN)
             raise CostError(f"{self.cost} must be a whole number of at most {_COST_DIGITS} digits, not {shown}")
         return int(text)
 
@@ -214,6 +181,7 @@ class Policy:
     tiers       gives each request its attribute `tier`
     source      the file's name, for messages
     store       where buckets live; a keeper opens it unless it is given a store
+    exempt      the requests that no rule limits: those whose attributes match all patterns of an entry
     """
 
     rules: tuple[Rule, ...]
@@ -221,8 +189,16 @@ class Policy:
     tiers: Tiers | None = None
     source: str = "<policy>"
     store: StoreChoice | None = None
+    exempt: tuple[Globs, ...] = field(default=(), hash=False, repr=False)
+    _exempt_tests: tuple[tuple[Test, ...], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.exempt, tuple) or not all(isinstance(match, Mapping) and match for match in self.exempt):
+            raise PolicyError(
+                f"{self.source}: exempt must be a tuple of mappings such as {{'path': ('/healthz',)}}, none of them "
+                "empty: every request would match it"
+            )
+        object.__setattr__(self, "_exempt_tests", tuple(map(tests_of, self.exempt)))
         if not self.rules:
             raise PolicyError(f"{self.source}: a policy without a rule would limit nothing")
         names: set[str] = set()
@@ -247,7 +223,7 @@ class Policy:
 
     def names(self) -> frozenset[str]:
         """Return the names of all attributes that the policy looks at."""
-        looked_at = set(self.attributes)
+        looked_at = set(self.attributes).union(*self.exempt)
         for rule in self.rules:
             looked_at.update(rule.key, rule.match, *(override.match for override in rule.overrides))
             if isinstance(rule.cost, str):
@@ -258,18 +234,9 @@ class Policy:
         """Return the attributes with the `tier` that [tiers] gives. A tier of the request's own cannot promote it."""
         return attributes if self.tiers is None else {**attributes, "tier": self.tiers.tier_of(attributes)}
 
-
-def _tests_of(match: Globs) -> tuple[_Test, ...]:
-    return tuple(_Test.of(attribute, globs) for attribute, globs in match.items())
-
-
-def _all_accept(tests: tuple[_Test, ...], attributes: Mapping[str, str]) -> bool:
-    for attribute, _, pattern in tests:
-        value = attributes.get(attribute)
-        if value is None or pattern.match(value) is None:
-            return False
-    return True
-
-
-def _clipped(text: str, most: int) -> str:
-    return repr(text if len(text) <= most else text[:most] + "...")
+    def exemption(self, attributes: Mapping[str, str]) -> Globs | None:
+        """Return the first entry of `exempt` that a request with these (completed) attributes matches, or None."""
+        for match, tests in zip(self.exempt, self._exempt_tests, strict=True):
+            if all_accept(tests, attributes):
+                return match
+        return None

@@ -11,7 +11,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratekeeper.decision import Charge, Decision, scope_of
-from ratekeeper.policy.model import PUBLIC, Policy, Rule
+from ratekeeper.policy.match import PUBLIC
+from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 from ratekeeper.stores.base import Store
 
@@ -73,6 +74,8 @@ class Rulebook:
             check_type(name, attributes.get(name))
         if self.policy.tiers is not None:
             attributes = self.policy.complete(attributes)
+        if self.policy.exempt and self.policy.exemption(attributes) is not None:
+            return Plan([], [])
         rules, charges = [], []
         for charger in self._chargers:
             rule = charger.rule
@@ -89,6 +92,8 @@ class Rulebook:
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> ExplanationPlan:
         """Return what each rule makes of a request, in the file's order."""
         complete = self.policy.complete(attributes)
+        if self.policy.exemption(complete) is not None:
+            return ExplanationPlan([RuleExplanation(rule, "the request is exempt") for rule in self.policy.rules], [])
         charges: list[Charge] = []
         explanations = []
         for charger in self._chargers:

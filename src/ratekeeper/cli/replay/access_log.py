@@ -170,7 +170,7 @@ class _RequestLine(NamedTuple):
 
 def asked_for(policy: Policy) -> frozenset[str]:
     """Return the names of all attributes that can make a difference to what the policy says of a request."""
-    names: set[str] = set()
+    names: set[str] = set().union(*policy.exempt)
     for rule in policy.rules:
         names.update(rule.match, rule.key, *(override.match for override in rule.overrides))
         if isinstance(rule.cost, str):

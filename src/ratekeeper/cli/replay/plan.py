@@ -37,7 +37,8 @@ class Planner:
         self.tallies = tuple(Tally(rule) for rule in rules)
         self._policy = policy
         self._chargers = {rule.name: Charger(rule) for rule in rules}
-        self._match_names = tuple({name: None for rule in rules for name in rule.match})
+        matches = [*policy.exempt, *(rule.match for rule in rules)]
+        self._match_names = tuple({name: None for match in matches for name in match})
         self._matching: dict[Values, tuple[Tally, ...]] = {}
 
     def shares(self, attributes: Mapping[str, str]) -> list[Share]:
@@ -50,7 +51,8 @@ class Planner:
         values = tuple(map(attributes.get, self._match_names))
         matching = self._matching.get(values)
         if matching is None:
-            matching = tuple(tally for tally in self.tallies if tally.rule.matches(attributes))
+            exempt = self._policy.exemption(attributes) is not None
+            matching = () if exempt else tuple(it for it in self.tallies if it.rule.matches(attributes))
             _remember(self._matching, values, matching)
         shares = []
         for tally in matching:
