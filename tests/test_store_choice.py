@@ -26,7 +26,7 @@ from ratekeeper import (
     StoreError,
 )
 from ratekeeper.cli.main import main
-from ratekeeper.service.serve import _make_service
+from ratekeeper.service.serve import make_service
 from ratekeeper.stores.choice import StoreChoice
 
 RULE = """
@@ -117,7 +117,7 @@ def test_a_service_that_stops_closes_the_store_that_it_opened(server: Server, tm
         return opened[-1]
 
     async def serve() -> None:
-        service = _make_service(Policy.parse(RULE), open_store)
+        service = make_service(Policy.parse(RULE), open_store)
         events, said = iter(["lifespan.startup", "lifespan.shutdown"]), list[str]()
 
         async def receive() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit, parse_limits
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
+from ratekeeper.policy.reload import PolicyWatch, watch_policy
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStats, RedisStore
@@ -48,6 +49,7 @@ __all__ = [
     "Policy",
     "PolicyDecision",
     "PolicyError",
+    "PolicyWatch",
     "QueueClosed",
     "QueueEmpty",
     "QueueFull",
@@ -64,4 +66,5 @@ __all__ = [
     "TokenBucket",
     "parse_limit",
     "parse_limits",
+    "watch_policy",
 ]

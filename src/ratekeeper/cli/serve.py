@@ -12,12 +12,12 @@ from typing import NamedTuple
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
-from ratekeeper.service.serve import OpenStore, serve
+from ratekeeper.service.serve import OpenStore, make_service, serve
 from ratekeeper.stores.choice import MEMORY, StoreChoice
 from ratekeeper.stores.shared import SharedMemoryStore
 
 _HELLO = """\
-ratekeeper serves {policy} ({rules}) at {url}{workers}
+ratekeeper serves {policy} ({rules}) at {url}{notes}
 Try:
   curl -i {header}-H 'X-Forwarded-Method: GET' -H 'X-Forwarded-Uri: /api/search' {url}/check
   curl -s -d '{{"attributes": {{{attribute}"path": "/api/search"}}}}' {url}/v1/check
@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=_port, default=8080, help="port to listen on; 0 takes a free one (default: 8080)"
     )
     parser.add_argument("--workers", type=_count, default=1, help="processes that serve (default: 1)")
+    parser.add_argument(
+        "--no-reload", action="store_true", help="take a changed policy file only at a restart, not while it serves"
+    )
     parser.add_argument(
         "--store",
         metavar="STORE",
@@ -50,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         def announce(url: str) -> None:
             print(_hello(policy, args, place, url), flush=True)
 
-        serve(policy, open_store, args.host, args.port, args.workers, announce)
+        file = None if args.no_reload else args.policy
+        serve(partial(make_service, policy, open_store, file), args.host, args.port, args.workers, announce)
     return 0
 
 
@@ -92,11 +96,14 @@ def _hello(policy: Policy, args: argparse.Namespace, place: str, url: str) -> st
     """Return what to try, with the first header that the policy reads."""
     named = [(name, source.name) for name, source in policy.attributes.items() if isinstance(source, HeaderSource)]
     name, header = named[0] if named else ("", "")
+    notes = [place] if place else []
+    if not args.no_reload:
+        notes.append("A changed policy is taken while it serves; one with mistakes is not")
     return _HELLO.format(
         policy=args.policy,
         rules=f"{len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}",
         url=url,
-        workers=(f" from {args.workers} processes" if args.workers > 1 else "") + (f"\n{place}" if place else ""),
+        notes="\n".join([f" from {args.workers} processes" if args.workers > 1 else "", *notes]),
         header=f"-H '{header}: k-1' " if header else "",
         attribute=f'"{name}": "k-1", ' if name else "",
     )

@@ -44,6 +44,13 @@ class Keeper:
         """What it decides by."""
         return self.rulebook.policy
 
+    def replace(self, policy: Policy) -> None:
+        """Decide by another policy from now on; a request under way ends by the one that it began with.
+
+        The store stays, whatever the policy's [store] says, and with it what each bucket owes; see docs/policy.md.
+        """
+        self.rulebook = Rulebook(policy)
+
     def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
 
@@ -89,6 +96,10 @@ class AsyncKeeper:
     def policy(self) -> Policy:
         """What it decides by."""
         return self.rulebook.policy
+
+    def replace(self, policy: Policy) -> None:
+        """As `Keeper.replace`. Any thread may call it."""
+        self.rulebook = Rulebook(policy)
 
     async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.check`."""

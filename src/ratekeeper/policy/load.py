@@ -37,6 +37,11 @@ _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$
 
 def load_policy(path: str | PathLike[str]) -> Policy:
     """Read a policy file. Raises `PolicyError`."""
+    return parse_policy(policy_text(path), fspath(path))
+
+
+def policy_text(path: str | PathLike[str]) -> str:
+    """Return the text of a policy file. Raises `PolicyError` if it has none."""
     source = fspath(path)
     try:
         data = Path(path).read_bytes()
@@ -47,11 +52,10 @@ def load_policy(path: str | PathLike[str]) -> Policy:
     except OSError as error:
         raise PolicyError(f"{source}: cannot be read: {error.strerror}") from error
     try:
-        text = data.decode("utf-8-sig")  # editors on Windows put a byte order mark first
+        return data.decode("utf-8-sig")  # editors on Windows put a byte order mark first
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError(f"{source}:{line}: not UTF-8 text: byte 0x{data[error.start]:02x}") from None
-    return parse_policy(text, source)
 
 
 def parse_policy(text: str, source: str = "<policy>") -> Policy:

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import parse_qs
 
 from ratekeeper.errors import CostError, RateLimitExceeded, StoreUnavailable
@@ -19,9 +19,11 @@ from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import explained, problem, unavailable
 from ratekeeper.http.response import Response
 from ratekeeper.policy.keeper import AsyncKeeper
+from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import ClientIP
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.service.json_check import BadRequestError, parse_check, report
+from ratekeeper.stores.base import AsyncStore, Store
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -40,11 +42,37 @@ _JSON = ("Content-Type", "application/json")
 _NO_STORE = ("Cache-Control", "no-store")
 
 
-class Service:
-    """Answers `/check` (for gateways), `/v1/check` (JSON) and `/healthz`, by a keeper's policy.
+class _Book(NamedTuple):
+    """What the service goes by under one policy: a request is read, decided and held by the same one.
 
-    The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
-    address that the gateway saw. `close` is called, and awaited if need be, when the server stops.
+    `needed` are the headers that a gateway must send, `names` the attributes that are known, if not any are.
+    """
+
+    keeper: AsyncKeeper
+    may_wait: bool
+    needed: tuple[str, ...]
+    names: frozenset[str] | None
+    read: Callable[[Request], dict[str, str]]
+
+    @classmethod
+    def of(cls, policy: Policy, store: Store | AsyncStore) -> _Book:
+        names = policy.names()
+        return cls(
+            AsyncKeeper(policy, store),
+            any(rule.max_wait != 0 for rule in policy.rules),
+            # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
+            tuple(header for name, header in _FORWARDED.items() if name in names),
+            names | _ALWAYS_KNOWN if policy.attributes else None,
+            AttributeReader(policy.attributes, default_client=ClientIP(trusted_proxies=1)).read,
+        )
+
+
+class Service:
+    """Answers `/check` (for gateways), `/v1/check` (JSON) and `/healthz`, by the policy that a keeper has.
+
+    A policy that replaces the keeper's is gone by from the next request on. The gateway in front is the one trusted
+    proxy unless the policy says otherwise, so a request's `client` is the address that the gateway saw.
+    `close` is called, and awaited if need be, when the server stops.
     """
 
     def __init__(
@@ -52,14 +80,15 @@ class Service:
     ) -> None:
         self._keeper = keeper
         self._close = close
-        self._may_wait = any(rule.max_wait != 0 for rule in keeper.policy.rules)
-        # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
-        names = keeper.policy.names()
-        self._needed = [header for name, header in _FORWARDED.items() if name in names]
-        self._names = names | _ALWAYS_KNOWN if keeper.policy.attributes else None
+        self._latest = _Book.of(keeper.policy, keeper.store)
         self._held = 0
         self._most_held = most_held
-        self._read = AttributeReader(keeper.policy.attributes, default_client=ClientIP(trusted_proxies=1)).read
+
+    def _book(self) -> _Book:
+        policy = self._keeper.policy
+        if policy is not self._latest.keeper.policy:
+            self._latest = _Book.of(policy, self._keeper.store)
+        return self._latest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -100,14 +129,14 @@ class Service:
         return explained(404, f"there is no {path!r}: ask /check, /v1/check or /healthz")
 
     async def _check(self, scope: Scope, receive: Receive) -> Response:
-        deny_status = _deny_status(scope["query_string"])
+        book, deny_status = self._book(), _deny_status(scope["query_string"])
         peer = scope["client"][0] if scope.get("client") else None
         headers = header_map(scope["headers"])
-        for needed in self._needed:
+        for needed in book.needed:
             if not headers.get(needed):
                 raise BadRequestError(f"the gateway must say what the request is for, but sent no {needed}")
         asked = Request(scope["method"], scope.get("raw_path") or scope["path"], headers, peer)
-        decision = await self._decide(self._read(forwarded_request(asked)), 1, receive)
+        decision = await self._decide(book, book.read(forwarded_request(asked)), 1, receive)
         limits = rate_limit_headers(decision)
         if decision.allowed:
             return Response(200, limits)
@@ -115,28 +144,29 @@ class Service:
         return Response(refusal.status, [*limits, *refusal.headers], refusal.body)
 
     async def _check_json(self, body: bytes, receive: Receive) -> Response:
-        asked = parse_check(body, self._names)
-        decision = await self._decide(asked.attributes, asked.cost, receive)
+        book = self._book()
+        asked = parse_check(body, book.names)
+        decision = await self._decide(book, asked.attributes, asked.cost, receive)
         return Response(200, [*rate_limit_headers(decision), _JSON, _NO_STORE], json.dumps(report(decision)).encode())
 
-    async def _decide(self, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
+    async def _decide(self, book: _Book, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
         """Decide; hold the answer until the request's turn, if its rules let it wait and not too many do."""
         try:
             try:
-                return await self._keeper.acquire(attributes, cost, timeout=0)
+                return await book.keeper.acquire(attributes, cost, timeout=0)
             except RateLimitExceeded:
-                if not self._may_wait or self._held >= self._most_held:
+                if not book.may_wait or self._held >= self._most_held:
                     raise
-            return await self._hold(attributes, cost, receive)
+            return await self._hold(book, attributes, cost, receive)
         except RateLimitExceeded as refused:
             return cast("PolicyDecision", refused.decision)
         except CostError as error:
             raise BadRequestError(str(error)) from None
 
-    async def _hold(self, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
+    async def _hold(self, book: _Book, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
         """Wait for the request's turn; a client that hangs up meanwhile gives its place back."""
         self._held += 1
-        turn = asyncio.ensure_future(self._keeper.acquire(attributes, cost))
+        turn = asyncio.ensure_future(book.keeper.acquire(attributes, cost))
         hung_up = asyncio.ensure_future(_hung_up(receive))
         try:
             await asyncio.wait({turn, hung_up}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,32 +1,33 @@
 """Serves the service by uvicorn on one socket, from one process or several.
 
-Knows a policy, a store, a host and a port.
+Knows a policy and its file, a store, a host and a port.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.policy.model import Policy
+from ratekeeper.policy.reload import watch_policy
 from ratekeeper.service.app import Service
 from ratekeeper.stores.base import AsyncStore, Store
 
 OpenStore: TypeAlias = Callable[[], Store | AsyncStore]
+MakeService: TypeAlias = Callable[[], Service]
 
 
-def serve(
-    policy: Policy, open_store: OpenStore, host: str, port: int, workers: int, announce: Callable[[str], None]
-) -> None:
+def serve(make_service: MakeService, host: str, port: int, workers: int, announce: Callable[[str], None]) -> None:
     """Serve until a signal stops the process. `announce` gets the URL once connections are accepted.
 
-    With several `workers`, each a process, a worker that dies is replaced. Each opens the store by `open_store`, which
-    is pickled for it, and should lead to the same buckets. Port 0 takes a free one. Raises OSError if the address
-    cannot be had, MissingExtraError without uvicorn.
+    With several `workers`, each a process, a worker that dies is replaced. Each has a service of its own, by
+    `make_service`, which is pickled for it. Port 0 takes a free one. Raises OSError if the address cannot be had,
+    MissingExtraError without uvicorn.
     """
     try:
         import uvicorn  # noqa: PLC0415  an extra: only who serves needs it
@@ -36,7 +37,7 @@ def serve(
     listening = _listen(host, port)
     # Forwarding headers are evidence, which the policy weighs: uvicorn must not rewrite the peer by them.
     config = uvicorn.Config(
-        partial(_make_service, policy, open_store), factory=True, workers=workers,
+        make_service, factory=True, workers=workers,
         log_level="warning", access_log=False, proxy_headers=False, server_header=False,
     )  # fmt: skip
     announce(_url(listening))
@@ -46,9 +47,26 @@ def serve(
         Multiprocess(config, sockets=[listening]).run()
 
 
-def _make_service(policy: Policy, open_store: OpenStore) -> Service:
+def make_service(policy: Policy, open_store: OpenStore, file: str | None = None) -> Service:
+    """Make a worker's service, which takes the policy of `file` whenever it changes, and tells of it on stderr.
+
+    `open_store` should lead every worker to the same buckets.
+    """
     store = open_store()
-    return Service(AsyncKeeper(policy, store), close=getattr(store, "close", None))
+    keeper = AsyncKeeper(policy, store)
+    if file is not None:
+        _log_to_stderr()
+        watch_policy(file, keeper.replace, in_use=policy)
+    return Service(keeper, close=getattr(store, "close", None))
+
+
+def _log_to_stderr() -> None:
+    """Show what the library logs; the process's number tells the workers apart."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"ratekeeper[{os.getpid()}]: %(message)s"))
+    log = logging.getLogger("ratekeeper")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,0 +1,184 @@
+"""watch_policy(): hands over the policy of a file each time that the file changes; a broken file changes nothing.
+
+It asks for the file's status now and then, which works on every file system, for files that are renamed over it, and
+for links that are turned, as Kubernetes does. It knows a file and a function that takes policies, and no keeper.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeAlias
+from weakref import WeakSet
+
+from ratekeeper.errors import PolicyError
+from ratekeeper.policy.load import parse_policy, policy_text
+from ratekeeper.policy.model import Policy
+
+Replace: TypeAlias = Callable[[Policy], None]
+
+_log = logging.getLogger("ratekeeper")
+
+
+def watch_policy(
+    path: str | os.PathLike[str], replace: Replace, *, in_use: Policy | None = None, every: float = 0.25
+) -> PolicyWatch:
+    """Call `replace`, such as `Keeper.replace`, with the file's policy whenever it is another one than `in_use`.
+
+    The file is looked at once before this returns, and then each `every` seconds by a thread of its own, also in a
+    forked child, until `stop`. Without `in_use`, whatever it holds is handed over first. A change is taken when the
+    file has rested for `every` seconds, so that none is read half written. What happens is told by the logger
+    "ratekeeper": a policy that is taken (INFO), a file with mistakes, which changes nothing (ERROR, once for each
+    content), and another [store], which only a restart can take (WARNING).
+    """
+    return PolicyWatch(path, replace, in_use, every)
+
+
+class PolicyWatch:
+    """A watch over a policy file, begun by `watch_policy`. As a context manager it is stopped at the end."""
+
+    def __init__(self, path: str | os.PathLike[str], replace: Replace, in_use: Policy | None, every: float) -> None:
+        if not callable(replace):
+            raise TypeError(f"replace must be a function that takes a Policy, such as keeper.replace, not {replace!r}")
+        if not isinstance(every, int | float) or not 0 < every < threading.TIMEOUT_MAX:
+            raise ValueError(f"every must be seconds, more than 0, not {every!r}")
+        self._path = os.fspath(path)
+        self._replace = replace
+        self._every = every
+        self._in_use = self._begun_with = in_use
+        self._text: str | None = None  # what was last taken, or refused
+        self._refused = False
+        self._seen = _status(self._path)
+        self._judged: _Status | None = None
+        self._judge()
+        self._start()
+        _watches.add(self)
+
+    def stop(self) -> None:
+        """Watch no more: when this returns, nothing is handed over any more."""
+        _watches.discard(self)
+        self._stopping.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def __enter__(self) -> PolicyWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=[self._stopping], name="ratekeeper policy", daemon=True)
+        self._thread.start()
+
+    def _renew(self) -> None:
+        """Go on in a forked child, without the parent's thread, which may have been in the middle of a change."""
+        self._text = self._judged = None
+        self._start()
+
+    def _run(self, stopping: threading.Event) -> None:
+        while not stopping.wait(self._every):
+            try:
+                self._look()
+            except Exception:  # `replace` is the caller's; the watch goes on for the next change
+                _log.exception("%s has changed, but was not taken", self._path)
+
+    def _look(self) -> None:
+        """Judge the file if it has changed, and has rested since the last look."""
+        now = _status(self._path)
+        if now != self._seen:
+            self._seen = now
+        elif now != self._judged:
+            self._judged = now
+            self._judge()
+
+    def _judge(self) -> None:
+        text, policy = _read(self._path)
+        if text == self._text or _status(self._path) != self._seen:
+            return
+        self._text = text
+        if isinstance(policy, Policy):
+            self._take(policy)
+            self._refused = False
+        else:
+            self._refused = True
+            _log.error("%s is not taken: what was in use before stays. Its mistakes:\n%s", self._path, policy)
+
+    def _take(self, policy: Policy) -> None:
+        """Hand a policy over, unless it says what the one in use says."""
+        before, changes = self._in_use, [] if self._in_use is None else _changes(self._in_use, policy)
+        if before is not None and not changes:
+            if self._refused:
+                _log.info("%s is mended: it says what is in use", self._path)
+            return
+        self._replace(policy)
+        self._in_use, self._begun_with = policy, self._begun_with or policy
+        if before is not None and before.store != policy.store != self._begun_with.store:
+            _log.warning("%s has another [store], which is not taken before a restart; all else is", self._path)
+        _log.info("%s is in use: %s", self._path, "; ".join(changes) or f"rules {_named([*_by_name(policy)])}")
+
+
+_Status: TypeAlias = tuple[int, int, int, int]
+
+
+def _status(path: str) -> _Status:
+    """Return what changes when a file does; all 0 if there is none."""
+    try:
+        it = os.stat(path)
+    except OSError:
+        return 0, 0, 0, 0
+    return it.st_mtime_ns, it.st_size, it.st_ino, it.st_dev
+
+
+def _read(path: str) -> tuple[str, Policy | PolicyError]:
+    """Return a file's text, or why it has none, and its policy, or why it has none."""
+    text = ""
+    try:
+        text = policy_text(path)
+        return text, parse_policy(text, path)
+    except PolicyError as error:
+        return text or str(error), error
+
+
+def _changes(before: Policy, after: Policy) -> list[str]:
+    """Say what another policy changes; nothing if it says the same."""
+    old, new = _by_name(before), _by_name(after)
+    stay = [name for name in new if name in old]
+    of_rules = {
+        "added": [name for name in new if name not in old],
+        "removed": [name for name in old if name not in new],
+        "changed": [name for name in stay if new[name] != old[name]],
+    }
+    changes = [f"{how} {_named(names)}" for how, names in of_rules.items() if names]
+    if stay != [name for name in old if name in new]:
+        changes.append("other order of rules")
+    for part in ("exempt", "attributes", "tiers", "store"):
+        if getattr(before, part) != getattr(after, part):
+            changes.append(f"other {part if part == 'exempt' else f'[{part}]'}")
+    return changes
+
+
+def _by_name(policy: Policy) -> dict[str, object]:
+    return {rule.name: rule for rule in policy.rules}
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+_watches: WeakSet[PolicyWatch] = WeakSet()
+
+
+def _renew_all() -> None:
+    for watch in list(_watches):
+        watch._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)

@@ -1,0 +1,429 @@
+"""A policy that changes while it is in use: what is taken, what is refused, what is said, what buckets still owe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from async_memory import AsyncMemoryStore
+from conftest import need
+from servers import PATIENCE, program, ratekeeper_service
+
+from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, PolicyWatch, watch_policy
+from ratekeeper.service.app import Service
+from ratekeeper.stores.table_store import TableStore
+
+EVERY = 0.01
+ONE = '[[rules]]\nname = "one"\nlimit = "1/day"\n'
+TWO = '[[rules]]\nname = "two"\nlimit = "2/day"\n'
+BROKEN = '[[rules]]\nname = "one"\nlimt = "1/day"\nshadow = 5\n'
+
+
+def poll(claim: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Wait until a claim is true."""
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.002)
+
+
+def rule(limit: str, name: str = "r", more: str = "") -> Policy:
+    return Policy.parse(f'[[rules]]\nname = "{name}"\n{limit}\n{more}')
+
+
+def bucket(capacity: int, rate: int) -> Policy:
+    return rule(f"capacity = {capacity}\nrefill_rate = {rate}")
+
+
+# Keeper.replace
+
+
+@pytest.mark.parametrize(
+    ("capacity", "rate", "remaining", "wait"),
+    [(20, 5, 5, 0.0), (40, 5, 25, 0.0), (10, 5, 0, 1.2), (20, 10, 0, 1.1), (20, 3, 11, 0.0), (16, 5, 1, 0.0)],
+)
+def test_what_a_bucket_owes_carries_over_in_time(
+    store: TableStore, capacity: int, rate: int, remaining: int, wait: float
+) -> None:
+    """15 of 20 were taken at 5/s, so the bucket is full in 3 s, whatever its capacity and rate are from now on."""
+    keeper = Keeper(bucket(20, 5), store)
+    assert keeper.check({}, cost=15).remaining == 5
+    keeper.replace(bucket(capacity, rate))
+    decision = keeper.check({}, cost=0)
+    assert (decision.remaining, decision.reset_after) == (remaining, 3.0)
+    assert keeper.check({}).retry_after == wait
+
+
+def test_a_rule_that_goes_and_comes_back_still_knows_what_was_taken(store: TableStore, clock: ManualClock) -> None:
+    keeper = Keeper(rule('limit = "2/hour"'), store)
+    assert keeper.check({}, cost=2)
+    keeper.replace(rule('limit = "2/hour"', name="another"))
+    assert keeper.check({}).remaining == 1, "another name is another bucket"
+    keeper.replace(rule('limit = "2/hour"'))
+    assert not keeper.check({})
+    clock.advance(3600)
+    assert keeper.check({}).remaining == 1
+
+
+def test_a_policy_that_is_replaced_keeps_the_keepers_store(store: TableStore) -> None:
+    keeper = Keeper(rule('limit = "2/hour"'), store)
+    policy = rule('limit = "3/hour"', more='[store]\nurl = "memory"\n')
+    keeper.replace(policy)
+    assert (keeper.policy, keeper.store) == (policy, store)
+
+
+def test_a_replacement_that_is_no_policy_is_an_error_and_changes_nothing() -> None:
+    policy = rule('limit = "2/hour"')
+    for keeper in (Keeper(policy), AsyncKeeper(policy)):
+        with pytest.raises(TypeError, match=r"a keeper takes a Policy, such as Policy.load\('policy.toml'\)"):
+            keeper.replace("policy.toml")  # type: ignore[arg-type]
+        assert keeper.policy is policy
+
+
+def test_a_request_under_way_ends_by_the_policy_that_it_began_with(clock: ManualClock) -> None:
+    async def use() -> None:
+        awaited = AsyncMemoryStore(MemoryStore(100, clock=clock))
+        keeper = AsyncKeeper(rule('limit = "2/hour"', name="old"), awaited)
+        asked = asyncio.create_task(keeper.check({}))
+        while not awaited.asking:
+            await asyncio.sleep(0)
+        keeper.replace(rule('limit = "9/hour"', name="new"))
+        old, new = await asked, await keeper.check({})
+        assert [(it.rules[0].name, it.remaining) for it in (old, new)] == [("old", 1), ("new", 8)]
+
+    asyncio.run(use())
+
+
+def test_threads_see_one_policy_or_the_other_and_never_a_mixture() -> None:
+    rules = '[[rules]]\nname = "{}{}"\nlimit = "1000000/s"\n'
+    policies = [Policy.parse("".join(rules.format(name, n) for n in range(5))) for name in "ab"]
+    keeper, seen, done = Keeper(policies[0]), set[tuple[str, ...]](), threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            seen.add(tuple(it.name for it in keeper.check({}).rules))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(300):
+        keeper.replace(policies[number % 2])
+    poll(lambda: len(seen) == 2)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert seen == {tuple(f"{name}{n}" for n in range(5)) for name in "ab"}
+
+
+# watch_policy
+
+
+class Watched:
+    """A policy file with a watch over it, and what the watch handed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.taken: list[list[str]] = []
+
+    def watch(self, text: str = ONE) -> PolicyWatch:
+        self.path.write_text(text)
+        return watch_policy(self.path, self.take, in_use=Policy.load(self.path), every=EVERY)
+
+    def take(self, policy: Policy) -> None:
+        self.taken.append([rule.name for rule in policy.rules])
+
+    def put(self, text: str) -> None:
+        """Rename another file over it, as careful editors and deployments do."""
+        (self.path.parent / "new").write_text(text)
+        os.replace(self.path.parent / "new", self.path)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Watched]:
+    caplog.set_level(logging.INFO, "ratekeeper")
+    yield Watched(tmp_path / "policy.toml")
+    assert "was not taken" not in caplog.text
+
+
+def said(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == level]
+
+
+def test_a_change_is_taken_whether_it_is_written_or_renamed(watched: Watched) -> None:
+    with watched.watch():
+        watched.path.write_text(TWO)
+        poll(lambda: watched.taken == [["two"]])
+        watched.put(ONE + TWO)
+        poll(lambda: watched.taken == [["two"], ["one", "two"]])
+
+
+def test_a_link_that_is_turned_is_a_change_as_with_a_config_map(watched: Watched, tmp_path: Path) -> None:
+    for version, text in (("v1", ONE), ("v2", TWO)):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "policy.toml").write_text(text)
+        os.utime(tmp_path / version / "policy.toml", (1e9, 1e9))
+    (tmp_path / "data").symlink_to("v1")
+    watched.path.symlink_to("data/policy.toml")
+    with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=EVERY):
+        (tmp_path / "turned").symlink_to("v2")
+        os.replace(tmp_path / "turned", tmp_path / "data")
+        poll(lambda: watched.taken == [["two"]])
+
+
+def test_a_file_that_changed_before_the_watch_began_is_taken_at_once(watched: Watched) -> None:
+    watched.path.write_text(TWO)
+    with watch_policy(watched.path, watched.take, in_use=Policy.parse(ONE)):
+        assert watched.taken == [["two"]]
+    with watch_policy(watched.path, watched.take, in_use=Policy.parse(TWO)):
+        assert watched.taken == [["two"]], "it is in use already"
+    with watch_policy(watched.path, watched.take):
+        assert watched.taken == [["two"], ["two"]], "nobody said what is in use"
+
+
+def test_a_broken_file_changes_nothing_and_is_told_with_all_its_mistakes(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    with watched.watch():
+        for text in (BROKEN, BROKEN + "\n", ONE, TWO):
+            known = len(caplog.records)
+            watched.put(text)
+            poll(lambda known=known: len(caplog.records) > known)  # type: ignore[misc]
+    first, second = said(caplog, logging.ERROR)
+    assert "policy.toml is not taken: what was in use before stays" in first
+    assert "policy.toml:3: rule 'one': unknown key 'limt': did you mean 'limit'?" in first
+    assert "policy.toml:4: rule 'one': 'shadow' must be true or false" in first
+    assert second == first, "another content, though its mistakes are the same"
+    assert watched.taken == [["two"]]
+    assert [re.sub(".*policy.toml", "policy.toml", line) for line in said(caplog, logging.INFO)] == [
+        "policy.toml is mended: it says what is in use",
+        "policy.toml is in use: added 'two'; removed 'one'",
+    ]
+
+
+def test_a_file_that_vanishes_changes_nothing_and_is_taken_when_it_is_back(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    with watched.watch():
+        watched.path.unlink()
+        poll(lambda: "policy.toml: no such file" in caplog.text)
+        watched.path.write_text(TWO)
+        poll(lambda: watched.taken == [["two"]])
+    assert len(said(caplog, logging.ERROR)) == 1
+
+
+def test_what_changed_is_told_by_the_names_of_rules(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    three = TWO.replace("two", "three")
+    head = 'exempt = [{ path = "/x" }]\n[tiers]\nby = "user"\ndefault = "a"\n[attributes]\nuser = "header:x-user"\n'
+    for text, change in [
+        (ONE.replace("1/day", "5/day") + three, "added 'three'; removed 'two'; changed 'one'"),
+        (TWO + ONE, "other order of rules"),
+        (head + ONE + TWO, "other exempt; other [attributes]; other [tiers]"),
+    ]:
+        with watched.watch(ONE + TWO):
+            watched.put(text)
+            poll(lambda change=change: caplog.text.endswith(f"policy.toml is in use: {change}\n"))  # type: ignore[misc]
+    with watched.watch(ONE + TWO):
+        told, looked = len(caplog.records), watched.path.stat()
+        watched.put("# a comment\n" + ONE + TWO)
+        assert watched.path.stat() != looked
+        watched.put(TWO + ONE)
+        poll(lambda: len(caplog.records) > told)
+    assert len(caplog.records) == told + 1, "a comment changes nothing"
+
+
+def test_another_store_is_told_to_need_a_restart_and_all_else_is_taken(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = '[store]\nurl = "shared:x"\n'
+    with watched.watch():
+        for number, text in enumerate((TWO + store, ONE + store, ONE), 1):
+            watched.put(text)
+            poll(lambda number=number: len(said(caplog, logging.INFO)) == number)  # type: ignore[misc]
+    [warning] = said(caplog, logging.WARNING)
+    assert "has another [store], which is not taken before a restart; all else is" in warning
+    assert watched.taken == [["two"], ["one"], ["one"]]
+
+
+def test_a_file_that_is_being_written_is_not_taken_before_it_rests(watched: Watched) -> None:
+    """What is there of a file may be a policy in itself, with fewer rules. The looks are the test's own here."""
+    watched.path.write_text(ONE)
+    with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:
+        for written in (ONE + TWO, ONE + TWO + TWO.replace("two", "three")):
+            watched.put(written)
+            watch._look()
+        assert watched.taken == []
+        watch._look()
+    assert watched.taken == [["one", "two", "three"]]
+
+
+def test_the_same_broken_content_is_told_once(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    watched.path.write_text(ONE)
+    with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:
+        for _ in range(3):
+            watched.put(BROKEN)
+            watch._look()
+            watch._look()
+    assert len(said(caplog, logging.ERROR)) == 1
+
+
+def test_a_watch_that_is_stopped_hands_nothing_over_any_more(watched: Watched) -> None:
+    watch = watched.watch()
+    watch.stop()
+    watch.stop()
+    watched.put(TWO)
+    assert not any(thread.name == "ratekeeper policy" for thread in threading.enumerate())
+    assert watched.taken == []
+
+
+def test_a_watch_may_be_stopped_by_what_it_calls(tmp_path: Path) -> None:
+    path, stopped = tmp_path / "policy.toml", threading.Event()
+    path.write_text(ONE)
+
+    def stop(_: Policy) -> None:
+        watch.stop()
+        stopped.set()
+
+    watch = watch_policy(path, stop, in_use=Policy.load(path), every=EVERY)
+    path.write_text(TWO)
+    assert stopped.wait(PATIENCE)
+
+
+def test_a_caller_that_fails_is_told_of_and_the_watch_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, taken = tmp_path / "policy.toml", list[str]()
+    path.write_text(ONE)
+
+    def take(policy: Policy) -> None:
+        taken.append(policy.rules[0].name)
+        if len(taken) == 1:
+            raise OSError("no")
+
+    with watch_policy(path, take, in_use=Policy.load(path), every=EVERY):
+        path.write_text(TWO)
+        poll(lambda: "has changed, but was not taken" in caplog.text)
+        path.write_text(TWO + ONE)
+        poll(lambda: taken == ["two", "two"])
+
+
+@pytest.mark.parametrize("every", [0, -1, "1", float("nan"), float("inf")])
+def test_a_watch_that_cannot_be_is_an_error(tmp_path: Path, every: float) -> None:
+    with pytest.raises(ValueError, match="every must be seconds, more than 0, not"):
+        watch_policy(tmp_path / "policy.toml", print, every=every)
+    with pytest.raises(TypeError, match="replace must be a function that takes a Policy"):
+        watch_policy(tmp_path / "policy.toml", Policy.parse(ONE))  # type: ignore[arg-type]
+
+
+IN_CHILD = """
+    import os, signal, sys, time
+    from ratekeeper import Keeper, Policy, watch_policy
+
+    path, two = sys.argv[1:]
+    keeper = Keeper(Policy.load(path))
+    watch_policy(path, keeper.replace, in_use=keeper.policy, every=0.01)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        with open(path, "w") as file:
+            file.write(two)
+        while keeper.policy.rules[0].name != "two":
+            time.sleep(0.002)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, "the child does not watch"
+"""
+
+
+def test_a_forked_child_watches_on(tmp_path: Path) -> None:
+    need("os.fork", hasattr(os, "fork"))
+    path = tmp_path / "policy.toml"
+    path.write_text(ONE)
+    ignore = "ignore:This process:DeprecationWarning"  # to fork with threads is what this is about
+    command = [sys.executable, "-W", ignore, "-c", textwrap.dedent(IN_CHILD), str(path), TWO]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# The service
+
+
+def ask(url: str, **headers: str) -> httpx.Response:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.get(f"{url}/check", headers={"X-Forwarded-Uri": "/x", **names})
+
+
+SERVED = '[attributes]\nuser = "header:x-user"\n[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "5/day"\n'
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_service_takes_a_change_within_a_second_and_keeps_what_was_taken(tmp_path: Path, workers: str) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(SERVED)
+    announced: list[str] = []
+    with ratekeeper_service(policy, announced, "--workers", workers) as url:
+        assert "A changed policy is taken while it serves; one with mistakes is not\n" in announced
+        assert ask(url, x_user="a", x_new_user="b").headers["ratelimit"].startswith('"r";r=4;')
+        policy.write_text(SERVED.replace("5/day", "10/day").replace("x-user", "x-new-user"))
+        changed = time.monotonic()
+        # With the new limit, by the new header: half of the 4.8 hours that it owed are a token now.
+        poll(lambda: all("q=10;" in ask(url, x_new_user="c").headers["ratelimit-policy"] for _ in range(8)))
+        assert time.monotonic() - changed < 1
+        assert ask(url, x_user="b", x_new_user="a").headers["ratelimit"].startswith('"r";r=7;')
+
+
+def test_a_broken_file_is_told_on_stderr_and_the_service_goes_on(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(SERVED)
+    with program(sys.executable, "-m", "ratekeeper.cli.main", "serve", policy, "--port", "0") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        [url] = re.findall(r"http://\S+", process.stdout.readline())
+        policy.write_text(SERVED.replace("5/day", "5/dya"))
+        lines = [process.stderr.readline() for _ in range(2)]
+        assert re.match(r"ratekeeper\[\d+\]: .*policy.toml is not taken: what was in use before stays", lines[0])
+        assert "policy.toml:6: rule 'r': '5/dya': unknown unit of time 'dya': did you mean 'day'?" in lines[1]
+        assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=4;')
+        policy.write_text(SERVED.replace("5/day", "6/day"))
+        poll(lambda: "is in use: changed 'r'" in process.stderr.readline())  # type: ignore[union-attr]
+        assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=3;'), "4.8 and 4 of 24 hours"
+
+
+def test_a_service_that_is_told_not_to_reload_does_not_say_that_it_does(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(SERVED)
+    announced: list[str] = []
+    with ratekeeper_service(policy, announced, "--no-reload"):
+        assert "while it serves" not in "".join(announced)
+
+
+def test_a_service_goes_by_its_keepers_policy_of_the_moment(clock: ManualClock) -> None:
+    """Which headers it needs, which attributes it knows, and whether it holds requests, are the policy's."""
+
+    async def status(service: Service) -> int:
+        sent: list[dict[str, object]] = []
+        scope = {"type": "http", "method": "GET", "path": "/check", "query_string": b"", "headers": []}
+
+        async def send(message: object) -> None:
+            sent.append(message)  # type: ignore[arg-type]
+
+        await service(scope, None, send)  # type: ignore[arg-type]
+        return sent[0]["status"]  # type: ignore[return-value]
+
+    async def use() -> None:
+        keeper = AsyncKeeper(rule('limit = "1/day"'), MemoryStore(100, clock=clock))
+        service = Service(keeper)
+        assert [await status(service) for _ in range(2)] == [200, 429]
+        keeper.replace(rule('match = { path = "/x" }\nlimit = "1/day"'))
+        assert await status(service) == 400, "it must be told the path now"
+        keeper.replace(rule('limit = "1/day"', name="s"))
+        assert await status(service) == 200
+
+    asyncio.run(use())
