@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import Depends, FastAPI
+from redis_servers import wait_for
 
 from ratekeeper import ManualClock, MemoryStore, Policy
 from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate_limit
@@ -59,3 +62,23 @@ def test_a_decorator_needs_no_argument_of_the_endpoint_and_limits_a_function_tha
     app = application()
     assert [one.status_code for one in asyncio.run(get(app, "/send/a", "/send/b", **{"x-user": "alice"}))] == [200, 429]
     assert [one.status_code for one in asyncio.run(get(app, "/send/a", **{"x-user": "bob"}))] == [200]
+
+
+def test_a_changed_policy_file_takes_effect_without_a_restart_and_a_broken_one_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "policy.toml"
+    rule = '[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "{}/minute"'
+    file.write_text(rule.format(3))
+    app = application(policy=file)
+
+    def quota() -> str:
+        [answer] = asyncio.run(get(app, "/items/1"))
+        return answer.headers["ratelimit-policy"]
+
+    assert quota() == '"each";q=3;w=60'
+    file.write_text(rule.format(5))
+    wait_for(lambda: quota() == '"each";q=5;w=60')
+    file.write_text(rule.format("many"))
+    wait_for(lambda: "is not taken" in caplog.text)
+    assert quota() == '"each";q=5;w=60'

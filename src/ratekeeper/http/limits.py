@@ -21,6 +21,7 @@ from ratekeeper.http.exchange import Exchange, response_to
 from ratekeeper.http.headers import LegacyReset, legacy_headers
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
+from ratekeeper.policy.reload import watch_policy
 from ratekeeper.policy.sources import AppSource, ClientIP
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import AsyncStore, Store
@@ -74,7 +75,8 @@ class _Ready(NamedTuple, Generic[K]):
 class _Limits(Generic[K]):
     """Rules for an application's requests, and where they are kept.
 
-    `policy` is a policy, or the name of its file; without one, only the endpoints' own limits count. `store` is where
+    `policy` is a policy, or the name of its file, which is watched: a change takes effect within a second, and a broken
+    file changes nothing (see `watch_policy`). Without one, only the endpoints' own limits count. `store` is where
     buckets live: a store, or its text as for `StoreChoice`; by default the policy's, or else this process's memory.
     `routes` says whether the framework tells the route of a request.
     """
@@ -94,6 +96,7 @@ class _Limits(Generic[K]):
         legacy: LegacyReset | None = None,
         enabled: bool = True,
     ) -> None:
+        path = policy if isinstance(policy, str | PathLike) else None
         if isinstance(policy, str | PathLike):
             policy = Policy.load(policy)
         choice = StoreChoice(store) if isinstance(store, str) else (policy and policy.store) or StoreChoice(MEMORY)
@@ -111,6 +114,7 @@ class _Limits(Generic[K]):
         self._client = ClientIP(trusted_proxies)
         self._endpoints: WeakKeyDictionary[RateLimit, Self] = WeakKeyDictionary()
         self._ready: _Ready[K] | None = self._prepare(policy) if policy is not None else None
+        self._watch = None if path is None else watch_policy(path, self.replace, in_use=policy)
 
     def under(self, limit: RateLimit) -> Self:
         """Return what decides by an endpoint's own limit, on the same store and with the same options."""
@@ -123,6 +127,10 @@ class _Limits(Generic[K]):
                 trusted_proxies=self._client.trusted_proxies, enabled=self.enabled,
             )  # fmt: skip
         return known
+
+    def replace(self, policy: Policy) -> None:
+        """Decide by another policy from now on, on the same store: what each bucket owes stays."""
+        self._ready = self._prepare(policy)
 
     def legacy_headers(self, decision: PolicyDecision) -> list[tuple[str, str]]:
         """Return the X-RateLimit headers, if they are asked for."""

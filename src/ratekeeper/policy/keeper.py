@@ -50,6 +50,7 @@ class Keeper:
         The store stays, whatever the policy's [store] says, and with it what each bucket owes; see docs/policy.md.
         """
         self.rulebook = Rulebook(policy)
+        self._lone = LoneRule.of(policy, self.store)
 
     def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
@@ -88,9 +89,9 @@ class AsyncKeeper:
         self.store: Store | AsyncStore = store if store is not None else (policy.store or _OWN).open_async()
         self._store = awaited(self.store)
         # A local store's answer comes at once: to await it would cost as much as the decision.
-        at_once = None if must_be_awaited(self.store) else local(self.store, "Keeper")
-        self._decide = at_once.decide if at_once else None
-        self._lone = LoneRule.of(policy, at_once) if at_once else None
+        self._at_once = None if must_be_awaited(self.store) else local(self.store, "Keeper")
+        self._decide = self._at_once.decide if self._at_once else None
+        self._lone = LoneRule.of(policy, self._at_once) if self._at_once else None
 
     @property
     def policy(self) -> Policy:
@@ -100,6 +101,7 @@ class AsyncKeeper:
     def replace(self, policy: Policy) -> None:
         """As `Keeper.replace`. Any thread may call it."""
         self.rulebook = Rulebook(policy)
+        self._lone = LoneRule.of(policy, self._at_once) if self._at_once else None
 
     async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.check`."""

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeAlias
-from weakref import WeakSet
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.load import parse_policy, policy_text
 from ratekeeper.policy.model import Policy
+from ratekeeper.stores.forks import forget_in_child
 
 Replace: TypeAlias = Callable[[Policy], None]
 
@@ -55,11 +55,10 @@ class PolicyWatch:
         self._judged: _Status | None = None
         self._judge()
         self._start()
-        _watches.add(self)
+        forget_in_child(self)
 
     def stop(self) -> None:
         """Watch no more: when this returns, nothing is handed over any more."""
-        _watches.discard(self)
         self._stopping.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
@@ -77,10 +76,11 @@ class PolicyWatch:
         self._thread = threading.Thread(target=self._run, args=[self._stopping], name="ratekeeper policy", daemon=True)
         self._thread.start()
 
-    def _renew(self) -> None:
+    def forget(self) -> None:
         """Go on in a forked child, without the parent's thread, which may have been in the middle of a change."""
-        self._text = self._judged = None
-        self._start()
+        if not self._stopping.is_set():
+            self._text = self._judged = None
+            self._start()
 
     def _run(self, stopping: threading.Event) -> None:
         while not stopping.wait(self._every):
@@ -170,15 +170,3 @@ def _by_name(policy: Policy) -> dict[str, object]:
 
 def _named(names: list[str]) -> str:
     return ", ".join(map(repr, names))
-
-
-_watches: WeakSet[PolicyWatch] = WeakSet()
-
-
-def _renew_all() -> None:
-    for watch in list(_watches):
-        watch._renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)

@@ -134,7 +134,8 @@ class LoneRule:
         """Return what decides by the policy, if it is of that kind."""
         rule = policy.rules[0]
         plain = isinstance(rule.cost, int) and rule.max_wait == 0 and rule.missing == "shared" and rule.on_error is None
-        if len(policy.rules) > 1 or policy.tiers or rule.match or rule.overrides or rule.shadow or not plain:
+        alike = not (policy.exempt or policy.tiers or rule.match or rule.overrides or rule.shadow)
+        if len(policy.rules) > 1 or not (alike and plain):
             return None
         return cls(rule, store.bind((scope_of(rule.name),), (rule.limit,), _never_waits).try_acquire)
 
