@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from re import compile as pattern
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 from urllib.parse import quote_from_bytes, unquote
 
 from ratekeeper.policy.sources import ClientIP, CookieSource, HeaderSource
@@ -131,6 +131,14 @@ class AttributeReader:
         for attribute, name in self._cookies:
             if cookies.get(name):
                 found[attribute] = cookies[name]
+
+
+def put_attribute(attributes: dict[str, str], name: str, value: object) -> None:
+    """Set an attribute. A number, as most users' ids are, is as good as its text; another type is an error later."""
+    if value is None:
+        attributes.pop(name, None)  # of a header by this name the application knows better
+    else:
+        attributes[name] = str(value) if isinstance(value, int) else cast("str", value)
 
 
 def header_map(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from ratekeeper.errors import CostError, RatekeeperError, RateLimitExceeded, StoreUnavailable
+from ratekeeper.errors import CostError, PolicyError, RatekeeperError, RateLimitExceeded, StoreUnavailable
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import explained, problem, unavailable
 from ratekeeper.policy.verdict import PolicyDecision
@@ -19,6 +19,7 @@ from ratekeeper.policy.verdict import PolicyDecision
 if TYPE_CHECKING:
     from ratekeeper.http.attributes import RequestLike
     from ratekeeper.http.limits import AsyncLimits, Limits
+    from ratekeeper.http.rate_limit import RateLimit
     from ratekeeper.http.response import Response
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default=None)
@@ -35,6 +36,7 @@ class Exchange:
 
     error: RatekeeperError | None = None
     _native: Any = None
+    _charged: dict[str, RateLimit] | None = None
 
     def __init__(
         self,
@@ -60,6 +62,18 @@ class Exchange:
         if self._native is None:
             self._native = self._make_native()
         return self._native
+
+    def limits_of(self, limit: RateLimit) -> Any:
+        """Return what decides by an endpoint's own limit.
+
+        Raises `PolicyError` if two limits without a name of one route would charge the same buckets.
+        """
+        if limit.unnamed and limit.endpoint is None:
+            self._charged = self._charged or {}
+            for rule in limit.policy.rules:
+                if self._charged.setdefault(rule.name, limit) is not limit:
+                    raise PolicyError(f"two limits of one endpoint are both {rule.name!r}: give one of them a name=")
+        return self.limits.under(limit)
 
     def limit_headers(self) -> list[tuple[str, str]]:
         """Return the headers that tell the client of all decisions."""
@@ -87,6 +101,12 @@ def response_to(error: RatekeeperError) -> Response:
     if isinstance(error, CostError):
         return explained(400, str(error))
     raise error
+
+
+def refusal_of(error: RatekeeperError) -> PolicyDecision | None:
+    """Return the decision that an error tells of: none, if it is of a limiter of the application's own."""
+    decision = error.decision if isinstance(error, RateLimitExceeded) else None
+    return decision if isinstance(decision, PolicyDecision) else None
 
 
 def _all(decisions: list[PolicyDecision]) -> PolicyDecision:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, TypedDict, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ratekeeper.errors import PolicyError, RatekeeperError, RateLimitExceeded
-from ratekeeper.http.attributes import AttributeReader
-from ratekeeper.http.exchange import Exchange, response_to
+from ratekeeper.http.attributes import AttributeReader, put_attribute
+from ratekeeper.http.exchange import Exchange, refusal_of, response_to
 from ratekeeper.http.headers import LegacyReset, legacy_headers
+from ratekeeper.http.options import Ask, Observer, Options
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import watch_policy
@@ -27,41 +28,14 @@ from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.choice import MEMORY, StoreChoice
 
+__all__ = ["AsyncLimits", "Limits", "Options"]
+
 if TYPE_CHECKING:
     from ratekeeper.http.rate_limit import RateLimit
-
-Ask: TypeAlias = Callable[[Any], Any]
-"""A function of the framework's request. Where the framework is asynchronous it may be async."""
-
-Observer: TypeAlias = Callable[[Any, PolicyDecision], object]
 
 K = TypeVar("K", Keeper, AsyncKeeper)
 
 _OF_ROUTE = frozenset({"route", "endpoint"})
-
-
-class Options(TypedDict, total=False):
-    """What can be said of an application's limits, in every framework alike.
-
-    attributes       functions of the request that give attributes, such as {"user": lambda request: request.user.id};
-                     one that returns None gives none. A text is the same for all
-    cost             tokens that a request takes, or a function of the request; a rule's own cost is multiplied by it
-    exempt           a function of the request: when it is true, nothing limits the request
-    on_decision      called with the request and each decision, refused or not; or several such functions
-    rejection        makes the response to a refused request, of the request and the decision; None is the usual one
-    trusted_proxies  how many proxies of one's own are in front, unless the policy says where `client` comes from
-    legacy           X-RateLimit headers too, with a Reset in seconds since 1970 ("epoch") or from now ("delta")
-    enabled          False limits nothing: for tests
-    """
-
-    attributes: Mapping[str, Ask | str]
-    cost: int | Ask
-    exempt: Ask | None
-    on_decision: Observer | Iterable[Observer]
-    rejection: Callable[[Any, PolicyDecision], Any] | None
-    trusted_proxies: int
-    legacy: LegacyReset | None
-    enabled: bool
 
 
 class _Ready(NamedTuple, Generic[K]):
@@ -70,6 +44,7 @@ class _Ready(NamedTuple, Generic[K]):
     keeper: K
     reader: AttributeReader
     may_wait: bool
+    asks: tuple[tuple[str, Ask], ...]
 
 
 class _Limits(Generic[K]):
@@ -100,18 +75,22 @@ class _Limits(Generic[K]):
         if isinstance(policy, str | PathLike):
             policy = Policy.load(policy)
         choice = StoreChoice(store) if isinstance(store, str) else (policy and policy.store) or StoreChoice(MEMORY)
-        self.store = self._open(choice) if store is None or isinstance(store, str) else store
+        self._choice = choice if store is None or isinstance(store, str) else None
+        self._closed = False
+        self.store = self._open(self._choice) if self._choice else cast("Store | AsyncStore", store)
         self.rejection = rejection
         self.legacy = legacy
         self.enabled = enabled
         self._routes = routes
         self._attributes = dict(attributes or {})
         self._constants = {name: value for name, value in self._attributes.items() if isinstance(value, str)}
-        self._asks = tuple((name, ask) for name, ask in self._attributes.items() if not isinstance(ask, str))
         self._cost = cost
         self._exempt = exempt
         self._observers = (on_decision,) if callable(on_decision) else tuple(on_decision)
+        if any(iscoroutinefunction(observe) for observe in self._observers):
+            raise TypeError("on_decision is called, not awaited: it must not be async")
         self._client = ClientIP(trusted_proxies)
+        self._charged: WeakValueDictionary[tuple[str, str], RateLimit] = WeakValueDictionary()
         self._endpoints: WeakKeyDictionary[RateLimit, Self] = WeakKeyDictionary()
         self._ready: _Ready[K] | None = self._prepare(policy) if policy is not None else None
         self._watch = None if path is None else watch_policy(path, self.replace, in_use=policy)
@@ -120,6 +99,7 @@ class _Limits(Generic[K]):
         """Return what decides by an endpoint's own limit, on the same store and with the same options."""
         known = self._endpoints.get(limit)
         if known is None:
+            self._check_names(limit)
             attributes = {**self._attributes, **limit.attributes}
             known = self._endpoints[limit] = type(self)(
                 limit.policy, store=self.store, routes=self._routes, attributes=attributes,
@@ -131,6 +111,25 @@ class _Limits(Generic[K]):
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from now on, on the same store: what each bucket owes stays."""
         self._ready = self._prepare(policy)
+
+    def _check_names(self, limit: RateLimit) -> None:
+        """Raises `PolicyError` if a limit would charge the buckets of another."""
+        of_policy = {rule.name for rule in self._ready.keeper.policy.rules} if self._ready else set()
+        for rule in limit.policy.rules:
+            if rule.name in of_policy:
+                raise PolicyError(f"an endpoint's limit and a rule of the policy are both named {rule.name!r}")
+            if limit.unnamed and limit.endpoint is not None:
+                self._charged.setdefault((rule.name, limit.endpoint), limit)
+                if self._charged[rule.name, limit.endpoint] is not limit:
+                    raise PolicyError(f"two limits {rule.name!r} are on functions {limit.endpoint!r}: name one, name=")
+
+    def reopen(self) -> None:
+        """Open the store again, if it has been closed."""
+        if self._closed and self._choice is not None:
+            self.store = self._open(self._choice)
+            self._closed = False
+            self._endpoints.clear()
+            self._ready = self._prepare(self._ready.keeper.policy) if self._ready else None
 
     def legacy_headers(self, decision: PolicyDecision) -> list[tuple[str, str]]:
         """Return the X-RateLimit headers, if they are asked for."""
@@ -145,7 +144,14 @@ class _Limits(Generic[K]):
     def _prepare(self, policy: Policy) -> _Ready[K]:
         """Raises `PolicyError` if the policy looks at what nobody gives: all requests would share a bucket."""
         wanted = policy.names()
-        given = {"method", "path", "client", "tier", *(_OF_ROUTE if self._routes else ()), *self._attributes}
+        given = {
+            "method",
+            "path",
+            "client",
+            *(("tier",) if policy.tiers else ()),
+            *(_OF_ROUTE if self._routes else ()),
+            *self._attributes,
+        }
         given |= {name for name, source in policy.attributes.items() if not isinstance(source, AppSource)}
         lacking = sorted(wanted - given)
         if lacking:
@@ -155,7 +161,8 @@ class _Limits(Generic[K]):
                 f"request}}, or in the policy's [attributes] where it comes from, such as {name} = 'header:x-{name}'"
             )
         reader = AttributeReader(policy.attributes, self._client, wanted - self._attributes.keys())
-        return _Ready(self._keeper(policy), reader, any(rule.max_wait != 0 for rule in policy.rules))
+        asks = [(name, ask) for name, ask in self._attributes.items() if name in wanted and not isinstance(ask, str)]
+        return _Ready(self._keeper(policy), reader, any(rule.max_wait != 0 for rule in policy.rules), tuple(asks))
 
     def _note(self, exchange: Exchange, decision: PolicyDecision) -> None:
         """Have a decision told to the client, and to who asked to be told."""
@@ -165,8 +172,9 @@ class _Limits(Generic[K]):
 
     def _note_error(self, exchange: Exchange, error: RatekeeperError) -> None:
         exchange.error = error
-        if isinstance(error, RateLimitExceeded):
-            self._note(exchange, cast("PolicyDecision", error.decision))
+        decision = refusal_of(error)
+        if decision is not None:
+            self._note(exchange, decision)
 
 
 class Limits(_Limits[Keeper]):
@@ -186,8 +194,8 @@ class Limits(_Limits[Keeper]):
                 return
             attributes = ready.reader.read(exchange.request)
             attributes.update(self._constants)
-            for name, ask in self._asks:
-                _put(attributes, name, _called(ask, exchange))
+            for name, ask in ready.asks:
+                put_attribute(attributes, name, _called(ask, exchange))
             cost = _called(self._cost, exchange) if callable(self._cost) else self._cost
             if ready.may_wait:
                 decision = ready.keeper.acquire(attributes, cost)
@@ -206,8 +214,9 @@ class Limits(_Limits[Keeper]):
 
     def refusal(self, exchange: Exchange, error: RatekeeperError) -> Any:
         """Return a `Response`, or what `rejection` has made, which is the framework's own."""
-        if self.rejection is not None and isinstance(error, RateLimitExceeded):
-            own = self.rejection(exchange.native, cast("PolicyDecision", error.decision))
+        decision = refusal_of(error)
+        if self.rejection is not None and decision is not None:
+            own = self.rejection(exchange.native, decision)
             if own is not None:
                 return own
         return response_to(error)
@@ -232,8 +241,8 @@ class AsyncLimits(_Limits[AsyncKeeper]):
                 return
             attributes = ready.reader.read(exchange.request)
             attributes.update(self._constants)
-            for name, ask in self._asks:
-                _put(attributes, name, await _awaited(ask, exchange))
+            for name, ask in ready.asks:
+                put_attribute(attributes, name, await _awaited(ask, exchange))
             cost = await _awaited(self._cost, exchange) if callable(self._cost) else self._cost
             if ready.may_wait:
                 decision = await ready.keeper.acquire(attributes, cost)
@@ -246,6 +255,15 @@ class AsyncLimits(_Limits[AsyncKeeper]):
             raise
         self._note(exchange, decision)
 
+    async def close(self) -> None:
+        """Close the store, if it was opened here."""
+        if self._choice is not None and not self._closed:
+            self._closed = True
+            closing = getattr(self.store, "close", None)
+            closed = closing() if closing else None
+            if isawaitable(closed):
+                await closed
+
     def charge(self, exchange: Exchange) -> None:
         """As `charge_async`, for an endpoint that is not async, in whatever thread the framework runs it."""
         assert exchange.loop is not None
@@ -257,8 +275,9 @@ class AsyncLimits(_Limits[AsyncKeeper]):
 
     async def refusal(self, exchange: Exchange, error: RatekeeperError) -> Any:
         """As `Limits.refusal`."""
-        if self.rejection is not None and isinstance(error, RateLimitExceeded):
-            own = self.rejection(exchange.native, cast("PolicyDecision", error.decision))
+        decision = refusal_of(error)
+        if self.rejection is not None and decision is not None:
+            own = self.rejection(exchange.native, decision)
             own = await own if isawaitable(own) else own
             if own is not None:
                 return own
@@ -283,11 +302,3 @@ def _called(ask: Ask, exchange: Exchange) -> Any:
 async def _awaited(ask: Ask, exchange: Exchange) -> Any:
     value = ask(exchange.native)
     return await value if isawaitable(value) else value
-
-
-def _put(attributes: dict[str, str], name: str, value: Any) -> None:
-    """Set an attribute. A number, as most users' ids are, is as good as its text; another type is an error later."""
-    if value is None:
-        attributes.pop(name, None)  # of a header by this name the application knows better
-    else:
-        attributes[name] = str(value) if isinstance(value, int) else value

@@ -57,6 +57,7 @@ class RateLimit:
     ) -> None:
         if not limits:
             raise ValueError("a RateLimit without a limit would limit nothing: give one, such as '10/second'")
+        self.unnamed, self.endpoint = name is None, endpoint
         own = (KEY,) if callable(key) else (key,) if isinstance(key, str) else tuple(key)
         bucket_key = own if name is not None else ("endpoint", *own)
         rules = []
@@ -73,12 +74,12 @@ class RateLimit:
     def charge(self) -> None:
         """Charge the current request. Raises `RateLimitExceeded`, which the middleware turns into the response."""
         exchange = current()
-        exchange.limits.under(self).charge(exchange)
+        exchange.limits_of(self).charge(exchange)
 
     async def charge_async(self) -> None:
         """As `charge`, in an async function."""
         exchange = current()
-        await exchange.limits.under(self).charge_async(exchange)
+        await exchange.limits_of(self).charge_async(exchange)
 
     async def __call__(self) -> None:
         """As `charge_async`: what FastAPI calls a dependency."""
@@ -95,18 +96,22 @@ def rate_limit(
     """Return a decorator that limits an endpoint, sync or async, whatever its arguments. See `RateLimit`.
 
     Without a `name` each function has its own buckets. It is to be the inner one, under the framework's own decorator
-    that makes a function an endpoint.
+    that makes a function an endpoint. Raises TypeError for a class, whose methods it is for, and for a generator, which
+    begins after its response.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        own = f"{function.__module__}.{function.__qualname__}"
+        if inspect.isclass(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"rate_limit is for functions and methods that return, not for {function!r}")
+        named = function if hasattr(function, "__qualname__") else type(function)
+        own = f"{named.__module__}.{named.__qualname__}"
         limit = RateLimit(*limits, key=key, cost=cost, name=name, endpoint=own, **rule_options)
-        if inspect.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
             @wraps(function)
             async def limited_async(*args: P.args, **kwargs: P.kwargs) -> Any:
                 await limit.charge_async()
-                return await function(*args, **kwargs)
+                return await cast("Any", function)(*args, **kwargs)
 
             return cast("Callable[P, R]", limited_async)
 
