@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import cached_property, lru_cache, partial
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
+from urllib.parse import quote
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.attributes import header_map
@@ -30,6 +31,11 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _TRY_AGAIN_LATER = 1013
+_UNKNOWN_ERROR = 500
+_HANDSHAKE_ANSWER = "websocket.http.response"
+_CLOSING = {"websocket.close", f"{_HANDSHAKE_ANSWER}.start"}
+_ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
+_STARTS = {"http.response.start", f"{_HANDSHAKE_ANSWER}.start"}
 
 
 class RateLimitMiddleware:
@@ -37,11 +43,13 @@ class RateLimitMiddleware:
 
     `policy` is the name of its file, or a `Policy`; without one, only endpoints' own limits count (`RateLimit`).
     `store` is where buckets live, a store or its text, such as "redis://localhost"; by default the policy's, or else
-    the process's memory. For the options see `ratekeeper.http.limits.Options`; their functions are given the scope, and
-    may be async. `rejection` returns an ASGI application.
+    the process's memory. For the options see `ratekeeper.http.options`; their functions are given the scope, and may be
+    async. `rejection` returns an ASGI application.
 
     A refusal is 429 with a problem body (RFC 9457), or 503 if the store does not answer. Websockets are limited by the
-    limits of their endpoints only. A request whose rules let it wait is held until its turn.
+    limits of their endpoints only: refused before they are accepted they get the same answer, later a close with code
+    1013. A request whose rules let it wait is held until its turn. A store that the middleware has opened is closed at
+    the end of the application's lifespan.
     """
 
     tells_routes: ClassVar[bool] = False
@@ -59,45 +67,72 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._pass(scope, receive, send)
+            await self._pass(scope, receive, send)
+            return
         exchange = _Exchange(self, scope)
-        started = False
+        reply = _Reply(exchange, send)
+        token = CURRENT.set(exchange)
+        try:
+            await self.limits.charge_async(exchange)
+            await self.app(scope, receive, reply.send)
+        except RatekeeperError as error:
+            if error is not exchange.error or reply.started:
+                raise
+            await self._refuse(exchange, scope, receive, reply)
+        else:
+            if reply.dropped:
+                await self._refuse(exchange, scope, receive, reply)
+        finally:
+            CURRENT.reset(token)
 
-        async def send_with_headers(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                message = {**message, "headers": [*message.get("headers", ()), *_raw(exchange.limit_headers())]}
+    async def _refuse(self, exchange: Exchange, scope: Scope, receive: Receive, reply: _Reply) -> None:
+        reply.dropped = False
+        await (await self._refusal(exchange))(scope, receive, reply.send)
+
+    async def _refusal(self, exchange: Exchange) -> App:
+        """Return what answers a request that a limit has refused. Raises an error that has no answer."""
+        error, exchange.error = exchange.error, None
+        assert error is not None
+        answer = await self.limits.refusal(exchange, error)
+        return partial(_answer, answer) if isinstance(answer, Response) else answer
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let through what is no HTTP request."""
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            self.limits.reopen()
+            await self.app(scope, receive, partial(self._send_closing, send))
+        else:
+            await self.app(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(self, scope)
+        sent: set[str] = set()
+
+        async def send_noting(message: Message) -> None:
+            sent.add(message["type"])
             await send(message)
 
         token = CURRENT.set(exchange)
         try:
-            await self.limits.charge_async(exchange)
-            return await self.app(scope, receive, send_with_headers)
+            await self.app(scope, receive, send_noting)
         except RatekeeperError as error:
-            if error is not exchange.error or started:
+            if error is not exchange.error or not sent.isdisjoint(_CLOSING):
                 raise
-            answer = await self.limits.refusal(exchange, error)
-            if isinstance(answer, Response):
-                answer = partial(_answer, answer)
-            await answer(scope, receive, send_with_headers)
+            answer = await self._refusal(exchange)
+            if "websocket.accept" in sent or _HANDSHAKE_ANSWER not in (scope.get("extensions") or {}):
+                await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
+            else:
+                await answer(scope, receive, _Reply(exchange, send).send)
         finally:
             CURRENT.reset(token)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let through what is no HTTP request. A websocket whose endpoint's limit refuses it is closed."""
-        if scope["type"] != "websocket":
-            return await self.app(scope, receive, send)
-        exchange = _Exchange(self, scope)
-        token = CURRENT.set(exchange)
-        try:
-            await self.app(scope, receive, send)
-        except RatekeeperError as error:
-            if error is not exchange.error:
-                raise
-            await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
-        finally:
-            CURRENT.reset(token)
+    async def _send_closing(self, send: Send, message: Message) -> None:
+        """Close the store, if it is the middleware's own, once the application has ended."""
+        if message["type"] in _ENDINGS:
+            await self.limits.close()
+        await send(message)
 
     def native(self, scope: Scope) -> Any:
         """Return what the user's functions are given."""
@@ -106,6 +141,30 @@ class RateLimitMiddleware:
     def route(self, scope: Scope) -> str | None:
         """Return the template of the route that a request takes, if it can be told."""
         return None
+
+
+class _Reply:
+    """What the application sends, on its way out: with the headers about limits."""
+
+    __slots__ = ("_exchange", "_send", "dropped", "started")
+
+    def __init__(self, exchange: Exchange, send: Send) -> None:
+        self._exchange = exchange
+        self._send = send
+        self.started = False
+        self.dropped = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] in _STARTS:
+            # What does not know our error makes a 500 of it: some frameworks do, and mounted applications.
+            if self._exchange.error is not None and message["status"] == _UNKNOWN_ERROR:
+                self.dropped = True
+            else:
+                self.started = True
+                headers = _raw(self._exchange.limit_headers())
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        if not self.dropped:
+            await self._send(message)
 
 
 class _Exchange(Exchange):
@@ -117,6 +176,8 @@ class _Exchange(Exchange):
         self.loop = get_running_loop()
         self._middleware = middleware
         self._scope = scope
+        # Routers write into the scope which way a request goes; a template is asked for from where it came in.
+        self._arrived = dict(scope) if middleware.tells_routes else scope
 
     @property
     def request(self) -> _Exchange:
@@ -134,7 +195,7 @@ class _Exchange(Exchange):
 
     @property
     def path(self) -> str | bytes:
-        path: str | bytes = self._scope.get("raw_path") or self._scope["path"]
+        path: str | bytes = self._scope.get("raw_path") or quote(self._scope["path"])
         return path
 
     @cached_property
@@ -147,7 +208,7 @@ class _Exchange(Exchange):
         return client[0] if client else None
 
     def route(self) -> str | None:
-        return self._middleware.route(self._scope)
+        return self._middleware.route(self._arrived)
 
 
 def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
@@ -161,5 +222,6 @@ def _raw_name(name: str) -> bytes:
 
 async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     headers = [*_raw(response.headers), (b"content-length", b"%d" % len(response.body))]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    kind = "http.response" if scope["type"] == "http" else _HANDSHAKE_ANSWER
+    await send({"type": f"{kind}.start", "status": response.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": response.body})

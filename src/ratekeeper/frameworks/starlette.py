@@ -32,7 +32,8 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
         return Request(scope) if scope["type"] == "http" else HTTPConnection(scope)
 
     def route(self, scope: asgi.Scope) -> str | None:
-        return _template(scope["app"].router.routes, scope)
+        app: Any = scope.get("app") or self.app  # the middleware may also stand around the whole application
+        return _template(app.router.routes, scope)
 
 
 def _template(routes: Iterable[Any], scope: asgi.Scope) -> str | None:

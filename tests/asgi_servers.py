@@ -1,0 +1,34 @@
+"""A real uvicorn for an application of a test's own, in a thread: so that a test can hold its clock."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from conftest import need
+from servers import PATIENCE
+
+
+@contextmanager
+def serving(app: Any, **options: Any) -> Iterator[str]:
+    """An ASGI application on a free port of this machine; yields its URL. It is stopped as uvicorn stops."""
+    need("uvicorn", importlib.util.find_spec("uvicorn") is not None)
+    import uvicorn  # noqa: PLC0415  an extra
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not server.started:
+            assert thread.is_alive(), "uvicorn has ended"
+            assert time.monotonic() < deadline, f"uvicorn has not started in {PATIENCE} s"
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,142 @@
+"""What can be said of limits in an ASGI application, and what then happens behind a real uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from asgi_apps import USERS, asked, asked_later, limited, statuses
+from asgi_servers import serving
+from redis_servers import wait_for
+
+from ratekeeper import ManualClock, MemoryStore, PolicyError
+from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.policy.verdict import PolicyDecision
+
+# What can be said
+
+
+@pytest.mark.parametrize("ask", [asked, asked_later], ids=["plain", "awaited"])
+def test_tier_and_cost_and_exemption_may_be_functions_also_async_ones(ask: Callable[[Any], Any]) -> None:
+    policy = (
+        '[attributes]\ntier = "app"\n[[rules]]\nname = "free"\nmatch = { tier = "free" }\nlimit = "4/minute"\n'
+        '[[rules]]\nname = "pro"\nmatch = { tier = "pro" }\nlimit = "10/minute"\n'
+    )
+
+    async def cost(scope: Any) -> int:
+        await asyncio.sleep(0)
+        return 2
+
+    async def exempt(scope: Any) -> bool:
+        return await asked_later(scope) == "boss"
+
+    with serving(limited(policy, attributes={"tier": ask}, cost=cost, exempt=exempt)) as url:
+        assert (
+            statuses(url, *["free"] * 3, *["pro"] * 6, *["boss"] * 9)
+            == [200] * 2 + [429] + [200] * 5 + [429] + [200] * 9
+        )
+
+
+def test_a_rejection_of_ones_own_has_the_headers_about_limits_and_may_leave_it_to_the_usual_one() -> None:
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 420, "headers": []})
+        await send({"type": "http.response.body", "body": b"calm down"})
+
+    async def rejection(scope: Any, decision: PolicyDecision) -> Any:
+        assert decision.rule is not None
+        return page if scope["path"] == "/own" else None
+
+    with serving(limited(rejection=rejection)) as url:
+        *_, own, usual = [httpx.get(url + path) for path in ("/", "/", "/", "/own", "/usual")]
+    assert (own.status_code, own.text, own.headers["retry-after"]) == (420, "calm down", "20")
+    assert usual.status_code == 429
+
+
+def test_on_decision_is_told_of_each_decision_and_must_not_be_async() -> None:
+    told: list[tuple[str, bool]] = []
+    with serving(limited(on_decision=lambda scope, made: told.append((scope["path"], made.allowed)))) as url:
+        for path in ("/a", "/b", "/c", "/d"):
+            httpx.get(url + path)
+    assert told == [("/a", True), ("/b", True), ("/c", True), ("/d", False)]
+
+    async def never_awaited(scope: Any, made: PolicyDecision) -> None:
+        pass
+
+    with pytest.raises(TypeError, match="must not be async"):
+        limited(on_decision=never_awaited)
+
+
+def test_not_enabled_nothing_is_limited_and_nothing_told() -> None:
+    with serving(limited(enabled=False)) as url:
+        answers = [httpx.get(url) for _ in range(9)]
+    assert {one.status_code for one in answers} == {200}
+    assert not any("ratelimit" in one.headers for one in answers)
+
+
+def test_a_cookie_can_tell_who_it_is() -> None:
+    policy = '[attributes]\nsession = "cookie:sid"\n[[rules]]\nname = "s"\nkey = ["session"]\nlimit = "1/minute"'
+    with serving(limited(policy)) as url:
+        seen = [httpx.get(url, headers={"cookie": f"a=b; sid={sid}"}).status_code for sid in ("x", "x", "y")]
+    assert seen == [200, 429, 200]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        USERS,
+        '[[rules]]\nname = "r"\nmatch = { route = "/x" }\nlimit = "1/s"',
+        '[attributes]\ntier = "app"\n[[rules]]\nname = "r"\nmatch = { tier = "pro" }\nlimit = "1/s"',
+    ],
+    ids=["a key", "a route", "a tier"],
+)
+def test_a_policy_that_looks_at_what_nobody_gives_is_an_error_at_once(policy: str) -> None:
+    with pytest.raises(PolicyError, match="nothing gives the attribute"):
+        limited(policy)
+
+
+def test_a_function_is_not_asked_for_what_no_rule_looks_at() -> None:
+    def fails(scope: Any) -> str:
+        raise AssertionError("nobody wants it")
+
+    with serving(limited(attributes={"user": fails})) as url:
+        assert httpx.get(url).status_code == 200
+
+
+class HeldClock(ManualClock):
+    """A manual clock that only the test moves, and that counts who waits for it."""
+
+    waiting = 0
+
+    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
+        until = self.ticks() + round(seconds * TICKS_PER_SECOND)
+        self.waiting += 1
+        while self.ticks() < until and not woken.is_set():
+            await asyncio.sleep(0.001)
+        self.waiting -= 1
+
+
+def test_requests_that_must_wait_go_ahead_in_order_each_at_its_turn() -> None:
+    clock, order = HeldClock(), list[str]()
+    queue = '[[rules]]\nname = "queue"\nalgorithm = "leaky_bucket"\ncapacity = 5\nleak_rate = "1/minute"\n'
+    store = MemoryStore(clock=clock)
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        order.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    with serving(limited(queue, noting, store=store), lifespan="off") as url, ThreadPoolExecutor() as pool:
+        assert httpx.get(f"{url}/0").status_code == 200
+        asking = []
+        for number in range(1, 4):
+            asking.append(pool.submit(httpx.get, f"{url}/{number}", timeout=30))
+            wait_for(lambda: clock.waiting == len(asking))
+        assert order == ["/0"]
+        for number in range(1, 4):
+            clock.advance(60)  # which is the next one's turn, and nobody else's
+            assert asking[number - 1].result().status_code == 200
+            assert order == [f"/{n}" for n in range(number + 1)]

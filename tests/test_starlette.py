@@ -1,0 +1,147 @@
+"""Limits in Starlette and FastAPI: routes, mounted applications, dependencies, decorators, what stands between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette_apps import BY_ENDPOINT, EACH, application, ask, limited, statuses
+
+from ratekeeper import PolicyError
+from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate_limit
+from ratekeeper.http.exchange import current
+
+# Routes
+
+
+def test_an_endpoints_own_limit_counts_for_its_route_whatever_the_path() -> None:
+    assert statuses(application(), "/search/a", "/search/b", "/search/c", "/items/1") == [200, 200, 429, 200]
+
+
+def test_a_policy_can_limit_by_endpoint_of_which_head_is_get_and_what_no_route_takes_is_none() -> None:
+    async def say(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.method)
+
+    app = limited(
+        Starlette(routes=[Route("/x/{n:int}", say), Route("/x/{n:int}", say, methods=["POST"])]), policy=BY_ENDPOINT
+    )
+    asked = ["/x/1", "HEAD /x/2", "POST /x/3", "POST /x/4", "OPTIONS /x/1", "OPTIONS /x/1", "/none", "/none", "/x/a"]
+    assert statuses(app, *asked) == [200, 429, 200, 429, 405, 405, 404, 404, 404]
+
+
+def test_mounted_applications_with_the_same_routes_do_not_share_an_endpoints_limit() -> None:
+    def small() -> FastAPI:
+        app = FastAPI()
+
+        @app.get("/items/{n}", dependencies=[Depends(RateLimit("1/minute"))])
+        async def items(n: int) -> int:
+            return n
+
+        return app
+
+    app = limited(FastAPI())
+    app.mount("/a", small())
+    app.mount("/b", small())
+    assert statuses(app, "/a/items/1", "/a/items/2", "/b/items/1", "/b/items/2") == [200, 429, 200, 429]
+
+
+@pytest.mark.parametrize("root_path", ["", "/behind/a/proxy"])
+def test_a_policy_sees_the_routes_of_mounted_applications_and_of_routers(root_path: str) -> None:
+    told: list[str | None] = []
+
+    class Told:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.app(scope, receive, send)
+            if scope["type"] == "http":
+                told.append(current().request.route())  # type: ignore[misc]
+
+    outer, inner = APIRouter(prefix="/outer"), APIRouter(prefix="/inner")
+    inner.add_api_route("/{n}", lambda n: n)
+    outer.include_router(inner)
+    sub = FastAPI()
+    sub.include_router(inner)
+    app = FastAPI(middleware=[Middleware(RateLimitMiddleware), Middleware(Told)])
+    app.include_router(outer)
+    app.mount("/sub", sub)
+    assert statuses(app, "/outer/inner/1", "/sub/inner/2", root_path=root_path) == [200, 200]
+    assert told == ["/outer/inner/{n}", "/sub/inner/{n}"]
+
+
+# Where a limit may stand
+
+
+def test_a_decorator_needs_no_argument_of_the_endpoint_and_limits_a_function_that_is_not_async() -> None:
+    app = application()
+    assert statuses(app, "/send/a", "/send/b", **{"x-user": "alice"}) == [200, 429]
+    assert statuses(app, "/send/a", **{"x-user": "bob"}) == [200]
+
+
+def test_a_routers_limit_counts_for_each_of_its_endpoints_on_its_own() -> None:
+    router = APIRouter(prefix="/r", dependencies=[Depends(RateLimit("1/minute"))])
+    router.add_api_route("/a", lambda: "a")
+    router.add_api_route("/b", lambda: "b")
+    app = limited(FastAPI())
+    app.include_router(router)
+    assert statuses(app, "/r/a", "/r/a", "/r/b", "/r/b") == [200, 429, 200, 429]
+
+
+def test_two_limits_of_one_endpoint_that_would_share_buckets_are_an_error() -> None:
+    app = limited(FastAPI())
+    both = [Depends(RateLimit("5/minute")), Depends(RateLimit("5/minute", key=lambda request: "x"))]
+    app.add_api_route("/same", lambda: "", dependencies=both)
+    named = [Depends(RateLimit("5/minute")), Depends(RateLimit("5/minute", name="other"))]
+    app.add_api_route("/named", lambda: "", dependencies=named)
+    assert statuses(app, "/same", "/named") == [500, 200]
+
+
+def test_an_endpoints_limit_with_the_name_of_a_rule_is_an_error() -> None:
+    app = limited(FastAPI(), policy=EACH)
+    app.add_api_route("/", lambda: "", dependencies=[Depends(RateLimit("5/minute", name="each"))])
+    with pytest.raises(PolicyError, match="both named 'each'"):
+        ask(app)
+
+
+def test_a_method_of_a_class_and_an_object_that_is_awaited_can_be_limited_and_a_class_or_generator_cannot() -> None:
+    class Page(HTTPEndpoint):
+        @rate_limit("1/minute")
+        async def get(self, request: Request) -> PlainTextResponse:
+            return PlainTextResponse("get")
+
+        @rate_limit("1/minute")
+        def post(self, request: Request) -> PlainTextResponse:
+            return PlainTextResponse("post")
+
+    class Awaited:
+        async def __call__(self, request: Request) -> PlainTextResponse:
+            return PlainTextResponse("object")
+
+    app = limited(Starlette(routes=[Route("/page", Page), Route("/object", rate_limit("1/minute")(Awaited()))]))
+    asked = ["/page", "/page", "POST /page", "POST /page", "/object", "/object"]
+    assert statuses(app, *asked) == [200, 429, 200, 429, 200, 429]
+    with pytest.raises(TypeError, match="functions and methods"):
+        rate_limit("1/minute")(Page)
+
+    async def generator() -> Any:
+        yield 1
+
+    with pytest.raises(TypeError, match="functions and methods"):
+        rate_limit("1/minute")(generator)
+
+
+def test_a_dependency_can_be_overridden_in_tests_and_asks_nothing_of_the_client() -> None:
+    limit = RateLimit("1/minute")
+    app = limited(FastAPI())
+    app.add_api_route("/", lambda: "", dependencies=[Depends(limit)])
+    assert "parameters" not in app.openapi()["paths"]["/"]["get"]
+    app.dependency_overrides[limit] = lambda: None
+    assert statuses(app, "/", "/", "/") == [200, 200, 200]
