@@ -1,0 +1,47 @@
+"""A policy file that changes while an application runs. What a watch promises by itself is in test_reload."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+from asgi_apps import application
+from redis_servers import wait_for
+
+from ratekeeper.frameworks.asgi import RateLimitMiddleware
+
+RULE = '[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "{}/minute"'
+
+
+def test_a_changed_policy_file_takes_effect_without_a_restart_and_a_broken_one_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(RULE.format(3))
+    app = RateLimitMiddleware(application, file)
+
+    async def ask() -> str:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            return (await client.get("/")).headers["ratelimit-policy"]
+
+    def quota() -> str:
+        return asyncio.run(ask())
+
+    assert quota() == '"each";q=3;w=60'
+    file.write_text(RULE.format(5))
+    wait_for(lambda: quota() == '"each";q=5;w=60')
+    file.write_text(RULE.format("many"))
+    wait_for(lambda: "is not taken" in caplog.text)
+    assert quota() == '"each";q=5;w=60'
+    asyncio.run(app.limits.close())
+
+
+def test_a_policy_that_lacks_what_nobody_gives_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(RULE.format(3))
+    app = RateLimitMiddleware(application, file)
+    file.write_text(RULE.format(4).replace("client", "user"))
+    wait_for(lambda: "nothing gives the attribute 'user'" in caplog.text)
+    asyncio.run(app.limits.close())
