@@ -95,9 +95,9 @@ REMOTE_HELD = """
 
     logging.disable()
     remote = RedisStore("redis://127.0.0.1:1", on_error="local", retry=1e-9)  # nobody listens there
-    away = remote._shared
+    fallback = remote._fallback
     with ExitStack() as held:
-        for part in (away.link, away.attempts, away.fallback, away.fallback._spans, away.fallback._table):
+        for part in (remote._link, remote._attempts, fallback, fallback._spans, fallback._table):
             held.enter_context(part._lock)
         in_child(lambda: Limiter("5/s", store=remote).acquire("key"))
 """

@@ -58,7 +58,7 @@ def requests(tag: int) -> dict[str, list[Charge]]:
 
 
 def slot_of(store: Any, server: Server) -> int:
-    return int(server.ask("CLUSTER", "KEYSLOT", store._shared.plans._names.name("one", "hot")))
+    return int(server.ask("CLUSTER", "KEYSLOT", store._plans._names.name("one", "hot")))
 
 
 def node_id(server: Server) -> str:

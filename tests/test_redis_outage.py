@@ -344,7 +344,7 @@ def test_a_server_that_is_stopped_and_goes_on_is_used_again(server: Server) -> N
 
 def test_what_must_be_mended_is_loud_whatever_is_set(server: Server) -> None:
     store = store_at(server.url, on_error="allow")
-    server.ask("LPUSH", store._shared.plans._names.name("test/0", "a"), "x")
+    server.ask("LPUSH", store._plans._names.name("test/0", "a"), "x")
     for _ in range(5):
         with pytest.raises(StoreError, match="WRONGTYPE"):
             one(store)

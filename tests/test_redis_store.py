@@ -131,12 +131,12 @@ def test_what_writes_nothing_writes_nothing(server: Server, store: RedisStore) -
     one(store, cost=0)
     store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))], commit=False)
     store.refund([Charge.of("test/0", "a", TokenBucket(5, 1))], store.clock.ticks())
-    prefix = store._shared.plans._names.name("test/0", "a").split(b"{")[0]
+    prefix = store._plans._names.name("test/0", "a").split(b"{")[0]
     assert server.ask("KEYS", prefix + b"*") == []
 
 
 def test_a_refund_of_all_deletes_the_key(server: Server, store: RedisStore) -> None:
-    name = store._shared.plans._names.name("test/0", "a")
+    name = store._plans._names.name("test/0", "a")
     decision = one(store)
     assert server.ask("EXISTS", name) == 1
     store.refund([Charge.of("test/0", "a", TokenBucket(5, 1))], decision.at_ticks)
@@ -190,7 +190,7 @@ def test_a_server_that_hangs_is_given_up_in_time_and_asked_only_once() -> None:
 
 
 def test_a_key_of_another_type_is_loud(server: Server, store: RedisStore) -> None:
-    server.ask("LPUSH", store._shared.plans._names.name("test/0", "a"), "x")
+    server.ask("LPUSH", store._plans._names.name("test/0", "a"), "x")
     with pytest.raises(StoreError, match="WRONGTYPE") as raised:
         one(store)
     assert not isinstance(raised.value, StoreUnavailable)
@@ -265,8 +265,8 @@ def test_what_is_remembered_is_bounded(store: RedisStore, monkeypatch: pytest.Mo
     monkeypatch.setattr("ratekeeper.stores.redis.denials.MOST", 10)
     for number in range(35):
         one(store, str(number), 6)
-    assert store._shared.denials is not None
-    assert len(store._shared.denials._owed) <= 10
+    assert store._denials is not None
+    assert len(store._denials._owed) <= 10
 
 
 # ---- many keys at once ----
@@ -333,7 +333,7 @@ def test_charges_in_several_slots_are_made_or_none(cluster: list[Server]) -> Non
 def test_who_comes_between_two_slots_undoes_the_request_exactly(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._shared.plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
+        plan = store._plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
         charge_a = plan.send(sent(store, next(plan)))
         charge_b = plan.send(sent(store, charge_a))
         assert one(store, "a", 0, limit).remaining == 1
@@ -349,7 +349,7 @@ def test_who_was_refused_for_a_charge_that_is_taken_back_may_ask_again_at_once(
 ) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._shared.plans.decide([Charge.of("test/0", key, limit, 2) for key in ("a", "b")], commit=True)
+        plan = store._plans.decide([Charge.of("test/0", key, limit, 2) for key in ("a", "b")], commit=True)
         charge_b = plan.send(sent(store, plan.send(sent(store, next(plan)))))
         assert not one(store, "a", 2, limit)
         if fails:
@@ -364,7 +364,7 @@ def test_who_was_refused_for_a_charge_that_is_taken_back_may_ask_again_at_once(
 def test_a_node_that_fails_between_two_slots_is_an_error_and_the_others_get_theirs_back(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._shared.plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
+        plan = store._plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
         plan.send(sent(store, plan.send(sent(store, next(plan)))))
         asks = plan.throw(StoreUnavailable("lost"))
         with pytest.raises(StoreUnavailable, match="lost"):

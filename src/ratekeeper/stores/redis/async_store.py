@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ratekeeper.clock import Clock
-from ratekeeper.decision import Charge, Decision, OnError
+from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.async_line import AsyncLine
@@ -15,14 +14,14 @@ from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.plans import Plan
-from ratekeeper.stores.redis.redirects import MOST, Hop, Redirects
+from ratekeeper.stores.redis.redirects import MOST, Hop
 from ratekeeper.stores.redis.script import Ask, Reply
-from ratekeeper.stores.redis.shared import RedisStats, Shared
+from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
 
 
-class AsyncRedisStore:
+class AsyncRedisStore(OnServer):
     """`RedisStore` for asyncio: the same arguments; a client handed in is one of `redis.asyncio`.
 
     What tasks ask for in the same turn of the event loop travels in one script call. A task that is cancelled while it
@@ -30,57 +29,31 @@ class AsyncRedisStore:
     with`. The next has new connections; a client handed in is to have none left.
     """
 
-    def __init__(
-        self,
-        where: Any,
-        *,
-        prefix: str = "ratekeeper:",
-        secret: str | bytes | None = None,
-        timeout: float = 0.05,
-        remember_denials: bool = True,
-        clock: Clock | None = None,
-        on_error: OnError = "raise",
-        expected_nodes: int = 1,
-        retry: float = 0.5,
-    ) -> None:
-        self._shared = Shared(
-            where, asynchronous=True, prefix=prefix, secret=secret, timeout=timeout,
-            remember_denials=remember_denials, clock=clock,
-            on_error=on_error, expected_nodes=expected_nodes, retry=retry,
-        )  # fmt: skip
-        self._plans = self._shared.fallback
-        self._attempts = self._shared.attempts
-        self._link = self._shared.link
-        self._script = self._shared.script
-        self._faults = self._shared.faults
-        self._redirects = Redirects(self._link, self._faults)
+    _asynchronous = True
+
+    def _begin(self) -> None:
         self._batches = Batches(self._call, self._link.clustered, self._link.renew)
-        self.clock: Clock = self._shared.clock
         self.line = AsyncLine(self, self.clock)
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """As `RedisStore.decide`."""
-        return await self._run(self._plans.decide(charges, commit))
+        return await self._run(self._fallback.decide(charges, commit))
 
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """As `RedisStore.refund`."""
-        await self._run(self._plans.refund(charges, at_ticks))
+        await self._run(self._fallback.refund(charges, at_ticks))
 
     async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         """As `RedisStore.rewind`."""
-        return await self._run(self._plans.rewind(scope, key, expected_ticks, tat_ticks))
+        return await self._run(self._fallback.rewind(scope, key, expected_ticks, tat_ticks))
 
     async def reset(self, scope: str, key: str | bytes) -> None:
         """As `RedisStore.reset`."""
-        await self._run(self._plans.reset(scope, key))
+        await self._run(self._fallback.reset(scope, key))
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
         """As `RedisStore.bind`."""
         return AsyncChargeGate(self, scopes, limits, wait)
-
-    def stats(self) -> RedisStats:
-        """As `RedisStore.stats`."""
-        return self._shared.stats()
 
     async def close(self) -> None:
         """Give back what those who gave up waiting had, and close the connections. A client handed in is left open."""
@@ -117,7 +90,7 @@ class AsyncRedisStore:
 
     async def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
-        arguments = self._shared.arguments(asks)
+        arguments = self._arguments(asks)
         if not self._link.clustered:
             return await self._call_at(Hop(None), asks, arguments)
         hop: Hop | None = Hop(await self._node(arguments))
@@ -133,13 +106,13 @@ class AsyncRedisStore:
 
     async def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes | int]) -> list[Reply]:
         with self._attempts.to(name_of(hop.node)):
-            sent = self._shared.local()
+            sent = self._local()
             try:
                 text = await self._execute("EVALSHA", self._script.sha, arguments, hop)
             except self._faults.no_script:
-                self._shared.script_was_missing()
+                self._scripts_sent += 1
                 text = await self._execute("EVAL", self._script.text, arguments, hop)  # which also keeps it
-            return self._shared.read(text, asks, sent)
+            return self._read(text, asks, sent)
 
     async def _node(self, arguments: list[bytes | int]) -> Any:
         """As `RedisStore._node`."""

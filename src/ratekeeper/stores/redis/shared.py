@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ratekeeper.clock import Clock
+from ratekeeper.decision import OnError
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.redis.attempts import Attempts
 from ratekeeper.stores.redis.clock import ServerClock
@@ -15,6 +16,7 @@ from ratekeeper.stores.redis.fallback import Fallback
 from ratekeeper.stores.redis.faults import Faults
 from ratekeeper.stores.redis.names import BucketNames
 from ratekeeper.stores.redis.plans import Plans
+from ratekeeper.stores.redis.redirects import Redirects
 from ratekeeper.stores.redis.script import SERVER_TIME, Ask, Reply, arguments, clock_at, load_script, read_replies
 
 
@@ -35,45 +37,62 @@ class RedisStats(NamedTuple):
     opened: int = 0
 
 
-class Shared:
-    """The parts of a store, made from its arguments."""
+class OnServer:
+    """A store whose buckets are on a server: its parts, made from its arguments. What differs is who waits for answers.
+
+    `RedisStore` documents the arguments. A store says by `_asynchronous` which kind of client it takes, and sets up in
+    `_begin` what is its own.
+    """
+
+    _asynchronous: ClassVar[bool]
 
     def __init__(
         self,
         where: Any,
         *,
-        asynchronous: bool,
-        prefix: str,
-        secret: str | bytes | None,
-        timeout: float,
-        remember_denials: bool,
-        clock: Clock | None,
-        on_error: str,
-        expected_nodes: int,
-        retry: float,
+        prefix: str = "ratekeeper:",
+        secret: str | bytes | None = None,
+        timeout: float = 0.05,
+        remember_denials: bool = True,
+        clock: Clock | None = None,
+        on_error: OnError = "raise",
+        expected_nodes: int = 1,
+        retry: float = 0.5,
     ) -> None:
         if not isinstance(retry, int | float) or isinstance(retry, bool) or not 0 < retry < float("inf"):
             raise ValueError(f"retry must be more than 0 seconds, not {retry!r}")
-        self.link = link(where, timeout, asynchronous)
-        self.script = load_script()
-        self.faults = Faults(self.link.library)
+        self._link = link(where, timeout, self._asynchronous)
+        self._script = load_script()
+        self._faults = Faults(self._link.library)
+        self._redirects = Redirects(self._link, self._faults)
         self._server_clock = ServerClock()
         self._given_clock = clock
         self.clock: Clock = self._server_clock if clock is None else clock
-        local = self._server_clock.local if clock is None else clock.ticks
-        self.local = local
-        self.denials = Denials(local) if remember_denials else None
-        self.plans = Plans(BucketNames(prefix, secret), self.denials, self.link.clustered)
-        self.attempts = Attempts(self.faults, max(1, round(retry * TICKS_PER_SECOND)), local)
-        self.fallback = Fallback(self.plans, self.clock.ticks, on_error, expected_nodes)
+        self._local = self._server_clock.local if clock is None else clock.ticks
+        self._denials = Denials(self._local) if remember_denials else None
+        self._plans = Plans(BucketNames(prefix, secret), self._denials, self._link.clustered)
+        self._attempts = Attempts(self._faults, max(1, round(retry * TICKS_PER_SECOND)), self._local)
+        self._fallback = Fallback(self._plans, self.clock.ticks, on_error, expected_nodes)
         self._calls = self._requests = self._scripts_sent = 0
+        self._begin()
 
-    def arguments(self, asks: Sequence[Ask]) -> list[bytes | int]:
+    def _begin(self) -> None:
+        raise NotImplementedError
+
+    def stats(self) -> RedisStats:
+        """Count what this store has done, in this process."""
+        remembered = self._denials.recalled if self._denials else 0
+        return RedisStats(
+            self._calls, self._requests, remembered, self._scripts_sent,
+            self._attempts.failures, self._fallback.count, self._attempts.opened,
+        )  # fmt: skip
+
+    def _arguments(self, asks: Sequence[Ask]) -> list[bytes | int]:
         """Return what a script call is sent, for requests that travel together."""
         clock = SERVER_TIME if self._given_clock is None else clock_at(self._given_clock.ticks())
         return arguments(asks, clock)
 
-    def read(self, text: str | bytes, asks: Sequence[Ask], sent: int) -> list[Reply]:
+    def _read(self, text: str | bytes, asks: Sequence[Ask], sent: int) -> list[Reply]:
         """Read what a script call says, and learn the time from it."""
         replies = read_replies(text, asks, sent)
         if replies:
@@ -81,13 +100,3 @@ class Shared:
         self._calls += 1
         self._requests += len(asks)
         return replies
-
-    def script_was_missing(self) -> None:
-        self._scripts_sent += 1
-
-    def stats(self) -> RedisStats:
-        remembered = self.denials.recalled if self.denials else 0
-        return RedisStats(
-            self._calls, self._requests, remembered, self._scripts_sent,
-            self.attempts.failures, self.fallback.count, self.attempts.opened,
-        )  # fmt: skip

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from ratekeeper.clock import Clock
-from ratekeeper.decision import Charge, Decision, OnError
+from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import Gate, Wait
@@ -14,14 +13,14 @@ from ratekeeper.stores.line import Line
 from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.many import ManyGate, together
 from ratekeeper.stores.redis.plans import Plan
-from ratekeeper.stores.redis.redirects import MOST, Hop, Redirects
+from ratekeeper.stores.redis.redirects import MOST, Hop
 from ratekeeper.stores.redis.script import Ask, Reply
-from ratekeeper.stores.redis.shared import RedisStats, Shared
+from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
 
 
-class RedisStore:
+class RedisStore(OnServer):
     """Keep buckets on a Redis or Valkey server, or on a cluster, for all processes that use the same limits.
 
     `where` is a URL (redis://, rediss://, unix://, valkey://, redis+cluster://, redis+sentinel://) or a client of your
@@ -57,63 +56,36 @@ class RedisStore:
     time, `StoreError` for a URL that is none or a server that will not do.
     """
 
-    def __init__(
-        self,
-        where: Any,
-        *,
-        prefix: str = "ratekeeper:",
-        secret: str | bytes | None = None,
-        timeout: float = 0.05,
-        remember_denials: bool = True,
-        clock: Clock | None = None,
-        on_error: OnError = "raise",
-        expected_nodes: int = 1,
-        retry: float = 0.5,
-    ) -> None:
-        self._shared = Shared(
-            where, asynchronous=False, prefix=prefix, secret=secret, timeout=timeout,
-            remember_denials=remember_denials, clock=clock,
-            on_error=on_error, expected_nodes=expected_nodes, retry=retry,
-        )  # fmt: skip
-        self._plans = self._shared.fallback
-        self._attempts = self._shared.attempts
-        self._link = self._shared.link
-        self._clustered = self._link.clustered
-        self._script = self._shared.script
-        self._faults = self._shared.faults
-        self._redirects = Redirects(self._link, self._faults)
-        self.clock: Clock = self._shared.clock
+    _asynchronous = False
+
+    def _begin(self) -> None:
         self.line = Line(self, self.clock)
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""
-        return self._run(self._plans.decide(charges, commit))
+        return self._run(self._fallback.decide(charges, commit))
 
     def decide_many(self, requests: Sequence[Sequence[Charge]]) -> list[list[Decision]]:
         """Decide requests in order, each by itself as `decide` does: in one round trip, unless it is a cluster."""
-        if self._clustered:  # where hardly two keys share a slot, and one may fail alone
+        if self._link.clustered:  # where hardly two keys share a slot, and one may fail alone
             return [self.decide(charges) for charges in requests]
-        return self._run(together([self._plans.decide(charges, True) for charges in requests]))
+        return self._run(together([self._fallback.decide(charges, True) for charges in requests]))
 
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """Give back charges that were made at `at_ticks`. See `Store.refund`."""
-        self._run(self._plans.refund(charges, at_ticks))
+        self._run(self._fallback.refund(charges, at_ticks))
 
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         """Set a bucket's TAT back, if it is still `expected_ticks`. See `Store.rewind`."""
-        return self._run(self._plans.rewind(scope, key, expected_ticks, tat_ticks))
+        return self._run(self._fallback.rewind(scope, key, expected_ticks, tat_ticks))
 
     def reset(self, scope: str, key: str | bytes) -> None:
         """Forget a bucket: it is full again."""
-        self._run(self._plans.reset(scope, key))
+        self._run(self._fallback.reset(scope, key))
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
         """Return the hot path of one limiter."""
         return ManyGate(self, scopes, limits, wait)
-
-    def stats(self) -> RedisStats:
-        """Count what this store has done, in this process."""
-        return self._shared.stats()
 
     def close(self) -> None:
         """Close the connections. A client of the caller's is left open."""
@@ -132,7 +104,7 @@ class RedisStore:
             asks = next(plan)
             while True:
                 try:
-                    replies = [self._call([ask])[0] for ask in asks] if self._clustered else self._call(asks)
+                    replies = [self._call([ask])[0] for ask in asks] if self._link.clustered else self._call(asks)
                 except BaseException as error:
                     asks = plan.throw(error)
                 else:
@@ -143,7 +115,7 @@ class RedisStore:
 
     def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
-        arguments = self._shared.arguments(asks)
+        arguments = self._arguments(asks)
         if not self._link.clustered:
             return self._call_at(Hop(None), asks, arguments)
         hop: Hop | None = Hop(self._node(arguments))
@@ -159,13 +131,13 @@ class RedisStore:
 
     def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes | int]) -> list[Reply]:
         with self._attempts.to(name_of(hop.node)):
-            sent = self._shared.local()
+            sent = self._local()
             try:
                 text = self._execute("EVALSHA", self._script.sha, arguments, hop)
             except self._faults.no_script:
-                self._shared.script_was_missing()
+                self._scripts_sent += 1
                 text = self._execute("EVAL", self._script.text, arguments, hop)  # which also keeps it
-            return self._shared.read(text, asks, sent)
+            return self._read(text, asks, sent)
 
     def _node(self, arguments: list[bytes | int]) -> Any:
         """Return the node of a cluster that has the buckets. Raises as a call does: a cluster is first looked up."""
