@@ -42,6 +42,7 @@ from ratekeeper import (
 )
 from ratekeeper.decision import Charge
 from ratekeeper.stores.redis.names import BucketNames, tag_of
+from ratekeeper.stores.redis.plans import Question
 
 fresh = itertools.count()
 
@@ -71,6 +72,12 @@ def answers(store: RedisStore) -> bool:
 
 def sent(store: RedisStore, asks: Any) -> Any:
     return [store._call([ask])[0] for ask in asks]
+
+
+def question(store: RedisStore, charges: list[Charge]) -> Question:
+    asked = store._plans.question(charges, commit=True)
+    assert isinstance(asked, Question)
+    return asked
 
 
 def finish(store: RedisStore, plan: Any, asks: Any) -> list[Decision]:
@@ -333,7 +340,7 @@ def test_charges_in_several_slots_are_made_or_none(cluster: list[Server]) -> Non
 def test_who_comes_between_two_slots_undoes_the_request_exactly(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
+        plan = store._plans.over_slots(question(store, [Charge.of("test/0", key, limit) for key in ("a", "b")]))
         charge_a = plan.send(sent(store, next(plan)))
         charge_b = plan.send(sent(store, charge_a))
         assert one(store, "a", 0, limit).remaining == 1
@@ -349,7 +356,7 @@ def test_who_was_refused_for_a_charge_that_is_taken_back_may_ask_again_at_once(
 ) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._plans.decide([Charge.of("test/0", key, limit, 2) for key in ("a", "b")], commit=True)
+        plan = store._plans.over_slots(question(store, [Charge.of("test/0", key, limit, 2) for key in ("a", "b")]))
         charge_b = plan.send(sent(store, plan.send(sent(store, next(plan)))))
         assert not one(store, "a", 2, limit)
         if fails:
@@ -364,7 +371,7 @@ def test_who_was_refused_for_a_charge_that_is_taken_back_may_ask_again_at_once(
 def test_a_node_that_fails_between_two_slots_is_an_error_and_the_others_get_theirs_back(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._plans.decide([Charge.of("test/0", key, limit) for key in ("a", "b")], commit=True)
+        plan = store._plans.over_slots(question(store, [Charge.of("test/0", key, limit) for key in ("a", "b")]))
         plan.send(sent(store, plan.send(sent(store, next(plan)))))
         asks = plan.throw(StoreUnavailable("lost"))
         with pytest.raises(StoreUnavailable, match="lost"):

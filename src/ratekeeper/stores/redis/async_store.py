@@ -15,7 +15,7 @@ from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.plans import Plan
 from ratekeeper.stores.redis.redirects import MOST, Hop
-from ratekeeper.stores.redis.script import Ask, Reply
+from ratekeeper.stores.redis.script import Ask, Reply, wire
 from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
@@ -37,7 +37,16 @@ class AsyncRedisStore(OnServer):
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """As `RedisStore.decide`."""
-        return await self._run(self._fallback.decide(charges, commit))
+        charges = tuple(charges)
+        try:
+            question = self._plans.question(charges, commit)
+            if isinstance(question, list):
+                return question
+            if question.slots:
+                return await self._run(self._plans.over_slots(question))
+            return self._plans.answer(question, await self._batches.ask(question.ask()))
+        except StoreUnavailable as error:
+            return self._fallback.instead(error, charges, commit)
 
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """As `RedisStore.refund`."""
@@ -74,10 +83,7 @@ class AsyncRedisStore(OnServer):
             asks = next(plan)
             while True:
                 try:
-                    if len(asks) == 1:  # nearly always, and to gather costs as much as all else here
-                        replies = [await self._batches.ask(asks[0])]
-                    else:
-                        replies = await asyncio.gather(*map(self._batches.ask, asks))
+                    replies = await asyncio.gather(*map(self._batches.ask, asks))
                 except GeneratorExit:  # the event loop is gone
                     raise
                 except BaseException as error:
@@ -104,17 +110,17 @@ class AsyncRedisStore(OnServer):
                     raise
         raise AssertionError("unreachable")
 
-    async def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes | int]) -> list[Reply]:
+    async def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
         with self._attempts.to(name_of(hop.node)):
             sent = self._local()
             try:
-                text = await self._execute("EVALSHA", self._script.sha, arguments, hop)
+                text = await self._execute(b"EVALSHA", self._script.sha, arguments, hop)
             except self._faults.no_script:
                 self._scripts_sent += 1
-                text = await self._execute("EVAL", self._script.text, arguments, hop)  # which also keeps it
+                text = await self._execute(b"EVAL", self._script.text, arguments, hop)  # which also keeps it
             return self._read(text, asks, sent)
 
-    async def _node(self, arguments: list[bytes | int]) -> Any:
+    async def _node(self, arguments: list[bytes]) -> Any:
         """As `RedisStore._node`."""
         with self._attempts.to():
             client = self._link.client()
@@ -124,19 +130,19 @@ class AsyncRedisStore(OnServer):
             await client.initialize()
         return self._attempts.named(client.get_node_from_key, arguments[1])
 
-    async def _execute(self, verb: str, script: str, arguments: list[bytes | int], hop: Hop) -> Any:
+    async def _execute(self, verb: bytes, script: bytes, arguments: list[bytes], hop: Hop) -> Any:
         """As `RedisStore._execute`."""
         if hop.node is not None:
             return await self._execute_at(hop, verb, script, *arguments)
         pool = self._link.client().connection_pool
         connection = await pool.get_connection(*self._link.pool_wants)
         try:
-            await connection.send_command(verb, script, *arguments)
+            await connection.send_packed_command([wire([verb, script, *arguments])])
             return await connection.read_response()
         finally:
             await pool.release(connection)
 
-    async def _execute_at(self, hop: Hop, *command: bytes | str | int) -> Any:
+    async def _execute_at(self, hop: Hop, *command: bytes) -> Any:
         """Send a command to a node of a cluster, once: its own way to send neither follows nor tries again."""
         if not hop.asking:
             return await hop.node.execute_command(*command)

@@ -47,20 +47,17 @@ class Fallback:
         self._lock = threading.Lock()
         self._table = Table(MAX_KEYS, False, os.urandom(16), self._ticks)
 
-    def decide(self, charges: Sequence[Charge], commit: bool) -> Plan[list[Decision]]:
-        charges = tuple(charges)
-        try:
-            return (yield from self._plans.decide(charges, commit))
-        except StoreUnavailable as error:
-            mode = self._mode(charges)
-            if mode == "raise":
-                raise
-            self._counted()
-            wait = max(1, round(error.retry_after * TICKS_PER_SECOND))
-            if mode == "local":
-                return self._decide_here(charges, commit, wait)
-            now = self._ticks()
-            return [self._answer(charge, mode, now, wait) for charge in charges]
+    def instead(self, error: StoreUnavailable, charges: Sequence[Charge], commit: bool) -> list[Decision]:
+        """Return the decisions on a request that ended with this error; or raise it."""
+        mode = self._mode(charges)
+        if mode == "raise":
+            raise error
+        self._counted()
+        wait = max(1, round(error.retry_after * TICKS_PER_SECOND))
+        if mode == "local":
+            return self._decide_here(charges, commit, wait)
+        now = self._ticks()
+        return [self._answer(charge, mode, now, wait) for charge in charges]
 
     def refund(self, charges: Sequence[Charge], at: int) -> Plan[None]:
         """What was charged here is not given back, here or there. Nor is what cannot be, for want of an answer."""

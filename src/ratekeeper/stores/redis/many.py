@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import islice
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Protocol
 
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Store, Wait, checked_keys, speaking
 from ratekeeper.stores.redis.batches import MOST_TOGETHER
-from ratekeeper.stores.redis.plans import Plan
-from ratekeeper.stores.redis.script import Ask
-
-T = TypeVar("T")
 
 
 class DecidesMany(Store, Protocol):
@@ -37,31 +31,3 @@ class ManyGate(ChargeGate):
             requests = [self._charges(key, cost) for key in keys[first : first + MOST_TOGETHER]]
             answers += [speaking(decisions).allowed for decisions in self._decide_many(requests)]
         return answers
-
-
-def together(plans: Sequence[Plan[T]]) -> Plan[list[T]]:
-    """Run plans side by side: what they ask for travels together, and if that fails, it fails for each of them."""
-    results: dict[int, T] = {}
-    asking: dict[int, list[Ask]] = {}
-
-    def go_on(place: int, step: Callable[[], list[Ask]]) -> None:
-        try:
-            asking[place] = step()
-        except StopIteration as stop:
-            results[place] = stop.value
-
-    for place, plan in enumerate(plans):
-        go_on(place, partial(next, plan))
-    while asking:
-        asked, asking = asking, {}
-        try:
-            replies = iter((yield [ask for asks in asked.values() for ask in asks]))
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            for place in asked:
-                go_on(place, partial(plans[place].throw, error))
-        else:
-            for place, asks in asked.items():
-                go_on(place, partial(plans[place].send, list(islice(replies, len(asks)))))
-    return [results[place] for place in range(len(plans))]

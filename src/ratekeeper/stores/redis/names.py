@@ -9,6 +9,12 @@ from hashlib import blake2b
 
 from ratekeeper.decision import key_bytes
 
+MOST_KEPT = 4096
+"""Names that are kept, of the buckets that are asked for most, so that they are not digested each time."""
+
+LONGEST_KEPT = 256
+"""Letters of a key whose name is kept: who sends long keys does not fill the memory."""
+
 _FIRST_PART = re.compile(rb"([0-9]{1,7}):")
 _CUT = 22  # base64 letters of 16 bytes, without the padding
 
@@ -31,9 +37,13 @@ class BucketNames:
         given = b"" if secret is None else key_bytes(secret)
         self._secret = blake2b(given, digest_size=32).digest() if given else b""
         self._second = lru_cache(maxsize=1024)(self._second_digest)  # of few scopes, as most keys are of one part
+        self._kept = lru_cache(maxsize=MOST_KEPT)(self._name)
 
     def name(self, scope: str, key: str | bytes) -> bytes:
         """Return the name of a bucket. Raises TypeError for a key that is neither str nor bytes."""
+        return self._kept(scope, key) if type(key) is str and len(key) <= LONGEST_KEPT else self._name(scope, key)
+
+    def _name(self, scope: str, key: str | bytes) -> bytes:
         first, rest = key_bytes(key), b""
         if first[:1].isdigit():
             first, rest = _split(first)

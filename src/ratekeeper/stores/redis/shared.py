@@ -87,7 +87,7 @@ class OnServer:
             self._attempts.failures, self._fallback.count, self._attempts.opened,
         )  # fmt: skip
 
-    def _arguments(self, asks: Sequence[Ask]) -> list[bytes | int]:
+    def _arguments(self, asks: Sequence[Ask]) -> list[bytes]:
         """Return what a script call is sent, for requests that travel together."""
         clock = SERVER_TIME if self._given_clock is None else clock_at(self._given_clock.ticks())
         return arguments(asks, clock)

@@ -11,10 +11,10 @@ from ratekeeper.limits import Limit
 from ratekeeper.stores.base import Gate, Wait
 from ratekeeper.stores.line import Line
 from ratekeeper.stores.redis.attempts import name_of
-from ratekeeper.stores.redis.many import ManyGate, together
-from ratekeeper.stores.redis.plans import Plan
+from ratekeeper.stores.redis.many import ManyGate
+from ratekeeper.stores.redis.plans import Plan, Question
 from ratekeeper.stores.redis.redirects import MOST, Hop
-from ratekeeper.stores.redis.script import Ask, Reply
+from ratekeeper.stores.redis.script import Ask, Reply, wire
 from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
@@ -63,13 +63,29 @@ class RedisStore(OnServer):
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""
-        return self._run(self._fallback.decide(charges, commit))
+        charges = tuple(charges)
+        try:
+            question = self._plans.question(charges, commit)
+            if isinstance(question, list):
+                return question
+            if question.slots:
+                return self._run(self._plans.over_slots(question))
+            return self._plans.answer(question, self._call([question.ask()])[0])
+        except StoreUnavailable as error:
+            return self._fallback.instead(error, charges, commit)
 
     def decide_many(self, requests: Sequence[Sequence[Charge]]) -> list[list[Decision]]:
         """Decide requests in order, each by itself as `decide` does: in one round trip, unless it is a cluster."""
         if self._link.clustered:  # where hardly two keys share a slot, and one may fail alone
             return [self.decide(charges) for charges in requests]
-        return self._run(together([self._fallback.decide(charges, True) for charges in requests]))
+        questions = [self._plans.question(tuple(charges), True) for charges in requests]
+        asked = [question for question in questions if isinstance(question, Question)]
+        try:
+            replies = self._call([question.ask() for question in asked]) if asked else []
+            answers = iter([self._plans.answer(*both) for both in zip(asked, replies, strict=True)])
+        except StoreUnavailable as error:
+            answers = iter([self._fallback.instead(error, question.charges, True) for question in asked])
+        return [next(answers) if isinstance(question, Question) else question for question in questions]
 
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """Give back charges that were made at `at_ticks`. See `Store.refund`."""
@@ -129,17 +145,17 @@ class RedisStore(OnServer):
                     raise
         raise AssertionError("unreachable")
 
-    def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes | int]) -> list[Reply]:
+    def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
         with self._attempts.to(name_of(hop.node)):
             sent = self._local()
             try:
-                text = self._execute("EVALSHA", self._script.sha, arguments, hop)
+                text = self._execute(b"EVALSHA", self._script.sha, arguments, hop)
             except self._faults.no_script:
                 self._scripts_sent += 1
-                text = self._execute("EVAL", self._script.text, arguments, hop)  # which also keeps it
+                text = self._execute(b"EVAL", self._script.text, arguments, hop)  # which also keeps it
             return self._read(text, asks, sent)
 
-    def _node(self, arguments: list[bytes | int]) -> Any:
+    def _node(self, arguments: list[bytes]) -> Any:
         """Return the node of a cluster that has the buckets. Raises as a call does: a cluster is first looked up."""
         if not self._link.is_open or self._redirects.stale:
             with self._attempts.to():
@@ -149,7 +165,7 @@ class RedisStore(OnServer):
                     self._redirects.stale = False
         return self._attempts.named(self._link.client().get_node_from_key, arguments[1])
 
-    def _execute(self, verb: str, script: str, arguments: list[bytes | int], hop: Hop) -> Any:
+    def _execute(self, verb: bytes, script: bytes, arguments: list[bytes], hop: Hop) -> Any:
         """Send a command once, and return its answer. A client's own way to send tries again after an error."""
         pool = (self._link.client() if hop.node is None else self._link.at(hop.node)).connection_pool
         connection = pool.get_connection(*self._link.pool_wants)
@@ -157,7 +173,7 @@ class RedisStore(OnServer):
             if hop.asking:  # of the next command of this connection
                 connection.send_command("ASKING")
                 connection.read_response()
-            connection.send_command(verb, script, *arguments)
+            connection.send_packed_command([wire([verb, script, *arguments])])
             return connection.read_response()
         finally:
             pool.release(connection)
