@@ -3,6 +3,10 @@
 One script call carries many requests, which saves the client's and the server's work for each call. Nobody waits for a
 timer: who asks alone is sent at the end of the turn. While MOST_CALLS are under way, the next waits for one of them to
 come back, and so is the larger. Knows requests and replies, and no client.
+
+Tasks that get their answers together ask again together, and then either they are at work or the server is, never both.
+So if nothing else is under way, the answers to a large batch are handed out in two halves: while the second half gets
+theirs, the server is at what the first half asks next. From then on two batches take turns.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ MOST_CALLS = 4
 
 MOST_CALLS_CLUSTERED = 32
 """The same on a cluster, where only requests for one slot can travel together."""
+
+LARGE = 16
+"""A batch of more is handed out in halves, if nothing else is under way: a call of its own is dear for a few."""
 
 Call: TypeAlias = Callable[[list[Ask]], Awaitable[list[Reply]]]
 
@@ -67,36 +74,41 @@ class Batches:
 
     def ask(self, ask: Ask) -> asyncio.Future[Reply]:
         """Send a request with those that come in the same turn of the event loop."""
-        loop = self.running()
-        coming: asyncio.Future[Reply] = loop.create_future()
+        coming: asyncio.Future[Reply] = self.running().create_future()
         self._waiting.append((ask, coming))
         if not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._send)
+            self._schedule()
         return coming
 
-    def _send(self) -> None:
+    def _schedule(self) -> None:
+        """Have a batch sent at the end of this turn of the event loop, if one more may be under way."""
+        if len(self._under_way) < self._most_calls:
+            self._scheduled = True
+            task = asyncio.create_task(self._send())
+            self._under_way.add(task)
+            task.add_done_callback(self._arrived)
+
+    async def _send(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._under_way) < self._most_calls:
-            batch = self._next()
-            if batch:
-                assert self._loop is not None
-                task = self._loop.create_task(self._travel(batch))
-                self._under_way.add(task)
-                task.add_done_callback(self._arrived)
+        batch = self._next()
+        if self._waiting:
+            self._schedule()
+        if batch:
+            await self._travel(batch)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
-        # By its turn of the loop: who has just got an answer may ask again, and travel with those that wait.
-        if self._waiting and not self._scheduled and self._loop is not None:
-            self._scheduled = True
-            self._loop.call_soon(self._send)
+        if task.cancelled():  # maybe before it could send
+            self._scheduled = False
+        # Who has just got an answer may have asked again: it travels with those that wait.
+        if self._waiting and not self._scheduled:
+            self._schedule()
 
     def _next(self) -> list[_Waiting]:
         """Take the next requests that can travel together. Whose task has been cancelled is not sent at all."""
         waiting = self._waiting
         most = min(len(waiting), MOST_TOGETHER)
-        if self._clustered:
+        if self._clustered and waiting:
             tag = tag_of(waiting[0][0].names[0])
             most = next((n for n in range(1, most) if tag_of(waiting[n][0].names[0]) != tag), most)
         batch = [waiting.popleft() for _ in range(most)]
@@ -104,7 +116,7 @@ class Batches:
 
     async def _travel(self, batch: list[_Waiting]) -> None:
         try:
-            replies = await self._call([ask for ask, _ in batch])
+            await self._hand_out(batch, await self._call([ask for ask, _ in batch]))
         except BaseException as error:
             if self._clustered and is_split(error) and len(apart := _by_buckets(batch)) > 1:
                 for part in apart:
@@ -116,8 +128,14 @@ class Batches:
                     coming.set_exception(failure)
             if not isinstance(error, Exception):
                 raise
-            return
-        for (_, coming), reply in zip(batch, replies, strict=True):
+
+    async def _hand_out(self, batch: list[_Waiting], replies: list[Reply]) -> None:
+        halves = len(batch) > LARGE and len(self._under_way) == 1
+        half = len(batch) // 2
+        for place, ((_, coming), reply) in enumerate(zip(batch, replies, strict=True)):
+            if halves and place == half:
+                await asyncio.sleep(0)  # the first half asks
+                await asyncio.sleep(0)  # and is sent
             if not coming.done():
                 coming.set_result(reply)
 

@@ -1,0 +1,103 @@
+"""Batches: what travels together, how much is under way, and what becomes of those whose carrier is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from ratekeeper.stores.redis.batches import MOST_CALLS, MOST_TOGETHER, Batches
+from ratekeeper.stores.redis.script import Ask, Reply
+
+ASK = Ask([b"name"], b"", 1)
+
+
+class Server:
+    """Answers a call when it is told to, or else after some turns of the event loop. Counts what travels."""
+
+    def __init__(self, turns: int = 5) -> None:
+        self.sizes: list[int] = []
+        self.under_way = self.most_under_way = 0
+        self.turns = turns
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def call(self, asks: list[Ask]) -> list[Reply]:
+        self.sizes.append(len(asks))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            await self.go.wait()
+        finally:
+            self.under_way -= 1
+        return [Reply(number, [], 0) for number in range(len(asks))]
+
+
+def batches_of(server: Server) -> Batches:
+    return Batches(server.call, clustered=False, renew=lambda: None)
+
+
+async def ask_often(batches: Batches, times: int) -> None:
+    for _ in range(times):
+        await batches.ask(ASK)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def within() -> None:
+        await asyncio.wait_for(test(), 30)
+
+    asyncio.run(within())
+
+
+@pytest.mark.parametrize(("tasks", "later"), [(64, {32}), (65, {32, 33}), (16, {16}), (1, {1})])
+def test_tasks_that_ask_on_and_on_travel_in_two_batches_that_take_turns(tasks: int, later: set[int]) -> None:
+    async def test() -> None:
+        server = Server()
+        batches = batches_of(server)
+        await asyncio.gather(*(ask_often(batches, 50) for _ in range(tasks)))
+        assert server.sizes[0] == tasks
+        assert set(server.sizes[1:]) == later
+        assert sum(server.sizes) == 50 * tasks
+        assert server.most_under_way == len(range(0, tasks, max(later)))
+
+    run(test)
+
+
+def test_only_so_many_are_under_way_and_the_next_is_the_larger() -> None:
+    async def test() -> None:
+        server = Server()
+        server.go.clear()
+        batches = batches_of(server)
+        coming = [batches.ask(ASK) for _ in range(MOST_TOGETHER * MOST_CALLS)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+            coming.append(batches.ask(ASK))
+        assert server.sizes == [MOST_TOGETHER] * MOST_CALLS
+        server.go.set()
+        await asyncio.gather(*coming)
+        assert server.sizes[MOST_CALLS:] == [20]
+
+    run(test)
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_who_waits_is_answered_whenever_what_carries_others_is_cancelled(turns: int) -> None:
+    """As by a program that cancels all tasks that it does not know."""
+
+    async def test() -> None:
+        batches = batches_of(Server(3))
+        first = [batches.ask(ASK) for _ in range(40)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        more = [batches.ask(ASK) for _ in range(40)]
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            if "Batches" in str(task):
+                task.cancel()
+        done = await asyncio.gather(*first, *more, return_exceptions=True)
+        assert {type(one) for one in done} <= {Reply, asyncio.CancelledError}
+        assert isinstance(await batches.ask(ASK), Reply)
+
+    run(test)
