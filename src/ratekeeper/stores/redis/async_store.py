@@ -11,10 +11,9 @@ from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.async_line import AsyncLine
 from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
-from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.plans import Plan
-from ratekeeper.stores.redis.redirects import MOST, Hop
+from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
 from ratekeeper.stores.redis.script import Ask, Reply, wire
 from ratekeeper.stores.redis.shared import OnServer
 
@@ -98,8 +97,8 @@ class AsyncRedisStore(OnServer):
         """Call the script once, for requests whose buckets are all in one slot."""
         arguments = self._arguments(asks)
         if not self._link.clustered:
-            return await self._call_at(Hop(None), asks, arguments)
-        hop: Hop | None = Hop(await self._node(arguments))
+            return await self._call_at(SINGLE, asks, arguments)
+        hop: Hop | None = Hop.to(await self._node(arguments))
         for hops in range(MOST, 0, -1):
             assert hop is not None
             try:
@@ -111,8 +110,7 @@ class AsyncRedisStore(OnServer):
         raise AssertionError("unreachable")
 
     async def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
-        with self._attempts.to(name_of(hop.node)):
-            sent = self._local()
+        with self._attempts.to(hop.name) as sent:
             try:
                 text = await self._execute(b"EVALSHA", self._script.sha, arguments, hop)
             except self._faults.no_script:

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ratekeeper.decision import seconds
 from ratekeeper.errors import StoreUnavailable
@@ -58,15 +58,15 @@ class Attempts:
         except self._faults.known as error:
             raise self._faults.named(error) from error
 
-    def begin(self, breaker: Breaker, node: str) -> int:
-        """Return the turn of a call. Raises `StoreUnavailable` if it is not to be made."""
+    def begin(self, breaker: Breaker, node: str) -> tuple[int, int]:
+        """Return the turn of a call, and the time. Raises `StoreUnavailable` if it is not to be made."""
         now = self._local()
         turn = breaker.enter(now)
         if turn is None:
             wait = seconds(breaker.wait(now))
             text = f"{_named(node)} is not asked, as it did not answer a moment ago: the next try is in {wait:.3f} s"
             raise StoreUnavailable(text, wait)
-        return turn
+        return turn, now
 
     def end(self, breaker: Breaker, node: str, turn: int, error: BaseException | None) -> None:
         """Note what came of a call. Raises the error that the caller is to get, for one of a client library's."""
@@ -98,7 +98,7 @@ class Attempts:
 
 
 class _Attempt:
-    """One call: to be entered before, and left after it."""
+    """One call: to be entered before, which returns the local time, and left after it."""
 
     __slots__ = ("_attempts", "_breaker", "_node", "_turn")
 
@@ -107,18 +107,14 @@ class _Attempt:
         self._breaker = breaker
         self._node = node
 
-    def __enter__(self) -> None:
-        self._turn = self._attempts.begin(self._breaker, self._node)
+    def __enter__(self) -> int:
+        self._turn, now = self._attempts.begin(self._breaker, self._node)
+        return now
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._attempts.end(self._breaker, self._node, self._turn, error)
-
-
-def name_of(node: Any) -> str:
-    """Return the name of a cluster's node, as its client has it."""
-    return str(getattr(node, "name", ""))
 
 
 def _named(node: str) -> str:

@@ -23,10 +23,19 @@ MOST = 3
 
 
 class Hop(NamedTuple):
-    """A node of a cluster, and whether the request is to say that it was sent there by an ASK."""
+    """A node of a cluster, its name, and whether the request is to say that it was sent there by an ASK."""
 
     node: Any
+    name: str
     asking: bool = False
+
+    @classmethod
+    def to(cls, node: Any, asking: bool = False) -> Hop:
+        return cls(node, str(getattr(node, "name", "")), asking)
+
+
+SINGLE = Hop(None, "")
+"""To the only server that there is."""
 
 
 class Redirects:
@@ -50,4 +59,4 @@ class Redirects:
             return None
         where: Any = cause
         node = self._link.client().get_node(where.host, where.port)
-        return None if node is None else Hop(node, asking=not moved)
+        return None if node is None else Hop.to(node, asking=not moved)

@@ -68,10 +68,10 @@ class OnServer:
         self._server_clock = ServerClock()
         self._given_clock = clock
         self.clock: Clock = self._server_clock if clock is None else clock
-        self._local = self._server_clock.local if clock is None else clock.ticks
-        self._denials = Denials(self._local) if remember_denials else None
+        local = self._server_clock.local if clock is None else clock.ticks
+        self._denials = Denials(local) if remember_denials else None
         self._plans = Plans(BucketNames(prefix, secret), self._denials, self._link.clustered)
-        self._attempts = Attempts(self._faults, max(1, round(retry * TICKS_PER_SECOND)), self._local)
+        self._attempts = Attempts(self._faults, max(1, round(retry * TICKS_PER_SECOND)), local)
         self._fallback = Fallback(self._plans, self.clock.ticks, on_error, expected_nodes)
         self._calls = self._requests = self._scripts_sent = 0
         self._begin()

@@ -10,10 +10,9 @@ from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import Gate, Wait
 from ratekeeper.stores.line import Line
-from ratekeeper.stores.redis.attempts import name_of
 from ratekeeper.stores.redis.many import ManyGate
 from ratekeeper.stores.redis.plans import Plan, Question
-from ratekeeper.stores.redis.redirects import MOST, Hop
+from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
 from ratekeeper.stores.redis.script import Ask, Reply, wire
 from ratekeeper.stores.redis.shared import OnServer
 
@@ -133,8 +132,8 @@ class RedisStore(OnServer):
         """Call the script once, for requests whose buckets are all in one slot."""
         arguments = self._arguments(asks)
         if not self._link.clustered:
-            return self._call_at(Hop(None), asks, arguments)
-        hop: Hop | None = Hop(self._node(arguments))
+            return self._call_at(SINGLE, asks, arguments)
+        hop: Hop | None = Hop.to(self._node(arguments))
         for hops in range(MOST, 0, -1):
             assert hop is not None
             try:
@@ -146,8 +145,7 @@ class RedisStore(OnServer):
         raise AssertionError("unreachable")
 
     def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
-        with self._attempts.to(name_of(hop.node)):
-            sent = self._local()
+        with self._attempts.to(hop.name) as sent:
             try:
                 text = self._execute(b"EVALSHA", self._script.sha, arguments, hop)
             except self._faults.no_script:
