@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import random
 import shutil
 import socket
@@ -19,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -106,7 +108,7 @@ def time_blocking(url: str) -> dict[str, list[float]]:
 
 async def awaited(url: str) -> dict[str, AsyncAsk]:
     client = import_module("redis.asyncio").Redis.from_url(url)
-    store = AsyncRedisStore(url, timeout=5)
+    store = AsyncRedisStore(client)
     bare = {str(number): command(str(number)) for number in range(TASKS)}
     charges = {key: [charge(key)] for key in bare}
     await store.decide(charges["0"])
@@ -219,9 +221,17 @@ def main() -> None:
             run(url)
 
 
+def versions() -> list[str]:
+    """Return the versions of the client libraries that are installed."""
+    names = ("redis", "hiredis", "limits", "throttled-py", "pyrate-limiter")
+    installed = {each.metadata["Name"].lower(): each.version for each in distributions()}
+    return [f"{name} {installed[name]}" if name in installed else f"no {name}" for name in names]
+
+
 def run(url: str) -> None:
     version = import_module("redis").Redis.from_url(url).info("server")
-    print(f"{version.get('server_name', 'redis')} {version.get('valkey_version', version['redis_version'])}")
+    server_is = f"{version.get('server_name', 'redis')} {version.get('valkey_version', version['redis_version'])}"
+    print(f"{server_is}; CPython {platform.python_version()}, {', '.join(versions())}")
     sync = time_blocking(url)
     print_table("One caller that blocks", sync, "a bare EVALSHA")
     tasks = asyncio.run(time_awaited(url))
