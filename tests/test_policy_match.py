@@ -141,6 +141,13 @@ def test_a_request_that_matches_no_entry_whole_is_limited(store: TableStore, att
     assert [keeper.check(attributes).allowed for _ in range(2)] == [True, False]
 
 
+def test_a_policy_of_one_plain_rule_exempts_too(store: TableStore) -> None:
+    keeper = Keeper(Policy.parse('exempt = [{ path = "/x" }]\n' + RULE), store)
+    assert [keeper.check({"path": path}).allowed for path in ("/x", "/x", "/y", "/y", "/x")] == [
+        True, True, True, False, True,
+    ]  # fmt: skip
+
+
 def test_an_exempt_request_needs_no_attribute_that_a_rule_insists_on() -> None:
     policy = Policy.parse('exempt = [{ path = "/x" }]\n' + RULE + 'key = ["user"]\nmissing = "reject"\n')
     keeper = Keeper(policy, MemoryStore(10))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.limits import wait_ticks
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.rulebook import LoneRule, Plan, Rulebook, RuleExplanation
+from ratekeeper.policy.rulebook import Plan, Rulebook, RuleExplanation, checked
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.awaited import awaited
 from ratekeeper.stores.base import AsyncStore, Store, local, must_be_awaited
@@ -35,9 +35,8 @@ class Keeper:
     """
 
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
-        self.rulebook = Rulebook(policy)
-        self.store: Store = local(store, "Keeper") if store is not None else (policy.store or _OWN).open()
-        self._lone = LoneRule.of(policy, self.store)
+        self.store: Store = local(store, "Keeper") if store is not None else (checked(policy).store or _OWN).open()
+        self.rulebook = Rulebook(policy, self.store)
 
     @property
     def policy(self) -> Policy:
@@ -49,8 +48,7 @@ class Keeper:
 
         The store stays, whatever the policy's [store] says, and with it what each bucket owes; see docs/policy.md.
         """
-        self.rulebook = Rulebook(policy)
-        self._lone = LoneRule.of(policy, self.store)
+        self.rulebook = Rulebook(policy, self.store)
 
     def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
@@ -58,9 +56,10 @@ class Keeper:
         `cost` multiplies each rule's own. Raises `CostError` if an attribute that should be a rule's cost is no number,
         TypeError if one that a rule looks at is no str.
         """
-        if self._lone is not None and cost.__class__ is int and cost == 1:
-            return self._lone.check(attributes)
-        plan = self.rulebook.plan(attributes, cost)
+        book = self.rulebook
+        if book.lone is not None and cost.__class__ is int and cost == 1:
+            return book.lone.check(attributes)
+        plan = book.plan(attributes, cost)
         return plan.answer(self.store.decide(plan.charges))
 
     def acquire(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> PolicyDecision:
@@ -85,13 +84,12 @@ class AsyncKeeper:
     """
 
     def __init__(self, policy: Policy, store: Store | AsyncStore | None = None) -> None:
-        self.rulebook = Rulebook(policy)
-        self.store: Store | AsyncStore = store if store is not None else (policy.store or _OWN).open_async()
+        self.store: Store | AsyncStore = store if store is not None else (checked(policy).store or _OWN).open_async()
         self._store = awaited(self.store)
         # A local store's answer comes at once: to await it would cost as much as the decision.
         self._at_once = None if must_be_awaited(self.store) else local(self.store, "Keeper")
         self._decide = self._at_once.decide if self._at_once else None
-        self._lone = LoneRule.of(policy, self._at_once) if self._at_once else None
+        self.rulebook = Rulebook(policy, self._at_once)
 
     @property
     def policy(self) -> Policy:
@@ -100,14 +98,14 @@ class AsyncKeeper:
 
     def replace(self, policy: Policy) -> None:
         """As `Keeper.replace`. Any thread may call it."""
-        self.rulebook = Rulebook(policy)
-        self._lone = LoneRule.of(policy, self._at_once) if self._at_once else None
+        self.rulebook = Rulebook(policy, self._at_once)
 
     async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.check`."""
-        if self._lone is not None and cost.__class__ is int and cost == 1:
-            return self._lone.check(attributes)
-        plan = self.rulebook.plan(attributes, cost)
+        book = self.rulebook
+        if book.lone is not None and cost.__class__ is int and cost == 1:
+            return book.lone.check(attributes)
+        plan = book.plan(attributes, cost)
         decide = self._decide
         return plan.answer(decide(plan.charges) if decide else await self._store.decide(plan.charges))
 

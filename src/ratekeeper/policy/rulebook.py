@@ -58,12 +58,11 @@ class ExplanationPlan(NamedTuple):
 class Rulebook:
     """A policy, ready to be asked what a request is charged. Immutable."""
 
-    __slots__ = ("_chargers", "_names", "_secret", "policy")
+    __slots__ = ("_chargers", "_names", "_secret", "lone", "policy")
 
-    def __init__(self, policy: Policy) -> None:
-        if not isinstance(policy, Policy):
-            raise TypeError(f"a keeper takes a Policy, such as Policy.load('policy.toml'), not {policy!r}")
-        self.policy = policy
+    def __init__(self, policy: Policy, store: Store | None = None) -> None:
+        self.policy = checked(policy)
+        self.lone = LoneRule.of(policy, store) if store is not None else None
         self._chargers = tuple(Charger(rule) for rule in policy.rules)
         self._names = tuple(policy.names())
         self._secret = os.urandom(16)
@@ -177,6 +176,13 @@ class Charger:
             self._scope, key, rule.limit_for(attributes), rule.cost_of(attributes) * cost,
             min(waits, default=None), rule.shadow, rule.on_error,
         )  # fmt: skip
+
+
+def checked(policy: Policy) -> Policy:
+    """Return the policy. Raises TypeError if it is none."""
+    if not isinstance(policy, Policy):
+        raise TypeError(f"a keeper takes a Policy, such as Policy.load('policy.toml'), not {policy!r}")
+    return policy
 
 
 def check_type(name: str, value: object) -> None:
