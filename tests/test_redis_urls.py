@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import redis
 import valkey
-from redis_servers import PROGRAMS, Server, cluster_url, redis_server, wait_for
-from servers import free_port, program
-from test_redis_store import answers, fresh, one
+from redis_servers import Server, cluster_url, redis_server
+from test_redis_store import fresh, one
 from tls_proxy import make_certificate, tls_proxy
 
 from ratekeeper import AsyncRedisStore, MissingExtraError, RedisStore, StoreError, StoreUnavailable, TokenBucket
@@ -51,16 +50,6 @@ async def _ask_once(store: AsyncRedisStore) -> None:
     async with store:
         [decision] = await store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))])
         assert decision.remaining == 4
-
-
-def test_a_sentinel_says_where_the_server_is(server: Server, tmp_path: Path) -> None:
-    config, port = tmp_path / "sentinel.conf", free_port()
-    config.write_text(f"port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {server.port} 1\n")
-    with program(str(PROGRAMS["valkey 9"]()), config, "--sentinel"):
-        store = RedisStore(f"redis+sentinel://127.0.0.1:{port}/main/0", timeout=5, prefix=f"{next(fresh)}:")
-        wait_for(lambda: answers(store))
-        assert one(store, "new").remaining == 4
-        store.close()
 
 
 @pytest.mark.parametrize(

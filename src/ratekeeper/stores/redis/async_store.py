@@ -67,8 +67,7 @@ class AsyncRedisStore(OnServer):
         """Give back what those who gave up waiting had, and close the connections. A client handed in is left open."""
         self._batches.running()
         await self.line.settle()
-        client = self._link.opened()
-        if client is not None:
+        for client in self._link.opened():
             await client.aclose()
 
     async def __aenter__(self) -> AsyncRedisStore:

@@ -73,9 +73,12 @@ class Link:
     def is_open(self) -> bool:
         return self._client is not None
 
-    def opened(self) -> Any:
-        """Return the client if it has been opened here, to be closed; else None."""
-        return self._client if self.owned else None
+    def opened(self) -> list[Any]:
+        """Return the clients that have been opened here, to be closed: also those that ask sentinels."""
+        if self._client is None or not self.owned:
+            return []
+        manager = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
+        return [self._client, *(manager.sentinels if manager else ())]
 
 
 def link(where: Any, timeout: float, asynchronous: bool) -> Link:

@@ -104,8 +104,7 @@ class RedisStore(OnServer):
 
     def close(self) -> None:
         """Close the connections. A client of the caller's is left open."""
-        client = self._link.opened()
-        if client is not None:
+        for client in self._link.opened():
             client.close()
 
     def __enter__(self) -> RedisStore:
@@ -170,8 +169,9 @@ class RedisStore(OnServer):
         try:
             if hop.asking:  # of the next command of this connection
                 connection.send_command("ASKING")
-                connection.read_response()
+                connection.read_response(disconnect_on_error=True)
             connection.send_packed_command([wire([verb, script, *arguments])])
-            return connection.read_response()
+            # Of itself a connection that Sentinel names stays open: the next would read an answer that was given up.
+            return connection.read_response(disconnect_on_error=True)
         finally:
             pool.release(connection)
