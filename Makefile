@@ -31,7 +31,7 @@ bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, a few min
 	@$(BIN)/python -m benchmarks.shared
 
 test-c:  ## the C table alone, under ThreadSanitizer and Address/UB sanitizers
-	@$(MAKE) --no-print-directory -C tests/c
+	@$(MAKE) --no-print-directory -C tests/c -j2 --output-sync=target
 
 clean:  ## remove everything that was built
 	rm -rf $(VENV) build dist src/*.egg-info src/ratekeeper/core/*.so tests/c/build
