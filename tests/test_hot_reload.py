@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
 from pathlib import Path
 
 import httpx
 import pytest
 from asgi_apps import application
 from redis_servers import wait_for
+from servers import PATIENCE
 
 from ratekeeper.frameworks.asgi import RateLimitMiddleware
 
@@ -45,3 +48,15 @@ def test_a_policy_that_lacks_what_nobody_gives_is_not_taken(tmp_path: Path, capl
     file.write_text(RULE.format(4).replace("client", "user"))
     wait_for(lambda: "nothing gives the attribute 'user'" in caplog.text)
     asyncio.run(app.limits.close())
+
+
+def test_the_watch_ends_with_the_application_also_where_nobody_closes_it(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(RULE.format(3))
+    before = {*threading.enumerate()}
+    app = RateLimitMiddleware(application, file)
+    (watching,) = {*threading.enumerate()} - before
+    del app
+    gc.collect()
+    watching.join(PATIENCE)
+    assert not watching.is_alive()

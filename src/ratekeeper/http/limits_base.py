@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import iscoroutinefunction
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakMethod, WeakValueDictionary, finalize
 
 from ratekeeper.errors import PolicyError, RatekeeperError
 from ratekeeper.http.attributes import AttributeReader
@@ -129,7 +129,16 @@ class LimitsBase(Generic[K]):
     def _watched(self) -> PolicyWatch | None:
         if self._path is None or self._ready is None:
             return None
-        return watch_policy(self._path, self.replace, in_use=self._ready.keeper.policy)
+        # Some frameworks have no end of an application, and tests make many: the watch ends with who uses the policy.
+        own = WeakMethod(self.replace)
+
+        def replace(policy: Policy) -> None:
+            if (still := own()) is not None:
+                still(policy)
+
+        watch = watch_policy(self._path, replace, in_use=self._ready.keeper.policy)
+        finalize(self, watch.abandon)
+        return watch
 
     def _closing(self) -> Any:
         """Watch the policy's file no more; return the store's `close`, to be called or awaited, if it is ours."""

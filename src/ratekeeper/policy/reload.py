@@ -53,6 +53,7 @@ class PolicyWatch:
         self._refused = False
         self._seen = _status(self._path)
         self._judged: _Status | None = None
+        self._abandoned = False
         self._judge()
         self._start()
         forget_in_child(self)
@@ -62,6 +63,10 @@ class PolicyWatch:
         self._stopping.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
+
+    def abandon(self) -> None:
+        """Watch no more, some time after this returns. Takes no lock and waits for nobody, as a finalizer must not."""
+        self._abandoned = True
 
     def __enter__(self) -> PolicyWatch:
         return self
@@ -78,12 +83,12 @@ class PolicyWatch:
 
     def forget(self) -> None:
         """Go on in a forked child, without the parent's thread, which may have been in the middle of a change."""
-        if not self._stopping.is_set():
+        if not (self._abandoned or self._stopping.is_set()):
             self._text = self._judged = None
             self._start()
 
     def _run(self, stopping: threading.Event) -> None:
-        while not stopping.wait(self._every):
+        while not (stopping.wait(self._every) or self._abandoned):
             try:
                 self._look()
             except Exception:  # `replace` is the caller's; the watch goes on for the next change
