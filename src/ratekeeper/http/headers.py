@@ -41,10 +41,12 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     policies, states, longest = [], [], 0
     for name, one, shadow in decision.rules:
         if not shadow:
-            limit = one.limit
-            policies.append(_policy_item(name, limit.full, limit.interval))
-            states.append(_state_item(name, one, limit))
-            longest = max(longest, one.retry_ticks)
+            limit, wait = one.limit, one.retry_ticks
+            quoted, policy_item = _policy_item(name, limit.full, limit.interval)
+            policies.append(policy_item)
+            states.append(_state_item(quoted, one, limit))
+            if wait > longest:
+                longest = wait
     if not policies:
         return []
     headers = [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
@@ -90,24 +92,23 @@ def policy_name(name: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _quoted(name: str) -> str:
-    return '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(name)) + '"'
+def _policy_item(name: str, full: int, interval: int) -> tuple[str, str]:
+    """Return a rule's name as a String, and its item: the same in each response.
+
+    Cached by integers: a limit's Fraction is slow to hash.
+    """
+    quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(name)) + '"'
+    return quoted, f"{quoted};q={min(full // interval, _LARGEST_INTEGER)};w={_whole_seconds(full)}"
 
 
-@lru_cache(maxsize=1024)
-def _policy_item(name: str, full: int, interval: int) -> str:
-    """Return a rule's item, the same in each response. Cached by integers: a limit's Fraction is slow to hash."""
-    return f"{_quoted(name)};q={min(full // interval, _LARGEST_INTEGER)};w={_whole_seconds(full)}"
-
-
-def _state_item(name: str, decision: Decision, limit: Limit) -> str:
+def _state_item(quoted: str, decision: Decision, limit: Limit) -> str:
     # One token more is there once the debt has come down to what leaves room for it. Of a full bucket this makes one
     # interval, which is the draft's meaning of `t`: nobody can take more than `remaining` within it.
     interval, left = limit.interval * decision.nodes, limit.full - decision.debt_ticks
     remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
     if remaining > _LARGEST_INTEGER:
         remaining = _LARGEST_INTEGER
-    return f"{_quoted(name)};r={remaining};t={_whole_seconds(interval - begun)}"
+    return f"{quoted};r={remaining};t={-((begun - interval) // TICKS_PER_SECOND)}"
 
 
 def _whole_seconds(ticks: int) -> int:
