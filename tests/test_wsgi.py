@@ -1,0 +1,184 @@
+"""Limits in WSGI: what passes through a middleware untouched, and applications as they are deployed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis_servers import wait_for
+from servers import free_port, program, wait_until_answers
+from web_sites import memory, serving
+
+from ratekeeper import Policy, RateLimitExceeded
+from ratekeeper.frameworks.wsgi import RateLimitMiddleware, rate_limit
+
+EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
+
+
+class Body:
+    """Some bytes, and whether the server has closed them, as it must."""
+
+    closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"some "
+        yield b"bytes"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def limited(application: Any) -> RateLimitMiddleware:
+    return RateLimitMiddleware(application, EACH, store=memory())
+
+
+def test_a_body_is_closed_by_the_server_and_is_the_very_object_that_a_file_wrapper_made() -> None:
+    body = Body()
+    returned: list[Iterable[bytes]] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return environ["wsgi.file_wrapper"](open(Path(__file__), "rb")) if environ["PATH_INFO"] == "/file" else body
+
+    def watching(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        returned.append(middleware(environ, start_response))
+        return returned[-1]
+
+    middleware = limited(application)
+    with serving(watching) as client:
+        assert client.get("/").content == b"some bytes"
+        assert client.get("/file").content == Path(__file__).read_bytes()
+    assert returned[0] is body
+    assert body.closed
+    assert type(returned[1]).__name__ == "FileWrapper"
+
+
+def test_an_application_may_begin_anew_with_an_error_and_the_limits_are_told_once() -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        try:
+            raise ValueError
+        except ValueError:
+            start_response("502 Bad Gateway", [("Content-Type", "text/plain")], sys.exc_info())
+        return [b"sorry"]
+
+    with serving(limited(application)) as client:
+        answer = client.get("/")
+    assert (answer.status_code, answer.text) == (502, "sorry")
+    assert answer.headers.get_list("ratelimit") == ['"each";r=2;t=20']
+
+
+def test_a_refusal_has_no_body_where_the_method_has_none() -> None:
+    sent: list[Any] = []
+    middleware = limited(lambda environ, start_response: [])
+    environ = {"REQUEST_METHOD": "HEAD", "PATH_INFO": "/", "REMOTE_ADDR": "192.0.2.7"}
+    bodies = [middleware(environ, lambda *head: sent.append(head)) for _ in range(4)]
+    assert bodies[-1] == []
+    assert sent[-1][0] == "429 Too Many Requests"
+
+
+def test_a_limit_that_refuses_after_the_response_began_is_an_error_and_no_second_response() -> None:
+    @rate_limit("1/hour", name="once")
+    def once() -> None:
+        pass
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        once()
+        write(b"begun")
+        once()
+        return []
+
+    heads: list[Any] = []
+
+    def start_response(*head: Any) -> Any:
+        heads.append(head)
+        return lambda data: None
+
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REMOTE_ADDR": "192.0.2.7"}
+    with pytest.raises(RateLimitExceeded):
+        limited(application)(environ, start_response)
+    assert [head[0] for head in heads] == ["200 OK"]
+
+
+@pytest.mark.parametrize("forgiving", [False, True], ids=["raises", "makes a 500 of it"])
+def test_a_functions_limit_refuses_with_429_also_where_what_is_in_between_makes_a_500_of_errors(
+    forgiving: bool,
+) -> None:
+    body = Body()
+
+    @rate_limit("1/hour")
+    def inner(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"fine"]
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            return inner(environ, start_response)
+        except RateLimitExceeded:
+            if not forgiving:
+                raise
+            start_response("500 Internal Server Error", [])(b"sorry")
+            return body
+
+    with serving(limited(application)) as client:
+        fine, refused = client.get("/"), client.get("/")
+    assert (fine.text, refused.status_code) == ("fine", 429)
+    assert refused.json()["violated-policies"] == ["1/hour"]
+    assert body.closed is forgiving
+
+
+def test_a_limit_that_the_application_has_dealt_with_takes_no_later_response_away() -> None:
+    @rate_limit("1/hour")
+    def once() -> None:
+        pass
+
+    def later(start_response: Any) -> Iterator[bytes]:
+        start_response("500 Internal Server Error", [])
+        yield b"of another kind"
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        with suppress(RateLimitExceeded):
+            once()
+        return later(start_response)
+
+    with serving(limited(application)) as client:
+        answers = [client.get("/") for _ in range(2)]
+    assert [(one.status_code, one.text) for one in answers] == [(500, "of another kind")] * 2
+
+
+PRELOADED = """
+from ratekeeper.frameworks.wsgi import RateLimitMiddleware
+
+def pid(environ, start_response):
+    import os
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%d" % os.getpid()]
+
+application = RateLimitMiddleware(pid, "policy.toml")
+"""
+
+
+def test_workers_forked_from_an_application_that_was_loaded_before_watch_its_policys_file_too(tmp_path: Path) -> None:
+    policy = '[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "{}/minute"'
+    (tmp_path / "preloaded.py").write_text(PRELOADED)
+    (tmp_path / "policy.toml").write_text(policy.format(1000))
+    url = f"http://127.0.0.1:{(port := free_port())}/"
+    command = ("--preload", "--workers", "2", "--chdir", tmp_path, "--bind", f"127.0.0.1:{port}", "preloaded")
+    with program(sys.executable, "-m", "gunicorn", *command, quiet=True) as process:
+        wait_until_answers(url, process)
+        (tmp_path / "policy.toml").write_text(policy.format(2000))
+        changed: set[str] = set()
+
+        def every_worker_has_it() -> bool:
+            answer = httpx.get(url)
+            if ";q=2000;" in answer.headers["ratelimit-policy"]:
+                changed.add(answer.text)
+            return len(changed) == 2
+
+        wait_for(every_worker_has_it)
