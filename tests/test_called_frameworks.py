@@ -1,4 +1,4 @@
-"""Limits in WSGI: what clients get, and what the application does not notice, as in every framework."""
+"""Limits in WSGI and Flask: what clients get, and what the application does not notice, is the same in both."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ALLOWED_THIRD_PARTY = {
     "service": {"uvicorn"},
     "cli": {"rich"},
     "stores": {"redis", "valkey"},
-    "frameworks": {"aiohttp", "celery", "httpx", "requests", "starlette"},
+    "frameworks": {"aiohttp", "celery", "flask", "httpx", "requests", "starlette", "werkzeug"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,9 +15,10 @@ from redis_servers import wait_for
 from servers import free_port, program, wait_until_answers
 from web_sites import memory, serving
 
-from ratekeeper import Policy, RateLimitExceeded
+from ratekeeper import MissingExtraError, Policy, RateLimitExceeded
 from ratekeeper.frameworks.wsgi import RateLimitMiddleware, rate_limit
 
+EXAMPLES = Path(__file__).parents[1] / "examples" / "frameworks"
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
 
 
@@ -43,7 +45,11 @@ def test_a_body_is_closed_by_the_server_and_is_the_very_object_that_a_file_wrapp
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
-        return environ["wsgi.file_wrapper"](open(Path(__file__), "rb")) if environ["PATH_INFO"] == "/file" else body
+        return (
+            environ["wsgi.file_wrapper"](open(EXAMPLES / "flask_app.py", "rb"))
+            if environ["PATH_INFO"] == "/file"
+            else body
+        )
 
     def watching(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         returned.append(middleware(environ, start_response))
@@ -52,7 +58,7 @@ def test_a_body_is_closed_by_the_server_and_is_the_very_object_that_a_file_wrapp
     middleware = limited(application)
     with serving(watching) as client:
         assert client.get("/").content == b"some bytes"
-        assert client.get("/file").content == Path(__file__).read_bytes()
+        assert client.get("/file").content == (EXAMPLES / "flask_app.py").read_bytes()
     assert returned[0] is body
     assert body.closed
     assert type(returned[1]).__name__ == "FileWrapper"
@@ -152,6 +158,28 @@ def test_a_limit_that_the_application_has_dealt_with_takes_no_later_response_awa
     assert [(one.status_code, one.text) for one in answers] == [(500, "of another kind")] * 2
 
 
+SERVED = {
+    "flask, gunicorn": ("-m", "gunicorn", "--chdir", EXAMPLES, "--bind", "127.0.0.1:{}", "flask_app:app"),
+    "flask, its own": ("-m", "flask", "--app", EXAMPLES / "flask_app.py", "run", "--port", "{}"),
+}
+
+
+@pytest.mark.parametrize("words", SERVED.values(), ids=SERVED)
+def test_the_examples_keep_their_limits_on_real_servers(words: tuple[str | Path, ...]) -> None:
+    port = free_port()
+    command = [str(word).format(port) for word in words]
+    with program(sys.executable, *command, quiet=True) as process:
+        wait_until_answers(f"http://127.0.0.1:{port}/", process)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            answers = [client.get("/reports", headers={"x-api-key": "k-1"}).status_code for _ in range(3)]
+            other, without = client.get("/reports", headers={"x-api-key": "k-2"}), client.get("/reports")
+            forged = [client.get("/", headers={"x-forwarded-for": f"192.0.2.{n}"}) for n in range(21)]
+    assert answers == [200, 200, 429]
+    assert other.text == "a report for k-2"
+    assert without.status_code == 403
+    assert {one.status_code for one in forged} == {200, 429}
+
+
 PRELOADED = """
 from ratekeeper.frameworks.wsgi import RateLimitMiddleware
 
@@ -182,3 +210,16 @@ def test_workers_forked_from_an_application_that_was_loaded_before_watch_its_pol
             return len(changed) == 2
 
         wait_for(every_worker_has_it)
+
+
+@pytest.mark.parametrize(
+    ("part", "blocked", "extra"),
+    [("flask", "flask", "flask")],
+)
+def test_a_framework_that_is_not_installed_is_named_with_what_to_install(
+    part: str, blocked: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, blocked, None)
+    monkeypatch.delitem(sys.modules, f"ratekeeper.frameworks.{part}", raising=False)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'ratekeeper\[{extra}\]'"):
+        importlib.import_module(f"ratekeeper.frameworks.{part}")

@@ -14,11 +14,13 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import flask
 import httpx
 from site_parts import PIECES, exceed_a_limit_of_its_own, of_user
 
 from ratekeeper import ManualClock, MemoryStore
 from ratekeeper.frameworks import wsgi
+from ratekeeper.frameworks.flask import RateLimits
 from ratekeeper.frameworks.wsgi import rate_limit
 
 
@@ -43,12 +45,36 @@ def wsgi_site(**options: Any) -> Iterator[httpx.Client]:
         yield client
 
 
-SITES = {"wsgi": wsgi_site}
+def flask_app() -> flask.Flask:
+    app = flask.Flask(__name__)
+    app.get("/items/<int:item>")(lambda item: f"{item}")
+    app.get("/send", endpoint="send")(rate_limit("1/hour", key=of_user)(lambda: "sent"))
+    app.get("/stream", endpoint="stream")(lambda: flask.Response(iter(PIECES)))
+    app.get("/own", endpoint="own")(exceed_a_limit_of_its_own)
+
+    @app.get("/boom")
+    def boom() -> str:
+        raise ValueError("boom")
+
+    return app
+
+
+@contextmanager
+def flask_site(**options: Any) -> Iterator[httpx.Client]:
+    app = flask_app()
+    RateLimits(app, **options)
+    with serving(app) as client:
+        yield client
+
+
+SITES = {"wsgi": wsgi_site, "flask": flask_site}
 
 
 def own_rejection(framework: str) -> Any:
     """What the framework may answer a refused request with, to say 418."""
-    return lambda environ, start_response: (start_response("418 I'm a teapot", []), [b"own"])[1]
+    if framework == "wsgi":
+        return lambda environ, start_response: (start_response("418 I'm a teapot", []), [b"own"])[1]
+    return "own", 418
 
 
 def memory() -> MemoryStore:
