@@ -1,4 +1,4 @@
-"""Limits in WSGI and Flask: what clients get, and what the application does not notice, is the same in both."""
+"""Limits in WSGI, Flask and Django: what clients get, and what the application does not notice, is the same in all."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ALLOWED_THIRD_PARTY = {
     "service": {"uvicorn"},
     "cli": {"rich"},
     "stores": {"redis", "valkey"},
-    "frameworks": {"aiohttp", "celery", "flask", "httpx", "requests", "starlette", "werkzeug"},
+    "frameworks": {"aiohttp", "asgiref", "celery", "django", "flask", "httpx", "requests", "starlette", "werkzeug"},
 }
 
 

@@ -161,6 +161,8 @@ def test_a_limit_that_the_application_has_dealt_with_takes_no_later_response_awa
 SERVED = {
     "flask, gunicorn": ("-m", "gunicorn", "--chdir", EXAMPLES, "--bind", "127.0.0.1:{}", "flask_app:app"),
     "flask, its own": ("-m", "flask", "--app", EXAMPLES / "flask_app.py", "run", "--port", "{}"),
+    "django, gunicorn": ("-m", "gunicorn", "--chdir", EXAMPLES, "--bind", "127.0.0.1:{}", "django_app"),
+    "django, its own": (EXAMPLES / "django_app.py", "runserver", "--noreload", "{}"),
 }
 
 
@@ -214,7 +216,7 @@ def test_workers_forked_from_an_application_that_was_loaded_before_watch_its_pol
 
 @pytest.mark.parametrize(
     ("part", "blocked", "extra"),
-    [("flask", "flask", "flask")],
+    [("flask", "flask", "flask"), ("django", "django.conf", "django")],
 )
 def test_a_framework_that_is_not_installed_is_named_with_what_to_install(
     part: str, blocked: str, extra: str, monkeypatch: pytest.MonkeyPatch

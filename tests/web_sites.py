@@ -14,8 +14,14 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import django_site  # noqa: F401  it sets Django up
 import flask
 import httpx
+from asgi_servers import serving as serving_asgi
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.test import override_settings
 from site_parts import PIECES, exceed_a_limit_of_its_own, of_user
 
 from ratekeeper import ManualClock, MemoryStore
@@ -67,14 +73,30 @@ def flask_site(**options: Any) -> Iterator[httpx.Client]:
         yield client
 
 
-SITES = {"wsgi": wsgi_site, "flask": flask_site}
+@contextmanager
+def django_wsgi_site(**options: Any) -> Iterator[httpx.Client]:
+    with override_settings(RATEKEEPER=options), serving(get_wsgi_application()) as client:
+        yield client
+
+
+@contextmanager
+def django_asgi_site(**options: Any) -> Iterator[httpx.Client]:
+    with (
+        override_settings(RATEKEEPER=options),
+        serving_asgi(get_asgi_application(), lifespan="off", proxy_headers=False) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        yield client
+
+
+SITES = {"wsgi": wsgi_site, "flask": flask_site, "django": django_wsgi_site, "django-asgi": django_asgi_site}
 
 
 def own_rejection(framework: str) -> Any:
     """What the framework may answer a refused request with, to say 418."""
     if framework == "wsgi":
         return lambda environ, start_response: (start_response("418 I'm a teapot", []), [b"own"])[1]
-    return "own", 418
+    return ("own", 418) if framework == "flask" else HttpResponse("own", status=418)
 
 
 def memory() -> MemoryStore:
