@@ -14,6 +14,7 @@ if not settings.configured:
         ROOT_URLCONF="django_site",
         SECRET_KEY="of tests",
         MIDDLEWARE=["django_site.sign_in", "ratekeeper.frameworks.django.RateLimitMiddleware"],
+        REST_FRAMEWORK={"UNAUTHENTICATED_USER": None},
         LOGGING_CONFIG=None,
     )
     django.setup()
@@ -21,12 +22,16 @@ if not settings.configured:
 from asgiref.sync import iscoroutinefunction
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.urls import path
+from django.urls import include, path
 from django.utils.decorators import method_decorator, sync_and_async_middleware
 from django.views import View
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.response import Response
+from rest_framework.views import APIView
 from site_parts import PIECES, exceed_a_limit_of_its_own
 
 from ratekeeper.frameworks.django import rate_limit
+from ratekeeper.frameworks.drf import RateLimitThrottle
 
 
 class User:
@@ -97,6 +102,43 @@ def boom(request: HttpRequest) -> HttpResponse:
     raise ValueError("boom")
 
 
+class ByToken(BaseAuthentication):
+    def authenticate(self, request: Any) -> tuple[User, None] | None:
+        token = request.headers.get("x-token")
+        return (User(token), None) if token else None
+
+
+class Api(APIView):
+    authentication_classes = (ByToken,)
+    throttle_classes = (RateLimitThrottle,)
+
+    def get(self, request: Any) -> Response:
+        return Response("ok")
+
+
+class Search(Api):
+    throttle_limits = ("2/hour", "100/day")
+
+
+class Hourly(RateLimitThrottle):
+    limits = "2/hour"
+
+
+class Report(Api):
+    throttle_classes = (Hourly,)
+
+
+class Export(Search):
+    throttle_scope = "heavy"
+
+
+class Import(Search):
+    throttle_scope = "heavy"
+
+
+api = [path(view.__name__.lower(), view.as_view()) for view in (Api, Search, Report, Export, Import)]
+api.append(path("report/again", Report.as_view()))
+
 urlpatterns = [
     path("items/<int:item>", item),
     path("send", send),
@@ -106,4 +148,5 @@ urlpatterns = [
     path("stream", stream),
     path("own", own),
     path("boom", boom),
+    path("api/", include(api)),
 ]

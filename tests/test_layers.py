@@ -36,7 +36,10 @@ ALLOWED_THIRD_PARTY = {
     "service": {"uvicorn"},
     "cli": {"rich"},
     "stores": {"redis", "valkey"},
-    "frameworks": {"aiohttp", "asgiref", "celery", "django", "flask", "httpx", "requests", "starlette", "werkzeug"},
+    "frameworks": {
+        *("aiohttp", "asgiref", "celery", "django", "flask", "httpx"),
+        *("requests", "rest_framework", "starlette", "werkzeug"),
+    },
 }
 
 

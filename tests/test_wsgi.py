@@ -216,7 +216,7 @@ def test_workers_forked_from_an_application_that_was_loaded_before_watch_its_pol
 
 @pytest.mark.parametrize(
     ("part", "blocked", "extra"),
-    [("flask", "flask", "flask"), ("django", "django.conf", "django")],
+    [("flask", "flask", "flask"), ("django", "django.conf", "django"), ("drf", "rest_framework.throttling", "drf")],
 )
 def test_a_framework_that_is_not_installed_is_named_with_what_to_install(
     part: str, blocked: str, extra: str, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,107 @@
+"""Django REST framework: a throttle, so that the framework itself answers who is refused. Set up as `django` is.
+
+It decides when the framework has found out who asks, by a token too; Django's middlewares are called before that.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import inf
+from typing import Any, ClassVar, TypeAlias
+
+from ratekeeper.errors import MissingExtraError, RateLimitExceeded
+from ratekeeper.frameworks.django import RequestExchange, read_settings
+from ratekeeper.http.exchange import CURRENT, Exchange
+from ratekeeper.http.limits import Limits
+from ratekeeper.http.rate_limit import Key, RateLimit
+from ratekeeper.limits import Limit
+
+try:
+    from django.core.signals import setting_changed
+    from django.http import HttpRequest
+    from rest_framework.request import Request
+    from rest_framework.throttling import BaseThrottle
+except ImportError:
+    raise MissingExtraError("ratekeeper.frameworks.drf", "drf") from None
+
+__all__ = ["RateLimitThrottle"]
+
+Given: TypeAlias = str | Limit | tuple[str | Limit, ...]
+
+
+class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types of its own
+    """Limit a view's requests, of each user, or of each address where nobody has logged in.
+
+    limits  the limits of all views that use this class, or text such as "100/hour"; they share buckets, by `scope` or
+            else by the class's name
+
+    A view's own `throttle_limits` come before these; each endpoint then has its own buckets, or those of its
+    `throttle_scope`. Without either it is the policy of the settings that decides, unless `RateLimitMiddleware` has
+    done so already.
+
+    Without that middleware the framework still tells Retry-After, but there are no RateLimit headers, and a store that
+    does not answer is an error of the application's, 500 rather than 503.
+    """
+
+    limits: ClassVar[Given] = ()
+    scope: ClassVar[str | None] = None
+
+    def __init__(self) -> None:
+        self._wait: float | None = None
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        """Charge the request; False if it is refused."""
+        around = CURRENT.get()
+        exchange = around if isinstance(around, RequestExchange) else _exchange(request)
+        limit = self._limit(request, view)
+        if limit is None and exchange is around:
+            return True
+        limits = exchange.limits if limit is None else exchange.limits_of(limit)
+        try:
+            limits.charge(exchange)
+        except RateLimitExceeded as refused:
+            wait = refused.decision.retry_after
+            self._wait = None if wait == inf else wait
+            return False
+        return True
+
+    def wait(self) -> float | None:
+        """Return the seconds after which a refused request would pass, None if it never would."""
+        return self._wait
+
+    def _limit(self, request: Request, view: Any) -> RateLimit | None:
+        own = getattr(view, "throttle_limits", None)
+        given = self.limits if own is None else own
+        if not given:
+            return None
+        name = getattr(view, "throttle_scope", None) if own is not None else self.scope or type(self).__name__
+        known = bool(request.user and request.user.is_authenticated)
+        return _rate_limit(given if isinstance(given, tuple) else (given,), _user if known else "client", name)
+
+
+def _user(request: HttpRequest) -> str:
+    return f"user {request.user.pk}"  # which no address looks like
+
+
+@lru_cache(maxsize=1024)
+def _rate_limit(limits: tuple[str | Limit, ...], key: Key, name: str | None) -> RateLimit:
+    return RateLimit(*limits, key=key, name=name)
+
+
+def _exchange(request: Request) -> Exchange:
+    return RequestExchange(_limits(), request._request)
+
+
+@lru_cache(maxsize=1)
+def _limits() -> Limits:
+    """The process's own, for when there is no middleware to have any."""
+    return Limits(**read_settings())
+
+
+def _changed(*, setting: str, **_: Any) -> None:
+    """Follow `override_settings` in tests."""
+    if setting == "RATEKEEPER":
+        _limits.cache_clear()
+
+
+setting_changed.connect(_changed)
