@@ -63,6 +63,10 @@ class Exchange:
             self._native = self._make_native()
         return self._native
 
+    def patience(self) -> float | None:
+        """Return for how many seconds the client will still wait, None if it does not say: HTTP's never do."""
+        return None
+
     def limits_of(self, limit: RateLimit) -> Any:
         """Return what decides by an endpoint's own limit.
 

@@ -45,7 +45,7 @@ class Limits(LimitsBase[Keeper]):
                 put_attribute(attributes, name, _called(ask, exchange))
             cost = _called(self._cost, exchange) if callable(self._cost) else self._cost
             if ready.may_wait:
-                decision = ready.keeper.acquire(attributes, cost)
+                decision = ready.keeper.acquire(attributes, cost, exchange.patience())
             else:
                 decision = ready.keeper.check(attributes, cost)
             if not decision.allowed:
@@ -98,7 +98,7 @@ class AsyncLimits(LimitsBase[AsyncKeeper]):
                 put_attribute(attributes, name, await _awaited(ask, exchange))
             cost = await _awaited(self._cost, exchange) if callable(self._cost) else self._cost
             if ready.may_wait:
-                decision = await ready.keeper.acquire(attributes, cost)
+                decision = await ready.keeper.acquire(attributes, cost, exchange.patience())
             else:
                 decision = await ready.keeper.check(attributes, cost)
             if not decision.allowed:

@@ -1,0 +1,167 @@
+"""One gRPC call: what is read of it, what its handler is given, and how it is refused. Knows no interceptor."""
+
+from __future__ import annotations
+
+import json
+from asyncio import AbstractEventLoop, run_coroutine_threadsafe
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import unquote
+
+from ratekeeper.errors import MissingExtraError, RatekeeperError
+from ratekeeper.http.attributes import header_map
+from ratekeeper.http.exchange import CURRENT, Exchange
+from ratekeeper.http.limits import AsyncLimits, Limits
+from ratekeeper.http.response import Response
+
+try:
+    import grpc
+except ModuleNotFoundError:
+    raise MissingExtraError("ratekeeper.frameworks.grpc", "grpc") from None
+
+T = TypeVar("T")
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+_RETRY_AFTER = "Retry-After"
+_PUSHBACK = "grpc-retry-pushback-ms"
+"""What gRPC's own clients go by, if they are set to retry."""
+
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,  # a cost that is no number
+    403: grpc.StatusCode.PERMISSION_DENIED,  # an attribute is missing
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,  # the store does not answer
+}
+
+
+class Call(NamedTuple):
+    """What the user's functions are given of a call.
+
+    method    its full name, "/package.Service/Method"
+    request   the message; None if the client sends a stream of them, which is the handler's to read
+    context   gRPC's own, for the metadata, the peer, and who has authenticated
+    """
+
+    method: str
+    request: Any
+    context: Any
+
+
+class CallExchange(Exchange):
+    """A call, of which nothing is read before a policy looks at it. It waits for no turn after its deadline."""
+
+    method = "POST"
+
+    def __init__(self, limits: Limits | AsyncLimits, call: Call, loop: AbstractEventLoop | None) -> None:
+        super().__init__(limits, self, lambda: call, loop)
+        self.path = call.method
+        self._context = call.context
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        pairs = self._context.invocation_metadata() or ()
+        return header_map([(name.encode(), value.encode()) for name, value in pairs if not name.endswith("-bin")])
+
+    @property
+    def peer(self) -> str | None:
+        kind, _, address = self._context.peer().partition(":")
+        return unquote(address) if kind in ("ipv4", "ipv6") else None  # else a Unix socket
+
+    def route(self) -> str:
+        return self.path
+
+    def patience(self) -> float | None:
+        seconds: float | None = self._context.time_remaining()
+        return seconds
+
+
+class LimitedContext:
+    """A call's context, as its handler sees it: gRPC's own, but that our initial metadata goes with the handler's.
+
+    It can be sent only once. Ours is complete when the handler begins to answer, as its own limits have decided then.
+    A call that ends before that has no initial metadata of ours: a client that has got any does not retry.
+    """
+
+    def __init__(self, context: Any, exchange: CallExchange) -> None:
+        self._context = context
+        self._exchange = exchange
+        self._sent = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def send_initial_metadata(self, initial_metadata: Any) -> Any:
+        """Return what gRPC's own does: on asyncio something to await."""
+        self._sent = True
+        return self._context.send_initial_metadata((*initial_metadata, *_lowered(self._exchange.limit_headers())))
+
+    def refusal(self, answer: Any) -> tuple[grpc.StatusCode, str, Metadata]:
+        """Return the status code, its details, and the trailing metadata. An answer of the user's has the first two."""
+        headers = self._exchange.limit_headers()
+        if isinstance(answer, Response):
+            headers += [(name, value) for name, value in answer.headers if name == _RETRY_AFTER]
+            answer = _CODES[answer.status], json.loads(answer.body)["detail"]
+        headers += [(_PUSHBACK, f"{value}000") for name, value in headers if name == _RETRY_AFTER]
+        return *answer, _lowered(headers)
+
+
+class ThreadContext(LimitedContext):
+    """The context of a handler that runs in a thread."""
+
+    def send_headers(self) -> None:
+        """To be called before each answer: the first sends initial metadata, if nobody has yet."""
+        if not self._sent and self._exchange.decisions:
+            self.send_initial_metadata(())
+
+    def step(self, part: Callable[..., T], *args: Any) -> T:
+        """Do a part of what is to be done, with the call as the current exchange. Ends the call if a limit refuses."""
+        exchange = self._exchange
+        token = CURRENT.set(exchange)
+        try:
+            return part(*args)
+        except RatekeeperError as error:
+            if error is exchange.error:
+                self._refuse(exchange.limits.refusal(exchange, error))
+            raise
+        finally:
+            CURRENT.reset(token)
+
+    def _refuse(self, answer: Any) -> None:
+        """End the call: raises what gRPC's `abort` raises. The answer of a server on asyncio is awaited on its loop."""
+        if self._exchange.loop is not None:
+            answer = run_coroutine_threadsafe(answer, self._exchange.loop).result()
+        code, details, trailing = self.refusal(answer)
+        self._context.set_trailing_metadata(trailing)
+        self._context.abort(code, details)
+
+
+class TaskContext(LimitedContext):
+    """The context of a handler that runs on asyncio."""
+
+    async def write(self, message: Any) -> None:
+        await self.send_headers()
+        await self._context.write(message)
+
+    async def send_headers(self) -> None:
+        """As `ThreadContext.send_headers`."""
+        if not self._sent and self._exchange.decisions:
+            await self.send_initial_metadata(())
+
+    async def step(self, part: Awaitable[T]) -> T:
+        """As `ThreadContext.step`."""
+        exchange = self._exchange
+        CURRENT.set(exchange)  # for good: each call has a task, and so a context, of its own
+        try:
+            return await part
+        except RatekeeperError as error:
+            if error is exchange.error:
+                await self._context.abort(*self.refusal(await exchange.limits.refusal(exchange, error)))
+            raise
+
+
+def _lowered(headers: list[tuple[str, str]]) -> Metadata:
+    return tuple((name.lower(), value) for name, value in headers)
+
+
+grpc.ServicerContext.register(ThreadContext)  # as its own is; on asyncio it is none of its class
