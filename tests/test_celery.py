@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -170,10 +169,3 @@ def test_two_tasks_with_equal_limits_do_not_share_a_bucket_unless_they_say_so(cl
 def test_a_mistake_is_an_error_when_the_task_is_defined(wrong: Callable[[], object], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         wrong()
-
-
-def test_without_celery_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['celery'] = None; import ratekeeper.frameworks.celery"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "MissingExtraError: ratekeeper.frameworks.celery needs" in done.stderr
-    assert "pip install 'ratekeeper[celery]'" in done.stderr

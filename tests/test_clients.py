@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
@@ -19,8 +17,6 @@ from ratekeeper.frameworks.httpx import AsyncRateLimitTransport, RateLimitTransp
 from ratekeeper.frameworks.outgoing import Pace
 from ratekeeper.frameworks.requests import RateLimitAdapter
 from ratekeeper.limits import TICKS_PER_SECOND
-
-MODULES = {"httpx": "httpx", "requests": "requests", "aiohttp_client": "aiohttp"}
 
 
 @pytest.fixture(params=CLIENTS)
@@ -224,12 +220,3 @@ def test_bad_options_are_errors_when_the_client_is_made(
 ) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
         kind("1/s", **options)
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_without_its_library_a_module_says_what_to_install(module: str) -> None:
-    library = MODULES[module]
-    code = f"import sys; sys.modules[{library!r}] = None; import ratekeeper.frameworks.{module}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert f"MissingExtraError: ratekeeper.frameworks.{module} needs" in done.stderr
-    assert f"pip install 'ratekeeper[{library}]'" in done.stderr

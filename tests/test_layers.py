@@ -37,8 +37,8 @@ ALLOWED_THIRD_PARTY = {
     "cli": {"rich"},
     "stores": {"redis", "valkey"},
     "frameworks": {
-        *("aiohttp", "asgiref", "celery", "django", "flask", "grpc"),
-        *("httpx", "requests", "rest_framework", "starlette", "werkzeug"),
+        *("aiohttp", "asgiref", "celery", "django", "flask", "grpc", "httpx"),
+        *("opentelemetry", "prometheus_client", "requests", "rest_framework", "starlette", "werkzeug"),
     },
 }
 

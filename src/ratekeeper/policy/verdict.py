@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from ratekeeper.decision import Decision, most_binding
 from ratekeeper.limits import Limit
+
+Outcome: TypeAlias = Literal["allowed", "delayed", "refused", "shadow_refused"]
+"""What a rule made of a request, in a word: for those who count."""
 
 
 class RuleDecision(NamedTuple):
@@ -20,6 +23,13 @@ class RuleDecision(NamedTuple):
     @property
     def limit(self) -> Limit:
         return self.decision.limit
+
+    @property
+    def outcome(self) -> Outcome:
+        """What this rule alone says. Nobody waits for one in shadow, so it never delays."""
+        if not self.decision.allowed:
+            return "shadow_refused" if self.shadow else "refused"
+        return "delayed" if self.decision.delay_ticks and not self.shadow else "allowed"
 
 
 class PolicyDecision(NamedTuple):
@@ -73,6 +83,13 @@ class PolicyDecision(NamedTuple):
         if self.missing is not None:
             return inf
         return _longest([rule.decision.retry_after for rule in self.enforced])
+
+    @property
+    def outcomes(self) -> tuple[tuple[str, Outcome], ...]:
+        """Each rule's name and outcome, for counters. No rule is named, "", if an attribute was missing."""
+        if self.missing is not None:
+            return (("", "refused"),)
+        return tuple([(rule.name, rule.outcome) for rule in self.rules])
 
     @property
     def source(self) -> str:

@@ -1,0 +1,59 @@
+"""Without its optional dependency an adapter says what to install; whatever is in frameworks/ is found here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from test_layers import imported
+
+from ratekeeper import frameworks
+
+MODULES = {path.stem: path for path in Path(frameworks.__path__[0]).glob("*.py") if path.stem != "__init__"}
+NEEDS = {
+    module: {name.split(".")[0] for name in imported(path)} - {"ratekeeper", *sys.stdlib_module_names}
+    for module, path in sorted(MODULES.items())
+}
+"""The third-party packages that each module imports."""
+ALL_NEEDS = sorted(set().union(*NEEDS.values()))
+HIDING = f"import sys; sys.modules.update(dict.fromkeys({ALL_NEEDS!r}))"
+
+
+def extra_packages(extra: str) -> set[str]:
+    """The distributions that an extra brings, by their normal names."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    return {normal(re.split(r"[^\w.-]", one)[0]) for one in project["optional-dependencies"][extra]}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("module", NEEDS)
+def test_without_what_it_needs_an_adapter_says_what_to_install(module: str) -> None:
+    code = f"{HIDING}; import ratekeeper.frameworks.{module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if not NEEDS[module]:
+        assert done.returncode == 0, done.stderr
+        return
+    last = done.stderr.splitlines()[-1]
+    said = re.fullmatch(
+        r"ratekeeper\.errors\.MissingExtraError: ratekeeper\.frameworks\.(\w+) needs an optional dependency: "
+        r"pip install 'ratekeeper\[(.+)\]'",
+        last,
+    )
+    assert said is not None, last
+    assert module.startswith(said[1]), "a part of an adapter names the whole"
+    installed = packages_distributions()
+    assert extra_packages(said[2]) & {normal(name) for one in NEEDS[module] for name in installed.get(one, ())}
+
+
+def test_importing_ratekeeper_imports_no_adapter_and_nothing_that_one_needs() -> None:
+    code = "import sys, ratekeeper; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"ratekeeper.frameworks", *ALL_NEEDS} & set(done.stdout.split())
