@@ -70,31 +70,19 @@ class RateLimitMiddleware:
             await self._pass(scope, receive, send)
             return
         exchange = _Exchange(self, scope)
-        reply = _Reply(exchange, send)
+        reply = _Reply(self, exchange, scope, receive, send)
         token = CURRENT.set(exchange)
         try:
             await self.limits.charge_async(exchange)
             await self.app(scope, receive, reply.send)
         except RatekeeperError as error:
+            if error is reply.replaced:
+                return
             if error is not exchange.error or reply.started:
                 raise
-            await self._refuse(exchange, scope, receive, reply)
-        else:
-            if reply.dropped:
-                await self._refuse(exchange, scope, receive, reply)
+            await reply.refuse(error)
         finally:
             CURRENT.reset(token)
-
-    async def _refuse(self, exchange: Exchange, scope: Scope, receive: Receive, reply: _Reply) -> None:
-        reply.dropped = False
-        await (await self._refusal(exchange))(scope, receive, reply.send)
-
-    async def _refusal(self, exchange: Exchange) -> App:
-        """Return what answers a request that a limit has refused. Raises an error that has no answer."""
-        error, exchange.error = exchange.error, None
-        assert error is not None
-        answer = await self.limits.refusal(exchange, error)
-        return partial(_answer, answer) if isinstance(answer, Response) else answer
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let through what is no HTTP request."""
@@ -120,11 +108,10 @@ class RateLimitMiddleware:
         except RatekeeperError as error:
             if error is not exchange.error or not sent.isdisjoint(_CLOSING):
                 raise
-            answer = await self._refusal(exchange)
             if "websocket.accept" in sent or _HANDSHAKE_ANSWER not in (scope.get("extensions") or {}):
                 await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
             else:
-                await answer(scope, receive, _Reply(exchange, send).send)
+                await _Reply(self, exchange, scope, receive, send).refuse(error)
         finally:
             CURRENT.reset(token)
 
@@ -144,27 +131,44 @@ class RateLimitMiddleware:
 
 
 class _Reply:
-    """What the application sends, on its way out: with the headers about limits."""
+    """What the application sends, on its way out: with the headers about limits.
 
-    __slots__ = ("_exchange", "_send", "dropped", "started")
+    What does not know our error makes a 500 of it: some frameworks do, and mounted applications. The refusal is sent in
+    place of that, at once, as such an application may not return before the client has had an answer.
+    """
 
-    def __init__(self, exchange: Exchange, send: Send) -> None:
+    __slots__ = ("_exchange", "_limits", "_receive", "_scope", "_send", "replaced", "started")
+
+    def __init__(
+        self, middleware: RateLimitMiddleware, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._limits = middleware.limits
         self._exchange = exchange
+        self._scope = scope
+        self._receive = receive
         self._send = send
         self.started = False
-        self.dropped = False
+        self.replaced: RatekeeperError | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] in _STARTS:
-            # What does not know our error makes a 500 of it: some frameworks do, and mounted applications.
-            if self._exchange.error is not None and message["status"] == _UNKNOWN_ERROR:
-                self.dropped = True
-            else:
-                self.started = True
-                headers = _raw(self._exchange.limit_headers())
-                message = {**message, "headers": [*message.get("headers", ()), *headers]}
-        if not self.dropped:
+            error = self._exchange.error
+            if error is not None and message["status"] == _UNKNOWN_ERROR:
+                await self.refuse(error)
+                self.replaced = error
+                return
+            self.started = True
+            headers = _raw(self._exchange.limit_headers())
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        if self.replaced is None:
             await self._send(message)
+
+    async def refuse(self, error: RatekeeperError) -> None:
+        """Answer a request that a limit has refused. Raises an error that has no answer."""
+        self._exchange.error = None
+        answer = await self._limits.refusal(self._exchange, error)
+        app = partial(_answer, answer) if isinstance(answer, Response) else answer
+        await app(self._scope, self._receive, self.send)
 
 
 class _Exchange(Exchange):
