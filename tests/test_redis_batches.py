@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -101,3 +102,17 @@ def test_who_waits_is_answered_whenever_what_carries_others_is_cancelled(turns: 
         assert isinstance(await batches.ask(ASK), Reply)
 
     run(test)
+
+
+def test_what_is_under_way_when_its_event_loop_is_closed_ends_quietly() -> None:
+    async def ask_and_leave() -> None:
+        server = Server()
+        server.go.clear()
+        batches_of(server).ask(ASK).add_done_callback(print)
+        await asyncio.sleep(0)
+        server.go = asyncio.Event()  # nothing holds the call any more
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(ask_and_leave())
+    loop.close()
+    gc.collect()  # what is raised then fails the test

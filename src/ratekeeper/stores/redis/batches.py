@@ -117,6 +117,8 @@ class Batches:
     async def _travel(self, batch: list[_Waiting]) -> None:
         try:
             await self._hand_out(batch, await self._call([ask for ask, _ in batch]))
+        except GeneratorExit:  # the event loop is gone, and all who waited
+            raise
         except BaseException as error:
             if self._clustered and is_split(error) and len(apart := _by_buckets(batch)) > 1:
                 for part in apart:
