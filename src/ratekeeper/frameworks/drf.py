@@ -10,7 +10,6 @@ from math import inf
 from typing import Any, ClassVar, TypeAlias
 
 from ratekeeper.errors import MissingExtraError, RateLimitExceeded
-from ratekeeper.frameworks.django import RequestExchange, read_settings
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limits import Limits
 from ratekeeper.http.rate_limit import Key, RateLimit
@@ -21,6 +20,8 @@ try:
     from django.http import HttpRequest
     from rest_framework.request import Request
     from rest_framework.throttling import BaseThrottle
+
+    from ratekeeper.frameworks.django import RequestExchange, read_settings
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.drf", "drf") from None
 
