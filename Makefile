@@ -29,6 +29,8 @@ bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, a few min
 	@$(BIN)/python -m benchmarks $(ARGS)
 	@$(BIN)/python -m benchmarks.waiting
 	@$(BIN)/python -m benchmarks.shared
+	@$(BIN)/python -m benchmarks.frameworks
+	@$(BIN)/python -m benchmarks.load
 
 test-c:  ## the C table alone, under ThreadSanitizer and Address/UB sanitizers
 	@$(MAKE) --no-print-directory -C tests/c -j2 --output-sync=target
