@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from asgi_apps import application
 from redis_servers import wait_for
 from servers import PATIENCE
 
-from ratekeeper.frameworks.asgi import RateLimitMiddleware
+from ratekeeper.frameworks.asgi import RateLimit, RateLimitMiddleware
+from ratekeeper.http.limits import AsyncLimits
 
 RULE = '[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "{}/minute"'
 
@@ -48,6 +50,23 @@ def test_a_policy_that_lacks_what_nobody_gives_is_not_taken(tmp_path: Path, capl
     file.write_text(RULE.format(4).replace("client", "user"))
     wait_for(lambda: "nothing gives the attribute 'user'" in caplog.text)
     asyncio.run(app.limits.close())
+
+
+def test_a_policy_with_a_rule_that_is_named_as_an_endpoints_limit_is_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(RULE.format(3))
+    limits = AsyncLimits(file)
+    own = RateLimit("1/minute", name="own")
+    limits.under(own)
+    caplog.set_level(logging.INFO, "ratekeeper")
+    file.write_text(RULE.format(3).replace("each", "own"))
+    wait_for(lambda: "both named 'own'" in caplog.text)
+    file.write_text(RULE.format(4))
+    wait_for(lambda: "is in use" in caplog.text)
+    limits.under(own)
+    asyncio.run(limits.close())
 
 
 def test_the_watch_ends_with_the_application_also_where_nobody_closes_it(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from asgi_servers import serving
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
@@ -14,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette_apps import BY_ENDPOINT, EACH, application, ask, limited, statuses
 
-from ratekeeper import PolicyError
+from ratekeeper import Policy, PolicyError
 from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate_limit
 from ratekeeper.http.exchange import current
 
@@ -109,6 +113,34 @@ def test_an_endpoints_limit_with_the_name_of_a_rule_is_an_error() -> None:
     app.add_api_route("/", lambda: "", dependencies=[Depends(RateLimit("5/minute", name="each"))])
     with pytest.raises(PolicyError, match="both named 'each'"):
         ask(app)
+
+
+def test_an_endpoints_limit_knows_attributes_clients_and_exemptions_as_the_policy_does() -> None:
+    policy = Policy.parse(
+        'exempt = [{ user = "boss" }]\n'
+        '[attributes]\nuser = "header:x-user"\nclient = { from = "client_ip", trusted_proxies = 1 }\n'
+        '[[rules]]\nname = "all"\nlimit = "1000/s"\n'
+    )
+    app = limited(FastAPI(), policy=policy)
+    app.add_api_route("/client", lambda: "", dependencies=[Depends(RateLimit("1/minute"))])
+    app.add_api_route("/user", lambda: "", dependencies=[Depends(RateLimit("1/minute", key="user"))])
+    with serving(app, proxy_headers=False) as url:
+
+        def ask_as(path: str, name: str, value: str) -> int:
+            return httpx.get(url + path, headers={name: value}).status_code
+
+        for path, name, values in (
+            ("/client", "x-forwarded-for", ("192.0.2.1", "192.0.2.2", "192.0.2.1")),
+            ("/user", "x-user", ("alice", "bob", "alice")),
+        ):
+            assert [ask_as(path, name, value) for value in values] == [200, 200, 429]
+        assert [ask_as("/user", "x-user", "boss") for _ in range(3)] == [200] * 3
+
+
+def test_the_example_serves_and_limits() -> None:
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "frameworks" / "fastapi_app.py"))
+    asked = [*["/search?text=a"] * 6, "/items/1", *["POST /reports"] * 3]
+    assert statuses(example["app"], *asked, **{"x-api-key": "k-1"})[-4:] == [200, 200, 200, 429]
 
 
 def test_a_method_of_a_class_and_an_object_that_is_awaited_can_be_limited_and_a_class_or_generator_cannot() -> None:

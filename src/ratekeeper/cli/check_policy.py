@@ -121,7 +121,9 @@ def _conditions(match: Globs) -> str:
 
 def _attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
     """Read KEY=VALUE pairs. A name that no rule could ever see is an error: it would explain another request."""
-    known = ({"method", "path", "client"} | policy.names()) - ({"tier"} if policy.tiers else set())
+    known = ({"method", "path", "client"} | policy.attributes.keys() | policy.names()) - (
+        {"tier"} if policy.tiers else set()
+    )
     attributes = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

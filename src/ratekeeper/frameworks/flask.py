@@ -60,9 +60,15 @@ class RateLimits:
         middleware = app.extensions["ratekeeper"] = _Middleware(app.wsgi_app, self._limits())
         app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's way to wrap an application
         if self._has_policy:
-            app.before_request(middleware.before_request)
+            app.before_request(_charge)
         # Of an error's classes Flask takes the nearest that is handled: who handles RateLimitExceeded comes before us.
         app.register_error_handler(RatekeeperError, middleware.handle_error)
+
+
+def _charge() -> None:
+    """Charge a request: now the route is known, and Flask handles errors."""
+    exchange = current()
+    exchange.limits.charge(exchange)
 
 
 class _Middleware:
@@ -79,10 +85,6 @@ class _Middleware:
             return self._app(environ, partial(wsgi.start_limited, exchange, start_response))
         finally:
             CURRENT.reset(token)
-
-    def before_request(self) -> None:
-        """Charge a request: now the route is known, and Flask handles errors."""
-        self.limits.charge(current())
 
     def handle_error(self, error: RatekeeperError) -> Any:
         exchange = current()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from inspect import iscoroutinefunction
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -88,13 +89,20 @@ class LimitsBase(Generic[K]):
         self._watch = self._watched()
 
     def under(self, limit: RateLimit) -> Self:
-        """Return what decides by an endpoint's own limit, on the same store and with the same options."""
-        known = self._endpoints.get(limit)
+        """Return what decides by an endpoint's own limit, on the same store and with the same options.
+
+        Attributes, tiers and exemptions are the policy's: a client is who it is for the rules.
+        """
+        endpoints = self._endpoints  # another after a reload, and then the policy is too
+        known = endpoints.get(limit)
         if known is None:
-            self._check_names(limit)
-            attributes = {**self._attributes, **limit.attributes}
-            known = self._endpoints[limit] = type(self)(
-                limit.policy, store=self.store, routes=self._routes, attributes=attributes,
+            policy = limit.policy
+            if self._ready is not None:
+                _check_apart(limit, self._ready.keeper.policy)
+                policy = replace(self._ready.keeper.policy, rules=policy.rules, source=policy.source, store=None)
+            self._check_functions(limit)
+            known = endpoints[limit] = type(self)(
+                policy, store=self.store, routes=self._routes, attributes={**self._attributes, **limit.attributes},
                 cost=limit.cost, exempt=self._exempt, on_decision=self._observers,
                 trusted_proxies=self._client.trusted_proxies, enabled=self.enabled,
             )  # fmt: skip
@@ -102,14 +110,15 @@ class LimitsBase(Generic[K]):
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from now on, on the same store: what each bucket owes stays."""
-        self._ready = self._prepare(policy)
+        ready = self._prepare(policy)
+        for limit in list(self._endpoints):
+            _check_apart(limit, policy)
+        self._ready = ready
+        self._endpoints = WeakKeyDictionary()
 
-    def _check_names(self, limit: RateLimit) -> None:
-        """Raises `PolicyError` if a limit would charge the buckets of another."""
-        of_policy = {rule.name for rule in self._ready.keeper.policy.rules} if self._ready else set()
+    def _check_functions(self, limit: RateLimit) -> None:
+        """Raises `PolicyError` if a limit would charge the buckets of another function of the same name."""
         for rule in limit.policy.rules:
-            if rule.name in of_policy:
-                raise PolicyError(f"an endpoint's limit and a rule of the policy are both named {rule.name!r}")
             if limit.unnamed and limit.endpoint is not None:
                 self._charged.setdefault((rule.name, limit.endpoint), limit)
                 if self._charged[rule.name, limit.endpoint] is not limit:
@@ -193,3 +202,11 @@ class LimitsBase(Generic[K]):
         decision = refusal_of(error)
         if decision is not None:
             self._note(exchange, decision)
+
+
+def _check_apart(limit: RateLimit, policy: Policy) -> None:
+    """Raises `PolicyError` if an endpoint's limit would charge the buckets of a policy's rule."""
+    names = {rule.name for rule in policy.rules}
+    for rule in limit.policy.rules:
+        if rule.name in names:
+            raise PolicyError(f"an endpoint's limit and a rule of the policy are both named {rule.name!r}")

@@ -223,7 +223,7 @@ class Policy:
 
     def names(self) -> frozenset[str]:
         """Return the names of all attributes that the policy looks at."""
-        looked_at = set(self.attributes).union(*self.exempt)
+        looked_at = set[str]().union(*self.exempt)
         for rule in self.rules:
             looked_at.update(rule.key, rule.match, *(override.match for override in rule.overrides))
             if isinstance(rule.cost, str):

@@ -62,7 +62,7 @@ class _Book(NamedTuple):
             any(rule.max_wait != 0 for rule in policy.rules),
             # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
             tuple(header for name, header in _FORWARDED.items() if name in names),
-            names | _ALWAYS_KNOWN if policy.attributes else None,
+            names | policy.attributes.keys() | _ALWAYS_KNOWN if policy.attributes else None,
             AttributeReader(policy.attributes, default_client=ClientIP(trusted_proxies=1)).read,
         )
 
