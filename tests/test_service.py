@@ -83,6 +83,19 @@ def test_a_gateway_that_does_not_say_what_is_asked_for_is_told_so_not_let_throug
     assert "sent no x-forwarded-uri" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("name", ["endpoint", "user"])
+def test_a_gateway_is_told_of_an_attribute_that_it_cannot_give_and_a_program_gives_it(
+    tmp_path: Path, name: str
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[[rules]]\nname = "one"\nmatch = {{ {name} = "x" }}\nlimit = "1/day"\n')
+    with ratekeeper_service(policy) as url, httpx.Client(base_url=url) as client:
+        answer = check(client, "/x")
+        assert (answer.status_code, f"looks at {name!r}" in answer.json()["detail"]) == (500, True)
+        asked = {"attributes": {name: "x"}}
+        assert [client.post("/v1/check", json=asked).json()["allowed"] for _ in range(2)] == [True, False]
+
+
 def test_json_attributes_have_one_spelling_and_known_names(service: httpx.Client) -> None:
     spellings = ["/api/x", "//api/x", "/%61pi/x", "/y/../api/x"]
     bodies = [{"attributes": {"api_key": "k", "path": path, "method": "get"}} for path in spellings]

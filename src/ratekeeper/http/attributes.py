@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 UNKNOWN_CLIENT = "unknown"
 """The `client` of every request whose address cannot be told: one value, so that nonsense buys no fresh bucket."""
 
+ALWAYS_KNOWN = frozenset({"method", "path", "client"})
+"""The attributes of every HTTP request."""
+
+OF_ROUTE = frozenset({"route", "endpoint"})
+"""Those of a request to a framework that tells its route."""
+
 _FORWARDED_FOR = "x-forwarded-for"
 _JOINTS = {_FORWARDED_FOR: ", ", "cookie": "; "}
-_OF_ROUTE = frozenset({"route", "endpoint"})
 _PEER = ClientIP(trusted_proxies=0)
 _ORIGIN = pattern(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/]*")
 _ASCII = bytes(range(128))
@@ -96,7 +101,7 @@ class AttributeReader:
         self._headers = tuple((name, by.name) for name, by in sources.items() if isinstance(by, HeaderSource))
         self._cookies = tuple((name, by.name) for name, by in sources.items() if isinstance(by, CookieSource))
         self._path = wanted is None or "path" in wanted
-        self._route = wanted is None or not _OF_ROUTE.isdisjoint(wanted)
+        self._route = wanted is None or not OF_ROUTE.isdisjoint(wanted)
         self._method = wanted is None or "method" in wanted or self._route
 
     def read(self, request: RequestLike) -> dict[str, str]:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakMethod, WeakValueDictionary, finalize
 
 from ratekeeper.errors import PolicyError, RatekeeperError
-from ratekeeper.http.attributes import AttributeReader
+from ratekeeper.http.attributes import ALWAYS_KNOWN, OF_ROUTE, AttributeReader
 from ratekeeper.http.exchange import Exchange, refusal_of
 from ratekeeper.http.headers import LegacyReset, legacy_headers
 from ratekeeper.http.options import Ask, Observer
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
-from ratekeeper.policy.sources import AppSource, ClientIP
+from ratekeeper.policy.sources import ClientIP
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.choice import MEMORY, StoreChoice
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ratekeeper.http.rate_limit import RateLimit
 
 K = TypeVar("K", Keeper, AsyncKeeper)
-
-_OF_ROUTE = frozenset({"route", "endpoint"})
 
 
 class _Ready(NamedTuple, Generic[K]):
@@ -170,25 +168,17 @@ class LimitsBase(Generic[K]):
 
     def _prepare(self, policy: Policy) -> _Ready[K]:
         """Raises `PolicyError` if the policy looks at what nobody gives: all requests would share a bucket."""
-        wanted = policy.names()
-        given = {
-            "method",
-            "path",
-            "client",
-            *(("tier",) if policy.tiers else ()),
-            *(_OF_ROUTE if self._routes else ()),
-            *self._attributes,
-        }
-        given |= {name for name, source in policy.attributes.items() if not isinstance(source, AppSource)}
-        lacking = sorted(wanted - given)
+        lacking = policy.lacking({*ALWAYS_KNOWN, *(OF_ROUTE if self._routes else ()), *self._attributes})
         if lacking:
             name = lacking[0]
             raise PolicyError(
                 f"{policy.source}: nothing gives the attribute {name!r}: say attributes={{{name!r}: a function of the "
                 f"request}}, or in the policy's [attributes] where it comes from, such as {name} = 'header:x-{name}'"
             )
-        reader = AttributeReader(policy.attributes, self._client, wanted - self._attributes.keys())
-        asks = [(name, ask) for name, ask in self._attributes.items() if name in wanted and not isinstance(ask, str)]
+        reader = AttributeReader(policy.attributes, self._client, policy.names() - self._attributes.keys())
+        asks = [
+            (name, ask) for name, ask in self._attributes.items() if name in policy.names() and not isinstance(ask, str)
+        ]
         return _Ready(self._keeper(policy), reader, any(rule.max_wait != 0 for rule in policy.rules), tuple(asks))
 
     def _note(self, exchange: Exchange, decision: PolicyDecision) -> None:

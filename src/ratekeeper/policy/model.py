@@ -6,7 +6,7 @@ or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -14,7 +14,7 @@ from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
 from ratekeeper.policy.match import Globs, Test, all_accept, clipped, tests_of
-from ratekeeper.policy.sources import Source
+from ratekeeper.policy.sources import AppSource, Source
 from ratekeeper.stores.choice import StoreChoice
 
 if TYPE_CHECKING:
@@ -229,6 +229,12 @@ class Policy:
             if isinstance(rule.cost, str):
                 looked_at.add(rule.cost)
         return frozenset(looked_at if self.tiers is None else looked_at | {self.tiers.by})
+
+    def lacking(self, given: Iterable[str]) -> list[str]:
+        """Return the attributes that the policy looks at, and that neither it nor `given` says where to get."""
+        known = {name for name, source in self.attributes.items() if not isinstance(source, AppSource)}
+        known.update(given, ("tier",) if self.tiers else ())
+        return sorted(self.names() - known)
 
     def complete(self, attributes: Mapping[str, str]) -> Mapping[str, str]:
         """Return the attributes with the `tier` that [tiers] gives. A tier of the request's own cannot promote it."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import parse_qs
 
 from ratekeeper.errors import CostError, RateLimitExceeded, StoreUnavailable
-from ratekeeper.http.attributes import AttributeReader, Request, forwarded_request, header_map
+from ratekeeper.http.attributes import ALWAYS_KNOWN, AttributeReader, Request, forwarded_request, header_map
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import explained, problem, unavailable
 from ratekeeper.http.response import Response
@@ -33,7 +33,6 @@ MOST_BODY = 65_536
 """Bytes of a request's body that are read; a longer one is refused."""
 
 _FORWARDED = {"path": "x-forwarded-uri", "method": "x-forwarded-method"}
-_ALWAYS_KNOWN = frozenset({"method", "path", "client"})
 
 MOST_HELD = 10_000
 """Requests that wait for their turn at one time; more are refused, as if no rule let them wait."""
@@ -45,13 +44,15 @@ _NO_STORE = ("Cache-Control", "no-store")
 class _Book(NamedTuple):
     """What the service goes by under one policy: a request is read, decided and held by the same one.
 
-    `needed` are the headers that a gateway must send, `names` the attributes that are known, if not any are.
+    `needed` are the headers that a gateway must send, `names` the attributes that are known, if not any are, and
+    `lacking` those that no request of a gateway's can have.
     """
 
     keeper: AsyncKeeper
     may_wait: bool
     needed: tuple[str, ...]
     names: frozenset[str] | None
+    lacking: list[str]
     read: Callable[[Request], dict[str, str]]
 
     @classmethod
@@ -62,7 +63,8 @@ class _Book(NamedTuple):
             any(rule.max_wait != 0 for rule in policy.rules),
             # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
             tuple(header for name, header in _FORWARDED.items() if name in names),
-            names | policy.attributes.keys() | _ALWAYS_KNOWN if policy.attributes else None,
+            names | policy.attributes.keys() | ALWAYS_KNOWN if policy.attributes else None,
+            policy.lacking(ALWAYS_KNOWN),
             AttributeReader(policy.attributes, default_client=ClientIP(trusted_proxies=1)).read,
         )
 
@@ -132,6 +134,9 @@ class Service:
         book, deny_status = self._book(), _deny_status(scope["query_string"])
         peer = scope["client"][0] if scope.get("client") else None
         headers = header_map(scope["headers"])
+        if book.lacking:
+            what = f"the policy looks at {book.lacking[0]!r}, which nothing in a gateway's request tells"
+            raise BadRequestError(f"{what}: say in [attributes] which header does, or ask /v1/check", 500)
         for needed in book.needed:
             if not headers.get(needed):
                 raise BadRequestError(f"the gateway must say what the request is for, but sent no {needed}")
