@@ -18,7 +18,7 @@ from ratekeeper.http.attributes import (
     header_map,
     normal_path,
 )
-from ratekeeper.policy.sources import ClientIP, HeaderSource
+from ratekeeper.policy.sources import ClientIP, CookieSource, HeaderSource
 
 nasty = st.sampled_from(["/", "//", ".", "..", "a", "%2e", "%2F", "%25", "%", "?", "#", "é", "\\", "x:"])
 path_like = st.text() | st.binary() | st.lists(nasty).map("".join)
@@ -207,6 +207,27 @@ def test_junk_beside_a_key_buys_no_fresh_bucket() -> None:
     for junk in (b"", b"1", b"2"):
         for raw in ([(b"x-api-key", b"k-1"), (b"X-Api-Key", junk)], [(b"x-api-key", junk), (b"x-api-key", b"k-1")]):
             assert "api_key" not in reader.read(Request("GET", "/", header_map(raw)))
+
+
+tokens = st.text("abcz09-_.!~", min_size=1, max_size=5)
+
+
+@given(st.lists(st.tuples(tokens, tokens), max_size=6), st.booleans(), st.booleans())
+def test_a_cookie_is_found_by_its_whole_name_unless_it_is_repeated(
+    pairs: list[tuple[str, str]], quoted: bool, split: bool
+) -> None:
+    texts = [f'{name}="{value}"' if quoted else f"{name}={value}" for name, value in pairs]
+    lines = texts if split else ["; ".join(texts)]  # HTTP/2 may send each on a line of its own
+    names = [name for name, _ in pairs]
+    reader = AttributeReader({name: CookieSource(name) for name in (*names, "other")}, wanted={*names, "other"})
+    found = reader.read(Request("GET", "/", header_map([(b"cookie", line.encode()) for line in lines])))
+    assert found == {name: value for name, value in pairs if names.count(name) == 1}
+
+
+@pytest.mark.parametrize("header", ["", "sid", "sid=", 'sid=""', "SID=x", "asid=x", "a=sid=x", "sid=x; sid=y", "=x"])
+def test_without_one_cookie_of_that_name_and_a_value_there_is_no_attribute(header: str) -> None:
+    reader = AttributeReader({"session": CookieSource("sid")}, wanted={"session"})
+    assert reader.read(Request("GET", "/", {"cookie": header})) == {}
 
 
 # Sub-requests

@@ -12,7 +12,7 @@ from oracles import structured
 
 from ratekeeper.decision import NEVER, PlainDecision
 from ratekeeper.gcra import decide
-from ratekeeper.http.headers import policy_name, rate_limit_headers, retry_after_seconds
+from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers, retry_after_seconds
 from ratekeeper.http.problem import QUOTA_EXCEEDED, problem
 from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket
 from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
@@ -212,3 +212,28 @@ def test_nginx_can_be_answered_403_and_the_quota_is_still_named() -> None:
 def test_an_allowed_request_has_no_problem() -> None:
     with pytest.raises(ValueError, match="allowed"):
         problem(PolicyDecision())
+
+
+@given(verdicts, st.floats(0, 4e9))
+def test_x_ratelimit_tells_of_the_most_binding_rule_and_when_its_bucket_is_full_again(
+    verdict: PolicyDecision, now: float
+) -> None:
+    if verdict.rule is None:
+        assert legacy_headers(verdict, "delta", now) == legacy_headers(verdict, "epoch", now) == []
+        return
+    one = verdict.rule.decision
+    full_in = Fraction(one.debt_ticks, SECOND)
+    for reset, since in (("delta", 0), ("epoch", Fraction(now))):
+        told = {name: int(value) for name, value in legacy_headers(verdict, reset, now)}  # type: ignore[arg-type]
+        assert list(told) == ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+        assert told["X-RateLimit-Limit"] == one.limit.full // one.limit.interval
+        assert 0 <= told["X-RateLimit-Remaining"] == one.remaining <= told["X-RateLimit-Limit"]
+        at, blur = since + full_in, (since + full_in) / 2**50  # seconds are added as floats
+        assert at - blur <= told["X-RateLimit-Reset"] < at + 1 + blur
+
+
+def test_x_ratelimit_reset_is_never_rounded_down() -> None:
+    for debt, delta, epoch in ((0, "0", "1700000001"), (1, "1", "1700000001"), (SECOND, "1", "1700000002")):
+        decision = PolicyDecision((RuleDecision("r", decision_of(FIVE_PER_SECOND, debt)),))
+        told = [dict(legacy_headers(decision, reset, 1_700_000_000.25)) for reset in ("delta", "epoch")]
+        assert [one["X-RateLimit-Reset"] for one in told] == [delta, epoch]

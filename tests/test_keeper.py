@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from async_memory import AsyncMemoryStore
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, RateLimitExceeded
 from ratekeeper.stores.table_store import TableStore
@@ -229,3 +231,29 @@ def test_the_async_keeper_waits_and_refuses_alike(either_store: MemoryStore | As
 def test_a_keeper_that_cannot_await_its_store_says_who_can(store: TableStore) -> None:
     with pytest.raises(TypeError, match="AsyncMemoryStore must be awaited, which Keeper cannot: use AsyncKeeper"):
         Keeper(POLICY, AsyncMemoryStore(store))  # type: ignore[arg-type]
+
+
+def outcome(keeper: Keeper, *asked: Any) -> object:
+    try:
+        decision = keeper.check(*asked)
+    except Exception as error:  # whatever it is, it is to be the same
+        return type(error), str(error)
+    return decision.missing, [(it.name, it.shadow, it.decision) for it in decision.rules]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([{}, {"user": "a"}, {"user": "b", "team": 7}, {"user": None}, {"user": 7}, {"user": b"a"}]),
+            st.sampled_from([1, 1, 1, 0, 2, 5, True, False, 1.0, 2.5, "1", None, -1, 10**30]),
+        ),
+        max_size=12,
+    ),
+    st.sampled_from(["", 'key = ["user"]', 'key = ["user"]\ncost = 2', "cost = 0"]),
+)
+def test_one_plain_rule_decides_alone_as_it_does_beside_one_that_matches_nothing(asked: list[Any], more: str) -> None:
+    alone = f'[[rules]]\nname = "r"\nlimit = "5/minute"\n{more}\n'
+    beside = '[[rules]]\nname = "never"\nlimit = "1/day"\nmatch = { path = "/never" }\n'
+    one, other = (Keeper(Policy.parse(text), MemoryStore(100, clock=ManualClock())) for text in (alone, alone + beside))
+    for question in asked:
+        assert outcome(one, *question) == outcome(other, *question), question

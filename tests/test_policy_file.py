@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ratekeeper.errors import PolicyError
 from ratekeeper.limits import LeakyBucket, TokenBucket
 from ratekeeper.policy.model import Override, Policy, Rule, Tiers
-from ratekeeper.policy.sources import ClientIP, HeaderSource
+from ratekeeper.policy.sources import AppSource, ClientIP, CookieSource, HeaderSource
 from ratekeeper.policy.toml_lines import lines_of
 
 if TYPE_CHECKING:
@@ -150,6 +150,11 @@ def test_header_names_are_lower_cased() -> None:
     assert Policy.parse('[attributes]\na = "header:X-Key"\n' + RULE).attributes == {"a": HeaderSource("x-key")}
 
 
+def test_an_attribute_may_come_from_a_cookie_or_from_the_application() -> None:
+    policy = Policy.parse('[attributes]\na = "cookie:Sid"\nb = "app"\n' + RULE + 'key = ["a", "b"]')
+    assert policy.attributes == {"a": CookieSource("Sid"), "b": AppSource()}
+
+
 def test_a_cost_from_a_header_makes_an_attribute_of_that_text() -> None:
     policy = Policy.parse(NAMED + RULE + 'cost = "header:X-Cost"')
     assert policy.attributes == {"user": HeaderSource("x-user"), "header:X-Cost": HeaderSource("x-cost")}
@@ -214,6 +219,10 @@ MISTAKES = [
     (NAMED + 'k = "header:"\n' + RULE,
      "policy.toml:3: [attributes]: 'k': 'header:' names no header", "header:x-api-key"),
     (NAMED + 'k = "header:a b"\n' + RULE, "policy.toml:3: [attributes]: 'k': 'header:a b' names no header"),
+    (NAMED + 'k = "cookie:"\n' + RULE,
+     "policy.toml:3: [attributes]: 'k': 'cookie:' names no cookie", "cookie:session"),
+    (NAMED + 'k = "cookie:a;b"\n' + RULE, "policy.toml:3: [attributes]: 'k': 'cookie:a;b' names no cookie"),
+    (NAMED + 'k = "apps"\n' + RULE, "policy.toml:3: [attributes]: 'k' cannot come from 'apps'", "'app'?"),
     (NAMED + "k = true\n" + RULE, "policy.toml:3: [attributes]: 'k' must be 'header:NAME'", "not true or"),
     (NAMED + '"" = "client_ip"\n' + RULE, "[attributes]: '' cannot be an attribute's name"),
     (NAMED + '"header:x" = "header:x"\n' + RULE,

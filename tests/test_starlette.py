@@ -10,6 +10,7 @@ import httpx
 import pytest
 from asgi_servers import serving
 from fastapi import APIRouter, Depends, FastAPI
+from oracles import structured
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
@@ -106,6 +107,21 @@ def test_two_limits_of_one_endpoint_that_would_share_buckets_are_an_error() -> N
     named = [Depends(RateLimit("5/minute")), Depends(RateLimit("5/minute", name="other"))]
     app.add_api_route("/named", lambda: "", dependencies=named)
     assert statuses(app, "/same", "/named") == [500, 200]
+
+
+def test_limits_of_one_name_share_buckets_and_each_of_several_is_told_by_its_text() -> None:
+    app = limited(FastAPI())
+    for path in ("/a", "/b"):
+        app.add_api_route(path, lambda: "", dependencies=[Depends(RateLimit("2/minute", "9/hour", name="both"))])
+    app.add_api_route("/own", lambda: "", dependencies=[Depends(RateLimit("2/minute", "9/hour"))])
+    app.add_api_route("/one", lambda: "", dependencies=[Depends(RateLimit("2/minute", name="one"))])
+    with serving(app) as url:
+        answers = [httpx.get(url + path) for path in ("/a", "/b", "/a", "/b", "/own", "/one")]
+    assert [one.status_code for one in answers] == [200, 200, 429, 429, 200, 200]
+    assert [list(dict(structured(one.headers["ratelimit"]))) for one in answers[3:]] == [
+        ["both: 2/minute", "both: 9/hour"], ["2/minute", "9/hour"], ["one"],
+    ]  # fmt: skip
+    assert answers[3].json()["violated-policies"] == ["both: 2/minute"]
 
 
 def test_an_endpoints_limit_with_the_name_of_a_rule_is_an_error() -> None:
