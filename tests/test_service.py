@@ -89,7 +89,9 @@ def test_a_gateway_is_told_of_an_attribute_that_it_cannot_give_and_a_program_giv
 ) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text(f'[[rules]]\nname = "one"\nmatch = {{ {name} = "x" }}\nlimit = "1/day"\n')
-    with ratekeeper_service(policy) as url, httpx.Client(base_url=url) as client:
+    announced: list[str] = []
+    with ratekeeper_service(policy, announced) as url, httpx.Client(base_url=url) as client:
+        assert f"Gateways cannot ask /check: nothing in their requests tells {name!r}" in "".join(announced)
         answer = check(client, "/x")
         assert (answer.status_code, f"looks at {name!r}" in answer.json()["detail"]) == (500, True)
         asked = {"attributes": {name: "x"}}

@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ratekeeper.errors import RatekeeperError
+from ratekeeper.http.attributes import ALWAYS_KNOWN
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
 from ratekeeper.service.serve import OpenStore, make_service, serve
@@ -97,6 +98,8 @@ def _hello(policy: Policy, args: argparse.Namespace, place: str, url: str) -> st
     named = [(name, source.name) for name, source in policy.attributes.items() if isinstance(source, HeaderSource)]
     name, header = named[0] if named else ("", "")
     notes = [place] if place else []
+    if lacking := policy.lacking(ALWAYS_KNOWN):
+        notes.append(f"Gateways cannot ask /check: nothing in their requests tells {lacking[0]!r}; see [attributes]")
     if not args.no_reload:
         notes.append("A changed policy is taken while it serves; one with mistakes is not")
     return _HELLO.format(

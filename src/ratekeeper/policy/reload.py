@@ -32,7 +32,8 @@ def watch_policy(
     forked child, until `stop`. Without `in_use`, whatever it holds is handed over first. A change is taken when the
     file has rested for `every` seconds, so that none is read half written. What happens is told by the logger
     "ratekeeper": a policy that is taken (INFO), a file with mistakes, which changes nothing (ERROR, once for each
-    content), and another [store], which only a restart can take (WARNING).
+    content), and another [store], which only a restart can take (WARNING). A `PolicyError` that `replace` raises is a
+    mistake too.
     """
     return PolicyWatch(path, replace, in_use, every)
 
@@ -108,12 +109,18 @@ class PolicyWatch:
         if text == self._text or _status(self._path) != self._seen:
             return
         self._text = text
-        if isinstance(policy, Policy):
+        mistakes = self._tried(policy) if isinstance(policy, Policy) else policy
+        self._refused = mistakes is not None
+        if mistakes is not None:
+            _log.error("%s is not taken: what was in use before stays. Its mistakes:\n%s", self._path, mistakes)
+
+    def _tried(self, policy: Policy) -> PolicyError | None:
+        """Hand a policy over; return why it cannot be used where it is meant to be, if `replace` says so."""
+        try:
             self._take(policy)
-            self._refused = False
-        else:
-            self._refused = True
-            _log.error("%s is not taken: what was in use before stays. Its mistakes:\n%s", self._path, policy)
+        except PolicyError as error:
+            return error
+        return None
 
     def _take(self, policy: Policy) -> None:
         """Hand a policy over, unless it says what the one in use says."""
