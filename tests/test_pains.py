@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,7 +13,7 @@ import pytest
 from asgi_servers import serving
 from fastapi import Depends, FastAPI
 from flaky_proxy import proxy
-from redis_servers import Server
+from redis_servers import Server, wait_for
 from starlette.responses import StreamingResponse
 
 from ratekeeper import ManualClock, MemoryStore, Policy
@@ -20,7 +22,7 @@ from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
 
 
-def limited(policy: Policy | None = None, **options: Any) -> FastAPI:
+def limited(policy: Policy | Path | None = None, **options: Any) -> FastAPI:
     app = FastAPI()
     app.add_middleware(RateLimitMiddleware, policy, **{"store": MemoryStore(clock=ManualClock()), **options})
     app.add_api_route("/", lambda: "hello")
@@ -32,7 +34,7 @@ def statuses(url: str, *headers: dict[str, str]) -> list[int]:
         return [client.get(url, headers=one).status_code for one in headers]
 
 
-# 1: one limit shared by all users by accident
+# One limit shared by all users by accident
 
 
 def test_a_limit_without_a_key_is_each_clients_own_not_one_for_all() -> None:
@@ -52,7 +54,7 @@ def test_two_endpoints_with_the_same_limit_do_not_share_it() -> None:
         assert [httpx.get(url + path).status_code for path in ("/a", "/a", "/b", "/b")] == [200, 429, 200, 429]
 
 
-# 4: limits per tier or user are hard or broken
+# Limits per tier or user that are hard, or broken
 
 
 def test_a_tier_and_a_user_are_functions_of_the_request_which_may_ask_a_database() -> None:
@@ -75,7 +77,7 @@ def test_a_tier_and_a_user_are_functions_of_the_request_which_may_ask_a_database
     assert seen == {"alice": [200] * 3 + [429], "bob": [200] + [429] * 3, "carol": [200] * 3 + [429]}
 
 
-# 6: a blocking Redis client on the event loop
+# A blocking Redis client on the event loop
 
 
 def test_while_a_decision_waits_for_a_slow_server_other_requests_go_on(server: Server) -> None:
@@ -97,7 +99,7 @@ def test_while_a_decision_waits_for_a_slow_server_other_requests_go_on(server: S
     assert answered == 503
 
 
-# 7: the wrong client behind a proxy, or a spoofed one
+# The wrong client behind a proxy, or a spoofed one
 
 
 def test_a_thousand_forged_addresses_give_one_client_one_bucket() -> None:
@@ -117,7 +119,7 @@ def test_behind_a_proxy_of_ones_own_each_client_has_a_bucket_and_the_proxy_none(
         assert statuses(url, *clients) == [429] * 50
 
 
-# 13: fragile framework wiring
+# Fragile wiring
 
 
 def test_an_endpoint_needs_no_argument_and_its_name_and_its_arguments_name_may_be_anything() -> None:
@@ -159,7 +161,7 @@ def test_functions_of_one_name_that_would_share_a_limit_by_accident_are_an_error
         assert [httpx.get(url + path).status_code for path in ("/a", "/b")] == [200, 500]
 
 
-# 14: headers break streaming responses
+# Headers that break streams
 
 
 @pytest.mark.parametrize("policy", [None, EACH], ids=["bare", "limited"])
@@ -185,7 +187,7 @@ def test_a_stream_reaches_the_client_part_by_part_with_headers_and_without(polic
         assert ("ratelimit" in answer.headers) == (policy is not None)
 
 
-# 19: disable, reset or fake time in tests
+# Limits that cannot be turned off, held or reset in tests, nor changed while they are in use
 
 
 def test_a_test_turns_limits_off_or_holds_the_clock_or_begins_anew() -> None:
@@ -199,3 +201,16 @@ def test_a_test_turns_limits_off_or_holds_the_clock_or_begins_anew() -> None:
         assert statuses(url, *[{}] * 2) == [200, 429]
     with serving(limited(EACH)) as url:
         assert statuses(url, {}) == [200], "another application, another store"
+
+
+def test_a_rate_is_changed_while_requests_come_and_what_was_taken_stays_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ratekeeper")
+    file = tmp_path / "policy.toml"
+    file.write_text('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"\n')
+    with serving(limited(file)) as url:
+        assert statuses(url, *[{}] * 2) == [200] * 2  # which will be paid off in 40 s
+        file.write_text(file.read_text().replace("3/minute", "6/minute"))
+        wait_for(lambda: "is in use: changed 'each'" in caplog.text)
+        assert statuses(url, *[{}] * 3) == [200, 200, 429], "40 s of the new rate are 4 of its 6 tokens"
