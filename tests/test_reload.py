@@ -416,6 +416,16 @@ def test_a_broken_file_is_told_on_stderr_and_the_service_goes_on(tmp_path: Path)
         assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=3;'), "4.8 and 4 of 24 hours"
 
 
+def test_a_change_after_which_gateways_could_not_ask_any_more_is_not_taken(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(SERVED)
+    with serving(policy) as (url, said):
+        policy.write_text(SERVED.replace('key = ["user"]', 'key = ["route"]'))
+        assert "policy.toml is not taken: what was in use before stays" in said.readline()
+        assert "policy.toml: nothing in a gateway's request tells 'route'" in said.readline()
+        assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=4;')
+
+
 def test_a_service_that_is_told_not_to_reload_does_not_say_that_it_does(tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text(SERVED)
