@@ -12,7 +12,7 @@ Manner = Literal["pass", "hang", "cut", "half-close", "lose replies"]
 
 
 class Proxy:
-    """Passes bytes on, in the manner that it is set to. Counts the connections that it was asked for."""
+    """Passes bytes on, in the manner that it is set to. Counts the connections asked for, and what hangs in it."""
 
     def __init__(self, to: int) -> None:
         self._to = to
@@ -22,6 +22,7 @@ class Proxy:
         self.delay = 0.0
         self.passing = 0  # replies that still pass, whatever the manner
         self.connections = 0
+        self.held = 0  # pieces that came to hang: they are lost when their connection is dropped
         self._released = threading.Event()
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -66,8 +67,10 @@ class Proxy:
                     manner = "pass"
                 self._released.wait(self.delay if back else 0)
                 if manner == "hang":
+                    self.held += 1
                     self._released.wait()
-                elif manner == "half-close" and not back:
+                    break
+                if manner == "half-close" and not back:
                     source.shutdown(socket.SHUT_WR)  # nothing comes back, and the server is asked all the same
                 if manner == "cut" or (manner == "lose replies" and back):
                     break

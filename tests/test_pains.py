@@ -90,6 +90,7 @@ def test_while_a_decision_waits_for_a_slow_server_other_requests_go_on(server: S
             assert httpx.get(f"{url}/limited").status_code == 200  # the connection is up, and the script is there
             slow.manner = "hang"
             waiting = pool.submit(httpx.get, f"{url}/limited", timeout=30)
+            wait_for(lambda: slow.held == 1)
             meanwhile = statuses(url, *[{}] * 50)
             still_waiting = not waiting.done()
             slow.drop()
