@@ -1,9 +1,51 @@
-"""Where a request's attributes come from. Values: they know no request."""
+"""Where a request's attributes come from, and the one spelling of each. Values and pure functions: they know no request.
+
+A client may write many values in more than one way. An attribute has one spelling, and a policy's own texts are brought
+to the same one (`spelled`), so that they match by their meaning.
+"""
 
 from __future__ import annotations
 
+import binascii
+import re
+from base64 import b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from ratekeeper.policy.addresses import IPV4_PREFIX, IPV6_PREFIX
+
+_AUTHORIZATION = "authorization"
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
+_FROM_URL_SAFE = str.maketrans("-_", "+/")
+_TO_URL_SAFE = str.maketrans("+/", "-_")
+_ESCAPE = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
+
+
+class Readings(str):
+    """A value that can be read in more than one way, such as a path with `..` in it.
+
+    As a string it is the reading that a key takes. `all` are all readings, that one first. A rule matches if any
+    reading does, an exemption only if each does.
+    """
+
+    __slots__ = ("all",)
+    all: tuple[str, ...]
+
+    @classmethod
+    def of(cls, readings: Iterable[str]) -> str:
+        """Return the value. It is a plain string if all readings are the same."""
+        each = tuple(dict.fromkeys(readings))
+        if len(each) == 1:
+            return each[0]
+        value = cls(each[0])
+        value.all = each
+        return value
+
+
+def readings_of(value: str) -> tuple[str, ...]:
+    """Return all readings of an attribute's value."""
+    return value.all if value.__class__ is Readings else (value,)  # type: ignore[attr-defined]  # mypy: class is no test
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +57,18 @@ class HeaderSource:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name.lower())
 
+    def spelled(self, value: str) -> str:
+        """Return the one spelling of a value. Of most headers it is the value itself."""
+        return _credentials(value) if self.name == _AUTHORIZATION else value
+
 
 @dataclass(frozen=True, slots=True)
-class ClientIP:
-    """An attribute that is the client's address, as seen by the outermost of `trusted_proxies` proxies of one's own."""
+class BearerSource:
+    """An attribute that is the token of `Authorization: Bearer TOKEN`."""
 
-    trusted_proxies: int = 0
+    def spelled(self, value: str) -> str:
+        """Return the one spelling of a token."""
+        return _token(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +77,96 @@ class CookieSource:
 
     name: str
 
+    def spelled(self, value: str) -> str:
+        """Return a cookie's value as `http.cookies` reads it: without quotes and escapes."""
+        return unquoted(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientIP:
+    """An attribute that is the client's address, as seen by the outermost of `trusted_proxies` proxies of one's own.
+
+    Clients are told apart by the first `ipv4_prefix` or `ipv6_prefix` bits.
+    """
+
+    trusted_proxies: int = 0
+    ipv4_prefix: int = IPV4_PREFIX
+    ipv6_prefix: int = IPV6_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class PathSource:
+    """The attribute `path`. With `ignore_case`, for applications whose routes do so, it is in lower case."""
+
+    ignore_case: bool = False
+
+    def spelled(self, value: str) -> str:
+        """Return the one spelling of a path, or of a pattern for paths."""
+        return value.lower() if self.ignore_case else value
+
 
 @dataclass(frozen=True, slots=True)
 class AppSource:
     """An attribute that the application gives, such as the user that it has logged in."""
 
 
-Source: TypeAlias = HeaderSource | CookieSource | ClientIP | AppSource
+Source: TypeAlias = HeaderSource | BearerSource | CookieSource | ClientIP | PathSource | AppSource
+
+
+def unquoted(value: str) -> str:
+    r"""Return a cookie's value without its quotes and escapes, as `http.cookies` reads it; in linear time.
+
+    >>> unquoted(r'"a\"b\054c"')
+    'a"b,c'
+    """
+    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
+        return value
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
+
+
+def bearer_token(authorization: str) -> str | None:
+    """Return the token of an `Authorization` header, in its one spelling; None if the scheme is another.
+
+    >>> bearer_token("BEARER   k-1 ")
+    'k-1'
+    """
+    scheme, token = _scheme_and_rest(authorization)
+    return _token(token) or None if scheme == "bearer" else None
+
+
+def _credentials(authorization: str) -> str:
+    """Return an `Authorization` header with its scheme in lower case, one space, and the credentials spelled alike."""
+    scheme, rest = _scheme_and_rest(authorization)
+    if scheme == "basic":
+        rest = _base64(rest) or rest
+    elif scheme == "bearer":
+        rest = _token(rest)
+    return f"{scheme} {rest}" if rest else scheme
+
+
+def _scheme_and_rest(authorization: str) -> tuple[str, str]:
+    scheme, _, rest = authorization.strip().replace("\t", " ").partition(" ")
+    return scheme.lower(), rest.strip()
+
+
+def _token(token: str) -> str:
+    """Return a token; of a signed one (JWS: three parts of base64) with the signature in its one spelling.
+
+    The signature is all of it that can be written in more than one way: libraries pass over what is not base64, and the
+    last character has bits that mean nothing.
+    """
+    token = token.strip()
+    if token.count(".") == 2:
+        signed, _, signature = token.rpartition(".")
+        spelled = _base64(signature)
+        return f"{signed}.{spelled.translate(_TO_URL_SAFE).rstrip('=') if spelled else signature}"
+    return token
+
+
+def _base64(text: str) -> str | None:
+    """Return base64 in its one spelling, read as leniently as libraries do; None if it is none."""
+    letters = _NOT_BASE64.sub("", text.translate(_FROM_URL_SAFE))
+    try:
+        return b64encode(binascii.a2b_base64(letters + "=" * (-len(letters) % 4))).decode("ascii")
+    except binascii.Error:  # no length that base64 has
+        return None
