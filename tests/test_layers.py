@@ -16,7 +16,7 @@ PACKAGE = Path(ratekeeper.__file__).parent
 # From the bottom up. Modules of one line may import each other.
 LAYERS = [
     {"errors"},
-    {"rates"},
+    {"rates", "coroutines"},
     {"limits"},
     {"decision"},
     {"gcra"},
