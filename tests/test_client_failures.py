@@ -19,6 +19,7 @@ from servers import PATIENCE
 from ratekeeper import AsyncLimiter, Decision, Limiter, ManualClock, MemoryStore, RedisStore, StoreError
 from ratekeeper.decision import Charge
 from ratekeeper.frameworks.aiohttp_client import RateLimitClientMiddleware
+from ratekeeper.frameworks.celery import rate_limit
 from ratekeeper.frameworks.httpx import AsyncRateLimitTransport, RateLimitTransport
 from ratekeeper.frameworks.outgoing import Pace
 from ratekeeper.frameworks.requests import RateLimitAdapter
@@ -267,3 +268,15 @@ def test_a_client_that_blocks_refuses_a_store_that_is_awaited_and_names_one_that
     store = AsyncMemoryStore(MemoryStore())
     with pytest.raises(TypeError, match="or here a store that is not, such as RedisStore"):
         client(AsyncLimiter("1/s", store=store))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda store: rate_limit(AsyncLimiter("1/s", store=store)),  # type: ignore[arg-type]
+        lambda store: rate_limit("1/s", store=store),
+    ],
+)
+def test_a_celery_task_refuses_a_store_that_is_awaited_and_names_one_that_will_do(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"a task is not awaited: give a Limiter.* such as RedisStore\(url\)"):
+        wrong(AsyncMemoryStore(MemoryStore()))

@@ -19,9 +19,9 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ratekeeper.decision import Charge, scope_of, together
 from ratekeeper.errors import MissingExtraError, RatekeeperError, RateLimitExceeded
-from ratekeeper.limiter import Limiter
+from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, checked_cost
-from ratekeeper.stores.base import Store
+from ratekeeper.stores.base import Store, must_be_awaited
 
 try:
     from celery import current_task
@@ -87,6 +87,8 @@ def _name_of(function: Callable[..., object]) -> str:
 
 
 def _limiter_of(limit: str | Limit | Limiter, store: Store | None) -> Limiter:
+    if isinstance(limit, AsyncLimiter) or (store is not None and must_be_awaited(store)):
+        raise TypeError("a task is not awaited: give a Limiter, or a limit and a store such as RedisStore(url)")
     if isinstance(limit, Limiter):
         if store is not None:
             raise TypeError("a Limiter has a store already: give either a limiter, or a limit and a store")
