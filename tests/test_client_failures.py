@@ -266,7 +266,7 @@ def test_a_client_that_is_awaited_refuses_a_store_that_blocks(client: Any, limit
 @pytest.mark.parametrize("client", [RateLimitTransport, RateLimitAdapter])
 def test_a_client_that_blocks_refuses_a_store_that_is_awaited_and_names_one_that_will_do(client: Any) -> None:
     store = AsyncMemoryStore(MemoryStore())
-    with pytest.raises(TypeError, match="or here a store that is not, such as RedisStore"):
+    with pytest.raises(TypeError, match="or here a store that is not awaited, such as RedisStore"):
         client(AsyncLimiter("1/s", store=store))
 
 
@@ -278,5 +278,5 @@ def test_a_client_that_blocks_refuses_a_store_that_is_awaited_and_names_one_that
     ],
 )
 def test_a_celery_task_refuses_a_store_that_is_awaited_and_names_one_that_will_do(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"a task is not awaited: give a Limiter.* such as RedisStore\(url\)"):
+    with pytest.raises(TypeError, match="or here a store that is not awaited, such as RedisStore"):
         wrong(AsyncMemoryStore(MemoryStore()))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import AsyncPacer, Headers, Library, Pace, host_of
+from ratekeeper.frameworks.outgoing import AsyncPacer, Library, Pace, host_of
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
@@ -18,19 +18,15 @@ Key: TypeAlias = str | bytes | Callable[[ClientRequest], str | bytes]
 Cost: TypeAlias = int | Callable[[ClientRequest], int]
 
 
-def _repeatable(request: ClientRequest) -> bool:
-    return not request.body or isinstance(request.body, BytesPayload)
-
-
-def _said(response: ClientResponse) -> tuple[int, Headers]:
-    return response.status, response.headers.items()
-
-
 async def _close(response: ClientResponse) -> None:
     response.release()
 
 
-_AIOHTTP = Library(_repeatable, _said, _close)
+_AIOHTTP = Library[ClientRequest, ClientResponse](
+    repeatable=lambda request: not request.body or isinstance(request.body, BytesPayload),
+    said=lambda response: (response.status, response.headers.items()),
+    close=_close,
+)
 
 
 class RateLimitClientMiddleware:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import methodcaller
 from typing import Any, TypeAlias
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import AsyncPacer, Headers, Library, Pace, Pacer, host_of
+from ratekeeper.frameworks.outgoing import AsyncPacer, Library, Pace, Pacer, host_of
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
@@ -19,16 +18,12 @@ Key: TypeAlias = str | bytes | Callable[[httpx.Request], str | bytes]
 Cost: TypeAlias = int | Callable[[httpx.Request], int]
 
 
-def _repeatable(request: httpx.Request) -> bool:
-    return isinstance(request.stream, httpx.ByteStream)
-
-
-def _said(response: httpx.Response) -> tuple[int, Headers]:
-    return response.status_code, response.headers.multi_items()
-
-
-_HTTPX = Library(_repeatable, _said, methodcaller("close"))
-_ASYNC_HTTPX = Library(_repeatable, _said, methodcaller("aclose"))
+_HTTPX = Library[httpx.Request, httpx.Response](
+    repeatable=lambda request: isinstance(request.stream, httpx.ByteStream),
+    said=lambda response: (response.status_code, response.headers.multi_items()),
+    close=lambda response: response.close(),
+)
+_ASYNC_HTTPX = _HTTPX._replace(close=lambda response: response.aclose())
 
 
 class RateLimitTransport(httpx.BaseTransport):

@@ -1,6 +1,6 @@
 """Pacer and AsyncPacer: a limiter before requests that leave, and what the servers answer. They know no HTTP library.
 
-The flow of a request is `_Flow.send`, written once, as a coroutine. A task awaits it; a thread runs it to its end.
+The flow of a request is `_Flow._send`, a coroutine. A task awaits it; a thread runs it to its end.
 
 When a server says not to ask it again for a while, this is charged to the key's bucket: it is set to where it will
 have, when the pause is over, just what the request that was answered costs. So
@@ -24,13 +24,13 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from ratekeeper.coroutines import run_sync
-from ratekeeper.decision import Charge, Decision, scope_of
+from ratekeeper.decision import Charge, scope_of
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.http.pacing import pause_after
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import TICKS_PER_SECOND, Limit, checked_cost, wait_ticks
 from ratekeeper.stores.awaited import awaited
-from ratekeeper.stores.base import local, must_be_awaited, unblocking
+from ratekeeper.stores.base import local, unblocking
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -61,22 +61,16 @@ def host_of(request: Any) -> str:
 
 def blocking_limiter(limit: Pace) -> Limiter:
     """Return a limiter, of the same buckets if it is one for asyncio. Raise TypeError if its store must be awaited."""
-    if not isinstance(limit, AsyncLimiter):
-        return limit if isinstance(limit, Limiter) else Limiter(limit)
-    store = limit.store
-    if must_be_awaited(store):
-        raise TypeError(
-            f"{type(store).__name__} must be awaited, which Limiter cannot: use AsyncLimiter with a client that is "
-            "awaited too, or here a store that is not, such as RedisStore"
-        )
-    return Limiter(*limit.limits, store=local(store, "Limiter"), name=limit.name)
+    if isinstance(limit, AsyncLimiter):
+        return Limiter(*limit.limits, store=local(limit.store, "Limiter"), name=limit.name)
+    return limit if isinstance(limit, Limiter) else Limiter(limit)
 
 
 def awaited_limiter(limit: Pace) -> AsyncLimiter:
     """Return a limiter for asyncio, of the same buckets if it is another. Raise TypeError if its store would block."""
     if not isinstance(limit, Limiter | AsyncLimiter):
         return AsyncLimiter(limit)
-    store = unblocking(limit.store, "a client that is awaited")
+    store = unblocking(limit.store)
     return limit if isinstance(limit, AsyncLimiter) else AsyncLimiter(*limit.limits, store=store, name=limit.name)
 
 
@@ -105,31 +99,23 @@ class _Pauses:
         return False
 
 
-class _Pause:
-    """What a pause charges to a bucket: what it lacks to be where it must be. To be asked until it says None."""
-
-    def __init__(self, limiter: Limiter | AsyncLimiter, cost: int, now: int, seconds: float) -> None:
-        place, self._limit = min(enumerate(limiter.limits), key=lambda placed: placed[1].interval)
-        self._scope = scope_of(limiter.name, place)
-        # A leaky bucket lets the next go when it owes nothing; a token bucket, when the cost fits beside what it owes.
-        room = max(1, min(cost, self._limit.max_cost)) * self._limit.interval
-        self._beside = 0 if self._limit.queues else self._limit.full - room
-        self.until = now + round(seconds * TICKS_PER_SECOND)
-
-    def look(self, key: str | bytes) -> Charge:
-        """Return the charge of nothing, whose decision tells what the bucket owes."""
-        return Charge.of(self._scope, key, self._limit, 0)
-
-    def lacking(self, look: Charge, seen: Decision) -> Charge | None:
-        """Return the charge to make, None if nothing is lacking.
-
-        Its bound is where it leads to: if others charge the bucket meanwhile, it is refused, and nothing is done twice.
-        """
-        ahead = self.until - seen.at_ticks + self._beside
+async def _charge_pause(limiter: Limiter | AsyncLimiter, key: str | bytes, cost: int, until: int) -> None:
+    """Charge to a key's bucket what it lacks to be, at `until`, where it must be."""
+    place, limit = min(enumerate(limiter.limits), key=lambda placed: placed[1].interval)
+    # A leaky bucket lets the next go when it owes nothing; a token bucket, when the cost fits beside what it owes.
+    room = max(1, min(cost, limit.max_cost)) * limit.interval
+    beside = 0 if limit.queues else limit.full - room
+    store, look = awaited(limiter.store), Charge.of(scope_of(limiter.name, place), key, limit, 0)
+    for _ in range(_TRIES):
+        seen = (await store.decide([look], commit=False))[0]
+        ahead = until - seen.at_ticks + beside
         lacking = ahead - seen.debt_ticks
         if lacking <= 0:
-            return None
-        return look._replace(increment=lacking, tolerance=ahead, bound=ahead)
+            return
+        # Its bound is where it leads to. If others charge the bucket meanwhile, it is refused: nothing is done twice.
+        charge = look._replace(increment=lacking, tolerance=ahead, bound=ahead)
+        if (await store.decide([charge]))[0].allowed:
+            return
 
 
 class _Flow(Generic[R, L]):
@@ -207,16 +193,12 @@ class _Flow(Generic[R, L]):
         seconds = pause_after(status, headers, self._longest)
         if not seconds:
             return
-        pause = _Pause(self.limiter, cost, self._now(), seconds)
-        store, look = awaited(self.limiter.store), pause.look(key)
+        until = self._now() + round(seconds * TICKS_PER_SECOND)
         try:
-            for _ in range(_TRIES):  # each that fails, another request has charged the bucket
-                charge = pause.lacking(look, (await store.decide([look], commit=False))[0])
-                if charge is None or (await store.decide([charge]))[0].allowed:
-                    break
+            await _charge_pause(self.limiter, key, cost, until)
         except StoreUnavailable:
             return
-        self._pauses.hold(key, pause.until)
+        self._pauses.hold(key, until)
 
     def _left(self, began: int) -> float | None:
         """Return what is left of the timeout of a caller that began to wait at `began`."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import methodcaller
 from typing import Any, TypeAlias
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import Headers, Library, Pace, Pacer, host_of
+from ratekeeper.frameworks.outgoing import Library, Pace, Pacer, host_of
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
@@ -20,15 +19,11 @@ Key: TypeAlias = str | bytes | Callable[[PreparedRequest], str | bytes]
 Cost: TypeAlias = int | Callable[[PreparedRequest], int]
 
 
-def _repeatable(request: PreparedRequest) -> bool:
-    return isinstance(request.body, bytes | str | None)
-
-
-def _said(response: Response) -> tuple[int, Headers]:
-    return response.status_code, response.headers.items()
-
-
-_REQUESTS = Library(_repeatable, _said, methodcaller("close"))
+_REQUESTS = Library[PreparedRequest, Response](
+    repeatable=lambda request: isinstance(request.body, bytes | str | None),
+    said=lambda response: (response.status_code, response.headers.items()),
+    close=lambda response: response.close(),
+)
 
 
 class RateLimitAdapter(HTTPAdapter):

@@ -129,17 +129,16 @@ def must_be_awaited(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
 def local(store: Store | AsyncStore, asker: str) -> Store:
     """Return a store that is not awaited. Raises TypeError for another, naming who could await it."""
     if must_be_awaited(store):
-        raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: use Async{asker}")
+        mend = f"use Async{asker}, or here a store that is not awaited, such as RedisStore"
+        raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: {mend}")
     return cast("Store", store)
 
 
-def unblocking(store: Store | AsyncStore, asker: str) -> Store | AsyncStore:
+def unblocking(store: Store | AsyncStore) -> Store | AsyncStore:
     """Return a store that an event loop may ask. Raises TypeError for one that would block it."""
     if getattr(store, "blocks", False):
-        raise TypeError(
-            f"{type(store).__name__} blocks the event loop until its server answers, which {asker} must not: "
-            "use a store that is awaited, such as AsyncRedisStore"
-        )
+        mend = "use a store that is awaited, such as AsyncRedisStore"
+        raise TypeError(f"{type(store).__name__} blocks the event loop until its server answers: {mend}")
     return store
 
 
