@@ -15,8 +15,8 @@ PACKAGE = Path(ratekeeper.__file__).parent
 
 # From the bottom up. Modules of one line may import each other.
 LAYERS = [
-    {"errors"},
-    {"rates", "coroutines"},
+    {"errors", "coroutines"},
+    {"rates"},
     {"limits"},
     {"decision"},
     {"gcra"},

@@ -1,4 +1,4 @@
-"""Running a coroutine that never waits, so that a flow is written once for threads and for tasks."""
+"""Run a coroutine that never suspends: so a flow is written once, for threads and for tasks. Knows nothing else."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
     except StopIteration as done:
         return cast("T", done.value)
     work.close()
-    raise AssertionError(f"{work!r} suspended without an event loop: all that it awaits must answer at once")
+    raise AssertionError(f"{work} suspended without an event loop: all that it awaits must answer at once")
