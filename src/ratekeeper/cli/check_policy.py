@@ -9,10 +9,10 @@ from ratekeeper.clock import ManualClock
 from ratekeeper.errors import RatekeeperError, did_you_mean
 from ratekeeper.http.attributes import normal_path
 from ratekeeper.limits import Limit
+from ratekeeper.policy.compiled import RuleExplanation
 from ratekeeper.policy.keeper import Keeper
-from ratekeeper.policy.match import PUBLIC, Globs
 from ratekeeper.policy.model import Policy, Rule
-from ratekeeper.policy.rulebook import RuleExplanation
+from ratekeeper.policy.patterns import PUBLIC, Globs
 from ratekeeper.rates import rate_text
 from ratekeeper.stores.memory import MemoryStore
 
@@ -72,11 +72,12 @@ def run_explain(args: argparse.Namespace) -> int:
     keeper = Keeper(policy, MemoryStore(max_keys=1000, clock=ManualClock()))
     explanations = keeper.explain(attributes, args.cost)
     decision = keeper.check(attributes, args.cost)
+    seen = keeper.compiled.seen(attributes)
     if policy.tiers is not None:
-        print(f"tier: {policy.complete(attributes)['tier']}")
+        print(f"tier: {seen['tier']}")
     for explanation in explanations:
         print(_explanation(explanation))
-    exempt_by = policy.exemption(policy.complete(attributes))
+    exempt_by = keeper.compiled.exempting(seen)
     if exempt_by is not None:
         print(f"=> allowed: exempt, as are all requests with {_conditions(exempt_by)}")
         return 0
