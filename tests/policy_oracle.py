@@ -100,7 +100,7 @@ def limit_for(rule: Rule, request: Values) -> Limit:
 
 
 def planned(policy: Policy, request: Values) -> tuple[list[tuple[str, str, Limit]], str | None]:
-    """Return each rule that charges a request, with the bucket and the limit; and what a rule refuses it for lacking."""
+    """Return each rule that charges a request, with bucket and limit; and what the request is refused for lacking."""
     seen = {name: value for name, value in request.items() if value is not None}
     if policy.tiers is not None:
         seen["tier"] = policy.tiers.tier_by_value.get(seen.get(policy.tiers.by, "?"), policy.tiers.default)

@@ -16,7 +16,7 @@ from policy_oracle import Asked
 from ratekeeper.errors import PolicyError
 from ratekeeper.limits import LeakyBucket, TokenBucket
 from ratekeeper.policy.model import Override, Policy, Rule, Tiers
-from ratekeeper.policy.sources import AppSource, ClientIP, CookieSource, HeaderSource
+from ratekeeper.policy.sources import AppSource, BearerSource, ClientIP, CookieSource, HeaderSource, PathSource
 from ratekeeper.policy.toml_lines import lines_of
 
 if TYPE_CHECKING:
@@ -146,6 +146,30 @@ def test_a_client_ip_trusts_no_proxy_unless_told_to() -> None:
     assert Policy.parse(text + RULE).attributes == {"a": ClientIP(0), "b": ClientIP(0), "c": ClientIP(2)}
 
 
+def test_a_client_ip_may_be_told_apart_by_other_prefixes() -> None:
+    text = '[attributes]\nclient = { from = "client_ip", trusted_proxies = 1, ipv4_prefix = 24, ipv6_prefix = 56 }\n'
+    assert Policy.parse(text + RULE).attributes == {"client": ClientIP(1, ipv4_prefix=24, ipv6_prefix=56)}
+    for option, values in (("ipv4_prefix", (8, 32)), ("ipv6_prefix", (32, 128))):
+        for value in values:
+            assert Policy.parse(f'[attributes]\nc = {{ from = "client_ip", {option} = {value} }}\n{RULE}').attributes
+
+
+@pytest.mark.parametrize(
+    ("text", "ignore_case"),
+    [('"path"', False), ('{ from = "path" }', False), ('{ from = "path", ignore_case = true }', True)],
+)
+def test_a_path_may_ignore_case(text: str, ignore_case: bool) -> None:
+    policy = Policy.parse(f'[attributes]\npath = {text}\n{RULE}match = {{ path = "/Login" }}')
+    assert policy.attributes == {"path": PathSource(ignore_case)}
+    assert Asked(policy.rules[0], policy.attributes).matches({"path": "/login"}) is ignore_case
+
+
+def test_an_attribute_may_be_the_token_of_a_bearer() -> None:
+    assert Policy.parse(f'[attributes]\ntoken = "bearer"\n{RULE}key = ["token"]').attributes == {
+        "token": BearerSource()
+    }
+
+
 def test_header_names_are_lower_cased() -> None:
     assert HeaderSource("X-Key").name == "x-key"
     assert Policy.parse('[attributes]\na = "header:X-Key"\n' + RULE).attributes == {"a": HeaderSource("x-key")}
@@ -234,7 +258,18 @@ MISTAKES = [
     (NAMED + "k = { from = 4 }\n" + RULE, "[attributes]: k: 'from' must be one of client_ip, path, not a whole number"),
     (NAMED + '[attributes.k]\nfrom = "client_ip"\ntrusted_proxies = -1\n' + RULE,
      "policy.toml:5: [attributes]: k: 'trusted_proxies' must be a whole number from 0 to 1000, not -1"),
-    (NAMED + 'k = { from = "client_ip", trusted_proxies = true }\n' + RULE, "must be a whole number from 0 to 1000, not true or false"),
+    (NAMED + 'k = { from = "client_ip", trusted_proxies = true }\n' + RULE,
+     "must be a whole number from 0 to 1000, not true or false"),
+    (NAMED + 'k = { from = "client_ip", ipv6_prefix = 31 }\n' + RULE,
+     "policy.toml:3: [attributes]: k: 'ipv6_prefix' must be a whole number from 32 to 128, not 31"),
+    (NAMED + 'k = { from = "client_ip", ipv4_prefix = 33 }\n' + RULE, "must be a whole number from 8 to 32, not 33"),
+    (NAMED + 'k = { from = "client_ip", ipv6_prefix = "56" }\n' + RULE, "from 32 to 128, not a text"),
+    (NAMED + 'k = { from = "client_ip", ipv6_prefx = 56 }\n' + RULE, "unknown key 'ipv6_prefx'", "'ipv6_prefix'?"),
+    (NAMED + 'k = { from = "client_ip", ignore_case = true }\n' + RULE, "unknown key 'ignore_case': use one of from"),
+    (NAMED + 'path = { from = "path", ignore_case = 1 }\n' + RULE, "path: 'ignore_case' must be true or false"),
+    (NAMED + 'path = { from = "path", trusted_proxies = 1 }\n' + RULE, "path: unknown key 'trusted_proxies'"),
+    (NAMED + 'url = "path"\n' + RULE, "policy.toml:3: [attributes]: 'url' cannot be the path: write path = {"),
+    (NAMED + 'k = "bearr"\n' + RULE, "policy.toml:3: [attributes]: 'k' cannot come from 'bearr'", "'bearer'?"),
     (NAMED + 'tier = "header:x-tier"\n' + TIERS.replace("api_key", "user") + RULE,
      "policy.toml:3: [attributes]: 'tier' is given by [tiers]"),
     # [tiers]

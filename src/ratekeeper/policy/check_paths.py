@@ -10,6 +10,7 @@ from ratekeeper.policy.patterns import clipped
 
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
 _HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:\d+)?(?=/)|localhost(:\d+)?(?=/)")
+_ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 class _Mistake(NamedTuple):
@@ -37,6 +38,17 @@ def why_no_path(pattern: str) -> str | None:
     >>> why_no_path("/users/{id}")
     "'/users/{id}': a path has no placeholders, a 'route' has: write '/users/*'"
     """
+    mended = _mended(pattern)
+    if mended is None:
+        return None
+    why, mend = mended
+    while (mended := _mended(mend)) is not None:  # what was taken out may have hidden another mistake
+        mend = mended[1]
+    return f"{clipped(pattern)}: {why}: write {clipped(mend)}"
+
+
+def _mended(pattern: str) -> tuple[str, str] | None:
+    """Return what is wrong with a pattern, and the pattern without it; None if nothing is."""
     mend, reasons = pattern, []
     if _ORIGIN.match(mend):
         reasons.append("a path has no scheme and no host")
@@ -45,7 +57,7 @@ def why_no_path(pattern: str) -> str | None:
         if mistake.found.search(mend):
             reasons.append(mistake.why)
             mend = mistake.found.sub(mistake.instead, mend)
-    if re.search(r"%[0-9A-Fa-f]{2}", mend):
+    if _ENCODED.search(mend):
         reasons.append("a path is matched decoded")
         mend = unquote(mend, errors="replace")
     if mend[:1] not in ("/", "*", "?"):
@@ -55,7 +67,7 @@ def why_no_path(pattern: str) -> str | None:
     if (resolved := _resolved(mend)) != mend:
         reasons.append("a path has no empty, '.' or '..' segments")
         mend = resolved
-    return f"{clipped(pattern)}: {reasons[0]}: write {clipped(mend)}" if reasons else None
+    return (reasons[0], mend) if reasons else None
 
 
 def _resolved(pattern: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from typing import Any
 
@@ -29,6 +30,8 @@ from ratekeeper.policy.sources import (
 from ratekeeper.policy.spelling import has_wildcard, is_method, source_of
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab may be in a header's value
+_HAS_CONTROL = "a pattern cannot have control characters: take them out"
 _GLOB_OF_ADDRESS = re.compile(r"[0-9a-fA-F.:*?/]+")
 _SEPARATOR = re.compile(r"[,;|\s]+")
 _COMMON = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")
@@ -41,21 +44,17 @@ Sources = Mapping[str, Source]
 def why_never(name: str, pattern: str, sources: Sources) -> str | None:
     """Say why a pattern can match no value of an attribute, and what to write; None if it can."""
     source = source_of(name, sources)
-    if isinstance(source, AppSource):
-        return why_no_network(pattern)
     by_name = {"method": _why_no_method, "route": _why_no_route, "endpoint": _why_no_endpoint}
     check: Callable[[str], str | None] | None = by_name.get(name) if source is None else None
     if isinstance(source, PathSource):
         check = why_no_path
-    if check is None and source is None:
+    elif isinstance(source, ClientIP):
+        check = partial(_why_no_client, source=source)
+    elif isinstance(source, HeaderSource | BearerSource | CookieSource):
+        return _why_no_credential(pattern, source) or why_no_network(pattern)
+    if check is None:
         return why_no_network(pattern)
-    if _CONTROL.search(pattern):
-        return "a pattern cannot have control characters: no request has them there"
-    if check is not None:
-        return check(pattern)
-    if isinstance(source, ClientIP):
-        return _why_no_client(pattern, source)
-    return _why_no_credential(pattern, source) or why_no_network(pattern)
+    return _HAS_CONTROL if _CONTROL.search(pattern) else check(pattern)
 
 
 def why_no_exemption(match: Globs, sources: Sources, tiers: bool) -> str | None:
@@ -203,8 +202,10 @@ def _why_no_endpoint(pattern: str) -> str | None:
     return None
 
 
-def _why_no_credential(pattern: str, source: Source | None) -> str | None:
+def _why_no_credential(pattern: str, source: HeaderSource | BearerSource | CookieSource) -> str | None:
     """Say why no header, cookie or token can be so. None of it is shown: it may be a key."""
+    if _CONTROL_IN_HEADER.search(pattern):
+        return _HAS_CONTROL
     if isinstance(source, HeaderSource) and source.name != "authorization" and pattern != pattern.strip():
         return "a header has no spaces around its value: take them out"
     if isinstance(source, BearerSource) and pattern.strip().lower().startswith("bearer "):

@@ -140,7 +140,7 @@ def accepts(patterns: Iterable[str]) -> Accepts:
         tests.append(_is_in(by_kind[Kind.NETWORK]))
     if Kind.GLOB in by_kind:
         tests.append(_fits(by_kind[Kind.GLOB]))
-    return tests[0] if len(tests) == 1 else _one_of(tuple(tests))
+    return tests[0] if len(tests) == 1 else _one_of(tuple(tests))  # of no pattern: none of them
 
 
 def _one_of(tests: tuple[Accepts, ...]) -> Accepts:
