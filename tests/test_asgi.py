@@ -85,7 +85,7 @@ def test_an_error_of_the_applications_passes_through_as_it_is() -> None:
 
 
 def test_a_decoded_path_is_not_decoded_again_if_a_server_gives_no_raw_one() -> None:
-    policy = '[[rules]]\nname = "a"\nmatch = { path = "/%41" }\nlimit = "1/minute"'
+    policy = '[[rules]]\nname = "a"\nmatch = { path = "/?41" }\nlimit = "1/minute"'
 
     async def without_raw(scope: Any, receive: Any, send: Any) -> None:
         await app({name: value for name, value in scope.items() if name != "raw_path"}, receive, send)

@@ -81,6 +81,34 @@ def test_explain_says_why_of_each_rule(capsys: pytest.CaptureFixture[str]) -> No
     assert "k-bob" not in out
 
 
+@pytest.mark.parametrize(
+    ("argument", "matches"),
+    [("path=/LOGIN", True), ("path=//x/../login", True), ("path=/login?x=1", True), ("method=head", True),
+     ("method=GET", True), ("method=PURGE", False), ("client=2001:DB8:0:7:a:b:c:d", True), ("client=192.0.2.7", False),
+     ("token=  k-1 ", True), ("session=\"s\\0541\"", True), ("session=s1", False)],
+)  # fmt: skip
+def test_explain_reads_a_value_as_it_is_read_from_a_request(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, argument: str, matches: bool
+) -> None:
+    policy = tmp_path / "policy.toml"
+    patterns = {"path": "/Login", "method": "GET", "client": "2001:db8:0:7::/64", "token": "k-1", "session": "s,1"}
+    name = argument.partition("=")[0]
+    policy.write_text(
+        '[attributes]\npath = { from = "path", ignore_case = true }\ntoken = "bearer"\nsession = "cookie:session"\n'
+        f'[[rules]]\nname = "r"\nmatch = {{ {name} = "{patterns[name]}" }}\nlimit = "1/s"\n'
+    )
+    code, out, _ = run(capsys, "explain", str(policy), argument)
+    assert code == 0
+    assert ("- r: allows" in out) is matches
+
+
+def test_explain_of_a_client_that_is_no_address_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "explain", EXAMPLE, "client=localhost")
+    assert code == 2
+    assert "client=localhost is not an address, such as 192.0.2.7, or unknown" in err
+    assert run(capsys, "explain", EXAMPLE, "client=unknown")[0] == 0
+
+
 def test_explain_exits_1_if_the_request_would_be_refused(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "explain", EXAMPLE, "api_key=x", "path=/api/x", "--cost", "4")
     assert code == 1

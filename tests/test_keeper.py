@@ -249,7 +249,7 @@ def outcome(keeper: Keeper, *asked: Any) -> object:
         ),
         max_size=12,
     ),
-    st.sampled_from(["", 'key = ["user"]', 'key = ["user"]\ncost = 2', "cost = 0"]),
+    st.sampled_from(["", 'key = ["user"]', 'key = ["user"]\ncost = 2', "cost = 3"]),
 )
 def test_one_plain_rule_decides_alone_as_it_does_beside_one_that_matches_nothing(asked: list[Any], more: str) -> None:
     alone = f'[[rules]]\nname = "r"\nlimit = "5/minute"\n{more}\n'

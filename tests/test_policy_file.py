@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_oracle import Asked
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.limits import LeakyBucket, TokenBucket
 from ratekeeper.policy.model import Override, Policy, Rule, Tiers
-from ratekeeper.policy.sources import AppSource, ClientIP, CookieSource, HeaderSource
+from ratekeeper.policy.sources import AppSource, BearerSource, ClientIP, CookieSource, HeaderSource, PathSource
 from ratekeeper.policy.toml_lines import lines_of
 
 if TYPE_CHECKING:
@@ -118,24 +119,24 @@ def test_a_rate_may_be_text() -> None:
 def test_an_override_inherits_what_it_leaves_out() -> None:
     rule = rule_with("""overrides = [
         { user = "a", capacity = 500 }, { user = "b", refill_rate = "1/m" }, { user = "c", limit = "7/h" }]""")
-    limits = [rule.limit_for({"user": user}) for user in "abcd"]
+    limits = [Asked(rule).limit_for({"user": user}) for user in "abcd"]
     assert limits == [TokenBucket(500, 5), TokenBucket(20, "1/m"), TokenBucket(7, "7/h"), TokenBucket(20, 5)]
 
 
 def test_an_override_inherits_from_a_limit_written_as_one_text() -> None:
     rule = one('[[rules]]\nname = "r"\nlimit = "100/minute"\noverrides = [{ user = "a", capacity = 500 }]')
-    assert rule.limit_for({"user": "a"}) == TokenBucket(500, "100/minute")
+    assert Asked(rule).limit_for({"user": "a"}) == TokenBucket(500, "100/minute")
 
 
 def test_an_override_of_a_leaky_bucket_is_leaky() -> None:
     rule = one(LEAKY + 'overrides = [{ user = "a", leak_rate = 9 }]')
-    assert rule.limit_for({"user": "a"}) == LeakyBucket(20, 9)
+    assert Asked(rule).limit_for({"user": "a"}) == LeakyBucket(20, 9)
 
 
 def test_match_and_overrides_may_be_tables_of_their_own() -> None:
     rule = rule_with('[rules.match]\npath = "/a"\n[[rules.overrides]]\nuser = "u"\ncapacity = 1\n')
     assert rule.match == {"path": ("/a",)}
-    assert rule.limit_for({"user": "u"}) == TokenBucket(1, 5)
+    assert Asked(rule).limit_for({"user": "u"}) == TokenBucket(1, 5)
 
 
 def test_a_client_ip_trusts_no_proxy_unless_told_to() -> None:
@@ -143,6 +144,30 @@ def test_a_client_ip_trusts_no_proxy_unless_told_to() -> None:
         '[attributes]\na = "client_ip"\nb = { from = "client_ip" }\nc = { from = "client_ip", trusted_proxies = 2 }\n'
     )
     assert Policy.parse(text + RULE).attributes == {"a": ClientIP(0), "b": ClientIP(0), "c": ClientIP(2)}
+
+
+def test_a_client_ip_may_be_told_apart_by_other_prefixes() -> None:
+    text = '[attributes]\nclient = { from = "client_ip", trusted_proxies = 1, ipv4_prefix = 24, ipv6_prefix = 56 }\n'
+    assert Policy.parse(text + RULE).attributes == {"client": ClientIP(1, ipv4_prefix=24, ipv6_prefix=56)}
+    for option, values in (("ipv4_prefix", (8, 32)), ("ipv6_prefix", (32, 128))):
+        for value in values:
+            assert Policy.parse(f'[attributes]\nc = {{ from = "client_ip", {option} = {value} }}\n{RULE}').attributes
+
+
+@pytest.mark.parametrize(
+    ("text", "ignore_case"),
+    [('"path"', False), ('{ from = "path" }', False), ('{ from = "path", ignore_case = true }', True)],
+)
+def test_a_path_may_ignore_case(text: str, ignore_case: bool) -> None:
+    policy = Policy.parse(f'[attributes]\npath = {text}\n{RULE}match = {{ path = "/Login" }}')
+    assert policy.attributes == {"path": PathSource(ignore_case)}
+    assert Asked(policy.rules[0], policy.attributes).matches({"path": "/login"}) is ignore_case
+
+
+def test_an_attribute_may_be_the_token_of_a_bearer() -> None:
+    assert Policy.parse(f'[attributes]\ntoken = "bearer"\n{RULE}key = ["token"]').attributes == {
+        "token": BearerSource()
+    }
 
 
 def test_header_names_are_lower_cased() -> None:
@@ -185,7 +210,7 @@ def test_a_tier_without_members_is_a_tier() -> None:
 
 def test_an_exact_rate_is_inherited_exactly() -> None:
     rule = one('[[rules]]\nname = "r"\ncapacity = 3\nrefill_rate = "7/minute"\noverrides = [{ u = "a", capacity = 9 }]')
-    assert rule.limit_for({"u": "a"}).rate == Fraction(7, 60)
+    assert Asked(rule).limit_for({"u": "a"}).rate == Fraction(7, 60)
 
 
 # What does not
@@ -230,10 +255,21 @@ MISTAKES = [
     (NAMED + 'k = { form = "client_ip" }\n' + RULE, "policy.toml:3: [attributes]: k: unknown key 'form'", "'from'?"),
     (NAMED + "k = { trusted_proxies = 1 }\n" + RULE, "policy.toml:3: [attributes]: k: 'from' is missing", "client_ip"),
     (NAMED + 'k = { from = "ip" }\n' + RULE, "policy.toml:3: [attributes]: k: 'from' cannot be 'ip'", "client_ip"),
-    (NAMED + "k = { from = 4 }\n" + RULE, "[attributes]: k: 'from' must be one of client_ip, not a whole number"),
+    (NAMED + "k = { from = 4 }\n" + RULE, "[attributes]: k: 'from' must be one of client_ip, path, not a whole number"),
     (NAMED + '[attributes.k]\nfrom = "client_ip"\ntrusted_proxies = -1\n' + RULE,
-     "policy.toml:5: [attributes]: k: 'trusted_proxies' must be 0 or more proxies, not a negative number"),
-    (NAMED + 'k = { from = "client_ip", trusted_proxies = true }\n' + RULE, "0 or more proxies, not true or false"),
+     "policy.toml:5: [attributes]: k: 'trusted_proxies' must be a whole number from 0 to 1000, not -1"),
+    (NAMED + 'k = { from = "client_ip", trusted_proxies = true }\n' + RULE,
+     "must be a whole number from 0 to 1000, not true or false"),
+    (NAMED + 'k = { from = "client_ip", ipv6_prefix = 31 }\n' + RULE,
+     "policy.toml:3: [attributes]: k: 'ipv6_prefix' must be a whole number from 32 to 128, not 31"),
+    (NAMED + 'k = { from = "client_ip", ipv4_prefix = 33 }\n' + RULE, "must be a whole number from 8 to 32, not 33"),
+    (NAMED + 'k = { from = "client_ip", ipv6_prefix = "56" }\n' + RULE, "from 32 to 128, not a text"),
+    (NAMED + 'k = { from = "client_ip", ipv6_prefx = 56 }\n' + RULE, "unknown key 'ipv6_prefx'", "'ipv6_prefix'?"),
+    (NAMED + 'k = { from = "client_ip", ignore_case = true }\n' + RULE, "unknown key 'ignore_case': use one of from"),
+    (NAMED + 'path = { from = "path", ignore_case = 1 }\n' + RULE, "path: 'ignore_case' must be true or false"),
+    (NAMED + 'path = { from = "path", trusted_proxies = 1 }\n' + RULE, "path: unknown key 'trusted_proxies'"),
+    (NAMED + 'url = "path"\n' + RULE, "policy.toml:3: [attributes]: 'url' cannot be the path: write path = {"),
+    (NAMED + 'k = "bearr"\n' + RULE, "policy.toml:3: [attributes]: 'k' cannot come from 'bearr'", "'bearer'?"),
     (NAMED + 'tier = "header:x-tier"\n' + TIERS.replace("api_key", "user") + RULE,
      "policy.toml:3: [attributes]: 'tier' is given by [tiers]"),
     # [tiers]

@@ -88,7 +88,7 @@ def test_a_gateway_is_told_of_an_attribute_that_it_cannot_give_and_a_program_giv
     tmp_path: Path, name: str
 ) -> None:
     policy = tmp_path / "policy.toml"
-    policy.write_text(f'[[rules]]\nname = "one"\nmatch = {{ {name} = "x" }}\nlimit = "1/day"\n')
+    policy.write_text(f'[[rules]]\nname = "one"\nmatch = {{ {name} = "*x" }}\nlimit = "1/day"\n')
     announced: list[str] = []
     with ratekeeper_service(policy, announced) as url, httpx.Client(base_url=url) as client:
         assert f"Gateways cannot ask /check: nothing in their requests tells {name!r}" in "".join(announced)

@@ -9,15 +9,21 @@ from ratekeeper.clock import ManualClock
 from ratekeeper.errors import RatekeeperError, did_you_mean
 from ratekeeper.http.attributes import read_path
 from ratekeeper.limits import Limit
+from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
+from ratekeeper.policy.compiled import RuleExplanation
 from ratekeeper.policy.keeper import Keeper
-from ratekeeper.policy.match import PUBLIC, Globs
 from ratekeeper.policy.model import Policy, Rule
-from ratekeeper.policy.rulebook import RuleExplanation
+from ratekeeper.policy.patterns import PUBLIC, Globs, accepts
+from ratekeeper.policy.sources import AppSource, ClientIP, PathSource, method_of
+from ratekeeper.policy.spelling import is_method, source_of
 from ratekeeper.rates import rate_text
 from ratekeeper.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+    from collections.abc import Mapping
+
+    from ratekeeper.policy.sources import Source
 
     Commands = _SubParsersAction[argparse.ArgumentParser]
 
@@ -47,9 +53,21 @@ def run_validate(args: argparse.Namespace) -> int:
         print(f"  limit  {describe(rule.limit)}")
         for override in rule.overrides:
             print(f"  but    {_conditions(override.match)}: {describe(override.limit)}")
+    for tier in _unlimited_tiers(policy):
+        print(f"\nwarning: no rule limits tier {tier!r}: its requests pass as if there were no policy")
     if policy.store is not None and policy.store.clustered:
         print(f"\n{_slots(policy)}")
     return 0
+
+
+def _unlimited_tiers(policy: Policy) -> list[str]:
+    """Return the tiers whose requests no rule can ever limit, but for those that are exempt."""
+    if policy.tiers is None:
+        return []
+    exempt = accepts(pattern for match in policy.exempt if match.keys() == {"tier"} for pattern in match["tier"])
+    tests = [accepts(rule.match.get("tier", ("*",))) for rule in policy.rules if not rule.shadow]
+    tiers = dict.fromkeys([policy.tiers.default, *policy.tiers.tier_by_value.values()])
+    return [tier for tier in tiers if not exempt(tier) and not any(test(tier) for test in tests)]
 
 
 def _slots(policy: Policy) -> str:
@@ -72,11 +90,12 @@ def run_explain(args: argparse.Namespace) -> int:
     keeper = Keeper(policy, MemoryStore(max_keys=1000, clock=ManualClock()))
     explanations = keeper.explain(attributes, args.cost)
     decision = keeper.check(attributes, args.cost)
+    seen = keeper.compiled.seen(attributes)
     if policy.tiers is not None:
-        print(f"tier: {policy.complete(attributes)['tier']}")
+        print(f"tier: {seen['tier']}")
     for explanation in explanations:
         print(_explanation(explanation))
-    exempt_by = policy.exemption(policy.complete(attributes))
+    exempt_by = keeper.compiled.exempting(seen)
     if exempt_by is not None:
         print(f"=> allowed: exempt, as are all requests with {_conditions(exempt_by)}")
         return 0
@@ -131,5 +150,22 @@ def _attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
             raise RatekeeperError(f"{pair!r} is not KEY=VALUE, such as path=/api/search")
         if name not in known:
             raise RatekeeperError(f"the policy knows no attribute {name!r}{did_you_mean(name, known)}")
-        attributes[name] = read_path(value) if name == "path" else value
+        attributes[name] = _read(name, value, policy.attributes)
     return attributes
+
+
+def _read(name: str, value: str, sources: Mapping[str, Source]) -> str:
+    """Return an attribute's value as it would be read from a request."""
+    source = source_of(name, sources)
+    if is_method(name, sources):
+        return method_of(value)
+    if isinstance(source, PathSource):
+        return read_path(value, source)
+    if isinstance(source, ClientIP):
+        client = client_of(value, source.ipv4_prefix, source.ipv6_prefix)
+        if client == UNKNOWN_CLIENT != value:
+            raise RatekeeperError(f"{name}={value} is not an address, such as 192.0.2.7, or {UNKNOWN_CLIENT}")
+        return client
+    if source is None or isinstance(source, AppSource):
+        return value
+    return source.spelled(value)

@@ -1,9 +1,15 @@
-"""Addresses: how many clients one of them stands for, and their one spelling. Pure functions; they know no request."""
+"""Addresses and networks: which client an address stands for, and which network a pattern is. Pure functions.
+
+They know no request and no rule.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple, TypeAlias
+
+Network: TypeAlias = IPv4Network | IPv6Network
 
 IPV4_PREFIX = 32
 IPV6_PREFIX = 64
@@ -43,3 +49,81 @@ def _client_of(entry: str, ipv4_prefix: int, ipv6_prefix: int) -> str:
     if prefix == address.max_prefixlen:
         return str(address)
     return str(ip_network((int(address) if address.version == 6 else str(address), prefix), strict=False))
+
+
+class Bits(NamedTuple):
+    """An address, or a client's network, as numbers. `prefix` is the number of bits that are known."""
+
+    version: int
+    number: int
+    prefix: int
+
+
+def bits_of(value: str) -> Bits | None:
+    """Return the address, or the network, that an attribute's value is; None if it is neither."""
+    return _bits_of(value) if len(value) <= _LONGEST else None
+
+
+@lru_cache(maxsize=8192)  # parsing is slow
+def _bits_of(value: str) -> Bits | None:
+    start, slash, prefix = value.partition("/")
+    try:
+        address = ip_address(start)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None and not slash:
+        address = address.ipv4_mapped
+    known = _prefix_of(prefix, address.max_prefixlen) if slash else address.max_prefixlen
+    return None if known is None else Bits(address.version, int(address), known)
+
+
+def _prefix_of(text: str, most: int) -> int | None:
+    """Return the prefix that a text is, if it is a number up to `most`."""
+    right = text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most
+    return int(text) if right else None
+
+
+def network_of(pattern: str) -> Network | None:
+    """Return the network that a pattern is, in CIDR notation; None if it is another pattern."""
+    start, prefix = _parts(pattern)
+    if start is None or _prefix_of(prefix, start.max_prefixlen) is None:
+        return None
+    network = ip_network(pattern, strict=False)
+    return network if network.network_address == start else None
+
+
+def why_no_network(pattern: str, ipv4_prefix: int = 32, ipv6_prefix: int = 128) -> str | None:
+    """Say what is wrong with a pattern that is meant to be a network, and what to write; None if nothing is.
+
+    Clients are told apart by the given prefixes, so a network with a longer one is wrong: it would match nobody.
+    """
+    start, prefix = _parts(pattern)
+    if start is None:
+        return None
+    if _prefix_of(prefix, start.max_prefixlen) is None:
+        return f"{pattern!r} is not a network: the prefix must be a number from 0 to {start.max_prefixlen}"
+    network = ip_network(pattern, strict=False)
+    longest = ipv4_prefix if network.version == 4 else ipv6_prefix
+    if network.prefixlen > longest:
+        return told_apart(pattern, network, longest)
+    if network.network_address != start:
+        alone = f", or {str(start)!r} for this address alone" if longest == network.max_prefixlen else ""
+        return f"{pattern!r} is not a network: the address has bits set after the prefix: write {str(network)!r}{alone}"
+    return None
+
+
+def _parts(pattern: str) -> tuple[IPv4Address | IPv6Address | None, str]:
+    """Return the address before a pattern's slash, None if there is none, and what follows the slash."""
+    start, slash, prefix = pattern.partition("/")
+    if not slash or "*" in prefix or "?" in prefix or len(pattern) > _LONGEST or "%" in start:
+        return None, prefix
+    try:
+        return ip_address(start), prefix
+    except ValueError:
+        return None, prefix
+
+
+def told_apart(pattern: str, network: Network, prefix: int) -> str:
+    """Say that a pattern is narrower than a client, and which network to write."""
+    whole = network.supernet(new_prefix=prefix)
+    return f"{pattern!r}: IPv{network.version} clients are told apart by their /{prefix}: write {str(whole)!r}"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from ratekeeper.decision import Charge, scope_of
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.limits import TokenBucket, wait_ticks
+from ratekeeper.policy.compiled import CompiledPolicy, Plan, RuleExplanation, checked
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.rulebook import Plan, Rulebook, RuleExplanation, checked
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.awaited import awaited
 from ratekeeper.stores.base import AsyncStore, Store, local, must_be_awaited
@@ -38,19 +38,19 @@ class Keeper:
 
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
         self.store: Store = local(store, "Keeper") if store is not None else (checked(policy).store or _OWN).open()
-        self.rulebook = Rulebook(policy, self.store)
+        self.compiled = CompiledPolicy(policy, self.store)
 
     @property
     def policy(self) -> Policy:
         """What it decides by."""
-        return self.rulebook.policy
+        return self.compiled.policy
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from now on; a request under way ends by the one that it began with.
 
         The store stays, whatever the policy's [store] says, and with it what each bucket owes; see docs/policy.md.
         """
-        self.rulebook = Rulebook(policy, self.store)
+        self.compiled = CompiledPolicy(policy, self.store)
 
     def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
@@ -58,10 +58,10 @@ class Keeper:
         `cost` multiplies each rule's own. Raises `CostError` if an attribute that should be a rule's cost is no number,
         TypeError if one that a rule looks at is no str.
         """
-        book = self.rulebook
-        if book.lone is not None and cost.__class__ is int and cost == 1:
-            return book.lone.check(attributes)
-        plan = book.plan(attributes, cost)
+        compiled = self.compiled
+        if compiled.lone is not None and cost.__class__ is int and cost == 1:
+            return compiled.lone.check(attributes)
+        plan = compiled.plan(attributes, cost)
         return plan.answer(self.store.decide(plan.charges))
 
     def acquire(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> PolicyDecision:
@@ -70,7 +70,7 @@ class Keeper:
         Raises `RateLimitExceeded` at once if it is refused, or if its turn would come later. If the wait is
         interrupted, the place is given back, and those behind move up; see docs/waiting.md.
         """
-        plan = _plan_to_wait(self.rulebook, attributes, cost, timeout)
+        plan = _plan_to_wait(self.compiled, attributes, cost, timeout)
         return _admitted(plan.answer(take_turn(self.store, plan.charges)))
 
     def refund(self, decision: PolicyDecision) -> None:
@@ -90,7 +90,7 @@ class Keeper:
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """Say of each rule, in the file's order, whether it applies and what it would decide. Charges nothing."""
-        plan = self.rulebook.explain(attributes, cost)
+        plan = self.compiled.explain(attributes, cost)
         return plan.answer(self.store.decide(plan.charges, commit=False))
 
 
@@ -106,23 +106,23 @@ class AsyncKeeper:
         # A local store's answer comes at once: to await it would cost as much as the decision.
         self._at_once = None if must_be_awaited(self.store) else local(self.store, "Keeper")
         self._decide = self._at_once.decide if self._at_once else None
-        self.rulebook = Rulebook(policy, self._at_once)
+        self.compiled = CompiledPolicy(policy, self._at_once)
 
     @property
     def policy(self) -> Policy:
         """What it decides by."""
-        return self.rulebook.policy
+        return self.compiled.policy
 
     def replace(self, policy: Policy) -> None:
         """As `Keeper.replace`. Any thread may call it."""
-        self.rulebook = Rulebook(policy, self._at_once)
+        self.compiled = CompiledPolicy(policy, self._at_once)
 
     async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.check`."""
-        book = self.rulebook
-        if book.lone is not None and cost.__class__ is int and cost == 1:
-            return book.lone.check(attributes)
-        plan = book.plan(attributes, cost)
+        compiled = self.compiled
+        if compiled.lone is not None and cost.__class__ is int and cost == 1:
+            return compiled.lone.check(attributes)
+        plan = compiled.plan(attributes, cost)
         decide = self._decide
         return plan.answer(decide(plan.charges) if decide else await self._store.decide(plan.charges))
 
@@ -130,7 +130,7 @@ class AsyncKeeper:
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
     ) -> PolicyDecision:
         """As `Keeper.acquire`. A waiting task that is cancelled gives its place back."""
-        plan = _plan_to_wait(self.rulebook, attributes, cost, timeout)
+        plan = _plan_to_wait(self.compiled, attributes, cost, timeout)
         return _admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
 
     async def refund(self, decision: PolicyDecision) -> None:
@@ -147,14 +147,14 @@ class AsyncKeeper:
 
     async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """As `Keeper.explain`."""
-        plan = self.rulebook.explain(attributes, cost)
+        plan = self.compiled.explain(attributes, cost)
         return plan.answer(await self._store.decide(plan.charges, commit=False))
 
 
-def _plan_to_wait(rulebook: Rulebook, attributes: Mapping[str, str], cost: int, timeout: float | None) -> Plan:
+def _plan_to_wait(compiled: CompiledPolicy, attributes: Mapping[str, str], cost: int, timeout: float | None) -> Plan:
     """Plan for a caller who waits; raise at once for one that can only be refused."""
     wait_ticks(timeout)
-    plan = rulebook.plan(attributes, cost, timeout)
+    plan = compiled.plan(attributes, cost, timeout)
     if plan.missing is not None:
         raise RateLimitExceeded(plan.answer([]))
     return plan

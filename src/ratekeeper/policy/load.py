@@ -1,7 +1,7 @@
 """A policy file (TOML) -> a `Policy`, whole or not at all: every error in it, in one `PolicyError`.
 
-Knows the file's top level, `exempt`, [attributes] and [tiers]; a rule's table is read by `load_rule`, [store] by
-`load_store`.
+Knows the file's top level, `exempt` and [tiers]; a rule's table is read by `load_rule`, [attributes] by
+`load_attributes`, [store] by `load_store`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratekeeper.errors import PolicyError, did_you_mean
-from ratekeeper.policy.load_rule import HEADER, HEADER_NAME, Vocabulary, cost_source, read_globs, read_rule
+from ratekeeper.policy.checks import exempts_all_together, why_no_exemption, why_no_tier_value
+from ratekeeper.policy.load_attributes import read_attributes
+from ratekeeper.policy.load_rule import Vocabulary, cost_source, read_globs, read_rule
 from ratekeeper.policy.load_store import read_store
 from ratekeeper.policy.model import Policy, Rule, Tiers
-from ratekeeper.policy.reader import Report, Table, kind, shown
-from ratekeeper.policy.sources import AppSource, ClientIP, CookieSource, HeaderSource, Source
+from ratekeeper.policy.reader import Report, Table, shown
+from ratekeeper.policy.spelling import spelled
 from ratekeeper.policy.toml_lines import lines_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from os import PathLike
 
-    from ratekeeper.policy.match import Globs
+    from ratekeeper.policy.patterns import Globs
 
 _TOP = ("exempt", "attributes", "tiers", "store", "rules")
 _BUILTIN = frozenset({"method", "path", "client", "route", "endpoint"})
 """The attributes that a file need not declare. With a table [tiers], `tier` is one more."""
-
-_COOKIE = "cookie:"
 
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -63,12 +62,12 @@ def parse_policy(text: str, source: str = "<policy>") -> Policy:
     top = Table(_toml(text, source), (), "", Report(source, lines_of(text)))
     _check_top(top)
     attributes, tiers_table = top.table("attributes", "[attributes]"), top.table("tiers", "[tiers]")
-    sources = _attributes(attributes, has_tiers="tiers" in top.values)
+    sources = read_attributes(attributes, has_tiers="tiers" in top.values)
     any_name = "attributes" not in top.values
     vocabulary = Vocabulary(
         None if any_name else _BUILTIN | set(sources) | ({"tier"} if "tiers" in top.values else set()),
         _tier_names(tiers_table),
-        _addresses(sources) if not any_name else frozenset(),
+        sources,
     )
     tiers = _tiers(tiers_table, vocabulary)
     rules = _rules(top, vocabulary)
@@ -125,63 +124,14 @@ def _exempt(top: Table, vocabulary: Vocabulary) -> tuple[Globs, ...]:
         table = Table(entry.values, entry.path, f"exempt {number}", entry.report)
         if not table.values:
             table.error("it is empty, so every request would match it: say whom it is for, such as { path = '/x' }")
-        entries.append({name: read_globs(table, name, vocabulary) for name in table.values})
+        match = {name: read_globs(table, name, vocabulary) for name in table.values}
+        if match and all(match.values()):  # else it has its error already
+            if why := why_no_exemption(match, vocabulary.sources, vocabulary.has_tiers):
+                table.error(why)
+            entries.append(match)
+    if not top.report and (name := exempts_all_together(entries, vocabulary.sources)):
+        top.error(f"'exempt': its entries for {name!r} match every request between them: nothing is limited", "exempt")
     return tuple(entries)
-
-
-def _addresses(sources: Mapping[str, Source]) -> frozenset[str]:
-    """Return the attributes that are a client's address: `client`, unless it comes from elsewhere, among them."""
-    return frozenset(name for name, by in {"client": ClientIP(), **sources}.items() if isinstance(by, ClientIP))
-
-
-def _attributes(table: Table | None, has_tiers: bool) -> dict[str, Source]:
-    """Return where each attribute comes from. One whose source is wrong is kept, so that its uses are no errors too."""
-    sources: dict[str, Source] = {}
-    if table is None:
-        return sources
-    for name, value in table.values.items():
-        if name.startswith(HEADER) or not name:
-            table.error(f"{shown(name)} cannot be an attribute's name", name)
-        if name == "tier" and has_tiers:
-            table.error("'tier' is given by [tiers]: take it out here, or there", name)
-        sources[name] = _source(table, name, value)
-    return sources
-
-
-def _source(table: Table, name: str, value: object) -> Source:
-    if isinstance(value, dict):
-        return _client_ip(Table(value, (*table.path, name), f"{table.title}: {name}", table.report))
-    if value == "client_ip":
-        return ClientIP()
-    if value == "app":
-        return AppSource()
-    if isinstance(value, str) and value.startswith(HEADER):
-        if HEADER_NAME.fullmatch(value, len(HEADER)):
-            return HeaderSource(value.removeprefix(HEADER))
-        table.error(f"{shown(name)}: {shown(value)} names no header: write, say, 'header:x-api-key'", name)
-    elif isinstance(value, str) and value.startswith(_COOKIE):
-        if HEADER_NAME.fullmatch(value, len(_COOKIE)):  # a cookie's name is a token too (RFC 6265)
-            return CookieSource(value.removeprefix(_COOKIE))
-        table.error(f"{shown(name)}: {shown(value)} names no cookie: write, say, 'cookie:session'", name)
-    elif isinstance(value, str):
-        hint = did_you_mean(value[:40], ("header:NAME", "cookie:NAME", "client_ip", "app"))
-        table.error(f"{shown(name)} cannot come from {shown(value)}{hint}", name)
-    else:
-        hint = "'header:NAME', 'cookie:NAME', 'app', 'client_ip', or { from = 'client_ip', trusted_proxies = 1 }"
-        table.error(f"{shown(name)} must be {hint}, not {kind(value)}", name)
-    return ClientIP()
-
-
-def _client_ip(table: Table) -> ClientIP:
-    known = ("from", "trusted_proxies")
-    table.check_keys(known)
-    if not table.lacks("from", "from = 'client_ip'", known):
-        table.choice("from", {"client_ip": ClientIP}, "")
-    proxies = table.values.get("trusted_proxies", 0)
-    if isinstance(proxies, bool) or not isinstance(proxies, int) or proxies < 0:
-        table.error(f"'trusted_proxies' must be 0 or more proxies, not {kind(proxies)}", "trusted_proxies")
-        return ClientIP()
-    return ClientIP(proxies)
 
 
 def _tier_names(table: Table | None) -> frozenset[str] | None:
@@ -195,6 +145,8 @@ def _tiers(table: Table | None, vocabulary: Vocabulary) -> Tiers | None:
     if table is None:
         return None
     tier_by_value: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    by = ""
     if not table.lacks("by", "by = 'api_key'", table.values) and (by := table.text("by")):
         if by == "tier":
             table.error("'by' cannot be 'tier', which is what this table gives", "by")
@@ -205,11 +157,15 @@ def _tiers(table: Table | None, vocabulary: Vocabulary) -> Tiers | None:
         if tier in ("by", "default"):
             continue
         for place, value in enumerate(table.texts(tier, single=False)):
-            other = tier_by_value.setdefault(value, tier)
-            if other != tier:  # the value is likely to be a key, so it is not named
+            tier_by_value.setdefault(value, tier)
+            other = seen.setdefault(spelled(by, value, vocabulary.sources), tier)
+            # The value is likely to be a key, so it is not named.
+            if other != tier:
                 table.error(
                     f"number {place + 1} of {shown(tier)} is also in {shown(other)}: it can be in one", tier, place
                 )
+            elif why := why_no_tier_value(by, value, vocabulary.sources):
+                table.error(f"number {place + 1} of {shown(tier)} {why}", tier, place)
     return Tiers(str(table.values.get("by")), str(table.values.get("default")), tier_by_value)
 
 

@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ratekeeper.decision import ON_ERROR
-from ratekeeper.errors import PolicyError, did_you_mean
+from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
-from ratekeeper.policy.match import network_of, why_no_address
+from ratekeeper.policy.checks import why_never
 from ratekeeper.policy.model import Override, Rule
 from ratekeeper.policy.reader import Table, kind, shown
 from ratekeeper.policy.sources import HeaderSource
+from ratekeeper.policy.spelling import has_wildcard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ratekeeper.decision import OnError
-    from ratekeeper.policy.match import Globs
     from ratekeeper.policy.model import Missing
+    from ratekeeper.policy.patterns import Globs
+    from ratekeeper.policy.sources import Source
 
 HEADER = "header:"
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
@@ -41,12 +43,17 @@ _ON_ERROR: Mapping[str, OnError] = {word: word for word in ON_ERROR}
 class Vocabulary:
     """What the rules of one file may refer to: attributes (None: any) and tiers (None: there are none to check).
 
-    `addresses` are the attributes that are a client's address for sure.
+    `sources` says where the attributes come from that [attributes] declares.
     """
 
     attributes: frozenset[str] | None
     tiers: frozenset[str] | None
-    addresses: frozenset[str] = frozenset()
+    sources: Mapping[str, Source]
+
+    @property
+    def has_tiers(self) -> bool:
+        """Every request is in a tier."""
+        return self.tiers is not None
 
     def check(self, table: Table, name: str, *inner: str | int) -> None:
         """Add an error at `inner` if there is no attribute of this name."""
@@ -198,27 +205,14 @@ def read_globs(table: Table, name: str, vocabulary: Vocabulary) -> tuple[str, ..
     globs = table.texts(name)
     if not globs and table.values[name] == []:
         table.error(f"{shown(name)} has no pattern, so nothing would match: leave it out to match everything", name)
-    for glob in globs:
-        if (
-            name == "tier"
-            and vocabulary.tiers is not None
-            and glob not in vocabulary.tiers
-            and not set("*?") & set(glob)
-        ):
-            table.error(f"unknown tier {shown(glob)}{did_you_mean(glob[:40], vocabulary.tiers)}", name)
-        mistake = _mistake_in_address(glob, name in vocabulary.addresses)
-        if mistake:
-            table.error(f"{name!r}: {mistake}", name)
+    in_list = isinstance(table.values[name], list)
+    for place, glob in enumerate(globs):
+        inner = (name, place) if in_list else (name,)
+        if name == "tier" and vocabulary.tiers is not None and glob not in vocabulary.tiers and not has_wildcard(glob):
+            table.error(f"unknown tier {shown(glob)}{did_you_mean(glob[:40], vocabulary.tiers)}", *inner)
+        elif why := why_never(name, glob, vocabulary.sources):
+            table.error(f"{name!r}: {why}", *inner)
     return globs
-
-
-def _mistake_in_address(glob: str, must_be_address: bool) -> str | None:
-    """Say what is wrong with a pattern that is meant for addresses. What reads as one is no secret, so it is shown."""
-    try:
-        is_network = network_of(glob) is not None
-    except PolicyError as error:
-        return str(error)
-    return why_no_address(glob) if must_be_address and not is_network else None
 
 
 def _cost(table: Table, limit: Limit | None, vocabulary: Vocabulary) -> int | str:
@@ -231,6 +225,9 @@ def _cost(table: Table, limit: Limit | None, vocabulary: Vocabulary) -> int | st
     elif isinstance(cost, bool) or not isinstance(cost, int) or cost < 0:
         hint = "a whole number (without quotes), an attribute's name, or 'header:NAME'"
         table.error(f"'cost' must be {hint}, not {kind(cost)}", "cost")
+        return 1
+    elif cost == 0:
+        table.error("'cost' must be 1 or more: at a cost of 0 the rule would limit nothing", "cost")
         return 1
     elif limit and cost > limit.max_cost:
         table.error(f"'cost' is more than {limit} can ever admit ({limit.max_cost}): nothing would pass", "cost")

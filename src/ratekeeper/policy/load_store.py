@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from ratekeeper.decision import ON_ERROR
-from ratekeeper.errors import StoreError
+from ratekeeper.errors import MissingExtraError, StoreError
 from ratekeeper.policy.reader import Table, kind
-from ratekeeper.stores.choice import StoreChoice
+from ratekeeper.stores.choice import SHARED, StoreChoice
+from ratekeeper.stores.redis.connect import link
+from ratekeeper.stores.shared import path_of
 
 _LOCAL = ("max_keys",)
 _ON_SERVER = ("prefix", "timeout", "on_error", "expected_nodes")
@@ -31,6 +34,7 @@ def read_store(table: Table) -> StoreChoice | None:
         options["on_error"] = table.choice("on_error", {word: word for word in ON_ERROR}, "")
     try:
         choice = StoreChoice(table.text("url"), **options)
+        _check_openable(choice)
     except StoreError as error:
         table.error(str(error), "url")
         return None
@@ -38,6 +42,20 @@ def read_store(table: Table) -> StoreChoice | None:
         if key in table.values:
             table.error(f"{key!r} means nothing for a store that is {_kind(choice)}: take it out", key)
     return choice
+
+
+def _check_openable(choice: StoreChoice) -> None:
+    """Raise `StoreError` if a store can never be opened, as far as this can be told without opening it."""
+    if choice.on_server:
+        with suppress(MissingExtraError):  # a file may be checked where no client library is installed
+            link(choice.url, choice.timeout, asynchronous=False)
+    elif choice.url.startswith(SHARED):
+        try:
+            path = path_of(choice.url.removeprefix(SHARED))
+        except ValueError as error:
+            raise StoreError(str(error)) from None
+        if path.is_dir():
+            raise StoreError(f"{str(path)!r} is a folder: name a file in it, or a name without a slash")
 
 
 def _kind(choice: StoreChoice) -> str:

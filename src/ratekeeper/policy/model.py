@@ -1,7 +1,7 @@
-"""What a policy is: its rules, what they match, where attributes come from, and who is in which tier.
+"""What a policy is: its rules, what they match, where attributes come from, and which tier each key is in.
 
-Values: checked once, then trusted. Nothing here reads a file's syntax (see `load`), and nothing knows a store, a clock
-or HTTP.
+Values: checked once, then trusted. Nothing here reads a file's syntax (see `load`) or decides (see `compiled`), and
+nothing knows a clock or HTTP.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
-from ratekeeper.policy.match import Globs, Test, all_accept, clipped, tests_of
-from ratekeeper.policy.sources import AppSource, Source
+from ratekeeper.policy.checks import check_parts, why_no_tier_value
+from ratekeeper.policy.patterns import Globs, checked_globs, clipped
+from ratekeeper.policy.sources import AppSource, PathSource, Source
+from ratekeeper.policy.spelling import source_of, spelled
 from ratekeeper.stores.choice import StoreChoice
 
 if TYPE_CHECKING:
@@ -32,14 +34,9 @@ class Override:
 
     match: Globs = field(hash=False, repr=False)
     limit: Limit
-    _tests: tuple[Test, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_tests", tests_of(self.match))
-
-    def matches(self, attributes: Mapping[str, str]) -> bool:
-        """Say whether the override is for a request with these attributes."""
-        return all_accept(self._tests, attributes)
+        checked_globs(self.match)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +56,6 @@ class Rule:
 
     An attribute that is None is missing. A pattern has `*` (any run of characters, `/` included) and `?` (any one);
     all else, brackets too, is literal. Case counts, except in `method`.
-
-    >>> rule = Rule("free", TokenBucket(20, 5), match={"path": ("/api/*",)}, key=("user",))
-    >>> rule.why_not({"path": "/x"})
-    "path is '/x', not '/api/*'"
     """
 
     name: str
@@ -75,7 +68,6 @@ class Rule:
     shadow: bool = False
     missing: Missing = "shared"
     on_error: OnError | None = None
-    _tests: tuple[Test, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.key, str):
@@ -84,42 +76,23 @@ class Rule:
         self._check()
         if self.max_wait is None and isinstance(self.limit, TokenBucket):
             object.__setattr__(self, "max_wait", 0)
-        object.__setattr__(self, "_tests", tests_of(self.match))
+        checked_globs(self.match)
 
     def _check(self) -> None:
         """Refuse what a policy file could not say, for rules that are built in code."""
         wait = self.max_wait
+        cost_is_right = isinstance(self.cost, str) or (self.cost.__class__ is int and self.cost >= 1)
         wait_is_right = wait is None or (isinstance(wait, int | float) and wait >= 0)
         for right, what in (
             (isinstance(self.limit, Limit), f"limit must be a TokenBucket or a LeakyBucket, not {self.limit!r}"),
             (isinstance(self.shadow, bool), f"shadow must be True or False, not {self.shadow!r}"),
             (self.missing in get_args(Missing), f"missing must be 'shared', 'skip' or 'reject', not {self.missing!r}"),
             (self.on_error in (None, *ON_ERROR), f"on_error must be one of {ON_ERROR}, or None, not {self.on_error!r}"),
+            (cost_is_right, f"cost must be 1 or more tokens, or an attribute's name, not {self.cost!r}"),
             (wait_is_right, f"max_wait must be 0 or more seconds, or None, not {wait!r}"),
         ):
             if not right:
                 raise PolicyError(f"rule {self.name!r}: {what}")
-
-    def matches(self, attributes: Mapping[str, str]) -> bool:
-        """Say whether the rule is for a request with these attributes."""
-        return all_accept(self._tests, attributes)
-
-    def why_not(self, attributes: Mapping[str, str]) -> str | None:
-        """Say why the rule is not for such a request, or None if it is."""
-        for test in self._tests:
-            value = attributes.get(test.attribute)
-            if value is None:
-                return f"no {test.attribute}"
-            if test.pattern.match(value) is None:
-                return test.refusal(value)
-        return None
-
-    def limit_for(self, attributes: Mapping[str, str]) -> Limit:
-        """Return the limit of the first override that matches, or else the rule's own."""
-        for override in self.overrides:
-            if override.matches(attributes):
-                return override.limit
-        return self.limit
 
     def bucket(self, attributes: Mapping[str, str]) -> str:
         """Return the bucket's key: for each attribute of `key` its length and value, or "-" if the request lacks it.
@@ -134,13 +107,6 @@ class Rule:
             value = attributes.get(name)
             bucket += "-" if value is None else f"{len(value)}:{value}"
         return bucket
-
-    def missing_attribute(self, attributes: Mapping[str, str]) -> str | None:
-        """Return the first attribute of the key that the request lacks, or None if it has all."""
-        for name in self.key:
-            if attributes.get(name) is None:
-                return name
-        return None
 
     def cost_of(self, attributes: Mapping[str, str]) -> int:
         """Return the tokens that the request takes; 1 if it lacks the attribute that would say so.
@@ -161,16 +127,28 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Who is in which tier: by the value of the attribute `by`; who is not named is in tier `default`."""
+    """Which tier a request is in, by the value of its attribute `by`; with any other value it is in tier `default`."""
 
     by: str
     default: str
     tier_by_value: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    _spelled: tuple[Source | None, Mapping[str, str]] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
-    def tier_of(self, attributes: Mapping[str, str]) -> str:
-        """Return the tier of a request with these attributes."""
-        value = attributes.get(self.by)
-        return self.default if value is None else self.tier_by_value.get(value, self.default)
+    def spelled(self, sources: Mapping[str, Source]) -> Mapping[str, str]:
+        """Return the tiers by the spelling that a request's values have. Raises `PolicyError`."""
+        source = source_of(self.by, sources)
+        if self._spelled is not None and self._spelled[0] == source:  # as of the policy of an endpoint's own limit
+            return self._spelled[1]
+        tiers: dict[str, str] = {}
+        for place, (value, tier) in enumerate(self.tier_by_value.items(), 1):
+            if why := why_no_tier_value(self.by, value, sources):
+                raise PolicyError(f"tiers: value {place}, of {tier!r}, {why}")
+            if tiers.setdefault(spelled(self.by, value, sources), tier) != tier:
+                raise PolicyError(f"tiers: value {place} means the same as one in another tier: it can be in one")
+        object.__setattr__(self, "_spelled", (source, tiers))
+        return tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +168,6 @@ class Policy:
     source: str = "<policy>"
     store: StoreChoice | None = None
     exempt: tuple[Globs, ...] = field(default=(), hash=False, repr=False)
-    _exempt_tests: tuple[tuple[Test, ...], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.exempt, tuple) or not all(isinstance(match, Mapping) and match for match in self.exempt):
@@ -198,7 +175,8 @@ class Policy:
                 f"{self.source}: exempt must be a tuple of mappings such as {{'path': ('/healthz',)}}, none of them "
                 "empty: every request would match it"
             )
-        object.__setattr__(self, "_exempt_tests", tuple(map(tests_of, self.exempt)))
+        for match in self.exempt:
+            checked_globs(match)
         if not self.rules:
             raise PolicyError(f"{self.source}: a policy without a rule would limit nothing")
         names: set[str] = set()
@@ -206,6 +184,25 @@ class Policy:
             if rule.name in names:  # the name is half of a bucket's identity: both would charge the same buckets
                 raise PolicyError(f"{self.source}: two rules are named {rule.name!r}")
             names.add(rule.name)
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        """Raise `PolicyError` for what no request could match, and for exemptions that all would."""
+        matches = []
+        for rule in self.rules:
+            matches.append((f"rule {rule.name!r}: match", rule.match))
+            for place, override in enumerate(rule.overrides, 1):
+                matches.append((f"rule {rule.name!r}: override {place}", override.match))
+        mistakes = [*check_parts(self.exempt, matches, self.attributes, self.tiers is not None)]
+        mistakes += [
+            f"attributes: {name!r} cannot be the path: only 'path' is"
+            for name, source in self.attributes.items()
+            if isinstance(source, PathSource) and name != "path"
+        ]
+        if mistakes:
+            raise PolicyError("\n".join(f"{self.source}: {mistake}" for mistake in mistakes))
+        if self.tiers is not None:
+            self.tiers.spelled(self.attributes)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:
@@ -235,14 +232,3 @@ class Policy:
         known = {name for name, source in self.attributes.items() if not isinstance(source, AppSource)}
         known.update(given, ("tier",) if self.tiers else ())
         return sorted(self.names() - known)
-
-    def complete(self, attributes: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the attributes with the `tier` that [tiers] gives. A tier of the request's own cannot promote it."""
-        return attributes if self.tiers is None else {**attributes, "tier": self.tiers.tier_of(attributes)}
-
-    def exemption(self, attributes: Mapping[str, str]) -> Globs | None:
-        """Return the first entry of `exempt` that a request with these (completed) attributes matches, or None."""
-        for match, tests in zip(self.exempt, self._exempt_tests, strict=True):
-            if all_accept(tests, attributes):
-                return match
-        return None

@@ -15,13 +15,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ratekeeper.errors import PolicyError
 from ratekeeper.policy.addresses import IPV4_PREFIX, IPV6_PREFIX
+
+OTHER = "OTHER"
+"""The `method` of every request whose method is not registered: one value, so that inventions buy no fresh bucket."""
+
+METHODS = frozenset({
+    "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "LABEL", "LINK",
+    "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "OPTIONS",
+    "ORDERPATCH", "PATCH", "POST", "PRI", "PROPFIND", "PROPPATCH", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH",
+    "TRACE", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL",
+})  # fmt: skip
+"""The methods of IANA's registry, but for HEAD, which counts as GET."""
 
 _AUTHORIZATION = "authorization"
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
 _TO_URL_SAFE = str.maketrans("+/", "-_")
 _ESCAPE = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
+
+
+def method_of(token: str) -> str:
+    """Return the one spelling of a request's method: HEAD is GET, what is not registered is `OTHER`.
+
+    >>> method_of("head"), method_of("post"), method_of("PURGE")
+    ('GET', 'POST', 'OTHER')
+    """
+    method = token.upper() if token.isascii() else token
+    return "GET" if method == "HEAD" else method if method in METHODS else OTHER
 
 
 class Readings(str):
@@ -47,7 +69,7 @@ class Readings(str):
 
 def readings_of(value: str) -> tuple[str, ...]:
     """Return all readings of an attribute's value."""
-    return value.all if isinstance(value, Readings) else (value,)
+    return value.all if value.__class__ is Readings else (value,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +110,22 @@ class CookieSource:
 class ClientIP:
     """An attribute that is the client's address, as seen by the outermost of `trusted_proxies` proxies of one's own.
 
-    Clients are told apart by the first `ipv4_prefix` or `ipv6_prefix` bits.
+    Clients are told apart by the first `ipv4_prefix` or `ipv6_prefix` bits. Raises `PolicyError`.
     """
 
     trusted_proxies: int = 0
     ipv4_prefix: int = IPV4_PREFIX
     ipv6_prefix: int = IPV6_PREFIX
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in CLIENT_OPTIONS.items():
+            value = getattr(self, name)
+            if value.__class__ is not int or not least <= value <= most:
+                raise PolicyError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+
+
+CLIENT_OPTIONS = {"trusted_proxies": (0, 1000), "ipv4_prefix": (8, 32), "ipv6_prefix": (32, 128)}
+"""The least and the greatest value of each option of `ClientIP`."""
 
 
 @dataclass(frozen=True, slots=True)

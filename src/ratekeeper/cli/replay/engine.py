@@ -68,7 +68,7 @@ class _Replay:
         self.store = MemoryStore(max_keys, clock=self.clock)
         self.keeper = Keeper(policy, self.store)
         self.reader = LineReader(policy)
-        self.planner = Planner(self.keeper.policy)
+        self.planner = Planner(self.keeper.compiled)
         self.absent = set(asked_for(policy))
         self.bad_lines: list[BadLine] = []
         self.lacking: Counter[str] = Counter()
@@ -176,7 +176,7 @@ class _Replay:
     def _name(self, rule: Rule, values: Values, show_keys: bool) -> str:
         """Return a bucket's name for people; values are secrets unless the keeper knows them to be public."""
         shown = [
-            ("(none)" if value is None else value) if show_keys else self.keeper.rulebook.shown(name, value)
+            ("(none)" if value is None else value) if show_keys else self.keeper.compiled.shown(name, value)
             for name, value in zip(rule.key, values, strict=True)
         ]
         return ", ".join(f"{name}={value}" for name, value in zip(rule.key, shown, strict=True)) or "(one for all)"

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from ratekeeper.cli.replay.log_time import UnreadableLine
 from ratekeeper.cli.replay.tally import Share, Tally, Values
-from ratekeeper.policy.model import Policy
-from ratekeeper.policy.rulebook import Charger
+from ratekeeper.policy.compiled import CompiledPolicy
+from ratekeeper.policy.compiled_rule import CompiledRule
+from ratekeeper.policy.sources import Readings
 
 T = TypeVar("T")
 
@@ -30,16 +31,15 @@ class Lacking(Exception):
 class Planner:
     """Finds the shares that the rules have in a request. Of all requests, so it has the tallies, one for each rule."""
 
-    __slots__ = ("_chargers", "_match_names", "_matching", "_policy", "tallies")
+    __slots__ = ("_compiled", "_match_names", "_matching", "_tallies", "tallies")
 
-    def __init__(self, policy: Policy) -> None:
-        rules = policy.rules
-        self.tallies = tuple(Tally(rule) for rule in rules)
-        self._policy = policy
-        self._chargers = {rule.name: Charger(rule) for rule in rules}
-        matches = [*policy.exempt, *(rule.match for rule in rules)]
+    def __init__(self, compiled: CompiledPolicy) -> None:
+        self._compiled = compiled
+        self.tallies = tuple(Tally(rule.rule) for rule in compiled.rules)
+        self._tallies = tuple(zip(compiled.rules, self.tallies, strict=True))
+        matches = [*compiled.policy.exempt, *(rule.rule.match for rule in compiled.rules)]
         self._match_names = tuple({name: None for match in matches for name in match})
-        self._matching: dict[Values, tuple[Tally, ...]] = {}
+        self._matching: dict[Values, tuple[tuple[CompiledRule, Tally], ...]] = {}
 
     def shares(self, attributes: Mapping[str, str]) -> list[Share]:
         """Return the shares of the rules that match, in the file's order.
@@ -47,35 +47,46 @@ class Planner:
         Raises `Lacking`, and `UnreadableLine` if the attribute that should be a rule's cost is no number: such a
         request is not refused live, but an error.
         """
-        attributes = self._policy.complete(attributes)
-        values = tuple(map(attributes.get, self._match_names))
+        seen = self._compiled.seen(attributes)
+        if Readings in map(type, seen.values()):  # two of these are equal though their other readings differ
+            return self._shares(self._find(seen), seen, remembered=False)
+        values = tuple(map(seen.get, self._match_names))
         matching = self._matching.get(values)
         if matching is None:
-            exempt = self._policy.exemption(attributes) is not None
-            matching = () if exempt else tuple(it for it in self.tallies if it.rule.matches(attributes))
+            matching = self._find(seen)
             _remember(self._matching, values, matching)
+        return self._shares(matching, seen, remembered=True)
+
+    def _find(self, seen: Mapping[str, str]) -> tuple[tuple[CompiledRule, Tally], ...]:
+        if self._compiled.exempting(seen) is not None:
+            return ()
+        return tuple(pair for pair in self._tallies if pair[0].matches(seen))
+
+    def _shares(
+        self, matching: tuple[tuple[CompiledRule, Tally], ...], seen: Mapping[str, str], remembered: bool
+    ) -> list[Share]:
         shares = []
-        for tally in matching:
-            values = tuple(map(attributes.get, tally.names))
-            share = tally.shares.get(values) or self._share(tally, values, attributes)
+        for rule, tally in matching:
+            values = tuple(map(seen.get, tally.names))
+            share = tally.shares.get(values) if remembered else None
+            if share is None:
+                share = self._share(rule, tally, seen)
+                if share is not None and remembered:
+                    _remember(tally.shares, values, share)
             if share is not None:
                 shares.append(share)
         return shares
 
-    def _share(self, tally: Tally, values: Values, attributes: Mapping[str, str]) -> Share | None:
-        rule = tally.rule
-        missing = rule.missing_attribute(attributes)
-        if missing is not None and rule.missing != "shared":
-            if rule.missing == "reject" and not rule.shadow:
+    def _share(self, rule: CompiledRule, tally: Tally, seen: Mapping[str, str]) -> Share | None:
+        if (missing := rule.lacking(seen)) is not None:
+            if rule.refuses_without_key:
                 raise Lacking(missing)
             return None
         try:
-            charge = self._chargers[rule.name].charge(attributes, 1)
+            charge = rule.charge(seen, 1)
         except ValueError as error:
             raise UnreadableLine(str(error)) from None
-        share = Share.of(charge, tally, tuple(map(attributes.get, rule.key)))
-        _remember(tally.shares, values, share)
-        return share
+        return Share.of(charge, tally, tuple(map(seen.get, rule.rule.key)))
 
 
 def _remember(known: dict[Values, T], values: Values, value: T) -> None:

@@ -1,6 +1,6 @@
-"""Rulebook: a policy turned into charges, and what a store says of them into decisions.
+"""CompiledPolicy: all that follows from a policy, worked out once: which rules a request is charged, and what for.
 
-Each request goes through `plan`, so what does not depend on the request is worked out once, when the book is made.
+Immutable, so a reload swaps it by one assignment, and a request ends by the one that it began with. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from ratekeeper.decision import Charge, Decision, RuleDecision, scope_of
-from ratekeeper.policy.match import PUBLIC
+from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits, tests_of
 from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Globs
+from ratekeeper.policy.spelling import is_method, spelled_match
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import Store
 
@@ -55,53 +57,96 @@ class ExplanationPlan(NamedTuple):
         return [it._replace(decision=next(each)) if it.reason is None else it for it in self.explanations]
 
 
-class Rulebook:
-    """A policy, ready to be asked what a request is charged. Immutable."""
+class CompiledPolicy:
+    """A policy, ready to be asked what a request is charged.
 
-    __slots__ = ("_chargers", "_names", "_secret", "lone", "policy")
+    policy    what it was made from
+    rules     its rules, compiled, in the file's order
+    names     the attributes that make a difference to it; a request needs no others
+    may_wait  whether a rule may have a request wait for its turn
+    lone      decides by the whole policy, if that is one plain rule and there is a store; else None
+
+    A rule matches if any reading of each attribute does (see `Readings`), an exemption only if all readings do.
+    """
+
+    __slots__ = (
+        "_exempt", "_exempt_index", "_method", "_secret", "_tier_by_value", "_tiers",
+        "lone", "may_wait", "names", "policy", "rules",
+    )  # fmt: skip
 
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
         self.policy = checked(policy)
+        sources = policy.attributes
         self.lone = LoneRule.of(policy, store) if store is not None else None
-        self._chargers = tuple(Charger(rule) for rule in policy.rules)
-        self._names = tuple(policy.names())
+        self.rules = tuple(CompiledRule(rule, sources) for rule in policy.rules)
+        self.may_wait = any(rule.max_wait != 0 and not rule.shadow for rule in policy.rules)
+        self.names = tuple(sorted(policy.names() - ({"tier"} if policy.tiers else set())))
+        self._method = "method" in self.names and is_method("method", sources)
+        self._tiers = policy.tiers
+        self._tier_by_value = policy.tiers.spelled(sources) if policy.tiers else {}
+        exempt = [spelled_match(match, sources, slash_matters=True) for match in policy.exempt]
+        self._exempt = tuple(map(tests_of, exempt))
+        self._exempt_index = EntryIndex(exempt)
         self._secret = os.urandom(16)
+
+    def seen(self, attributes: Mapping[str, str]) -> dict[str, str]:
+        """Return the attributes that the policy looks at and the request has, with its tier.
+
+        A tier of the request's own cannot promote it. Raises TypeError if one of them is not a str.
+        """
+        get = attributes.get
+        seen = {}
+        for name in self.names:
+            value = get(name)
+            if value is not None:
+                if value.__class__ is not str:
+                    check_type(name, value)
+                seen[name] = value
+        if self._method and "method" in seen and seen["method"].isascii():
+            seen["method"] = seen["method"].upper()
+        if (tiers := self._tiers) is not None:
+            value = seen.get(tiers.by)
+            seen["tier"] = tiers.default if value is None else self._tier_by_value.get(value, tiers.default)
+        return seen
+
+    def exempting(self, seen: Mapping[str, str]) -> Globs | None:
+        """Return the first entry of `exempt` that a request (see `seen`) matches whole, or None."""
+        for place in self._exempt_index.candidates(seen):
+            if each_reading_fits(self._exempt[place], seen):
+                return self.policy.exempt[place]
+        return None
 
     def plan(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> Plan:
         """Return what a request of a caller who is willing to wait `timeout` seconds is charged."""
-        for name in self._names:
-            check_type(name, attributes.get(name))
-        if self.policy.tiers is not None:
-            attributes = self.policy.complete(attributes)
-        if self.policy.exempt and self.policy.exemption(attributes) is not None:
-            return Plan([], [])
-        rules, charges = [], []
-        for charger in self._chargers:
-            rule = charger.rule
-            if rule.match and not rule.matches(attributes):
+        seen = self.seen(attributes)
+        rules: list[Rule] = []
+        charges: list[Charge] = []
+        if self._exempt and self.exempting(seen) is not None:
+            return Plan(rules, charges)
+        for rule in self.rules:
+            if not rule.matches(seen):
                 continue
-            if rule.missing != "shared" and (missing := rule.missing_attribute(attributes)) is not None:
-                if rule.missing == "reject" and not rule.shadow:
-                    return Plan([], [], missing)
+            if (lacking := rule.lacking(seen)) is not None:
+                if rule.refuses_without_key:
+                    return Plan([], [], lacking)
                 continue
-            rules.append(rule)
-            charges.append(charger.charge(attributes, cost, timeout))
+            rules.append(rule.rule)
+            charges.append(rule.charge(seen, cost, timeout))
         return _new(Plan, (rules, charges, None))
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> ExplanationPlan:
         """Return what each rule makes of a request, in the file's order."""
-        complete = self.policy.complete(attributes)
-        if self.policy.exemption(complete) is not None:
+        seen = self.seen(attributes)
+        if self.exempting(seen) is not None:
             return ExplanationPlan([RuleExplanation(rule, "the request is exempt") for rule in self.policy.rules], [])
         charges: list[Charge] = []
         explanations = []
-        for charger in self._chargers:
-            rule = charger.rule
-            reason = _why_not_charged(rule, complete)
+        for rule in self.rules:
+            reason = rule.why_not_charged(seen)
             if reason is None:
-                charges.append(charger.charge(complete, cost))
-            bucket = None if reason else self.bucket_name(rule, complete)
-            explanations.append(RuleExplanation(rule, reason, bucket))
+                charges.append(rule.charge(seen, cost))
+            bucket = None if reason else self.bucket_name(rule.rule, seen)
+            explanations.append(RuleExplanation(rule.rule, reason, bucket))
         return ExplanationPlan(explanations, charges)
 
     def bucket_name(self, rule: Rule, attributes: Mapping[str, str]) -> str:
@@ -134,7 +179,7 @@ class LoneRule:
         rule = policy.rules[0]
         plain = isinstance(rule.cost, int) and rule.max_wait == 0 and rule.missing == "shared" and rule.on_error is None
         alike = not (policy.exempt or policy.tiers or rule.match or rule.overrides or rule.shadow)
-        if len(policy.rules) > 1 or not (alike and plain):
+        if len(policy.rules) > 1 or not (alike and plain) or "method" in rule.key:
             return None
         return cls(rule, store.bind((scope_of(rule.name),), (rule.limit,), _never_waits).try_acquire)
 
@@ -147,37 +192,6 @@ class LoneRule:
         return _new(PolicyDecision, ((_new(RuleDecision, (rule.name, decision, False)),), None))
 
 
-class Charger:
-    """Builds one rule's charges."""
-
-    __slots__ = ("_scope", "_usual", "rule")
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self._scope = scope_of(rule.name)
-        # What the charge of a usual request is but for its key: a request of cost 1, by a rule that treats all alike.
-        alike = isinstance(rule.cost, int) and not rule.overrides
-        self._usual = self._charge("", {}, 1, None)[2:] if alike else None
-
-    def charge(self, attributes: Mapping[str, str], cost: int, timeout: float | None = None) -> Charge:
-        """Build the charge of a request that takes `cost` times the rule's own.
-
-        Both the rule and the caller (`timeout`) say how long it may wait.
-        """
-        key = self.rule.bucket(attributes)
-        if self._usual and timeout is None and cost.__class__ is int and cost == 1:
-            return _new(Charge, (self._scope, key, *self._usual))
-        return self._charge(key, attributes, cost, timeout)
-
-    def _charge(self, key: str, attributes: Mapping[str, str], cost: int, timeout: float | None) -> Charge:
-        rule = self.rule
-        waits = [wait for wait in (rule.max_wait, timeout) if wait is not None]
-        return Charge.of(
-            self._scope, key, rule.limit_for(attributes), rule.cost_of(attributes) * cost,
-            min(waits, default=None), rule.shadow, rule.on_error,
-        )  # fmt: skip
-
-
 def checked(policy: Policy) -> Policy:
     """Return the policy. Raises TypeError if it is none."""
     if not isinstance(policy, Policy):
@@ -186,18 +200,10 @@ def checked(policy: Policy) -> Policy:
 
 
 def check_type(name: str, value: object) -> None:
-    """Raise TypeError if an attribute is not a text."""
+    """Raise TypeError if an attribute is not a string."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"attribute {name!r} must be a str, not {type(value).__name__}")
 
 
 def _never_waits(*_: object) -> Decision:
     raise AssertionError("a lone rule is asked without waiting")
-
-
-def _why_not_charged(rule: Rule, attributes: Mapping[str, str]) -> str | None:
-    reason = rule.why_not(attributes)
-    if reason is None and rule.missing != "shared" and (missing := rule.missing_attribute(attributes)) is not None:
-        verb = "skipped" if rule.missing == "skip" or rule.shadow else "refused"
-        return f"{verb}: the request has no {missing}"
-    return reason

@@ -1,0 +1,77 @@
+"""A policy's own texts in the spelling that a request's attributes have, so that they match by their meaning.
+
+Pure functions; they know the sources of attributes, and no rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of, network_of
+from ratekeeper.policy.patterns import Globs
+from ratekeeper.policy.sources import BearerSource, ClientIP, CookieSource, HeaderSource, PathSource, Source
+
+_BUILT_IN: Mapping[str, Source] = {"client": ClientIP(), "path": PathSource()}
+_WILDCARD_OR_SPACE = re.compile(r"[*?\s]")
+AUTHORIZATION = HeaderSource("authorization")
+
+
+def source_of(name: str, sources: Mapping[str, Source]) -> Source | None:
+    """Return where an attribute comes from. None is for those that are part of each request, and for unknown ones."""
+    return sources.get(name) or _BUILT_IN.get(name)
+
+
+def is_method(name: str, sources: Mapping[str, Source]) -> bool:
+    """Say whether an attribute is a request's method."""
+    return name == "method" and name not in sources
+
+
+def has_wildcard(pattern: str) -> bool:
+    """Say whether a pattern is a glob."""
+    return "*" in pattern or "?" in pattern
+
+
+def spelled(name: str, pattern: str, sources: Mapping[str, Source]) -> str:
+    """Return a pattern in the spelling of the values that it is matched against. Wildcards stay wildcards."""
+    source = source_of(name, sources)
+    if isinstance(source, ClientIP):
+        return _client(pattern, source)
+    if isinstance(source, PathSource):
+        return source.spelled(pattern)
+    if source == AUTHORIZATION and has_wildcard(pattern):
+        return _credentials(pattern)
+    if isinstance(source, HeaderSource | BearerSource | CookieSource) and not has_wildcard(pattern):
+        return source.spelled(pattern)
+    return pattern.upper() if is_method(name, sources) else pattern
+
+
+def spelled_match(match: Globs, sources: Mapping[str, Source], *, slash_matters: bool) -> Globs:
+    """Return the patterns of a rule, an override or an exemption, as they are compiled.
+
+    Applications treat `/login/` and `/login` alike. So unless the slash matters, as it does for an exemption, a pattern
+    with a slash at its end matches a path without it too.
+    """
+    compiled = {}
+    for name, globs in match.items():
+        patterns = [spelled(name, glob, sources) for glob in globs]
+        if not slash_matters and isinstance(source_of(name, sources), PathSource):
+            patterns += [pattern[:-1] for pattern in patterns if pattern.endswith("/") and pattern != "/"]
+        compiled[name] = tuple(dict.fromkeys(patterns))
+    return compiled
+
+
+def _client(pattern: str, source: ClientIP) -> str:
+    if has_wildcard(pattern) or network_of(pattern) is not None:
+        return pattern.lower()
+    client = client_of(pattern, source.ipv4_prefix, source.ipv6_prefix)
+    return pattern if client == UNKNOWN_CLIENT else client
+
+
+def _credentials(glob: str) -> str:
+    """Return a glob for an `Authorization` header: the scheme in lower case, one space after it, the rest as it is."""
+    glob = glob.strip()
+    end = _WILDCARD_OR_SPACE.search(glob)
+    assert end is not None
+    scheme, rest = glob[: end.start()].lower(), glob[end.start() :]
+    return f"{scheme} {rest.strip()}" if rest[0].isspace() else scheme + rest

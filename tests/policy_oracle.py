@@ -1,0 +1,119 @@
+"""What a policy means for a request, said slowly: the reference for the compiled one, and a way to ask either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_network
+from itertools import product
+
+from ratekeeper.limits import Limit
+from ratekeeper.policy.compiled import CompiledPolicy
+from ratekeeper.policy.compiled_rule import CompiledRule
+from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.policy.sources import Source, readings_of
+
+Values = Mapping[str, str]
+
+
+class Asked:
+    """One rule, compiled, asked about attributes as a request has them."""
+
+    def __init__(self, rule: Rule, sources: Mapping[str, Source] | None = None) -> None:
+        self.policy = CompiledPolicy(Policy((rule,), sources or {}))
+        self.rule: CompiledRule = self.policy.rules[0]
+
+    def matches(self, attributes: Values) -> bool:
+        return self.rule.matches(self.policy.seen(attributes))
+
+    def why_not(self, attributes: Values) -> str | None:
+        return self.rule.why_not_charged(self.policy.seen(attributes))
+
+    def limit_for(self, attributes: Values) -> Limit:
+        return self.rule.limit_for(self.policy.seen(attributes))
+
+    def capacity_for(self, **attributes: str) -> int:
+        return self.limit_for(attributes).capacity
+
+
+def glob_matches(glob: str, value: str) -> bool:
+    """Say whether a glob matches a value whole, by the definition."""
+    if not glob:
+        return not value
+    if glob[0] == "*":
+        return glob_matches(glob[1:], value) or (value != "" and glob_matches(glob, value[1:]))
+    return value != "" and glob[0] in ("?", value[0]) and glob_matches(glob[1:], value[1:])
+
+
+def pattern_matches(name: str, pattern: str, value: str) -> bool:
+    """Say whether a pattern of an attribute, a glob or a network, matches one reading of a value."""
+    try:
+        network = ip_network(pattern)
+    except ValueError:
+        network = None
+    if network is not None and "/" in pattern:
+        try:
+            return ip_address(value.partition("/")[0]) in network
+        except ValueError:
+            return False
+    if name == "method":
+        pattern, value = pattern.upper(), value.upper()
+    return glob_matches(pattern, value)
+
+
+def one_matches(name: str, globs: tuple[str, ...], value: str, *, exempt: bool = False) -> bool:
+    """Say whether one of an attribute's patterns matches; for rules, a last slash of a path's pattern is optional."""
+    both = [*globs]
+    if name == "path" and not exempt:
+        both += [glob[:-1] for glob in globs if glob.endswith("/") and glob != "/"]
+    return any(pattern_matches(name, glob, value) for glob in both)
+
+
+def matches(match: Mapping[str, tuple[str, ...]], request: Values) -> bool:
+    """Say whether a rule or an override matches: each attribute by any reading."""
+    return all(
+        name in request and any(one_matches(name, globs, value) for value in readings_of(request[name]))
+        for name, globs in match.items()
+    )
+
+
+def exempts(match: Mapping[str, tuple[str, ...]], request: Values) -> bool:
+    """Say whether an entry of `exempt` matches: each attribute by each reading."""
+    return all(
+        name in request and all(one_matches(name, globs, value, exempt=True) for value in readings_of(request[name]))
+        for name, globs in match.items()
+    )
+
+
+def readings(request: Values) -> Iterator[dict[str, str]]:
+    """Return all the requests that a request may be read as."""
+    for values in product(*(readings_of(value) for value in request.values())):
+        yield dict(zip(request, values, strict=True))
+
+
+def limit_for(rule: Rule, request: Values) -> Limit:
+    """Return the limit of the first override that matches, else the rule's own; of several readings the strictest."""
+
+    def limit(read: Values) -> Limit:
+        return next((it.limit for it in rule.overrides if matches(it.match, read)), rule.limit)
+
+    return min(map(limit, readings(request)), key=lambda limit: (limit.rate, limit.capacity))
+
+
+def planned(policy: Policy, request: Values) -> tuple[list[tuple[str, str, Limit]], str | None]:
+    """Return each rule that charges a request, with bucket and limit; and what the request is refused for lacking."""
+    seen = {name: value for name, value in request.items() if value is not None}
+    if policy.tiers is not None:
+        seen["tier"] = policy.tiers.tier_by_value.get(seen.get(policy.tiers.by, "?"), policy.tiers.default)
+    if any(exempts(match, seen) for match in policy.exempt):
+        return [], None
+    charged = []
+    for rule in policy.rules:
+        lacking = next((name for name in rule.key if name not in seen), None)
+        if not matches(rule.match, seen):
+            continue
+        if rule.missing != "shared" and lacking is not None:
+            if rule.missing == "reject" and not rule.shadow:
+                return [], lacking
+            continue
+        charged.append((rule.name, rule.bucket(seen), limit_for(rule, seen)))
+    return charged, None
