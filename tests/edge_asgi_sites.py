@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import litestar
@@ -24,15 +24,13 @@ from starlette.routing import Route
 from ratekeeper.frameworks import aiohttp as own_aiohttp
 from ratekeeper.frameworks import asgi, starlette
 
-NAMES = (*BELOW, *PLAIN, "items", "any", "inner", "both")
+NAMES = (*BELOW, *PLAIN, "items", "any", "inner", "both", "own")
 
 
 @contextmanager
-def site_of(app: Any, calls: list[Call]) -> Iterator[Site]:
-    with serving(app, proxy_headers=False) as url:
-        client = RawClient(url)
+def site_of(app: Any, calls: list[Call], **options: Any) -> Iterator[Site]:
+    with serving(app, proxy_headers=False, **options) as url, closing(RawClient(url)) as client:
         yield Site(client, calls)
-        client.close()
 
 
 @contextmanager
@@ -57,10 +55,8 @@ def asgi_site(**options: Any) -> Iterator[Site]:
         await send({"type": "http.response.body"})
 
     runs = {name: run_of(name) for name in NAMES}
-    with serving(asgi.RateLimitMiddleware(application, **options), lifespan="off", proxy_headers=False) as url:
-        client = RawClient(url)
-        yield Site(client, calls)
-        client.close()
+    with site_of(asgi.RateLimitMiddleware(application, **options), calls, lifespan="off") as site:
+        yield site
 
 
 class _Any:
@@ -180,10 +176,8 @@ def aiohttp_site(**options: Any) -> Iterator[Site]:
         for method in ("*",) if name == "any" else ("GET", "HEAD", "POST"):
             resource.add_route(method, run)
     own_aiohttp.setup(app, **options)
-    with serving_aiohttp(app) as url:
-        client = RawClient(url)
+    with serving_aiohttp(app) as url, closing(RawClient(url)) as client:
         yield Site(client, calls)
-        client.close()
 
 
 @contextmanager

@@ -3,17 +3,20 @@
 /graphql/..., /files/...            any path below           /any      every method
 /items/ITEM                         one segment              /inner    @rate_limit("1/hour", name="inner")
 /login /cookie /key /token /do      GET and POST             /both     that inside @rate_limit("9/hour", name="outer")
-/healthz                            GET and POST             /uuid     GET and POST
+/healthz                            GET and POST             /own      raises a RateLimitExceeded of its own limiter
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import wraps
 from http.cookies import CookieError, SimpleCookie
+from inspect import iscoroutinefunction
 from typing import Any, NamedTuple, TypeAlias
 
 from raw_client import RawClient
+from site_parts import exceed_a_limit_of_its_own
 
 from ratekeeper import ManualClock, MemoryStore
 from ratekeeper.http.rate_limit import rate_limit
@@ -53,10 +56,30 @@ MakeSite: TypeAlias = Callable[..., AbstractContextManager[Site]]
 
 
 def decorated(name: str, function: Any) -> Any:
-    """Return a function with its own limits."""
+    """Return a function with its own limits, or of which a limiter of its own refuses."""
     if name == "both":
         return rate_limit("9/hour", name="outer")(rate_limit("1/hour", name="inner")(function))
+    if name == "own":
+        return _refused_by_its_own_limiter(function)
     return rate_limit("1/hour", name="inner")(function) if name == "inner" else function
+
+
+def _refused_by_its_own_limiter(function: Any) -> Any:
+    if iscoroutinefunction(function):
+
+        @wraps(function)
+        async def refused_async(*args: Any, **kwargs: Any) -> None:
+            await function(*args, **kwargs)
+            exceed_a_limit_of_its_own()
+
+        return refused_async
+
+    @wraps(function)
+    def refused(*args: Any, **kwargs: Any) -> None:
+        function(*args, **kwargs)
+        exceed_a_limit_of_its_own()
+
+    return refused
 
 
 def memory() -> MemoryStore:
@@ -77,4 +100,4 @@ def route_of(path: str) -> tuple[str, str | None]:
     name, _, rest = path.removeprefix("/").partition("/")
     if rest:
         return (name, rest) if name in BELOW or (name == "items" and "/" not in rest) else ("", None)
-    return (name, None) if name in (*PLAIN, "inner", "both", "any") and path == f"/{name}" else ("", None)
+    return (name, None) if name in (*PLAIN, "inner", "both", "own", "any") and path == f"/{name}" else ("", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import django_site  # noqa: F401  it sets Django up
@@ -22,20 +22,18 @@ from ratekeeper.frameworks import flask as own_flask
 from ratekeeper.frameworks import wsgi
 from ratekeeper.service.app import Service
 
-NAMES = (*BELOW, *PLAIN, "items", "any", "inner", "both")
+NAMES = (*BELOW, *PLAIN, "items", "any", "inner", "both", "own")
 HOP_BY_HOP = {b"connection", b"content-length"}
 
 
 @contextmanager
 def site_of(app: Any, calls: list[Call]) -> Iterator[Site]:
-    with serving(app) as http:
-        client = RawClient(str(http.base_url))
+    with serving(app) as http, closing(RawClient(str(http.base_url))) as client:
         yield Site(client, calls)
-        client.close()
 
 
 def plain_application(calls: list[Call]) -> Any:
-    runs = {name: decorated(name, calls.append) for name in ("inner", "both")}
+    runs = {name: decorated(name, calls.append) for name in ("inner", "both", "own")}
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         name, item = route_of(environ["PATH_INFO"])
@@ -97,10 +95,8 @@ def django_urls(calls: list[Call]) -> tuple[Any, ...]:
 def django_site_of(serve: Any, **options: Any) -> Iterator[Site]:
     calls: list[Call] = []
     own = {"ROOT_URLCONF": django_urls(calls), "MIDDLEWARE": ["ratekeeper.frameworks.django.RateLimitMiddleware"]}
-    with override_settings(RATEKEEPER=options, **own), serve() as url:
-        client = RawClient(url)
+    with override_settings(RATEKEEPER=options, **own), serve() as url, closing(RawClient(url)) as client:
         yield Site(client, calls)
-        client.close()
 
 
 @contextmanager
@@ -148,7 +144,9 @@ class GatewayClient(RawClient):
 def gateway_site(policy: Any, store: Any = None, **options: Any) -> Iterator[Site]:
     calls: list[Call] = []
     service = Service(policy, store or memory(), **options)
-    with serving(plain_application(calls)) as http, serving_asgi(service, proxy_headers=False) as url:
-        client = GatewayClient(str(http.base_url), url)
+    with (
+        serving(plain_application(calls)) as http,
+        serving_asgi(service, proxy_headers=False) as url,
+        closing(GatewayClient(str(http.base_url), url)) as client,
+    ):
         yield Site(client, calls)
-        client.close()

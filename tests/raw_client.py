@@ -51,14 +51,14 @@ class RawClient:
         """Return the answer, None if the connection is no more."""
         if self._socket is None:
             self._socket = self.connect()
-        try:
-            self._socket.sendall(request)
-            response = HTTPResponse(self._socket, method=method.decode("latin-1"))
-            response.begin()
-            body = response.read()
-        except (OSError, HTTPException):
-            self.close()
-            return None
+        with HTTPResponse(self._socket, method=method.decode("latin-1")) as response:
+            try:
+                self._socket.sendall(request)
+                response.begin()
+                body = response.read()
+            except (OSError, HTTPException):
+                self.close()
+                return None
         if response.will_close:
             self.close()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)

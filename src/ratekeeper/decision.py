@@ -90,7 +90,8 @@ class Decision:
 
     allowed      the request passes: now, or after `delay`
     remaining    whole tokens that could be taken at once now, after this request
-    retry_after  seconds after which the same request would pass; 0.0 when allowed, `inf` for never
+    retry_after  seconds after which the same request would pass; 0.0 when allowed, `inf` for never (which is not JSON:
+                 see `retry_after_seconds`)
     reset_after  seconds until the bucket is full again
     delay        seconds to wait before going ahead; for a refused request, what the wait would have been
     limit        the most binding limit: the one to wait longest for, or else the one with least left
@@ -125,6 +126,11 @@ class Decision:
     @property
     def retry_after(self) -> float:
         return seconds(self.retry_ticks)
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """Return `retry_after` as whole seconds, rounded up, at least 1; None if it is allowed, and for never."""
+        return None if self.allowed or self.never else max(1, -(-self.retry_ticks // TICKS_PER_SECOND))
 
     @property
     def reset_after(self) -> float:
@@ -248,6 +254,8 @@ class AnyDecision(Protocol):
     def remaining(self) -> float: ...
     @property
     def retry_after(self) -> float: ...
+    @property
+    def retry_after_seconds(self) -> int | None: ...
     @property
     def reset_after(self) -> float: ...
     @property

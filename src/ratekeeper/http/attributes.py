@@ -172,6 +172,8 @@ def _authorization_of(request: RequestLike) -> str | None:
 
 
 def _cookie_of(source: CookieSource, request: RequestLike) -> str | None:
+    if not request.header("cookie"):  # raises for more than can be looked at, before a framework looks
+        return None
     value = request.cookie(source.name)
     return source.spelled(value) if value else None
 

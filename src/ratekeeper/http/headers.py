@@ -55,17 +55,6 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     return headers
 
 
-def retry_after_seconds(decision: PolicyDecision) -> int | None:
-    """Return the whole seconds after which a refused request would pass: the longest wait of its rules, at least 1.
-
-    None if it is allowed, and if no wait would help: its cost can never pass, or an attribute is missing.
-    """
-    if decision.allowed or decision.missing is not None:
-        return None
-    longest = max(rule.decision.retry_ticks for rule in decision.enforced)
-    return None if longest == NEVER else _whole_seconds(longest)
-
-
 def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> list[tuple[str, str]]:
     """Return the X-RateLimit headers of the most binding rule, for clients that know no others.
 
