@@ -78,7 +78,7 @@ def test_two_class_views_of_django_have_a_bucket_each_and_one_class_has_one() ->
     urls = [path("one", once(One.as_view())), path("two", once(Two.as_view())), path("again", once(One.as_view()))]
     assert django_statuses(urls, "/one", "/two", "/again", "/two") == [200, 200, 429, 429]
     urls.append(path("other", rate_limit("1/hour")(One.as_view())))
-    with pytest.raises(PolicyError, match=r"two limits '1/hour' of .*One would charge the same buckets"):
+    with pytest.raises(PolicyError, match=r"two limits '1/hour' of '.*One' would charge the same buckets"):
         django_statuses(urls, "/one")
 
 
