@@ -229,7 +229,7 @@ def test_any_text_that_a_credential_may_be_is_taken() -> None:
 EVERYTHING: list[dict[str, tuple[str, ...]]] = [
     {"path": ("*",)}, {"path": ("/x", "/*")}, {"path": ("**",)}, {"method": ("*",)}, {"client": ("*",)},
     {"client": ("0.0.0.0/0", "::/0")}, {"path": ("*",), "method": ("*",)}, {"method": ("GET", "*")},
-    {"client": ("::/0", "0.0.0.0/1", "128.0.0.0/1")},
+    {"client": ("::/0", "0.0.0.0/1", "128.0.0.0/1")}, {"path": ("?*",)},
 ]  # fmt: skip
 
 

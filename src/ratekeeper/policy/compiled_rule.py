@@ -29,7 +29,7 @@ def tests_of(match: Globs) -> Tests:
 
 
 def any_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
-    """Say whether each test accepts a reading of what the request has. A missing attribute matches nothing."""
+    """Return whether each test accepts a reading of what the request has. A missing attribute matches nothing."""
     for name, accept in tests:
         value = seen.get(name)
         if value is None or not (
@@ -40,7 +40,7 @@ def any_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
 
 
 def each_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
-    """Say whether each test accepts all readings of what the request has."""
+    """Return whether each test accepts all readings of what the request has."""
     for name, accept in tests:
         value = seen.get(name)
         if value is None or not all(map(accept, readings_of(value))):
@@ -65,7 +65,7 @@ class CompiledRule:
         self._usual = tuple(self._charge("", limit, rule.cost_of({}), None)[2:] for limit in limits) if alike else None
 
     def matches(self, seen: Mapping[str, str]) -> bool:
-        """Say whether the rule is for a request."""
+        """Return whether the rule is for a request."""
         return not self._tests or any_reading_fits(self._tests, seen)
 
     def lacking(self, seen: Mapping[str, str]) -> str | None:
@@ -77,7 +77,7 @@ class CompiledRule:
         return None
 
     def why_not_charged(self, seen: Mapping[str, str]) -> str | None:
-        """Say why a request is not charged, without any secret; None if it is."""
+        """Return why a request is not charged, without any secret; None if it is."""
         for test in self._tests:
             name, _ = test
             if name not in seen:
