@@ -22,7 +22,10 @@ AwaitedWait: TypeAlias = Callable[..., Awaitable[Decision]]
 
 
 class Store(Protocol):
-    """Where buckets live. `MemoryStore` is one; implement this to make your own."""
+    """Where buckets live. `MemoryStore` is one; implement this to make your own.
+
+    A store that waits for another machine says so by an attribute `blocks = True`: no event loop may ask it.
+    """
 
     clock: Clock
     line: Line
@@ -126,8 +129,17 @@ def must_be_awaited(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
 def local(store: Store | AsyncStore, asker: str) -> Store:
     """Return a store that is not awaited. Raises TypeError for another, naming who could await it."""
     if must_be_awaited(store):
-        raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: use Async{asker}")
+        mend = f"use Async{asker}, or here a store that is not awaited, such as RedisStore"
+        raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: {mend}")
     return cast("Store", store)
+
+
+def unblocking(store: Store | AsyncStore) -> Store | AsyncStore:
+    """Return a store that an event loop may ask. Raises TypeError for one that would block it."""
+    if getattr(store, "blocks", False):
+        mend = "use a store that is awaited, such as AsyncRedisStore"
+        raise TypeError(f"{type(store).__name__} blocks the event loop until its server answers: {mend}")
+    return store
 
 
 class _Charging:
