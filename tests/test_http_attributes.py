@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from ratekeeper.errors import BadRequestError
 from ratekeeper.http.attributes import (
-    OTHER,
     AttributeReader,
     client_address,
     put_attribute,
@@ -23,6 +22,7 @@ from ratekeeper.http.attributes import (
 from ratekeeper.http.header_lines import MOST_BYTES, MOST_LINES
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT
 from ratekeeper.policy.sources import (
+    OTHER,
     BearerSource,
     ClientIP,
     CookieSource,

@@ -180,7 +180,7 @@ def test_it_names_the_attributes_that_make_a_difference() -> None:
      (Rule("r", LeakyBucket(1, 1), max_wait=0), False), (Rule("r", LeakyBucket(1, 1), shadow=True), False)],
 )  # fmt: skip
 def test_it_says_whether_a_request_may_have_to_wait(rule: Rule, waits: bool) -> None:
-    assert CompiledPolicy(Policy((Rule("other", BUCKET), rule))).may_wait is waits
+    assert CompiledPolicy(Policy((Rule("other", BUCKET), rule))).waiting == ({rule.name} if waits else set())
 
 
 def test_a_keeper_shows_its_compiled_policy_and_a_reload_swaps_it() -> None:

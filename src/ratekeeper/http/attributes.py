@@ -15,6 +15,8 @@ from uuid import UUID
 
 from ratekeeper.policy.addresses import client_of
 from ratekeeper.policy.sources import (
+    METHODS,
+    OTHER,
     BearerSource,
     ClientIP,
     CookieSource,
@@ -35,16 +37,6 @@ ALWAYS_KNOWN = frozenset({"method", "path", "client"})
 OF_ROUTE = frozenset({"route", "endpoint"})
 """Those of a request to a framework that tells its route."""
 
-OTHER = "OTHER"
-"""The method of every request whose own is not registered: one value, so that an invented one buys no fresh bucket."""
-
-METHODS = frozenset({
-    "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "LABEL",
-    "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE",
-    "OPTIONS", "ORDERPATCH", "PATCH", "POST", "PRI", "PROPFIND", "PROPPATCH", "PUT", "QUERY", "REBIND",
-    "REPORT", "SEARCH", "TRACE", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF",
-    "VERSION-CONTROL",
-})  # fmt: skip
 _READ_AS = {**{method: method for method in METHODS}, "HEAD": "GET"}
 
 _FORWARDED_FOR = "x-forwarded-for"

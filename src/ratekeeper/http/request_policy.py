@@ -64,7 +64,7 @@ class RequestPolicy(Generic[K]):
         self.functions = tuple(
             (name, ask) for name, ask in given.attributes.items() if name in names and not isinstance(ask, str)
         )
-        self.waiting_rules = frozenset(rule.name for rule in policy.rules if rule.max_wait != 0)
+        self.waiting_rules = keeper.compiled.waiting
         self.lacking = policy.lacking({*ALWAYS_KNOWN, *(OF_ROUTE if given.routes else ()), *given.attributes})
         self.names = names | policy.attributes.keys() | ALWAYS_KNOWN if policy.attributes else None
         # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
