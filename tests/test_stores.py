@@ -204,7 +204,7 @@ def test_the_system_clock_is_the_default(implementation: Any) -> None:
 def test_a_clock_out_of_range_is_an_error_not_a_free_pass(now: int) -> None:
     need("the C core", IMPLEMENTATION == "c")  # Python's integers have no range
     clock = ManualClock()
-    clock.set_ticks(now)
+    clock._now = now  # as a clock of the user's own may be
     with pytest.raises(ValueError, match="the clock must return ticks"):
         Limiter(TokenBucket(1, 1), store=MemoryStore(100, clock=clock)).try_acquire("a")
 
