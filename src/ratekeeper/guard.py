@@ -14,7 +14,6 @@ from ratekeeper.limits import AS_MEANT, Timeout, checked_cost, wait_ticks
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 Key: TypeAlias = str | bytes | Callable[..., str | bytes]
 Cost: TypeAlias = int | Callable[..., int]
@@ -48,7 +47,7 @@ class Guard:
         key: Key,
         cost: Cost,
         timeout: Timeout,
-        blocks: str | None = None,
+        check_async: Callable[[], object] = lambda: None,
     ) -> None:
         if not isinstance(key, str | bytes) and not callable(key):
             raise TypeError(
@@ -63,7 +62,7 @@ class Guard:
             wait_ticks(timeout)  # a bad one is an error now, not at the first call that has to wait
         self._take_turn_async = take_turn_async
         self._take_turn = take_turn  # None: it must not block a thread
-        self._blocks = blocks  # why nothing async may be guarded, if so
+        self._check_async = check_async  # raises TypeError if nothing async may be guarded
         self._key = key
         self._cost = cost
         self._timeout = timeout
@@ -121,8 +120,7 @@ class Guard:
         return self._take_turn
 
     def _awaiting(self) -> Callable[[str | bytes, int, Timeout], Awaitable[Decision]]:
-        if self._blocks is not None:
-            raise TypeError(self._blocks)
+        self._check_async()
         return self._take_turn_async
 
 
@@ -138,7 +136,7 @@ def _check_function(function: object) -> None:
         raise TypeError("write @limiter.limit(key=...): without a key the function would be taken for one")
 
 
-def _of_call(ask: T | Callable[..., T], function: Callable[..., object], role: str) -> Callable[..., T]:
+def _of_call(ask: object, function: Callable[..., object], role: str) -> Callable[..., Any]:
     """Return a key or a cost as a function of the arguments of `function`.
 
     Raises TypeError if it names a parameter that `function` has not.
@@ -162,7 +160,7 @@ def _of_call(ask: T | Callable[..., T], function: Callable[..., object], role: s
     return _compiled(ask, wanted, offered, _name(function))
 
 
-def _compiled(ask: Callable[..., T], wanted: Signature, offered: Signature, called: str) -> Callable[..., T]:
+def _compiled(ask: object, wanted: Signature, offered: Signature, called: str) -> Callable[..., Any]:
     """Return a function with the parameters `offered` that calls `ask` with those of them that `wanted` names.
 
     Compiled, as `dataclasses` does: to bind each call by `inspect` takes many times as long as a decision. A call may
@@ -184,7 +182,7 @@ def _compiled(ask: Callable[..., T], wanted: Signature, offered: Signature, call
         "__ask__": ask, "__lacks__": lacks, "__defaults__": defaults, "__none__": Parameter.empty
     }  # fmt: skip
     exec(f"def asked{signature}: return __ask__({', '.join(_arguments(wanted, offered))})", scope)
-    asked: Callable[..., T] = scope["asked"]
+    asked: Callable[..., Any] = scope["asked"]
     asked.__qualname__ = called
     return asked
 

@@ -22,7 +22,10 @@ AwaitedWait: TypeAlias = Callable[..., Awaitable[Decision]]
 
 
 class Store(Protocol):
-    """Where buckets live. `MemoryStore` is one; implement this to make your own."""
+    """Where buckets live. `MemoryStore` is one; implement this to make your own.
+
+    A store that waits for another machine says so by an attribute `blocks = True`: no event loop may ask it.
+    """
 
     clock: Clock
     line: Line
@@ -128,6 +131,14 @@ def local(store: Store | AsyncStore, asker: str) -> Store:
     if must_be_awaited(store):
         raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: use Async{asker}")
     return cast("Store", store)
+
+
+def unblocking(store: Store | AsyncStore) -> Store | AsyncStore:
+    """Return a store that an event loop may ask. Raises TypeError for one that would block it."""
+    if getattr(store, "blocks", False):
+        mend = "use a store that is awaited, such as AsyncRedisStore"
+        raise TypeError(f"{type(store).__name__} blocks the event loop until its server answers: {mend}")
+    return store
 
 
 class _Charging:

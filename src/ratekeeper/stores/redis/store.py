@@ -56,6 +56,7 @@ class RedisStore(OnServer):
     """
 
     _asynchronous = False
+    blocks = True
 
     def _begin(self) -> None:
         self.line = Line(self, self.clock)
