@@ -324,3 +324,13 @@ def test_each_key_has_an_exact_bucket_of_its_own(trace: list[tuple[int, str, int
             decision = limiter.try_acquire(key, cost)
             assert decision.allowed == oracle.ask(clock.ticks(), cost)
             assert decision.remaining == oracle.remaining(clock.ticks())
+
+
+def test_the_verbs_of_a_store_take_their_arguments_by_name(store: TableStore) -> None:
+    charges = [Charge.of("s", "a", TokenBucket(5, 1), 3)]
+    [made] = store.decide(charges=charges, commit=True)
+    tat = made.at_ticks + made.debt_ticks
+    assert store.rewind(scope="s", key="a", expected_ticks=tat, tat_ticks=tat - 1)
+    store.refund(charges=charges, at_ticks=made.at_ticks)
+    store.reset(scope="s", key="a")
+    assert store.decide(charges, commit=False)[0].debt_ticks == 0
