@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import threading
 import time
@@ -32,3 +33,23 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def startup_failure(app: Any) -> str | None:
+    """Start an application as a server does; return why it does not start, None if it does."""
+
+    async def start() -> str | None:
+        messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return next(messages)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+        failures = [message["message"] for message in sent if message["type"] == "lifespan.startup.failed"]
+        return failures[0] if failures else None
+
+    return asyncio.run(start())

@@ -16,7 +16,7 @@ def of_user(request: Any) -> str | None:
 
 
 def exceed_a_limit_of_its_own() -> str:
-    """Raise the error that ratekeeper's middleware must leave to the application."""
+    """Exceed a limit of the application's own, which its middleware answers."""
     limiter = Limiter("1/hour")
     limiter.acquire("job")
     limiter.acquire("job", timeout=0)

@@ -9,11 +9,20 @@ import pytest
 import redis
 import valkey
 
-from ratekeeper import Decision, MemoryStore, Policy, PolicyError, StoreError, StoreUnavailable, TokenBucket
+from ratekeeper import (
+    Decision,
+    MemoryStore,
+    Policy,
+    PolicyDecision,
+    PolicyError,
+    RuleDecision,
+    StoreError,
+    StoreUnavailable,
+    TokenBucket,
+)
 from ratekeeper.decision import Charge, FallbackDecision, PlainDecision, together
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import REDUCED_CAPACITY, problem
-from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 from ratekeeper.stores.redis.breaker import LOST, Breaker
 from ratekeeper.stores.redis.fallback import Spans
 from ratekeeper.stores.redis.faults import Faults

@@ -9,6 +9,7 @@ from typing import Any
 import http_sf
 import httpx
 import pytest
+from oracles import structured
 from servers import free_port
 from site_parts import PIECES, of_user
 from web_sites import SITES, memory, own_rejection
@@ -84,10 +85,22 @@ def test_a_stream_is_byte_for_byte_what_it_was(framework: Framework) -> None:
     assert "ratelimit" not in free.headers
 
 
-@pytest.mark.parametrize("path", ["/boom", "/own"])
-def test_errors_of_the_application_are_its_own_even_a_limit_that_it_exceeds(framework: Framework, path: str) -> None:
+def test_errors_of_the_application_are_its_own(framework: Framework) -> None:
     with framework.site(policy=EACH) as client:
-        assert statuses(client, path) == [500]
+        assert statuses(client, "/boom") == [500]
+
+
+def test_a_limiter_of_the_applications_own_that_refuses_in_a_view_is_a_429_with_its_headers(
+    framework: Framework,
+) -> None:
+    with framework.site(policy=EACH) as client:
+        refused = client.get("/own")
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "3600"
+    states = dict(structured(refused.headers["ratelimit"]))
+    assert states["each"]["r"] == 2, "the policy has counted the request"
+    assert states["token_bucket of 1 at 1/hour"]["r"] == 0
+    assert refused.json()["violated-policies"] == ["token_bucket of 1 at 1/hour"]
 
 
 def test_a_function_says_what_a_request_costs(framework: Framework) -> None:

@@ -28,9 +28,9 @@ from servers import free_port
 
 from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, Policy
 from ratekeeper.frameworks.grpc import AsyncRateLimitInterceptor, Call, RateLimitInterceptor, rate_limit
-from ratekeeper.http.attributes import Request
+from ratekeeper.frameworks.grpc_call import CallExchange
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.http.limits import AsyncLimits
+from ratekeeper.http.limiter import AsyncRequestLimiter
 from ratekeeper.policy.verdict import PolicyDecision
 
 T = TypeVar("T")
@@ -369,7 +369,7 @@ def test_a_methods_own_limit_and_the_policys_are_both_in_the_metadata(server: Se
     assert first.code is CODE.OK
     assert first.states == {"each": {"r": 2, "t": 20}, "1/hour": {"r": 0, "t": 3600}}
     assert (refused.code, refused.wait, refused.messages) == (CODE.RESOURCE_EXHAUSTED, ("3600", "3600000"), [])
-    assert refused.states["each"]["r"] == 1
+    assert refused.states["each"]["r"] == 2, "what the policy charged the refused call is given back"
 
 
 def test_a_refusal_within_a_stream_ends_it(server: Server) -> None:
@@ -409,13 +409,13 @@ def _binds(host: str) -> bool:
     return True
 
 
-def test_metadata_of_bytes_is_no_header_and_what_is_repeated_counts_as_missing(server: Server) -> None:
+def test_metadata_of_bytes_is_not_a_header_and_what_is_repeated_is_refused_by_its_name(server: Server) -> None:
     policy = Policy.parse(HEADER + '[[rules]]\nname = "each"\nkey = ["user"]\nmissing = "reject"\nlimit = "9/minute"')
     (fine,) = server.ask(server.interceptor(policy), "unary", metadata=(("x-user-bin", b"\xff\x00"),))
     (twice,) = server.ask(server.interceptor(policy), "unary", metadata=(("x-user", "fresh"),))
     assert fine.code is CODE.OK
-    assert (twice.code, twice.wait) == (CODE.PERMISSION_DENIED, (None, None))
-    assert "no 'user'" in twice.details
+    assert (twice.code, twice.wait) == (CODE.INVALID_ARGUMENT, (None, None))
+    assert "'x-user' is repeated" in twice.details
 
 
 def test_a_bad_cost_is_an_invalid_argument(server: Server) -> None:
@@ -497,8 +497,14 @@ def test_a_limited_method_stays_of_its_kind_and_its_stream_is_closed_with_it() -
             assert not kinds[1](vars(Threads)[name])
             assert kinds[2](limited(vars(Threads)[name])) == kinds[2](vars(Threads)[name])
 
+    class FromHome:
+        """What a call's context tells of its client."""
+
+        def peer(self) -> str:
+            return "ipv4:192.0.2.1:1"
+
     async def begin_and_leave() -> None:
-        exchange = Exchange(AsyncLimits(), Request("POST", "/", {}, "192.0.2.1"), lambda: None)
+        exchange: Exchange = CallExchange(AsyncRequestLimiter(), Call("/tasks/Stream", None, FromHome()), None)
         token = CURRENT.set(exchange)
         responses: Any = limited(stream)()
         assert await anext(responses) == 1

@@ -11,8 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ratekeeper import AsyncLimiter, Limiter, MemoryStore, RateLimitExceeded, TokenBucket
-from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+from ratekeeper import AsyncLimiter, Limiter, MemoryStore, PolicyDecision, RateLimitExceeded, RuleDecision, TokenBucket
 
 
 class Keys(Limiter):

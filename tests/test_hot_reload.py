@@ -15,7 +15,7 @@ from redis_servers import wait_for
 from servers import PATIENCE
 
 from ratekeeper.frameworks.asgi import RateLimit, RateLimitMiddleware
-from ratekeeper.http.limits import AsyncLimits
+from ratekeeper.http.limiter import AsyncRequestLimiter
 
 RULE = '[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "{}/minute"'
 
@@ -60,15 +60,15 @@ def test_a_policy_with_a_rule_that_is_named_as_an_endpoints_limit_is_not_taken(
 ) -> None:
     file = tmp_path / "policy.toml"
     file.write_text(RULE.format(3))
-    limits = AsyncLimits(file)
+    limits = AsyncRequestLimiter(file)
     own = RateLimit("1/minute", name="own")
-    limits.under(own)
+    limits.policy_of(own)
     caplog.set_level(logging.INFO, "ratekeeper")
     file.write_text(RULE.format(3).replace("each", "own"))
     wait_for(lambda: "both named 'own'" in caplog.text)
     file.write_text(RULE.format(4))
     wait_for(lambda: "is in use" in caplog.text)
-    limits.under(own)
+    limits.policy_of(own)
     asyncio.run(limits.close())
 
 

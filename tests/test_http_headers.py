@@ -11,12 +11,12 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from oracles import structured
 
+from ratekeeper import PolicyDecision, RuleDecision
 from ratekeeper.decision import NEVER, PlainDecision
 from ratekeeper.gcra import decide
 from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers, retry_after_seconds
 from ratekeeper.http.problem import QUOTA_EXCEEDED, problem
 from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket, parse_limit
-from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
 
 SECOND = TICKS_PER_SECOND
 FIVE_PER_SECOND = TokenBucket(20, 5)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ratekeeper import Keeper, MemoryStore, Policy, PolicyError, TokenBucket
 from ratekeeper.http.attributes import client_address
 from ratekeeper.policy.model import Override, Rule
+from ratekeeper.policy.sources import ClientIP
 from ratekeeper.stores.table_store import TableStore
 
 RULE = '[[rules]]\nname = "r"\nlimit = "1/day"\n'
@@ -52,7 +53,7 @@ def test_a_network_matches_the_addresses_in_it_and_no_other(start: int, prefix: 
      ("192.0.2.*", "192.0.2.7", True), ("10.1.2.3/32", "10.1.2.3", True), ("10.1.2.3/32", "10.1.2.4", False)],
 )  # fmt: skip
 def test_a_network_matches_a_client_as_http_writes_it(pattern: str, address: str, matches: bool) -> None:
-    assert matching(pattern, client_address(None, address, 0)) == matches
+    assert matching(pattern, client_address(None, address, ClientIP())) == matches
 
 
 def test_a_network_stands_beside_other_patterns_and_in_overrides() -> None:

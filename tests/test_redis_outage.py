@@ -37,7 +37,6 @@ from ratekeeper import (
 )
 from ratekeeper.decision import Charge
 from ratekeeper.limits import Limit
-from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.service.app import Service
 from ratekeeper.stores.places import Waiter
 
@@ -426,7 +425,7 @@ def test_the_service_says_503_and_when_to_come_back() -> None:
             "headers": [],
             "client": None,
         }
-        service = Service(AsyncKeeper(policy, gone(on_error=mode)))
+        service = Service(policy, gone(on_error=mode))
         asyncio.run(service(scope, receive, send))
         assert sent[0]["status"] == 503
         assert dict(sent[0]["headers"])[b"retry-after"] == b"1"

@@ -448,12 +448,11 @@ def test_a_service_goes_by_its_keepers_policy_of_the_moment(clock: ManualClock) 
         return sent[0]["status"]  # type: ignore[return-value]
 
     async def use() -> None:
-        keeper = AsyncKeeper(rule('limit = "1/day"'), MemoryStore(100, clock=clock))
-        service = Service(keeper)
+        service = Service(rule('limit = "1/day"'), MemoryStore(100, clock=clock))
         assert [await status(service) for _ in range(2)] == [200, 429]
-        keeper.replace(rule('match = { path = "/x" }\nlimit = "1/day"'))
+        service.replace(rule('match = { path = "/x" }\nlimit = "1/day"'))
         assert await status(service) == 400, "it must be told the path now"
-        keeper.replace(rule('limit = "1/day"', name="s"))
+        service.replace(rule('limit = "1/day"', name="s"))
         assert await status(service) == 200
 
     asyncio.run(use())

@@ -18,7 +18,7 @@ from async_memory import AsyncMemoryStore
 from conftest import need
 from servers import ratekeeper_service
 
-from ratekeeper import IMPLEMENTATION, AsyncKeeper, MemoryStore, Policy
+from ratekeeper import IMPLEMENTATION, MemoryStore, Policy
 from ratekeeper.decision import Charge
 from ratekeeper.service.app import Service
 
@@ -57,9 +57,9 @@ def service(tmp_path: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def check(service: httpx.Client, path: str, query: str = "", **headers: str) -> httpx.Response:
+def check(service: httpx.Client, path: str, at: str = "/check", **headers: str) -> httpx.Response:
     forwarded = {"X-Forwarded-Uri": path, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return service.get(f"/check{query}", headers=forwarded)
+    return service.get(at, headers=forwarded)
 
 
 def test_it_answers_200_and_429_with_headers(service: httpx.Client) -> None:
@@ -71,7 +71,7 @@ def test_it_answers_200_and_429_with_headers(service: httpx.Client) -> None:
 
 
 def test_nginx_gets_the_403_that_it_asks_for(service: httpx.Client) -> None:
-    answers = [check(service, "/api/x", "?deny_status=403", x_api_key="k") for _ in range(4)]
+    answers = [check(service, "/api/x", "/check/403", x_api_key="k") for _ in range(4)]
     assert answers[3].status_code == 403
     assert answers[3].json()["status"] == 403
     assert answers[3].headers["retry-after"] == "1200"
@@ -109,9 +109,15 @@ def test_json_attributes_have_one_spelling_and_known_names(service: httpx.Client
 
 @pytest.mark.parametrize("status", ["200", "abc", "500", "4030", "-403", "٤٠٣", "418418"])
 def test_a_status_that_cannot_deny_is_refused_loudly(service: httpx.Client, status: str) -> None:
-    answer = service.get("/check", params={"deny_status": status})
-    assert answer.status_code == 400
-    assert "deny_status must be" in answer.json()["detail"]
+    answer = service.get(f"/check/{status}")
+    assert answer.status_code == 404
+    assert "a request can be denied with a status from 400 to 499" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("query", ["?deny_status=404", "?deny_status=403", "?/check/404", "?deny_status=200"])
+def test_a_clients_own_query_that_a_gateway_hands_on_changes_no_answer(service: httpx.Client, query: str) -> None:
+    answers = [check(service, "/api/x", f"/check{query}", x_api_key="k") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
 
 
 def test_a_missing_key_is_refused_if_the_rule_says_so(service: httpx.Client) -> None:
@@ -167,7 +173,7 @@ def test_json_says_all_about_a_decision(service: httpx.Client) -> None:
         (b"[]", "'attributes'"),
         (b"{}", "'attributes'"),
         (b'{"attributes": []}', "'attributes'"),
-        (b'{"attributes": {"path": 5}}', "'path' must be a text"),
+        (b'{"attributes": {"path": 5}}', "'path' must be a string"),
         (b'{"attributes": {}, "cots": 1}', "'cots'"),
         (b'{"attributes": {}, "cost": -1}', "cost"),
         (b'{"attributes": {}, "cost": 1.5}', "cost"),
@@ -217,10 +223,10 @@ SCOPE: dict[str, Any] = {"type": "http", "method": "GET", "path": "/check", "que
 class Client:
     """One client of the application, without a server between: it may hang up whenever it likes."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, address: str = "192.0.2.1") -> None:
         self._hang_up = asyncio.Event()
         self.sent: list[MutableMapping[str, Any]] = []
-        self.done = asyncio.ensure_future(service(dict(SCOPE), self._receive, self._send))
+        self.done = asyncio.ensure_future(service({**SCOPE, "client": (address, 1)}, self._receive, self._send))
 
     async def hang_up(self) -> None:
         self._hang_up.set()
@@ -239,7 +245,7 @@ def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing(wrap: A
     async def use() -> None:
         store = MemoryStore(100)
         asked = wrap(store)
-        service = Service(AsyncKeeper(ONE_BY_ONE, asked))
+        service = Service(ONE_BY_ONE, asked)
         first = Client(service)
         await first.done
         assert first.sent[0]["status"] == 200
@@ -262,11 +268,11 @@ def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing(wrap: A
 @pytest.mark.parametrize("wrap", [lambda store: store, AsyncMemoryStore], ids=["local", "awaited"])
 def test_no_more_requests_are_held_than_the_service_allows(wrap: Any) -> None:
     async def use() -> None:
-        service = Service(AsyncKeeper(ONE_BY_ONE, wrap(MemoryStore(100))), most_held=2)
+        service = Service(ONE_BY_ONE, wrap(MemoryStore(100)), max_waiting=2)
         await Client(service).done
-        held = [Client(service) for _ in range(2)]
+        held = [Client(service, f"192.0.2.{number}") for number in range(2)]
         await asyncio.sleep(0.01)
-        refused = Client(service)
+        refused = Client(service, "192.0.2.7")
         await refused.done
         assert refused.sent[0]["status"] == 429
         for client in held:

@@ -99,13 +99,13 @@ def test_an_exception_handler_of_the_applications_may_answer_a_refusal_itself() 
     assert statuses(app, "/", "/") == [200, 420]
 
 
-def test_an_applications_own_limiter_that_refuses_is_its_own_affair() -> None:
+def test_an_applications_own_limiter_that_refuses_is_answered_as_a_limit_of_ours() -> None:
     from ratekeeper import Limiter  # noqa: PLC0415
 
     limiter = Limiter("1/hour")
     app = limited(FastAPI(), policy=EACH, rejection=lambda request, decision: PlainTextResponse("no", 420))
     app.add_api_route("/", lambda: limiter.acquire("k", timeout=0) and "")
-    assert statuses(app, "/", "/") == [200, 500]
+    assert statuses(app, "/", "/") == [200, 420]
 
 
 def test_streams_and_background_tasks_run_to_their_end() -> None:

@@ -2,7 +2,7 @@
 
 from ratekeeper.clock import ManualClock
 from ratekeeper.core import IMPLEMENTATION
-from ratekeeper.decision import Decision
+from ratekeeper.decision import Decision, RuleDecision
 from ratekeeper.errors import (
     CostError,
     LimitError,
@@ -22,7 +22,7 @@ from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit, pars
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
-from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStats, RedisStore
 from ratekeeper.stores.shared import SharedMemoryStore

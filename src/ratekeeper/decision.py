@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import inf, nextafter
-from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import AS_MEANT, TICKS_PER_SECOND, Limit, Timeout, checked_cost
 
 NEVER = 2**63 - 1
 """The `retry_ticks` of a request that can never pass."""
+
+Outcome: TypeAlias = Literal["allowed", "delayed", "refused", "shadow_refused"]
+"""What a rule made of a request, in a word: for those who count."""
 
 OnError: TypeAlias = Literal["raise", "deny", "local", "allow"]
 """What becomes of a request when the store does not answer: the strictest first."""
@@ -111,6 +114,7 @@ class Decision:
     _refunded: int  # the cost already given back, -1 when there is nothing to give back; not part of the value
 
     source: ClassVar[str] = "exact"
+    missing: ClassVar[str | None] = None
     on_error: str | None = None
     nodes: int = 1  # of how many like this one the limit is shared, while none can ask the store
 
@@ -141,6 +145,11 @@ class Decision:
         if self.never:
             return f"{self.limit} can never admit a cost of {self.cost}"
         return f"over the limit of {self.limit}: retry after {self.retry_after:.3f} s"
+
+    @property
+    def rules(self) -> tuple[RuleDecision, ...]:
+        """The decision as that of a rule, which the limit's text names: what a response tells of it."""
+        return (RuleDecision(str(self.limit), self),)
 
     def __bool__(self) -> bool:
         return self.allowed
@@ -200,6 +209,51 @@ class FallbackDecision(PlainDecision):
 
     def __reduce__(self) -> tuple[object, ...]:
         return FallbackDecision, (*PlainDecision._value(self), self._refunded, self.on_error, self.nodes)
+
+
+class RuleDecision(NamedTuple):
+    """One rule's own decision. `decision.allowed` is what this rule alone says, also when another rule refuses."""
+
+    name: str
+    decision: Decision
+    shadow: bool = False
+
+    @property
+    def limit(self) -> Limit:
+        return self.decision.limit
+
+    @property
+    def outcome(self) -> Outcome:
+        """Return what this rule alone says. Nobody waits for one in shadow, so it never delays."""
+        if not self.decision.allowed:
+            return "shadow_refused" if self.shadow else "refused"
+        return "delayed" if self.decision.delay_ticks and not self.shadow else "allowed"
+
+
+class AnyDecision(Protocol):
+    """What a `RateLimitExceeded` carries: a limiter's `Decision`, or a keeper's `PolicyDecision`.
+
+    `rules` are the decisions of each rule, `missing` the attribute for want of which a policy refused.
+    """
+
+    @property
+    def allowed(self) -> bool: ...
+    @property
+    def missing(self) -> str | None: ...
+    @property
+    def rules(self) -> tuple[RuleDecision, ...]: ...
+    @property
+    def limit(self) -> Limit | None: ...
+    @property
+    def remaining(self) -> float: ...
+    @property
+    def retry_after(self) -> float: ...
+    @property
+    def reset_after(self) -> float: ...
+    @property
+    def delay(self) -> float: ...
+    @property
+    def refusal(self) -> str: ...
 
 
 def seconds(ticks: int) -> float:

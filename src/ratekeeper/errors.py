@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ratekeeper.decision import Decision
-    from ratekeeper.policy.verdict import PolicyDecision
+    from ratekeeper.decision import AnyDecision
 
 
 class RatekeeperError(Exception):
@@ -25,7 +24,22 @@ class PolicyError(RatekeeperError, ValueError):
 
 
 class CostError(RatekeeperError, ValueError):
-    """A request's attribute that should be its cost is no whole number."""
+    """A request's attribute that should be its cost is not a whole number."""
+
+
+class BadRequestError(RatekeeperError):
+    """An HTTP request cannot be judged, as it is wrong in itself. Its text says what would be right.
+
+    `status` is that of the response: 400 unless given.
+    """
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class ClientDisconnected(RatekeeperError):
+    """A client hung up while its request waited for its turn. There is nobody to answer."""
 
 
 class StoreError(RatekeeperError):
@@ -35,7 +49,7 @@ class StoreError(RatekeeperError):
 class RateLimitExceeded(RatekeeperError):
     """A request was refused. `decision` says by which limit, and when to come back."""
 
-    def __init__(self, decision: Decision | PolicyDecision) -> None:
+    def __init__(self, decision: AnyDecision) -> None:
         super().__init__(decision)
         self.decision = decision
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ratekeeper.clock import ManualClock
 from ratekeeper.errors import RatekeeperError, did_you_mean
-from ratekeeper.http.attributes import normal_path
+from ratekeeper.http.attributes import read_path
 from ratekeeper.limits import Limit
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.match import PUBLIC, Globs
@@ -131,5 +131,5 @@ def _attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
             raise RatekeeperError(f"{pair!r} is not KEY=VALUE, such as path=/api/search")
         if name not in known:
             raise RatekeeperError(f"the policy knows no attribute {name!r}{did_you_mean(name, known)}")
-        attributes[name] = normal_path(value) if name == "path" else value
+        attributes[name] = read_path(value) if name == "path" else value
     return attributes

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import TypeAlias
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import AsyncPacer, Pace, awaited_limiter
+from ratekeeper.frameworks.outgoing import AsyncPacer, Library, Pace, host_of
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
@@ -19,9 +18,15 @@ Key: TypeAlias = str | bytes | Callable[[ClientRequest], str | bytes]
 Cost: TypeAlias = int | Callable[[ClientRequest], int]
 
 
-def host_of(request: ClientRequest) -> str:
-    """Return the host that a request is for: what it is charged to, unless told otherwise."""
-    return request.url.host or ""
+async def _close(response: ClientResponse) -> None:
+    response.release()
+
+
+_AIOHTTP = Library[ClientRequest, ClientResponse](
+    repeatable=lambda request: not request.body or isinstance(request.body, BytesPayload),
+    said=lambda response: (response.status, response.headers.items()),
+    close=_close,
+)
 
 
 class RateLimitClientMiddleware:
@@ -48,16 +53,7 @@ class RateLimitClientMiddleware:
         retries: int = 0,
         longest_pause: float = LONGEST_PAUSE,
     ) -> None:
-        self._pacer = AsyncPacer(awaited_limiter(limit), key, cost, timeout, retries, longest_pause)
+        self._pacer = AsyncPacer(limit, key, cost, timeout, retries, longest_pause)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        key, cost = self._pacer.asked(request)
-        retries = self._pacer.retries if not request.body or isinstance(request.body, BytesPayload) else 0
-        while True:
-            await self._pacer.take_turn(key, cost)
-            response = await handler(request)
-            await self._pacer.heed(key, cost, response.status, response.headers.items())
-            if response.status != HTTPStatus.TOO_MANY_REQUESTS or not retries:
-                return response
-            retries -= 1
-            response.release()
+        return await self._pacer.send(request, handler, _AIOHTTP)

@@ -6,19 +6,21 @@ added to, and a refused request is answered here.
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from functools import cached_property, lru_cache, partial
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from functools import lru_cache, partial
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
-from ratekeeper.errors import RatekeeperError
-from ratekeeper.http.attributes import header_map
+from ratekeeper.errors import ClientDisconnected, PolicyError, RatekeeperError
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.http.limits import AsyncLimits, Options
-from ratekeeper.http.rate_limit import RateLimit, rate_limit
+from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
+from ratekeeper.http.options import Options
+from ratekeeper.http.rate_limit import RateLimit, check_endpoints, rate_limit
 from ratekeeper.http.response import Response
+from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 
@@ -30,29 +32,33 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+MOST_KEPT = 65_536
+"""Bytes of a body that are kept while its request waits for its turn. A longer one is read on when it goes ahead."""
+
 _TRY_AGAIN_LATER = 1013
 _UNKNOWN_ERROR = 500
 _HANDSHAKE_ANSWER = "websocket.http.response"
-_CLOSING = {"websocket.close", f"{_HANDSHAKE_ANSWER}.start"}
-_ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
 _STARTS = {"http.response.start", f"{_HANDSHAKE_ANSWER}.start"}
+_ACCEPT, _CLOSE = "websocket.accept", "websocket.close"
+_GONE = {"http.disconnect", "websocket.disconnect"}
+_ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
 
 
 class RateLimitMiddleware:
     """Decide each HTTP request by a policy, and tell the client its limits.
 
     `policy` is the name of its file, or a `Policy`; without one, only endpoints' own limits count (`RateLimit`).
-    `store` is where buckets live, a store or its text, such as "redis://localhost"; by default the policy's, or else
+    `store` is where buckets live, a store or its string, such as "redis://localhost"; by default the policy's, or else
     the process's memory. For the options see `ratekeeper.http.options`; their functions are given the scope, and may be
     async. `rejection` returns an ASGI application.
 
-    A refusal is 429 with a problem body (RFC 9457), or 503 if the store does not answer. Websockets are limited by the
-    limits of their endpoints only: refused before they are accepted they get the same answer, later a close with code
-    1013. A request whose rules let it wait is held until its turn. A store that the middleware has opened is closed at
-    the end of the application's lifespan.
+    A refusal is 429 with a problem body (RFC 9457), or 503 if the store does not answer. The handshake of a websocket
+    counts as a GET. If it is refused before it is accepted it gets the same answer, later a close with code 1013. A
+    request whose rules let it wait is held until its turn, or until its client hangs up. A store that the middleware
+    has opened is closed at the end of the application's lifespan.
     """
 
-    tells_routes: ClassVar[bool] = False
+    _tells_routes: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -63,71 +69,153 @@ class RateLimitMiddleware:
         **options: Unpack[Options],
     ) -> None:
         self.app = app
-        self.limits = AsyncLimits(policy, store=store, routes=self.tells_routes, **options)
+        self.limits = AsyncRequestLimiter(policy, store=store, routes=self._tells_routes, **options)
+        self._checked = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._pass(scope, receive, send)
-            return
-        exchange = _Exchange(self, scope)
-        reply = _Reply(self, exchange, scope, receive, send)
-        token = CURRENT.set(exchange)
-        try:
-            await self.limits.charge_async(exchange)
-            await self.app(scope, receive, reply.send)
-        except RatekeeperError as error:
-            if error is reply.replaced:
-                return
-            if error is not exchange.error or reply.started:
-                raise
-            await reply.refuse(error)
-        finally:
-            CURRENT.reset(token)
-
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let through what is no HTTP request."""
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            self.limits.reopen()
-            await self.app(scope, receive, partial(self._send_closing, send))
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif scope["type"] in ("http", "websocket"):
+            self._check(scope)
+            await self._limit(self._exchange(scope, receive), send)
         else:
             await self.app(scope, receive, send)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = _Exchange(self, scope)
-        sent: set[str] = set()
-
-        async def send_noting(message: Message) -> None:
-            sent.add(message["type"])
-            await send(message)
-
+    async def _limit(self, exchange: ScopeExchange, send: Send) -> None:
+        reply = _Reply(self.limits, exchange, send)
         token = CURRENT.set(exchange)
         try:
-            await self.app(scope, receive, send_noting)
-        except RatekeeperError as error:
-            if error is not exchange.error or not sent.isdisjoint(_CLOSING):
+            refusal = await self.limits.charge_async(exchange)
+            if refusal is None:
+                await self.app(exchange.scope, exchange.receive, reply.send)
+        except REFUSALS as error:  # of an endpoint's limit, or of a limiter of the application's own
+            refusal = error
+            if reply.ended:
                 raise
-            if "websocket.accept" in sent or _HANDSHAKE_ANSWER not in (scope.get("extensions") or {}):
-                await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
-            else:
-                await _Reply(self, exchange, scope, receive, send).refuse(error)
         finally:
             CURRENT.reset(token)
+            exchange.end()
+        if refusal is not None and refusal is not reply.replaced and not isinstance(refusal, ClientDisconnected):
+            await reply.refuse(refusal)
 
-    async def _send_closing(self, send: Send, message: Message) -> None:
-        """Close the store, if it is the middleware's own, once the application has ended."""
-        if message["type"] in _ENDINGS:
-            await self.limits.close()
-        await send(message)
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the lifespan through. Open the store again at its start, and close it at its end, if it is ours."""
+        try:
+            self._check(scope)
+        except PolicyError as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        self.limits.reopen()
 
-    def native(self, scope: Scope) -> Any:
-        """Return what the user's functions are given."""
-        return scope
+        async def send_closing(message: Message) -> None:
+            if message["type"] in _ENDINGS:
+                await self.limits.close()
+            await send(message)
 
-    def route(self, scope: Scope) -> str | None:
-        """Return the template of the route that a request takes, if it can be told."""
-        return None
+        await self.app(scope, receive, send_closing)
+
+    def _exchange(self, scope: Scope, receive: Receive) -> ScopeExchange:
+        return ScopeExchange(self.limits, scope, receive)
+
+    def _check(self, scope: Scope) -> None:
+        """Once, at the start: raise `PolicyError` for a limit that cannot be used, or that limits nothing."""
+        if not self._checked:
+            check_endpoints(self._endpoints(scope), self.limits.policy_of)
+            warn_if_limits_multiply(self.limits.store)
+            self._checked = True
+
+    def _endpoints(self, scope: Scope) -> Iterable[Any]:
+        """Return the functions of the application that requests may come to, as far as can be told."""
+        functions = getattr(self.app, "view_functions", None)  # Quart's
+        return functions.values() if isinstance(functions, dict) else ()
+
+
+class ScopeExchange(Exchange):
+    """A scope, of which nothing is read before it is asked for.
+
+    receive  what the application is to receive by: with what the client has sent while the request waited
+    """
+
+    def __init__(self, limits: AsyncRequestLimiter, scope: Scope, receive: Receive) -> None:
+        super().__init__(limits)
+        self.loop = asyncio.get_running_loop()
+        self.scope = scope
+        self.receive = receive
+        self._inbox: _Inbox | None = None
+
+    @property
+    def native(self) -> Any:
+        return self.scope
+
+    @property
+    def method(self) -> str:
+        return str(self.scope.get("method", "GET"))  # a websocket's handshake has none
+
+    @property
+    def path(self) -> str | bytes:
+        # The application goes by `path`, which the server has decoded, and others may have rewritten.
+        path: str = self.scope["path"]
+        raw: bytes | None = self.scope.get("raw_path")
+        if raw is not None and unquote_to_bytes(raw) == path.encode("utf-8", "surrogatepass"):
+            return raw
+        return quote(path, errors="surrogatepass")
+
+    @property
+    def lines(self) -> Sequence[tuple[bytes, bytes]]:
+        headers = self.scope["headers"]
+        return headers if isinstance(headers, list) else list(headers)
+
+    @property
+    def peer(self) -> str | None:
+        client = self.scope.get("client")
+        return client[0] if client else None
+
+    async def hung_up(self) -> None:
+        if self._inbox is None:
+            self._inbox = _Inbox(self.receive)
+            self.receive = self._inbox.receive
+        await self._inbox.hung_up()
+
+    def end(self) -> None:
+        """Leave nothing behind that still waits for the client."""
+        if self._inbox is not None:
+            self._inbox.close()
+
+
+class _Inbox:
+    """What a client sends while its request waits, kept for the application. So a hang-up is seen."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: deque[Message] = deque()
+        self._coming: asyncio.Task[Message] | None = None
+
+    async def hung_up(self) -> None:
+        """Return when the client has gone. Keep what comes before that, up to `MOST_KEPT` bytes."""
+        kept = 0
+        while kept < MOST_KEPT:
+            if self._coming is None:
+                self._coming = asyncio.ensure_future(self._receive())
+            await asyncio.wait({self._coming})  # if this is cancelled, the message is not
+            message, self._coming = self._coming.result(), None
+            self._kept.append(message)
+            if message["type"] in _GONE:
+                return
+            kept += max(1, len(message.get("body", b"")))
+        await asyncio.get_running_loop().create_future()  # nobody can tell any more
+
+    async def receive(self) -> Message:
+        if self._kept:
+            return self._kept.popleft()
+        if self._coming is None:
+            return await self._receive()
+        coming, self._coming = self._coming, None
+        return await coming
+
+    def close(self) -> None:
+        if self._coming is not None:
+            self._coming.cancel()
 
 
 class _Reply:
@@ -137,82 +225,54 @@ class _Reply:
     place of that, at once, as such an application may not return before the client has had an answer.
     """
 
-    __slots__ = ("_exchange", "_limits", "_receive", "_scope", "_send", "replaced", "started")
+    __slots__ = ("_accepted", "_exchange", "_limits", "_send", "ended", "replaced")
 
-    def __init__(
-        self, middleware: RateLimitMiddleware, exchange: Exchange, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        self._limits = middleware.limits
+    def __init__(self, limits: AsyncRequestLimiter, exchange: ScopeExchange, send: Send) -> None:
+        self._limits = limits
         self._exchange = exchange
-        self._scope = scope
-        self._receive = receive
         self._send = send
-        self.started = False
+        self._accepted = False
+        self.ended = False  # the application has begun a response, or closed its websocket
         self.replaced: RatekeeperError | None = None
 
     async def send(self, message: Message) -> None:
-        if message["type"] in _STARTS:
-            error = self._exchange.error
-            if error is not None and message["status"] == _UNKNOWN_ERROR:
-                await self.refuse(error)
-                self.replaced = error
-                return
-            self.started = True
-            headers = _raw(self._exchange.limit_headers())
-            message = {**message, "headers": [*message.get("headers", ()), *headers]}
-        if self.replaced is None:
+        kind, error = message["type"], self._exchange.error
+        if kind in _STARTS and error is not None and message["status"] == _UNKNOWN_ERROR:
+            self.replaced = error
+            await self.refuse(error)
+        elif self.replaced is None:
+            if kind in _STARTS or kind == _ACCEPT:
+                headers = _raw(self._exchange.limit_headers())
+                message = {**message, "headers": [*(message.get("headers") or ()), *headers]}
+            self._accepted = self._accepted or kind == _ACCEPT
+            self.ended = self.ended or kind in _STARTS or kind == _CLOSE
             await self._send(message)
 
-    async def refuse(self, error: RatekeeperError) -> None:
-        """Answer a request that a limit has refused. Raises an error that has no answer."""
-        self._exchange.error = None
-        answer = await self._limits.refusal(self._exchange, error)
-        app = partial(_answer, answer) if isinstance(answer, Response) else answer
-        await app(self._scope, self._receive, self.send)
+    async def refuse(self, refusal: RatekeeperError) -> None:
+        """Answer a request that a limit has refused."""
+        scope = self._exchange.scope
+        answer = await self._limits.answer_async(self._exchange, refusal)
+        if scope["type"] == "websocket" and (
+            self._accepted or _HANDSHAKE_ANSWER not in (scope.get("extensions") or {})
+        ):
+            await self._send({"type": _CLOSE, "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
+            return
+        app = partial(answer_with, answer) if isinstance(answer, Response) else answer
+        await app(scope, self._exchange.receive, self._send_told)
+
+    async def _send_told(self, message: Message) -> None:
+        if message["type"] in _STARTS:
+            headers = _raw(self._exchange.limit_headers())
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        await self._send(message)
 
 
-class _Exchange(Exchange):
-    """A scope, which is its own request: policies look at little of it, so nothing is read before it is asked for."""
-
-    def __init__(self, middleware: RateLimitMiddleware, scope: Scope) -> None:
-        self.limits = middleware.limits
-        self.decisions = []
-        self.loop = get_running_loop()
-        self._middleware = middleware
-        self._scope = scope
-        # Routers write into the scope which way a request goes; a template is asked for from where it came in.
-        self._arrived = dict(scope) if middleware.tells_routes else scope
-
-    @property
-    def request(self) -> _Exchange:
-        return self
-
-    @property
-    def native(self) -> Any:
-        if self._native is None:
-            self._native = self._middleware.native(self._scope)
-        return self._native
-
-    @property
-    def method(self) -> str:
-        return str(self._scope.get("method", "GET"))  # a websocket's handshake has none
-
-    @property
-    def path(self) -> str | bytes:
-        path: str | bytes = self._scope.get("raw_path") or quote(self._scope["path"])
-        return path
-
-    @cached_property
-    def headers(self) -> dict[str, str]:
-        return header_map(self._scope["headers"])
-
-    @property
-    def peer(self) -> str | None:
-        client = self._scope.get("client")
-        return client[0] if client else None
-
-    def route(self) -> str | None:
-        return self._middleware.route(self._arrived)
+async def answer_with(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a response: an ASGI application."""
+    headers = [*_raw(response.headers), (b"content-length", b"%d" % len(response.body))]
+    kind = "http.response" if scope["type"] == "http" else _HANDSHAKE_ANSWER
+    await send({"type": f"{kind}.start", "status": response.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": response.body})
 
 
 def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
@@ -222,10 +282,3 @@ def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 @lru_cache(maxsize=64)
 def _raw_name(name: str) -> bytes:
     return name.lower().encode("latin-1")
-
-
-async def _answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    headers = [*_raw(response.headers), (b"content-length", b"%d" % len(response.body))]
-    kind = "http.response" if scope["type"] == "http" else _HANDSHAKE_ANSWER
-    await send({"type": f"{kind}.start", "status": response.status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": response.body})

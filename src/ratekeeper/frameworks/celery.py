@@ -19,7 +19,8 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ratekeeper.decision import Charge, scope_of, together
 from ratekeeper.errors import MissingExtraError, RatekeeperError, RateLimitExceeded
-from ratekeeper.limiter import Limiter
+from ratekeeper.frameworks.outgoing import blocking_limiter
+from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, checked_cost
 from ratekeeper.stores.base import Store
 
@@ -87,10 +88,10 @@ def _name_of(function: Callable[..., object]) -> str:
 
 
 def _limiter_of(limit: str | Limit | Limiter, store: Store | None) -> Limiter:
-    if isinstance(limit, Limiter):
+    if isinstance(limit, Limiter | AsyncLimiter):
         if store is not None:
             raise TypeError("a Limiter has a store already: give either a limiter, or a limit and a store")
-        return limit
+        return blocking_limiter(limit)
     if store is None:
         raise TypeError(
             "say where the buckets live, or each worker process would have its own: store=RedisStore(url) for workers "

@@ -6,18 +6,20 @@ another middleware or as there is no such page, is charged when its answer comes
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import Callable, Mapping
+from asyncio import get_running_loop
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from ratekeeper.errors import MissingExtraError, RatekeeperError, did_you_mean
+from ratekeeper.errors import MissingExtraError, did_you_mean
 from ratekeeper.frameworks.wsgi import EnvironExchange
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.http.limits import AsyncLimits, Limits, Options
-from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
+from ratekeeper.http.options import Options
+from ratekeeper.http.rate_limit import check_endpoints, rate_limit
 from ratekeeper.http.response import Response
+from ratekeeper.http.workers import warn_if_limits_multiply
 
 try:
     from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -26,6 +28,7 @@ try:
     from django.core.signals import setting_changed
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
+    from django.urls import get_resolver
     from django.utils.module_loading import import_string
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.django", "django") from None
@@ -38,7 +41,7 @@ _FUNCTIONS = frozenset({"attributes", "cost", "exempt", "on_decision", "rejectio
 
 
 class RateLimitMiddleware:
-    """Decide each request by a policy, and tell the client its limits. Goes after the `AuthenticationMiddleware`.
+    """Decide each request by a policy, and tell the client its limits. Goes before all that may answer itself.
 
     The setting RATEKEEPER is a dict, such as {"policy": BASE_DIR / "policy.toml"}. For its `policy` and `store` see
     `ratekeeper.frameworks.asgi`, for the others `ratekeeper.http.options`; a function may be given by its dotted
@@ -46,7 +49,8 @@ class RateLimitMiddleware:
     attribute `route` is the route's template after a "/", such as "/items/<int:item>/", and `endpoint` that with the
     method; what no view answers has neither.
 
-    A view's own limit is `@rate_limit("5/minute")`, on a function or on a method of a class, sync or async.
+    A view's own limit is `@rate_limit("5/minute")`, on a function or on a method of a class, sync or async. A limit on
+    a view that cannot be used is an error when Django starts.
     """
 
     sync_capable: ClassVar[bool] = True
@@ -60,12 +64,13 @@ class RateLimitMiddleware:
         self.process_exception = self._exception_async if self._is_async else self._exception
         if self._is_async:
             markcoroutinefunction(self)
-        _ = self._limits  # a mistake in the settings shows when Django starts
+        check_endpoints(_views(get_resolver().url_patterns), self._limits.policy_of)
         setting_changed.connect(self._changed)
 
     def __call__(self, request: HttpRequest) -> Any:
         if self._is_async:
             return self._call_async(request)
+        warn_if_limits_multiply(self._limits.store, bool(request.META.get("wsgi.multiprocess")))
         exchange = RequestExchange(self._limits, request)
         token = CURRENT.set(exchange)
         try:
@@ -75,7 +80,9 @@ class RateLimitMiddleware:
             CURRENT.reset(token)
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
-        exchange = RequestExchange(self._limits, request, get_running_loop())
+        warn_if_limits_multiply(self._limits.store)
+        exchange = RequestExchange(self._limits, request)
+        exchange.loop = get_running_loop()
         token = CURRENT.set(exchange)
         try:
             response = await self._get_response(request)
@@ -90,33 +97,27 @@ class RateLimitMiddleware:
         return await self._charge_async(_under_way())
 
     def _exception(self, _: HttpRequest, error: Exception) -> HttpResponseBase | None:
-        exchange = _under_way()
-        return _response(self._limits.refusal(exchange, error)) if error is exchange.error else None
+        return _response(self._limits.answer(_under_way(), error)) if isinstance(error, REFUSALS) else None
 
     async def _exception_async(self, _: HttpRequest, error: Exception) -> HttpResponseBase | None:
-        exchange = _under_way()
-        return _response(await self._limits.refusal(exchange, error)) if error is exchange.error else None
+        if not isinstance(error, REFUSALS):
+            return None
+        return _response(await self._limits.answer_async(_under_way(), error))
 
     def _charge(self, exchange: RequestExchange) -> HttpResponseBase | None:
         """Charge a request. Return the response to one that is refused."""
         exchange.charged = True
-        try:
-            self._limits.charge(exchange)
-        except RatekeeperError as error:
-            return _response(self._limits.refusal(exchange, error))
-        return None
+        refusal = self._limits.charge(exchange)
+        return None if refusal is None else _response(self._limits.answer(exchange, refusal))
 
     async def _charge_async(self, exchange: RequestExchange) -> HttpResponseBase | None:
         exchange.charged = True
-        try:
-            await self._limits.charge_async(exchange)
-        except RatekeeperError as error:
-            return _response(await self._limits.refusal(exchange, error))
-        return None
+        refusal = await self._limits.charge_async(exchange)
+        return None if refusal is None else _response(await self._limits.answer_async(exchange, refusal))
 
     @cached_property
     def _limits(self) -> Any:
-        return AsyncLimits(**read_settings()) if self._is_async else Limits(**read_settings())
+        return AsyncRequestLimiter(**read_settings()) if self._is_async else RequestLimiter(**read_settings())
 
     def _changed(self, *, setting: str, **_: Any) -> None:
         """Follow `override_settings` in tests."""
@@ -132,27 +133,39 @@ class RequestExchange(EnvironExchange):
 
     charged = False
 
-    def __init__(
-        self, limits: Limits | AsyncLimits, request: HttpRequest, loop: AbstractEventLoop | None = None
-    ) -> None:
-        super().__init__(limits, request.META, loop)
-        self._native = request
+    def __init__(self, limits: RequestLimiter | AsyncRequestLimiter, request: HttpRequest) -> None:
+        super().__init__(limits, request.META)
+        self._request = request
 
     @property
     def native(self) -> HttpRequest:
-        return self._native
+        return self._request
 
     @property
     def path(self) -> str:
-        return quote(self._native.path)
+        return quote(self._request.path)
+
+    def cookie(self, name: str, /) -> str | None:
+        return self._request.COOKIES.get(name) or None
 
     def route(self) -> str | None:
-        match = self._native.resolver_match
+        match = self._request.resolver_match
         return None if match is None else f"/{match.route}"
 
 
+def _views(patterns: Iterable[Any]) -> Iterator[Any]:
+    """Yield the views of URL patterns, and the methods of those that are classes."""
+    for pattern in patterns:
+        if hasattr(pattern, "url_patterns"):
+            yield from _views(pattern.url_patterns)
+            continue
+        yield pattern.callback
+        if (view_class := getattr(pattern.callback, "view_class", None)) is not None:
+            yield from (getattr(view_class, method, None) for method in view_class.http_method_names)
+
+
 def read_settings() -> dict[str, Any]:
-    """Return the arguments for `Limits` that the settings give. Raises ImproperlyConfigured."""
+    """Return the arguments for a request limiter that the settings give. Raises ImproperlyConfigured."""
     given = getattr(settings, _SETTING, {})
     if not isinstance(given, Mapping):
         right = 'a dict, such as {"policy": BASE_DIR / "policy.toml"}'

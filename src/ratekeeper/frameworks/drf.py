@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from ratekeeper.errors import MissingExtraError, RateLimitExceeded
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.http.limits import Limits
+from ratekeeper.http.limiter import RequestLimiter
 from ratekeeper.http.rate_limit import Key, RateLimit
 from ratekeeper.limits import Limit
 
@@ -57,13 +57,12 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types 
         limit = self._limit(request, view)
         if limit is None and exchange is around:
             return True
-        limits = exchange.limits if limit is None else exchange.limits_of(limit)
-        try:
-            limits.charge(exchange)
-        except RateLimitExceeded as refused:
-            wait = refused.decision.retry_after
+        refusal = exchange.limits.charge(exchange, limit)
+        if isinstance(refusal, RateLimitExceeded):
+            wait = refusal.decision.retry_after
             self._wait = None if wait == inf else wait
             return False
+        exchange.refuse(refusal)  # the store does not answer, or the request is wrong in itself
         return True
 
     def wait(self) -> float | None:
@@ -86,7 +85,10 @@ def _user(request: HttpRequest) -> str:
 
 @lru_cache(maxsize=1024)
 def _rate_limit(limits: tuple[str | Limit, ...], key: Key, name: str | None) -> RateLimit:
-    return RateLimit(*limits, key=key, name=name)
+    limit = RateLimit(*limits, key=key, name=name)
+    if key != "client":
+        limit.owner = _rate_limit(limits, "client", name)
+    return limit
 
 
 def _exchange(request: Request) -> Exchange:
@@ -94,9 +96,9 @@ def _exchange(request: Request) -> Exchange:
 
 
 @lru_cache(maxsize=1)
-def _limits() -> Limits:
+def _limits() -> RequestLimiter:
     """The process's own, for when there is no middleware to have any."""
-    return Limits(**read_settings())
+    return RequestLimiter(**read_settings())
 
 
 def _changed(*, setting: str, **_: Any) -> None:

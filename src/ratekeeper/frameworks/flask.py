@@ -10,9 +10,11 @@ from typing import Any, Unpack
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.frameworks import wsgi
 from ratekeeper.http.exchange import CURRENT, current
-from ratekeeper.http.limits import Limits, Options
-from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.limiter import REFUSALS, RequestLimiter
+from ratekeeper.http.options import Options
+from ratekeeper.http.rate_limit import check_endpoints, rate_limit
 from ratekeeper.http.response import Response
+from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import Store
 
@@ -35,7 +37,8 @@ class RateLimits:
 
     Every request counts, those for static files too. It is charged by a `before_request`: those that were registered
     earlier run first. A refusal is a `RateLimitExceeded`. The application may handle it, or 429, by an `errorhandler`;
-    if it does not, the client is sent a problem body (RFC 9457).
+    if it does not, the client is sent a problem body (RFC 9457). A limit on a view that cannot be used, or that limits
+    nothing, is an error at the first request: Flask does not tell of a start.
 
     Each application that `init_app` is given has buckets of its own, unless `store` is shared.
     """
@@ -49,7 +52,7 @@ class RateLimits:
         **options: Unpack[Options],
     ) -> None:
         self._has_policy = policy is not None
-        self._limits = partial(Limits, policy, store=store, **options)
+        self._limits = partial(RequestLimiter, policy, store=store, **options)
         if app is not None:
             self.init_app(app)
 
@@ -57,7 +60,7 @@ class RateLimits:
         """Limit the requests to an application. Raises RuntimeError if something does so already."""
         if "ratekeeper" in app.extensions:
             raise RuntimeError(f"{app!r} has RateLimits already: a second would charge each request twice")
-        middleware = app.extensions["ratekeeper"] = _Middleware(app.wsgi_app, self._limits())
+        middleware = app.extensions["ratekeeper"] = _Middleware(app, self._limits())
         app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's way to wrap an application
         if self._has_policy:
             app.before_request(_charge)
@@ -68,17 +71,23 @@ class RateLimits:
 def _charge() -> None:
     """Charge a request: now the route is known, and Flask handles errors."""
     exchange = current()
-    exchange.limits.charge(exchange)
+    exchange.refuse(exchange.limits.charge(exchange))
 
 
 class _Middleware:
     """What stands around the application, and what the application calls."""
 
-    def __init__(self, app: wsgi.App, limits: Limits) -> None:
+    def __init__(self, app: flask.Flask, limits: RequestLimiter) -> None:
         self.limits = limits
-        self._app = app
+        self._flask = app
+        self._app = app.wsgi_app
+        self._checked = False
 
     def __call__(self, environ: wsgi.Environ, start_response: wsgi.StartResponse) -> Iterable[bytes]:
+        if not self._checked:
+            check_endpoints(self._flask.view_functions.values(), self.limits.policy_of)
+            warn_if_limits_multiply(self.limits.store, bool(environ.get("wsgi.multiprocess")))
+            self._checked = True
         exchange = _Exchange(self.limits, environ)
         token = CURRENT.set(exchange)
         try:
@@ -87,10 +96,9 @@ class _Middleware:
             CURRENT.reset(token)
 
     def handle_error(self, error: RatekeeperError) -> Any:
-        exchange = current()
-        if error is not exchange.error:
+        if not isinstance(error, REFUSALS):
             raise error
-        answer = self.limits.refusal(exchange, error)
+        answer = self.limits.answer(current(), error)
         if not isinstance(answer, Response):
             return answer
         response = flask.Response(answer.body, answer.status, list(answer.headers))
@@ -104,6 +112,9 @@ class _Exchange(wsgi.EnvironExchange):
     def native(self) -> flask.Request:
         request: flask.Request = self._environ["werkzeug.request"]
         return request
+
+    def cookie(self, name: str, /) -> str | None:
+        return self.native.cookies.get(name) or None
 
     def route(self) -> str | None:
         rule = self.native.url_rule

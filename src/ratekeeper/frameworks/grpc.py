@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, Unpack, cast
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks.grpc_call import Call, CallExchange, TaskContext, ThreadContext
-from ratekeeper.http.limits import AsyncLimits, Limits, Options
+from ratekeeper.http.limiter import AsyncRequestLimiter, RequestLimiter
+from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import Cost, Key, RuleOptions
 from ratekeeper.http.rate_limit import rate_limit as _rate_limit
 from ratekeeper.limits import Limit
@@ -107,7 +108,7 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
         store: Store | str | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.limits = Limits(policy, store=store, **options)
+        self.limits = RequestLimiter(policy, store=store, **options)
 
     def close(self) -> None:
         """Close the store, if it was opened here, and watch the policy's file no more. To be called when all ends."""
@@ -132,7 +133,7 @@ class AsyncRateLimitInterceptor(aio.ServerInterceptor):
         store: Store | AsyncStore | str | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.limits = AsyncLimits(policy, store=store, **options)
+        self.limits = AsyncRequestLimiter(policy, store=store, **options)
 
     async def close(self) -> None:
         """As `RateLimitInterceptor.close`."""
@@ -163,7 +164,7 @@ def _limited(
     method: str,
     handler: Any,
     behavior: Behavior,
-    limits: Limits | AsyncLimits,
+    limits: RequestLimiter | AsyncRequestLimiter,
     loop: asyncio.AbstractEventLoop | None = None,
 ) -> Behavior:
     """Limit a handler that runs in a thread, of a server of threads or of the one on `loop`."""
@@ -171,7 +172,7 @@ def _limited(
     def charged(request: Any, context: Any) -> ThreadContext:
         exchange = CallExchange(limits, _call(method, handler, request, context), loop)
         own = ThreadContext(context, exchange)
-        own.step(limits.charge, exchange)
+        own.step(own.charge)
         return own
 
     def limited(request: Any, context: Any) -> Any:
@@ -191,7 +192,7 @@ def _limited(
     return limited_stream if handler.response_streaming else limited
 
 
-def _limited_coroutine(method: str, handler: Any, behavior: Behavior, limits: AsyncLimits) -> Behavior:
+def _limited_coroutine(method: str, handler: Any, behavior: Behavior, limits: AsyncRequestLimiter) -> Behavior:
     async def limited(request: Any, context: Any) -> Any:
         own = await _charged(_call(method, handler, request, context), limits)
         answer = await own.step(behavior(request, own))
@@ -201,7 +202,7 @@ def _limited_coroutine(method: str, handler: Any, behavior: Behavior, limits: As
     return limited
 
 
-def _limited_generator(method: str, handler: Any, behavior: Behavior, limits: AsyncLimits) -> Behavior:
+def _limited_generator(method: str, handler: Any, behavior: Behavior, limits: AsyncRequestLimiter) -> Behavior:
     async def limited(request: Any, context: Any) -> AsyncIterator[Any]:
         own = await _charged(_call(method, handler, request, context), limits)
         async with aclosing(behavior(request, own)) as responses:
@@ -216,8 +217,8 @@ def _call(method: str, handler: Any, request: Any, context: Any) -> Call:
     return Call(method, None if handler.request_streaming else request, context)
 
 
-async def _charged(call: Call, limits: AsyncLimits) -> TaskContext:
+async def _charged(call: Call, limits: AsyncRequestLimiter) -> TaskContext:
     exchange = CallExchange(limits, call, asyncio.get_running_loop())
     own = TaskContext(call.context, exchange)
-    await own.step(limits.charge_async(exchange))
+    await own.step(own.charge())
     return own

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from asyncio import AbstractEventLoop, run_coroutine_threadsafe
-from collections.abc import Awaitable, Callable
+from asyncio import AbstractEventLoop
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote
 
-from ratekeeper.errors import MissingExtraError, RatekeeperError
-from ratekeeper.http.attributes import header_map
+from ratekeeper.errors import MissingExtraError
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.http.limits import AsyncLimits, Limits
+from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
 from ratekeeper.http.response import Response
 
 try:
@@ -28,9 +27,10 @@ _PUSHBACK = "grpc-retry-pushback-ms"
 """What gRPC's own clients go by, if they are set to retry."""
 
 _CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,  # a cost that is no number
+    400: grpc.StatusCode.INVALID_ARGUMENT,  # a cost that is not a number, or metadata that is repeated
     403: grpc.StatusCode.PERMISSION_DENIED,  # an attribute is missing
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    431: grpc.StatusCode.INVALID_ARGUMENT,  # more metadata than can be looked at
     503: grpc.StatusCode.UNAVAILABLE,  # the store does not answer
 }
 
@@ -51,28 +51,40 @@ class Call(NamedTuple):
 class CallExchange(Exchange):
     """A call, of which nothing is read before a policy looks at it. It waits for no turn after its deadline."""
 
-    method = "POST"
+    def __init__(
+        self, limits: RequestLimiter | AsyncRequestLimiter, call: Call, loop: AbstractEventLoop | None
+    ) -> None:
+        super().__init__(limits)
+        self.loop = loop
+        self._call = call
 
-    def __init__(self, limits: Limits | AsyncLimits, call: Call, loop: AbstractEventLoop | None) -> None:
-        super().__init__(limits, self, lambda: call, loop)
-        self.path = call.method
-        self._context = call.context
+    @property
+    def native(self) -> Call:
+        return self._call
+
+    @property
+    def method(self) -> str:
+        return "POST"
+
+    @property
+    def path(self) -> str:
+        return self._call.method
 
     @cached_property
-    def headers(self) -> dict[str, str]:
-        pairs = self._context.invocation_metadata() or ()
-        return header_map([(name.encode(), value.encode()) for name, value in pairs if not name.endswith("-bin")])
+    def lines(self) -> Sequence[tuple[bytes, bytes]]:
+        pairs = self._call.context.invocation_metadata() or ()
+        return [(name.encode(), value.encode()) for name, value in pairs if not name.endswith("-bin")]
 
     @property
     def peer(self) -> str | None:
-        kind, _, address = self._context.peer().partition(":")
+        kind, _, address = self._call.context.peer().partition(":")
         return unquote(address) if kind in ("ipv4", "ipv6") else None  # else a Unix socket
 
     def route(self) -> str:
-        return self.path
+        return self._call.method
 
-    def patience(self) -> float | None:
-        seconds: float | None = self._context.time_remaining()
+    def time_left(self) -> float | None:
+        seconds: float | None = self._call.context.time_remaining()
         return seconds
 
 
@@ -114,26 +126,23 @@ class ThreadContext(LimitedContext):
         if not self._sent and self._exchange.decisions:
             self.send_initial_metadata(())
 
+    def charge(self) -> None:
+        """Charge the call by the policy."""
+        self._exchange.refuse(self._exchange.limits.charge(self._exchange))
+
     def step(self, part: Callable[..., T], *args: Any) -> T:
         """Do a part of what is to be done, with the call as the current exchange. Ends the call if a limit refuses."""
         exchange = self._exchange
         token = CURRENT.set(exchange)
         try:
             return part(*args)
-        except RatekeeperError as error:
-            if error is exchange.error:
-                self._refuse(exchange.limits.refusal(exchange, error))
+        except REFUSALS as error:  # of a limit, or of a limiter of the application's own
+            code, details, trailing = self.refusal(exchange.limits.answer(exchange, error))
+            self._context.set_trailing_metadata(trailing)
+            self._context.abort(code, details)  # raises gRPC's own
             raise
         finally:
             CURRENT.reset(token)
-
-    def _refuse(self, answer: Any) -> None:
-        """End the call: raises what gRPC's `abort` raises. The answer of a server on asyncio is awaited on its loop."""
-        if self._exchange.loop is not None:
-            answer = run_coroutine_threadsafe(answer, self._exchange.loop).result()
-        code, details, trailing = self.refusal(answer)
-        self._context.set_trailing_metadata(trailing)
-        self._context.abort(code, details)
 
 
 class TaskContext(LimitedContext):
@@ -148,15 +157,18 @@ class TaskContext(LimitedContext):
         if not self._sent and self._exchange.decisions:
             await self.send_initial_metadata(())
 
+    async def charge(self) -> None:
+        """As `ThreadContext.charge`."""
+        self._exchange.refuse(await self._exchange.limits.charge_async(self._exchange))
+
     async def step(self, part: Awaitable[T]) -> T:
         """As `ThreadContext.step`."""
         exchange = self._exchange
         CURRENT.set(exchange)  # for good: each call has a task, and so a context, of its own
         try:
             return await part
-        except RatekeeperError as error:
-            if error is exchange.error:
-                await self._context.abort(*self.refusal(await exchange.limits.refusal(exchange, error)))
+        except REFUSALS as error:
+            await self._context.abort(*self.refusal(await exchange.limits.answer_async(exchange, error)))
             raise
 
 

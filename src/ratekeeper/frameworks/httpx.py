@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import AsyncPacer, Pace, Pacer, awaited_limiter, blocking_limiter
+from ratekeeper.frameworks.outgoing import AsyncPacer, Library, Pace, Pacer, host_of
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
@@ -19,9 +18,12 @@ Key: TypeAlias = str | bytes | Callable[[httpx.Request], str | bytes]
 Cost: TypeAlias = int | Callable[[httpx.Request], int]
 
 
-def host_of(request: httpx.Request) -> str:
-    """Return the host that a request is for: what it is charged to, unless told otherwise."""
-    return request.url.host
+_HTTPX = Library[httpx.Request, httpx.Response](
+    repeatable=lambda request: isinstance(request.stream, httpx.ByteStream),
+    said=lambda response: (response.status_code, response.headers.multi_items()),
+    close=lambda response: response.close(),
+)
+_ASYNC_HTTPX = _HTTPX._replace(close=lambda response: response.aclose())
 
 
 class RateLimitTransport(httpx.BaseTransport):
@@ -50,20 +52,11 @@ class RateLimitTransport(httpx.BaseTransport):
         retries: int = 0,
         longest_pause: float = LONGEST_PAUSE,
     ) -> None:
-        self._pacer = Pacer(blocking_limiter(limit), key, cost, timeout, retries, longest_pause)
+        self._pacer = Pacer(limit, key, cost, timeout, retries, longest_pause)
         self._transport = httpx.HTTPTransport() if transport is None else transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        key, cost = self._pacer.asked(request)
-        retries = self._pacer.retries if _can_be_sent_again(request) else 0
-        while True:
-            self._pacer.take_turn(key, cost)
-            response = self._transport.handle_request(request)
-            self._pacer.heed(key, cost, response.status_code, response.headers.multi_items())
-            if response.status_code != httpx.codes.TOO_MANY_REQUESTS or not retries:
-                return response
-            retries -= 1
-            response.close()
+        return self._pacer.send(request, self._transport.handle_request, _HTTPX)
 
     def close(self) -> None:
         self._transport.close()
@@ -72,13 +65,8 @@ class RateLimitTransport(httpx.BaseTransport):
         self._transport.__enter__()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        self._transport.__exit__(exc_type, exc_value, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        self._transport.__exit__(*exception)
 
 
 class AsyncRateLimitTransport(httpx.AsyncBaseTransport):
@@ -95,20 +83,11 @@ class AsyncRateLimitTransport(httpx.AsyncBaseTransport):
         retries: int = 0,
         longest_pause: float = LONGEST_PAUSE,
     ) -> None:
-        self._pacer = AsyncPacer(awaited_limiter(limit), key, cost, timeout, retries, longest_pause)
+        self._pacer = AsyncPacer(limit, key, cost, timeout, retries, longest_pause)
         self._transport = httpx.AsyncHTTPTransport() if transport is None else transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        key, cost = self._pacer.asked(request)
-        retries = self._pacer.retries if _can_be_sent_again(request) else 0
-        while True:
-            await self._pacer.take_turn(key, cost)
-            response = await self._transport.handle_async_request(request)
-            await self._pacer.heed(key, cost, response.status_code, response.headers.multi_items())
-            if response.status_code != httpx.codes.TOO_MANY_REQUESTS or not retries:
-                return response
-            retries -= 1
-            await response.aclose()
+        return await self._pacer.send(request, self._transport.handle_async_request, _ASYNC_HTTPX)
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -117,14 +96,5 @@ class AsyncRateLimitTransport(httpx.AsyncBaseTransport):
         await self._transport.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        await self._transport.__aexit__(exc_type, exc_value, traceback)
-
-
-def _can_be_sent_again(request: httpx.Request) -> bool:
-    return isinstance(request.stream, httpx.ByteStream)
+    async def __aexit__(self, *exception: Any) -> None:
+        await self._transport.__aexit__(*exception)

@@ -1,5 +1,7 @@
 """Pacer and AsyncPacer: a limiter before requests that leave, and what the servers answer. They know no HTTP library.
 
+The flow of a request is `_Flow._send`, a coroutine. A task awaits it; a thread runs it to its end.
+
 When a server says not to ask it again for a while, this is charged to the key's bucket: it is set to where it will
 have, when the pause is over, just what the request that was answered costs. So
 
@@ -17,18 +19,21 @@ end is remembered too, for a bounded number of keys.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
-from ratekeeper.clock import Clock
-from ratekeeper.decision import Charge, Decision, scope_of
+from ratekeeper.coroutines import run_sync
+from ratekeeper.decision import Charge, scope_of
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.http.pacing import pause_after
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import TICKS_PER_SECOND, Limit, checked_cost, wait_ticks
 from ratekeeper.stores.awaited import awaited
+from ratekeeper.stores.base import local, unblocking
 
 R = TypeVar("R")
+A = TypeVar("A")
 L = TypeVar("L", Limiter, AsyncLimiter)
 
 Pace: TypeAlias = str | Limit | Limiter | AsyncLimiter
@@ -37,6 +42,36 @@ Headers: TypeAlias = Iterable[tuple[str, str]]
 
 _MOST_KEYS = 10_000
 _TRIES = 10
+
+
+class Library(NamedTuple, Generic[R, A]):
+    """What a pacer must be told of an HTTP library's requests and answers. `close` is awaited by an `AsyncPacer`."""
+
+    repeatable: Callable[[R], bool]
+    said: Callable[[A], tuple[int, Headers]]
+    close: Callable[[A], object]
+
+
+def host_of(request: Any) -> str:
+    """Return the host that a request is for: what it is charged to, unless told otherwise."""
+    url = request.url
+    host: str | None = urlsplit(url).hostname if isinstance(url, str) else url.host
+    return host or ""
+
+
+def blocking_limiter(limit: Pace) -> Limiter:
+    """Return a limiter, of the same buckets if it is one for asyncio. Raise TypeError if its store must be awaited."""
+    if isinstance(limit, AsyncLimiter):
+        return Limiter(*limit.limits, store=local(limit.store, "Limiter"), name=limit.name)
+    return limit if isinstance(limit, Limiter) else Limiter(limit)
+
+
+def awaited_limiter(limit: Pace) -> AsyncLimiter:
+    """Return a limiter for asyncio, of the same buckets if it is another. Raise TypeError if its store would block."""
+    if not isinstance(limit, Limiter | AsyncLimiter):
+        return AsyncLimiter(limit)
+    store = unblocking(limit.store)
+    return limit if isinstance(limit, AsyncLimiter) else AsyncLimiter(*limit.limits, store=store, name=limit.name)
 
 
 class _Pauses:
@@ -64,12 +99,37 @@ class _Pauses:
         return False
 
 
-class _Paced(Generic[R, L]):
-    """What both pacers are made of: whom a request is charged to, and what an answer comes to."""
+async def _charge_pause(limiter: Limiter | AsyncLimiter, key: str | bytes, cost: int, until: int) -> None:
+    """Charge to a key's bucket what it lacks to be, at `until`, where it must be."""
+    place, limit = min(enumerate(limiter.limits), key=lambda placed: placed[1].interval)
+    # A leaky bucket lets the next go when it owes nothing; a token bucket, when the cost fits beside what it owes.
+    room = max(1, min(cost, limit.max_cost)) * limit.interval
+    beside = 0 if limit.queues else limit.full - room
+    store, look = awaited(limiter.store), Charge.of(scope_of(limiter.name, place), key, limit, 0)
+    for _ in range(_TRIES):
+        seen = (await store.decide([look], commit=False))[0]
+        ahead = until - seen.at_ticks + beside
+        lacking = ahead - seen.debt_ticks
+        if lacking <= 0:
+            return
+        # Its bound is where it leads to. If others charge the bucket meanwhile, it is refused: nothing is done twice.
+        charge = look._replace(increment=lacking, tolerance=ahead, bound=ahead)
+        if (await store.decide([charge]))[0].allowed:
+            return
+
+
+class _Flow(Generic[R, L]):
+    """How a request leaves, from its turn to its answer.
+
+    It is written once for both pacers. They differ in their limiter, and in how they call its verbs and the library's.
+    """
+
+    _limiter_of: Callable[[Pace], L]
+    _call: Callable[..., Awaitable[Any]]
 
     def __init__(
         self,
-        limiter: L,
+        limit: Pace,
         key: str | bytes | Callable[[R], str | bytes],
         cost: int | Callable[[R], int],
         timeout: float | None,
@@ -85,132 +145,97 @@ class _Paced(Generic[R, L]):
             raise ValueError(f"longest_pause must be a number of seconds, 0 or more, not {longest_pause!r}")
         if not callable(cost):
             checked_cost(cost)
-        self.limiter: L = limiter
+        self.limiter: L = self._limiter_of(limit)
         self._key = key
         self._cost = cost
         self._timeout = timeout
+        self._retries = retries
         self._longest = longest_pause
         self._pauses = _Pauses()
-        self.retries = retries
+        self._now: Callable[[], int] = self.limiter.store.clock.ticks
 
-    def asked(self, request: R) -> tuple[str | bytes, int]:
-        """Return a request's key and cost."""
-        key = self._key(request) if callable(self._key) else self._key
-        return key, self._cost(request) if callable(self._cost) else self._cost
+    async def _send(self, request: R, send: Callable[[R], Any], library: Library[R, A]) -> A:
+        """Send a request in its turn, and a 429 again as often as may be. Return the answer, of which nothing is read.
 
-    def _now(self) -> int:
-        clock: Clock = self.limiter.store.clock
-        return clock.ticks()
-
-    def _left(self, began: int) -> float | None:
-        """Return what is left of the timeout of who began to wait then."""
-        if self._timeout is None:
-            return None
-        return max(0.0, self._timeout - (self._now() - began) / TICKS_PER_SECOND)
-
-    def _pause(self, cost: int, status: int, headers: Headers) -> _Pause | None:
-        seconds = pause_after(status, headers, self._longest)
-        return _Pause(self.limiter, cost, self._now(), seconds) if seconds else None
-
-
-class _Pause:
-    """What a pause charges to a bucket: what it lacks to be where it must be. To be asked until it says None."""
-
-    def __init__(self, limiter: Limiter | AsyncLimiter, cost: int, now: int, seconds: float) -> None:
-        place, self._limit = min(enumerate(limiter.limits), key=lambda placed: placed[1].interval)
-        self._scope = scope_of(limiter.name, place)
-        # A leaky bucket lets the next go when it owes nothing; a token bucket, when the cost fits beside what it owes.
-        room = max(1, min(cost, self._limit.max_cost)) * self._limit.interval
-        self._beside = 0 if self._limit.queues else self._limit.full - room
-        self.until = now + round(seconds * TICKS_PER_SECOND)
-
-    def look(self, key: str | bytes) -> Charge:
-        """Return the charge of nothing, whose decision tells what the bucket owes."""
-        return Charge.of(self._scope, key, self._limit, 0)
-
-    def lacking(self, look: Charge, seen: Decision) -> Charge | None:
-        """Return the charge to make, None if nothing is lacking.
-
-        Its bound is where it leads to: if others charge the bucket meanwhile, it is refused, and nothing is done twice.
+        An answer that is not returned is closed, also if this is interrupted or cancelled.
         """
-        ahead = self.until - seen.at_ticks + self._beside
-        lacking = ahead - seen.debt_ticks
-        if lacking <= 0:
-            return None
-        return look._replace(increment=lacking, tolerance=ahead, bound=ahead)
+        key = self._key(request) if callable(self._key) else self._key
+        cost = self._cost(request) if callable(self._cost) else self._cost
+        retries = self._retries if library.repeatable(request) else 0
+        while True:
+            await self._take_turn(key, cost)
+            answer: A = await self._call(send, request)
+            returned = False
+            try:
+                status, headers = library.said(answer)
+                await self._heed(key, cost, status, headers)
+                if status != 429 or not retries:
+                    returned = True
+                    return answer
+            finally:
+                if not returned:
+                    await self._call(library.close, answer)
+            retries -= 1
 
-
-class Pacer(_Paced[R, Limiter]):
-    """Takes the turns of requests, and keeps the pauses that answers ask for. Thread-safe."""
-
-    def take_turn(self, key: str | bytes, cost: int) -> None:
-        """Wait for the turn. Raises `RateLimitExceeded` if it would come after the timeout."""
+    async def _take_turn(self, key: str | bytes, cost: int) -> None:
+        """Wait for the turn. Raise `RateLimitExceeded` if it would come after the timeout."""
         began = self._now()
-        self.limiter.acquire(key, cost, self._timeout)
+        await self._call(self.limiter.acquire, key, cost, self._timeout)
         while self._pauses.holds(key, self._now()):
-            self.limiter.acquire(key, cost, self._left(began))
+            await self._call(self.limiter.acquire, key, cost, self._left(began))
 
-    def heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
+    async def _heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
         """Hold back further requests if an answer says so.
 
         If the store does not answer, the pause is not kept: the caller must have its answer, and the next request will
         meet the outage itself.
         """
-        pause = self._pause(cost, status, headers)
-        if pause is None:
+        seconds = pause_after(status, headers, self._longest)
+        if not seconds:
             return
+        until = self._now() + round(seconds * TICKS_PER_SECOND)
         try:
-            self._charge(key, pause)
+            await _charge_pause(self.limiter, key, cost, until)
         except StoreUnavailable:
             return
-        self._pauses.hold(key, pause.until)
+        self._pauses.hold(key, until)
 
-    def _charge(self, key: str | bytes, pause: _Pause) -> None:
-        store, look = self.limiter.store, pause.look(key)
-        for _ in range(_TRIES):  # each that fails, another request has charged the bucket
-            charge = pause.lacking(look, store.decide([look], commit=False)[0])
-            if charge is None or store.decide([charge])[0].allowed:
-                return
-
-
-class AsyncPacer(_Paced[R, AsyncLimiter]):
-    """As `Pacer`, for tasks."""
-
-    async def take_turn(self, key: str | bytes, cost: int) -> None:
-        """As `Pacer.take_turn`."""
-        began = self._now()
-        await self.limiter.acquire(key, cost, self._timeout)
-        while self._pauses.holds(key, self._now()):
-            await self.limiter.acquire(key, cost, self._left(began))
-
-    async def heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
-        """As `Pacer.heed`."""
-        pause = self._pause(cost, status, headers)
-        if pause is None:
-            return
-        try:
-            await self._charge(key, pause)
-        except StoreUnavailable:
-            return
-        self._pauses.hold(key, pause.until)
-
-    async def _charge(self, key: str | bytes, pause: _Pause) -> None:
-        store, look = awaited(self.limiter.store), pause.look(key)
-        for _ in range(_TRIES):
-            charge = pause.lacking(look, (await store.decide([look], commit=False))[0])
-            if charge is None or (await store.decide([charge]))[0].allowed:
-                return
+    def _left(self, began: int) -> float | None:
+        """Return what is left of the timeout of a caller that began to wait at `began`."""
+        if self._timeout is None:
+            return None
+        return max(0.0, self._timeout - (self._now() - began) / TICKS_PER_SECOND)
 
 
-def blocking_limiter(limit: Pace) -> Limiter:
-    """Return a limiter, of the same buckets if it is one for asyncio. Its store must not be one to be awaited."""
-    if isinstance(limit, AsyncLimiter):
-        return Limiter(*limit.limits, store=limit.store, name=limit.name)  # type: ignore[arg-type]  # it checks
-    return limit if isinstance(limit, Limiter) else Limiter(limit)
+class Pacer(_Flow[R, Limiter]):
+    """Takes the turns of requests, and keeps the pauses that answers ask for. Thread-safe."""
+
+    _limiter_of = staticmethod(blocking_limiter)
+
+    @staticmethod
+    async def _call(verb: Callable[..., Any], *arguments: object) -> Any:
+        return verb(*arguments)
+
+    def send(self, request: R, send: Callable[[R], A], library: Library[R, A]) -> A:
+        """Send a request in its turn, and a 429 again as often as may be. Return the answer."""
+        return run_sync(self._send(request, send, library))
+
+    def take_turn(self, key: str | bytes, cost: int) -> None:
+        """Wait for the turn. Raise `RateLimitExceeded` if it would come after the timeout."""
+        run_sync(self._take_turn(key, cost))
+
+    def heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
+        """Hold back further requests if an answer says so."""
+        run_sync(self._heed(key, cost, status, headers))
 
 
-def awaited_limiter(limit: Pace) -> AsyncLimiter:
-    """Return a limiter for asyncio, of the same buckets if it is another."""
-    if isinstance(limit, Limiter):
-        return AsyncLimiter(*limit.limits, store=limit.store, name=limit.name)
-    return limit if isinstance(limit, AsyncLimiter) else AsyncLimiter(limit)
+class AsyncPacer(_Flow[R, AsyncLimiter]):
+    """As `Pacer`, for tasks: a request leaves by the same coroutines, awaited."""
+
+    _limiter_of = staticmethod(awaited_limiter)
+
+    @staticmethod
+    def _call(verb: Callable[..., Any], *arguments: object) -> Any:
+        return verb(*arguments)
+
+    send, take_turn, heed = _Flow._send, _Flow._take_turn, _Flow._heed

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import Pace, Pacer, blocking_limiter
+from ratekeeper.frameworks.outgoing import Library, Pace, Pacer, host_of
 from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
-    from requests import PreparedRequest, Response, codes
+    from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
 except ModuleNotFoundError:
     raise MissingExtraError("ratekeeper.frameworks.requests", "requests") from None
@@ -20,9 +19,11 @@ Key: TypeAlias = str | bytes | Callable[[PreparedRequest], str | bytes]
 Cost: TypeAlias = int | Callable[[PreparedRequest], int]
 
 
-def host_of(request: PreparedRequest) -> str:
-    """Return the host that a request is for: what it is charged to, unless told otherwise."""
-    return urlsplit(request.url or "").hostname or ""
+_REQUESTS = Library[PreparedRequest, Response](
+    repeatable=lambda request: isinstance(request.body, bytes | str | None),
+    said=lambda response: (response.status_code, response.headers.items()),
+    close=lambda response: response.close(),
+)
 
 
 class RateLimitAdapter(HTTPAdapter):
@@ -52,17 +53,9 @@ class RateLimitAdapter(HTTPAdapter):
         longest_pause: float = LONGEST_PAUSE,
         **adapter: Any,
     ) -> None:
-        self._pacer = Pacer(blocking_limiter(limit), key, cost, timeout, retries, longest_pause)
+        self._pacer = Pacer(limit, key, cost, timeout, retries, longest_pause)
         super().__init__(**adapter)
 
     def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
-        key, cost = self._pacer.asked(request)
-        retries = self._pacer.retries if isinstance(request.body, bytes | str | None) else 0
-        while True:
-            self._pacer.take_turn(key, cost)
-            response = super().send(request, *args, **kwargs)
-            self._pacer.heed(key, cost, response.status_code, response.headers.items())
-            if response.status_code != codes.too_many_requests or not retries:
-                return response
-            retries -= 1
-            response.close()
+        send = super().send
+        return self._pacer.send(request, lambda again: send(again, *args, **kwargs), _REQUESTS)

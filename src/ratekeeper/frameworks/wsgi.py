@@ -6,7 +6,6 @@ called by who called us. Only the headers of a response are added to, and a refu
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -14,11 +13,14 @@ from os import PathLike
 from typing import Any, TypeAlias, Unpack
 from urllib.parse import quote
 
-from ratekeeper.errors import RatekeeperError
+from ratekeeper.errors import BadRequestError, RatekeeperError
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.http.limits import AsyncLimits, Limits, Options
+from ratekeeper.http.header_lines import MOST_BYTES, text_of
+from ratekeeper.http.limiter import REFUSALS, RequestLimiter
+from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.response import Response
+from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import Store
 
@@ -35,7 +37,7 @@ class RateLimitMiddleware:
     """Decide each request by a policy, and tell the client its limits.
 
     `policy` is the name of its file, or a `Policy`; without one, only functions' own limits count (`rate_limit`).
-    `store` is where buckets live, a store or its text, such as "redis://localhost"; by default the policy's, or else
+    `store` is where buckets live, a store or its string, such as "redis://localhost"; by default the policy's, or else
     the process's memory. For the options see `ratekeeper.http.options`; their functions are given the environ.
     `rejection` returns a WSGI application.
 
@@ -53,31 +55,32 @@ class RateLimitMiddleware:
         **options: Unpack[Options],
     ) -> None:
         self.app = app
-        self.limits = Limits(policy, store=store, routes=False, **options)
+        self.limits = RequestLimiter(policy, store=store, routes=False, **options)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        warn_if_limits_multiply(self.limits.store, bool(environ.get("wsgi.multiprocess")))
         exchange = EnvironExchange(self.limits, environ)
         reply = _Reply(exchange, start_response)
         token = CURRENT.set(exchange)
         try:
-            self.limits.charge(exchange)
-            body = self.app(environ, reply.start)
-            if not reply.dropped:
-                exchange.error = None  # a response that begins later is no refusal
-                return body
-            if hasattr(body, "close"):
-                body.close()
-        except RatekeeperError as error:
-            if error is not exchange.error or reply.started:
+            refusal = self.limits.charge(exchange)
+            if refusal is None:
+                body = self.app(environ, reply.start)
+                if reply.dropped is None:
+                    exchange.error = None  # a response that begins later is not a refusal
+                    return body
+                refusal = reply.dropped
+                if hasattr(body, "close"):
+                    body.close()
+        except REFUSALS as error:  # of a function's limit, or of a limiter of the application's own
+            if reply.started:
                 raise
+            refusal = error
         finally:
             CURRENT.reset(token)
-        return self._refuse(exchange)(environ, partial(start_limited, exchange, start_response))
-
-    def _refuse(self, exchange: Exchange) -> App:
-        assert exchange.error is not None
-        answer = self.limits.refusal(exchange, exchange.error)
-        return partial(_answer, answer) if isinstance(answer, Response) else answer
+        answer = self.limits.answer(exchange, refusal)
+        app: App = partial(_answer, answer) if isinstance(answer, Response) else answer
+        return app(environ, partial(start_limited, exchange, start_response))
 
 
 def start_limited(
@@ -88,7 +91,7 @@ def start_limited(
 
 
 class _Reply:
-    """What an application answers: whether it has begun to, and whether a refusal is to take its place."""
+    """What an application answers: whether it has begun to, and the refusal that takes its place."""
 
     __slots__ = ("_exchange", "_start_response", "dropped", "started")
 
@@ -96,12 +99,12 @@ class _Reply:
         self._exchange = exchange
         self._start_response = start_response
         self.started = False
-        self.dropped = False
+        self.dropped: RatekeeperError | None = None
 
     def start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
         # What does not know our error makes a 500 of it: some frameworks do, and mounted applications.
         if self._exchange.error is not None and not self.started and status.startswith("500"):
-            self.dropped = True
+            self.dropped = self._exchange.error
             return _write_nothing
         self.started = True
         return start_limited(self._exchange, self._start_response, status, headers, *exc_info)
@@ -112,20 +115,14 @@ def _write_nothing(data: bytes) -> None:
 
 
 class EnvironExchange(Exchange):
-    """A WSGI environ, which is its own request: policies look at little of it, so it is read when it is asked for.
+    """A WSGI environ, of which nothing is read before it is asked for. A framework that knows more has a subclass.
 
-    A framework that knows more of the request has a subclass.
+    A header that is repeated is as the server has joined it.
     """
 
-    def __init__(self, limits: Limits | AsyncLimits, environ: Environ, loop: AbstractEventLoop | None = None) -> None:
-        self.limits = limits
-        self.decisions = []
-        self.loop = loop
+    def __init__(self, limits: Any, environ: Environ) -> None:
+        super().__init__(limits)
         self._environ = environ
-
-    @property
-    def request(self) -> EnvironExchange:
-        return self
 
     @property
     def native(self) -> Any:
@@ -145,28 +142,16 @@ class EnvironExchange(Exchange):
         return quote(self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", ""), "/", "latin-1")
 
     @property
-    def headers(self) -> _Headers:
-        return _Headers(self._environ)
-
-    @property
     def peer(self) -> str | None:
         return self._environ.get("REMOTE_ADDR")
 
-    def route(self) -> str | None:
-        """Return the template of the route that the request takes, if it can be told."""
-        return None
-
-
-class _Headers:
-    """The headers in a WSGI environ, by lower-cased name. One that is repeated is as the server has joined it."""
-
-    __slots__ = ("_environ",)
-
-    def __init__(self, environ: Environ) -> None:
-        self._environ = environ
-
-    def get(self, name: str, /) -> str | None:
-        return self._environ.get(_environ_key(name))
+    def header(self, name: str, /) -> str | None:
+        value: str | None = self._environ.get(_environ_key(name))
+        if not value:
+            return None
+        if len(value) > MOST_BYTES:
+            raise BadRequestError(f"the header {name!r} is longer than {MOST_BYTES} bytes", 431)
+        return text_of(value.strip(" \t").encode("latin-1", "replace")) or None
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""Exchange: one request on its way through a framework, and what was decided of it. Knows no framework.
+"""Exchange: one request on its way through a framework, and the decisions made of it. Knows no framework and no policy.
 
 A middleware makes one for each request and sets it as the current one, so that a limit on an endpoint finds it without
 an argument of the endpoint's.
@@ -7,85 +7,124 @@ an argument of the endpoint's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from ratekeeper.errors import CostError, PolicyError, RatekeeperError, RateLimitExceeded, StoreUnavailable
-from ratekeeper.http.headers import rate_limit_headers
-from ratekeeper.http.problem import explained, problem, unavailable
+from ratekeeper.http.header_lines import cookie_value, header_value
+from ratekeeper.http.headers import legacy_headers, rate_limit_headers
 from ratekeeper.policy.verdict import PolicyDecision
 
 if TYPE_CHECKING:
-    from ratekeeper.http.attributes import RequestLike
-    from ratekeeper.http.limits import AsyncLimits, Limits
-    from ratekeeper.http.rate_limit import RateLimit
-    from ratekeeper.http.response import Response
+    from ratekeeper.errors import RatekeeperError
+    from ratekeeper.http.attributes import AttributeReader
+    from ratekeeper.http.headers import LegacyReset
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default=None)
 """Set by a middleware for the time of a request."""
 
 
-class Exchange:
-    """A request, and the decisions made of it so far.
+class Limits(Protocol):
+    """What decides the requests of an application: see `ratekeeper.http.limiter`."""
 
-    native   makes the framework's own request, which functions of the user's are given
-    loop     the event loop that it is on, if it is on one
-    error    what an endpoint's limit has raised, so that it is told from an error of the application's own
+    legacy: LegacyReset | None
+
+    def charge(self, exchange: Exchange, limit: Any = None) -> RatekeeperError | None: ...
+    def charge_async(self, exchange: Exchange, limit: Any = None) -> Coroutine[Any, Any, RatekeeperError | None]: ...
+    def answer(self, exchange: Exchange, refusal: RatekeeperError) -> Any: ...
+    def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Coroutine[Any, Any, Any]: ...
+
+
+class Exchange(ABC):
+    """A request, of which nothing is read before a policy looks at it. An adapter says how each part is read.
+
+    limits     what decides the application's requests
+    decisions  made of this request so far, refused or not
+    error      what an endpoint's limit has raised, so that an adapter can tell what became of it
+    loop       the event loop that the request is on, if it is on one
     """
 
+    limits: Limits
+    loop: asyncio.AbstractEventLoop | None = None
     error: RatekeeperError | None = None
-    _native: Any = None
-    _charged: dict[str, RateLimit] | None = None
+    cost: int = 1
 
-    def __init__(
-        self,
-        limits: Limits | AsyncLimits,
-        request: RequestLike,
-        native: Callable[[], Any],
-        loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._request = request
-        self.loop = loop
         self.decisions: list[PolicyDecision] = []
-        self._make_native = native
 
     @property
-    def request(self) -> RequestLike:
-        """What attributes are read from."""
-        return self._request
-
-    @property
+    @abstractmethod
     def native(self) -> Any:
-        """The framework's own request. Made when it is first asked for, as few need it."""
-        if self._native is None:
-            self._native = self._make_native()
-        return self._native
+        """The framework's own request, which functions of the user's are given."""
 
-    def patience(self) -> float | None:
+    @property
+    @abstractmethod
+    def method(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def path(self) -> str | bytes:
+        """The request line's own, still percent-encoded."""
+
+    @property
+    @abstractmethod
+    def peer(self) -> str | None:
+        """The address at the other end of the connection, None if it has none."""
+
+    @property
+    def lines(self) -> Sequence[tuple[bytes, bytes]]:
+        """The header lines, as they came, with names in lower case."""
+        raise NotImplementedError
+
+    def header(self, name: str, /) -> str | None:
+        """Return the value of a header. Raises `BadRequestError` if it can be read in two ways."""
+        return header_value(self.lines, name)
+
+    def cookie(self, name: str, /) -> str | None:
+        """Return a cookie as the application reads it. Raises `BadRequestError` if that cannot be told."""
+        return cookie_value(self.header("cookie"), name)
+
+    def route(self) -> str | None:
+        """Return the template of the route that the request takes, such as "/items/{id}", if it can be told."""
+        return None
+
+    def read(self, reader: AttributeReader) -> dict[str, str]:
+        """Return the request's attributes."""
+        return reader.read(self)
+
+    def time_left(self) -> float | None:
         """Return for how many seconds the client will still wait, None if it does not say: HTTP's never do."""
         return None
 
-    def limits_of(self, limit: RateLimit) -> Any:
-        """Return what decides by an endpoint's own limit.
+    def hung_up(self) -> Coroutine[Any, Any, None] | None:
+        """Return a coroutine that ends when the client has gone, None if that cannot be told."""
+        return None
 
-        Raises `PolicyError` if two limits without a name of one route would charge the same buckets.
-        """
-        if limit.unnamed and limit.endpoint is None:
-            self._charged = self._charged or {}
-            for rule in limit.policy.rules:
-                if self._charged.setdefault(rule.name, limit) is not limit:
-                    raise PolicyError(f"two limits of one endpoint are both {rule.name!r}: give one of them a name=")
-        return self.limits.under(limit)
+    def refuse(self, refusal: RatekeeperError | None) -> None:
+        """Raise the refusal of an endpoint's limit, if it is one: nothing else can stop the function."""
+        if refusal is not None:
+            self._raise(refusal)
+
+    def _raise(self, refusal: RatekeeperError) -> NoReturn:
+        self.error = refusal
+        raise refusal
 
     def limit_headers(self) -> list[tuple[str, str]]:
         """Return the headers that tell the client of all decisions."""
         if not self.decisions:
             return []
-        decision = self.decisions[0] if len(self.decisions) == 1 else _all(self.decisions)
+        decision = self.decisions[0] if len(self.decisions) == 1 else _combined(self.decisions)
         headers = rate_limit_headers(decision)
-        return headers + self.limits.legacy_headers(decision) if self.limits.legacy else headers
+        legacy = self.limits.legacy
+        return headers + legacy_headers(decision, legacy, time.time()) if legacy else headers
+
+
+def _combined(decisions: list[PolicyDecision]) -> PolicyDecision:
+    rules = tuple(rule for decision in decisions for rule in decision.rules)
+    return PolicyDecision(rules, next((one.missing for one in decisions if one.missing is not None), None))
 
 
 def current() -> Exchange:
@@ -94,25 +133,3 @@ def current() -> Exchange:
     if exchange is None:
         raise RuntimeError("no request is under way that ratekeeper knows of: add its middleware to the application")
     return exchange
-
-
-def response_to(error: RatekeeperError) -> Response:
-    """Return the response to a request that ended so, but for the headers about limits."""
-    if isinstance(error, RateLimitExceeded) and isinstance(error.decision, PolicyDecision):
-        return problem(error.decision)
-    if isinstance(error, StoreUnavailable):
-        return unavailable(retry_after=error.retry_after)
-    if isinstance(error, CostError):
-        return explained(400, str(error))
-    raise error
-
-
-def refusal_of(error: RatekeeperError) -> PolicyDecision | None:
-    """Return the decision that an error tells of: none, if it is of a limiter of the application's own."""
-    decision = error.decision if isinstance(error, RateLimitExceeded) else None
-    return decision if isinstance(decision, PolicyDecision) else None
-
-
-def _all(decisions: list[PolicyDecision]) -> PolicyDecision:
-    rules = tuple(rule for decision in decisions for rule in decision.rules)
-    return PolicyDecision(rules, next((one.missing for one in decisions if one.missing is not None), None))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LONGEST_PAUSE = 3600.0
 """Seconds that a server can make us wait, unless told otherwise: the longest window that public APIs have."""
 
-_LEGACY = ("x-ratelimit-", "ratelimit-", "x-rate-limit-")
+_LEGACY = [(f"{prefix}-remaining", f"{prefix}-reset") for prefix in ("x-ratelimit", "ratelimit", "x-rate-limit")]
 _SINCE_1970 = 1e9  # seconds from now would be 30 years
 _IN_MILLISECONDS = 1e11  # seconds since 1970 would be the year 5138
 
@@ -90,9 +90,9 @@ def _rate_limit(value: str) -> float | None:
 
 
 def _legacy(fields: Mapping[str, str]) -> float | None:
-    for prefix in _LEGACY:
-        if _number(fields.get(prefix + "remaining", "")) == 0:
-            reset = _number(fields.get(prefix + "reset", ""))
+    for remaining, reset_at in _LEGACY:
+        if remaining in fields and _number(fields[remaining]) == 0:
+            reset = _number(fields.get(reset_at, ""))
             if reset is None or reset < _SINCE_1970:
                 return reset
             return _from_now(reset / 1000 if reset >= _IN_MILLISECONDS else reset, fields)

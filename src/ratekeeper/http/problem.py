@@ -11,14 +11,26 @@ from http import HTTPStatus
 from math import ceil
 from typing import TYPE_CHECKING
 
+from ratekeeper.errors import (
+    BadRequestError,
+    ClientDisconnected,
+    CostError,
+    RatekeeperError,
+    RateLimitExceeded,
+    StoreUnavailable,
+)
 from ratekeeper.http.headers import policy_name, retry_after_seconds
 from ratekeeper.http.response import Response
+from ratekeeper.policy.verdict import PolicyDecision
 
 if TYPE_CHECKING:
-    from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+    from ratekeeper.decision import RuleDecision
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 REDUCED_CAPACITY = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+
+CLIENT_CLOSED_REQUEST = 499
+"""What access logs say, as nginx has it, of a request whose client has gone. Nobody gets it."""
 
 # Here and not in `rate_limit_headers`: a 429 must not be stored by a cache (RFC 6585, section 4), nor a 403 that stands
 # for one, while how an allowed response may be cached is the application's own affair.
@@ -62,6 +74,21 @@ def explained(status: int, detail: str, *headers: tuple[str, str]) -> Response:
     """Return the response to a request that cannot be judged, as it is wrong in itself."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return Response(status, (*headers, *_HEADERS), json.dumps(body).encode("ascii"))
+
+
+def response_to(refusal: RatekeeperError) -> Response:
+    """Return the response to a refused request, but for the headers about limits. Raises what is not a refusal."""
+    if isinstance(refusal, RateLimitExceeded):
+        return problem(PolicyDecision(refusal.decision.rules, refusal.decision.missing))
+    if isinstance(refusal, StoreUnavailable):
+        return unavailable(retry_after=refusal.retry_after)
+    if isinstance(refusal, CostError):
+        return explained(400, str(refusal))
+    if isinstance(refusal, BadRequestError):
+        return explained(refusal.status, str(refusal))
+    if isinstance(refusal, ClientDisconnected):
+        return Response(CLIENT_CLOSED_REQUEST)
+    raise refusal
 
 
 def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:

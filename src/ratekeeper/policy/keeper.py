@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ratekeeper.decision import Charge, scope_of
 from ratekeeper.errors import RateLimitExceeded
-from ratekeeper.limits import wait_ticks
+from ratekeeper.limits import TokenBucket, wait_ticks
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.rulebook import Plan, Rulebook, RuleExplanation, checked
 from ratekeeper.policy.verdict import PolicyDecision
@@ -15,6 +16,7 @@ from ratekeeper.stores.choice import MEMORY, StoreChoice
 from ratekeeper.turns import take_turn, take_turn_async
 
 _OWN = StoreChoice(MEMORY)
+_LOOK = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_error="raise")
 
 
 class Keeper:
@@ -71,6 +73,21 @@ class Keeper:
         plan = _plan_to_wait(self.rulebook, attributes, cost, timeout)
         return _admitted(plan.answer(take_turn(self.store, plan.charges)))
 
+    def refund(self, decision: PolicyDecision) -> None:
+        """Give back what an allowed request was charged, less what has refilled since; nothing twice.
+
+        A leaky bucket gets its place back if nobody has come since. A refused decision has nothing to give.
+        """
+        tokens, places, at = _to_give_back(decision)
+        if tokens:
+            self.store.line.refund(tokens, at)
+        for place in places:
+            self.store.rewind(*place)
+
+    def ready(self) -> None:
+        """Return if the store can decide. Raises `StoreUnavailable` if it does not answer."""
+        self.store.decide([_LOOK], commit=False)
+
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """Say of each rule, in the file's order, whether it applies and what it would decide. Charges nothing."""
         plan = self.rulebook.explain(attributes, cost)
@@ -116,6 +133,18 @@ class AsyncKeeper:
         plan = _plan_to_wait(self.rulebook, attributes, cost, timeout)
         return _admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
 
+    async def refund(self, decision: PolicyDecision) -> None:
+        """As `Keeper.refund`."""
+        tokens, places, at = _to_give_back(decision)
+        if tokens:
+            await self._store.line.refund(tokens, at)
+        for place in places:
+            await self._store.rewind(*place)
+
+    async def ready(self) -> None:
+        """As `Keeper.ready`."""
+        await self._store.decide([_LOOK], commit=False)
+
     async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """As `Keeper.explain`."""
         plan = self.rulebook.explain(attributes, cost)
@@ -135,3 +164,21 @@ def _admitted(decision: PolicyDecision) -> PolicyDecision:
     if not decision.allowed:
         raise RateLimitExceeded(decision)
     return decision
+
+
+def _to_give_back(decision: PolicyDecision) -> tuple[list[Charge], list[tuple[str, str | bytes, int, int]], int]:
+    """Return the tokens to refund, the places in leaky buckets to rewind, and when they were charged.
+
+    Note that they are given back, so that they are not given twice.
+    """
+    tokens, places = [], []
+    made = [(scope_of(rule.name), rule.decision) for rule in decision.rules if rule.decision._refunded == 0]
+    for scope, one in made if decision.allowed else ():
+        object.__setattr__(one, "_refunded", one.cost)
+        charge = Charge.of(scope, one.key, one.limit, one.cost)
+        tat = one.at_ticks + one.debt_ticks
+        if one.limit.queues:
+            places.append((scope, one.key, tat, tat - charge.increment))
+        elif one.cost:
+            tokens.append(charge)
+    return tokens, places, min((one.at_ticks for _, one in made), default=0)

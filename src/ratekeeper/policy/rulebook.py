@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ratekeeper.decision import Charge, Decision, scope_of
+from ratekeeper.decision import Charge, Decision, RuleDecision, scope_of
 from ratekeeper.policy.match import PUBLIC
 from ratekeeper.policy.model import Policy, Rule
-from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import Store
 
 _new = tuple.__new__

@@ -4,32 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from ratekeeper.decision import Decision, most_binding
+from ratekeeper.decision import Outcome, PlainDecision, RuleDecision, most_binding
 from ratekeeper.limits import Limit
-
-Outcome: TypeAlias = Literal["allowed", "delayed", "refused", "shadow_refused"]
-"""What a rule made of a request, in a word: for those who count."""
-
-
-class RuleDecision(NamedTuple):
-    """One rule's own decision. `decision.allowed` is what this rule alone says, also when another rule refuses."""
-
-    name: str
-    decision: Decision
-    shadow: bool = False
-
-    @property
-    def limit(self) -> Limit:
-        return self.decision.limit
-
-    @property
-    def outcome(self) -> Outcome:
-        """What this rule alone says. Nobody waits for one in shadow, so it never delays."""
-        if not self.decision.allowed:
-            return "shadow_refused" if self.shadow else "refused"
-        return "delayed" if self.decision.delay_ticks and not self.shadow else "allowed"
 
 
 class PolicyDecision(NamedTuple):
@@ -106,6 +84,10 @@ class PolicyDecision(NamedTuple):
         """Seconds to wait before going ahead: the longest of the rules'."""
         return _longest([rule.decision.delay for rule in self.enforced])
 
+    def given_back(self) -> PolicyDecision:
+        """Return the decision as it is told once its charges have been given back: nothing was taken."""
+        return PolicyDecision(tuple(map(_given_back, self.rules)), self.missing)
+
     @property
     def refusal(self) -> str:
         """Why a refused request was refused, in a sentence without any key."""
@@ -120,3 +102,12 @@ class PolicyDecision(NamedTuple):
 
 def _longest(waits: Sequence[float]) -> float:
     return max(waits, default=0.0)
+
+
+def _given_back(rule: RuleDecision) -> RuleDecision:
+    made = rule.decision
+    if not made.allowed:
+        return rule
+    debt = max(0, made.debt_ticks - made.cost * made.limit.interval)
+    values = (made.allowed, made.limit, made.key, 0, debt, 0, made.retry_ticks, made.at_ticks)
+    return rule._replace(decision=PlainDecision(*values))

@@ -1,96 +1,69 @@
-"""The stand-alone service as a raw ASGI application: what a gateway asks, request by request.
+"""The stand-alone service as an ASGI application: what a gateway asks, request by request. Knows no server.
 
-Framework-free because it is on every request's way: it costs a third of what a web framework does. It knows HTTP and a
-keeper; how it is served is the business of `serve`.
+A gateway's question and a program's are exchanges like those of a framework, and the same limiter decides them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, NamedTuple, TypeAlias, cast
-from urllib.parse import parse_qs
+from typing import cast
 
-from ratekeeper.errors import CostError, RateLimitExceeded, StoreUnavailable
-from ratekeeper.http.attributes import ALWAYS_KNOWN, AttributeReader, Request, forwarded_request, header_map
-from ratekeeper.http.headers import rate_limit_headers
-from ratekeeper.http.problem import explained, problem, unavailable
+from ratekeeper.errors import (
+    BadRequestError,
+    ClientDisconnected,
+    PolicyError,
+    RatekeeperError,
+    RateLimitExceeded,
+    StoreUnavailable,
+)
+from ratekeeper.frameworks.asgi import Receive, Scope, ScopeExchange, Send, answer_with
+from ratekeeper.http.attributes import AttributeReader
+from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
+from ratekeeper.http.problem import explained, problem, response_to
+from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.http.response import Response
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.sources import ClientIP
-from ratekeeper.policy.verdict import PolicyDecision
-from ratekeeper.service.json_check import BadRequestError, parse_check, report
+from ratekeeper.service.json_check import CheckRequest, parse_check, report
 from ratekeeper.stores.base import AsyncStore, Store
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MOST_BODY = 65_536
 """Bytes of a request's body that are read; a longer one is refused."""
 
-_FORWARDED = {"path": "x-forwarded-uri", "method": "x-forwarded-method"}
-
-MOST_HELD = 10_000
-"""Requests that wait for their turn at one time; more are refused, as if no rule let them wait."""
-
 _JSON = ("Content-Type", "application/json")
+_PLAIN = ("Content-Type", "text/plain")
 _NO_STORE = ("Cache-Control", "no-store")
-
-
-class _Book(NamedTuple):
-    """What the service goes by under one policy: a request is read, decided and held by the same one.
-
-    `needed` are the headers that a gateway must send, `names` the attributes that are known, if not any are, and
-    `lacking` those that no request of a gateway's can have.
-    """
-
-    keeper: AsyncKeeper
-    may_wait: bool
-    needed: tuple[str, ...]
-    names: frozenset[str] | None
-    lacking: list[str]
-    read: Callable[[Request], dict[str, str]]
-
-    @classmethod
-    def of(cls, policy: Policy, store: Store | AsyncStore) -> _Book:
-        names = policy.names()
-        return cls(
-            AsyncKeeper(policy, store),
-            any(rule.max_wait != 0 for rule in policy.rules),
-            # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
-            tuple(header for name, header in _FORWARDED.items() if name in names),
-            names | policy.attributes.keys() | ALWAYS_KNOWN if policy.attributes else None,
-            policy.lacking(ALWAYS_KNOWN),
-            AttributeReader(policy.attributes, default_client=ClientIP(trusted_proxies=1)).read,
-        )
+_CHECK, _CHECK_JSON = "/check", "/v1/check"
+_STATUSES = {str(status.value): status.value for status in HTTPStatus if 400 <= status.value < 500}
 
 
 class Service:
-    """Answers `/check` (for gateways), `/v1/check` (JSON) and `/healthz`, by the policy that a keeper has.
+    """Answers `/check` (for gateways), `/v1/check` (JSON), `/healthz` and `/readyz`, by a policy that may be replaced.
 
-    A policy that replaces the keeper's is gone by from the next request on. The gateway in front is the one trusted
-    proxy unless the policy says otherwise, so a request's `client` is the address that the gateway saw.
-    `close` is called, and awaited if need be, when the server stops.
+    The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
+    address that the gateway saw. At most `max_waiting` requests wait for their turn at once; more are refused, as if
+    no rule let them wait. `close` is called, and awaited if need be, when the server stops.
     """
 
     def __init__(
-        self, keeper: AsyncKeeper, most_held: int = MOST_HELD, close: Callable[[], Awaitable[None] | None] | None = None
+        self,
+        policy: Policy,
+        store: Store | AsyncStore,
+        *,
+        max_waiting: int | None = None,
+        close: Callable[[], Awaitable[None] | None] | None = None,
     ) -> None:
-        self._keeper = keeper
+        self._limits = _Limiter(policy, store=store, routes=False, trusted_proxies=1, max_waiting=max_waiting)
         self._close = close
-        self._latest = _Book.of(keeper.policy, keeper.store)
-        self._held = 0
-        self._most_held = most_held
 
-    def _book(self) -> _Book:
-        policy = self._keeper.policy
-        if policy is not self._latest.keeper.policy:
-            self._latest = _Book.of(policy, self._keeper.store)
-        return self._latest
+    def replace(self, policy: Policy) -> None:
+        """Decide by another policy from the next request on.
+
+        Raises `PolicyError` if gateways could ask before, and could not any more.
+        """
+        self._limits.replace(policy)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -98,13 +71,13 @@ class Service:
         elif scope["type"] == "http":
             try:
                 response = await self._respond(scope, receive)
-            except BadRequestError as error:
-                response = explained(error.status, str(error))
-            except StoreUnavailable as error:
-                response = unavailable(retry_after=error.retry_after)
-            except _HungUpError:
+            except ClientDisconnected:
                 return
-            await _send(send, response)
+            except REFUSALS as error:
+                response = response_to(error)
+            await answer_with(response, scope, receive, send)
+        else:
+            await send({"type": "websocket.close"})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Answer the server's start and stop."""
@@ -119,108 +92,116 @@ class Service:
             await send({"type": f"{event}.complete"})
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
-        path, method = scope["path"], scope["method"]
-        if path == "/check":
-            return await self._check(scope, receive)
-        if path == "/v1/check":
-            if method != "POST":
+        path: str = scope["path"]
+        # A status to deny with is a part of the path: a client's own query goes through some gateways to here.
+        place, _, status = path.rpartition("/") if path.startswith(f"{_CHECK}/") else (path, "", "")
+        if place == _CHECK and (not status or status in _STATUSES):
+            return await self._check(GatewayExchange(self._limits, scope, receive), _STATUSES.get(status))
+        if path == _CHECK_JSON:
+            if scope["method"] != "POST":
                 return explained(405, "ask by POST, with a JSON body", ("Allow", "POST"))
-            return await self._check_json(await _read_body(receive), receive)
+            return await self._check_json(scope, receive)
         if path == "/healthz":
-            return Response(200, [("Content-Type", "text/plain")], b"ok\n")
-        return explained(404, f"there is no {path!r}: ask /check, /v1/check or /healthz")
+            return Response(200, [_PLAIN], b"ok\n")
+        if path == "/readyz":
+            return await self._ready()
+        if place == _CHECK:
+            return explained(404, f"a request can be denied with a status from 400 to 499, not with {status[:20]!r}")
+        return explained(404, f"there is no {path[:100]!r}: ask /check, /v1/check, /healthz or /readyz")
 
-    async def _check(self, scope: Scope, receive: Receive) -> Response:
-        book, deny_status = self._book(), _deny_status(scope["query_string"])
-        peer = scope["client"][0] if scope.get("client") else None
-        headers = header_map(scope["headers"])
-        if book.lacking:
-            what = f"the policy looks at {book.lacking[0]!r}, which nothing in a gateway's request tells"
+    async def _check(self, exchange: GatewayExchange, deny_status: int | None) -> Response:
+        policy = self._limits.policy
+        if policy.lacking:
+            what = f"the policy looks at {policy.lacking[0]!r}, which nothing in a gateway's request tells"
             raise BadRequestError(f"{what}: say in [attributes] which header does, or ask /v1/check", 500)
-        for needed in book.needed:
-            if not headers.get(needed):
+        for needed in policy.gateway_headers:
+            if not exchange.header(needed):
                 raise BadRequestError(f"the gateway must say what the request is for, but sent no {needed}")
-        asked = Request(scope["method"], scope.get("raw_path") or scope["path"], headers, peer)
-        decision = await self._decide(book, book.read(forwarded_request(asked)), 1, receive)
-        limits = rate_limit_headers(decision)
-        if decision.allowed:
+        refusal = await self._charge(exchange)
+        limits = exchange.limit_headers()
+        if refusal is None:
             return Response(200, limits)
-        refusal = problem(decision, deny_status)
-        return Response(refusal.status, [*limits, *refusal.headers], refusal.body)
+        response = problem(exchange.decisions[-1], deny_status)
+        return response._replace(headers=[*limits, *response.headers])
 
-    async def _check_json(self, body: bytes, receive: Receive) -> Response:
-        book = self._book()
-        asked = parse_check(body, book.names)
-        decision = await self._decide(book, asked.attributes, asked.cost, receive)
-        return Response(200, [*rate_limit_headers(decision), _JSON, _NO_STORE], json.dumps(report(decision)).encode())
+    async def _check_json(self, scope: Scope, receive: Receive) -> Response:
+        asked = parse_check(await _read_body(receive), self._limits.policy.names)
+        exchange = ProgramExchange(self._limits, scope, receive, asked)
+        await self._charge(exchange)
+        answer = json.dumps(report(exchange.decisions[-1])).encode()
+        return Response(200, [*exchange.limit_headers(), _JSON, _NO_STORE], answer)
 
-    async def _decide(self, book: _Book, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
-        """Decide; hold the answer until the request's turn, if its rules let it wait and not too many do."""
+    async def _charge(self, exchange: ScopeExchange) -> RatekeeperError | None:
+        """Return None, or that a limit is exceeded. Raises another refusal."""
         try:
-            try:
-                return await book.keeper.acquire(attributes, cost, timeout=0)
-            except RateLimitExceeded:
-                if not book.may_wait or self._held >= self._most_held:
-                    raise
-            return await self._hold(book, attributes, cost, receive)
-        except RateLimitExceeded as refused:
-            return cast("PolicyDecision", refused.decision)
-        except CostError as error:
-            raise BadRequestError(str(error)) from None
-
-    async def _hold(self, book: _Book, attributes: dict[str, str], cost: int, receive: Receive) -> PolicyDecision:
-        """Wait for the request's turn; a client that hangs up meanwhile gives its place back."""
-        self._held += 1
-        turn = asyncio.ensure_future(book.keeper.acquire(attributes, cost))
-        hung_up = asyncio.ensure_future(_hung_up(receive))
-        try:
-            await asyncio.wait({turn, hung_up}, return_when=asyncio.FIRST_COMPLETED)
-            if not turn.done():
-                raise _HungUpError
-            return turn.result()
+            refusal = await self._limits.charge_async(exchange)
         finally:
-            self._held -= 1
-            turn.cancel()
-            hung_up.cancel()
+            exchange.end()
+        if refusal is not None and not isinstance(refusal, RateLimitExceeded):
+            raise refusal
+        return refusal
+
+    async def _ready(self) -> Response:
+        try:
+            await self._limits.ready()
+        except StoreUnavailable:
+            return Response(503, [_PLAIN, _NO_STORE], b"the store does not answer\n")
+        return Response(200, [_PLAIN, _NO_STORE], b"ready\n")
 
 
-def _deny_status(query: bytes) -> int | None:
-    """Return the status that the gateway wants for a refusal: nginx's `auth_request` understands only 401 and 403."""
-    if not query:
-        return None
-    [text] = parse_qs(query.decode("latin-1")).get("deny_status", [""])[-1:]
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and 400 <= int(text[:4]) <= 499 and int(text[:4]) in _STATUSES):
-        raise BadRequestError(f"deny_status must be a status of HTTP's from 400 to 499, not {text[:20]!r}")
-    return int(text)
+class _Limiter(AsyncRequestLimiter):
+    """A limiter whose policy may look at what no gateway's request has, as programs can ask by it."""
+
+    @property
+    def policy(self) -> RequestPolicy[AsyncKeeper]:
+        return cast("RequestPolicy[AsyncKeeper]", self.in_use)
+
+    def _check(self, policy: RequestPolicy[AsyncKeeper]) -> None:
+        if policy.lacking and self.in_use is not None and not self.in_use.lacking:
+            raise PolicyError(
+                f"{policy.keeper.policy.source}: nothing in a gateway's request tells {policy.lacking[0]!r}: say in "
+                "[attributes] which header does, or restart, if only programs ask, at /v1/check"
+            )
 
 
-_STATUSES = frozenset(status.value for status in HTTPStatus)
+class GatewayExchange(ScopeExchange):
+    """The request that a gateway asks about, in a sub-request such as Caddy's `forward_auth` sends.
+
+    Method and path are from `X-Forwarded-Method` and `X-Forwarded-Uri`, or else the sub-request's own. Caddy and
+    Traefik overwrite both; nginx must be told to. No other convention is read: a proxy hands on the headers of a
+    convention that is not its own as the client sent them.
+    """
+
+    @property
+    def method(self) -> str:
+        return self.header("x-forwarded-method") or super().method
+
+    @property
+    def path(self) -> str | bytes:
+        if self.header("x-forwarded-uri"):  # raises if it is repeated
+            return next(value for name, value in self.lines if name == b"x-forwarded-uri").strip(b" \t")
+        return super().path
+
+
+class ProgramExchange(ScopeExchange):
+    """A request of which a program tells the attributes and the cost."""
+
+    def __init__(self, limits: AsyncRequestLimiter, scope: Scope, receive: Receive, asked: CheckRequest) -> None:
+        super().__init__(limits, scope, receive)
+        self._attributes = asked.attributes
+        self.cost = asked.cost
+
+    def read(self, reader: AttributeReader) -> dict[str, str]:
+        return reader.respell(self._attributes)
 
 
 async def _read_body(receive: Receive) -> bytes:
-    body = b""
+    parts, size = [], 0
     while True:
         message = await receive()
-        body += bytes(message.get("body", b""))
-        if len(body) > MOST_BODY:
-            raise BadRequestError(f"the body is longer than {MOST_BODY} bytes", status=413)
+        parts.append(bytes(message.get("body", b"")))
+        size += len(parts[-1])
+        if size > MOST_BODY:
+            raise BadRequestError(f"the body is longer than {MOST_BODY} bytes", 413)
         if not message.get("more_body"):
-            return body
-
-
-class _HungUpError(Exception):
-    """The client is gone: there is nobody to answer."""
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _send(send: Send, response: Response) -> None:
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-    headers.append((b"content-length", b"%d" % len(response.body)))
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+            return b"".join(parts)

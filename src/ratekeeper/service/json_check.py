@@ -7,20 +7,11 @@ from collections.abc import Collection
 from math import inf
 from typing import Any, NamedTuple
 
-from ratekeeper.decision import Decision
-from ratekeeper.errors import did_you_mean
-from ratekeeper.http.attributes import normal_path
-from ratekeeper.policy.verdict import PolicyDecision, RuleDecision
+from ratekeeper.decision import Decision, RuleDecision
+from ratekeeper.errors import BadRequestError, did_you_mean
+from ratekeeper.policy.verdict import PolicyDecision
 
 _SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1}'
-
-
-class BadRequestError(Exception):
-    """The request cannot be understood; the text says what would be right."""
-
-    def __init__(self, detail: str, status: int = 400) -> None:
-        super().__init__(detail)
-        self.status = status
 
 
 class CheckRequest(NamedTuple):
@@ -34,7 +25,6 @@ def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckReque
     """Read the JSON body of a check. Raises `BadRequestError` for anything but the shape it names.
 
     With `known`, an attribute of another name is an error: nothing would limit by it, where something was meant to.
-    Path and method are brought to their one spelling, as for `/check`.
     """
     try:
         asked = json.loads(body)
@@ -47,18 +37,13 @@ def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckReque
         raise BadRequestError(f"unknown key {min(unknown)[:40]!r}: send {_SHAPE}")
     for name, value in asked["attributes"].items():
         if not isinstance(value, str):
-            raise BadRequestError(f"attribute {name[:40]!r} must be a text, as in {_SHAPE}")
+            raise BadRequestError(f"attribute {name[:40]!r} must be a string, as in {_SHAPE}")
         if known is not None and name not in known:
             raise BadRequestError(f"the policy knows no attribute {name[:40]!r}{did_you_mean(name[:40], known)}")
     cost = asked.get("cost", 1)
     if not isinstance(cost, int) or isinstance(cost, bool) or cost < 0:
         raise BadRequestError("cost must be a whole number, 0 or more")
-    attributes = asked["attributes"]
-    if "path" in attributes:
-        attributes["path"] = normal_path(attributes["path"])
-    if "method" in attributes:
-        attributes["method"] = attributes["method"].upper()
-    return CheckRequest(attributes, cost)
+    return CheckRequest(asked["attributes"], cost)
 
 
 def report(decision: PolicyDecision) -> dict[str, Any]:

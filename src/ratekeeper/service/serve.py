@@ -9,12 +9,9 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
-from ratekeeper.errors import MissingExtraError, PolicyError
-from ratekeeper.http.attributes import ALWAYS_KNOWN
-from ratekeeper.policy.keeper import AsyncKeeper
+from ratekeeper.errors import MissingExtraError
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import watch_policy
 from ratekeeper.service.app import Service
@@ -55,22 +52,11 @@ def make_service(policy: Policy, open_store: OpenStore, file: str | None = None)
     `open_store` should lead every worker to the same buckets.
     """
     store = open_store()
-    keeper = AsyncKeeper(policy, store)
+    service = Service(policy, store, close=getattr(store, "close", None))
     if file is not None:
         _log_to_stderr()
-        watch_policy(file, partial(_replace, keeper), in_use=policy)
-    return Service(keeper, close=getattr(store, "close", None))
-
-
-def _replace(keeper: AsyncKeeper, policy: Policy) -> None:
-    """Take a changed policy. Raises `PolicyError` if gateways could ask before, and could not any more."""
-    lacking = policy.lacking(ALWAYS_KNOWN)
-    if lacking and not keeper.policy.lacking(ALWAYS_KNOWN):
-        raise PolicyError(
-            f"{policy.source}: nothing in a gateway's request tells {lacking[0]!r}: say in [attributes] which header "
-            "does, or restart, if only programs ask, at /v1/check"
-        )
-    keeper.replace(policy)
+        watch_policy(file, service.replace, in_use=policy)
+    return service
 
 
 def _log_to_stderr() -> None:

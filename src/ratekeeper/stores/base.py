@@ -129,7 +129,8 @@ def must_be_awaited(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
 def local(store: Store | AsyncStore, asker: str) -> Store:
     """Return a store that is not awaited. Raises TypeError for another, naming who could await it."""
     if must_be_awaited(store):
-        raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: use Async{asker}")
+        mend = f"use Async{asker}, or here a store that is not awaited, such as RedisStore"
+        raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: {mend}")
     return cast("Store", store)
 
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ratekeeper.clock import Clock
+from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.places import Waiter
 from ratekeeper.stores.waiting import Order
 
-T = TypeVar("T")
 _log = logging.getLogger("ratekeeper")
 
 
@@ -62,7 +62,7 @@ class Line:
         """Charge, and put the waiter in line if it must wait. Returns each charge's decision."""
         with self._lock:
             self._settle()
-            return _run(self._order.join(waiter, charges))
+            return run_sync(self._order.join(waiter, charges))
 
     def leave(self, waiter: Waiter) -> None:
         """Take a waiter out whose turn has come."""
@@ -94,22 +94,13 @@ class Line:
         with self._lock:
             self._settle()
             if self._order.anyone_at(charges):
-                _run(self._order.refund(charges, at))
+                run_sync(self._order.refund(charges, at))
             else:
                 self._store.refund(charges, at)
 
     def _settle(self) -> None:
         if self._order.unsettled:
             try:
-                _run(self._order.settle())
+                run_sync(self._order.settle())
             except Exception as error:  # of who joins, leaves or refunds meanwhile, it is nobody's
                 _log.warning("places that were given up are lost, as the store failed: %s", type(error).__name__)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, which awaits nothing but a local store."""
-    try:
-        work.send(None)
-    except StopIteration as done:
-        return cast("T", done.value)
-    raise AssertionError("a local store must answer at once")

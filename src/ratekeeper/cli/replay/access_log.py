@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from ratekeeper.cli.replay.log_time import UnreadableLine, text_ticks, ticks_of
-from ratekeeper.http.attributes import UNKNOWN_CLIENT, client_address, normal_path
+from ratekeeper.http.attributes import client_address, read_method, read_path
+from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import ClientIP, HeaderSource
 
@@ -85,8 +87,10 @@ class LineReader:
     def __init__(self, policy: Policy) -> None:
         sources = policy.attributes.items()
         self._asked_for = asked_for(policy)
-        self._clients = {"client": 0} | {
-            name: max(0, by.trusted_proxies - 1) for name, by in sources if isinstance(by, ClientIP)
+        self._clients = {"client": ClientIP()} | {
+            name: replace(by, trusted_proxies=max(0, by.trusted_proxies - 1))
+            for name, by in sources
+            if isinstance(by, ClientIP)
         }
         self._headers = tuple(_Header.of(name, by.name) for name, by in sources if isinstance(by, HeaderSource))
         self._header_names = frozenset(header.name for header in (*self._headers, _FORWARDED_FOR))
@@ -134,11 +138,11 @@ class LineReader:
         _rename(attributes, _PATH)
         _rename(attributes, _USER)
         if "path" in attributes:
-            attributes["path"] = normal_path(attributes["path"])
+            attributes["path"] = read_path(attributes["path"])
         elif self._asked_for and self._asked_for.isdisjoint(attributes):
             raise UnreadableLine("it has no path, nor anything else that the policy asks for")
         if "method" in attributes:
-            attributes["method"] = attributes["method"].upper()
+            attributes["method"] = read_method(attributes["method"])
         self._add_from_headers(attributes, fields)
         return LogEntry(at, line, attributes)
 
@@ -151,7 +155,7 @@ class LineReader:
             headers = {low: _header_text(value) for name, value in logged.items() if (low := name.lower()) in asked}
         found = {header.attribute: _header_value(header, headers, attributes) for header in self._headers}
         peer = next((attributes[name] for name in _CLIENT if name in attributes), None)
-        if peer is None and client_address(None, attributes.get("host"), 0) != UNKNOWN_CLIENT:
+        if peer is None and client_of(attributes.get("host", "")) != UNKNOWN_CLIENT:
             peer = attributes["host"]  # Apache calls the client so; elsewhere it is the name of the server
         self._add_clients(attributes, peer, _header_value(_FORWARDED_FOR, headers, attributes))
         attributes.update({name: value for name, value in found.items() if value})
@@ -159,8 +163,8 @@ class LineReader:
     def _add_clients(self, attributes: dict[str, str], peer: str | None, forwarded: str | None) -> None:
         if peer is None and forwarded is None:
             return
-        for name, hops in self._clients.items():
-            attributes[name] = _client(forwarded, peer, hops)
+        for name, source in self._clients.items():
+            attributes[name] = _client(forwarded, peer, source)
 
 
 class _RequestLine(NamedTuple):
@@ -186,14 +190,14 @@ def _request_line(text: str) -> _RequestLine:
     match = _REQUEST.fullmatch(_unescaped(text))
     if match is None:  # "-" where a client went away, or the bytes of TLS on a port for HTTP
         raise UnreadableLine('its request is not "METHOD /path HTTP/1.1"')
-    return _RequestLine(match[1].upper(), normal_path(match[2]))
+    return _RequestLine(read_method(match[1]), read_path(match[2]))
 
 
 @lru_cache(maxsize=65_536)
-def _client(forwarded: str | None, peer: str | None, hops: int) -> str:
+def _client(forwarded: str | None, peer: str | None, source: ClientIP) -> str:
     """Return the client as it would be live; or the host name, where the log has resolved the address."""
-    address = client_address(forwarded, peer, hops)
-    from_peer = peer is not None and not (forwarded and hops)
+    address = client_address(forwarded, peer, source)
+    from_peer = peer is not None and not (forwarded and source.trusted_proxies)
     return str(peer) if address == UNKNOWN_CLIENT and from_peer else address
 
 

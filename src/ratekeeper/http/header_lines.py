@@ -1,0 +1,77 @@
+"""From a request's header lines to the value of a header or a cookie. Pure functions; they know no policy.
+
+What can be read in two ways is refused. The work is linear in a request's size, which is bounded before it is joined.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ratekeeper.errors import BadRequestError
+from ratekeeper.policy.sources import unquoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+MOST_LINES = 1_000
+"""Header lines of a request that are looked at. More are a 431."""
+
+MOST_BYTES = 65_536
+"""Bytes of one header, in all its lines together. More are a 431."""
+
+_LISTS = frozenset({
+    "accept", "accept-charset", "accept-encoding", "accept-language", "access-control-request-headers", "allow",
+    "cache-control", "connection", "content-encoding", "content-language", "expect", "forwarded", "if-match",
+    "if-none-match", "pragma", "prefer", "te", "trailer", "transfer-encoding", "upgrade", "vary", "via",
+    "warning", "x-forwarded-for",
+})  # fmt: skip
+"""The headers that are a list by their definition: their lines are joined."""
+
+
+def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
+    """Return the value of a header, of lines whose names are in lower case; None if it is missing or empty.
+
+    Lines of a header that is a list by its definition are joined. Raises `BadRequestError` if another header is
+    repeated: servers differ in which of its values they go by. Raises it too for more than can be looked at.
+    """
+    if len(lines) > MOST_LINES:
+        raise BadRequestError(f"the request has more than {MOST_LINES} header lines", 431)
+    raw_name = name.encode("latin-1")
+    values = [value for key, value in lines if key == raw_name]
+    if not values:
+        return None
+    if sum(map(len, values)) > MOST_BYTES:
+        raise BadRequestError(f"the header {name!r} is longer than {MOST_BYTES} bytes", 431)
+    if name == "cookie":  # HTTP/2 may split it
+        return text_of(b"; ".join(values))
+    if name in _LISTS:
+        return ", ".join(part.strip() for part in text_of(b",".join(values)).split(",")) or None
+    if len(values) > 1:
+        raise BadRequestError(f"the header {name!r} is repeated, so it cannot be told whose request this is")
+    return text_of(values[0].strip(b" \t")) or None
+
+
+def text_of(value: bytes) -> str:
+    """Return the characters of a header: UTF-8 if they are, else latin-1."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def cookie_value(header: str | None, name: str) -> str | None:
+    """Return a cookie's value, as `http.cookies` reads it, of a `Cookie` header; None if it is missing or empty.
+
+    Raises `BadRequestError` if the cookie is there with different values: applications differ in which they go by.
+    """
+    values = set(_cookie_values(header or "", name))
+    if len(values) > 1:
+        raise BadRequestError(f"the cookie {name!r} has several values, so it cannot be told whose request this is")
+    return next(iter(values), None) or None
+
+
+def _cookie_values(header: str, name: str) -> Iterable[str]:
+    for pair in header.split(";"):
+        key, _, value = pair.partition("=")
+        if key.strip() == name:
+            yield unquoted(value.strip())

@@ -1,0 +1,53 @@
+"""Whether this process is one of several workers, so that a limit in its own memory is one of several limits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from multiprocessing import parent_process
+
+from ratekeeper.stores.memory import MemoryStore
+
+_SERVERS = {"gunicorn", "uvicorn", "hypercorn", "granian", "daphne", "fastapi"}
+_WORKERS = re.compile(r"(?:-w|--workers|--processes)(?:=(\d+))?|-w(\d+)")
+
+_log = logging.getLogger("ratekeeper")
+_warned = False
+
+
+def warn_if_limits_multiply(store: object, several: bool | None = None) -> None:
+    """Log a warning, once in a process, if each of several workers has limits of its own.
+
+    `several` says whether there are other workers, where the server tells. Else it is guessed from how the process was
+    started.
+    """
+    global _warned  # noqa: PLW0603  once in a process
+    if not isinstance(store, MemoryStore) or _warned or not (_has_siblings() if several is None else several):
+        return
+    _warned = True
+    _log.warning(
+        "each worker process has rate limits of its own, in its memory, so together they admit several times as much: "
+        'say store="shared:NAME" for one limit across the workers of a host, or the URL of a server'
+    )
+
+
+def _has_siblings() -> bool:
+    """Return whether the server that runs this process seems to run several."""
+    program = sys.argv[0].removesuffix("/__main__.py").rpartition("/")[2]
+    if program not in _SERVERS and (parent_process() is None or _SERVERS.isdisjoint(sys.modules)):
+        return False
+    return max(_count_in(sys.argv[1:]), _count(os.environ.get("WEB_CONCURRENCY", ""))) > 1
+
+
+def _count_in(arguments: list[str]) -> int:
+    """Return the number of workers that a server's arguments say, 0 if they say none."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if found := _WORKERS.fullmatch(argument):
+            return _count(found[1] or found[2] or following)
+    return 0
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
