@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -91,12 +92,14 @@ def test_clocks_that_start_apart_stay_apart_so_that_they_can_share_a_table() -> 
 @pytest.mark.parametrize("start", [0, 5, 1_800_000_000, -5])
 def test_a_step_out_of_the_range_is_an_error_and_the_clock_stays(start: float) -> None:
     clock = ManualClock(start)
-    for move in (lambda: clock.advance(-4e8), lambda: clock.advance_ticks(-(10**400)), lambda: clock.set_ticks(-1)):
-        with pytest.raises(ValueError, match=r"this clock goes from .* s, no further: .* with an earlier start"):
-            move()
-    for move in (lambda: clock.advance(4e8), lambda: clock.set_ticks(MAX_TICKS + 1), lambda: clock.set_ticks(10**5000)):
-        with pytest.raises(ValueError, match=r"this clock goes from .* s, no further: .* with a later start"):
-            move()
+    moves: list[tuple[Callable[[Any], None], Any, str]] = [
+        (clock.advance, -4e8, "an earlier"), (clock.advance_ticks, -(10**400), "an earlier"),
+        (clock.set_ticks, -1, "an earlier"), (clock.advance, 4e8, "a later"), (clock.set_ticks, 2**62, "a later"),
+        (clock.advance_ticks, 10**5000, "a later"),
+    ]  # fmt: skip
+    for move, by, start_of in moves:
+        with pytest.raises(ValueError, match=rf"this clock goes from .* s, no further: .* with {start_of} start"):
+            move(by)
     assert clock.seconds() == start
 
 
