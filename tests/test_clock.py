@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ratekeeper import IMPLEMENTATION, Decision, LeakyQueue, Limiter, ManualClock, MemoryStore, SharedMemoryStore
 from ratekeeper.clock import MAX_TICKS
-from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.limits import TICKS_PER_SECOND, wait_ticks
 from ratekeeper.stores.table_store import TableStore
 
 STARTS = [0, 1000, 2**26 - 1, 2**26, 2**27, 1_800_000_000.123, 4e9, -0.5, -1, -(2**26), -1e9, 1e14, -1e14]
@@ -140,3 +140,48 @@ def test_ticks_are_whole(bad: Any) -> None:
         ManualClock().advance_ticks(bad)
     with pytest.raises(TypeError):
         ManualClock().set_ticks(bad)
+
+
+@pytest.mark.parametrize("bad", [5, 1.5, "now", 0, [], object(), lambda: 5, ManualClock, time])
+def test_what_is_no_clock_is_a_type_error_that_says_what_is(bad: Any, tmp_path: Path) -> None:
+    makers: list[Callable[[], object]] = [
+        lambda: MemoryStore(10, clock=bad), lambda: MemoryStore(10, clock=bad, implementation="python"),
+        lambda: LeakyQueue(1, 1, clock=bad),
+    ]  # fmt: skip
+    if IMPLEMENTATION == "c":
+        makers.append(lambda: SharedMemoryStore(tmp_path / "table", 10, clock=bad))
+    for make in makers:
+        with pytest.raises(TypeError, match=r"clock must be a clock, such as ManualClock\(\), not "):
+            make()
+    assert not (tmp_path / "table").exists()
+
+
+class Number:
+    def __float__(self) -> float:
+        return 0.5
+
+
+@pytest.mark.parametrize("kind", ["c", "python"])
+@pytest.mark.parametrize(
+    ("timeout", "ticks"),
+    [
+        (None, MAX_TICKS), (0, 0), (True, 16 * 10**9), (0.5, 8 * 10**9), (Fraction(1, 2), 8 * 10**9),
+        (Decimal("0.5"), 8 * 10**9), (Number(), 8 * 10**9), (float("inf"), MAX_TICKS), (10**400, MAX_TICKS),
+        (-1, ValueError), (-0.5, ValueError), (float("nan"), ValueError), (-float("inf"), ValueError),
+        (-(10**400), ValueError), (Decimal("NaN"), ValueError), ("1", TypeError), (b"1", TypeError), ([], TypeError),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_timeout_is_any_number_and_read_alike_by_both_cores(
+    timeout: Any, ticks: Any, kind: str, tmp_path: Path
+) -> None:
+    limiter = Limiter("1/s", store=store_on(ManualClock(), kind, tmp_path))
+    if not isinstance(ticks, int):
+        for ask in (wait_ticks, lambda seconds: limiter.acquire("a", timeout=seconds)):
+            with pytest.raises(ticks, match="timeout must be"):
+                ask(timeout)
+        return
+    assert wait_ticks(timeout) == ticks
+    assert limiter.acquire("a", timeout=timeout)
+    reserved = limiter._gate.reserve("a", 1, timeout)
+    assert reserved.allowed == (ticks >= 16 * 10**9)

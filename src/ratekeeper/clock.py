@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from operator import index
 from typing import Protocol
@@ -34,6 +35,16 @@ class Clock(Protocol):
     async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
         """Let the event loop go on until `seconds` have passed, or the task is woken."""
         ...
+
+
+def ticks_of(clock: Clock | None) -> Callable[[], int] | None:
+    """Return what reads a clock; None for no clock, which is the system's. Raises TypeError for what is no clock."""
+    if clock is None:
+        return None
+    if callable(getattr(clock, "ticks", None)) and not isinstance(clock, type):
+        return clock.ticks
+    what = f"the class {clock.__name__}" if isinstance(clock, type) else type(clock).__name__
+    raise TypeError(f"clock must be a clock, such as ManualClock(), not {what}")
 
 
 class SystemClock:
@@ -71,7 +82,7 @@ class ManualClock:
     """
 
     def __init__(self, start: float = 0.0) -> None:
-        ticks = _ticks_of(start, "start")
+        ticks = _in_ticks(start, "start")
         period = ticks // _PERIOD
         self._origin = 0 if period == 0 else (period - 1) * _PERIOD
         self._now = ticks - self._origin
@@ -86,7 +97,7 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         """Go on by `seconds`, to the nearest tick; a negative number steps back."""
-        self.advance_ticks(_ticks_of(seconds, "seconds"))
+        self.advance_ticks(_in_ticks(seconds, "seconds"))
 
     def advance_ticks(self, ticks: int) -> None:
         """Go on by exactly this many ticks."""
@@ -117,7 +128,7 @@ class ManualClock:
         return (self._origin + ticks) / TICKS_PER_SECOND
 
 
-def _ticks_of(seconds: float, name: str) -> int:
+def _in_ticks(seconds: float, name: str) -> int:
     """Return seconds in ticks, to the nearest. Raises TypeError for no number, ValueError for NaN or one too large."""
     if not hasattr(seconds, "as_integer_ratio"):
         raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")

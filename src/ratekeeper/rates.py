@@ -101,5 +101,9 @@ def trimmed(text: str) -> str:
 
 def unreadable(text: str) -> LimitError:
     """Return the error that a text is no limit at all."""
-    hint = " (a number of tokens per second is written without quotes)" if re.fullmatch(_NUMBER, text.strip()) else ""
+    hint = (
+        " (a number of tokens per second is written without quotes)"
+        if re.fullmatch(_NUMBER, text.strip(), re.ASCII)
+        else ""
+    )
     return LimitError(f"{text!r} is not a limit{hint}: write a count and a period, such as '100/minute' or '5/10s'")
