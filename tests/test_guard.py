@@ -316,7 +316,24 @@ def test_a_class_is_not_a_function(limiter: Keys) -> None:
             pass
 
 
-@pytest.mark.parametrize("kind", [classmethod, staticmethod, property])
+def test_a_signature_that_cannot_be_is_as_good_as_none(limiter: Keys) -> None:
+    class Strange:
+        __signature__ = "none"
+
+        def __call__(self, user: str) -> str:
+            return user
+
+    def loop(user: str) -> str:
+        return user
+
+    loop.__wrapped__ = loop  # type: ignore[attr-defined]
+    for key in (Strange(), loop):
+        limiter.limit(key=key)(lambda user: None)("alice")
+    limiter.limit(key=lambda user: user)(loop)("alice")
+    assert keys(limiter) == ["alice"] * 3
+
+
+@pytest.mark.parametrize("kind", [classmethod, staticmethod, property, functools.partialmethod])
 def test_a_limit_above_classmethod_is_an_error(limiter: Keys, kind: Any) -> None:
     with pytest.raises(TypeError, match=f"put it below @{kind.__name__}, not above"):
         limiter.limit(key="all")(kind(lambda self: None))

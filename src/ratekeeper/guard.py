@@ -130,7 +130,7 @@ def _check_function(function: object) -> None:
         raise TypeError(
             f"limit() guards functions, not the class {function.__name__}: put it on a method, such as __init__"
         )
-    if isinstance(function, classmethod | staticmethod | property):
+    if isinstance(function, staticmethod) or (not callable(function) and hasattr(type(function), "__get__")):
         raise TypeError(f"limit() guards functions: put it below @{type(function).__name__}, not above")
     if not callable(function):
         raise TypeError("write @limiter.limit(key=...): without a key the function would be taken for one")
@@ -222,17 +222,18 @@ class _Source(str):
     __repr__ = str.__str__
 
 
-def _signature(function: object) -> Signature | None:
+def _signature(function: Callable[..., object]) -> Signature | None:
     """Return the signature of a function that is written in Python: the names in others mean nothing to people."""
-    written = function
+    written: object = function
     while isinstance(written, partial):
         written = written.func
-    written = inspect.unwrap(cast("Callable[..., object]", written))
-    if not inspect.isroutine(written) and not isinstance(written, type):
-        written = getattr(type(written), "__call__", None)  # noqa: B004  an object that can be called
-    if not inspect.isfunction(written) and not inspect.ismethod(written):
+    try:
+        written = inspect.unwrap(cast("Callable[..., object]", written))
+        if not inspect.isroutine(written) and not isinstance(written, type):
+            written = getattr(type(written), "__call__", None)  # noqa: B004  an object that can be called
+        return inspect.signature(function) if inspect.isfunction(written) or inspect.ismethod(written) else None
+    except (TypeError, ValueError):  # it says something of its signature that cannot be
         return None
-    return inspect.signature(cast("Callable[..., object]", function))
 
 
 def _is_async(function: object) -> bool:
