@@ -62,11 +62,17 @@ class _Charging(LimiterBase[K]):
         try:
             if self._exempt is not None and await self._ask(self._exempt, exchange):
                 return None
-            attributes = await self._attributes_of(policy, exchange)
+            attributes = exchange.read(policy.reader)
+            attributes.update(policy.constants)
+            for name, ask in policy.functions:
+                put_attribute(attributes, name, await self._ask(ask, exchange))
             if limit is not None and not limit.named:
                 self._owners.claim(limit, attributes["endpoint"])
             cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
-            decision = await self._decide(policy, exchange, attributes, cost * exchange.cost)
+            if policy.waiting_rules:
+                decision = await self._decide_waiting(policy, exchange, attributes, cost * exchange.cost)
+            else:
+                decision = await self._call(policy.keeper.check, attributes, cost * exchange.cost)
         except REFUSALS as error:
             refusal = error
         else:
@@ -74,7 +80,7 @@ class _Charging(LimiterBase[K]):
                 refusal = RateLimitExceeded(decision)
         if refusal is not None and exchange.decisions:
             await self._give_back(policy, exchange)
-        if isinstance(refusal, RateLimitExceeded | None):
+        if refusal is None or isinstance(refusal, RateLimitExceeded):
             exchange.decisions.append(decision)
             for observe in self._observers:
                 observe(exchange.native, decision)
@@ -93,31 +99,21 @@ class _Charging(LimiterBase[K]):
                     return own
         return response_to(refusal)
 
-    async def _attributes_of(self, policy: RequestPolicy[K], exchange: Exchange) -> dict[str, str]:
-        attributes = exchange.read(policy.reader)
-        attributes.update(policy.constants)
-        for name, ask in policy.functions:
-            put_attribute(attributes, name, await self._ask(ask, exchange))
-        return attributes
-
-    async def _decide(
+    async def _decide_waiting(
         self, policy: RequestPolicy[K], exchange: Exchange, attributes: dict[str, str], cost: int
     ) -> PolicyDecision:
-        """Decide a request. If its rules let it wait, hold it until its turn, unless too many wait already."""
+        """Decide a request that may have to wait. Hold it until its turn, unless too many wait already."""
         keeper = policy.keeper
-        if not policy.may_wait:
-            checked: PolicyDecision = await self._call(keeper.check, attributes, cost)
-            return checked
         decision = await self._decided(self._call(keeper.acquire, attributes, cost, 0))
-        if decision.allowed or decision.missing is not None:
+        refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
+        if not refusing or not policy.waiting_rules.issuperset(refusing):
             return decision
         client = exchange.read(policy.client_reader).get("client")
         if not self._waiting.enter(client):
             return decision
         try:
-            return await self._decided(
-                self._until_hung_up(exchange, self._call(keeper.acquire, attributes, cost, exchange.time_left()))
-            )
+            turn = self._call(keeper.acquire, attributes, cost, exchange.time_left())
+            return await self._decided(self._until_hung_up(exchange, turn))
         finally:
             self._waiting.leave(client)
 
