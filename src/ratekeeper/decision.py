@@ -114,7 +114,7 @@ class Decision:
     _refunded: int  # the cost already given back, -1 when there is nothing to give back; not part of the value
 
     source: ClassVar[str] = "exact"
-    missing: ClassVar[str | None] = None
+    missing: str | None = None
     on_error: str | None = None
     nodes: int = 1  # of how many like this one the limit is shared, while none can ask the store
 
