@@ -546,8 +546,7 @@ def test_every_worker_of_the_service_takes_a_change_and_keeps_what_was_taken(tmp
     with serving(policy, "--workers", workers) as (url, said):
         assert ask(url, x_user="a", x_new_user="b").headers["ratelimit"].startswith('"r";r=4;')
         policy.write_text(SERVED.replace("5/day", "10/day").replace("x-user", "x-new-user"))
-        for _ in range(int(workers)):
-            assert "policy.toml is in use: changed 'r'; other [attributes]\n" in said.readline()
+        assert "policy.toml is in use: changed 'r'; other [attributes]\n" in said.readline()
         # With the new limit, by the new header: the 4.8 hours that it owed are two tokens now.
         assert ask(url, x_user="b", x_new_user="a").headers["ratelimit"].startswith('"r";r=7;')
 
@@ -561,7 +560,9 @@ def test_a_broken_file_is_told_on_stderr_and_the_service_goes_on(tmp_path: Path)
         [url] = re.findall(r"http://\S+", process.stdout.readline())
         policy.write_text(SERVED.replace("5/day", "5/dya"))
         lines = [process.stderr.readline() for _ in range(2)]
-        assert re.match(r"ratekeeper\[\d+\]: .*policy.toml is not taken: what was in use before stays", lines[0])
+        assert re.match(
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ERROR ratekeeper\[\d+\]: .*policy.toml is not taken: ", lines[0]
+        )
         assert "policy.toml:6: rule 'r': '5/dya': unknown unit of time 'dya': did you mean 'day'?" in lines[1]
         assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=4;')
         policy.write_text(SERVED.replace("5/day", "6/day"))
