@@ -108,7 +108,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_body = True
         now = self.loop.time()
         self._body_end = now + self._bounds.body_time
-        self._deadline = now + self._bounds.pause
+        self._deadline = min(now + self._bounds.pause, self._body_end)
         if self._ending:
             self.cycle.keep_alive = False
 
