@@ -208,9 +208,12 @@ def test_a_table_that_is_broken_is_one_line_and_a_back_off_and_then_all_is_well(
         kill_workers(service)
         poll(lambda: "a worker cannot serve: " in service.log)
         tried: set[int] = set()
-        while len(tried) <= 4:
-            poll(lambda: service.pids() - tried)
-            tried |= service.pids()
+
+        def tried_again() -> bool:
+            tried.update(service.pids())
+            return len(tried) > 4
+
+        poll(tried_again)
         lines = service.log.splitlines()
         assert sum("cannot serve" in line for line in lines) == 1, service.log
         assert len(lines) == 3, service.log  # and two were killed

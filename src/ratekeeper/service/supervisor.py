@@ -142,11 +142,15 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         with theirs:
             descriptors = theirs.fileno(), self._listening.fileno()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "ratekeeper.service.worker", *map(str, descriptors),
-                pass_fds=descriptors, stdin=asyncio.subprocess.DEVNULL, process_group=0,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
-            )  # fmt: skip
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-m", "ratekeeper.service.worker", *map(str, descriptors),
+                    pass_fds=descriptors, stdin=asyncio.subprocess.DEVNULL, process_group=0,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                )  # fmt: skip
+            except OSError:
+                ours.close()
+                raise
         return _Worker(process, await Control.over(ours))
 
     async def _see_to_its_end(self, worker: _Worker) -> str:
@@ -201,8 +205,10 @@ class Supervisor:
         if repeats and reason == self._told:
             return
         self._told = reason if repeats else None
-        again = f"another try in {pause:g} s, then ever later" if repeats else f"another one starts in {pause:g} s"
-        _log.error("%s: %s", reason, again)
+        when = f"in {pause:g} s" if pause else "now"
+        _log.error(
+            "%s: %s", reason, f"another try {when}, then ever later" if repeats else f"another one starts {when}"
+        )
 
     def _recovered(self) -> None:
         if self._told is not None:
