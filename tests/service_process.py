@@ -1,4 +1,4 @@
-"""`ratekeeper serve` as a process whose signals, children, log, memory and descriptors a test looks at. Linux only."""
+"""`ratekeeper serve` as a process: its signals, children, log, memory and descriptors. Linux only."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def running(policy: Path, *options: str, env: Mapping[str, str] | None = None, b
 
 
 class RawClient:
-    """A client that sends whatever it likes. It is closed when nobody holds it any more."""
+    """A client that sends any bytes. It is closed when no test holds it any more."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self._socket = socket.create_connection(address, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""What a client can make the service hold, and for how long: bytes, lines, requests, connections, time."""
+"""The bounds on a client: bytes, lines, requests, connections and time that it can make the service spend."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def policy(tmp_path: Path) -> Path:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
     ],
 )
-def test_a_head_within_its_bounds_is_answered_and_another_gets_one_answer_and_the_end(
+def test_a_head_beyond_its_bounds_gets_one_error_and_the_connection_closes(
     echo: Echo, head: bytes, status: bytes
 ) -> None:
     with serving(echo) as server:
@@ -223,7 +223,7 @@ def test_pipelined_requests_are_answered_in_order_and_so_many_are_kept_and_no_mo
 
 
 @pytest.mark.parametrize("more", [b"", b"GET /next HTTP/1.1\r\n\r\n"])
-def test_who_hangs_up_is_told_to_the_application_also_with_another_request_behind(echo: Echo, more: bytes) -> None:
+def test_the_application_learns_of_a_hang_up_also_with_another_request_behind(echo: Echo, more: bytes) -> None:
     with serving(echo) as server:
         client = server.client()
         client.send(b"GET /hold HTTP/1.1\r\n\r\n" + more)
@@ -369,7 +369,7 @@ def still_answers(service: Running) -> bool:
     ],
     ids=["headers", "header", "target", "newlines", "extension", "trailers", "body", "pipelined"],
 )
-def test_whatever_one_client_sends_is_not_kept(policy: Path, first: bytes, piece: bytes, most: int) -> None:
+def test_nothing_that_one_client_sends_is_kept(policy: Path, first: bytes, piece: bytes, most: int) -> None:
     with running(policy) as service:
         assert still_answers(service)
         before, client, sent = service.memory(), RawClient(service.address), 0

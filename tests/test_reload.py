@@ -303,7 +303,7 @@ def test_a_file_that_is_open_for_writing_is_not_taken_however_long_it_rests(
     assert watched.taken == [["two", "one"]]
 
 
-def test_where_nobody_can_tell_of_writers_a_file_must_rest_for_longer(
+def test_a_file_must_rest_for_longer_where_leases_are_not_possible(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched.path.write_text(ONE)
@@ -337,7 +337,7 @@ def test_a_writer_that_meets_the_probe_goes_on_and_so_does_the_prober(tmp_path: 
         writer.wait()
 
 
-def test_a_reload_that_is_asked_for_is_at_once_and_tells_what_came_of_it(
+def test_a_requested_reload_is_immediate_and_logs_its_result(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched.path.write_text(ONE)
@@ -357,9 +357,7 @@ def test_a_reload_that_is_asked_for_is_at_once_and_tells_what_came_of_it(
     assert watched.taken == [["two"]]
 
 
-def test_a_reload_that_is_asked_for_in_the_middle_of_a_write_waits_for_its_end(
-    watched: Watched, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_requested_reload_waits_for_the_end_of_a_write(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     watched.path.write_text(ONE)
     need("leases", open_for_writing(str(watched.path)) is False)
     with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=EVERY) as watch:

@@ -64,7 +64,7 @@ def kill_workers(service: Running) -> set[int]:
 
 
 @WORKERS
-def test_sighup_reloads_at_once_and_tells_what_came_of_it(policy: Path, workers: str) -> None:
+def test_sighup_reloads_at_once_and_logs_the_result(policy: Path, workers: str) -> None:
     with running(policy, "--workers", workers, "--no-reload") as service:
         for text, quota, told in (
             (POLICY.format(7), "7", "is in use: changed 'r'"),
@@ -159,7 +159,7 @@ def test_workers_that_are_killed_under_load_are_replaced_and_the_limit_stays_exa
             done.set()
         seen = sum((one.result() for one in asking), Counter[int]())
         assert set(seen) <= {0, 200, 429}
-        assert 40 - seen[0] <= seen[200] <= 40, "who died may have charged what nobody was told of"
+        assert 40 - seen[0] <= seen[200] <= 40, "a worker that died may have charged a request that it did not answer"
         assert service.log.count("was killed by SIGKILL") == 4
 
 
@@ -198,7 +198,7 @@ def to_folder(table: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [to_garbage, Path.unlink, to_folder])
-def test_a_table_that_is_broken_is_one_line_and_a_back_off_and_then_all_is_well(
+def test_a_broken_table_is_one_log_line_and_a_back_off_until_it_is_mended(
     policy: Path, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     table = tmp_path / "table"
@@ -243,7 +243,9 @@ def test_a_hundred_requests_that_wait_are_answered_when_it_is_told_to_stop(
 
 
 @WORKERS
-def test_who_would_wait_longer_than_the_grace_is_told_so_and_all_ends(policy: Path, workers: str) -> None:
+def test_a_request_that_would_wait_longer_than_the_grace_gets_a_503_and_the_service_ends(
+    policy: Path, workers: str
+) -> None:
     put(policy, LEAKY.format(200, "1/hour"))
     with running(policy, "--workers", workers, "--grace", "0.5") as service:
         assert service.check().status_code == 200
@@ -291,8 +293,8 @@ def test_ctrl_c_ends_it_quietly(policy: Path, workers: str) -> None:
 
 
 @WORKERS
-def test_a_signal_to_every_process_at_once_ends_it_as_well(policy: Path, workers: str) -> None:
-    """As systemd does it: each worker gets the signal from there, and from the parent."""
+def test_a_signal_to_all_processes_at_once_still_lets_waiting_requests_be_answered(policy: Path, workers: str) -> None:
+    """systemd does so: each worker gets the signal twice, from there and from the parent."""
     put(policy, LEAKY.format(200, "20/s"))
     with running(policy, "--workers", workers) as service:
         clients = asking(service, 20)

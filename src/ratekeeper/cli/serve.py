@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=10.0,
         metavar="SECONDS",
-        help="time to answer the requests that wait, once a signal says to stop (default: 10)",
+        help="how long waiting requests may still wait for their turn once a signal says to stop (default: 10)",
     )
     parser.add_argument(
         "--no-reload", action="store_true", help="take a changed policy file only on SIGHUP, not by itself"

@@ -1,4 +1,4 @@
-"""open_for_writing(): whether any process has a file open for writing, as Linux tells by a lease.
+"""open_for_writing(): ask Linux, by a lease, whether any process has a file open for writing.
 
 A lease for reading (`F_SETLEASE`, fcntl(2)) is granted only while nobody has the file open for writing. It is taken and
 given back at once. A process that opens the file for writing in between waits those microseconds, and the kernel sends

@@ -1,4 +1,4 @@
-"""What one client, and all of them together, may make a server hold. Plain numbers; knows no protocol."""
+"""The bounds on what clients can make a server hold: bytes, requests, connections, time. Knows no protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 RESERVED = 64
-"""Descriptors that connections leave to all else: the store's, the policy's file, the workers' pipes."""
+"""Descriptors that connections may not take: they are for the store, the policy's file and the log."""
 
 
 MOST_CONNECTIONS = 10_000
@@ -28,7 +28,7 @@ class Bounds:
     idle_time     that a connection is kept without a request
     pause, body_time    the longest pause within a request's body, and the longest time for all of it
     write_time    that a client may leave an answer unread
-    last_time     that a connection still takes what is on its way, after a refusal or when the server stops
+    last_time     that a connection stays open to bytes on their way, after a refusal or when the server stops
     """
 
     head_bytes: int = 65_536

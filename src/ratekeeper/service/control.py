@@ -1,4 +1,4 @@
-"""What the parent and a worker say to each other, in lockstep: an order, then its answer. Knows no server.
+"""The line between the parent and a worker: an order, then its answer, one after another. Knows no server.
 
 Orders and answers are pickles, each after its length, over a socket pair that only these two hold. So its end tells
 each of them that the other one has died, however it died.

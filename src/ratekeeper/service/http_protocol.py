@@ -1,8 +1,8 @@
 """HTTP/1.1 by uvicorn's protocol on httptools, with bounds on what a client can make it hold, and on how long.
 
-uvicorn keeps whatever a client sends of a header block, queues whatever it pipelines, and waits for ever for the rest.
-Here every piece is counted before it is kept, and a connection has one deadline, which its server looks at.
-A client that breaks a bound gets one answer and no more is read of it. Knows no application.
+uvicorn keeps all that a client sends of a header block, queues all that it pipelines, and waits for the rest for ever.
+Here every piece is counted before it is kept, and each connection has one deadline, which its server looks at. A client
+that breaks a bound gets one answer, and nothing more of it is read. This module knows no application.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._bounds = bounds
         self._broken: tuple[str, str] | None = None  # the bound that the client broke
         self._active: RequestResponseCycle | None = None  # the request that is being answered; `cycle` is the newest
-        self._deaf = False  # whatever else comes is not read
+        self._deaf = False  # nothing more is read
         self._done = False  # nothing more is written
         self._ending = False  # the next answer is the last
         self._in_head = self._in_body = False
@@ -69,7 +69,7 @@ class BoundedHttp(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._end_after_answers()  # it is answered as any request is; what follows is of another protocol
+            self._end_after_answers()  # it is answered as any other request
         except httptools.HttpParserError:
             self._refuse(self._broken or _BAD_REQUEST)
         else:
@@ -78,7 +78,7 @@ class BoundedHttp(HttpToolsProtocol):
                 if self._unfinished_bytes > self._bounds.head_bytes:
                     self._refuse(self._head_too_long())
 
-    # What the parser tells
+    # Events of the parser
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= self._bounds.pipelined - 1:
@@ -99,7 +99,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes += len(name) + len(value) + 4
         if self._lines > self._bounds.head_lines or self._head_bytes > self._bounds.head_bytes:
             self._break(*self._head_too_long())
-        if self._in_head:  # what follows a body are trailers, which nobody judged
+        if self._in_head:  # trailers, behind the body, are not headers
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -144,7 +144,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._active = cycle
         super()._start_asgi_task(cycle, app)
 
-    # What the server tells
+    # Orders of the server
 
     def expire(self, now: float) -> None:
         """End the connection if its deadline has passed."""
@@ -159,7 +159,7 @@ class BoundedHttp(HttpToolsProtocol):
                 self._end_after_answers()
 
     def end(self) -> None:
-        """Close when what was asked is answered, or soon if nothing was."""
+        """Close after the answers that are due, or soon if none is."""
         self._ending = True
         if self._unanswered():
             self.cycle.keep_alive = False
@@ -176,7 +176,7 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.close()
         return waited
 
-    # How it ends
+    # The end
 
     def _unanswered(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -199,7 +199,7 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             self._write_refusal(*answer)
             self._disconnect()
-            # The client still sends: to close now would reset the connection, and take the answer back from it.
+            # The client still sends. To close now would reset the connection, and the client would lose the answer.
             self.transport.write_eof()
             self._deaf = self._done = True
             self._deadline = self.loop.time() + self._bounds.last_time
@@ -219,7 +219,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def _disconnect(self) -> None:
-        """Tell the application that nobody waits for what it is asked now."""
+        """Tell the application that the client has gone."""
         if self._active is not None and not self._active.response_complete:
             self._active.disconnected = True
             self._active.message_event.set()

@@ -1,4 +1,4 @@
-"""What the service logs, on stderr: `2026-11-28T10:00:00Z INFO ratekeeper[123]: ...`, one form for every process."""
+"""The log of the service, on stderr, in one form: `2026-11-28T10:00:00Z INFO ratekeeper[123]: ...`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 def log_to_stderr() -> None:
-    """Show what the library logs, and what others warn of. Times are UTC; the process's number tells workers apart."""
+    """Show the library's log, and the warnings of others. Times are UTC; the process's number tells workers apart."""
     formatter = logging.Formatter(
         "%(asctime)s %(levelname)s ratekeeper[%(process)d]: %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
     )

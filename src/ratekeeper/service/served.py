@@ -19,7 +19,7 @@ OpenStore: TypeAlias = Callable[[], Store | AsyncStore]
 
 
 class Served(Protocol):
-    """What a server serves: an ASGI application of one policy, which can be replaced."""
+    """An ASGI application of one policy, which can be replaced."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -28,7 +28,7 @@ class Served(Protocol):
         """Decide by another policy from the next request on. Raise `PolicyError`, and change nothing, if it may not."""
 
     async def close(self) -> None:
-        """Give back what the application holds. It is asked nothing any more."""
+        """Close the store. No request comes after this."""
 
 
 MakeService: TypeAlias = Callable[[Policy, OpenStore], Served]

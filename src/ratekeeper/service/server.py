@@ -1,10 +1,9 @@
 """Server: one listening socket, one application, one asyncio loop, from the first connection to the last answer.
 
 Whether this is the only process or one of several is the business of `serve`, `supervisor` and `worker`. uvicorn gives
-the HTTP protocol and nothing else: accepting, deadlines and the end are ours. The server accepts by itself, one
-connection at a time, because only so does it stop at the number that it may have; the rest wait in the backlog, or are
-taken by other workers. It asks each connection for its deadline a few times a second, which costs less than a timer for
-each request.
+the HTTP protocol and nothing else: accepting, deadlines and the end are ours. The server itself calls accept, so it
+never has more connections than it may have. The rest wait in the backlog, or other workers take them. A few times a
+second it asks each connection for its deadline. That costs less than a timer for each request.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Server:
         self._grace = grace
         self._state = ServerState()
         self._opening: set[asyncio.Task[Any]] = set()
-        self._accepting = False
+        self._accepting = self._told = False
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
 
     async def run(self, started: Callable[[], None] | None = None) -> None:
@@ -69,7 +68,7 @@ class Server:
                 await asyncio.wait_for(self._served.close(), _LAST_MOMENT)
 
     def stop(self, at_once: bool = False) -> None:
-        """Accept no more, and end when what was asked is answered, after the grace, or at once."""
+        """Accept no more, and end after the answers that are due, at the latest after the grace; or end at once."""
         self._stopping.set()
         if at_once:
             self._hurry.set()
@@ -87,14 +86,14 @@ class Server:
             asyncio.get_running_loop().remove_reader(self._listening)
 
     def _listen_no_more(self) -> None:
-        """Take what the system has accepted already, then close: later clients are refused, and nobody is reset."""
+        """Take the connections that the system has accepted already, so that none is reset; then refuse all others."""
         if self._listening.fileno() >= 0:
-            self._accept()
+            self._accept(self._bounds.connections)
             self._pause_accepting()
             self._listening.close()
 
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS_AT_ONCE):
+    def _accept(self, most: int = _ACCEPTS_AT_ONCE) -> None:
+        for _ in range(most):
             if len(self._state.connections) + len(self._opening) >= self._bounds.connections:
                 self._pause_accepting()
                 return
@@ -103,10 +102,14 @@ class Server:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # no descriptor, no memory: the next look tries again
-                _log.warning("cannot accept a connection: %s", error)
+                if not self._told:
+                    _log.warning("cannot accept connections: %s", error)
+                self._told = True
                 self._pause_accepting()
                 return
+            self._told = False
             client.setblocking(False)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             opening = asyncio.get_running_loop().create_task(self._open(client))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)

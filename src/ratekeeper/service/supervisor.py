@@ -1,13 +1,13 @@
 """Supervisor: the parent of several workers. It owns the socket, the policy and the workers' lives; it answers nothing.
 
-A worker is a fresh interpreter (fork and exec, by `subprocess`): a fork alone would copy whatever lock another thread,
-such as the policy's watch, holds at that moment. `multiprocessing` would do so too, but it starts a process of its own
-beside them, and imports `__main__` anew. A worker has a process group of its own, so that Ctrl-C in a terminal is the
-parent's to handle.
+A worker is a new interpreter (fork and exec, by `subprocess`). A fork alone is not safe: the policy's watch is a
+thread, and the child would keep any lock that the thread holds at that moment. `multiprocessing` with "spawn" is safe
+too, but it starts one more process and imports `__main__` again. A worker has its own process group, so a terminal sends
+Ctrl-C to the parent alone.
 
-**All agree on the policy.** The parent rehearses each change on an application of its own: what that refuses, no worker
-is asked to take. The rest is handed to each worker, which answers. A worker that starts gets the last good policy, and
-serves only when it has what is in use then. A worker that refuses after all is replaced.
+**All agree on the policy.** The parent first gives each change to its own application, on an empty store. If that
+refuses the policy, no worker sees it. Else each worker gets the policy and confirms it. A new worker starts with the
+last good policy, and accepts connections only with the one in use. A worker that refuses a policy after all is replaced.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A worker: one process of several. It does as its parent orders, and ends when the parent does.
+"""A worker: one process of several. It obeys its parent, and ends when the parent ends.
 
 Run as `python -m ratekeeper.service.worker CONTROL LISTENING`, which are descriptors that it inherits.
 """
@@ -28,7 +28,7 @@ async def work(control: Control, listening: socket.socket) -> int:
     assert isinstance(start, Start)
     try:
         served = start.make(start.policy, start.open_store)
-    except Exception as error:  # whatever it is, the parent tells of it, in a line
+    except Exception as error:  # the parent logs any failure, in one line
         await control.send(f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error))
         return 1
     await control.send(None)
