@@ -2,12 +2,13 @@
 
 A worker is a new interpreter (fork and exec, by `subprocess`). A fork alone is not safe: the policy's watch is a
 thread, and the child would keep any lock that the thread holds at that moment. `multiprocessing` with "spawn" is safe
-too, but it starts one more process and imports `__main__` again. A worker has its own process group, so a terminal sends
-Ctrl-C to the parent alone.
+too, but it starts one more process and imports `__main__` again. A worker has its own process group, so a terminal
+sends Ctrl-C to the parent alone.
 
 **All agree on the policy.** The parent first gives each change to its own application, on an empty store. If that
 refuses the policy, no worker sees it. Else each worker gets the policy and confirms it. A new worker starts with the
-last good policy, and accepts connections only with the one in use. A worker that refuses a policy after all is replaced.
+last good policy, and accepts connections only with the one in use. If a worker refuses a policy all the same, it is
+replaced.
 """
 
 from __future__ import annotations
