@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
@@ -19,6 +19,7 @@ Key: TypeAlias = str | bytes | Callable[..., str | bytes]
 Cost: TypeAlias = int | Callable[..., int]
 
 _SPREAD = frozenset({Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD})
+_BY_PLACE = frozenset({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD})
 
 
 class Guard:
@@ -34,8 +35,7 @@ class Guard:
 
         with limiter.limit("nightly job") as decision: ...
 
-    `*args` of a key function are the positional parameters that it does not name; `**kwargs` are the others. A class or
-    a builtin, such as `str`, gets all arguments of the call, as its parameters have names of its own.
+    A function with `*args` or `**kwargs`, a class, or a builtin such as `str` gets all arguments of the call.
 
     A `Limiter` guards functions and async functions, `with` and `async with`; an `AsyncLimiter` only the async ones.
     """
@@ -144,82 +144,44 @@ def _of_call(ask: object, function: Callable[..., object], role: str) -> Callabl
     if isinstance(ask, str | bytes) or not callable(ask):
         return lambda *args, **kwargs: ask
     wanted, offered = _signature(ask), _signature(function)
-    if wanted is None or offered is None:
+    if wanted is None or offered is None or not _SPREAD.isdisjoint(one.kind for one in wanted.parameters.values()):
         return ask
-    has = offered.parameters
-    open_to = {one.kind for one in has.values()} & _SPREAD
-    unknown = [
-        name for name, one in wanted.parameters.items()
-        if name not in has and one.default is Parameter.empty and one.kind not in _SPREAD
-    ]  # fmt: skip
+    open_to = {one.kind for one in offered.parameters.values()} & _SPREAD
+    has = {name for name, one in offered.parameters.items() if one.kind not in _SPREAD}
+    unknown = [name for name, one in wanted.parameters.items() if name not in has and one.default is Parameter.empty]
     if unknown and open_to == _SPREAD:  # its parameters tell nothing of its arguments
         return ask
     if unknown and Parameter.VAR_KEYWORD not in open_to:
         hint = did_you_mean(unknown[0], has) if has else ", which has none"
         raise TypeError(f"the {role} function names {unknown[0]!r}, not a parameter of {_name(function)}(){hint}")
-    return _compiled(ask, wanted, offered, _name(function))
+    return _picking(ask, wanted, offered, _name(function))
 
 
-def _compiled(ask: object, wanted: Signature, offered: Signature, called: str) -> Callable[..., Any]:
-    """Return a function with the parameters `offered` that calls `ask` with those of them that `wanted` names.
+def _picking(ask: Callable[..., Any], wanted: Signature, offered: Signature, called: str) -> Callable[..., Any]:
+    """Return a function that calls `ask` with the arguments that it names.
 
-    Compiled, as `dataclasses` does: to bind each call by `inspect` takes many times as long as a decision. A call may
-    lack arguments that `ask` does not want, as another decorator may add them.
+    Which those are is worked out once: to bind each call by `inspect` takes many times as long as a decision. A call
+    may lack arguments that `ask` does not want, as another decorator may add them.
     """
-
-    def lacks(name: str) -> Any:
-        raise TypeError(f"{called}() missing the argument {name!r}, of which the limiter's key or cost is made")
-
-    parameters = [
-        one.replace(annotation=Parameter.empty)
-        if one.kind in _SPREAD
-        else one.replace(annotation=Parameter.empty, default=_Source(f"__defaults__[{name!r}]"))
-        for name, one in offered.parameters.items()
-    ]
-    signature = offered.replace(parameters=parameters, return_annotation=Signature.empty)
+    by_place = [name for name, one in offered.parameters.items() if one.kind in _BY_PLACE]
+    places = {name: place for place, name in enumerate(by_place)}
     defaults = {name: one.default for name, one in (wanted.parameters | offered.parameters).items()}
-    scope: dict[str, Any] = {
-        "__ask__": ask, "__lacks__": lacks, "__defaults__": defaults, "__none__": Parameter.empty
-    }  # fmt: skip
-    exec(f"def asked{signature}: return __ask__({', '.join(_arguments(wanted, offered))})", scope)
-    asked: Callable[..., Any] = scope["asked"]
-    asked.__qualname__ = called
+    picks = [(name, places.get(name, len(places)), defaults[name]) for name in wanted.parameters]
+    by_name = frozenset(name for name, one in wanted.parameters.items() if one.kind is Parameter.KEYWORD_ONLY)
+
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        found, named = [], {}
+        for name, place, default in picks:
+            value = args[place] if place < len(args) and name in places else kwargs.get(name, default)
+            if value is Parameter.empty:
+                raise TypeError(f"{called}() missing the argument {name!r}, of which the limiter's key or cost is made")
+            if name in by_name:
+                named[name] = value
+            else:
+                found.append(value)
+        return ask(*found, **named)
+
     return asked
-
-
-def _arguments(wanted: Signature, offered: Signature) -> Iterator[str]:
-    """Yield the source of each argument of a key or cost function."""
-    has = offered.parameters
-    rest = {one.kind: name for name, one in has.items() if one.kind in _SPREAD and name not in wanted.parameters}
-    others = [name for name, one in has.items() if one.kind not in _SPREAD and name not in wanted.parameters]
-    options = rest.get(Parameter.VAR_KEYWORD)
-    for name, one in wanted.parameters.items():
-        if one.kind is Parameter.VAR_POSITIONAL:
-            by_place = [other for other in others if has[other].kind is not Parameter.KEYWORD_ONLY]
-            others = others[len(by_place) :]
-            yield f"*[value for value in [{', '.join(by_place)}] if value is not __none__]"
-            if Parameter.VAR_POSITIONAL in rest:
-                yield f"*{rest[Parameter.VAR_POSITIONAL]}"
-        elif one.kind is Parameter.VAR_KEYWORD:
-            pairs = ", ".join(f"({other!r}, {other})" for other in others)
-            yield f"**{{name: value for name, value in [{pairs}] if value is not __none__}}"
-            if options:
-                taken = set(wanted.parameters)
-                yield f"**{{name: value for name, value in {options}.items() if name not in {taken!r}}}"
-        else:
-            value = name if name in has else f"__defaults__[{name!r}]"
-            if name not in has and options:
-                value = f"{options}.get({name!r}, {value})"
-            if value != name or has[name].kind not in _SPREAD:
-                value = f"({value} if {value} is not __none__ else __lacks__({name!r}))"
-            yield f"{name}={value}" if one.kind is Parameter.KEYWORD_ONLY else value
-
-
-class _Source(str):
-    """Source text, as a signature shows a default."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
 
 
 def _signature(function: Callable[..., object]) -> Signature | None:

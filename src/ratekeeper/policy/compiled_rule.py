@@ -32,9 +32,7 @@ def any_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
     """Return whether each test accepts a reading of what the request has. A missing attribute matches nothing."""
     for name, accept in tests:
         value = seen.get(name)
-        if value is None or not (
-            accept(value) or (value.__class__ is Readings and any(map(accept, readings_of(value))))
-        ):
+        if value is None or not (accept(value) or (isinstance(value, Readings) and any(map(accept, value.all)))):
             return False
     return True
 
@@ -138,7 +136,7 @@ class _Overrides:
 
     def places(self, seen: Mapping[str, str]) -> list[int]:
         """Return the place of the override that counts, -1 if none does; of several readings, a place for each."""
-        several = [name for name in self._names if seen.get(name).__class__ is Readings]
+        several = [name for name in self._names if isinstance(seen.get(name), Readings)]
         if not several:
             return [self._first(seen)]
         choices = product(*(readings_of(seen[name]) for name in several))
