@@ -172,7 +172,7 @@ class AsyncLimiter(_Named):
     ) -> None:
         super().__init__(limits, name, store)
         self.store: Store | AsyncStore = opened(store, StoreChoice.open_async)
-        self._store = awaited(self.store)
+        self._store = awaited(unblocking(self.store))
         self._wait = partial(_wait_async, self._store, self._charges)  # does not refer to this limiter: see Limiter
         # A store that must be awaited has a gate to await; a local one's verbs are called in a coroutine of our own.
         # To see which costs some ns; to await a gate for both would cost as much as a decision.

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from typing import cast
 
 from ratekeeper.decision import Charge, Decision
-from ratekeeper.stores.base import AsyncStore, AwaitedStore, Store, must_be_awaited, unblocking
+from ratekeeper.stores.base import AsyncStore, AwaitedStore, Store, must_be_awaited
 from ratekeeper.stores.line import Answering, Line
 from ratekeeper.stores.places import Waiter
 
 
 def awaited(store: Store | AsyncStore) -> AwaitedStore:
-    """Return a store to be awaited: the same, if it must be. Raises TypeError for one that blocks its thread."""
-    return store if must_be_awaited(store) else _Awaited(cast("Store", unblocking(store)))
+    """Return a store to be awaited: the same, if it must be.
+
+    On an event loop the store must not block (see `unblocking`): a caller without one runs the coroutines to their end.
+    """
+    return store if must_be_awaited(store) else _Awaited(cast("Store", store))
 
 
 class _Awaited(Answering):
