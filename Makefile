@@ -17,10 +17,12 @@ test: $(VENV)/test.stamp  ## run all tests
 	@echo "==> running the tests ($$($(BIN)/ratekeeper --version))"
 	@$(BIN)/python -m pytest -q $(ARGS)
 
-check: $(VENV)/check.stamp  ## format, lint, strict types
+check: $(VENV)/check.stamp  ## format, lint, strict types, also of the Python in the pages
 	@echo "==> ruff format" && $(BIN)/ruff format --check --quiet .
 	@echo "==> ruff check" && $(BIN)/ruff check --quiet .
-	@echo "==> mypy --strict" && $(BIN)/mypy
+	@$(BIN)/python tests/pages.py build/pages
+	@echo "==> mypy --strict" && $(BIN)/mypy && $(BIN)/mypy build/pages
+	@echo "==> pyright" && $(BIN)/pyright
 
 format: $(VENV)/check.stamp  ## mend what format and lint can mend
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -15,7 +15,7 @@ BURST, RATE = 2, 5
 
 app = Celery("tasks", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
 app.conf.broker_connection_retry_on_startup = True
-limiter = Limiter(f"{RATE}/s burst {BURST}", store=RedisStore(os.environ["BROKER"]))
+limiter = Limiter(f"{RATE}/s burst {BURST}", store=RedisStore(os.environ["BROKER"]), name="limited")
 
 
 @app.task

@@ -36,7 +36,7 @@ class Asked:
 
 
 def glob_matches(glob: str, value: str) -> bool:
-    """Say whether a glob matches a value whole, by the definition."""
+    """Return whether a glob matches a value whole, by the definition."""
     if not glob:
         return not value
     if glob[0] == "*":
@@ -45,7 +45,7 @@ def glob_matches(glob: str, value: str) -> bool:
 
 
 def pattern_matches(name: str, pattern: str, value: str) -> bool:
-    """Say whether a pattern of an attribute, a glob or a network, matches one reading of a value."""
+    """Return whether a pattern of an attribute, a glob or a network, matches one reading of a value."""
     try:
         network = ip_network(pattern)
     except ValueError:
@@ -61,7 +61,7 @@ def pattern_matches(name: str, pattern: str, value: str) -> bool:
 
 
 def one_matches(name: str, globs: tuple[str, ...], value: str, *, exempt: bool = False) -> bool:
-    """Say whether one of an attribute's patterns matches; for rules, a last slash of a path's pattern is optional."""
+    """Return whether one of the patterns matches. In rules, a last slash of a path's pattern is optional."""
     both = [*globs]
     if name == "path" and not exempt:
         both += [glob[:-1] for glob in globs if glob.endswith("/") and glob != "/"]
@@ -69,7 +69,7 @@ def one_matches(name: str, globs: tuple[str, ...], value: str, *, exempt: bool =
 
 
 def matches(match: Mapping[str, tuple[str, ...]], request: Values) -> bool:
-    """Say whether a rule or an override matches: each attribute by any reading."""
+    """Return whether a rule or an override matches: each attribute by any reading."""
     return all(
         name in request and any(one_matches(name, globs, value) for value in readings_of(request[name]))
         for name, globs in match.items()
@@ -77,7 +77,7 @@ def matches(match: Mapping[str, tuple[str, ...]], request: Values) -> bool:
 
 
 def exempts(match: Mapping[str, tuple[str, ...]], request: Values) -> bool:
-    """Say whether an entry of `exempt` matches: each attribute by each reading."""
+    """Return whether an entry of `exempt` matches: each attribute by each reading."""
     return all(
         name in request and all(one_matches(name, globs, value, exempt=True) for value in readings_of(request[name]))
         for name, globs in match.items()

@@ -190,7 +190,10 @@ def test_those_already_in_line_are_held_back_too_and_do_not_rush_in_afterwards(
 
 def test_a_limiter_may_be_shared_between_clients_of_all_kinds(api: LimitedAPI, watch: Stopwatch) -> None:
     with ExitStack() as closing:
-        shared: list[Pace] = [Limiter("1/minute", store=watch.store), AsyncLimiter("1/minute", store=watch.store)]
+        store, name = watch.store, "one"
+        shared: list[Pace] = [
+            Limiter("1/minute", store=store, name=name), AsyncLimiter("1/minute", store=store, name=name)
+        ]  # fmt: skip
         for number, (kind, limiter) in enumerate((kind, limiter) for kind in CLIENTS for limiter in shared):
             Opener(kind, closing)(limiter).send(api.url)
             assert watch.seconds == 60 * number

@@ -18,13 +18,12 @@ from typing import NamedTuple
 import httpx
 import pytest
 from conftest import need, need_program
+from pages import PAGES, ROOT, Block, blocks, modules, session
 from redis_servers import redis_server
 from servers import backend, caddy, ratekeeper_service
 
 from ratekeeper import IMPLEMENTATION, Limiter, Policy, SharedMemoryStore
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGE = ROOT / "src" / "ratekeeper"
 MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
 # Run elsewhere: these by .ci/run in a fresh clone, installing by test_install.py, nginx by test_gateway.py.
@@ -37,26 +36,6 @@ OF_OTHERS = {"text"}
 """Lines of other libraries, those of frameworks beside them, and pictures."""
 
 
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    page: Path
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.name}: {self.text.strip().splitlines()[0][:50]}"
-
-
-def blocks(*languages: str) -> list[Block]:
-    found = []
-    for page in PAGES:
-        for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
-            if not languages or language in languages:
-                found.append(Block(page, language, text))
-    return found
-
-
 def test_every_block_is_of_a_kind_that_is_run_but_for_what_is_not_ours() -> None:
     assert {block.language for block in blocks()} <= LANGUAGES | OF_OTHERS
     assert {block.page.name for block in blocks(*OF_OTHERS)} <= {"migrate.md", "frameworks.md"}
@@ -65,13 +44,20 @@ def test_every_block_is_of_a_kind_that_is_run_but_for_what_is_not_ours() -> None
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_in_the_pages_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    code = "\n".join(block.text for block in blocks("pycon") if block.page == page)
+    code = session(page)
     with redis_server() if REDIS_URL in code else nullcontext() as server:
         code = code.replace(REDIS_URL, server.url) if server else code
         test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
         runner = doctest.DocTestRunner()
         runner.run(test)
     assert runner.failures == 0
+
+
+def test_the_type_checkers_get_the_python_of_every_page() -> None:
+    assert {f"page_{block.page.stem.lower()}" for block in blocks("pycon")} <= modules().keys()
+    assert {block.text for block in blocks("python")} <= set(modules().values())
+    for name, text in modules().items():
+        compile(text, name, "exec")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -32,7 +32,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from ratekeeper import Policy, PolicyError
+from ratekeeper import Limiter, Policy, PolicyError
 from ratekeeper.frameworks import aiohttp as own_aiohttp
 from ratekeeper.frameworks import asgi, starlette
 from ratekeeper.frameworks import flask as own_flask
@@ -253,3 +253,27 @@ def test_a_rejection_can_tell_of_a_wait_that_has_no_end() -> None:
     with serving(app) as url, closing(RawClient(url)) as client:
         told = [json.loads(client.send("/", (b"X-Cost", cost)).body or b"{}") for cost in (b"3", b"2", b"1")]
     assert told == [{"retry": None}, {}, {"retry": 1800}]
+
+
+def test_a_function_of_the_options_that_a_limiter_of_its_own_refuses_is_a_429() -> None:
+    limiter = Limiter("1/hour")
+
+    def user(request: Request) -> str:
+        limiter.acquire("database", timeout=0)
+        return "alice"
+
+    policy = Policy.parse('[attributes]\nuser = "app"\n[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "9/hour"')
+    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse(""))])
+    app.add_middleware(starlette.RateLimitMiddleware, policy, store=memory(), attributes={"user": user})
+    with serving(app) as url, closing(RawClient(url)) as client:
+        assert client.statuses("/", "/") == [200, 429]
+
+
+def test_a_path_below_the_root_path_of_fastapi_is_the_route_without_it() -> None:
+    app = FastAPI()
+    app.root_path = "/api"  # its argument is deprecated
+    app.get("/login")(lambda: "")
+    policy = Policy.parse('[[rules]]\nname = "r"\nmatch = { path = "/login" }\nkey = ["path"]\nlimit = "1/hour"')
+    app.add_middleware(starlette.RateLimitMiddleware, policy, store=memory())
+    with serving(app) as url, closing(RawClient(url)) as client:
+        assert client.statuses("/login", "/api/login", "/api//login", "/x/../api/login") == [200, 429, 429, 429]

@@ -17,6 +17,7 @@ from ratekeeper.http.attributes import (
     AttributeReader,
     client_address,
     put_attribute,
+    read_method,
     read_path,
 )
 from ratekeeper.http.header_lines import MOST_BYTES, MOST_LINES
@@ -29,7 +30,6 @@ from ratekeeper.policy.sources import (
     HeaderSource,
     PathSource,
     Source,
-    method_of,
     readings_of,
 )
 
@@ -151,7 +151,7 @@ def test_a_path_that_is_too_long_is_refused() -> None:
     ],
 )
 def test_a_method_is_upper_case_head_is_get_and_one_that_is_not_registered_is_other(method: str, read: str) -> None:
-    assert method_of(method) == read
+    assert read_method(method) == read
 
 
 # Whose request it is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from math import ceil
 
 import pytest
 from hypothesis import assume, example, given
@@ -15,7 +16,7 @@ from ratekeeper.decision import NEVER, PlainDecision
 from ratekeeper.gcra import decide
 from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers
 from ratekeeper.http.problem import QUOTA_EXCEEDED, problem
-from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket
+from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket, parse_limit
 
 SECOND = TICKS_PER_SECOND
 FIVE_PER_SECOND = TokenBucket(20, 5)
@@ -46,6 +47,11 @@ def decision_of(limit: Limit, debt: int = 0, retry: int = 0, cost: int = 1) -> P
 def refusal(*retries: int, cost: int = 1) -> PolicyDecision:
     decisions = [decision_of(FIVE_PER_SECOND, FIVE_PER_SECOND.full, retry, cost) for retry in retries]
     return PolicyDecision(tuple(RuleDecision(f"rule {n}", one) for n, one in enumerate(decisions)))
+
+
+def rounding(limit: Limit, seconds: int) -> int:
+    """By how many ticks a limit's own time may be longer than so many seconds of its exact rate: one a token."""
+    return ceil(limit.rate * seconds)
 
 
 def parsed(headers: list[tuple[str, str]], name: str) -> list[tuple[str, dict[str, int]]]:
@@ -121,10 +127,59 @@ def test_r_can_be_taken_now_and_one_more_at_t_but_not_a_second_before(at: tuple[
     ((_, state),) = parsed(headers, "RateLimit")
     taken = decide(debt, 0, state["r"] * limit.interval, limit.full, limit.full)
     assert taken.allowed or state["r"] == 0
-    at_t = decide(taken.new_tat, state["t"] * SECOND, limit.interval, limit.full, limit.full)
+    waited = state["t"] * SECOND + rounding(limit, state["t"])
+    at_t = decide(taken.new_tat, waited, limit.interval, limit.full, limit.full)
     before = decide(taken.new_tat, (state["t"] - 1) * SECOND, limit.interval, limit.full, limit.full)
     assert at_t.allowed
     assert not before.allowed
+
+
+EVERY_RATE = [
+    *(f"{count}/{period}" for count in range(1, 1001) for period in ("second", "minute", "7s")),
+    *(f"{count}/second burst {burst}" for count in (1, 3, 7, 60, 971, 10**6) for burst in (1, 999_983, 10**7)),
+    "999983/hour burst 1000000", "80000/s", "1000/day burst 7", "999999999/s", "7/3 weeks",
+]  # fmt: skip
+
+
+def exact_seconds(tokens: int, limit: Limit) -> int:
+    """The oracle: whole seconds in which so many tokens refill, at least 1."""
+    return max(1, ceil(Fraction(tokens) / limit.rate))
+
+
+def test_seconds_are_rounded_up_from_tokens_by_the_rate_whatever_the_rate_and_however_many_are_taken() -> None:
+    for text in EVERY_RATE:
+        limit = parse_limit(text)
+        most = limit.capacity
+        assert limit.window == Fraction(most) / limit.rate
+        for taken in {0, 1, min(2, most), most // 3, most // 2, most - 1, most}:
+            one = decision_of(limit, debt=taken * limit.interval)
+            verdict = PolicyDecision((RuleDecision("x", one),))
+            headers = dict(rate_limit_headers(verdict))
+            assert headers["RateLimit-Policy"] == f'"x";q={most};w={exact_seconds(most, limit)}', text
+            assert headers["RateLimit"] == f'"x";r={most - taken};t={exact_seconds(1, limit)}', text
+            full_in = exact_seconds(taken, limit) if taken else 0
+            assert dict(legacy_headers(verdict, "delta", 0.0))["X-RateLimit-Reset"] == str(full_in), text
+            assert dict(legacy_headers(verdict, "epoch", 1e9))["X-RateLimit-Reset"] == str(10**9 + full_in), text
+            lacking = max(1, most - taken)
+            refused = decision_of(limit, debt=most * limit.interval, retry=lacking * limit.interval)
+            verdict = PolicyDecision((RuleDecision("x", refused),))
+            assert verdict.retry_after_seconds == exact_seconds(lacking, limit), text
+            assert dict(rate_limit_headers(verdict))["Retry-After"] == str(exact_seconds(lacking, limit)), text
+
+
+@given(limits, st.integers(0, MAX_AHEAD_TICKS))
+def test_whole_seconds_are_at_most_a_tick_a_token_less_than_the_ticks_and_less_than_a_second_more(
+    limit: Limit, ticks: int
+) -> None:
+    told = limit.whole_seconds(ticks)
+    assert (told - 1) * SECOND < ticks <= told * SECOND + rounding(limit, told)
+
+
+def test_a_decision_stays_exact_in_ticks() -> None:
+    limit = TokenBucket(60, "60/second")
+    one = decision_of(limit, debt=limit.full, retry=limit.full)
+    assert one.retry_ticks == limit.full == 60 * -(-SECOND // 60)
+    assert (one.retry_after, one.reset_after) == (limit.full / SECOND, limit.full / SECOND)
 
 
 @given(verdicts)
@@ -136,7 +191,10 @@ def test_retry_after_is_there_when_waiting_helps_and_is_the_longest_wait_rounded
         assert retry_after is None
     else:
         assert retry_after is not None
-        assert int(retry_after) - 1 < wait <= int(retry_after)
+        told = int(retry_after)
+        assert told == verdict.retry_after_seconds
+        assert told - 1 < wait
+        assert all(rule.decision.retry_ticks <= told * SECOND + rounding(rule.limit, told) for rule in verdict.enforced)
         assert int(retry_after) >= 1
 
 

@@ -33,7 +33,7 @@ LAYERS = [
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 ALLOWED_THIRD_PARTY = {
-    "service": {"uvicorn"},
+    "service": {"httptools", "uvicorn", "uvloop"},
     "cli": {"rich"},
     "stores": {"redis", "valkey"},
     "frameworks": {

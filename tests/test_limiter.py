@@ -336,7 +336,7 @@ def test_a_block_is_limited_too(store: TableStore) -> None:
 
 
 def test_a_guard_that_makes_no_sense_is_an_error(store: TableStore) -> None:
-    limiter, async_limiter = Limiter("1/s", store=store), AsyncLimiter("1/s", store=store)
+    limiter, async_limiter = Limiter("1/s", store=store), AsyncLimiter("1/s", store=store, name="async")
     with pytest.raises(TypeError, match="key must be"):
         limiter.limit(key=5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="cost must be"):

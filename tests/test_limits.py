@@ -60,6 +60,16 @@ def test_a_text_means_its_count_period_and_burst(text: str, capacity: int, rate:
         ("100/d", [(100, 86_400)]),
         ("10/5m", [(10, 300)]),
         ("100/300s", [(100, 300)]),
+        ("100/300", [(100, 300)]),
+        # limits, whose spaces are all optional
+        ("10per2hours", [(10, 7200)]),
+        ("10perminute", [(10, 60)]),
+        # throttled-py
+        ("10/wk", [(10, 604_800)]),
+        ("10 per wks", [(10, 604_800)]),
+        ("10/secs", [(10, 1)]),
+        ("10/mins", [(10, 60)]),
+        ("10/hrs", [(10, 3600)]),
         # DRF
         ("60/min", [(60, 60)]),
         ("20/hour", [(20, 3600)]),
@@ -71,6 +81,11 @@ def test_the_texts_of_other_libraries_mean_here_what_they_meant_there(text: str,
     assert parse_limits(text) == expected
     if len(expected) == 1:
         assert parse_limit(text) == expected[0]
+
+
+@pytest.mark.parametrize("text", ["10/5 burst 3", "10/5, burst=3", "10/5s burst 3", "10/5sec;burst 3"])
+def test_a_burst_may_follow_seconds_without_a_unit(text: str) -> None:
+    assert parse_limit(text) == TokenBucket(3, 2)
 
 
 def test_a_burst_belongs_to_the_limit_before_it() -> None:
@@ -93,7 +108,12 @@ def test_several_limits_where_one_is_meant_are_an_error_that_names_what_reads_th
         ("10/minute 100/hour", "'100/hour' is not understood"),
         ("100/month", "'100/30 days'"),  # DRF went by the first letter, and read 100 a minute
         ("1/mon", "unknown unit of time 'mon'"),
-        ("10/5", "write a count and a period"),  # of django-ratelimit's 5 what?
+        ("10/", "write a count and a period"),  # django-ratelimit read 10 a second
+        ("10 per 5", "write a count and a period"),
+        ("10/0", "longer than 0 seconds"),
+        ("5/hrss", "unknown unit of time 'hrss': did you mean 'hrs'"),
+        ("5/secss", "unknown unit of time 'secss'"),
+        ("10/5 burts 3", "'burts'"),
         (b"1/s", "limits are text such as"),
     ],
 )
@@ -125,7 +145,7 @@ def test_a_float_means_the_decimal_that_it_prints_as() -> None:
         ("-5/minute", "write a count and a period"),
         ("10/s foo", "'foo' is not understood"),
         ("10/s burst", "'burst' is not understood"),
-        ("0/s", "more than 0"),
+        ("0/s", "a rate must be positive, not '0/s': .* refuse it before you ask a limiter"),
         ("10/s burst 0", "at least 1"),
         ("10/0s", "longer than 0"),
         ("0.5/s", "add a burst"),

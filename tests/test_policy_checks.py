@@ -15,18 +15,17 @@ from policy_oracle import Asked
 
 from ratekeeper import Policy, PolicyError, TokenBucket
 from ratekeeper.cli.main import main
+from ratekeeper.http.attributes import read_method
 from ratekeeper.policy.check_paths import why_no_path
 from ratekeeper.policy.model import Override, Rule, Tiers
 from ratekeeper.policy.sources import (
     METHODS,
-    OTHER,
     AppSource,
     ClientIP,
     CookieSource,
     HeaderSource,
     PathSource,
     Source,
-    method_of,
 )
 
 BUCKET = TokenBucket(1, 1)
@@ -172,19 +171,8 @@ def test_the_places_of_patterns_in_a_list_are_told() -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_each_registered_method_is_itself_and_may_be_matched(method: str) -> None:
-    assert method_of(method.lower()) == method
+    assert read_method(method.lower()) == method
     assert Policy((Rule("r", BUCKET, match={"method": (method,)}),)).rules
-
-
-def test_head_is_get_and_what_is_not_registered_is_other() -> None:
-    assert "HEAD" not in METHODS
-    assert [method_of(token) for token in ("head", "PURGE", "", "\u017fEARCH", "pri")] == [
-        "GET",
-        OTHER,
-        OTHER,
-        OTHER,
-        "PRI",
-    ]
 
 
 # Headers, cookies and tokens: errors show none of it
@@ -229,7 +217,7 @@ def test_any_text_that_a_credential_may_be_is_taken() -> None:
 EVERYTHING: list[dict[str, tuple[str, ...]]] = [
     {"path": ("*",)}, {"path": ("/x", "/*")}, {"path": ("**",)}, {"method": ("*",)}, {"client": ("*",)},
     {"client": ("0.0.0.0/0", "::/0")}, {"path": ("*",), "method": ("*",)}, {"method": ("GET", "*")},
-    {"client": ("::/0", "0.0.0.0/1", "128.0.0.0/1")},
+    {"client": ("::/0", "0.0.0.0/1", "128.0.0.0/1")}, {"path": ("?*",)},
 ]  # fmt: skip
 
 

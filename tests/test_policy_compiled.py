@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from policy_oracle import Asked, planned
 
 from ratekeeper import AsyncKeeper, Keeper, LeakyBucket, ManualClock, MemoryStore, Policy, TokenBucket
+from ratekeeper.http.attributes import read_path
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.model import Missing, Override, Rule, Tiers
 from ratekeeper.policy.sources import (
@@ -164,6 +165,22 @@ def test_two_requests_of_one_path_and_other_readings_are_told_apart() -> None:
     assert [rule.matches(one) for one in (path("/x"), path("/x", "/files/../x"), path("/x"))] == [False, True, False]
 
 
+PIECES = ["/", "//", "/./", "/../", "%2f", "%2e", "..", ".", ";x", ";a.css", "login", "lo%67in", "static", "healthz",
+          "files", "x.css", "#", "%23", "%3b", "?", "%3F", "\\"]  # fmt: skip
+
+
+@settings(max_examples=2000)
+@given(st.lists(st.sampled_from(PIECES), max_size=8))
+def test_no_spelling_of_a_path_leaves_a_rule_or_joins_an_exemption_or_a_wider_limit(pieces: list[str]) -> None:
+    wider = Override({"path": ("/files/*", "*.css")}, TokenBucket(100, 100))
+    rules = (Rule("login", BUCKET, match={"path": ("/login",)}, key=("path",), overrides=(wider,)),)
+    compiled = CompiledPolicy(Policy(rules, exempt=({"path": ("/healthz", "/static/*", "*.css")},)))
+    found = read_path("/" + "".join(pieces))
+    if found == "/login":
+        (charge,) = compiled.plan({"path": found}).charges
+        assert charge == compiled.plan({"path": "/login"}).charges[0]
+
+
 # Names, waiting, types
 
 
@@ -180,7 +197,7 @@ def test_it_names_the_attributes_that_make_a_difference() -> None:
      (Rule("r", LeakyBucket(1, 1), max_wait=0), False), (Rule("r", LeakyBucket(1, 1), shadow=True), False)],
 )  # fmt: skip
 def test_it_says_whether_a_request_may_have_to_wait(rule: Rule, waits: bool) -> None:
-    assert CompiledPolicy(Policy((Rule("other", BUCKET), rule))).may_wait is waits
+    assert CompiledPolicy(Policy((Rule("other", BUCKET), rule))).waiting == ({rule.name} if waits else set())
 
 
 def test_a_keeper_shows_its_compiled_policy_and_a_reload_swaps_it() -> None:

@@ -320,7 +320,7 @@ MISTAKES = [
     (RULE.replace("20", "0"), "policy.toml:3: rule 'r': TokenBucket: capacity must be at least 1, not 0"),
     (RULE.replace("20", "true"), "policy.toml:3: rule 'r': TokenBucket: capacity must be a whole number"),
     (RULE.replace("20", "0x" + "f" * 5000), "policy.toml:", "rule 'r': Exceeds the limit"),
-    (RULE.replace("5", "0"), "policy.toml:4: rule 'r': TokenBucket: refill_rate: a rate must be more than 0"),
+    (RULE.replace("5", "0"), "policy.toml:4: rule 'r': TokenBucket: refill_rate: a rate must be positive"),
     (RULE.replace("5", '"5/minuet"'), "policy.toml:4: rule 'r': TokenBucket: refill_rate:", "did you mean 'minute'?"),
     (RULE.replace("5", "1979-05-27"), "policy.toml:4: rule 'r': TokenBucket: refill_rate: a rate is a number"),
     (RULE + 'limit = "5/s"\n', "policy.toml:3: rule 'r': 'limit' says what 'capacity' and 'refill_rate' would"),

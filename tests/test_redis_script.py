@@ -38,6 +38,13 @@ costs = st.integers(0, 9) | st.just(10**30)
 timeouts = st.none() | st.sampled_from([0, 0.05, 1, 60, 1e12])
 
 
+class WallClock(ManualClock):
+    """A clock whose ticks are as large as a server's, which the C table could not count."""
+
+    def ticks(self) -> int:
+        return WALL * SECOND + super().ticks()
+
+
 @pytest.fixture(scope="module", params=[*PROGRAMS, "cluster"])
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     with ExitStack() as stack:
@@ -67,7 +74,7 @@ class StoresDecideAlike(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.clock.set_ticks(WALL * SECOND)
+        self.clock.set_ticks(0)
         self.scope = str(next(fresh))
         self.reference = MemoryStore(10_000, clock=self.clock, implementation="python")
 
@@ -131,7 +138,7 @@ class StoresDecideAlike(RuleBasedStateMachine):
         self.wait_for(self.asynchronous.reset(*bucket))
         self.remembering.reset(*bucket)
 
-    @rule(ticks=st.integers(0, 5 * SECOND) | st.integers(0, 20) | st.sampled_from([60 * SECOND, 86_400 * 365 * SECOND]))
+    @rule(ticks=st.integers(0, 5 * SECOND) | st.integers(0, 20) | st.sampled_from([60 * SECOND, 86_400 * 100 * SECOND]))
     def time_goes_on(self, ticks: int) -> None:
         self.clock.advance_ticks(ticks)
 
@@ -142,7 +149,7 @@ def passing(charges: list[Charge], decisions: list[Decision]) -> bool:
 
 @pytest.mark.parametrize("spread", [False, True], ids=["one key a request", "several keys a request"])
 def test_the_script_decides_as_the_python_table_does(url: str, loop: Any, spread: bool) -> None:
-    clock = ManualClock(WALL)
+    clock = WallClock(start=100_000)
     stores: list[Any] = [
         RedisStore(url, prefix="sync:", clock=clock, remember_denials=False, timeout=5),
         AsyncRedisStore(url, prefix="async:", clock=clock, remember_denials=False, timeout=5),
@@ -163,7 +170,7 @@ def test_the_script_decides_as_the_python_table_does(url: str, loop: Any, spread
 
 @pytest.fixture
 def twins(one_server: str) -> Iterator[tuple[MemoryStore, RedisStore, ManualClock]]:
-    clock = ManualClock(WALL)
+    clock = WallClock(start=100_000)
     reference = MemoryStore(100, clock=clock, implementation="python")
     with RedisStore(one_server, prefix=f"{next(fresh)}:", clock=clock, remember_denials=False, timeout=5) as store:
         yield reference, store, clock
@@ -196,7 +203,7 @@ def test_a_refund_after_a_step_back_gives_no_more_than_was_charged(twins: Any) -
 @given(trace=st.lists(st.tuples(st.integers(-5000, 5000), st.integers(0, 6)), min_size=1, max_size=30))
 def test_a_step_back_neither_mints_nor_locks_out(one_server: str, trace: list[tuple[int, int]]) -> None:
     """By an oracle in plain integers that moves what was written in a second yet to come."""
-    limit, clock = TokenBucket(6, "7/minute"), ManualClock(WALL)
+    limit, clock = TokenBucket(6, "7/minute"), WallClock(start=100_000)
     scope = str(next(fresh))
     with RedisStore(one_server, clock=clock, remember_denials=False, timeout=5) as store:
         tat, written = 0, 0

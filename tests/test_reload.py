@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ from conftest import need
 from servers import PATIENCE, program, ratekeeper_service, wait_until_answers
 
 from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, PolicyWatch, watch_policy
+from ratekeeper.errors import PolicyError
+from ratekeeper.policy import at_rest
+from ratekeeper.policy.at_rest import open_for_writing
+from ratekeeper.policy.reload import LONGER
 from ratekeeper.service.app import Service
 from ratekeeper.stores.table_store import TableStore
 
@@ -278,6 +283,152 @@ def test_a_file_that_is_being_written_is_not_taken_before_it_rests(watched: Watc
     assert watched.taken == [["one", "two", "three"]]
 
 
+def test_a_file_that_is_open_for_writing_is_not_taken_however_long_it_rests(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slow write in place: what is there already is a policy in itself. The looks are the test's own here."""
+    watched.path.write_text(ONE)
+    need("leases", open_for_writing(str(watched.path)) is False)
+    with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:
+        with watched.path.open("w") as writer:
+            writer.write(TWO)
+            writer.flush()
+            for _ in range(20):
+                watch._look()
+            assert watched.taken == []
+            assert caplog.text.count("it is taken when no process has it open for writing any more") == 1
+            writer.write(ONE)
+        for _ in range(2):
+            watch._look()
+    assert watched.taken == [["two", "one"]]
+
+
+def test_a_file_must_rest_for_longer_where_leases_are_not_possible(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.path.write_text(ONE)
+    monkeypatch.setattr(at_rest, "_SET_LEASE", None)
+    with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:
+        watched.put(TWO)
+        for _ in range(LONGER):
+            watch._look()
+        assert watched.taken == []
+        watch._look()
+    assert watched.taken == [["two"]]
+
+
+def test_a_writer_that_meets_the_probe_goes_on_and_so_does_the_prober(tmp_path: Path) -> None:
+    """To open the file for writing breaks the probe's lease, and the kernel's signal of it must end nobody."""
+    path = tmp_path / "policy.toml"
+    path.write_text(ONE)
+    need("leases", open_for_writing(str(path)) is False)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", "import sys\nwhile True:\n    open(sys.argv[1], 'a').close()", str(path)]
+    )
+    try:
+        seen: set[bool | None] = set()
+        poll(lambda: seen.add(open_for_writing(str(path))) or len(seen) == 2)  # type: ignore[func-returns-value]
+        for _ in range(5000):
+            seen.add(open_for_writing(str(path)))
+        assert seen == {True, False}
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+def test_a_requested_reload_is_immediate_and_logs_its_result(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.path.write_text(ONE)
+    with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:
+        for text, told in (
+            (ONE, "says what is in use: nothing changes"),
+            (TWO, "is in use: added 'two'; removed 'one'"),
+            (BROKEN, "is not taken: what was in use before stays"),
+            (BROKEN, "is not taken: what was in use before stays"),
+            (TWO, "is mended: it says what is in use"),
+        ):
+            known = len(caplog.records)
+            watched.put(text)
+            watch.reload()
+            poll(lambda known=known: len(caplog.records) > known)  # type: ignore[misc]
+            assert told in caplog.records[-1].getMessage()
+    assert watched.taken == [["two"]]
+
+
+def test_a_requested_reload_waits_for_the_end_of_a_write(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    watched.path.write_text(ONE)
+    need("leases", open_for_writing(str(watched.path)) is False)
+    with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=EVERY) as watch:
+        with watched.path.open("w") as writer:
+            writer.write(TWO)
+            writer.flush()
+            watch.reload()
+            poll(lambda: "is not read yet: a process has it open for writing" in caplog.text)
+            writer.write(ONE)
+            assert watched.taken == []
+        poll(lambda: watched.taken == [["two", "one"]])
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def sparse(path: Path) -> None:
+    with path.open("w") as file:
+        file.truncate(100 * 2**20)
+
+
+def to_zero(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [(fifo, "is a FIFO, not a policy file"), (Path.mkdir, "is a directory, not a policy file"),
+     (to_zero, "is a device, not a policy file"), (sparse, "is longer than 4 MiB")],
+)  # fmt: skip
+def test_no_file_of_another_kind_hangs_or_fills_memory_neither_at_load_nor_in_the_watch(
+    watched: Watched, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None], says: str
+) -> None:
+    make(watched.path)
+    tracemalloc.start()
+    with pytest.raises(PolicyError, match=says):
+        Policy.load(watched.path)
+    with watch_policy(watched.path, watched.take, in_use=Policy.parse(ONE), every=EVERY):
+        poll(lambda: says in caplog.text)
+        watched.path.rename(watched.path.parent / "old")
+        watched.put(TWO)
+        poll(lambda: watched.taken == [["two"]])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20 * 2**20
+
+
+def test_a_file_that_grows_for_ever_is_never_taken_and_the_watch_goes_on(watched: Watched) -> None:
+    stopped = threading.Event()
+
+    def grow() -> None:
+        while not stopped.is_set():
+            with watched.path.open("a") as file:
+                file.write("# more\n" * 10_000)
+
+    watched.path.write_text(ONE)
+    grower = threading.Thread(target=grow)
+    with watch_policy(watched.path, watched.take, in_use=Policy.parse(ONE), every=EVERY):
+        grower.start()
+        try:
+            poll(lambda: watched.path.stat().st_size > 8 * 2**20)
+            with pytest.raises(PolicyError, match="is longer than 4 MiB"):
+                Policy.load(watched.path)
+        finally:
+            stopped.set()
+            grower.join()
+        watched.put(TWO)
+        poll(lambda: watched.taken == [["two"]])
+
+
 def test_the_same_broken_content_is_told_once(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     watched.path.write_text(ONE)
     with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:
@@ -393,8 +544,7 @@ def test_every_worker_of_the_service_takes_a_change_and_keeps_what_was_taken(tmp
     with serving(policy, "--workers", workers) as (url, said):
         assert ask(url, x_user="a", x_new_user="b").headers["ratelimit"].startswith('"r";r=4;')
         policy.write_text(SERVED.replace("5/day", "10/day").replace("x-user", "x-new-user"))
-        for _ in range(int(workers)):
-            assert "policy.toml is in use: changed 'r'; other [attributes]\n" in said.readline()
+        assert "policy.toml is in use: changed 'r'; other [attributes]\n" in said.readline()
         # With the new limit, by the new header: the 4.8 hours that it owed are two tokens now.
         assert ask(url, x_user="b", x_new_user="a").headers["ratelimit"].startswith('"r";r=7;')
 
@@ -408,7 +558,9 @@ def test_a_broken_file_is_told_on_stderr_and_the_service_goes_on(tmp_path: Path)
         [url] = re.findall(r"http://\S+", process.stdout.readline())
         policy.write_text(SERVED.replace("5/day", "5/dya"))
         lines = [process.stderr.readline() for _ in range(2)]
-        assert re.match(r"ratekeeper\[\d+\]: .*policy.toml is not taken: what was in use before stays", lines[0])
+        assert re.match(
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ERROR ratekeeper\[\d+\]: .*policy.toml is not taken: ", lines[0]
+        )
         assert "policy.toml:6: rule 'r': '5/dya': unknown unit of time 'dya': did you mean 'day'?" in lines[1]
         assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=4;')
         policy.write_text(SERVED.replace("5/day", "6/day"))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from io import StringIO
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from ratekeeper.cli.replay import engine
 from ratekeeper.cli.replay.engine import replay
 from ratekeeper.cli.replay.report import BadLine, Report, RuleReport
+from ratekeeper.cli.replay.tables import print_report
 from ratekeeper.clock import ManualClock
 from ratekeeper.gcra import decide
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket
@@ -174,6 +177,68 @@ def test_a_log_may_begin_at_any_time_and_last_nine_years() -> None:
         report = run(SMALL, line(begin), line(begin + 9 * 365 * 86_400), line(begin + 10 * 366 * 86_400))
         assert (report.requests, report.unreadable) == (2, 1)
         assert "nine years" in report.bad_lines[0].reason
+
+
+@pytest.mark.parametrize(
+    "time",
+    ['"0001-01-01T00:00:00Z"', '"0001-01-01T00:00:00+14:00"', "0", '"1970-01-01T00:00:00Z"', '"9999-12-31T23:59:59Z"',
+     '"9999-12-31T23:59:59-23:59"', "99999999999", "1e400", "-1", "1" + "0" * 400, '"31/Dec/9999:23:59:59 -2359"'],
+)  # fmt: skip
+def test_a_line_of_another_age_is_a_line_that_is_not_read_and_takes_no_other_with_it(time: str) -> None:
+    odd = f'{{"ts": {time}, "path": "/api/x"}}'
+    for place in range(3):
+        lines = [line(971_211_336), line(971_211_337)]
+        lines.insert(place, odd)
+        report = run(SMALL, *lines)
+        assert (report.requests, report.unreadable) == (2, 1)
+        assert report.bad_lines[0].line == place + 1
+        assert report.span is not None
+        assert report.span.first == 971_211_336 * TICKS_PER_SECOND
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59"])
+def test_a_log_of_no_age_that_can_be_shown_is_not_read(time: str) -> None:
+    report = run(SMALL, json.dumps({"ts": time, "path": "/api/x"}))
+    assert (report.requests, report.unreadable) == (0, 1)
+
+
+PIECES = [
+    *("\\ud800", '"', "{", "}", "[", "]", "9" * 30, "9" * 5000, "1" + "0" * 400, "1e999", "-", "null", "true", "NaN"),
+    *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "\0", "%", "%ff", "\\x", "\\u", ":", ",", "/../", "\u2028"),
+    *(
+        "[1]",
+        '{"a": 1}',
+        "\r",
+        "\x85",
+        "\u0661",
+        "\ufffd",
+        "Infinity",
+        "-Infinity",
+        "1970-01-01",
+        "01/Jan/0001:00:00:00",
+    ),
+]
+LINES = [
+    '::1 - bob [10/Oct/2000:13:55:36 -0700] "get /a//b?c HTTP/1.0" 200 1 "r" "ua" "1.2.3.4, 5.6.7.8"',
+    line(971_211_336.5, request={"headers": {"X-Api-Key": ["a"], "X-Forwarded-For": ["1.2.3.4"]}, "uri": "/x"}),
+    '{"time": "2000-10-10T20:55:36Z", "request": "GET /%61 HTTP/1.1", "headers": {"x-api-key": "1"}, "host": "::1"}',
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_line_makes_a_traceback(data: st.DataObject) -> None:
+    lines = []
+    for original in LINES * 2:
+        text = original
+        for _ in range(data.draw(st.integers(0, 4))):
+            at = data.draw(st.integers(0, len(text)))
+            piece = data.draw(st.sampled_from(PIECES) | st.text(max_size=3))
+            text = text[:at] + piece + text[at + data.draw(st.integers(0, 9)) :]
+        lines.append(text)
+    report = replay(Policy.parse(SMALL), lines, show_keys=True)
+    assert report.requests + report.unreadable == report.lines
+    print_report(Console(file=StringIO()), report, "policy", "log", True)
 
 
 # The same as live

@@ -15,7 +15,7 @@ from edge_table import SITES
 from raw_client import Header
 
 from ratekeeper import Policy
-from ratekeeper.policy.sources import method_of
+from ratekeeper.http.attributes import read_method
 
 LIMIT, TRIES = 3, 200
 PATHS = {"graphql": "/graphql/*", "login": "/login", "files": "/files/*"}
@@ -126,7 +126,7 @@ IDENTITIES: dict[str, Callable[[Call], object]] = {
     "key": lambda call: call.key,
     "token": lambda call: call.token,
     "do": lambda call: call.token,
-    "any": lambda call: method_of(call.method),
+    "any": lambda call: read_method(call.method),
 }
 
 

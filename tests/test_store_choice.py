@@ -26,7 +26,7 @@ from ratekeeper import (
     StoreError,
 )
 from ratekeeper.cli.main import main
-from ratekeeper.service.serve import make_service
+from ratekeeper.service.served import make_service
 from ratekeeper.stores.choice import StoreChoice
 
 RULE = """
@@ -118,20 +118,9 @@ def test_a_service_that_stops_closes_the_store_that_it_opened(server: Server, tm
 
     async def serve() -> None:
         service = make_service(Policy.parse(RULE), open_store)
-        events, said = iter(["lifespan.startup", "lifespan.shutdown"]), list[str]()
-
-        async def receive() -> dict[str, Any]:
-            event = next(events)
-            if event == "lifespan.shutdown":
-                await AsyncLimiter("5/s", store=opened[0]).try_acquire("a")
-                assert (b"name=served" in clients()) == (kind == "server")
-            return {"type": event}
-
-        async def send(message: Any) -> None:
-            said.append(message["type"])
-
-        await service({"type": "lifespan"}, receive, send)
-        assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+        await AsyncLimiter("5/s", store=opened[0]).try_acquire("a")
+        assert (b"name=served" in clients()) == (kind == "server")
+        await service.close()
 
     def clients() -> bytes:
         listed: bytes = server.ask("CLIENT", "LIST")

@@ -1,13 +1,14 @@
 """An ASGI application for several workers: uvicorn --workers 4 asgi_app:app"""
 
 from math import ceil
+from typing import Any
 
 from ratekeeper import AsyncLimiter, SharedMemoryStore
 
 limiter = AsyncLimiter("50/10s", store=SharedMemoryStore("ratekeeper-example"))
 
 
-async def app(scope, receive, send):
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] != "http":
         return
     decision = await limiter.try_acquire(scope["client"][0])

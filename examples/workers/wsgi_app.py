@@ -1,6 +1,7 @@
 """A WSGI application for several workers: gunicorn --workers 4 wsgi_app"""
 
 from math import ceil
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from ratekeeper import Limiter, SharedMemoryStore
 
@@ -8,7 +9,7 @@ store = SharedMemoryStore("ratekeeper-example")  # one table in /dev/shm, whoeve
 limiter = Limiter("50/10s", store=store)
 
 
-def application(environ, start_response):
+def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
     decision = limiter.try_acquire(environ["REMOTE_ADDR"])
     if not decision:
         start_response("429 Too Many Requests", [("Retry-After", str(ceil(decision.retry_after)))])

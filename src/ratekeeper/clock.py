@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
+from operator import index
 from typing import Protocol
 
 from ratekeeper.limits import TICKS_PER_SECOND
 
 _TICKS_PER_NS = TICKS_PER_SECOND // 1_000_000_000
+MAX_TICKS = 2**62 - 1
+"""The last time that a clock may tell."""
+
+_PERIOD = 2**26 * TICKS_PER_SECOND  # two years; a ManualClock's ticks count from a multiple of it
+_LONGEST = 10**15  # seconds
 _HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
 
 
@@ -28,6 +35,16 @@ class Clock(Protocol):
     async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
         """Let the event loop go on until `seconds` have passed, or the task is woken."""
         ...
+
+
+def ticks_of(clock: Clock | None) -> Callable[[], int] | None:
+    """Return what reads a clock; None for no clock, which is the system's. Raises TypeError for what is no clock."""
+    if clock is None:
+        return None
+    if callable(getattr(clock, "ticks", None)) and not isinstance(clock, type):
+        return clock.ticks
+    what = f"the class {clock.__name__}" if isinstance(clock, type) else type(clock).__name__
+    raise TypeError(f"clock must be a clock, such as ManualClock(), not {what}")
 
 
 class SystemClock:
@@ -52,34 +69,45 @@ class SystemClock:
 class ManualClock:
     """A clock that stands still until it is told to go on: for tests and for replays. Waiting moves it.
 
+    `start` is in seconds, and may be any time, such as `time.time()`. Ticks have a range of nine years. So they count
+    from 0 if the clock starts less than two years from 0, and else from two to four years before the start: the same
+    for all clocks that start together. The clock raises ValueError if it is moved out of this range.
+
     >>> clock = ManualClock()
     >>> clock.advance(1.5)
-    >>> clock.ticks() / TICKS_PER_SECOND
-    1.5
+    >>> clock.seconds(), clock.ticks() / TICKS_PER_SECOND
+    (1.5, 1.5)
+    >>> ManualClock(1_800_000_000.25).seconds()
+    1800000000.25
     """
 
     def __init__(self, start: float = 0.0) -> None:
-        if isinstance(start, str):
-            raise TypeError(f"start is in seconds, not {start!r}")
-        self._now = round(start * TICKS_PER_SECOND)
+        ticks = _in_ticks(start, "start")
+        period = ticks // _PERIOD
+        self._origin = 0 if period == 0 else (period - 1) * _PERIOD
+        self._now = ticks - self._origin
         self._lock = threading.Lock()
 
     def ticks(self) -> int:
         return self._now
 
+    def seconds(self) -> float:
+        """Return the time in the caller's own seconds: `start`, and what has passed since."""
+        return self._seconds_at(self._now)
+
     def advance(self, seconds: float) -> None:
         """Go on by `seconds`, to the nearest tick; a negative number steps back."""
-        self.advance_ticks(round(Fraction(seconds) * TICKS_PER_SECOND))
+        self.advance_ticks(_in_ticks(seconds, "seconds"))
 
     def advance_ticks(self, ticks: int) -> None:
         """Go on by exactly this many ticks."""
         with self._lock:
-            self._now += ticks
+            self._now = self._checked(self._now + index(ticks))
 
     def set_ticks(self, ticks: int) -> None:
         """Jump to a time."""
         with self._lock:
-            self._now = ticks
+            self._now = self._checked(index(ticks))
 
     def wait(self, woken: threading.Event, seconds: float) -> None:
         self.advance(seconds)
@@ -87,3 +115,27 @@ class ManualClock:
     async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
         self.advance(seconds)
         await asyncio.sleep(0)
+
+    def _checked(self, ticks: int) -> int:
+        if not 0 <= ticks <= MAX_TICKS:
+            raise ValueError(
+                f"this clock goes from {self._seconds_at(0)!r} to {self._seconds_at(MAX_TICKS)!r} s, no further: "
+                f"make a ManualClock with {'an earlier' if ticks < 0 else 'a later'} start"
+            )
+        return ticks
+
+    def _seconds_at(self, ticks: int) -> float:
+        return (self._origin + ticks) / TICKS_PER_SECOND
+
+
+def _in_ticks(seconds: float, name: str) -> int:
+    """Return seconds in ticks, to the nearest. Raises TypeError for no number, ValueError for NaN or one too large."""
+    if not hasattr(seconds, "as_integer_ratio"):
+        raise TypeError(f"{name} must be a number of seconds, not {type(seconds).__name__}")
+    try:
+        exact = Fraction(*seconds.as_integer_ratio())
+    except (OverflowError, ValueError):  # infinite, or not a number
+        exact = Fraction(_LONGEST)
+    if not -_LONGEST < exact < _LONGEST:
+        raise ValueError(f"{name} must be a number of seconds between -{_LONGEST:,} and {_LONGEST:,}")
+    return round(exact * TICKS_PER_SECOND)

@@ -90,8 +90,7 @@ class Decision:
 
     allowed      the request passes: now, or after `delay`
     remaining    whole tokens that could be taken at once now, after this request
-    retry_after  seconds after which the same request would pass; 0.0 when allowed, `inf` for never (which is not JSON:
-                 see `retry_after_seconds`)
+    retry_after  seconds after which the same request would pass; 0.0 when allowed, `inf` for never
     reset_after  seconds until the bucket is full again
     delay        seconds to wait before going ahead; for a refused request, what the wait would have been
     limit        the most binding limit: the one to wait longest for, or else the one with least left
@@ -115,7 +114,7 @@ class Decision:
     _refunded: int  # the cost already given back, -1 when there is nothing to give back; not part of the value
 
     source: ClassVar[str] = "exact"
-    missing: ClassVar[str | None] = None
+    missing: str | None = None
     on_error: str | None = None
     nodes: int = 1  # of how many like this one the limit is shared, while none can ask the store
 
@@ -130,7 +129,7 @@ class Decision:
     @property
     def retry_after_seconds(self) -> int | None:
         """Return `retry_after` as whole seconds, rounded up, at least 1; None if it is allowed, and for never."""
-        return None if self.allowed or self.never else max(1, -(-self.retry_ticks // TICKS_PER_SECOND))
+        return None if self.allowed or self.never else max(1, self.limit.whole_seconds(self.retry_ticks))
 
     @property
     def reset_after(self) -> float:

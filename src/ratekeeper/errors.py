@@ -53,6 +53,11 @@ class RateLimitExceeded(RatekeeperError):
         super().__init__(decision)
         self.decision = decision
 
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which the same request would pass; `inf` for never."""
+        return self.decision.retry_after
+
     def __str__(self) -> str:
         return self.decision.refusal
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from ratekeeper.clock import Clock, SystemClock
+from ratekeeper.clock import Clock, SystemClock, ticks_of
 from ratekeeper.decision import seconds
 from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.limits import LeakyBucket, wait_ticks
@@ -61,7 +61,8 @@ class LeakyQueue(Generic[T]):
 
     def __init__(self, capacity: int, leak_rate: Rate, *, clock: Clock | None = None) -> None:
         self.limit = LeakyBucket(capacity, leak_rate)
-        self._clock: Clock = clock or SystemClock()
+        ticks_of(clock)  # a bad one is an error here, not at the first item
+        self._clock: Clock = SystemClock() if clock is None else clock
         self._lock = threading.Lock()  # held for bookkeeping, never while anyone sleeps
         self._entries: deque[_Entry[T]] = deque()
         self._consumers: deque[_Consumer] = deque()

@@ -5,42 +5,60 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NoReturn
 
 from ratekeeper.decision import Charge, Decision, scope_of, together
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.guard import Cost, Guard, Key
-from ratekeeper.limits import AS_MEANT, Limit, Timeout, parse_limit, wait_ticks
+from ratekeeper.limits import AS_MEANT, Limit, Timeout, checked_cost, parse_limit, wait_ticks
 from ratekeeper.stores.awaited import awaited
-from ratekeeper.stores.base import AsyncGate, AsyncStore, AwaitedStore, Gate, Store, local, must_be_awaited
-from ratekeeper.stores.memory import MemoryStore
+from ratekeeper.stores.base import AsyncGate, AsyncStore, AwaitedStore, Gate, Store, local, must_be_awaited, unblocking
+from ratekeeper.stores.choice import MEMORY, StoreChoice, opened
+from ratekeeper.stores.unnamed import join_unnamed
 from ratekeeper.turns import take_turn, take_turn_async
 
 
 class _Named:
     """Limits under a name: what both limiters are made of."""
 
-    def __init__(self, limits: tuple[Limit | str, ...], name: str | None) -> None:
+    def __init__(
+        self, limits: tuple[Limit | str, ...], name: str | None, store: Store | AsyncStore | str | None
+    ) -> None:
         if not limits:
             raise ValueError("a limiter needs at least one limit, such as TokenBucket(20, 5) or '100/minute'")
         self.limits = tuple(parse_limit(limit) if isinstance(limit, str) else limit for limit in limits)
         for limit in self.limits:
             if not isinstance(limit, Limit):
                 raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or text, not {limit!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {type(name).__name__}")
         self.name = " and ".join(map(str, self.limits)) if name is None else name
+        self._opened = store is None or isinstance(store, str)  # so it is this limiter's to close
+        if name is None and store is not None and store != MEMORY:
+            self._unnamed = join_unnamed(store, self.name, stacklevel=3)
         self._scopes = tuple(scope_of(self.name, place) for place in range(len(self.limits)))
         self._charges = partial(_charges, self._scopes, self.limits)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.limits))}, name={self.name!r})"
 
+    def __reduce__(self) -> NoReturn:
+        kind = type(self).__name__
+        raise TypeError(
+            f"a {kind} cannot be pickled or copied, as its store cannot: make one in each process. They share their "
+            "limits if they have one name on one SharedMemoryStore or server"
+        )
+
     def _to_give_back(self, decision: Decision, cost: int | None) -> list[Charge]:
         """Return the charges that a refund gives back, and note that they are given."""
+        if not isinstance(decision, Decision):
+            raise TypeError(f"refund takes a decision of this limiter, not {type(decision).__name__}")
         if decision.limit not in self.limits:
             raise ValueError(f"this decision was made for another limiter: {decision.limit} is not among {self.limits}")
         if decision._refunded < 0:
             return []  # nothing was charged
         left = decision.cost - decision._refunded
-        given = left if cost is None else cost
+        given = left if cost is None else checked_cost(cost)
         if not 0 <= given <= left:
             raise ValueError(f"cost must be from 0 to the {left} not yet given back of {decision.cost}, not {cost!r}")
         object.__setattr__(decision, "_refunded", decision._refunded + given)
@@ -50,9 +68,11 @@ class _Named:
 class Limiter(_Named):
     """Say for each key whether a request may go ahead, under one or several limits: all are charged, or none.
 
-    `limits` are `TokenBucket`s, `LeakyBucket`s or texts for `parse_limit`. `store` is where the buckets live: by
-    default a `MemoryStore` of the limiter's own. `name` and key are a bucket's identity: limiters of one name on one
-    store share buckets. It defaults to the text of the limits; with one of your own, debts stay when limits change.
+    `limits` are `TokenBucket`s, `LeakyBucket`s or texts for `parse_limit`. `store` is where the buckets live: a store,
+    or a string that names one, "shared:NAME" or a server's URL such as "redis://host:6379/0"; by default a
+    `MemoryStore` of the limiter's own. `close()` closes a store that the limiter opened by its name. `name` and key are
+    a bucket's identity: limiters of one name on one store share buckets. It defaults to the text of the limits; with
+    one of your own, debts stay when limits change.
 
     Thread-safe. Keys are str or bytes; costs are whole numbers.
 
@@ -62,9 +82,9 @@ class Limiter(_Named):
     (True, 19)
     """
 
-    def __init__(self, *limits: Limit | str, store: Store | None = None, name: str | None = None) -> None:
-        super().__init__(limits, name)
-        self.store: Store = MemoryStore() if store is None else local(store, "Limiter")
+    def __init__(self, *limits: Limit | str, store: Store | str | None = None, name: str | None = None) -> None:
+        super().__init__(limits, name, store)
+        self.store: Store = local(opened(store, StoreChoice.open), "Limiter")
         # What waits must not refer to this limiter, which refers to the gate: a cycle would keep a dropped table alive.
         self._wait = partial(_wait, self.store, self._charges)
         self._gate: Gate = self.store.bind(self._scopes, self.limits, self._wait)
@@ -122,7 +142,13 @@ class Limiter(_Named):
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for functions, also async ones, that is a context manager too. See `Guard`."""
-        return Guard(self._take_turn_async, self._take_turn, key, cost, timeout)
+        return Guard(self._take_turn_async, self._take_turn, key, cost, timeout, partial(unblocking, self.store))
+
+    def close(self) -> None:
+        """Close the store, if this limiter opened it by its name; a store that was given stays open."""
+        close = getattr(self.store, "close", None)
+        if self._opened and close is not None:
+            close()
 
     def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
         decision = self._gate.reserve(key, cost, 0)
@@ -141,10 +167,12 @@ class AsyncLimiter(_Named):
     `store` may also be one that must be awaited, such as one on the network.
     """
 
-    def __init__(self, *limits: Limit | str, store: Store | AsyncStore | None = None, name: str | None = None) -> None:
-        super().__init__(limits, name)
-        self.store: Store | AsyncStore = MemoryStore() if store is None else store
-        self._store = awaited(self.store)
+    def __init__(
+        self, *limits: Limit | str, store: Store | AsyncStore | str | None = None, name: str | None = None
+    ) -> None:
+        super().__init__(limits, name, store)
+        self.store: Store | AsyncStore = opened(store, StoreChoice.open_async)
+        self._store = awaited(unblocking(self.store))
         self._wait = partial(_wait_async, self._store, self._charges)  # does not refer to this limiter: see Limiter
         # A store that must be awaited has a gate to await; a local one's verbs are called in a coroutine of our own.
         # To see which costs some ns; to await a gate for both would cost as much as a decision.
@@ -197,6 +225,14 @@ class AsyncLimiter(_Named):
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""
         return Guard(self._take_turn, None, key, cost, timeout)
+
+    async def close(self) -> None:
+        """As `Limiter.close`."""
+        close = getattr(self.store, "close", None)
+        if self._opened and close is not None:
+            closing = close()
+            if must_be_awaited(self.store):
+                await closing
 
     async def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
         if not self._reserve:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
-from math import ceil
+from math import ceil, fsum, inf
 from operator import index
 from typing import ClassVar, NamedTuple, TypeAlias
 
@@ -61,11 +61,25 @@ class Limit:
     interval: int = field(init=False, repr=False, compare=False)
     full: int = field(init=False, repr=False, compare=False)
     max_cost: int = field(init=False, repr=False, compare=False)
+    _exact_second: tuple[int, int] = field(init=False, repr=False, compare=False)  # the ticks that it refills: a ratio
 
     @property
     def window(self) -> Fraction:
-        """Seconds from a bucket without a token to a full one."""
-        return Fraction(self.full, TICKS_PER_SECOND)
+        """Return the seconds from a bucket without a token to a full one, exactly: the capacity by the rate."""
+        return self.max_cost / self.rate
+
+    def whole_seconds(self, ticks: int) -> int:
+        """Return the seconds in which the tokens refill that `ticks` stand for, by the exact rate, rounded up.
+
+        For people and headers. `interval` is rounded up to a tick, so 60 tokens of "60/second" are some ticks more than
+        a second, but they are one second here. The result is at most one tick a token less than the ticks' own time.
+
+        >>> limit = TokenBucket(60, "60/second")
+        >>> limit.full > TICKS_PER_SECOND, limit.whole_seconds(limit.full)
+        (True, 1)
+        """
+        per_second, parts = self._exact_second
+        return -(-ticks * parts // per_second)
 
     def terms(self, cost: int, timeout: Timeout = AS_MEANT) -> Terms:
         """Return what `cost` tokens ask of a bucket, for a caller willing to wait `timeout` seconds.
@@ -96,7 +110,11 @@ class Limit:
                 f"{name}a full refill would take more than the 5 years allowed: "
                 f"lower the capacity ({self.capacity}) or raise the {rate_name} ({rate!r})"
             )
-        for attribute, value in (("rate", exact), ("interval", interval), ("full", full), ("max_cost", max_cost)):
+        derived = {
+            "rate": exact, "interval": interval, "full": full, "max_cost": max_cost,
+            "_exact_second": (interval * exact.numerator, exact.denominator),
+        }  # fmt: skip
+        for attribute, value in derived.items():
             object.__setattr__(self, attribute, value)
 
     def __str__(self) -> str:
@@ -166,11 +184,15 @@ def wait_ticks(timeout: float | None) -> int:
     """Return `timeout` seconds in whole ticks, rounded down. Raises ValueError for a negative one or NaN."""
     if timeout is None:
         return MAX_AHEAD_TICKS
-    if not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
-    if not timeout >= 0:
+    try:
+        seconds = fsum((timeout,))  # reads what the C core reads: any number, but no string
+    except TypeError:
+        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}") from None
+    except OverflowError:
+        seconds = inf if timeout > 0 else -inf
+    if not seconds >= 0:
         raise ValueError(f"timeout must be 0 or more seconds, or None to wait as long as it takes, not {timeout!r}")
-    return int(min(timeout * TICKS_PER_SECOND, MAX_AHEAD_TICKS))
+    return int(min(seconds * TICKS_PER_SECOND, MAX_AHEAD_TICKS))
 
 
 def parse_limit(text: str) -> TokenBucket:

@@ -18,16 +18,18 @@ _UNITS = {
     "millisecond": Fraction(1, 1000), "second": Fraction(1), "minute": Fraction(60),
     "hour": Fraction(3600), "day": Fraction(86_400), "week": Fraction(604_800),
 }  # fmt: skip
-_SHORT = {"ms": "millisecond", "s": "second", "sec": "second", "m": "minute", "min": "minute",
-          "h": "hour", "hr": "hour", "hrs": "hour", "d": "day", "w": "week"}  # fmt: skip
-_WORDS = {word: seconds for unit, seconds in _UNITS.items() for word in (unit, unit + "s")} | {
-    word: _UNITS[unit] for short, unit in _SHORT.items() for word in (short, short + "s" * (len(short) > 2))
-}
+_SHORT = {
+    "millisecond": ("ms",), "second": ("s", "sec", "secs"), "minute": ("m", "min", "mins"),
+    "hour": ("h", "hr", "hrs"), "day": ("d",), "week": ("w", "wk", "wks"),
+}  # fmt: skip
+_WORDS = {word: _UNITS[unit] for unit, short in _SHORT.items() for word in (unit, unit + "s", *short)}
 _CALENDAR = {"month": "30 days", "year": "365 days"}
 _LONGEST_TEXT = 100
 _NUMBER = r"\d+(?:_\d+)*(?:\.\d+)?"
-RATE = re.compile(rf"({_NUMBER})\s*(?:/|\bper\b)\s*({_NUMBER})?\s*([a-z]+)", re.IGNORECASE | re.ASCII)
-"""A count, "/" or "per", and a period: its groups are the count, how many units, if said, and the unit."""
+RATE = re.compile(
+    rf"({_NUMBER})\s*(?:(?:/|per)\s*({_NUMBER})?\s*((?!burst)[a-z]+)|/\s*({_NUMBER}))", re.IGNORECASE | re.ASCII
+)
+"""A count, "/" or "per", and a period. Groups: the count; a number, if any, and its unit; or else seconds alone."""
 
 
 def parse_rate(rate: Rate) -> Fraction:
@@ -63,8 +65,8 @@ def count_of(match: re.Match[str]) -> Fraction:
 
 
 def _period(match: re.Match[str]) -> Fraction:
-    """Return the seconds of a match's period: the optional number times its unit."""
-    word = match[3].lower()
+    """Return the seconds of a match's period: the optional number times its unit, or a number of seconds."""
+    word = (match[3] or "seconds").lower()
     singular = word.removesuffix("s")
     if singular in _CALENDAR or word in ("mo", "y", "yr"):
         calendar = "year" if word[0] == "y" else "month"
@@ -74,15 +76,17 @@ def _period(match: re.Match[str]) -> Fraction:
         )
     if word not in _WORDS:
         raise LimitError(f"{match[0]!r}: unknown unit of time {match[3]!r}{did_you_mean(word, _WORDS)}")
-    number = Fraction((match[2] or "1").replace("_", ""))
+    number = Fraction((match[2] or match[4] or "1").replace("_", ""))
     if number == 0:
-        raise LimitError(f"{match[0]!r}: the period must be longer than 0 {match[3]}")
+        raise LimitError(f"{match[0]!r}: the period must be longer than 0 {word}")
     return number * _WORDS[word]
 
 
 def _in_range(rate: Fraction, given: Rate) -> Fraction:
     if rate <= 0:
-        raise LimitError(f"a rate must be more than 0, not {given!r}: to refuse everything, do not call a limiter")
+        raise LimitError(
+            f"a rate must be positive, not {given!r}: to refuse every request, refuse it before you ask a limiter"
+        )
     if rate > 1_000_000_000:
         raise LimitError(f"a rate must be at most 1,000,000,000 per second, not {given!r}")
     return rate
@@ -97,5 +101,9 @@ def trimmed(text: str) -> str:
 
 def unreadable(text: str) -> LimitError:
     """Return the error that a text is no limit at all."""
-    hint = " (a number of tokens per second is written without quotes)" if re.fullmatch(_NUMBER, text.strip()) else ""
+    hint = (
+        " (a number of tokens per second is written without quotes)"
+        if re.fullmatch(_NUMBER, text.strip(), re.ASCII)
+        else ""
+    )
     return LimitError(f"{text!r} is not a limit{hint}: write a count and a period, such as '100/minute' or '5/10s'")

@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING
 
 from ratekeeper.clock import ManualClock
 from ratekeeper.errors import RatekeeperError, did_you_mean
-from ratekeeper.http.attributes import read_path
+from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.limits import Limit
-from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
+from ratekeeper.policy.addresses import UNKNOWN_CLIENT
 from ratekeeper.policy.compiled import RuleExplanation
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.policy.patterns import PUBLIC, Globs, accepts
-from ratekeeper.policy.sources import AppSource, ClientIP, PathSource, method_of
-from ratekeeper.policy.spelling import is_method, source_of
+from ratekeeper.policy.sources import ClientIP
+from ratekeeper.policy.spelling import source_of
 from ratekeeper.rates import rate_text
 from ratekeeper.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-    from collections.abc import Mapping
-
-    from ratekeeper.policy.sources import Source
 
     Commands = _SubParsersAction[argparse.ArgumentParser]
 
@@ -143,29 +140,16 @@ def _attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
     known = ({"method", "path", "client"} | policy.attributes.keys() | policy.names()) - (
         {"tier"} if policy.tiers else set()
     )
-    attributes = {}
+    given = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise RatekeeperError(f"{pair!r} is not KEY=VALUE, such as path=/api/search")
         if name not in known:
             raise RatekeeperError(f"the policy knows no attribute {name!r}{did_you_mean(name, known)}")
-        attributes[name] = _read(name, value, policy.attributes)
+        given[name] = value
+    attributes = AttributeReader(policy.attributes).respell(given)
+    for name, value in attributes.items():
+        if value == UNKNOWN_CLIENT != given[name] and isinstance(source_of(name, policy.attributes), ClientIP):
+            raise RatekeeperError(f"{name}={given[name]} is not an address, such as 192.0.2.7, or {UNKNOWN_CLIENT}")
     return attributes
-
-
-def _read(name: str, value: str, sources: Mapping[str, Source]) -> str:
-    """Return an attribute's value as it would be read from a request."""
-    source = source_of(name, sources)
-    if is_method(name, sources):
-        return method_of(value)
-    if isinstance(source, PathSource):
-        return read_path(value, source)
-    if isinstance(source, ClientIP):
-        client = client_of(value, source.ipv4_prefix, source.ipv6_prefix)
-        if client == UNKNOWN_CLIENT != value:
-            raise RatekeeperError(f"{name}={value} is not an address, such as 192.0.2.7, or {UNKNOWN_CLIENT}")
-        return client
-    if source is None or isinstance(source, AppSource):
-        return value
-    return source.spelled(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,8 @@ from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.attributes import ALWAYS_KNOWN
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
-from ratekeeper.service.serve import OpenStore, make_service, serve
+from ratekeeper.service.serve import Serving, serve
+from ratekeeper.service.served import OpenStore
 from ratekeeper.stores.choice import MEMORY, StoreChoice
 from ratekeeper.stores.shared import SharedMemoryStore
 
@@ -26,8 +28,17 @@ Try:
 Stop with Ctrl-C."""
 
 
+_SIGNALS = """\
+signals:
+  SIGTERM, SIGINT (Ctrl-C)  stop: answer the requests that wait, as far as the grace allows; a second one ends at once
+  SIGHUP                    read the policy file now
+exit codes: 0 stopped by a signal, 128 + N ended at once by signal N, 2 could not start"""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _SIGNALS
     parser.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
     parser.add_argument(
@@ -35,7 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=_count, default=1, help="processes that serve (default: 1)")
     parser.add_argument(
-        "--no-reload", action="store_true", help="take a changed policy file only at a restart, not while it serves"
+        "--grace",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long waiting requests may still wait for their turn once a signal says to stop (default: 10)",
+    )
+    parser.add_argument(
+        "--no-reload", action="store_true", help="take a changed policy file only on SIGHUP, not by itself"
     )
     parser.add_argument(
         "--store",
@@ -54,9 +72,10 @@ def run(args: argparse.Namespace) -> int:
         def announce(url: str) -> None:
             print(_hello(policy, args, place, url), flush=True)
 
-        file = None if args.no_reload else args.policy
-        serve(partial(make_service, policy, open_store, file), args.host, args.port, args.workers, announce)
-    return 0
+        serving = Serving(
+            policy, open_store, args.policy, watched=not args.no_reload, workers=args.workers, grace=args.grace
+        )
+        return serve(serving, args.host, args.port, announce)
 
 
 class _Opened(NamedTuple):
@@ -116,6 +135,12 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, such as 10 or 0.5, not {text!r}")
+    return float(text)
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,6 @@
 /* Reads what Python callers pass: keys, costs, ticks. Says what is wrong in the words of limits.py. */
+#include <string.h>
+
 #include "glue.h"
 
 bool rk_read_key(PyObject *key, rk_text *text)
@@ -14,7 +16,8 @@ bool rk_read_key(PyObject *key, rk_text *text)
             return false;
         key = text->owner;
     } else if (!PyBytes_Check(key)) {
-        PyErr_Format(PyExc_TypeError, "a key must be str or bytes, not %s", Py_TYPE(key)->tp_name);
+        const char *name = Py_TYPE(key)->tp_name, *dot = strrchr(name, '.');
+        PyErr_Format(PyExc_TypeError, "a key must be str or bytes, not %s", dot ? dot + 1 : name);
         return false;
     }
     text->bytes = PyBytes_AS_STRING(key);
@@ -56,8 +59,13 @@ bool rk_read_wait(PyObject *timeout, int64_t *ticks)
         return true;
     double seconds = PyFloat_AsDouble(timeout);
     if (seconds == -1.0 && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError)) {
-        PyErr_Clear(); /* more seconds than a float can tell: as long as it takes */
-        return true;
+        PyErr_Clear(); /* more seconds than a float can tell: as long as it takes, or a negative number */
+        PyObject *zero = PyLong_FromLong(0);
+        int more = zero ? PyObject_RichCompareBool(timeout, zero, Py_GT) : -1;
+        Py_XDECREF(zero);
+        if (more != 0)
+            return more > 0;
+        seconds = -1;
     }
     if (seconds == -1.0 && PyErr_Occurred()) {
         PyErr_Format(PyExc_TypeError, "timeout must be a number of seconds, or None, not %R", timeout);

@@ -47,11 +47,11 @@ class Table:
                 looked = []
             return self._charge(charges, buckets, looked, now)
 
-    def refund(self, charges: Sequence[Charge], at: int) -> None:
-        """Give back what may still be given back of charges that were made at the time `at`."""
+    def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
+        """Give back what may still be given back of charges that were made at the time `at_ticks`."""
         for charge in charges:
             bucket = self._fingerprint(charge.scope, charge.key)
-            while not self._refund(bucket, charge, at):
+            while not self._refund(bucket, charge, at_ticks):
                 pass  # it was charged meanwhile
 
     def _refund(self, bucket: int, charge: Charge, at: int) -> bool:
@@ -65,13 +65,13 @@ class Table:
                 self._put_back(bucket, max(0, tat - refundable(charge.increment, now - at)))
             return True
 
-    def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> bool:
+    def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         """Set a bucket's TAT back, if it is still what the caller believes. False, and nothing done, if it is not."""
         bucket = self._fingerprint(scope, key)
         with self._lock:
-            if self._tats.get(bucket) != expected or tat < 0:
+            if self._tats.get(bucket) != expected_ticks or tat_ticks < 0:
                 return False
-            self._put_back(bucket, tat)
+            self._put_back(bucket, tat_ticks)
             return True
 
     def reset(self, scope: str, key: str | bytes) -> None:

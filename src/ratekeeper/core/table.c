@@ -95,16 +95,17 @@ static PyObject *table_decide(rk_table_object *self, PyObject *args, PyObject *k
     return decisions;
 }
 
-static PyObject *table_refund(rk_table_object *self, PyObject *args)
+static PyObject *table_refund(rk_table_object *self, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"charges", "at_ticks", NULL};
     rk_demand *demands = NULL;
     PyObject *charges, *tuple, *done = NULL;
     long long at;
     int64_t now;
-    if (!PyArg_ParseTuple(args, "OL", &charges, &at))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OL:refund", names, &charges, &at))
         return NULL;
     if (at < 0)
-        return PyErr_Format(PyExc_ValueError, "at must be 0 or more ticks, not %lld", at);
+        return PyErr_Format(PyExc_ValueError, "at_ticks must be 0 or more ticks, not %lld", at);
     if (read_charges(self, charges, &tuple, &demands) && rk_read_clock(self, &now)) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++)
             if (!demands[i].never)
@@ -116,26 +117,28 @@ static PyObject *table_refund(rk_table_object *self, PyObject *args)
     return done;
 }
 
-static PyObject *table_reset(rk_table_object *self, PyObject *args)
+static PyObject *table_reset(rk_table_object *self, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"scope", "key", NULL};
     PyObject *scope, *key;
     uint64_t fingerprint;
     int64_t now;
-    if (!PyArg_ParseTuple(args, "UO", &scope, &key) || !bucket_of(self, scope, key, &fingerprint) ||
-        !rk_read_clock(self, &now)) /* a closed table's has an error to tell */
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "UO:reset", names, &scope, &key) ||
+        !bucket_of(self, scope, key, &fingerprint) || !rk_read_clock(self, &now)) /* a closed table's has an error to tell */
         return NULL;
     rk_reset(&self->table, fingerprint);
     Py_RETURN_NONE;
 }
 
-static PyObject *table_rewind(rk_table_object *self, PyObject *args)
+static PyObject *table_rewind(rk_table_object *self, PyObject *args, PyObject *keywords)
 {
+    static char *names[] = {"scope", "key", "expected_ticks", "tat_ticks", NULL};
     PyObject *scope, *key;
     uint64_t fingerprint;
     long long expected, tat;
     int64_t now;
-    if (!PyArg_ParseTuple(args, "UOLL", &scope, &key, &expected, &tat) || !bucket_of(self, scope, key, &fingerprint) ||
-        !rk_read_clock(self, &now))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "UOLL:rewind", names, &scope, &key, &expected, &tat) ||
+        !bucket_of(self, scope, key, &fingerprint) || !rk_read_clock(self, &now))
         return NULL;
     return PyBool_FromLong(tat >= 0 && rk_rewind(&self->table, fingerprint, expected, tat));
 }
@@ -252,9 +255,9 @@ static void table_dealloc(rk_table_object *self)
 
 static PyMethodDef table_methods[] = {
     {"decide", (PyCFunction)(void (*)(void))table_decide, METH_VARARGS | METH_KEYWORDS, NULL},
-    {"refund", (PyCFunction)table_refund, METH_VARARGS, NULL},
-    {"reset", (PyCFunction)table_reset, METH_VARARGS, NULL},
-    {"rewind", (PyCFunction)table_rewind, METH_VARARGS, NULL},
+    {"refund", (PyCFunction)(void (*)(void))table_refund, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"reset", (PyCFunction)(void (*)(void))table_reset, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"rewind", (PyCFunction)(void (*)(void))table_rewind, METH_VARARGS | METH_KEYWORDS, NULL},
     {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
     {"close", (PyCFunction)table_close, METH_NOARGS, NULL},
     {"gate", (PyCFunction)table_gate, METH_VARARGS, NULL},

@@ -41,6 +41,7 @@ _HANDSHAKE_ANSWER = "websocket.http.response"
 _STARTS = {"http.response.start", f"{_HANDSHAKE_ANSWER}.start"}
 _ACCEPT, _CLOSE = "websocket.accept", "websocket.close"
 _GONE = {"http.disconnect", "websocket.disconnect"}
+_LIMITED = {"http", "websocket"}
 _ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
 
 
@@ -73,15 +74,12 @@ class RateLimitMiddleware:
         self._checked = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
-        elif scope["type"] in ("http", "websocket"):
+        if scope["type"] not in _LIMITED:
+            await self._pass(scope, receive, send)
+            return
+        if not self._checked:
             self._check(scope)
-            await self._limit(self._exchange(scope, receive), send)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _limit(self, exchange: ScopeExchange, send: Send) -> None:
+        exchange = self._exchange(scope, receive)
         reply = _Reply(self.limits, exchange, send)
         token = CURRENT.set(exchange)
         try:
@@ -98,8 +96,11 @@ class RateLimitMiddleware:
         if refusal is not None and refusal is not reply.replaced and not isinstance(refusal, ClientDisconnected):
             await reply.refuse(refusal)
 
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the lifespan through. Open the store again at its start, and close it at its end, if it is ours."""
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a lifespan through. Open the store again at its start, and close it at its end, if it is ours."""
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
         try:
             self._check(scope)
         except PolicyError as error:
@@ -120,10 +121,9 @@ class RateLimitMiddleware:
 
     def _check(self, scope: Scope) -> None:
         """Once, at the start: raise `PolicyError` for a limit that cannot be used, or that limits nothing."""
-        if not self._checked:
-            check_endpoints(self._endpoints(scope), self.limits.policy_of)
-            warn_if_limits_multiply(self.limits.store)
-            self._checked = True
+        check_endpoints(self._endpoints(scope), self.limits.policy_of)
+        warn_if_limits_multiply(self.limits.store)
+        self._checked = True
 
     def _endpoints(self, scope: Scope) -> Iterable[Any]:
         """Return the functions of the application that requests may come to, as far as can be told."""
@@ -236,16 +236,20 @@ class _Reply:
         self.replaced: RatekeeperError | None = None
 
     async def send(self, message: Message) -> None:
-        kind, error = message["type"], self._exchange.error
-        if kind in _STARTS and error is not None and message["status"] == _UNKNOWN_ERROR:
-            self.replaced = error
-            await self.refuse(error)
+        kind = message["type"]
+        if kind in _STARTS:
+            error = self._exchange.error
+            if error is not None and message["status"] == _UNKNOWN_ERROR:
+                self.replaced = error
+                await self.refuse(error)
+            else:
+                self.ended = True
+                await self._send_told(message)
+        elif kind == _ACCEPT:
+            self._accepted = True
+            await self._send_told(message)
         elif self.replaced is None:
-            if kind in _STARTS or kind == _ACCEPT:
-                headers = _raw(self._exchange.limit_headers())
-                message = {**message, "headers": [*(message.get("headers") or ()), *headers]}
-            self._accepted = self._accepted or kind == _ACCEPT
-            self.ended = self.ended or kind in _STARTS or kind == _CLOSE
+            self.ended = self.ended or kind == _CLOSE
             await self._send(message)
 
     async def refuse(self, refusal: RatekeeperError) -> None:
@@ -258,13 +262,15 @@ class _Reply:
             await self._send({"type": _CLOSE, "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
             return
         app = partial(answer_with, answer) if isinstance(answer, Response) else answer
-        await app(scope, self._exchange.receive, self._send_told)
+        await app(scope, self._exchange.receive, self._send_refusal)
+
+    async def _send_refusal(self, message: Message) -> None:
+        await (self._send_told if message["type"] in _STARTS else self._send)(message)
 
     async def _send_told(self, message: Message) -> None:
-        if message["type"] in _STARTS:
-            headers = _raw(self._exchange.limit_headers())
-            message = {**message, "headers": [*message.get("headers", ()), *headers]}
-        await self._send(message)
+        """Begin a response, or accept a websocket, with the headers about limits."""
+        headers = _raw(self._exchange.limit_headers())
+        await self._send({**message, "headers": [*(message.get("headers") or ()), *headers]})
 
 
 async def answer_with(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

@@ -97,7 +97,7 @@ def _limiter_of(limit: str | Limit | Limiter, store: Store | None) -> Limiter:
             "say where the buckets live, or each worker process would have its own: store=RedisStore(url) for workers "
             "on many hosts, SharedMemoryStore(name) for those of one host, MemoryStore() for a single process"
         )
-    return Limiter(limit, store=store)
+    return Limiter(limit, store=store, name=str(limit))  # tasks of one limit and one key share a bucket on purpose
 
 
 class _Turns:

@@ -17,6 +17,8 @@ from uuid import UUID
 from ratekeeper.errors import BadRequestError
 from ratekeeper.policy.addresses import client_of
 from ratekeeper.policy.sources import (
+    METHODS,
+    OTHER,
     BearerSource,
     ClientIP,
     CookieSource,
@@ -25,7 +27,6 @@ from ratekeeper.policy.sources import (
     Readings,
     bearer_token,
     is_ambiguous,
-    method_of,
     readings_of,
 )
 
@@ -43,6 +44,7 @@ OF_ROUTE = frozenset({"route", "endpoint"})
 MOST_PATH = 8_192
 """Characters of a path that are looked at. A longer one is a 414."""
 
+_READ_AS = {**{method: method for method in METHODS}, "HEAD": "GET"}
 _AUTHORIZATION = "authorization"
 _FORWARDED_FOR = "x-forwarded-for"
 _ORIGIN = pattern(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*")
@@ -98,14 +100,14 @@ class AttributeReader:
         A policy that takes `client` from a header gets it from there only: without the header there is no `client`.
         Raises `BadRequestError` for a request that could be read in two ways.
         """
-        found = {"method": method_of(request.method)} if self._method else {}
+        found = {"method": read_method(request.method)} if self._method else {}
         for name, read in self._readers:
             value = read(request)
             if value:
                 found[name] = value
         if self._route and (template := request.route()) is not None:
             found["route"] = template
-            found["endpoint"] = f"{method_of(request.method)} {template}"
+            found["endpoint"] = f"{read_method(request.method)} {template}"
         return found
 
     def respell(self, attributes: Mapping[str, str]) -> dict[str, str]:
@@ -119,7 +121,7 @@ class AttributeReader:
     def _respelled(self, name: str, value: str) -> str:
         source = self._sources.get(name)
         if name == "method" and self._method:
-            return method_of(value)
+            return read_method(value)
         if isinstance(source, PathSource):
             return read_path(value, source) if value else ""
         if isinstance(source, ClientIP):
@@ -188,6 +190,11 @@ def put_attribute(attributes: dict[str, str], name: str, value: object) -> None:
         attributes.pop(name, None)
     else:
         attributes[name] = str(value) if isinstance(value, int | UUID) else cast("str", value)
+
+
+def read_method(method: str) -> str:
+    """Return a request's method as rules see it: upper case, HEAD as GET, and `OTHER` for what is not registered."""
+    return _READ_AS.get(method) or _READ_AS.get(method.upper(), OTHER)
 
 
 def read_path(raw: str | bytes, source: PathSource | None = None) -> str:

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import lru_cache
 from math import ceil
 from re import compile as pattern
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ratekeeper.decision import NEVER
-from ratekeeper.limits import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from ratekeeper.decision import Decision
@@ -36,22 +36,24 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     t   seconds until there is one more: until then no more than `r` can be used. Always given, also for a full bucket,
         whose next token comes as long after the first is taken.
 
-    Times are whole seconds, rounded up, at least 1. `Retry-After` is there if waiting helps. No rule, no header.
+    Times are whole seconds, rounded up from the exact rate (see `Limit.whole_seconds`), at least 1. `Retry-After` is
+    there if waiting helps. No rule, no header.
     """
-    policies, states, longest = [], [], 0
+    policies, states, waits = [], [], [0]
     for name, one, shadow in decision.rules:
         if not shadow:
-            limit, wait = one.limit, one.retry_ticks
-            quoted, policy_item = _policy_item(name, limit.full, limit.interval)
+            limit = one.limit
+            quoted, policy_item = _policy_item(name, limit.max_cost, limit.whole_seconds(limit.full))
             policies.append(policy_item)
             states.append(_state_item(quoted, one, limit))
-            if wait > longest:
-                longest = wait
+            if wait := one.retry_ticks:
+                waits.append(wait if wait == NEVER else max(1, limit.whole_seconds(wait)))
     if not policies:
         return []
     headers = [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
-    if 0 < longest < NEVER and decision.missing is None:
-        headers.append(("Retry-After", str(_whole_seconds(longest))))
+    # By each rule's own rate, so the longest in ticks need not be the longest in seconds.
+    if 0 < (longest := max(waits)) < NEVER and decision.missing is None:
+        headers.append(("Retry-After", str(longest)))
     return headers
 
 
@@ -64,9 +66,12 @@ def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> 
     if rule is None:
         return []
     one = rule.decision
-    at = ceil(one.reset_after + (now if reset == "epoch" else 0))
-    most = one.limit.full // one.limit.interval
-    values = {"Limit": most, "Remaining": one.remaining, "Reset": at}
+    limit = one.limit
+    if reset == "epoch":
+        at = ceil(Fraction(now) + Fraction(one.debt_ticks, limit.interval) / limit.rate)
+    else:
+        at = limit.whole_seconds(one.debt_ticks)
+    values = {"Limit": limit.max_cost, "Remaining": one.remaining, "Reset": at}
     return [(f"X-RateLimit-{name}", str(value)) for name, value in values.items()]
 
 
@@ -81,13 +86,13 @@ def policy_name(name: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _policy_item(name: str, full: int, interval: int) -> tuple[str, str]:
+def _policy_item(name: str, most: int, window: int) -> tuple[str, str]:
     """Return a rule's name as a String, and its item: the same in each response.
 
     Cached by integers: a limit's Fraction is slow to hash.
     """
     quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(name)) + '"'
-    return quoted, f"{quoted};q={min(full // interval, _LARGEST_INTEGER)};w={_whole_seconds(full)}"
+    return quoted, f"{quoted};q={min(most, _LARGEST_INTEGER)};w={window}"
 
 
 def _state_item(quoted: str, decision: Decision, limit: Limit) -> str:
@@ -97,9 +102,4 @@ def _state_item(quoted: str, decision: Decision, limit: Limit) -> str:
     remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
     if remaining > _LARGEST_INTEGER:
         remaining = _LARGEST_INTEGER
-    return f"{quoted};r={remaining};t={-((begun - interval) // TICKS_PER_SECOND)}"
-
-
-def _whole_seconds(ticks: int) -> int:
-    """Return ticks as seconds, rounded up, at least 1: a client told "0" would come back at once."""
-    return max(1, -(-ticks // TICKS_PER_SECOND))
+    return f"{quoted};r={remaining};t={limit.whole_seconds(interval - begun)}"

@@ -58,23 +58,18 @@ class _Charging(LimiterBase[K]):
         policy = self.in_use if limit is None else self.policy_of(limit)
         if policy is None or not self.enabled:
             return None
+        decision: PolicyDecision | None = None
         refusal: RatekeeperError | None = None
         try:
-            if self._exempt is not None and await self._ask(self._exempt, exchange):
-                return None
-            attributes = await self._attributes_of(policy, exchange)
-            if limit is not None and not limit.named:
-                self._owners.claim(limit, attributes["endpoint"])
-            cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
-            decision = await self._decide(policy, exchange, attributes, cost * exchange.cost)
+            decision = await self._decide(policy, exchange, limit)
         except REFUSALS as error:
             refusal = error
         else:
-            if not decision.allowed:
+            if decision is not None and not decision.allowed:
                 refusal = RateLimitExceeded(decision)
         if refusal is not None and exchange.decisions:
             await self._give_back(policy, exchange)
-        if isinstance(refusal, RateLimitExceeded | None):
+        if decision is not None:
             exchange.decisions.append(decision)
             for observe in self._observers:
                 observe(exchange.native, decision)
@@ -93,31 +88,39 @@ class _Charging(LimiterBase[K]):
                     return own
         return response_to(refusal)
 
-    async def _attributes_of(self, policy: RequestPolicy[K], exchange: Exchange) -> dict[str, str]:
+    async def _decide(
+        self, policy: RequestPolicy[K], exchange: Exchange, limit: RateLimit | None
+    ) -> PolicyDecision | None:
+        """Return the decision about a request, None if it is exempt. Raises what else refuses it."""
+        if self._exempt is not None and await self._ask(self._exempt, exchange):
+            return None
         attributes = exchange.read(policy.reader)
         attributes.update(policy.constants)
         for name, ask in policy.functions:
             put_attribute(attributes, name, await self._ask(ask, exchange))
-        return attributes
+        if limit is not None and not limit.named:
+            self._owners.claim(limit, attributes["endpoint"])
+        cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
+        if policy.waiting_rules:
+            return await self._decide_waiting(policy, exchange, attributes, cost * exchange.cost)
+        checked: PolicyDecision = await self._call(policy.keeper.check, attributes, cost * exchange.cost)
+        return checked
 
-    async def _decide(
+    async def _decide_waiting(
         self, policy: RequestPolicy[K], exchange: Exchange, attributes: dict[str, str], cost: int
     ) -> PolicyDecision:
-        """Decide a request. If its rules let it wait, hold it until its turn, unless too many wait already."""
+        """Decide a request that may have to wait. Hold it until its turn, unless too many wait already."""
         keeper = policy.keeper
-        if not policy.may_wait:
-            checked: PolicyDecision = await self._call(keeper.check, attributes, cost)
-            return checked
         decision = await self._decided(self._call(keeper.acquire, attributes, cost, 0))
-        if decision.allowed or decision.missing is not None:
+        refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
+        if not refusing or not policy.waiting_rules.issuperset(refusing):
             return decision
         client = exchange.read(policy.client_reader).get("client")
         if not self._waiting.enter(client):
             return decision
         try:
-            return await self._decided(
-                self._until_hung_up(exchange, self._call(keeper.acquire, attributes, cost, exchange.time_left()))
-            )
+            turn = self._call(keeper.acquire, attributes, cost, exchange.time_left())
+            return await self._decided(self._until_hung_up(exchange, turn))
         finally:
             self._waiting.leave(client)
 

@@ -47,7 +47,7 @@ class RequestPolicy(Generic[K]):
     constants        attributes that are the same for all requests
     functions        functions of the request that give the others
     cost             tokens that a request takes, or a function of the request
-    may_wait         whether a rule lets a request wait
+    waiting_rules    the names of the rules that let a request wait
     lacking          the attributes that the policy looks at, and that no request has
     names            the attributes that the policy knows; None if it knows any
     gateway_headers  the headers in which a gateway must say what a request is for
@@ -64,7 +64,7 @@ class RequestPolicy(Generic[K]):
         self.functions = tuple(
             (name, ask) for name, ask in given.attributes.items() if name in names and not isinstance(ask, str)
         )
-        self.may_wait = keeper.compiled.may_wait
+        self.waiting_rules = keeper.compiled.waiting
         self.lacking = policy.lacking({*ALWAYS_KNOWN, *(OF_ROUTE if given.routes else ()), *given.attributes})
         self.names = names | policy.attributes.keys() | ALWAYS_KNOWN if policy.attributes else None
         # A gateway that forgets these would have every request judged as one for /check, and so unlimited.

@@ -83,6 +83,7 @@ def _prefix_of(text: str, most: int) -> int | None:
     return int(text) if right else None
 
 
+@lru_cache(maxsize=16_384)  # the policies of an application's endpoints have the same patterns
 def network_of(pattern: str) -> Network | None:
     """Return the network that a pattern is, in CIDR notation; None if it is another pattern."""
     start, prefix = _parts(pattern)
@@ -93,7 +94,7 @@ def network_of(pattern: str) -> Network | None:
 
 
 def why_no_network(pattern: str, ipv4_prefix: int = 32, ipv6_prefix: int = 128) -> str | None:
-    """Say what is wrong with a pattern that is meant to be a network, and what to write; None if nothing is.
+    """Return what is wrong with a pattern that is meant to be a network, and what to write; None if nothing is.
 
     Clients are told apart by the given prefixes, so a network with a longer one is wrong: it would match nobody.
     """
@@ -102,7 +103,7 @@ def why_no_network(pattern: str, ipv4_prefix: int = 32, ipv6_prefix: int = 128) 
         return None
     if _prefix_of(prefix, start.max_prefixlen) is None:
         return f"{pattern!r} is not a network: the prefix must be a number from 0 to {start.max_prefixlen}"
-    network = ip_network(pattern, strict=False)
+    network = network_of(pattern) or ip_network(pattern, strict=False)
     longest = ipv4_prefix if network.version == 4 else ipv6_prefix
     if network.prefixlen > longest:
         return told_apart(pattern, network, longest)
@@ -124,6 +125,6 @@ def _parts(pattern: str) -> tuple[IPv4Address | IPv6Address | None, str]:
 
 
 def told_apart(pattern: str, network: Network, prefix: int) -> str:
-    """Say that a pattern is narrower than a client, and which network to write."""
+    """Return the error that a pattern is narrower than a client, and which network to write."""
     whole = network.supernet(new_prefix=prefix)
     return f"{pattern!r}: IPv{network.version} clients are told apart by their /{prefix}: write {str(whole)!r}"

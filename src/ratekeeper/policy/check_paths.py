@@ -33,7 +33,7 @@ _MISTAKES = (
 
 
 def why_no_path(pattern: str) -> str | None:
-    """Say why a pattern can match no path, and what to write; None if it can.
+    """Return why a pattern can match no path, and what to write; None if it can.
 
     >>> why_no_path("/users/{id}")
     "'/users/{id}': a path has no placeholders, a 'route' has: write '/users/*'"

@@ -34,15 +34,13 @@ _CONTROL_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # a tab may be in 
 _HAS_CONTROL = "a pattern cannot have control characters: take them out"
 _GLOB_OF_ADDRESS = re.compile(r"[0-9a-fA-F.:*?/]+")
 _SEPARATOR = re.compile(r"[,;|\s]+")
-_COMMON = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")
 _AN_ADDRESS = "write an address, a network such as '10.0.0.0/8', or a glob such as '198.51.100.*'"
-_ALWAYS_THERE = ("method", "path", "client")
 
 Sources = Mapping[str, Source]
 
 
 def why_never(name: str, pattern: str, sources: Sources) -> str | None:
-    """Say why a pattern can match no value of an attribute, and what to write; None if it can."""
+    """Return why a pattern can match no value of an attribute, and what to write; None if it can."""
     source = source_of(name, sources)
     by_name = {"method": _why_no_method, "route": _why_no_route, "endpoint": _why_no_endpoint}
     check: Callable[[str], str | None] | None = by_name.get(name) if source is None else None
@@ -58,7 +56,7 @@ def why_never(name: str, pattern: str, sources: Sources) -> str | None:
 
 
 def why_no_exemption(match: Globs, sources: Sources, tiers: bool) -> str | None:
-    """Say why an entry of `exempt` would exempt everything, or nothing; None if it is right."""
+    """Return why an entry of `exempt` would exempt everything, or nothing; None if it is right."""
     if all(_is_everything(name, globs, sources, tiers) for name, globs in match.items()):
         return "every request would match it, so nothing would be limited: name those that are meant"
     for name, globs in match.items():
@@ -84,7 +82,7 @@ def exempts_all_together(exempt: Iterable[Globs], sources: Sources) -> str | Non
 
 
 def why_no_tier_value(by: str, value: str, sources: Sources) -> str | None:
-    """Say why no request has a value that [tiers] lists, and what to write; None if one may."""
+    """Return why no request has a value that [tiers] lists, and what to write; None if one may."""
     if has_wildcard(value):
         return "has a wildcard, but a tier lists exact values: match the pattern in a rule or an override"
     source = source_of(by, sources)
@@ -97,7 +95,7 @@ def why_no_tier_value(by: str, value: str, sources: Sources) -> str | None:
 
 
 def _is_client(network: str, source: ClientIP) -> bool:
-    """Say whether a network is one client, and not several."""
+    """Return whether a network is one client, and not several."""
     bits = bits_of(network)
     return bits is not None and bits.prefix >= (source.ipv4_prefix if bits.version == 4 else source.ipv6_prefix)
 
@@ -120,21 +118,19 @@ def check_parts(
 
 
 def _is_everything(name: str, globs: tuple[str, ...], sources: Sources, tiers: bool) -> bool:
+    """Return whether every request has the attribute, and every value of it matches."""
     source = source_of(name, sources)
-    if name == "tier" and tiers:
-        return bool({"*", "**"} & set(globs))
-    if name not in _ALWAYS_THERE or not (is_method(name, sources) or isinstance(source, ClientIP | PathSource)):
-        return False
-    if is_method(name, sources):
-        accept = accepts(glob.upper() for glob in globs)
-        return all(accept(method) for method in (*_COMMON, OTHER))
+    if any(set(glob) == {"*"} for glob in globs):
+        return isinstance(source, ClientIP | PathSource) or is_method(name, sources) or (name == "tier" and tiers)
     if isinstance(source, PathSource):
-        return any(set(glob.removeprefix("/")) == {"*"} for glob in globs)
-    return any(set(glob) == {"*"} for glob in globs) or _all_addresses(globs)
+        return any(set(glob[1:]) == {"*"} for glob in globs if glob[0] in "/?")
+    if is_method(name, sources):
+        return all(map(accepts(glob.upper() for glob in globs), (*METHODS, OTHER)))
+    return isinstance(source, ClientIP) and _all_addresses(globs)
 
 
 def _all_addresses(globs: Iterable[str]) -> bool:
-    """Say whether networks hold all addresses, of both versions."""
+    """Return whether networks hold all addresses, of both versions."""
     networks = [network for glob in globs if (network := network_of(glob)) is not None]
     of_4 = [network for network in networks if isinstance(network, IPv4Network)]
     of_6 = [network for network in networks if isinstance(network, IPv6Network)]
@@ -203,7 +199,7 @@ def _why_no_endpoint(pattern: str) -> str | None:
 
 
 def _why_no_credential(pattern: str, source: HeaderSource | BearerSource | CookieSource) -> str | None:
-    """Say why no header, cookie or token can be so. None of it is shown: it may be a key."""
+    """Return why no header, cookie or token can be so. None of it is shown: it may be a key."""
     if _CONTROL_IN_HEADER.search(pattern):
         return _HAS_CONTROL
     if isinstance(source, HeaderSource) and source.name != "authorization" and pattern != pattern.strip():

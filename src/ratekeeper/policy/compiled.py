@@ -63,7 +63,7 @@ class CompiledPolicy:
     policy    what it was made from
     rules     its rules, compiled, in the file's order
     names     the attributes that make a difference to it; a request needs no others
-    may_wait  whether a rule may have a request wait for its turn
+    waiting   the names of the rules that let a request wait for its turn
     lone      decides by the whole policy, if that is one plain rule and there is a store; else None
 
     A rule matches if any reading of each attribute does (see `Readings`), an exemption only if all readings do.
@@ -71,7 +71,7 @@ class CompiledPolicy:
 
     __slots__ = (
         "_exempt", "_exempt_index", "_method", "_secret", "_tier_by_value", "_tiers",
-        "lone", "may_wait", "names", "policy", "rules",
+        "lone", "names", "policy", "rules", "waiting",
     )  # fmt: skip
 
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
@@ -79,7 +79,7 @@ class CompiledPolicy:
         sources = policy.attributes
         self.lone = LoneRule.of(policy, store) if store is not None else None
         self.rules = tuple(CompiledRule(rule, sources) for rule in policy.rules)
-        self.may_wait = any(rule.max_wait != 0 and not rule.shadow for rule in policy.rules)
+        self.waiting = frozenset(rule.name for rule in policy.rules if rule.max_wait != 0 and not rule.shadow)
         self.names = tuple(sorted(policy.names() - ({"tier"} if policy.tiers else set())))
         self._method = "method" in self.names and is_method("method", sources)
         self._tiers = policy.tiers

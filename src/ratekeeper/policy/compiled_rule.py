@@ -29,18 +29,16 @@ def tests_of(match: Globs) -> Tests:
 
 
 def any_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
-    """Say whether each test accepts a reading of what the request has. A missing attribute matches nothing."""
+    """Return whether each test accepts a reading of what the request has. A missing attribute matches nothing."""
     for name, accept in tests:
         value = seen.get(name)
-        if value is None or not (
-            accept(value) or (value.__class__ is Readings and any(map(accept, readings_of(value))))
-        ):
+        if value is None or not (accept(value) or (isinstance(value, Readings) and any(map(accept, value.all)))):
             return False
     return True
 
 
 def each_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
-    """Say whether each test accepts all readings of what the request has."""
+    """Return whether each test accepts all readings of what the request has."""
     for name, accept in tests:
         value = seen.get(name)
         if value is None or not all(map(accept, readings_of(value))):
@@ -65,7 +63,7 @@ class CompiledRule:
         self._usual = tuple(self._charge("", limit, rule.cost_of({}), None)[2:] for limit in limits) if alike else None
 
     def matches(self, seen: Mapping[str, str]) -> bool:
-        """Say whether the rule is for a request."""
+        """Return whether the rule is for a request."""
         return not self._tests or any_reading_fits(self._tests, seen)
 
     def lacking(self, seen: Mapping[str, str]) -> str | None:
@@ -77,7 +75,7 @@ class CompiledRule:
         return None
 
     def why_not_charged(self, seen: Mapping[str, str]) -> str | None:
-        """Say why a request is not charged, without any secret; None if it is."""
+        """Return why a request is not charged, without any secret; None if it is."""
         for test in self._tests:
             name, _ = test
             if name not in seen:
@@ -138,7 +136,7 @@ class _Overrides:
 
     def places(self, seen: Mapping[str, str]) -> list[int]:
         """Return the place of the override that counts, -1 if none does; of several readings, a place for each."""
-        several = [name for name in self._names if seen.get(name).__class__ is Readings]
+        several = [name for name in self._names if isinstance(seen.get(name), Readings)]
         if not several:
             return [self._first(seen)]
         choices = product(*(readings_of(seen[name]) for name in several))

@@ -11,7 +11,7 @@ from ratekeeper.policy.compiled import CompiledPolicy, Plan, RuleExplanation, ch
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.awaited import awaited
-from ratekeeper.stores.base import AsyncStore, Store, local, must_be_awaited
+from ratekeeper.stores.base import AsyncStore, Store, local, must_be_awaited, unblocking
 from ratekeeper.stores.choice import MEMORY, StoreChoice
 from ratekeeper.turns import take_turn, take_turn_async
 
@@ -102,7 +102,7 @@ class AsyncKeeper:
 
     def __init__(self, policy: Policy, store: Store | AsyncStore | None = None) -> None:
         self.store: Store | AsyncStore = store if store is not None else (checked(policy).store or _OWN).open_async()
-        self._store = awaited(self.store)
+        self._store = awaited(unblocking(self.store))
         # A local store's answer comes at once: to await it would cost as much as the decision.
         self._at_once = None if must_be_awaited(self.store) else local(self.store, "Keeper")
         self._decide = self._at_once.decide if self._at_once else None

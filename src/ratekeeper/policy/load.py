@@ -6,10 +6,11 @@ Knows the file's top level, `exempt` and [tiers]; a rule's table is read by `loa
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import tomllib
 from os import fspath
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ratekeeper.errors import PolicyError, did_you_mean
@@ -31,6 +32,11 @@ _TOP = ("exempt", "attributes", "tiers", "store", "rules")
 _BUILTIN = frozenset({"method", "path", "client", "route", "endpoint"})
 """The attributes that a file need not declare. With a table [tiers], `tier` is one more."""
 
+MAX_BYTES = 4 * 2**20
+"""The longest policy file that is read."""
+
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
+
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -40,16 +46,27 @@ def load_policy(path: str | PathLike[str]) -> Policy:
 
 
 def policy_text(path: str | PathLike[str]) -> str:
-    """Return the text of a policy file. Raises `PolicyError` if it has none."""
+    """Return a policy file's content. Raise `PolicyError` if the path is not a readable regular file of UTF-8.
+
+    Nothing can hang this, or fill memory: a FIFO or a device is refused unread, and at most `MAX_BYTES` are read.
+    """
     source = fspath(path)
     try:
-        data = Path(path).read_bytes()
+        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise PolicyError(f"{source}: is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a policy file")
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise PolicyError(f"{source}: no such file") from None
-    except IsADirectoryError:
-        raise PolicyError(f"{source}: is a directory, not a policy file") from None
     except OSError as error:
         raise PolicyError(f"{source}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise PolicyError(f"{source}: is longer than 4 MiB ({MAX_BYTES:,} bytes), the most that a policy may have")
     try:
         return data.decode("utf-8-sig")  # editors on Windows put a byte order mark first
     except UnicodeDecodeError as error:

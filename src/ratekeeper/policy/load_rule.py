@@ -191,7 +191,7 @@ def _override_match(table: Table, algorithm: _Algorithm, vocabulary: Vocabulary)
 
 
 def _is_slip(name: str, value: object, vocabulary: Vocabulary) -> bool:
-    """Say whether a key of an override is rather a mistake than an attribute: a misspelt "refil_rate"."""
+    """Return whether a key of an override is rather a mistake than an attribute: a misspelt "refil_rate"."""
     if vocabulary.attributes is not None:
         return name not in vocabulary.attributes
     likeness = 0.75 if isinstance(value, str | list) else 0.6

@@ -110,10 +110,10 @@ class _Lookup(Generic[T]):
         return found
 
 
-def _bits(network: Pattern) -> Bits:
-    bits = bits_of(network.text)
-    assert bits is not None
-    return bits
+def _bits(pattern: Pattern) -> Bits:
+    network = network_of(pattern.text)
+    assert network is not None
+    return Bits(network.version, int(network.network_address), network.prefixlen)
 
 
 def _start(bits: Bits, prefix: int) -> int:
@@ -233,7 +233,7 @@ class EntryIndex:
 
 
 def _is_listed(entry: Mapping[str, tuple[Pattern, ...]]) -> bool:
-    """Say whether an entry is of exact values only, and of few enough combinations to list them all."""
+    """Return whether an entry is of exact values only, and of few enough combinations to list them all."""
     exact = all(pattern.kind is Kind.EXACT for patterns in entry.values() for pattern in patterns)
     return exact and (len(entry) == 1 or prod(map(len, entry.values())) <= _MOST_COMBINATIONS)
 

@@ -2,6 +2,7 @@
 
 It asks for the file's status now and then, which works on every file system, for files that are renamed over it, and
 for links that are turned, as Kubernetes does. It knows a file and a function that takes policies, and no keeper.
+When a file is at rest, so that nobody is still writing it, is the business of `at_rest`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from types import TracebackType
 from typing import TypeAlias
 
 from ratekeeper.errors import PolicyError
+from ratekeeper.policy.at_rest import open_for_writing
 from ratekeeper.policy.load import parse_policy, policy_text
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.forks import forget_in_child
 
 Replace: TypeAlias = Callable[[Policy], None]
+
+LONGER = 8
+"""Where nobody can tell whether a file is still being written, so many looks must see it unchanged."""
 
 _log = logging.getLogger("ratekeeper")
 
@@ -30,7 +35,8 @@ def watch_policy(
 
     The file is looked at once before this returns, and then each `every` seconds by a thread of its own, also in a
     forked child, until `stop`. Without `in_use`, whatever it holds is handed over first. A change is taken when the
-    file has rested for `every` seconds, so that none is read half written. What happens is told by the logger
+    file has rested for `every` seconds and no process has it open for writing, so that none is read half written. Where
+    the system cannot tell the latter, it must rest for `LONGER` times `every`. What happens is told by the logger
     "ratekeeper": a policy that is taken (INFO), a file with mistakes, which changes nothing (ERROR, once for each
     content), and another [store], which only a restart can take (WARNING). A `PolicyError` that `replace` raises is a
     mistake too.
@@ -53,15 +59,27 @@ class PolicyWatch:
         self._text: str | None = None  # what was last taken, or refused
         self._refused = False
         self._seen = _status(self._path)
+        self._rested = 0
         self._judged: _Status | None = None
+        self._told_writer = False
+        self._reloads = False
         self._abandoned = False
         self._judge()
         self._start()
         forget_in_child(self)
 
+    def reload(self) -> None:
+        """Have the thread judge the file now, and tell what came of it, also if nothing changed.
+
+        Return before that is done. The file needs no rest, but is not read while a process has it open for writing.
+        """
+        self._reloads = True
+        self._wake.set()
+
     def stop(self) -> None:
         """Watch no more: when this returns, nothing is handed over any more."""
         self._stopping.set()
+        self._wake.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -78,8 +96,9 @@ class PolicyWatch:
         self.stop()
 
     def _start(self) -> None:
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=[self._stopping], name="ratekeeper policy", daemon=True)
+        self._stopping, self._wake = threading.Event(), threading.Event()
+        run = (self._stopping, self._wake)
+        self._thread = threading.Thread(target=self._run, args=run, name="ratekeeper policy", daemon=True)
         self._thread.start()
 
     def forget(self) -> None:
@@ -88,10 +107,17 @@ class PolicyWatch:
             self._text = self._judged = None
             self._start()
 
-    def _run(self, stopping: threading.Event) -> None:
-        while not (stopping.wait(self._every) or self._abandoned):
+    def _run(self, stopping: threading.Event, wake: threading.Event) -> None:
+        while not (self._abandoned or stopping.is_set()):
+            if wake.wait(self._every):
+                wake.clear()
+            if self._abandoned or stopping.is_set():
+                break
             try:
-                self._look()
+                if self._reloads:
+                    self._reload_now()
+                else:
+                    self._look()
             except Exception:  # `replace` is the caller's; the watch goes on for the next change
                 _log.exception("%s has changed, but was not taken", self._path)
 
@@ -99,35 +125,60 @@ class PolicyWatch:
         """Judge the file if it has changed, and has rested since the last look."""
         now = _status(self._path)
         if now != self._seen:
-            self._seen = now
+            self._seen, self._rested, self._told_writer = now, 0, False
         elif now != self._judged:
-            self._judged = now
-            self._judge()
+            self._rested += 1
+            if self._may_be_judged():
+                self._judged = now
+                self._judge()
 
-    def _judge(self) -> None:
+    def _may_be_judged(self) -> bool:
+        written = open_for_writing(self._path)
+        if written and not self._told_writer:
+            self._told_writer = True
+            _log.info("%s has changed: it is taken when no process has it open for writing any more", self._path)
+        return self._rested >= LONGER if written is None else not written
+
+    def _reload_now(self) -> None:
+        self._reloads, self._rested = False, 0
+        self._seen = self._judged = _status(self._path)
+        if open_for_writing(self._path):
+            self._judged = None
+            _log.warning("%s is not read yet: a process has it open for writing", self._path)
+        else:
+            self._judge(asked=True)
+
+    def _judge(self, asked: bool = False) -> None:
+        """Take the file's policy, or tell why not. If someone `asked`, tell also that nothing changes."""
         text, policy = _read(self._path)
-        if text == self._text or _status(self._path) != self._seen:
+        if _status(self._path) != self._seen:
+            if asked:
+                _log.info("%s has just changed: it is taken when it has rested", self._path)
+            return
+        if text == self._text and not asked:
             return
         self._text = text
-        mistakes = self._tried(policy) if isinstance(policy, Policy) else policy
+        mistakes = self._tried(policy, asked) if isinstance(policy, Policy) else policy
         self._refused = mistakes is not None
         if mistakes is not None:
             _log.error("%s is not taken: what was in use before stays. Its mistakes:\n%s", self._path, mistakes)
 
-    def _tried(self, policy: Policy) -> PolicyError | None:
+    def _tried(self, policy: Policy, asked: bool) -> PolicyError | None:
         """Hand a policy over; return why it cannot be used where it is meant to be, if `replace` says so."""
         try:
-            self._take(policy)
+            self._take(policy, asked)
         except PolicyError as error:
             return error
         return None
 
-    def _take(self, policy: Policy) -> None:
+    def _take(self, policy: Policy, asked: bool) -> None:
         """Hand a policy over, unless it says what the one in use says."""
         before, changes = self._in_use, [] if self._in_use is None else _changes(self._in_use, policy)
         if before is not None and not changes:
             if self._refused:
                 _log.info("%s is mended: it says what is in use", self._path)
+            elif asked:
+                _log.info("%s says what is in use: nothing changes", self._path)
             return
         self._replace(policy)
         self._in_use, self._begun_with = policy, self._begun_with or policy

@@ -38,16 +38,6 @@ _TO_URL_SAFE = str.maketrans("+/", "-_")
 _ESCAPE = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 
 
-def method_of(token: str) -> str:
-    """Return the one spelling of a request's method: HEAD is GET, what is not registered is `OTHER`.
-
-    >>> method_of("head"), method_of("post"), method_of("PURGE")
-    ('GET', 'POST', 'OTHER')
-    """
-    method = token.upper() if token.isascii() else token
-    return "GET" if method == "HEAD" else method if method in METHODS else OTHER
-
-
 class Readings(str):
     """A value that can be read in more than one way, such as a path with `..` in it.
 
@@ -71,7 +61,7 @@ class Readings(str):
 
 def readings_of(value: str) -> tuple[str, ...]:
     """Return all readings of an attribute's value."""
-    return value.all if value.__class__ is Readings else (value,)
+    return value.all if isinstance(value, Readings) else (value,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ def source_of(name: str, sources: Mapping[str, Source]) -> Source | None:
 
 
 def is_method(name: str, sources: Mapping[str, Source]) -> bool:
-    """Say whether an attribute is a request's method."""
+    """Return whether an attribute is a request's method."""
     return name == "method" and name not in sources
 
 
 def has_wildcard(pattern: str) -> bool:
-    """Say whether a pattern is a glob."""
+    """Return whether a pattern is a glob."""
     return "*" in pattern or "?" in pattern
 
 

@@ -6,7 +6,6 @@ A gateway's question and a program's are exchanges like those of a framework, an
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import cast
 
@@ -44,7 +43,7 @@ class Service:
 
     The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
     address that the gateway saw. At most `max_waiting` requests wait for their turn at once; more are refused, as if
-    no rule let them wait. `close` is called, and awaited if need be, when the server stops.
+    no rule let them wait. Knows no lifespan: the server calls `close` when it stops.
     """
 
     def __init__(
@@ -53,10 +52,8 @@ class Service:
         store: Store | AsyncStore,
         *,
         max_waiting: int | None = None,
-        close: Callable[[], Awaitable[None] | None] | None = None,
     ) -> None:
         self._limits = _Limiter(policy, store=store, routes=False, trusted_proxies=1, max_waiting=max_waiting)
-        self._close = close
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from the next request on.
@@ -66,30 +63,20 @@ class Service:
         self._limits.replace(policy)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        elif scope["type"] == "http":
-            try:
-                response = await self._respond(scope, receive)
-            except ClientDisconnected:
-                return
-            except REFUSALS as error:
-                response = response_to(error)
-            await answer_with(response, scope, receive, send)
-        else:
-            await send({"type": "websocket.close"})
+        try:
+            response = await self._respond(scope, receive)
+        except ClientDisconnected:
+            return
+        except REFUSALS as error:
+            response = response_to(error)
+        await answer_with(response, scope, receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """Answer the server's start and stop."""
-        stops = False
-        while not stops:
-            event = (await receive())["type"]
-            stops = event == "lifespan.shutdown"
-            if stops and self._close is not None:
-                closing = self._close()
-                if closing is not None:
-                    await closing
-            await send({"type": f"{event}.complete"})
+    async def close(self) -> None:
+        """Close the store. No request may come after this."""
+        close = getattr(self._limits.store, "close", None)
+        closing = close() if close is not None else None
+        if closing is not None:
+            await closing
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         path: str = scope["path"]
@@ -199,6 +186,8 @@ async def _read_body(receive: Receive) -> bytes:
     parts, size = [], 0
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected("the client hung up before it had sent its question")
         parts.append(bytes(message.get("body", b"")))
         size += len(parts[-1])
         if size > MOST_BODY:

@@ -16,7 +16,10 @@ from ratekeeper.stores.places import Waiter
 
 
 def awaited(store: Store | AsyncStore) -> AwaitedStore:
-    """Return a store to be awaited: the same, if it must be."""
+    """Return a store to be awaited: the same, if it must be.
+
+    On an event loop the store must not block (see `unblocking`): a caller without one runs the coroutines to their end.
+    """
     return store if must_be_awaited(store) else _Awaited(cast("Store", store))
 
 

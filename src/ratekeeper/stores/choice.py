@@ -1,7 +1,8 @@
-"""StoreChoice: a store as a policy file or a command line names it. A value; it opens a store when it is told to."""
+"""StoreChoice: a store as a policy, a command line or a limiter names it. A value; it opens a store when told to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ratekeeper.decision import OnError
@@ -73,3 +74,18 @@ class StoreChoice:
             self.url, prefix=self.prefix, timeout=self.timeout,
             on_error=self.on_error, expected_nodes=self.expected_nodes,
         )  # fmt: skip
+
+
+def opened(
+    store: Store | AsyncStore | str | None, opening: Callable[[StoreChoice], Store | AsyncStore]
+) -> Store | AsyncStore:
+    """Return a store that was given, or else open the one that a string names; None is memory.
+
+    Raises TypeError for what is no store, with what would be right, and `StoreError`.
+    """
+    if store is None or isinstance(store, str):
+        return opening(StoreChoice(MEMORY if store is None else store))
+    if isinstance(store, type) or not all(hasattr(store, part) for part in ("clock", "line", "decide", "bind")):
+        what = f"the class {store.__name__}" if isinstance(store, type) else type(store).__name__
+        raise TypeError(f"store must be a store, such as MemoryStore(), or a string: {FORMS}; not {what}")
+    return store

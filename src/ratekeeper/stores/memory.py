@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ratekeeper import core
-from ratekeeper.clock import Clock
+from ratekeeper.clock import Clock, ticks_of
 from ratekeeper.stores.table_store import MAX_KEYS, TableStore, denies_when_full
 
 
@@ -27,5 +27,5 @@ class MemoryStore(TableStore):
         implementation: Literal["c", "python"] = core.IMPLEMENTATION,
     ) -> None:
         deny = denies_when_full(max_keys, on_full)
-        ticks = None if clock is None else clock.ticks
+        ticks = ticks_of(clock)
         super().__init__(core.make_table(max_keys, deny, ticks, implementation), max_keys, clock)

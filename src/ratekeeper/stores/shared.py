@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from ratekeeper import core
-from ratekeeper.clock import Clock
+from ratekeeper.clock import Clock, ticks_of
 from ratekeeper.errors import StoreError
 from ratekeeper.stores.table_store import MAX_KEYS, TableStore, denies_when_full
 
@@ -45,6 +45,7 @@ class SharedMemoryStore(TableStore):
         clock: Clock | None = None,
     ) -> None:
         deny = denies_when_full(max_keys, on_full)
+        ticks_of(clock)  # a bad one is an error before there is a file
         _check_support()
         from ratekeeper.stores import table_file  # noqa: PLC0415  not every system has its parts
 
@@ -62,7 +63,7 @@ class SharedMemoryStore(TableStore):
 
     def _use(self, file: TableFile, clock: Clock | None) -> None:
         self._file = file
-        ticks = None if clock is None else clock.ticks
+        ticks = ticks_of(clock)
         shape = file.shape
         super().__init__(core.attach_table(file.memory, shape.deny_when_full, file.seed, ticks), shape.max_keys, clock)
         self._own_clock = clock

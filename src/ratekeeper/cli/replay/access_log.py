@@ -15,10 +15,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ratekeeper.cli.replay.log_time import UnreadableLine, text_ticks, ticks_of
-from ratekeeper.http.attributes import client_address, read_path
+from ratekeeper.http.attributes import client_address, read_method, read_path
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.sources import ClientIP, HeaderSource, method_of
+from ratekeeper.policy.sources import ClientIP, HeaderSource
 
 UNDERSTOOD = "the common and combined log formats (Apache, nginx), and JSON lines (Caddy, nginx, Traefik, your own)"
 
@@ -142,7 +142,7 @@ class LineReader:
         elif self._asked_for and self._asked_for.isdisjoint(attributes):
             raise UnreadableLine("it has no path, nor anything else that the policy asks for")
         if "method" in attributes:
-            attributes["method"] = method_of(attributes["method"])
+            attributes["method"] = read_method(attributes["method"])
         self._add_from_headers(attributes, fields)
         return LogEntry(at, line, attributes)
 
@@ -190,7 +190,7 @@ def _request_line(text: str) -> _RequestLine:
     match = _REQUEST.fullmatch(_unescaped(text))
     if match is None:  # "-" where a client went away, or the bytes of TLS on a port for HTTP
         raise UnreadableLine('its request is not "METHOD /path HTTP/1.1"')
-    return _RequestLine(method_of(match[1]), read_path(match[2]))
+    return _RequestLine(read_method(match[1]), read_path(match[2]))
 
 
 @lru_cache(maxsize=65_536)

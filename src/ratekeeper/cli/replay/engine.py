@@ -7,6 +7,9 @@ Time
     entries pass through a heap that holds the last 10,000 and lets the earliest go first, which puts such logs in
     order. An entry that comes later still is decided at the latest time there was, and is counted as `late`.
 
+    The clock covers nine years: those that hold the most of the first 10,000 entries, and a month before. So a line of
+    1970, from a server whose clock was not set, is a line that is not read, and takes no other with it.
+
 Memory
     Grows with the number of distinct buckets, by some 300 bytes each, and with nothing else.
 """
@@ -15,7 +18,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heappush, heappushpop
+from heapq import heappushpop
+from itertools import islice
 
 from ratekeeper.cli.replay.access_log import LineReader, LogEntry, asked_for
 from ratekeeper.cli.replay.log_time import UnreadableLine
@@ -33,8 +37,9 @@ HELD_BACK = 10_000
 
 LINES_PER_PROGRESS = 2048
 _BAD_LINES_TOLD = 3
-_FIRST_TICK = TICKS_PER_SECOND
-_LAST_TICK = 2**62 - 1  # a clock's last; nine years
+_FIRST_TICK, _LAST_TICK = TICKS_PER_SECOND, 2**62 - 1  # a clock's
+_MONTH = 30 * 86_400 * TICKS_PER_SECOND
+_NINE_YEARS = _LAST_TICK - _FIRST_TICK - _MONTH
 
 
 def replay(
@@ -79,7 +84,7 @@ class _Replay:
         self.whole_seconds = True
 
     def run(self, lines: Iterable[str], progress: Callable[[int], object]) -> _Replay:
-        for entry in _in_order(self._entries(lines, progress)):
+        for entry in self._in_order(self._entries(lines, progress)):
             try:
                 self._replay(entry)
             except UnreadableLine as error:
@@ -107,6 +112,15 @@ class _Replay:
         if len(self.bad_lines) < _BAD_LINES_TOLD:
             self.bad_lines.append(BadLine(line, str(reason)))
 
+    def _in_order(self, entries: Iterator[LogEntry]) -> Iterator[LogEntry]:
+        """Put entries in order of time, as far as holding some back can do; set the clock by the first ones."""
+        held = sorted(islice(entries, HELD_BACK))
+        if held:
+            self.offset = _FIRST_TICK + _MONTH - _start_of_most([entry.at for entry in held])
+        for entry in entries:
+            yield heappushpop(held, entry)  # a sorted list is a heap
+        yield from sorted(held)
+
     def _replay(self, entry: LogEntry) -> None:
         attributes = entry.attributes
         self._set_clock(entry.at)
@@ -126,13 +140,13 @@ class _Replay:
 
     def _set_clock(self, at: int) -> None:
         """Go on to an entry's time; stay if it is past."""
-        if self.span is None:
-            self.span, self.offset = TimeSpan(at, at), _FIRST_TICK - at
         now = at + self.offset
         if now == self.now:
             return
-        if now > _LAST_TICK:
-            raise UnreadableLine("it is more than nine years after the first request in the log")
+        if not _FIRST_TICK <= now <= _LAST_TICK:
+            raise UnreadableLine("its time is more than nine years from that of most requests in the log")
+        if self.span is None:
+            self.span = TimeSpan(at, at)
         if at % TICKS_PER_SECOND:
             self.whole_seconds = False
         if now < self.now:
@@ -182,12 +196,12 @@ class _Replay:
         return ", ".join(f"{name}={value}" for name, value in zip(rule.key, shown, strict=True)) or "(one for all)"
 
 
-def _in_order(entries: Iterable[LogEntry]) -> Iterator[LogEntry]:
-    """Put entries in order of time, as far as holding some back can do."""
-    held: list[LogEntry] = []
-    for entry in entries:
-        if len(held) < HELD_BACK:
-            heappush(held, entry)
-        else:
-            yield heappushpop(held, entry)
-    yield from sorted(held)
+def _start_of_most(times: list[int]) -> int:
+    """Return where those nine years begin that hold the most of some sorted times; the latest such, if several do."""
+    most, start, first = 0, times[0], 0
+    for last, at in enumerate(times):
+        while at - times[first] > _NINE_YEARS:
+            first += 1
+        if last - first + 1 >= most:
+            most, start = last - first + 1, times[first]
+    return start

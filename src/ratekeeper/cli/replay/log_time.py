@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from math import isfinite
+from math import inf
 
 from ratekeeper.limits import TICKS_PER_SECOND
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END = 253_402_300_800 * TICKS_PER_SECOND
+"""The end of the year 9999 in UTC, the last that a date can show."""
+
 _TICKS_PER_US = TICKS_PER_SECOND // 1_000_000
 # By name rather than by strptime, whose names are those of the reader's language, not of the log's.
 _MONTHS = {
@@ -33,7 +36,7 @@ def ticks_of(value: object) -> int:
     """Return a JSON value's time: seconds, ms, us or ns since 1970, or text. Raises `UnreadableLine`."""
     if isinstance(value, str):
         return text_ticks(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value in (inf, -inf) or value != value:
         raise UnreadableLine("its time is neither a number nor text")
     per_second = _units_per_second(value)
     if isinstance(value, int):
@@ -59,11 +62,15 @@ def text_ticks(text: str) -> int:
     try:
         common = _COMMON.fullmatch(text)
         if common:
-            return _common_ticks(common)
-        moment = datetime.fromisoformat(text)
-        return _since_epoch(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+            ticks = _common_ticks(common)
+        else:
+            moment = datetime.fromisoformat(text)
+            ticks = _since_epoch(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except (ValueError, KeyError, OverflowError):
         raise UnreadableLine("its time is not a date that exists, nor a number") from None
+    if not 0 <= ticks < _END:
+        raise UnreadableLine("its time is before 1970 or after the year 9999")
+    return ticks
 
 
 def _units_per_second(value: float) -> int:

@@ -48,7 +48,9 @@ class Planner:
         request is not refused live, but an error.
         """
         seen = self._compiled.seen(attributes)
-        if Readings in map(type, seen.values()):  # two of these are equal though their other readings differ
+        if any(
+            isinstance(value, Readings) for value in seen.values()
+        ):  # two of these are equal though their other readings differ
             return self._shares(self._find(seen), seen, remembered=False)
         values = tuple(map(seen.get, self._match_names))
         matching = self._matching.get(values)

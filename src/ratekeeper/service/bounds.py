@@ -1,0 +1,57 @@
+"""The bounds on what clients can make a server hold: bytes, requests, connections, time. Knows no protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+RESERVED = 64
+"""Descriptors that connections may not take: they are for the store, the policy's file and the log."""
+
+
+MOST_CONNECTIONS = 10_000
+"""Of one process, however many descriptors it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds of a server. Times are in seconds.
+
+    head_bytes, head_lines, target_bytes    of a request's header block, and of its target (path and query)
+    pipelined     requests of one connection that wait for an answer
+    connections   open connections of a process; further ones wait in the system's backlog
+    head_time     from a request's first byte, or from the connection, to the end of its header block
+    idle_time     that a connection is kept without a request
+    pause, body_time    the longest pause within a request's body, and the longest time for all of it
+    write_time    that a client may leave an answer unread
+    last_time     that a connection stays open to bytes on their way, after a refusal or when the server stops
+    """
+
+    head_bytes: int = 65_536
+    head_lines: int = 200
+    target_bytes: int = 8_192
+    pipelined: int = 32
+    connections: int = MOST_CONNECTIONS
+    head_time: float = 10
+    idle_time: float = 15
+    pause: float = 10
+    body_time: float = 30
+    write_time: float = 30
+    last_time: float = 0.5
+
+
+def connections_allowed(most: int = MOST_CONNECTIONS) -> int:
+    """Return how many connections this process may have, by its limit of descriptors, which is raised if it may be."""
+    if resource is None:
+        return min(most, 500)  # what a selector of Windows can watch
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most + RESERVED
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        ceiling = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+        soft = ceiling
+    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft - RESERVED))

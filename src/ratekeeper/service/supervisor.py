@@ -1,0 +1,217 @@
+"""Supervisor: the parent of several workers. It owns the socket, the policy and the workers' lives; it answers nothing.
+
+A worker is a new interpreter (fork and exec, by `subprocess`). A fork alone is not safe: the policy's watch is a
+thread, and the child would keep any lock that the thread holds at that moment. `multiprocessing` with "spawn" is safe
+too, but it starts one more process and imports `__main__` again. A worker has its own process group, so a terminal
+sends Ctrl-C to the parent alone.
+
+**All agree on the policy.** The parent first gives each change to its own application, on an empty store. If that
+refuses the policy, no worker sees it. Else each worker gets the policy and confirms it. A new worker starts with the
+last good policy, and accepts connections only with the one in use. If a worker refuses a policy all the same, it is
+replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ratekeeper.policy.model import Policy
+from ratekeeper.service.control import SERVE, Control, Start
+from ratekeeper.service.loop import StopSignals
+from ratekeeper.stores.memory import MemoryStore
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
+"""Seconds before a worker that died at its start, or soon after, is replaced: doubled each time."""
+
+_SOON = 10.0
+_PATIENCE = 5.0
+
+_log = logging.getLogger("ratekeeper")
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A process, the line to it, the policy that it has, and since when it serves."""
+
+    process: asyncio.subprocess.Process
+    control: Control
+    policy: Policy | None = None
+    serves_since: float | None = None
+    failure: str | None = None
+
+
+class Supervisor:
+    """Keeps `count` workers serving on one socket, until a signal. `start` is what each of them begins with."""
+
+    def __init__(self, start: Start, listening: socket.socket, count: int) -> None:
+        self._start = start
+        self._listening = listening
+        self._count = count
+        self._workers: set[_Worker] = set()
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._told: str | None = None
+        self._rehearsal = start.make(start.policy, partial(MemoryStore, 1))
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self, announce: Callable[[], None]) -> int:
+        """Serve until a signal; return the exit code. `announce` is called when the first worker serves."""
+        signals = StopSignals(self._stop)
+        keeping = [self._loop.create_task(self._keep_worker()) for _ in range(self._count)]
+        announcing = self._loop.create_task(self._announce(announce))
+        await self._stopping.wait()
+        self._listening.close()
+        announcing.cancel()
+        grace = self._start.grace + _PATIENCE
+        await asyncio.wait(keeping, timeout=grace)
+        self._signal(signal.SIGKILL)
+        await asyncio.gather(*keeping)
+        return signals.exit_code
+
+    def replace(self, policy: Policy) -> None:
+        """Have all workers decide by another policy. Raise `PolicyError`, and change nothing, if they would refuse it.
+
+        Called by another thread than the loop's.
+        """
+        self._rehearsal.replace(policy)
+        if not self._stopping.is_set():
+            asyncio.run_coroutine_threadsafe(self._hand_out(policy), self._loop).result(2 * _PATIENCE)
+
+    async def _hand_out(self, policy: Policy) -> None:
+        """Return when every worker that serves has it."""
+        self._start = replace(self._start, policy=policy)
+
+        def agreed() -> bool:
+            serving = [worker for worker in self._workers if worker.serves_since is not None]
+            return self._stopping.is_set() or all(worker.policy is self._start.policy for worker in serving)
+
+        async with self._changed:
+            self._changed.notify_all()
+            try:
+                await asyncio.wait_for(self._changed.wait_for(agreed), _PATIENCE)
+            except TimeoutError:
+                _log.error("a worker does not answer: it goes by the policy from before until it does")
+
+    async def _announce(self, announce: Callable[[], None]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: any(worker.serves_since for worker in self._workers))
+        announce()
+
+    def _stop(self, at_once: bool) -> None:
+        self._stopping.set()
+        self._signal(signal.SIGKILL if at_once else signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for worker in self._workers:
+            with suppress(ProcessLookupError):
+                worker.process.send_signal(number)
+
+    # One worker after another
+
+    async def _keep_worker(self) -> None:
+        """Keep one place filled: start a worker, wait for its end, pause if it came soon, start the next."""
+        pause = 0.0
+        while not self._stopping.is_set():
+            served_for = None
+            try:
+                worker = await self._start_worker()
+            except OSError as error:
+                reason = f"a worker cannot be started: {error}"
+            else:
+                reason = await self._see_to_its_end(worker)
+                served_for = time.monotonic() - worker.serves_since if worker.serves_since is not None else None
+            if self._stopping.is_set():
+                return
+            if served_for is not None and served_for > _SOON:
+                pause = 0.0
+            self._tell(reason, pause, repeats=served_for is None)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
+
+    async def _start_worker(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = theirs.fileno(), self._listening.fileno()
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-m", "ratekeeper.service.worker", *map(str, descriptors),
+                    pass_fds=descriptors, stdin=asyncio.subprocess.DEVNULL, process_group=0,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                )  # fmt: skip
+            except OSError:
+                ours.close()
+                raise
+        return _Worker(process, await Control.over(ours))
+
+    async def _see_to_its_end(self, worker: _Worker) -> str:
+        """Lead a worker until it ends; return why it did."""
+        self._workers.add(worker)
+        if self._stopping.is_set():
+            self._signal(signal.SIGTERM)
+        leading = self._loop.create_task(self._lead(worker))
+        code = await worker.process.wait()
+        leading.cancel()
+        with suppress(asyncio.CancelledError):
+            await leading
+        worker.control.close()
+        self._workers.discard(worker)
+        async with self._changed:
+            self._changed.notify_all()
+        if worker.failure is not None:
+            return f"a worker cannot serve: {worker.failure}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"worker {worker.process.pid} {how}"
+
+    async def _lead(self, worker: _Worker) -> None:
+        """Give a worker its orders, and the policy that is in use, for as long as it lives."""
+        order: Start | Policy | str = self._start
+        try:
+            while True:
+                policy = order.policy if isinstance(order, Start) else order
+                worker.failure = await worker.control.ask(order)
+                if worker.failure is not None:
+                    with suppress(ProcessLookupError):
+                        worker.process.terminate()
+                    return
+                async with self._changed:
+                    if isinstance(policy, Policy):
+                        worker.policy = policy
+                    else:
+                        worker.serves_since = time.monotonic()
+                        self._recovered()
+                    self._changed.notify_all()
+                    if worker.serves_since is not None:
+                        await self._changed.wait_for(lambda: worker.policy is not self._start.policy)
+                    order = SERVE if worker.policy is self._start.policy else self._start.policy
+        except (EOFError, OSError):
+            return  # it is about to end
+        except Exception as error:
+            worker.failure = f"it cannot be led: {error!r}"
+            with suppress(ProcessLookupError):
+                worker.process.kill()
+
+    def _tell(self, reason: str, pause: float, repeats: bool) -> None:
+        """Log why a worker ended. One reason that all workers have, again and again, is told once."""
+        if repeats and reason == self._told:
+            return
+        self._told = reason if repeats else None
+        when = f"in {pause:g} s" if pause else "now"
+        _log.error(
+            "%s: %s", reason, f"another try {when}, then ever later" if repeats else f"another one starts {when}"
+        )
+
+    def _recovered(self) -> None:
+        if self._told is not None:
+            self._told = None
+            _log.info("a worker serves again")

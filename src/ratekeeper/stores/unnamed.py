@@ -1,0 +1,41 @@
+"""A warning for limiters without a name that share buckets by accident. Knows no limiter, and keeps no store alive."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from weakref import WeakValueDictionary
+
+
+class Unnamed:
+    """Stands for the living limiters of one text on one store; each of them holds it, and nothing else does."""
+
+    __slots__ = ("__weakref__", "warned")
+
+    def __init__(self) -> None:
+        self.warned = False
+
+
+_unnamed: WeakValueDictionary[tuple[object, str], Unnamed] = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def join_unnamed(store: object, text: str, stacklevel: int) -> Unnamed:
+    """Return what the caller, a limiter without a name, must hold. Warns if another limiter holds it already.
+
+    `store` is the store that the limiter was given, or the string that names it.
+    """
+    place = store if isinstance(store, str) else id(store)  # each limiter keeps its store, so the id is not used again
+    with _lock:
+        group = _unnamed.get((place, text))
+        if group is None:
+            _unnamed[place, text] = group = Unnamed()
+            return group
+        warn, group.warned = not group.warned, True
+    if warn:
+        warnings.warn(
+            f"two limiters without a name have the limits {text!r} on one store, so they share their buckets, and each "
+            "counts the requests of both. Give each its own name=, or both the same one if they are to share",
+            stacklevel=stacklevel + 1,
+        )
+    return group
