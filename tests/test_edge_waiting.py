@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from http.client import HTTPResponse
 from typing import Any
 
@@ -36,6 +37,7 @@ from ratekeeper.frameworks import aiohttp as own_aiohttp
 from ratekeeper.frameworks import asgi, starlette
 from ratekeeper.http import workers
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.policy.sources import HeaderSource
 
 QUEUE = Policy.parse(
     '[[rules]]\nname = "queue"\nalgorithm = "leaky_bucket"\ncapacity = 50\nleak_rate = "1/minute"\n'
@@ -95,6 +97,18 @@ def test_requests_that_wait_are_bounded_and_a_client_that_hangs_up_gives_its_pla
             clock.advance(60)  # the first turn after the one that was had
             assert late.recv(12) == b"HTTP/1.1 200"
         assert len(site.ran("login")) == 2
+
+
+@pytest.mark.parametrize("make", ASYNC.values(), ids=ASYNC)
+def test_a_client_that_does_not_say_who_it_is_has_the_share_of_its_address(make: MakeSite) -> None:
+    clock = HeldClock()
+    policy = replace(QUEUE, attributes={"client": HeaderSource("x-client")})
+    with make(policy=policy, store=MemoryStore(clock=clock), max_waiting=3) as site:
+        assert site.client.send("/login").status == 200
+        with closing(site.client.connect()) as waiting:
+            waiting.sendall(written("/login"))
+            wait_for(lambda: clock.waiting == 1)
+            assert site.client.statuses("/login", "/login") == [429, 429]
 
 
 @pytest.mark.parametrize("make", CALLED.values(), ids=CALLED)

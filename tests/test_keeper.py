@@ -10,7 +10,8 @@ from async_memory import AsyncMemoryStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, RateLimitExceeded
+from ratekeeper import AsyncKeeper, Keeper, LeakyBucket, ManualClock, MemoryStore, Policy, RateLimitExceeded
+from ratekeeper.policy.model import Rule
 from ratekeeper.stores.table_store import TableStore
 
 POLICY = Policy.parse("""
@@ -257,3 +258,22 @@ def test_one_plain_rule_decides_alone_as_it_does_beside_one_that_matches_nothing
     one, other = (Keeper(Policy.parse(text), MemoryStore(100, clock=ManualClock())) for text in (alone, alone + beside))
     for question in asked:
         assert outcome(one, *question) == outcome(other, *question), question
+
+
+def test_a_refund_gives_nothing_back_of_a_rule_in_shadow_that_refused() -> None:
+    policy = Policy.parse(
+        '[[rules]]\nname = "shadow"\nlimit = "1/hour"\nshadow = true\n[[rules]]\nname = "all"\nlimit = "9/hour"\n'
+    )
+    keeper = Keeper(policy, MemoryStore(clock=ManualClock()))
+    keeper.check({})
+    for _ in range(2):
+        decision = keeper.check({})
+        assert [rule.decision.allowed for rule in decision.rules] == [False, True]
+        keeper.refund(decision)
+    assert [rule.decision.remaining for rule in keeper.check({}).rules] == [0, 7]
+
+
+def test_a_lone_leaky_rule_that_lets_nobody_wait_admits_one_at_a_time() -> None:
+    policy = Policy((Rule("leaky", LeakyBucket(5, 1), max_wait=0),))
+    keeper = Keeper(policy, MemoryStore(clock=ManualClock()))
+    assert [keeper.check({}).allowed for _ in range(3)] == [True, False, False]

@@ -115,7 +115,7 @@ class _Charging(LimiterBase[K]):
         refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
         if not refusing or not policy.waiting_rules.issuperset(refusing):
             return decision
-        client = exchange.read(policy.client_reader).get("client")
+        client = exchange.read(policy.client_reader).get("client") or exchange.peer
         if not self._waiting.enter(client):
             return decision
         try:

@@ -172,8 +172,10 @@ def _to_give_back(decision: PolicyDecision) -> tuple[list[Charge], list[tuple[st
     Note that they are given back, so that they are not given twice.
     """
     tokens, places = [], []
-    made = [(scope_of(rule.name), rule.decision) for rule in decision.rules if rule.decision._refunded == 0]
-    for scope, one in made if decision.allowed else ():
+    # A rule in shadow may have refused, and a store that did not answer has charged nothing.
+    own = [(scope_of(rule.name), rule.decision) for rule in decision.rules if rule.decision._refunded == 0]
+    made = [(scope, one) for scope, one in own if decision.allowed and one.allowed and one.source == "exact"]
+    for scope, one in made:
         object.__setattr__(one, "_refunded", one.cost)
         charge = Charge.of(scope, one.key, one.limit, one.cost)
         tat = one.at_ticks + one.debt_ticks

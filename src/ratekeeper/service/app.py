@@ -171,7 +171,9 @@ class GatewayExchange(ScopeExchange):
 
 
 class ProgramExchange(ScopeExchange):
-    """A request of which a program tells the attributes and the cost."""
+    """A request of which a program tells the attributes and the cost. The program, its peer, is not a client."""
+
+    peer = None
 
     def __init__(self, limits: AsyncRequestLimiter, scope: Scope, receive: Receive, asked: CheckRequest) -> None:
         super().__init__(limits, scope, receive)
