@@ -53,7 +53,7 @@ def test_a_trailing_slash_or_parameter_or_by_option_case_leaves_no_rule(make: Ma
     blind = Policy((one,), attributes={"path": PathSource(ignore_case=True)})
     with make(policy=blind, store=memory()) as site:
         assert site.client.statuses("/login", "/Login")[0] == 200
-        assert site.client.statuses("/login/", "/login;x=1", "/Login", "/LOGIN/", "//login") == [429] * 5
+        assert site.client.statuses("/login/", "/login;x=1", "/Login", "/LOGIN/", "//login", "/login%0a") == [429] * 6
 
 
 @every({name: make for name, make in SITES.items() if name not in ("Litestar", "Quart", "Flask")})
@@ -101,6 +101,15 @@ def test_a_bearer_token_has_one_bucket_however_it_is_written(make: MakeSite) -> 
             statuses = [site.client.send("/token", (b"Authorization", value)).status for value in values]
             assert statuses.count(200) == 2
             assert len(site.ran("token")) == 2
+
+
+@every(SITES)
+def test_a_key_with_any_spaces_around_it_has_one_bucket(make: MakeSite) -> None:
+    limited = rule('key = ["key"]\nmissing = "skip"', '[attributes]\nkey = "header:x-api-key"')
+    with make(policy=limited, store=memory()) as site:
+        for value in (b"k", b"k ", b"\tk", b"k\xa0", b"\xa0k", b"k\x85\xa0"):
+            site.client.send("/key", (b"X-Api-Key", value))
+        assert len(site.ran("key")) == 2
 
 
 @every(SITES)

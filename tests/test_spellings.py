@@ -51,7 +51,7 @@ SEGMENTS = ["..", ".", "", "x", "a", "%2e%2e", "%2E", "%2F", "%2f..", ";x=1", ".
 BEFORE = ["/", "/", "/", "/", "//", "///", "/./", "/x/../", "/%2e/", "/;/", "/x/..;/", "/\\", "\\", "http://test/",
           "http://other//", "//test/", "/healthz/../", "", "/healthz;/../", "/%2F/"]  # fmt: skip
 AFTER = ["", "", "", "/", "//", "/.", "/..", ";", ";x=1", "?", "?a=/healthz", "#", "#/healthz", "/x/..", "%2F", "%20",
-         "%00", "\t", "/../healthz", "%3B"]  # fmt: skip
+         "%0a", "%00", "\t", "/../healthz", "%3B"]  # fmt: skip
 METHODS = [b"GET", b"POST", b"HEAD", b"get", b"OPTIONS", b"PUT", b"PURGE", b"X", b"Delete", b"propfind", b"BREW"]
 SPACES = [b"", b"", b" ", b"  ", b"\t", b" \t ", b"\xa0", b"\x85", b"\xc2\xa0"]
 
@@ -91,8 +91,9 @@ def a_cookie(random: Random) -> list[Header]:
 
 def a_key(random: Random) -> list[Header]:
     name = random.choice([b"X-Api-Key", b"x-api-key", b"X-API-KEY", b"X_Api_Key"])
-    values = random.choices([b"k-1", b"k-2", b"", b"caf\xc3\xa9", b"caf\xe9"], k=random.choice([1, 1, 1, 2, 3]))
-    return [(name, random.choice([b"", b" ", b"\t "]) + value + random.choice([b"", b" \t"])) for value in values]
+    values = random.choices([b"k-1", b"k-2", b"", b"k"], k=random.choice([1, 1, 1, 2, 3]))
+    around = SPACES[:-1]  # "Â" before a space is a letter to those who read latin-1
+    return [(name, random.choice(around) + value + random.choice(around) if value else b" ") for value in values]
 
 
 def a_token(random: Random) -> list[Header]:
@@ -123,7 +124,7 @@ def send_many(site: Site, random: Random) -> None:
 IDENTITIES: dict[str, Callable[[Call], object]] = {
     "items": lambda call: call.item,
     "cookie": lambda call: call.cookie,
-    "key": lambda call: call.key,
+    "key": lambda call: (call.key or "").strip(),
     "token": lambda call: call.token,
     "do": lambda call: call.token,
     "any": lambda call: read_method(call.method),

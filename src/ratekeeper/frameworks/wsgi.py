@@ -151,7 +151,7 @@ class EnvironExchange(Exchange):
             return None
         if len(value) > MOST_BYTES:
             raise BadRequestError(f"the header {name!r} is longer than {MOST_BYTES} bytes", 431)
-        return text_of(value.strip(" \t").encode("latin-1", "replace")) or None
+        return text_of(value.encode("latin-1", "replace")) or None
 
 
 @lru_cache(maxsize=256)

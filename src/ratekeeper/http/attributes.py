@@ -248,6 +248,8 @@ def _decoded(target: str) -> Iterator[str]:
         kept = unquote(_ENCODED_SLASH.sub("%252F", target), errors="replace")
         texts += [unquote(_PARAMETERS.sub("", target), errors="replace"), kept, _PARAMETERS.sub("", kept)]
     for text in texts:
+        if text.endswith("\n"):  # before which "$" in a regular expression, such as Starlette's, matches too
+            yield text[:-1]
         yield text
         if "\\" in text:  # a slash to those who read it as browsers do
             yield text.replace("\\", "/")

@@ -57,15 +57,20 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
         return ", ".join(part.strip() for part in text_of(b",".join(values)).split(",")) or None
     if len(values) > 1:
         raise BadRequestError(f"the header {name!r} is repeated, so it cannot be told whose request this is")
-    return text_of(values[0].strip(b" \t")) or None
+    return text_of(values[0]) or None
 
 
 def text_of(value: bytes) -> str:
-    """Return the characters of a header: UTF-8 if they are, else latin-1."""
+    """Return the characters of a header: UTF-8 if they are, else latin-1.
+
+    Without spaces of any kind at the ends, as applications differ in which they take away. A value of nothing but
+    spaces beyond ASCII stays, as it is not an empty one.
+    """
     try:
-        return value.decode("utf-8")
+        text = value.decode("utf-8")
     except UnicodeDecodeError:
-        return value.decode("latin-1")
+        text = value.decode("latin-1")
+    return text.strip() or text.strip(" \t")
 
 
 def cookie_value(header: str | None, name: str) -> str | None:
