@@ -37,7 +37,7 @@ def serve(make_service: MakeService, host: str, port: int, workers: int, announc
     # Forwarding headers are evidence, which the policy weighs: uvicorn must not rewrite the peer by them.
     config = uvicorn.Config(
         make_service, factory=True, workers=workers,
-        log_level="warning", access_log=False, proxy_headers=False, server_header=False,
+        log_level="warning", access_log=False, proxy_headers=False, server_header=False, ws="none",
     )  # fmt: skip
     announce(_url(listening))
     if workers == 1:
