@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ratekeeper.errors import BadRequestError
 from ratekeeper.http.attributes import (
+    MOST_PATH,
     AttributeReader,
     client_address,
     put_attribute,
@@ -57,7 +58,7 @@ def test_any_path_has_a_resolved_reading_which_names_no_empty_or_dot_segment_and
 @given(path_like)
 def test_the_resolved_reading_is_its_own(raw: str | bytes) -> None:
     path = str(read_path(raw))
-    assume(not set("%?#") & set(path))  # decoded from %25, %3F, %23: here they are letters, there they are not
+    assume(not set("%?#\\") & set(path))  # decoded from %25, %3F, %23: here they are letters, there they are not
     assert read_path(path) == path
     assert readings_of(read_path(path)) == (path,)
 
@@ -104,6 +105,8 @@ def test_a_path_is_decoded_once(raw: str | bytes, path: str) -> None:
     [
         ("/graphql/../x", "/graphql/../x"), ("/login/", "/login/"), ("/login;x=1", "/login;x=1"), ("//a", "//a"),
         ("/healthz#/y", "/healthz#/y"), ("/healthz%2Fx", "/healthz%2Fx"), ("/a/..;/b", "/a/..;/b"),
+        ("//graphql/../x", "/graphql/../x"), ("/api//../admin", "/api/admin"), ("//host/login", "/login"),
+        ("/a;x%2Fy/b", "/a/b"), ("/api\\login", "/api/login"), ("/x/..\\api", "/api"),
     ],
 )  # fmt: skip
 def test_a_path_can_also_be_read_as_it_stands(raw: str, reading: str) -> None:
@@ -122,8 +125,14 @@ def test_an_application_that_ignores_case_has_its_paths_in_lower_case() -> None:
 
 
 def test_the_readings_of_a_long_path_are_few() -> None:
-    for piece in ("/..", "/x;", "%2f..", "//", "/%2e/", ";a/../", "#"):
-        assert len(readings_of(read_path("/a" + piece * 10_000))) <= 16
+    for piece in ("/..", "/x;", "%2f..", "//", "/%2e/", ";a/../", "#", "\\..", "//.."):
+        assert len(readings_of(read_path("/a" + piece * 1_000))) <= 16
+
+
+def test_a_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="the path is longer than 8192 characters") as refused:
+        read_path("/" + "a" * MOST_PATH)
+    assert refused.value.status == 414
 
 
 # Methods
@@ -308,11 +317,32 @@ def test_more_header_lines_and_bytes_than_can_be_looked_at_are_refused() -> None
 
 
 @pytest.mark.parametrize(
-    "spelling", [b"Bearer k-1", b"bearer k-1", b"BEARER   k-1", b"Bearer\tk-1", b"Bearer k-1  ", b" bEARER \t k-1"]
+    "spelling",
+    [
+        b"Bearer k-1",
+        b"bearer k-1",
+        b"BEARER   k-1",
+        b"Bearer\tk-1",
+        b"Bearer k-1  ",
+        b" bEARER \t k-1",
+        b"Bearer\xa0k-1",
+        b"Bearer \x0b\xa0 k-1",
+    ],
 )
 def test_a_bearer_token_has_one_spelling(spelling: bytes) -> None:
     assert read(BearerSource(), (b"Authorization", spelling)) == "k-1"
     assert read(HeaderSource("authorization"), (b"Authorization", spelling)) == "bearer k-1"
+
+
+@pytest.mark.parametrize(
+    "value", [b"Bearer k-1 x", b"bearer x\xa0k-1", b"Basic azpx x", b"Token k x", b"Bearer k,Bearer x"]
+)
+@pytest.mark.parametrize("source", [BearerSource(), HeaderSource("authorization")])
+def test_an_authorization_of_several_tokens_is_refused_as_applications_differ_in_which_they_take(
+    value: bytes, source: Source
+) -> None:
+    with pytest.raises(BadRequestError, match="the header 'authorization' has several tokens"):
+        read(source, (b"authorization", value))
 
 
 @pytest.mark.parametrize("other", [b"Basic azpx", b"Bearer", b"Bearer ", b"k-1", b"Token k-1"])
@@ -358,12 +388,18 @@ def test_a_cookie_is_found_by_its_whole_name(pairs: list[tuple[str, str]], quote
 
 
 SPELLINGS = ["s=value", "s= value", "s=\tvalue \t", "s = value", '\ts="value"', r's="\166alue"', r's="v\alue"',
+             "s=%76alue", "s=v%61lu%65", r's="%76\141lue"',
              r's=" value"'.replace('" ', '"'), "a=b;s=value", "s=value;;", "s=value; s=value"]  # fmt: skip
 
 
 @pytest.mark.parametrize("header", SPELLINGS)
 def test_a_cookie_has_one_value_however_it_is_spelt(header: str) -> None:
     assert read(CookieSource("s"), (b"cookie", header.encode())) == "value"
+
+
+def test_a_cookie_has_one_spelling_of_a_space_which_is_a_plus_to_some() -> None:
+    for header in ("s=a+b", "s=a%20b", "s=a%2Bb", 's="a b"'):
+        assert read(CookieSource("s"), (b"cookie", header.encode())) == "a+b"
 
 
 SPACED = ["s=value a=b", "a=b s=value", "a=b\ts = value", 's="a" s="b"', "s=value s=value", "s = a value"]
@@ -390,7 +426,8 @@ def test_cookies_are_read_as_pythons_own_library_reads_them(cookies: dict[str, s
     again = SimpleCookie(header)
     assume(len(again) == len(cookies))
     for name in cookies:
-        assert (read(CookieSource(name), (b"cookie", header.encode("latin-1"))) or "") == again[name].value
+        asked = Asked("GET", "/", [(b"cookie", header.encode("latin-1"))])
+        assert (asked.cookie(name) or "") == again[name].value
 
 
 # What programs give

@@ -14,7 +14,7 @@ from oracles import structured
 from ratekeeper import PolicyDecision, RuleDecision
 from ratekeeper.decision import NEVER, PlainDecision
 from ratekeeper.gcra import decide
-from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers, retry_after_seconds
+from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers
 from ratekeeper.http.problem import QUOTA_EXCEEDED, problem
 from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket, parse_limit
 
@@ -163,7 +163,7 @@ def test_seconds_are_rounded_up_from_tokens_by_the_rate_whatever_the_rate_and_ho
             lacking = max(1, most - taken)
             refused = decision_of(limit, debt=most * limit.interval, retry=lacking * limit.interval)
             verdict = PolicyDecision((RuleDecision("x", refused),))
-            assert retry_after_seconds(verdict) == exact_seconds(lacking, limit), text
+            assert verdict.retry_after_seconds == exact_seconds(lacking, limit), text
             assert dict(rate_limit_headers(verdict))["Retry-After"] == str(exact_seconds(lacking, limit)), text
 
 
@@ -192,7 +192,7 @@ def test_retry_after_is_there_when_waiting_helps_and_is_the_longest_wait_rounded
     else:
         assert retry_after is not None
         told = int(retry_after)
-        assert told == retry_after_seconds(verdict)
+        assert told == verdict.retry_after_seconds
         assert told - 1 < wait
         assert all(rule.decision.retry_ticks <= told * SECOND + rounding(rule.limit, told) for rule in verdict.enforced)
         assert int(retry_after) >= 1
@@ -200,12 +200,12 @@ def test_retry_after_is_there_when_waiting_helps_and_is_the_longest_wait_rounded
 
 @pytest.mark.parametrize(("ticks", "seconds"), [(1, 1), (SECOND, 1), (SECOND + 1, 2), (2**53 * 16 + 1, 9007200)])
 def test_a_wait_is_never_rounded_down(ticks: int, seconds: int) -> None:
-    assert retry_after_seconds(refusal(ticks, 1)) == seconds
+    assert refusal(ticks, 1).retry_after_seconds == seconds
 
 
 def test_a_refusal_that_a_race_made_without_a_wait_asks_for_a_second() -> None:
     lost = PlainDecision(False, FIVE_PER_SECOND, "k", 1, 0, 0, 0, 0)
-    assert retry_after_seconds(PolicyDecision((RuleDecision("x", lost),))) == 1
+    assert PolicyDecision((RuleDecision("x", lost),)).retry_after_seconds == 1
 
 
 # The body
@@ -227,7 +227,7 @@ def test_every_refusal_has_a_problem_body_that_agrees_with_its_headers(verdict: 
     names = [name for name, _ in parsed(rate_limit_headers(verdict), "RateLimit")]
     refused = [not rule.decision.allowed for rule in verdict.enforced]
     assert body["violated-policies"] == [name for name, was in zip(names, refused, strict=True) if was]
-    wait = retry_after_seconds(verdict)
+    wait = verdict.retry_after_seconds
     assert (f"try again in {wait} second" if wait else "waiting will not help") in body["detail"]
 
 

@@ -127,6 +127,11 @@ class Decision:
         return seconds(self.retry_ticks)
 
     @property
+    def retry_after_seconds(self) -> int | None:
+        """Return `retry_after` as whole seconds, rounded up, at least 1; None if it is allowed, and for never."""
+        return None if self.allowed or self.never else max(1, self.limit.whole_seconds(self.retry_ticks))
+
+    @property
     def reset_after(self) -> float:
         return seconds(self.debt_ticks)
 
@@ -248,6 +253,8 @@ class AnyDecision(Protocol):
     def remaining(self) -> float: ...
     @property
     def retry_after(self) -> float: ...
+    @property
+    def retry_after_seconds(self) -> int | None: ...
     @property
     def reset_after(self) -> float: ...
     @property

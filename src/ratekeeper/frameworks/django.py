@@ -143,7 +143,8 @@ class RequestExchange(EnvironExchange):
 
     @property
     def path(self) -> str:
-        return quote(self._request.path)
+        # Not `path`: under ASGI it may lack the script's name, as a server that adds none has it.
+        return quote(self._request.META["SCRIPT_NAME"].rstrip("/") + self._request.path_info)
 
     def cookie(self, name: str, /) -> str | None:
         return self._request.COOKIES.get(name) or None

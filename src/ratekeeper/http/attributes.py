@@ -8,11 +8,13 @@ framework, no rule and no limiter.
 from __future__ import annotations
 
 from functools import partial
+from posixpath import normpath
 from re import compile as pattern
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote_from_bytes, unquote
 from uuid import UUID
 
+from ratekeeper.errors import BadRequestError
 from ratekeeper.policy.addresses import client_of
 from ratekeeper.policy.sources import (
     METHODS,
@@ -24,6 +26,8 @@ from ratekeeper.policy.sources import (
     PathSource,
     Readings,
     bearer_token,
+    is_ambiguous,
+    readings_of,
 )
 
 if TYPE_CHECKING:
@@ -37,12 +41,16 @@ ALWAYS_KNOWN = frozenset({"method", "path", "client"})
 OF_ROUTE = frozenset({"route", "endpoint"})
 """Those of a request to a framework that tells its route."""
 
-_READ_AS = {**{method: method for method in METHODS}, "HEAD": "GET"}
+MOST_PATH = 8_192
+"""Characters of a path that are looked at. A longer one is a 414."""
 
+_READ_AS = {**{method: method for method in METHODS}, "HEAD": "GET"}
+_AUTHORIZATION = "authorization"
 _FORWARDED_FOR = "x-forwarded-for"
 _ORIGIN = pattern(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*")
 _PARAMETERS = pattern(r";[^/]*")
 _ENCODED_SLASH = pattern(r"%2[fF]")
+_MANY_SLASHES = pattern(r"//+")
 _ASCII = bytes(range(128))
 
 
@@ -53,6 +61,8 @@ class RequestLike(Protocol):
     def method(self) -> str: ...
     @property
     def path(self) -> str | bytes: ...
+    @property
+    def prefix(self) -> str: ...
     @property
     def peer(self) -> str | None: ...
     def route(self) -> str | None: ...
@@ -133,7 +143,10 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
 
 
 def _path_of(source: PathSource, request: RequestLike) -> str:
-    return read_path(request.path, source)
+    path = read_path(request.path, source)
+    if (prefix := request.prefix) and path.startswith(f"{prefix}/"):
+        return Readings.of([path[len(prefix) :], *readings_of(path)])
+    return path
 
 
 def _client_of(source: ClientIP, request: RequestLike) -> str:
@@ -142,17 +155,29 @@ def _client_of(source: ClientIP, request: RequestLike) -> str:
 
 
 def _header_of(source: HeaderSource, request: RequestLike) -> str | None:
-    value = request.header(source.name)
+    value = _authorization_of(request) if source.name == _AUTHORIZATION else request.header(source.name)
     return source.spelled(value) if value else None
 
 
 def _bearer_of(request: RequestLike) -> str | None:
-    value = request.header("authorization")
+    value = _authorization_of(request)
     return bearer_token(value) if value else None
 
 
+def _authorization_of(request: RequestLike) -> str | None:
+    value = request.header(_AUTHORIZATION)
+    if value and is_ambiguous(value):
+        raise BadRequestError(
+            "the header 'authorization' has several tokens, so it cannot be told whose request this is"
+        )
+    return value
+
+
 def _cookie_of(source: CookieSource, request: RequestLike) -> str | None:
-    return request.cookie(source.name)
+    if not request.header("cookie"):  # raises for more than can be looked at, before a framework looks
+        return None
+    value = request.cookie(source.name)
+    return source.spelled(value) if value else None
 
 
 def put_attribute(attributes: dict[str, str], name: str, value: object) -> None:
@@ -177,7 +202,7 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
 
     The first has percent-encoding decoded, once (UTF-8; what is not becomes U+FFFD); then empty, `.` and `..` segments
     resolved, and `;parameters` and a trailing slash taken away. The others are how routers may read it instead. A query
-    is not part of a path. Each begins with "/".
+    is not part of a path. Each begins with "/". Raises `BadRequestError` for a path that is too long.
 
     >>> read_path("/y/../%61pi//x/?page=2")
     '/api/x'
@@ -185,10 +210,13 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
     if isinstance(raw, bytes):
         raw = raw.decode("ascii") if raw.isascii() else quote_from_bytes(raw, _ASCII)
     raw = raw.partition("?")[0]
+    if len(raw) > MOST_PATH:
+        raise BadRequestError(f"the path is longer than {MOST_PATH} characters", 414)
     if not raw.startswith("/"):
         # A request line may name the origin too: "GET http://example.com/api/x" is a request for /api/x.
         raw = "/" + _ORIGIN.sub("", raw, count=1).removeprefix("/")
-    if "%" in raw or "//" in raw or "/." in raw or ";" in raw or "#" in raw or (raw.endswith("/") and raw != "/"):
+    marked = "%" in raw or "//" in raw or "/." in raw or ";" in raw or "#" in raw or "\\" in raw
+    if marked or (raw.endswith("/") and raw != "/"):
         readings = _readings(raw)
         return Readings.of(map(source.spelled, readings) if source is not None else readings)
     return raw if source is None else source.spelled(raw)
@@ -196,28 +224,53 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
 
 def _readings(raw: str) -> Iterator[str]:
     """Yield the ways in which routers read a path, the resolved one first."""
-    # Some servers take a "#" for the beginning of a fragment, others for a letter of the path.
-    for target in (raw.partition("#")[0], raw) if "#" in raw else (raw,):
-        decoded = unquote(target, errors="replace")
-        kept = [unquote(_ENCODED_SLASH.sub("%252F", target), errors="replace")] if _ENCODED_SLASH.search(target) else []
-        for text in (_PARAMETERS.sub("", decoded), decoded, *kept):
-            for reading in (_resolved(text), text):
-                yield reading.rstrip("/") or "/"
-                yield reading
+    texts = dict.fromkeys(text for target in _targets(raw) for text in _decoded(target))
+    for text in texts:
+        for reading in dict.fromkeys((_resolved(text), _MANY_SLASHES.sub("/", text), _resolved_as_url(text), text)):
+            yield reading.rstrip("/") or "/"
+            yield reading
+
+
+def _targets(raw: str) -> Iterator[str]:
+    """Yield the paths that servers may find in a request target."""
+    if "#" in raw:  # the beginning of a fragment to some, to others a letter of the path
+        yield raw.partition("#")[0]
+    yield raw
+    if raw.startswith("//"):  # the beginning of a host's name to some
+        yield "/" + raw[2:].partition("/")[2]
+
+
+def _decoded(target: str) -> Iterator[str]:
+    """Yield what a path may be decoded to: with and without parameters, encoded slashes as slashes or as letters."""
+    decoded = unquote(target, errors="replace")
+    texts = [_PARAMETERS.sub("", decoded), decoded]
+    if _ENCODED_SLASH.search(target):
+        kept = unquote(_ENCODED_SLASH.sub("%252F", target), errors="replace")
+        texts += [unquote(_PARAMETERS.sub("", target), errors="replace"), kept, _PARAMETERS.sub("", kept)]
+    for text in texts:
+        yield text
+        if "\\" in text:  # a slash to those who read it as browsers do
+            yield text.replace("\\", "/")
 
 
 def _resolved(path: str) -> str:
     """Return a decoded path with empty, `.` and `..` segments resolved; nothing climbs above the root."""
+    resolved = normpath(f"/{path.lstrip('/')}")
+    folder = resolved != "/" and path.endswith(("/", "/.", "/.."))
+    return f"{resolved}/" if folder else resolved
+
+
+def _resolved_as_url(path: str) -> str:
+    """Return a path as `_resolved` does, but as RFC 3986 has it: an empty segment is one that `..` takes away."""
+    if "//" not in path or "/.." not in path:
+        return path
     kept: list[str] = []
-    segments = path.split("/")
-    for segment in segments:
+    for segment in path[1:].split("/"):
         if segment == "..":
             del kept[-1:]
-        elif segment not in ("", "."):
+        elif segment != ".":
             kept.append(segment)
-    if kept and segments[-1] in ("", ".", ".."):  # these name a folder: "/a/." is "/a/"
-        kept.append("")
-    return "/" + "/".join(kept)
+    return _MANY_SLASHES.sub("/", "/" + "/".join(kept))
 
 
 def client_address(forwarded_for: str | None, peer: str | None, source: ClientIP) -> str:

@@ -40,12 +40,14 @@ class Limits(Protocol):
 class Exchange(ABC):
     """A request, of which nothing is read before a policy looks at it. An adapter says how each part is read.
 
+    prefix     what the application takes away from the beginning of a path, if it is there
     limits     what decides the application's requests
     decisions  made of this request so far, refused or not
     error      what an endpoint's limit has raised, so that an adapter can tell what became of it
     loop       the event loop that the request is on, if it is on one
     """
 
+    prefix: str = ""
     limits: Limits
     loop: asyncio.AbstractEventLoop | None = None
     error: RatekeeperError | None = None

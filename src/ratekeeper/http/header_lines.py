@@ -19,6 +19,8 @@ MOST_LINES = 1_000
 MOST_BYTES = 65_536
 """Bytes of one header, in all its lines together. More are a 431."""
 
+_DASHED = bytes.maketrans(b"_", b"-")
+
 _LISTS = frozenset({
     "accept", "accept-charset", "accept-encoding", "accept-language", "access-control-request-headers", "allow",
     "cache-control", "connection", "content-encoding", "content-language", "expect", "forwarded", "if-match",
@@ -32,14 +34,21 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
     """Return the value of a header, of lines whose names are in lower case; None if it is missing or empty.
 
     Lines of a header that is a list by its definition are joined. Raises `BadRequestError` if another header is
-    repeated: servers differ in which of its values they go by. Raises it too for more than can be looked at.
+    repeated, or is there with "_" for "-": servers differ in what they go by. Raises it too for more than can be
+    looked at.
     """
     if len(lines) > MOST_LINES:
         raise BadRequestError(f"the request has more than {MOST_LINES} header lines", 431)
     raw_name = name.encode("latin-1")
-    values = [value for key, value in lines if key == raw_name]
-    if not values:
+    size, dashed = len(raw_name), raw_name.translate(_DASHED)
+    found = [line for line in lines if len(line[0]) == size and line[0].translate(_DASHED) == dashed]
+    if not found:
         return None
+    if any(key != raw_name for key, _ in found):
+        raise BadRequestError(
+            f"the header {name!r} is written with other dashes and underscores, which some take for it"
+        )
+    values = [value for _, value in found]
     if sum(map(len, values)) > MOST_BYTES:
         raise BadRequestError(f"the header {name!r} is longer than {MOST_BYTES} bytes", 431)
     if name == "cookie":  # HTTP/2 may split it

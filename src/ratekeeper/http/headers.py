@@ -39,32 +39,22 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     Times are whole seconds, rounded up from the exact rate (see `Limit.whole_seconds`), at least 1. `Retry-After` is
     there if waiting helps. No rule, no header.
     """
-    policies, states, longest = [], [], 0
+    policies, states, waits = [], [], [0]
     for name, one, shadow in decision.rules:
         if not shadow:
             limit = one.limit
             quoted, policy_item = _policy_item(name, limit.max_cost, limit.whole_seconds(limit.full))
             policies.append(policy_item)
             states.append(_state_item(quoted, one, limit))
-            if (wait := one.retry_ticks) > longest:
-                longest = wait
+            if wait := one.retry_ticks:
+                waits.append(wait if wait == NEVER else max(1, limit.whole_seconds(wait)))
     if not policies:
         return []
     headers = [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
-    if 0 < longest < NEVER and decision.missing is None:
-        headers.append(("Retry-After", str(_longest_wait(decision))))
+    # By each rule's own rate, so the longest in ticks need not be the longest in seconds.
+    if 0 < (longest := max(waits)) < NEVER and decision.missing is None:
+        headers.append(("Retry-After", str(longest)))
     return headers
-
-
-def retry_after_seconds(decision: PolicyDecision) -> int | None:
-    """Return the whole seconds after which a refused request would pass: the longest wait of its rules, at least 1.
-
-    None if it is allowed, and if no wait would help: its cost can never pass, or an attribute is missing.
-    """
-    if decision.allowed or decision.missing is not None:
-        return None
-    never = any(rule.decision.never for rule in decision.enforced)
-    return None if never else _longest_wait(decision)
 
 
 def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> list[tuple[str, str]]:
@@ -113,12 +103,3 @@ def _state_item(quoted: str, decision: Decision, limit: Limit) -> str:
     if remaining > _LARGEST_INTEGER:
         remaining = _LARGEST_INTEGER
     return f"{quoted};r={remaining};t={limit.whole_seconds(interval - begun)}"
-
-
-def _longest_wait(decision: PolicyDecision) -> int:
-    """Return the whole seconds of the longest wait of the rules, at least 1: a client told "0" would come back at once.
-
-    By each rule's own rate, so the longest in ticks need not be the longest in seconds.
-    """
-    waits = [rule.limit.whole_seconds(rule.decision.retry_ticks) for rule in decision.enforced]
-    return max(1, *waits)

@@ -58,29 +58,18 @@ class _Charging(LimiterBase[K]):
         policy = self.in_use if limit is None else self.policy_of(limit)
         if policy is None or not self.enabled:
             return None
+        decision: PolicyDecision | None = None
         refusal: RatekeeperError | None = None
         try:
-            if self._exempt is not None and await self._ask(self._exempt, exchange):
-                return None
-            attributes = exchange.read(policy.reader)
-            attributes.update(policy.constants)
-            for name, ask in policy.functions:
-                put_attribute(attributes, name, await self._ask(ask, exchange))
-            if limit is not None and not limit.named:
-                self._owners.claim(limit, attributes["endpoint"])
-            cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
-            if policy.waiting_rules:
-                decision = await self._decide_waiting(policy, exchange, attributes, cost * exchange.cost)
-            else:
-                decision = await self._call(policy.keeper.check, attributes, cost * exchange.cost)
+            decision = await self._decide(policy, exchange, limit)
         except REFUSALS as error:
             refusal = error
         else:
-            if not decision.allowed:
+            if decision is not None and not decision.allowed:
                 refusal = RateLimitExceeded(decision)
         if refusal is not None and exchange.decisions:
             await self._give_back(policy, exchange)
-        if refusal is None or isinstance(refusal, RateLimitExceeded):
+        if decision is not None:
             exchange.decisions.append(decision)
             for observe in self._observers:
                 observe(exchange.native, decision)
@@ -98,6 +87,24 @@ class _Charging(LimiterBase[K]):
                 if own is not None:
                     return own
         return response_to(refusal)
+
+    async def _decide(
+        self, policy: RequestPolicy[K], exchange: Exchange, limit: RateLimit | None
+    ) -> PolicyDecision | None:
+        """Return the decision about a request, None if it is exempt. Raises what else refuses it."""
+        if self._exempt is not None and await self._ask(self._exempt, exchange):
+            return None
+        attributes = exchange.read(policy.reader)
+        attributes.update(policy.constants)
+        for name, ask in policy.functions:
+            put_attribute(attributes, name, await self._ask(ask, exchange))
+        if limit is not None and not limit.named:
+            self._owners.claim(limit, attributes["endpoint"])
+        cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
+        if policy.waiting_rules:
+            return await self._decide_waiting(policy, exchange, attributes, cost * exchange.cost)
+        checked: PolicyDecision = await self._call(policy.keeper.check, attributes, cost * exchange.cost)
+        return checked
 
     async def _decide_waiting(
         self, policy: RequestPolicy[K], exchange: Exchange, attributes: dict[str, str], cost: int

@@ -19,7 +19,7 @@ from ratekeeper.errors import (
     RateLimitExceeded,
     StoreUnavailable,
 )
-from ratekeeper.http.headers import policy_name, retry_after_seconds
+from ratekeeper.http.headers import policy_name
 from ratekeeper.http.response import Response
 from ratekeeper.policy.verdict import PolicyDecision
 
@@ -97,7 +97,7 @@ def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
         "type": QUOTA_EXCEEDED,
         "title": "Request cannot be satisfied as assigned quota has been exceeded",
         "status": status.value,
-        "detail": _explanation(refusing, retry_after_seconds(decision)),
+        "detail": _explanation(refusing, decision.retry_after_seconds),
         # As spelt in the headers, so that a client finds them there; `detail` has the names as they are.
         "violated-policies": [policy_name(rule.name) for rule in refusing],
     }

@@ -178,7 +178,7 @@ class LoneRule:
         """Return what decides by the policy, if it is of that kind."""
         rule = policy.rules[0]
         plain = isinstance(rule.cost, int) and rule.max_wait == 0 and rule.missing == "shared" and rule.on_error is None
-        alike = not (policy.exempt or policy.tiers or rule.match or rule.overrides or rule.shadow)
+        alike = not (policy.exempt or policy.tiers or rule.match or rule.overrides or rule.shadow or rule.limit.queues)
         if len(policy.rules) > 1 or not (alike and plain) or "method" in rule.key:
             return None
         return cls(rule, store.bind((scope_of(rule.name),), (rule.limit,), _never_waits).try_acquire)

@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
+from urllib.parse import unquote
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.addresses import IPV4_PREFIX, IPV6_PREFIX
@@ -30,6 +31,7 @@ METHODS = frozenset({
 """The methods of IANA's registry, but for HEAD, which counts as GET."""
 
 _AUTHORIZATION = "authorization"
+_OF_ONE_WORD = frozenset({"basic", "bearer", "token"})
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
 _TO_URL_SAFE = str.maketrans("+/", "-_")
@@ -92,8 +94,11 @@ class CookieSource:
     name: str
 
     def spelled(self, value: str) -> str:
-        """Return a cookie's value as `http.cookies` reads it: without quotes and escapes."""
-        return unquoted(value)
+        """Return the one spelling of a cookie's value: without quotes, escapes and percent-encoding.
+
+        Applications differ in which of these they read, and in whether "+" is a space.
+        """
+        return unquote(unquoted(value), errors="replace").replace(" ", "+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,16 @@ def is_quoted(value: str) -> bool:
     return len(value) > 1 and value[0] == value[-1] == '"' and '"' not in _ESCAPE.sub("", value[1:-1])
 
 
+def is_ambiguous(authorization: str) -> bool:
+    """Say whether an `Authorization` header has several words where one token should be: applications take any.
+
+    >>> is_ambiguous("Bearer k-1 k-2"), is_ambiguous('Digest username="a", uri="/"')
+    (True, False)
+    """
+    scheme, rest = _scheme_and_rest(authorization)
+    return scheme in _OF_ONE_WORD and len(rest.split(None, 1)) > 1
+
+
 def bearer_token(authorization: str) -> str | None:
     """Return the token of an `Authorization` header, in its one spelling; None if the scheme is another.
 
@@ -174,8 +189,8 @@ def _credentials(authorization: str) -> str:
 
 
 def _scheme_and_rest(authorization: str) -> tuple[str, str]:
-    scheme, _, rest = authorization.strip().replace("\t", " ").partition(" ")
-    return scheme.lower(), rest.strip()
+    scheme, *rest = authorization.split(None, 1) or [""]  # at any kind of space, as applications do
+    return scheme.lower(), rest[0].strip() if rest else ""
 
 
 def _token(token: str) -> str:

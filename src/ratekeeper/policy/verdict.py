@@ -63,6 +63,13 @@ class PolicyDecision(NamedTuple):
         return _longest([rule.decision.retry_after for rule in self.enforced])
 
     @property
+    def retry_after_seconds(self) -> int | None:
+        """Return `retry_after` as whole seconds, at least 1; None if it is allowed, or if no wait would help."""
+        waits = [rule.decision.retry_after_seconds for rule in self.enforced if not rule.decision.allowed]
+        known = [wait for wait in waits if wait is not None]
+        return None if self.missing is not None or len(known) < len(waits) else max(known, default=None)
+
+    @property
     def outcomes(self) -> tuple[tuple[str, Outcome], ...]:
         """Each rule's name and outcome, for counters. No rule is named, "", if an attribute was missing."""
         if self.missing is not None:
