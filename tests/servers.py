@@ -9,10 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 from conftest import need, need_program
@@ -81,7 +84,7 @@ def caddy(caddyfile: str, folder: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{free_port()}"
     config = folder / "Caddyfile"
     config.write_text("{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n" + f"{url} {{\n{caddyfile}\n}}\n")
-    with program(binary, "run", "--config", config, "--adapter", "caddyfile") as process:
+    with program(binary, "run", "--config", config, "--adapter", "caddyfile", quiet=True) as process:
         wait_until_answers(url, process)
         yield url
 
@@ -98,17 +101,30 @@ def nginx(binary: str, locations: str, folder: Path) -> Iterator[str]:
         f"daemon off; pid {folder}/nginx.pid; error_log stderr;\n"
         f"events {{}} http {{ access_log off; {paths} server {{ listen 127.0.0.1:{port};\n{locations}\n}} }}\n"
     )
-    with program(binary, "-c", config, "-p", folder, "-e", "stderr") as process:
+    with program(binary, "-c", config, "-p", folder, "-e", "stderr", quiet=True) as process:
         wait_until_answers(f"http://127.0.0.1:{port}", process)
         yield f"http://127.0.0.1:{port}"
 
 
+class Seen(NamedTuple):
+    """A request as it reached the backend: its method and target as they came, and its header lines."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+
+
 class Backend(ThreadingHTTPServer):
-    """A small application behind the gateway, which remembers the paths that it was asked for."""
+    """A small application behind the gateway, which remembers what it was asked."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _BackendHandler)
-        self.asked: list[str] = []
+        self.seen: list[Seen] = []
+
+    @property
+    def asked(self) -> list[str]:
+        """The targets of all requests."""
+        return [request.target for request in self.seen]
 
     @property
     def address(self) -> str:
@@ -117,14 +133,31 @@ class Backend(ThreadingHTTPServer):
 
 class _BackendHandler(BaseHTTPRequestHandler):
     server: Backend
+    protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        if name.startswith("do_"):  # whatever the method is
+            return self._answer
+        raise AttributeError(name)
+
+    def _answer(self) -> None:
+        target = self.requestline.split(" ")[1]  # `path` has lost slashes at its beginning
+        self.server.seen.append(Seen(self.command, target, self.headers.items()))
+        if self.headers["Upgrade"] == "websocket":
+            self.send_response(101)
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Upgrade", "websocket")
+            key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            self.send_header("Sec-WebSocket-Accept", b64encode(sha1(key.encode()).digest()).decode())
+            self.end_headers()
+            self.close_connection = True
+            return
         body = b"the backend's own answer"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass

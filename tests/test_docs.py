@@ -26,12 +26,12 @@ from ratekeeper import IMPLEMENTATION, Limiter, Policy, SharedMemoryStore
 
 PACKAGE = ROOT / "src" / "ratekeeper"
 MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
-# Run elsewhere: these by .ci/run in a fresh clone, installing by test_install.py, nginx by test_gateway.py.
+# Run elsewhere: these by .ci/run in a fresh clone, installing by test_install.py, gateways by test_gateway.py.
 RUN_BY_CI = ("make run", "make test", "pip install ")
 REDIS_URL = "redis://127.0.0.1:6379/0"
 """Where the pages have a server; the tests have one elsewhere."""
 RUN_BY_TEST_WORKERS = ("gunicorn ", "uvicorn ")
-LANGUAGES = {"console", "pycon", "python", "toml", "caddyfile", "nginx", "yaml"}
+LANGUAGES = {"console", "pycon", "python", "toml", "caddyfile", "nginx", "yaml", "haproxy"}
 OF_OTHERS = {"text"}
 """Lines of other libraries, those of frameworks beside them, and pictures."""
 
@@ -160,7 +160,7 @@ def test_the_caddyfile_limits_a_real_caddy(block: Block, tmp_path: Path) -> None
     with backend() as behind, ratekeeper_service(ROOT / "examples" / "policy.toml") as service:
         site = site.replace("127.0.0.1:8080", service.removeprefix("http://")).replace("127.0.0.1:9000", behind.address)
         with caddy(site, tmp_path) as url:
-            behind.asked.clear()
+            behind.seen.clear()
             statuses = [httpx.get(f"{url}/api/x", headers={"X-Api-Key": "k-1"}).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
     assert len(behind.asked) == 3

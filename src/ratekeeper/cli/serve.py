@@ -120,7 +120,7 @@ def _hello(policy: Policy, args: argparse.Namespace, place: str, url: str) -> st
     if lacking := policy.lacking(ALWAYS_KNOWN):
         notes.append(f"Gateways cannot ask /check: nothing in their requests tells {lacking[0]!r}; see [attributes]")
     if not args.no_reload:
-        notes.append("A changed policy is taken while it serves; one with mistakes is not")
+        notes.append("Policy changes load automatically; an invalid file is ignored and logged")
     return _HELLO.format(
         policy=args.policy,
         rules=f"{len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}",

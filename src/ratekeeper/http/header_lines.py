@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratekeeper.errors import BadRequestError
-from ratekeeper.policy.sources import unquoted
+from ratekeeper.policy.sources import is_quoted, unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -89,3 +89,8 @@ def _cookie_values(header: str, name: str) -> Iterable[str]:
         key, _, value = pair.partition("=")
         if key.strip() == name:
             yield unquoted(value.strip())
+        # `http.cookies` takes white space for a separator too, others do not: "a=b s=c" has two readings.
+        words = "=".join(part.strip() for part in pair.split("=")).split()
+        if len(words) > 1 and not is_quoted(value.strip()):
+            found = [value for key, _, value in (word.partition("=") for word in words) if key == name]
+            yield from ("", *map(unquoted, found)) if found else ()

@@ -153,6 +153,11 @@ def unquoted(value: str) -> str:
     return _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
 
 
+def is_quoted(value: str) -> bool:
+    """Return whether a cookie's value is one string in quotes."""
+    return len(value) > 1 and value[0] == value[-1] == '"' and '"' not in _ESCAPE.sub("", value[1:-1])
+
+
 def is_ambiguous(authorization: str) -> bool:
     """Say whether an `Authorization` header has several words where one token should be: applications take any.
 

@@ -1,0 +1,116 @@
+"""Real gateways in front of a backend, each with its configuration of docs/gateways.md, word for word but for ports."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+from conftest import need_program
+from servers import PATIENCE, Backend, backend, caddy, free_port, nginx, program, wait_until_answers
+
+PAGE = Path(__file__).parents[1] / "docs" / "gateways.md"
+SCRIPT = PAGE.parents[1] / "examples" / "haproxy.lua"
+DEFAULTS = "defaults\n    mode http\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n"
+"""As HAProxy's packages have them."""
+WEBSOCKET = """proxy_http_version 1.1;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection upgrade;
+    proxy_pass http"""
+"""What nginx needs to pass a handshake on to the backend: nothing of ratekeeper's."""
+
+
+class Addresses(NamedTuple):
+    """Where the service and the backend are: HOST:PORT each."""
+
+    service: str
+    backend: str
+
+    def put_into(self, text: str) -> str:
+        return text.replace("127.0.0.1:8080", self.service).replace("127.0.0.1:9000", self.backend)
+
+
+def block(language: str) -> str:
+    """Return the one block of a language on the page."""
+    [text] = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return str(text)
+
+
+@contextmanager
+def behind_caddy(addresses: Addresses, folder: Path) -> Iterator[str]:
+    site = block("caddyfile").strip().removeprefix("example.com {").removesuffix("}")
+    with caddy(addresses.put_into(site), folder) as url:
+        yield url
+
+
+@contextmanager
+def behind_nginx(addresses: Addresses, folder: Path) -> Iterator[str]:
+    binary = need_program("nginx")
+    locations = block("nginx").replace("proxy_pass http", WEBSOCKET, 1)
+    with nginx(binary, addresses.put_into(locations), folder) as url:
+        yield url
+
+
+@contextmanager
+def behind_traefik(addresses: Addresses, folder: Path) -> Iterator[str]:
+    binary = need_program("traefik")
+    config = folder / "traefik.yml"
+    config.write_text(addresses.put_into(block("yaml")))
+    address = f"127.0.0.1:{free_port()}"
+    options = (f"--entrypoints.web.address={address}", f"--providers.file.filename={config}", "--log.level=ERROR")
+    offline = ("--global.checknewversion=false", "--global.sendanonymoususage=false")
+    with program(binary, *options, *offline, quiet=True) as process:
+        url = f"http://{address}"
+        wait_until_answers(url, process)
+        deadline = time.monotonic() + PATIENCE
+        while httpx.get(url).status_code == 404:  # it listens before it has read its routes
+            assert time.monotonic() < deadline, "Traefik has not read its routes"
+            time.sleep(0.02)
+        yield url
+
+
+@contextmanager
+def behind_haproxy(addresses: Addresses, folder: Path) -> Iterator[str]:
+    binary = need_program("haproxy")
+    script, config = folder / "ratekeeper.lua", folder / "haproxy.cfg"
+    script.write_text(addresses.put_into(SCRIPT.read_text()))
+    address = f"127.0.0.1:{free_port()}"
+    text = addresses.put_into(block("haproxy")).replace("127.0.0.1:80\n", f"{address}\n")
+    config.write_text(DEFAULTS + text.replace("/etc/haproxy/ratekeeper.lua", str(script)))
+    with program(binary, "-db", "-f", config, quiet=True) as process:
+        wait_until_answers(f"http://{address}", process)
+        yield f"http://{address}"
+
+
+GATEWAYS = {"caddy": behind_caddy, "nginx": behind_nginx, "traefik": behind_traefik, "haproxy": behind_haproxy}
+
+
+class Site(NamedTuple):
+    """A gateway, the backend that it protects, and the service that it asks."""
+
+    gateway: str
+    url: str
+    client: httpx.Client
+    backend: Backend
+    service: str
+
+    def ask(self, path: str, *headers: tuple[str, str], method: str = "GET") -> httpx.Response:
+        return self.client.request(method, path, headers=list(headers))
+
+    def reached(self, word: str) -> int:
+        """Return how many requests reached the backend, of those whose target has a word in it."""
+        return sum(word in target for target in self.backend.asked)
+
+
+@contextmanager
+def site_behind(gateway: str, service: str, folder: Path) -> Iterator[Site]:
+    """Start a backend, and a gateway that protects it by asking a service, which may be down."""
+    with backend() as behind:
+        addresses = Addresses(service.removeprefix("http://"), behind.address)
+        with GATEWAYS[gateway](addresses, folder) as url, httpx.Client(base_url=url) as client:
+            behind.seen.clear()
+            yield Site(gateway, url, client, behind, service)
