@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from hashlib import sha1
 from importlib.resources import files
+from itertools import count
+from secrets import randbelow
 from struct import Struct
 from typing import NamedTuple
 
@@ -39,6 +41,26 @@ def load_script() -> Script:
     """Return the script. It is read from its file once."""
     text = files("ratekeeper.stores.redis").joinpath("gcra.lua").read_bytes()
     return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+_numbers = count(10**15 + randbelow(8 * 10**15))  # of one length, so that none is the beginning of another
+
+
+class Call(NamedTuple):
+    """What one script call is sent. Its number comes back with the answer, so that no other is taken for it."""
+
+    number: bytes
+    arguments: list[bytes]
+
+    def wire(self, verb: bytes, script: bytes) -> bytes:
+        """Return the command as it crosses the wire, with `verb` EVALSHA or EVAL."""
+        return wire([verb, script, *self.arguments, self.number])
+
+
+def is_answer(answer: object, number: bytes) -> bool:
+    """Tell whether this is the answer to the call of that number."""
+    text = answer.encode() if isinstance(answer, str) else answer
+    return isinstance(text, bytes) and text.startswith(number)
 
 
 class Ask(NamedTuple):
@@ -92,13 +114,14 @@ def ask_reset(name: bytes) -> Ask:
     return Ask([name], _request(RESET, 1), 0)
 
 
-def arguments(asks: Sequence[Ask], clock: bytes = SERVER_TIME) -> list[bytes]:
-    """Return what follows the script's name in EVALSHA, for requests that travel together."""
+def call_for(asks: Sequence[Ask], clock: bytes = SERVER_TIME) -> Call:
+    """Return the call for requests that travel together."""
+    number = b"%d" % next(_numbers)
     if len(asks) == 1:
         names, packed, _ = asks[0]
-        return [b"%d" % len(names), *names, clock + packed]
+        return Call(number, [b"%d" % len(names), *names, clock + packed])
     all_names = [name for ask in asks for name in ask.names]
-    return [b"%d" % len(all_names), *all_names, b"".join([clock, *(ask.packed for ask in asks)])]
+    return Call(number, [b"%d" % len(all_names), *all_names, b"".join([clock, *(ask.packed for ask in asks)])])
 
 
 def wire(command: Sequence[bytes]) -> bytes:
@@ -113,7 +136,7 @@ def clock_at(ticks: int) -> bytes:
 
 def read_replies(text: str | bytes, asks: Sequence[Ask], sent: int) -> list[Reply]:
     """Return what the script says to each of these requests, which were sent at the local time `sent`."""
-    numbers = map(int, text.split())
+    numbers = map(int, text.split()[1:])  # the first is the call's
     now, *ticks = [whole * TICKS_PER_SECOND + part for whole, part in zip(numbers, numbers, strict=True)]
     if len(asks) == 1:
         return [Reply(now, ticks, sent)]

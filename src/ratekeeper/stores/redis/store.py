@@ -10,10 +10,11 @@ from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import Gate, Wait
 from ratekeeper.stores.line import Line
+from ratekeeper.stores.redis.connections import ask
 from ratekeeper.stores.redis.many import ManyGate
 from ratekeeper.stores.redis.plans import Plan, Question
 from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
-from ratekeeper.stores.redis.script import Ask, Reply, wire
+from ratekeeper.stores.redis.script import Ask, Call, Reply
 from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
@@ -129,30 +130,35 @@ class RedisStore(OnServer):
 
     def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
-        arguments = self._arguments(asks)
+        call = self._call_for(asks)
         if not self._link.clustered:
-            return self._call_at(SINGLE, asks, arguments)
-        hop: Hop | None = Hop.to(self._node(arguments))
+            return self._call_at(SINGLE, asks, call)
+        hop: Hop | None = Hop.to(self._node(call))
         for hops in range(MOST, 0, -1):
             assert hop is not None
             try:
-                return self._call_at(hop, asks, arguments)
+                return self._call_at(hop, asks, call)
             except StoreUnavailable as error:
                 hop = self._redirects.after(error)
                 if hop is None or hops == 1:
                     raise
         raise AssertionError("unreachable")
 
-    def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
-        with self._attempts.to(hop.name) as sent:
-            try:
-                text = self._execute(b"EVALSHA", self._script.sha, arguments, hop)
-            except self._faults.no_script:
-                self._scripts_sent += 1
-                text = self._execute(b"EVAL", self._script.text, arguments, hop)  # which also keeps it
-            return self._read(text, asks, sent)
+    def _call_at(self, hop: Hop, asks: list[Ask], call: Call) -> list[Reply]:
+        attempt = self._attempts.to(hop.name)
+        try:
+            with attempt as sent:
+                try:
+                    text = ask(self._link, self._faults, hop, call, b"EVALSHA", self._script.sha)
+                except self._faults.no_script:
+                    self._scripts_sent += 1
+                    text = ask(self._link, self._faults, hop, call, b"EVAL", self._script.text)  # which also keeps it
+                return self._read(text, asks, sent)
+        finally:
+            if attempt.opened:  # whoever comes next is to look the address up anew
+                self._link.pool(hop.node).disconnect(inuse_connections=False)
 
-    def _node(self, arguments: list[bytes]) -> Any:
+    def _node(self, call: Call) -> Any:
         """Return the node of a cluster that has the buckets. Raises as a call does: a cluster is first looked up."""
         if not self._link.is_open or self._redirects.stale:
             with self._attempts.to():
@@ -160,18 +166,4 @@ class RedisStore(OnServer):
                 if self._redirects.stale:
                     client.nodes_manager.initialize()
                     self._redirects.stale = False
-        return self._attempts.named(self._link.client().get_node_from_key, arguments[1])
-
-    def _execute(self, verb: bytes, script: bytes, arguments: list[bytes], hop: Hop) -> Any:
-        """Send a command once, and return its answer. A client's own way to send tries again after an error."""
-        pool = (self._link.client() if hop.node is None else self._link.at(hop.node)).connection_pool
-        connection = pool.get_connection(*self._link.pool_wants)
-        try:
-            if hop.asking:  # of the next command of this connection
-                connection.send_command("ASKING")
-                connection.read_response(disconnect_on_error=True)
-            connection.send_packed_command([wire([verb, script, *arguments])])
-            # Of itself a connection that Sentinel names stays open: the next would read an answer that was given up.
-            return connection.read_response(disconnect_on_error=True)
-        finally:
-            pool.release(connection)
+        return self._attempts.named(self._link.client().get_node_from_key, call.arguments[1])
