@@ -113,7 +113,7 @@ REMOTE_HELD = """
     from ratekeeper import RedisStore
 
     logging.disable()
-    remote = RedisStore("redis://127.0.0.1:1", on_error="local", retry=1e-9)  # nobody listens there
+    remote = RedisStore("redis://127.0.0.1:1", on_error="local", expected_nodes=1, retry=1e-9)  # nobody listens there
     fallback = remote._fallback
     with ExitStack() as held:
         for part in (remote._link, remote._attempts, fallback, fallback._spans, fallback._table):

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -57,7 +58,8 @@ def flaky(server: Server) -> Iterator[Proxy]:
 
 
 def store_at(url: str, **options: Any) -> RedisStore:
-    return RedisStore(url, prefix=f"outage {next(fresh)}:", timeout=options.pop("timeout", TIMEOUT), **options)
+    options = {"timeout": TIMEOUT, "expected_nodes": 1} | options
+    return RedisStore(url, prefix=f"outage {next(fresh)}:", **options)
 
 
 def gone(**options: Any) -> RedisStore:
@@ -118,6 +120,48 @@ def test_local_gives_each_node_its_part_of_burst_and_rate(nodes: int) -> None:
     assert not one(store)
     clock.advance_ticks(1)
     assert one(store)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+@pytest.mark.parametrize("limit", [LeakyBucket(10, 10), LeakyBucket(3, 10)], ids=str)
+def test_local_lets_the_first_request_of_an_idle_leaky_bucket_go_at_once(nodes: int, limit: LeakyBucket) -> None:
+    store = gone(on_error="local", expected_nodes=nodes)
+    limiter = Limiter(limit, store=store)
+    for key in "abc":
+        first = limiter.acquire(key, timeout=0)
+        assert (first.source, first.delay_ticks) == ("fallback", 0)
+        waiting = [limiter.try_acquire(key) for _ in range(20)]
+        delays = [one.delay_ticks for one in waiting if one]
+        assert delays == [limit.interval * nodes * place for place in range(1, (limit.capacity + 1) // nodes)]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05, 0.15, 1, None])
+def test_nodes_that_decide_locally_let_no_more_leave_than_a_leaky_bucket_admits(timeout: float | None) -> None:
+    limit, nodes, clock = LeakyBucket(10, 10), 4, ManualClock(1_800_000_000)
+    options: Any = {"on_error": "local", "expected_nodes": nodes, "clock": clock}
+    stores = [store_at(f"redis://127.0.0.1:{free_port()}", **options) for _ in range(nodes)]
+    left, choice = [[] for _ in stores], random.Random(7)  # type: ignore[var-annotated]
+    for _ in range(3000):
+        node = choice.randrange(nodes)
+        decision = stores[node].decide([Charge.of("test/0", "a", limit, 1, timeout)])[0]
+        if decision:
+            left[node].append(decision.at_ticks + decision.delay_ticks)
+        clock.advance(choice.choice([0, 0, 0.001, 0.03, 0.03, 1.5 if choice.random() < 0.01 else 0]))
+    assert_windows_hold(TokenBucket(limit.capacity + 1, 10), sorted(itertools.chain(*left)))
+    for times in left:
+        assert len(times) > 40
+        assert all(after - before >= nodes * limit.interval for before, after in itertools.pairwise(times))
+
+
+def test_local_needs_the_number_of_nodes_and_says_so_before_an_outage(server: Server) -> None:
+    for kind in (RedisStore, AsyncRedisStore):
+        with pytest.raises(ValueError, match="write expected_nodes, how many"):
+            kind(server.url, on_error="local")
+    with RedisStore(server.url, timeout=5) as store:
+        assert store.decide([charge("any", on_error="deny")])[0].source == "exact"
+        for ask in (store.decide, lambda charges: store.decide_many([charges])):
+            with pytest.raises(StoreError, match="write expected_nodes, how many"):
+                ask([charge("any", on_error="local")])
 
 
 def test_a_limit_smaller_than_the_fleet_refuses_and_says_when_the_server_is_asked() -> None:

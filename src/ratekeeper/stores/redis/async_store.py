@@ -37,7 +37,7 @@ class AsyncRedisStore(OnServer):
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """As `RedisStore.decide`."""
-        charges = tuple(charges)
+        charges = self._fallback.checked(charges)
         try:
             question = self._plans.question(charges, commit)
             if isinstance(question, list):

@@ -56,7 +56,7 @@ class OnServer:
         remember_denials: bool = True,
         clock: Clock | None = None,
         on_error: OnError = "raise",
-        expected_nodes: int = 1,
+        expected_nodes: int | None = None,
         retry: float = 0.5,
     ) -> None:
         if not isinstance(retry, int | float) or isinstance(retry, bool) or not 0 < retry < float("inf"):

@@ -38,8 +38,8 @@ class RedisStore(OnServer):
                       several charges, the strictest counts. "raise": `StoreUnavailable`. "deny": refused, until the
                       server is to be asked again. "local": decided here, by a table of this store's own, which has its
                       part of each limit. "allow": passes, and nothing is charged
-    expected_nodes    for "local": among how many stores like this one, in all processes of the fleet, limits are then
-                      divided. A limit whose capacity is less than that refuses all
+    expected_nodes    must be given for "local": among how many stores like this one, in all processes of the fleet,
+                      limits are then divided. A limit whose capacity is less than that refuses all
     retry             after three failures in a row, or a refused connection, the server (of a cluster, the node) is not
                       asked for so many seconds; then one request is sent to try it
 
@@ -63,7 +63,7 @@ class RedisStore(OnServer):
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""
-        charges = tuple(charges)
+        charges = self._fallback.checked(charges)
         try:
             question = self._plans.question(charges, commit)
             if isinstance(question, list):
@@ -78,7 +78,7 @@ class RedisStore(OnServer):
         """Decide requests in order, each by itself as `decide` does: in one round trip, unless it is a cluster."""
         if self._link.clustered:  # where hardly two keys share a slot, and one may fail alone
             return [self.decide(charges) for charges in requests]
-        questions = [self._plans.question(tuple(charges), True) for charges in requests]
+        questions = [self._plans.question(self._fallback.checked(charges), True) for charges in requests]
         asked = [question for question in questions if isinstance(question, Question)]
         try:
             replies = self._call([question.ask() for question in asked]) if asked else []
