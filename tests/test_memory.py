@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Literal
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, MemoryStore, TokenBucket
+from ratekeeper.decision import Charge
 
 # Ten times as many keys come: a million for C, fewer for Python, which takes a hundred times as long.
 SIZE = {"c": 100_000, "python": 10_000}
@@ -172,3 +175,35 @@ def test_of_a_request_with_more_new_buckets_than_there_is_room_for_the_last_are_
     both = Limiter(TokenBucket(10, 1), TokenBucket(10, 2), TokenBucket(10, 4), store=deny.store)
     assert not both.try_acquire("a", 10)
     assert both.peek("a", 10)
+
+
+def test_the_time_of_a_decision_on_several_limits_is_not_before_the_first_charge(
+    implementation: Literal["c", "python"],
+) -> None:
+    """A newcomer's time is read once more when it has its place: from then on it refills."""
+
+    class Running(ManualClock):
+        def ticks(self) -> int:
+            self.advance_ticks(1000)
+            return super().ticks()
+
+    store = MemoryStore(1000, clock=Running(), implementation=implementation)
+    limiter = Limiter(TokenBucket(10, 1), TokenBucket(10, 1), store=store)
+    decision = limiter.try_acquire("a")
+    looked = store.decide(
+        [Charge.of(f"{limiter.name}/{at}", "a", limiter.limits[at], 0) for at in (0, 1)], commit=False
+    )
+    charged = [look.at_ticks + look.debt_ticks - limiter.limits[0].interval for look in looked]
+    assert decision.at_ticks == min(charged)
+
+
+@pytest.mark.parametrize("timeout", [Decimal(1), Fraction(1, 2), "1", complex(1)])
+def test_a_timeout_that_is_no_number_of_seconds_is_an_error_also_if_nobody_must_wait(
+    implementation: Literal["c", "python"], timeout: Any
+) -> None:
+    limiter = Limiter(TokenBucket(10, 1), store=MemoryStore(100, implementation=implementation))
+    with pytest.raises(TypeError, match="timeout must be a number of seconds, or None"):
+        limiter.acquire("a", timeout=timeout)
+    with pytest.raises(TypeError, match="timeout must be a number of seconds, or None"):
+        limiter._gate.reserve("a", 1, timeout)
+    assert limiter.peek("a").remaining == 10

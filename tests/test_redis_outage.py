@@ -41,6 +41,8 @@ from ratekeeper.limits import Limit
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.service.app import Service
 from ratekeeper.stores.places import Waiter
+from ratekeeper.stores.redis.denials import Denials
+from ratekeeper.stores.redis.script import Reply
 
 TIMEOUT = 0.05
 HAMMERED = 0.25  # for so many threads that a slow machine keeps an answer waiting longer than that of one
@@ -284,6 +286,32 @@ def test_the_failure_to_move_waiters_up_is_not_that_of_another_who_leaves(
     store.line.leave(behind)
     assert not behind.places
     assert "places that were given up are lost" in caplog.text
+
+
+def test_a_reset_whose_answer_is_lost_is_not_hidden_by_a_denial_that_was_remembered(flaky: Proxy) -> None:
+    store = store_at(flaky.url, retry=0.001)
+    limiter = Limiter(LIMIT, store=store)
+    limiter.try_acquire("a", 8)
+    assert not limiter.try_acquire("a")
+    flaky.manner = "lose replies"
+    with pytest.raises(StoreUnavailable):
+        limiter.reset("a")
+    flaky.manner = "pass"
+    wait_for(lambda: _exact(store))
+    assert limiter.try_acquire("a", 8)
+
+
+def test_a_denial_is_not_remembered_past_a_reset_that_another_thread_made_meanwhile() -> None:
+    denials, charges = Denials(lambda: 0), [charge("a")]
+
+    def debts() -> Iterator[int]:  # looked at after it was seen that nothing had changed, and before it is remembered
+        denials.forget([b"a"])
+        yield LIMIT.full
+
+    denials.remember([b"a"], Reply(0, debts(), 0), denials.changes)  # type: ignore[arg-type]
+    assert denials.recall([b"a"], charges) is None
+    denials.remember([b"a"], Reply(0, [LIMIT.full], 0), denials.changes)
+    assert denials.recall([b"a"], charges) is not None
 
 
 # ---- the breaker, on real sockets ----
