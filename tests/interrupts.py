@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
@@ -22,32 +21,41 @@ class Storm:
     def __init__(self, seed: int, kind: type[BaseException] = Interrupted) -> None:
         self._random = random.Random(seed)
         self._kind = kind
-        self._typical = 1e-4
+        self._longest = 1e-4  # so chosen that it strikes every other call
         self._armed = False
         self.struck = self.spared = 0
 
     def strike(self, work: Callable[[], T]) -> T | None:
         """Do work, and return its result. Return None if it was struck: then it may have been done, or not."""
-        before = signal.signal(signal.SIGALRM, self._raise)
-        begun = time.perf_counter()
         try:
             try:
-                self._armed = True
-                signal.setitimer(signal.ITIMER_REAL, max(1e-6, self._random.random() * 2 * self._typical))
+                self.arm()
                 result = work()
             finally:
-                self._armed = False
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                self.disarm()
         except self._kind:
-            self.struck += 1
+            self.note(struck=True)
             return None
         finally:
-            self._armed = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        self.spared += 1
-        self._typical += ((time.perf_counter() - begun) - self._typical) / 16
+            self.disarm()
+        self.note(struck=False)
         return result
+
+    def arm(self) -> None:
+        """Strike once after a random time, unless disarmed before."""
+        signal.signal(signal.SIGALRM, self._raise)
+        self._armed = True
+        signal.setitimer(signal.ITIMER_REAL, max(1e-6, self._random.random() * self._longest))
+
+    def disarm(self) -> None:
+        self._armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def note(self, struck: bool) -> None:
+        """Count, and choose the times so that every other call is struck."""
+        self.struck += struck
+        self.spared += not struck
+        self._longest *= 1.25 if struck else 0.8
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if self._armed:

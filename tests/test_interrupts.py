@@ -6,11 +6,12 @@ import gc
 import random
 import signal
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from interrupts import Storm
 
-from ratekeeper import ManualClock, TokenBucket
+from ratekeeper import Limiter, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.core.pytable import Table
 from ratekeeper.decision import Charge
 from ratekeeper.limits import Limit
@@ -129,3 +130,29 @@ def test_a_verb_that_is_called_in_the_middle_of_another_has_its_way_and_nothing_
     looked = used.decide([charge("one", 0, large), charge("two", 0, large)], commit=False)
     assert [large.capacity - look.remaining for look in looked] == [charged[0]] * 2
     check(used)
+
+
+def test_every_verb_of_a_memory_store_may_be_struck_and_what_was_not_is_done_once(
+    implementation: Literal["c", "python"],
+) -> None:
+    store = MemoryStore(1000, clock=ManualClock(1000), implementation=implementation)
+    large = TokenBucket(10**6, 1)
+    limiter, storm = Limiter(large, TokenBucket(10**7, 10), store=store), Storm(4)
+    done = struck = 0
+    for turn in range(2000):
+        if storm.strike(lambda: limiter.try_acquire("one")):
+            done += 1
+        else:
+            struck += 1
+        if turn % 4 == 0:
+            storm.strike(lambda: limiter.try_acquire_many(["two", "three"] * 5))
+            storm.strike(lambda: limiter.peek("one"))
+            storm.strike(lambda: limiter.reset("two"))
+            storm.strike(lambda: store.refund([Charge.of("other/0", "two", large, 1)], 5))
+            storm.strike(lambda: store.rewind("other/0", "two", 5, 3))
+            storm.strike(store.stats)
+    used = large.capacity - limiter.peek("one").remaining
+    assert done <= used <= done + struck
+    assert min(storm.struck, storm.spared) > 100
+    limiter.reset("two")
+    assert limiter.try_acquire("two", 10**6)

@@ -476,6 +476,35 @@ def test_on_an_event_loop_an_outage_is_answered_alike_and_costs_no_socket(flaky:
     in_loop(flaky, use, on_error=mode, expected_nodes=2)
 
 
+@pytest.mark.parametrize("clustered", [False, True], ids=["single", "cluster"])
+def test_an_event_loop_that_was_blocked_for_longer_than_the_timeout_still_reads_the_answer(
+    server: Server, cluster: list[Server], clustered: bool
+) -> None:
+    servers = cluster if clustered else [server]
+    url = cluster_url(cluster) if clustered else server.url
+
+    def calls() -> int:
+        return sum(one.calls() for one in servers)
+
+    async def run() -> None:
+        async with AsyncRedisStore(url, prefix=f"outage {next(fresh)}:", timeout=TIMEOUT) as store:
+            while not await asyncio.gather(store.decide([charge("busy")]), return_exceptions=True):
+                pass
+            failures, blocked = store.stats().failures, 0
+            for _ in range(12):
+                before = calls()
+                task = asyncio.ensure_future(store.decide([charge("busy", cost=0)]))
+                while calls() == before:
+                    await asyncio.sleep(0)
+                blocked += not task.done()
+                time.sleep(1.5 * TIMEOUT)  # the answer is here by now, and its time is over
+                assert (await task)[0].source == "exact"
+            assert blocked > 3
+            assert store.stats().failures == failures
+
+    asyncio.run(run())
+
+
 # ---- the service ----
 
 

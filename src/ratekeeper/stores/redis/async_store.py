@@ -15,7 +15,7 @@ from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.connections import ask_async
 from ratekeeper.stores.redis.plans import Plan
 from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
-from ratekeeper.stores.redis.script import Ask, Call, Reply
+from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
@@ -95,35 +95,35 @@ class AsyncRedisStore(OnServer):
 
     async def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
-        call = self._call_for(asks)
+        arguments = self._arguments(asks)
         if not self._link.clustered:
-            return await self._call_at(SINGLE, asks, call)
-        hop: Hop | None = Hop.to(await self._node(call))
+            return await self._call_at(SINGLE, asks, arguments)
+        hop: Hop | None = Hop.to(await self._node(arguments))
         for hops in range(MOST, 0, -1):
             assert hop is not None
             try:
-                return await self._call_at(hop, asks, call)
+                return await self._call_at(hop, asks, arguments)
             except StoreUnavailable as error:
                 hop = self._redirects.after(error)
                 if hop is None or hops == 1:
                     raise
         raise AssertionError("unreachable")
 
-    async def _call_at(self, hop: Hop, asks: list[Ask], call: Call) -> list[Reply]:
+    async def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
         attempt = self._attempts.to(hop.name)
         try:
             with attempt as sent:
                 try:
-                    text = await ask_async(self._link, self._faults, hop, call, b"EVALSHA", self._script.sha)
+                    text = await ask_async(self._link, self._faults, hop, arguments, b"EVALSHA", self._script.sha)
                 except self._faults.no_script:
                     self._scripts_sent += 1
-                    text = await ask_async(self._link, self._faults, hop, call, b"EVAL", self._script.text)
+                    text = await ask_async(self._link, self._faults, hop, arguments, b"EVAL", self._script.text)
                 return self._read(text, asks, sent)
         finally:
             if attempt.opened:
                 self._link.drop_idle(hop.node)
 
-    async def _node(self, call: Call) -> Any:
+    async def _node(self, arguments: list[bytes]) -> Any:
         """As `RedisStore._node`."""
         with self._attempts.to():
             client = self._link.client()
@@ -131,4 +131,4 @@ class AsyncRedisStore(OnServer):
                 self._redirects.stale = False
                 client._initialize = True  # all that is public closes the connections that others wait on
             await client.initialize()
-        return self._attempts.named(client.get_node_from_key, call.arguments[1])
+        return self._attempts.named(client.get_node_from_key, arguments[1])

@@ -38,7 +38,7 @@ class Attempts:
 
     def forget(self) -> None:
         """Know nothing of any server. In a forked child the probe under way is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._breakers: dict[str, Breaker] = {}
 
     def to(self, node: str = "") -> _Attempt:

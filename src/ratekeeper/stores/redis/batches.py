@@ -130,6 +130,8 @@ class Batches:
         try:
             await self._hand_out(batch, await self._call([ask for ask, _ in batch]))
         except Exception as error:
+            if self._loop is None or self._loop.is_closed():  # and all who waited are gone
+                raise
             if self._clustered and is_split(error) and len(apart := _by_buckets(batch)) > 1:
                 for part in apart:
                     await self._travel(part)

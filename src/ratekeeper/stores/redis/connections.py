@@ -17,10 +17,12 @@ from typing import Any
 from ratekeeper.stores.redis.connect import Link
 from ratekeeper.stores.redis.faults import Faults
 from ratekeeper.stores.redis.redirects import Hop
-from ratekeeper.stores.redis.script import Call, is_answer
+from ratekeeper.stores.redis.script import own_answer, wire
+
+NOT_OURS = "the answer belongs to another call"
 
 
-def ask(link: Link, faults: Faults, hop: Hop, call: Call, verb: bytes, script: bytes) -> Any:
+def ask(link: Link, faults: Faults, hop: Hop, arguments: list[bytes], verb: bytes, script: bytes) -> Any:
     """Send a call once, and return its answer. A client's own way to send tries again after an error."""
     pool = link.pool(hop.node)
     try:
@@ -31,15 +33,15 @@ def ask(link: Link, faults: Faults, hop: Hop, call: Call, verb: bytes, script: b
         link.renew()
         pool.disconnect(inuse_connections=False)
         raise
-    whole = False
+    answer, whole = None, False
     try:
         if hop.asking:  # of the next command of this connection
             connection.send_command("ASKING")
             connection.read_response(disconnect_on_error=True)
-        connection.send_packed_command([call.wire(verb, script)])
+        connection.send_packed_command([wire([verb, script, *arguments])])
         # Of itself a connection that Sentinel names stays open: the next would read an answer that was given up.
-        answer = connection.read_response(disconnect_on_error=True)
-        whole = is_answer(answer, call.number)
+        answer = own_answer(connection.read_response(disconnect_on_error=True), arguments)
+        whole = answer is not None
     except faults.reply as error:
         whole = faults.keeps(error)
         raise
@@ -51,10 +53,12 @@ def ask(link: Link, faults: Faults, hop: Hop, call: Call, verb: bytes, script: b
                 connection.disconnect()
         finally:
             pool.release(connection)
-    return _own(answer, whole)
+    if answer is None:
+        raise ConnectionError(NOT_OURS)
+    return answer
 
 
-async def ask_async(link: Link, faults: Faults, hop: Hop, call: Call, verb: bytes, script: bytes) -> Any:
+async def ask_async(link: Link, faults: Faults, hop: Hop, arguments: list[bytes], verb: bytes, script: bytes) -> Any:
     """As `ask`."""
     try:
         connection, release = await link.take(hop.node)
@@ -65,14 +69,14 @@ async def ask_async(link: Link, faults: Faults, hop: Hop, call: Call, verb: byte
     except BaseException:
         link.renew()
         raise
-    whole = False
+    answer, whole = None, False
     try:
         if hop.asking:
             await connection.send_command("ASKING")
             await connection.read_response()
-        await connection.send_packed_command([call.wire(verb, script)])
-        answer = await _read(connection)
-        whole = is_answer(answer, call.number)
+        await connection.send_packed_command([wire([verb, script, *arguments])])
+        answer = own_answer(await _read(connection), arguments)
+        whole = answer is not None
     except faults.reply as error:
         whole = faults.keeps(error)
         raise
@@ -84,7 +88,9 @@ async def ask_async(link: Link, faults: Faults, hop: Hop, call: Call, verb: byte
                 await connection.disconnect(nowait=True)
         finally:
             await release(connection)
-    return _own(answer, whole)
+    if answer is None:
+        raise ConnectionError(NOT_OURS)
+    return answer
 
 
 async def _read(connection: Any) -> Any:
@@ -99,10 +105,4 @@ async def _read(connection: Any) -> Any:
         answer = await connection.read_response(timeout=0)
     if answer is None:
         raise TimeoutError("Timeout reading from the server")
-    return answer
-
-
-def _own(answer: Any, whole: bool) -> Any:
-    if not whole:
-        raise ConnectionError("the answer belongs to another call")
     return answer

@@ -56,14 +56,16 @@ class Fallback:
 
     def forget(self) -> None:
         """Have an empty table: a forked child is a node of its own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._table = Table(MAX_KEYS, False, os.urandom(16), self._ticks)
 
     def checked(self, charges: Sequence[Charge]) -> tuple[Charge, ...]:
         """Return charges that can be answered also in an outage. Raises `StoreError` now rather than then."""
         charges = tuple(charges)
-        if self._shares_unknown and any(charge.on_error == "local" for charge in charges):
-            raise StoreError(NODES_NEEDED)
+        if self._shares_unknown:
+            for charge in charges:
+                if charge.on_error == "local":
+                    raise StoreError(NODES_NEEDED)
         return charges
 
     def instead(self, error: StoreUnavailable, charges: Sequence[Charge], commit: bool) -> list[Decision]:
@@ -169,7 +171,7 @@ class Spans:
 
     def forget(self) -> None:
         """Have a lock that nobody holds. What was charged before a fork is remembered after it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def add(self, at: int) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ from importlib.resources import files
 from itertools import count
 from secrets import randbelow
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ratekeeper.decision import Charge
 from ratekeeper.limits import TICKS_PER_SECOND
@@ -46,21 +46,15 @@ def load_script() -> Script:
 _numbers = count(10**15 + randbelow(8 * 10**15))  # of one length, so that none is the beginning of another
 
 
-class Call(NamedTuple):
-    """What one script call is sent. Its number comes back with the answer, so that no other is taken for it."""
-
-    number: bytes
-    arguments: list[bytes]
-
-    def wire(self, verb: bytes, script: bytes) -> bytes:
-        """Return the command as it crosses the wire, with `verb` EVALSHA or EVAL."""
-        return wire([verb, script, *self.arguments, self.number])
+NUMBER = 16  # digits
 
 
-def is_answer(answer: object, number: bytes) -> bool:
-    """Tell whether this is the answer to the call of that number."""
-    text = answer.encode() if isinstance(answer, str) else answer
-    return isinstance(text, bytes) and text.startswith(number)
+def own_answer(answer: Any, arguments: Sequence[bytes]) -> str | bytes | None:
+    """Return what follows the number in the answer to a call with these arguments; None of the answer to another."""
+    number = arguments[-1]
+    if isinstance(answer, str):
+        answer = answer.encode()
+    return answer[NUMBER:] if isinstance(answer, bytes) and answer.startswith(number) else None
 
 
 class Ask(NamedTuple):
@@ -114,14 +108,14 @@ def ask_reset(name: bytes) -> Ask:
     return Ask([name], _request(RESET, 1), 0)
 
 
-def call_for(asks: Sequence[Ask], clock: bytes = SERVER_TIME) -> Call:
-    """Return the call for requests that travel together."""
+def arguments(asks: Sequence[Ask], clock: bytes = SERVER_TIME) -> list[bytes]:
+    """Return what follows the script's name in EVALSHA, for requests that travel together. The last is its number."""
     number = b"%d" % next(_numbers)
     if len(asks) == 1:
         names, packed, _ = asks[0]
-        return Call(number, [b"%d" % len(names), *names, clock + packed])
+        return [b"%d" % len(names), *names, clock + packed, number]
     all_names = [name for ask in asks for name in ask.names]
-    return Call(number, [b"%d" % len(all_names), *all_names, b"".join([clock, *(ask.packed for ask in asks)])])
+    return [b"%d" % len(all_names), *all_names, b"".join([clock, *(ask.packed for ask in asks)]), number]
 
 
 def wire(command: Sequence[bytes]) -> bytes:
@@ -136,7 +130,7 @@ def clock_at(ticks: int) -> bytes:
 
 def read_replies(text: str | bytes, asks: Sequence[Ask], sent: int) -> list[Reply]:
     """Return what the script says to each of these requests, which were sent at the local time `sent`."""
-    numbers = map(int, text.split()[1:])  # the first is the call's
+    numbers = map(int, text.split())
     now, *ticks = [whole * TICKS_PER_SECOND + part for whole, part in zip(numbers, numbers, strict=True)]
     if len(asks) == 1:
         return [Reply(now, ticks, sent)]

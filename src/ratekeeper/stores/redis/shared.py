@@ -17,7 +17,7 @@ from ratekeeper.stores.redis.faults import Faults
 from ratekeeper.stores.redis.names import BucketNames
 from ratekeeper.stores.redis.plans import Plans
 from ratekeeper.stores.redis.redirects import Redirects
-from ratekeeper.stores.redis.script import SERVER_TIME, Ask, Call, Reply, call_for, clock_at, load_script, read_replies
+from ratekeeper.stores.redis.script import SERVER_TIME, Ask, Reply, arguments, clock_at, load_script, read_replies
 
 
 class RedisStats(NamedTuple):
@@ -87,10 +87,10 @@ class OnServer:
             self._attempts.failures, self._fallback.count, self._attempts.opened,
         )  # fmt: skip
 
-    def _call_for(self, asks: Sequence[Ask]) -> Call:
+    def _arguments(self, asks: Sequence[Ask]) -> list[bytes]:
         """Return what a script call is sent, for requests that travel together."""
         clock = SERVER_TIME if self._given_clock is None else clock_at(self._given_clock.ticks())
-        return call_for(asks, clock)
+        return arguments(asks, clock)
 
     def _read(self, text: str | bytes, asks: Sequence[Ask], sent: int) -> list[Reply]:
         """Read what a script call says, and learn the time from it."""

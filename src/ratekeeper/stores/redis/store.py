@@ -14,7 +14,7 @@ from ratekeeper.stores.redis.connections import ask
 from ratekeeper.stores.redis.many import ManyGate
 from ratekeeper.stores.redis.plans import Plan, Question
 from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
-from ratekeeper.stores.redis.script import Ask, Call, Reply
+from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
@@ -130,35 +130,37 @@ class RedisStore(OnServer):
 
     def _call(self, asks: list[Ask]) -> list[Reply]:
         """Call the script once, for requests whose buckets are all in one slot."""
-        call = self._call_for(asks)
+        arguments = self._arguments(asks)
         if not self._link.clustered:
-            return self._call_at(SINGLE, asks, call)
-        hop: Hop | None = Hop.to(self._node(call))
+            return self._call_at(SINGLE, asks, arguments)
+        hop: Hop | None = Hop.to(self._node(arguments))
         for hops in range(MOST, 0, -1):
             assert hop is not None
             try:
-                return self._call_at(hop, asks, call)
+                return self._call_at(hop, asks, arguments)
             except StoreUnavailable as error:
                 hop = self._redirects.after(error)
                 if hop is None or hops == 1:
                     raise
         raise AssertionError("unreachable")
 
-    def _call_at(self, hop: Hop, asks: list[Ask], call: Call) -> list[Reply]:
+    def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
         attempt = self._attempts.to(hop.name)
         try:
             with attempt as sent:
                 try:
-                    text = ask(self._link, self._faults, hop, call, b"EVALSHA", self._script.sha)
+                    text = ask(self._link, self._faults, hop, arguments, b"EVALSHA", self._script.sha)
                 except self._faults.no_script:
                     self._scripts_sent += 1
-                    text = ask(self._link, self._faults, hop, call, b"EVAL", self._script.text)  # which also keeps it
+                    text = ask(
+                        self._link, self._faults, hop, arguments, b"EVAL", self._script.text
+                    )  # which also keeps it
                 return self._read(text, asks, sent)
         finally:
             if attempt.opened:  # whoever comes next is to look the address up anew
                 self._link.pool(hop.node).disconnect(inuse_connections=False)
 
-    def _node(self, call: Call) -> Any:
+    def _node(self, arguments: list[bytes]) -> Any:
         """Return the node of a cluster that has the buckets. Raises as a call does: a cluster is first looked up."""
         if not self._link.is_open or self._redirects.stale:
             with self._attempts.to():
@@ -166,4 +168,4 @@ class RedisStore(OnServer):
                 if self._redirects.stale:
                     client.nodes_manager.initialize()
                     self._redirects.stale = False
-        return self._attempts.named(self._link.client().get_node_from_key, call.arguments[1])
+        return self._attempts.named(self._link.client().get_node_from_key, arguments[1])
