@@ -10,6 +10,8 @@ import gc
 import itertools
 import random
 import signal
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,18 +22,18 @@ from redis_servers import Server, cluster_url
 from ratekeeper import AsyncLimiter, AsyncRedisStore, Decision, RedisStore, TokenBucket
 from ratekeeper.decision import Charge
 
-# A connection that is struck while it is made is closed by whoever collects it; a coroutine may never be awaited.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore::{kind}")
-    for kind in ("ResourceWarning", "RuntimeWarning", "pytest.PytestUnraisableExceptionWarning")
-]
-
 
 @pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Collect what was struck while its warnings are ignored."""
-    yield
-    gc.collect()
+def collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Collect what was struck in peace: a connection while it was made, a coroutine that was never awaited.
+
+    The hook of pytest that would tell of them may be struck itself.
+    """
+    with warnings.catch_warnings(), monkeypatch.context() as patched:
+        warnings.simplefilter("ignore")
+        patched.setattr(sys, "unraisablehook", lambda _: None)
+        yield
+        gc.collect()
 
 
 LIMIT = TokenBucket(5000, "5/day")
