@@ -15,7 +15,7 @@ class Proxy:
     """Passes bytes on, in the manner that it is set to. Counts the connections asked for, and what hangs in it."""
 
     def __init__(self, to: int) -> None:
-        self._to = to
+        self.to = to  # whoever comes from now on is led there
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self.manner: Manner = "pass"
@@ -53,7 +53,7 @@ class Proxy:
             except OSError:
                 return
             self.connections += 1
-            server = socket.create_connection(("127.0.0.1", self._to))
+            server = socket.create_connection(("127.0.0.1", self.to))
             self._open += [client, server]
             for source, target, back in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pass_on, args=(source, target, back), daemon=True).start()

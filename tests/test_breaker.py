@@ -105,7 +105,7 @@ def test_of_many_threads_one_gets_the_probe() -> None:
 
 @pytest.mark.parametrize("library", [redis, valkey], ids=["redis", "valkey"])
 def test_what_may_pass_is_an_outage_and_what_must_be_mended_is_loud(library: object) -> None:
-    faults, errors = Faults(library), library.exceptions  # type: ignore[attr-defined]
+    faults, errors = Faults(library, clustered=True), library.exceptions  # type: ignore[attr-defined]
     passing = [errors.ConnectionError, errors.TimeoutError, errors.BusyLoadingError, errors.ReadOnlyError]
     passing += [errors.ClusterDownError, errors.MasterDownError, errors.TryAgainError, errors.OutOfMemoryError]
     passing += [errors.ClusterError, ConnectionResetError, TimeoutError]

@@ -47,6 +47,25 @@ HELD = """
     limiter.acquire("key")
 """
 
+HELD_TABLE = """
+    store = MemoryStore(1000, implementation="python")
+    limiter = Limiter(LeakyBucket(10, 100), store=store)
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with store._table._lock:
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    in_child(lambda: [limiter.acquire("key") for _ in range(3)])
+    release.set()
+    thread.join()
+    limiter.acquire("key")
+"""
+
 WAITING = """
     slow = Limiter(LeakyBucket(10, 1), store=store, name="slow")
     slow.acquire("key")
@@ -94,7 +113,7 @@ REMOTE_HELD = """
     from ratekeeper import RedisStore
 
     logging.disable()
-    remote = RedisStore("redis://127.0.0.1:1", on_error="local", retry=1e-9)  # nobody listens there
+    remote = RedisStore("redis://127.0.0.1:1", on_error="local", expected_nodes=1, retry=1e-9)  # nobody listens there
     fallback = remote._fallback
     with ExitStack() as held:
         for part in (remote._link, remote._attempts, fallback, fallback._spans, fallback._table):
@@ -134,6 +153,10 @@ def run(what: str, **words: str) -> None:
     ignore = "ignore:This process:DeprecationWarning"  # to fork with threads is what this is about
     done = subprocess.run([sys.executable, "-W", ignore, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_forked_child_decides_while_a_thread_of_its_parent_holds_a_python_table_s_lock() -> None:
+    run(HELD_TABLE)
 
 
 @pytest.mark.parametrize("what", [HELD, WAITING, AWAITING], ids=["a held line", "a waiting thread", "an event loop"])

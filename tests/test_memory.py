@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Literal
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, MemoryStore, TokenBucket
+from ratekeeper.decision import Charge
 
 # Ten times as many keys come: a million for C, fewer for Python, which takes a hundred times as long.
 SIZE = {"c": 100_000, "python": 10_000}
@@ -125,3 +128,82 @@ print((rss() - before) / 1_000_000)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 16 <= float(done.stdout) <= 24
+
+
+def small(on_full: Literal["evict", "deny"]) -> tuple[Limiter, MemoryStore]:
+    store = MemoryStore(2, on_full=on_full, clock=ManualClock(start=1000), implementation="python")
+    return Limiter(TokenBucket(10, 1), store=store), store
+
+
+def test_a_bucket_that_was_reset_leaves_its_room_to_a_newcomer() -> None:
+    limiter, store = small("deny")
+    for key in "ab":
+        assert limiter.try_acquire(key, 10)
+    assert not limiter.try_acquire("c")
+    limiter.reset("a")
+    assert limiter.try_acquire("c")
+    assert limiter.peek("b").remaining == 0
+    assert store.stats().live == 2
+
+
+@pytest.mark.parametrize("back", ["refund", "rewind"])
+def test_what_owes_nothing_after_a_refund_is_evicted_before_what_is_in_debt(back: str) -> None:
+    limiter, store = small("evict")
+    large, small_debt = limiter.try_acquire("large", 10), limiter.try_acquire("small", 5)
+    if back == "refund":
+        limiter.refund(large)
+    else:
+        assert store.rewind(f"{limiter.name}/0", "large", large.at_ticks + large.debt_ticks, large.at_ticks)
+    assert limiter.try_acquire("new")
+    assert limiter.peek("small").remaining == small_debt.remaining == 5
+    assert store.stats().evicted_live == 0
+
+
+def test_charges_that_are_given_back_again_and_again_take_no_memory() -> None:
+    limiter, store = small("evict")
+    for _ in range(2000):
+        limiter.refund(limiter.try_acquire("a", 10))
+    assert len(store._table._by_tat) < 100  # type: ignore[union-attr]
+
+
+def test_of_a_request_with_more_new_buckets_than_there_is_room_for_the_last_are_kept() -> None:
+    store = MemoryStore(1, clock=ManualClock(start=1000), implementation="python")
+    limiter = Limiter(TokenBucket(10, 1), TokenBucket(10, 2), TokenBucket(10, 4), store=store)
+    assert limiter.try_acquire("a", 10)
+    assert store.stats().live == 1
+    deny, _ = small("deny")
+    both = Limiter(TokenBucket(10, 1), TokenBucket(10, 2), TokenBucket(10, 4), store=deny.store)
+    assert not both.try_acquire("a", 10)
+    assert both.peek("a", 10)
+
+
+def test_the_time_of_a_decision_on_several_limits_is_not_before_the_first_charge(
+    implementation: Literal["c", "python"],
+) -> None:
+    """A newcomer's time is read once more when it has its place: from then on it refills."""
+
+    class Running(ManualClock):
+        def ticks(self) -> int:
+            self.advance_ticks(1000)
+            return super().ticks()
+
+    store = MemoryStore(1000, clock=Running(), implementation=implementation)
+    limiter = Limiter(TokenBucket(10, 1), TokenBucket(10, 1), store=store)
+    decision = limiter.try_acquire("a")
+    looked = store.decide(
+        [Charge.of(f"{limiter.name}/{at}", "a", limiter.limits[at], 0) for at in (0, 1)], commit=False
+    )
+    charged = [look.at_ticks + look.debt_ticks - limiter.limits[0].interval for look in looked]
+    assert decision.at_ticks == min(charged)
+
+
+@pytest.mark.parametrize("timeout", [Decimal(1), Fraction(1, 2), "1", complex(1)])
+def test_a_timeout_that_is_no_number_of_seconds_is_an_error_also_if_nobody_must_wait(
+    implementation: Literal["c", "python"], timeout: Any
+) -> None:
+    limiter = Limiter(TokenBucket(10, 1), store=MemoryStore(100, implementation=implementation))
+    with pytest.raises(TypeError, match="timeout must be a number of seconds, or None"):
+        limiter.acquire("a", timeout=timeout)
+    with pytest.raises(TypeError, match="timeout must be a number of seconds, or None"):
+        limiter._gate.reserve("a", 1, timeout)
+    assert limiter.peek("a").remaining == 10

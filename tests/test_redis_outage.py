@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -39,6 +40,8 @@ from ratekeeper.decision import Charge
 from ratekeeper.limits import Limit
 from ratekeeper.service.app import Service
 from ratekeeper.stores.places import Waiter
+from ratekeeper.stores.redis.denials import Denials
+from ratekeeper.stores.redis.script import Reply
 
 TIMEOUT = 0.05
 HAMMERED = 0.25  # for so many threads that a slow machine keeps an answer waiting longer than that of one
@@ -56,7 +59,8 @@ def flaky(server: Server) -> Iterator[Proxy]:
 
 
 def store_at(url: str, **options: Any) -> RedisStore:
-    return RedisStore(url, prefix=f"outage {next(fresh)}:", timeout=options.pop("timeout", TIMEOUT), **options)
+    options = {"timeout": TIMEOUT, "expected_nodes": 1} | options
+    return RedisStore(url, prefix=f"outage {next(fresh)}:", **options)
 
 
 def gone(**options: Any) -> RedisStore:
@@ -117,6 +121,48 @@ def test_local_gives_each_node_its_part_of_burst_and_rate(nodes: int) -> None:
     assert not one(store)
     clock.advance_ticks(1)
     assert one(store)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+@pytest.mark.parametrize("limit", [LeakyBucket(10, 10), LeakyBucket(3, 10)], ids=str)
+def test_local_lets_the_first_request_of_an_idle_leaky_bucket_go_at_once(nodes: int, limit: LeakyBucket) -> None:
+    store = gone(on_error="local", expected_nodes=nodes)
+    limiter = Limiter(limit, store=store)
+    for key in "abc":
+        first = limiter.acquire(key, timeout=0)
+        assert (first.source, first.delay_ticks) == ("fallback", 0)
+        waiting = [limiter.try_acquire(key) for _ in range(20)]
+        delays = [one.delay_ticks for one in waiting if one]
+        assert delays == [limit.interval * nodes * place for place in range(1, (limit.capacity + 1) // nodes)]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05, 0.15, 1, None])
+def test_nodes_that_decide_locally_let_no_more_leave_than_a_leaky_bucket_admits(timeout: float | None) -> None:
+    limit, nodes, clock = LeakyBucket(10, 10), 4, ManualClock(1_800_000_000)
+    options: Any = {"on_error": "local", "expected_nodes": nodes, "clock": clock}
+    stores = [store_at(f"redis://127.0.0.1:{free_port()}", **options) for _ in range(nodes)]
+    left, choice = [[] for _ in stores], random.Random(7)  # type: ignore[var-annotated]
+    for _ in range(3000):
+        node = choice.randrange(nodes)
+        decision = stores[node].decide([Charge.of("test/0", "a", limit, 1, timeout)])[0]
+        if decision:
+            left[node].append(decision.at_ticks + decision.delay_ticks)
+        clock.advance(choice.choice([0, 0, 0.001, 0.03, 0.03, 1.5 if choice.random() < 0.01 else 0]))
+    assert_windows_hold(TokenBucket(limit.capacity + 1, 10), sorted(itertools.chain(*left)))
+    for times in left:
+        assert len(times) > 40
+        assert all(after - before >= nodes * limit.interval for before, after in itertools.pairwise(times))
+
+
+def test_local_needs_the_number_of_nodes_and_says_so_before_an_outage(server: Server) -> None:
+    for kind in (RedisStore, AsyncRedisStore):
+        with pytest.raises(ValueError, match="write expected_nodes, how many"):
+            kind(server.url, on_error="local")
+    with RedisStore(server.url, timeout=5) as store:
+        assert store.decide([charge("any", on_error="deny")])[0].source == "exact"
+        for ask in (store.decide, lambda charges: store.decide_many([charges])):
+            with pytest.raises(StoreError, match="write expected_nodes, how many"):
+                ask([charge("any", on_error="local")])
 
 
 def test_a_limit_smaller_than_the_fleet_refuses_and_says_when_the_server_is_asked() -> None:
@@ -239,6 +285,32 @@ def test_the_failure_to_move_waiters_up_is_not_that_of_another_who_leaves(
     store.line.leave(behind)
     assert not behind.places
     assert "places that were given up are lost" in caplog.text
+
+
+def test_a_reset_whose_answer_is_lost_is_not_hidden_by_a_denial_that_was_remembered(flaky: Proxy) -> None:
+    store = store_at(flaky.url, retry=0.001)
+    limiter = Limiter(LIMIT, store=store)
+    limiter.try_acquire("a", 8)
+    assert not limiter.try_acquire("a")
+    flaky.manner = "lose replies"
+    with pytest.raises(StoreUnavailable):
+        limiter.reset("a")
+    flaky.manner = "pass"
+    wait_for(lambda: _exact(store))
+    assert limiter.try_acquire("a", 8)
+
+
+def test_a_denial_is_not_remembered_past_a_reset_that_another_thread_made_meanwhile() -> None:
+    denials, charges = Denials(lambda: 0), [charge("a")]
+
+    def debts() -> Iterator[int]:  # looked at after it was seen that nothing had changed, and before it is remembered
+        denials.forget([b"a"])
+        yield LIMIT.full
+
+    denials.remember([b"a"], Reply(0, debts(), 0), denials.changes)  # type: ignore[arg-type]
+    assert denials.recall([b"a"], charges) is None
+    denials.remember([b"a"], Reply(0, [LIMIT.full], 0), denials.changes)
+    assert denials.recall([b"a"], charges) is not None
 
 
 # ---- the breaker, on real sockets ----
@@ -401,6 +473,35 @@ def test_on_an_event_loop_an_outage_is_answered_alike_and_costs_no_socket(flaky:
             await asyncio.sleep(0.01)
 
     in_loop(flaky, use, on_error=mode, expected_nodes=2)
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["single", "cluster"])
+def test_an_event_loop_that_was_blocked_for_longer_than_the_timeout_still_reads_the_answer(
+    server: Server, cluster: list[Server], clustered: bool
+) -> None:
+    servers = cluster if clustered else [server]
+    url = cluster_url(cluster) if clustered else server.url
+
+    def calls() -> int:
+        return sum(one.calls() for one in servers)
+
+    async def run() -> None:
+        async with AsyncRedisStore(url, prefix=f"outage {next(fresh)}:", timeout=TIMEOUT) as store:
+            while not await asyncio.gather(store.decide([charge("busy")]), return_exceptions=True):
+                pass
+            failures, blocked = store.stats().failures, 0
+            for _ in range(12):
+                before = calls()
+                task = asyncio.ensure_future(store.decide([charge("busy", cost=0)]))
+                while calls() == before:
+                    await asyncio.sleep(0)
+                blocked += not task.done()
+                time.sleep(1.5 * TIMEOUT)  # the answer is here by now, and its time is over
+                assert (await task)[0].source == "exact"
+            assert blocked > 3
+            assert store.stats().failures == failures
+
+    asyncio.run(run())
 
 
 # ---- the service ----

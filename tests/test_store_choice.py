@@ -71,12 +71,21 @@ def test_a_keeper_opens_the_store_that_its_policy_chooses(server: Server, tmp_pa
         ('url = "redis://h"\nmax_keys = 5', r":3: .*'max_keys' means nothing for a store that is on a server"),
         ('url = "memory"\non_error = "allow"', r":3: .*'on_error' means nothing for a store that is on this host"),
         ('url = "redis://h"\ntimeout = 0', r":3: .*'timeout' must be seconds, more than 0"),
+        ('url = "redis://h"\non_error = "local"', r":2: .*write expected_nodes, how many"),
         ('url = "redis://h"\nexpected_nodes = 0', r":3: .*'expected_nodes' must be a whole number from 1"),
     ],
 )
 def test_a_bad_choice_is_an_error_that_names_the_line_and_the_right_word(store: str, says: str) -> None:
     with pytest.raises(PolicyError, match=says):
         policy(store)
+
+
+def test_a_rule_that_is_decided_locally_needs_the_number_of_nodes() -> None:
+    rule = RULE + 'on_error = "local"\n'
+    with pytest.raises(PolicyError, match="write expected_nodes, how many"):
+        Policy.parse(f'[store]\nurl = "redis://h"\n{rule}')
+    for store in ('url = "redis://h"\nexpected_nodes = 2', 'url = "memory"'):
+        assert Policy.parse(f"[store]\n{store}\n{rule}").rules[0].on_error == "local"
 
 
 def test_validate_says_which_rules_share_a_slot_of_a_cluster(
@@ -152,9 +161,8 @@ def test_two_services_on_one_server_admit_what_one_limit_allows(server: Server, 
 
 def test_workers_that_decide_locally_admit_together_what_one_limit_allows(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
-    path.write_text(
-        f'[store]\nurl = "redis://127.0.0.1:{free_port()}/0"\non_error = "local"\n{RULE.replace("3/", "8/")}'
-    )
+    store = f'[store]\nurl = "redis://127.0.0.1:{free_port()}/0"\non_error = "local"\nexpected_nodes = 1\n'
+    path.write_text(store + RULE.replace("3/", "8/"))
     with ratekeeper_service(path, None, "--workers", "4") as url:
         statuses = [httpx.get(f"{url}/check", headers={"X-Api-Key": "k"}).status_code for _ in range(60)]
     assert 2 <= statuses.count(200) <= 8

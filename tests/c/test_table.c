@@ -139,6 +139,24 @@ static void extreme_times_and_bounds_do_not_overflow(void)
     close_table(&on);
 }
 
+static void a_charge_of_all_the_time_there_is_is_taken_back_without_an_overflow(void)
+{
+    const int64_t increments[] = {1, INT64_MAX / 2, INT64_MAX - 1, INT64_MAX};
+    int64_t late = (INT64_C(1) << 62) - 1;
+    rk_clock clock = {read_standing, &late};
+    fixture on;
+    open_table(&on, 2);
+    for (size_t i = 0; i < sizeof increments / sizeof *increments; i++) {
+        rk_terms terms = {increments[i], INT64_MAX, increments[i]};
+        rk_demand twice[2] = {{.fingerprint = fingerprint_of(1), .terms = terms},
+                              {.fingerprint = fingerprint_of(1), .terms = terms}};
+        CHECK(!rk_charge_all(&on.table, twice, 2, late, true, &clock)); /* each fits by itself, but not both */
+        CHECK(tat_of(&on, fingerprint_of(1)) >= 0 && tat_of(&on, fingerprint_of(1)) <= late);
+        rk_reset(&on.table, fingerprint_of(1));
+    }
+    close_table(&on);
+}
+
 static void a_clock_that_steps_back_by_years_mints_nothing(void)
 {
     const int64_t year = INT64_C(16000000000) * 86400 * 365;
@@ -307,6 +325,7 @@ int main(void)
     CLAIM(what_is_refused_costs_nothing_or_is_not_committed_writes_nothing);
     CLAIM(the_answer_says_how_much_is_owed);
     CLAIM(extreme_times_and_bounds_do_not_overflow);
+    CLAIM(a_charge_of_all_the_time_there_is_is_taken_back_without_an_overflow);
     CLAIM(a_clock_that_steps_back_by_years_mints_nothing);
     CLAIM(a_refund_gives_back_what_has_not_refilled_since_and_no_more);
     CLAIM(a_refund_gives_nothing_back_while_somebody_waits);

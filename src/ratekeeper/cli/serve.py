@@ -104,7 +104,8 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
             f"a store in memory with --workers {args.workers}: each worker would have limits of its own, and so admit "
             f"{args.workers} times as much; leave it out, or use shared:NAME"
         )
-    choice = replace(choice, expected_nodes=choice.expected_nodes * args.workers)  # each worker is one of its own
+    if choice.expected_nodes is not None:  # each worker is one of its own
+        choice = replace(choice, expected_nodes=choice.expected_nodes * args.workers)
     opened = choice.open()
     if isinstance(opened, SharedMemoryStore):
         yield _Opened(partial(SharedMemoryStore.open, opened.path), f"Table: {opened.path}")

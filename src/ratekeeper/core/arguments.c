@@ -57,6 +57,10 @@ bool rk_read_wait(PyObject *timeout, int64_t *ticks)
     *ticks = RK_MAX_AHEAD;
     if (timeout == Py_None)
         return true;
+    if (!PyFloat_Check(timeout) && !PyLong_Check(timeout)) { /* a Decimal too: only what limits.wait_ticks takes */
+        PyErr_Format(PyExc_TypeError, "timeout must be a number of seconds, or None, not %R", timeout);
+        return false;
+    }
     double seconds = PyFloat_AsDouble(timeout);
     if (seconds == -1.0 && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError)) {
         PyErr_Clear(); /* more seconds than a float can tell: as long as it takes, or a negative number */
@@ -67,10 +71,8 @@ bool rk_read_wait(PyObject *timeout, int64_t *ticks)
             return more > 0;
         seconds = -1;
     }
-    if (seconds == -1.0 && PyErr_Occurred()) {
-        PyErr_Format(PyExc_TypeError, "timeout must be a number of seconds, or None, not %R", timeout);
+    if (seconds == -1.0 && PyErr_Occurred())
         return false;
-    }
     if (!(seconds >= 0)) {
         PyErr_Format(PyExc_ValueError,
                      "timeout must be 0 or more seconds, or None to wait as long as it takes, not %R", timeout);

@@ -118,8 +118,9 @@ RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64
  * has given it back already; who comes after that may have it twice.) */
 static inline void rk_undo(rk_table *table, const rk_demand *demand, const rk_clock *clock)
 {
-    int64_t at = demand->answer.at, new_tat = at + demand->answer.debt;
-    if (!rk_rewind(table, demand->fingerprint, new_tat, new_tat - demand->terms.increment))
+    int64_t at = demand->answer.at, new_tat = rk_clamp((rk_wide)at + demand->answer.debt);
+    rk_wide before = (rk_wide)new_tat - demand->terms.increment;
+    if (!rk_rewind(table, demand->fingerprint, new_tat, before > 0 ? (int64_t)before : 0))
         rk_refund(table, demand->fingerprint, at, demand->terms, clock);
 }
 

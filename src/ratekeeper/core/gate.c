@@ -85,10 +85,12 @@ static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64
     if (Py_SIZE(self) > 1) {
         binding = most_binding(self, demands, allowed);
         answer = demands[binding].answer;
-        answer.at = now; /* of all the charges' times the earliest: a refund must not give back what refilled since */
-        for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) /* a caller goes ahead when the last limit lets it */
-            if (demands[i].answer.delay > answer.delay)
+        for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) {
+            if (demands[i].answer.delay > answer.delay) /* a caller goes ahead when the last limit lets it */
                 answer.delay = demands[i].answer.delay;
+            if (demands[i].answer.at < answer.at) /* the first charge's: a refund must not give back what refilled since */
+                answer.at = demands[i].answer.at;
+        }
     }
     return rk_make_decision(table->module, self->limits[binding].limit, request->key, request->cost, &answer, allowed);
 }

@@ -2,6 +2,12 @@
 
 It makes the same decisions, with a dictionary where C has an array of cells, and a lock where C has its swaps. It keeps
 no key, only fingerprints, in about 250 bytes a live bucket. It knows no system clock: a callable gives the time.
+
+A signal handler may raise between any two steps here, and the next call must find the table in order. So no change of
+the TATs needs two steps: those of a request change by one call of `dict.update`. The heap beside them is only a hint.
+
+A signal handler or a `__del__` may also call a verb while its own thread is in another one, which holds the lock. It
+has its way at once. The call that it interrupted has read what is out of date: it loses its turn, and begins again.
 """
 
 from __future__ import annotations
@@ -9,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush, heapreplace
+from typing import Any, TypeVar
 
 from ratekeeper.decision import NEVER, Charge, Decision, PlainDecision, key_bytes
 from ratekeeper.gcra import decide, refundable
@@ -17,151 +24,216 @@ from ratekeeper.limits import TICKS_PER_SECOND
 REMEMBERED = 60 * TICKS_PER_SECOND
 """How long a full bucket is still remembered, so that a clock which steps back finds the debts that there were."""
 
+T = TypeVar("T")
+_Entry = tuple[int, int]  # a TAT and its bucket
+
+
+class _Disturbed(Exception):
+    """Another call of this thread has changed the table meanwhile."""
+
+
+class _Turn:
+    """The right of one call to change the table, until it ends or another call takes it.
+
+    Each method looks at the right and uses it within one call of a function in C, so nothing can come in between.
+    """
+
+    __slots__ = ("_by_tat", "_tats")
+
+    def __init__(self, tats: dict[int, int], by_tat: list[_Entry]) -> None:
+        self._tats = [tats]
+        self._by_tat = [by_tat]
+
+    def end(self) -> None:
+        self._tats.clear()
+        self._by_tat.clear()
+
+    def write(self, changes: dict[int, int]) -> None:
+        _use(self._tats, dict.update, changes)
+
+    def forget(self, bucket: int) -> None:
+        _use(self._tats, dict.pop, bucket, None)
+
+    def drop_top(self) -> None:
+        _use(self._by_tat, heappop)
+
+    def replace_top(self, entry: _Entry) -> None:
+        _use(self._by_tat, heapreplace, entry)
+
+    def replace_all(self, entries: list[_Entry]) -> None:
+        _use(self._by_tat, list.__init__, entries)
+
+
+def _use(right: list[Any], change: Callable[..., object], *what: object) -> None:
+    if not list(map(change, right, *((each,) for each in what))):
+        raise _Disturbed
+
 
 class Table:
-    """TATs by fingerprint. Whose is past is a full bucket, and is forgotten as newcomers come."""
+    """TATs by fingerprint. A TAT in the past means a full bucket, which is forgotten as newcomers come."""
 
     def __init__(self, max_keys: int, deny_when_full: bool, seed: bytes, clock: Callable[[], int]) -> None:
-        self._clock = clock  # read before the lock is taken: it may be anybody's code
+        self._clock = clock
         self._max_keys = max_keys
         self._deny_when_full = deny_when_full
         self._seed = seed
-        self._lock = threading.Lock()
         self._tats: dict[int, int] = {}
-        # One entry (tat, fingerprint) a bucket. Its tat may be out of date, but is never later than the bucket's.
-        self._by_tat: list[tuple[int, int]] = []
+        # A heap. Of each bucket it has an entry that is not later than its TAT; others may be out of date.
+        self._by_tat: list[_Entry] = []
+        self._turn = _Turn(self._tats, self._by_tat)
         self._evicted_live = 0
         self._refused_full = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Have a lock that nobody holds: in a forked child a thread of the parent's may hold the old one."""
+        self._lock = threading.RLock()
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request: make all or none. Returns each one's own decision, in order."""
         charges = tuple(charges)  # the clock may be anybody's code, and change the caller's list
         buckets = [self._fingerprint(charge.scope, charge.key) for charge in charges]
-        now = self._clock()
-        with self._lock:
-            if len(charges) > 1 or not commit:
-                looked = [self._answer(*both, now, commit=False) for both in zip(charges, buckets, strict=True)]
-                if not commit or not _passes(charges, looked):
-                    return looked
-            else:
-                looked = []
-            return self._charge(charges, buckets, looked, now)
+        return self._alone(self._decide, charges, buckets, commit)
 
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """Give back what may still be given back of charges that were made at the time `at_ticks`."""
         for charge in charges:
-            bucket = self._fingerprint(charge.scope, charge.key)
-            while not self._refund(bucket, charge, at_ticks):
-                pass  # it was charged meanwhile
-
-    def _refund(self, bucket: int, charge: Charge, at: int) -> bool:
-        """Read the time after the bucket, as rk_refund does. False if the bucket has changed since."""
-        tat = self._tats.get(bucket, 0)
-        now = self._clock()
-        with self._lock:
-            if self._tats.get(bucket, 0) != tat:
-                return False
-            if tat - now <= charge.tolerance:  # else somebody waits: see rk_refund
-                self._put_back(bucket, max(0, tat - refundable(charge.increment, now - at)))
-            return True
+            self._alone(self._refund, self._fingerprint(charge.scope, charge.key), charge, at_ticks)
 
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         """Set a bucket's TAT back, if it is still what the caller believes. False, and nothing done, if it is not."""
-        bucket = self._fingerprint(scope, key)
-        with self._lock:
-            if self._tats.get(bucket) != expected_ticks or tat_ticks < 0:
-                return False
-            self._put_back(bucket, tat_ticks)
-            return True
+        return self._alone(self._rewind, self._fingerprint(scope, key), expected_ticks, tat_ticks)
 
     def reset(self, scope: str, key: str | bytes) -> None:
         """Forget a bucket: it is full again."""
-        bucket = self._fingerprint(scope, key)
-        with self._lock:
-            self._put_back(bucket, 0)
+        self._alone(self._reset, self._fingerprint(scope, key))
 
     def stats(self) -> tuple[int, int, int, int]:
         """Return live buckets, live buckets evicted, newcomers refused, and retries: a lock needs none."""
         now = self._clock()
-        with self._lock:
-            return sum(tat > now for tat in self._tats.values()), self._evicted_live, self._refused_full, 0
+        live = sum(tat > now for tat in list(self._tats.values()))
+        return live, self._evicted_live, self._refused_full, 0
 
     def _fingerprint(self, scope: str, key: str | bytes) -> int:
         return hash((self._seed, scope, key_bytes(key)))
 
-    def _charge(
-        self, charges: Sequence[Charge], buckets: Sequence[int], looked: Sequence[Decision], now: int
+    def _alone(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do work on the table as it is at one instant: with a turn, the time, and these arguments.
+
+        The time is read while nobody else changes the table. A caller who was held up after it had read the clock could
+        find a bucket forgotten that was not full at its own time.
+        """
+        with self._lock:
+            while True:
+                self._turn.end()
+                turn = self._turn = _Turn(self._tats, self._by_tat)
+                try:
+                    return work(turn, self._clock(), *arguments)
+                except _Disturbed:
+                    pass
+
+    def _decide(
+        self, turn: _Turn, now: int, charges: Sequence[Charge], buckets: Sequence[int], commit: bool
     ) -> list[Decision]:
-        """Make the charges. One may yet fail although each fits: if two are of one bucket, or the table is full."""
-        before = [self._tats.get(bucket, 0) for bucket in buckets]
+        tats = self._tats
+        looked: list[Decision] = []
+        if len(charges) > 1 or not commit:
+            pairs = zip(charges, buckets, strict=True)
+            looked = [_answer(charge, tats.get(bucket, 0), now, commit=False)[0] for charge, bucket in pairs]
+            if not commit or not _passes(charges, looked):
+                return looked
+        changes: dict[int, int] = {}
         decisions: list[Decision] = []
-        for at, (charge, bucket) in enumerate(zip(charges, buckets, strict=True)):
-            decision = self._answer(charge, bucket, now, commit=True)
-            if not decision.allowed and not charge.shadow:
-                for charged, tat in zip(buckets[:at], before[:at], strict=True):
-                    self._put_back(charged, tat)
-                return [*looked[:at], decision, *looked[at + 1 :]]
+        for place, (charge, bucket) in enumerate(zip(charges, buckets, strict=True)):
+            known = changes if bucket in changes else tats
+            decision, new_tat = _answer(charge, known.get(bucket, 0), now, commit=True)
+            if new_tat and bucket not in known:
+                full_for = self._make_room(turn, changes, now)
+                if full_for:
+                    decision, new_tat = _refused(decision, full_for), 0
+            if new_tat:
+                changes[bucket] = new_tat
+            elif not decision.allowed and not charge.shadow:
+                # Each fits by itself. Two of one bucket do not fit together, or the table is full.
+                return [*looked[:place], decision, *looked[place + 1 :]]
             decisions.append(decision)
+        self._write(turn, changes)
         return decisions
 
-    def _answer(self, charge: Charge, bucket: int, now: int, commit: bool) -> Decision:
-        """Decide one charge, and make it if it is allowed and `commit`."""
-        _, key, limit, cost, increment, tolerance, bound, _, _ = charge
-        allowed, new_tat, ahead, delay, retry_after = decide(
-            self._tats.get(bucket, 0), now, increment, tolerance, bound
-        )
-        if cost > limit.max_cost:
-            allowed, delay, retry_after = False, NEVER, NEVER
-        if allowed and commit and increment:
-            full_for = self._write(bucket, new_tat, now)
-            if not full_for:
-                return PlainDecision(True, limit, key, cost, ahead, delay, retry_after, now, 0)
-            allowed, retry_after = False, full_for
-        return PlainDecision(allowed, limit, key, cost, ahead - increment, delay, retry_after, now, -1)
+    def _refund(self, turn: _Turn, now: int, bucket: int, charge: Charge, at: int) -> None:
+        tat = self._tats.get(bucket, 0)
+        given = refundable(charge.increment, now - at)
+        if tat and given and tat - now <= charge.tolerance:  # else somebody waits: see rk_refund
+            self._write(turn, {bucket: max(0, tat - given)})
 
-    def _write(self, bucket: int, tat: int, now: int) -> int:
-        """Store a bucket's TAT. Returns 0, or the ticks until there is room if there is none."""
-        if bucket not in self._tats:
-            full_for = self._make_room(now)
-            if full_for:
-                return full_for
-            heappush(self._by_tat, (tat, bucket))
-        self._tats[bucket] = tat
-        return 0
+    def _rewind(self, turn: _Turn, _: int, bucket: int, expected: int, tat: int) -> bool:
+        if self._tats.get(bucket) != expected or tat < 0:
+            return False
+        self._write(turn, {bucket: tat})
+        return True
 
-    def _make_room(self, now: int) -> int:
-        """Forget up to two buckets that have long been full for each newcomer, and a live one if all are live."""
+    def _reset(self, turn: _Turn, _: int, bucket: int) -> None:
+        turn.forget(bucket)
+
+    def _write(self, turn: _Turn, changes: dict[int, int]) -> None:
+        """Set TATs. Beforehand, a newcomer or a bucket that owes less than it did gets its entry in the heap."""
+        for bucket, tat in changes.items():
+            if bucket not in self._tats or tat < self._tats[bucket]:
+                heappush(self._by_tat, (tat, bucket))
+        turn.write(changes)
+        if len(self._by_tat) > 2 * len(self._tats) + 64:  # of many refunds
+            turn.replace_all(sorted((tat, bucket) for bucket, tat in self._tats.items()))
+
+    def _make_room(self, turn: _Turn, changes: dict[int, int], now: int) -> int:
+        """Return 0 if there is room for one bucket beside those in `changes`, or the ticks until there is.
+
+        Forgets up to two buckets that have long been full for each newcomer, and a live one if all are live.
+        """
         for _ in range(2):
-            if self._tats and self._least() < now - REMEMBERED:
-                self._forget_least()
-        if len(self._tats) < self._max_keys:
-            return 0
-        least = self._least()
-        if least > now:
-            if self._deny_when_full:
-                self._refused_full += 1
-                return least - now
-            self._evicted_live += 1
-        self._forget_least()
+            if self._tats and (least := self._least(turn))[0] < now - REMEMBERED:
+                turn.forget(least[1])
+        while len(self._tats) + sum(bucket not in self._tats for bucket in changes) >= self._max_keys:
+            own = [(tat, bucket) for bucket, tat in changes.items() if bucket not in self._tats]
+            tat, bucket = min([*own, self._least(turn)] if self._tats else own)
+            if tat > now:
+                if self._deny_when_full:
+                    self._refused_full += 1
+                    return tat - now
+                self._evicted_live += 1
+            turn.forget(bucket)
+            changes.pop(bucket, None)
         return 0
 
-    def _least(self) -> int:
-        """Return the least TAT, bringing the top of the heap up to date."""
+    def _least(self, turn: _Turn) -> _Entry:
+        """Return the least TAT and its bucket, bringing the top of the heap up to date."""
         while True:
             tat, bucket = self._by_tat[0]
-            current = self._tats[bucket]
-            if current <= tat:
-                return current
-            heapreplace(self._by_tat, (current, bucket))
+            current = self._tats.get(bucket)
+            if current is None:
+                turn.drop_top()
+            elif current > tat:
+                turn.replace_top((current, bucket))
+            else:
+                return current, bucket
 
-    def _forget_least(self) -> None:
-        _, bucket = heappop(self._by_tat)
-        del self._tats[bucket]
 
-    def _put_back(self, bucket: int, tat: int) -> None:
-        """Set a bucket's TAT to an earlier one. It stays in the table, so that it keeps its one entry in the heap."""
-        if bucket in self._tats:
-            self._tats[bucket] = tat
+def _answer(charge: Charge, tat: int, now: int, commit: bool) -> tuple[Decision, int]:
+    """Return the decision on one charge; and the TAT after it if it is to be made, or 0."""
+    _, key, limit, cost, increment, tolerance, bound, _, _ = charge
+    allowed, new_tat, ahead, delay, retry_after = decide(tat, now, increment, tolerance, bound)
+    if cost > limit.max_cost:
+        allowed, delay, retry_after = False, NEVER, NEVER
+    if allowed and commit and increment:
+        return PlainDecision(True, limit, key, cost, ahead, delay, retry_after, now, 0), new_tat
+    return PlainDecision(allowed, limit, key, cost, ahead - increment, delay, retry_after, now, -1), 0
+
+
+def _refused(decision: Decision, full_for: int) -> Decision:
+    """Return the decision on a newcomer for which there is no room."""
+    limit, key, cost, delay, at = (
+        decision.limit, decision.key, decision.cost, decision.delay_ticks, decision.at_ticks,
+    )  # fmt: skip
+    return PlainDecision(False, limit, key, cost, 0, delay, full_for, at, -1)
 
 
 def _passes(charges: Iterable[Charge], decisions: Iterable[Decision]) -> bool:

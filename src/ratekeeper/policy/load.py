@@ -90,7 +90,7 @@ def parse_policy(text: str, source: str = "<policy>") -> Policy:
     rules = _rules(top, vocabulary)
     exempt = _exempt(top, vocabulary)
     store_table = top.table("store", "[store]")
-    store = read_store(store_table) if store_table else None
+    store = read_store(store_table, any(rule.on_error == "local" for rule in rules)) if store_table else None
     top.report.finish()
     sources |= {rule.cost: header for rule in rules if isinstance(rule.cost, str) and (header := cost_source(rule))}
     return Policy(rules, sources, tiers, source, store, exempt)

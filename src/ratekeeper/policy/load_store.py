@@ -10,6 +10,7 @@ from ratekeeper.errors import MissingExtraError, StoreError
 from ratekeeper.policy.reader import Table, kind
 from ratekeeper.stores.choice import SHARED, StoreChoice
 from ratekeeper.stores.redis.connect import link
+from ratekeeper.stores.redis.fallback import NODES_NEEDED
 from ratekeeper.stores.shared import path_of
 
 _LOCAL = ("max_keys",)
@@ -17,8 +18,8 @@ _ON_SERVER = ("prefix", "timeout", "on_error", "expected_nodes")
 _KEYS = ("url", *_LOCAL, *_ON_SERVER)
 
 
-def read_store(table: Table) -> StoreChoice | None:
-    """Read the table; None if there is an error, which is in the report."""
+def read_store(table: Table, local_rules: bool) -> StoreChoice | None:
+    """Read the table; None if there is an error, which is in the report. `local_rules`: a rule has on_error "local"."""
     table.check_keys(_KEYS)
     if table.lacks("url", "url = 'redis://127.0.0.1:6379/0'", _KEYS) or not table.text("url"):
         return None
@@ -38,10 +39,17 @@ def read_store(table: Table) -> StoreChoice | None:
     except StoreError as error:
         table.error(str(error), "url")
         return None
+    _check(table, choice, local_rules)
+    return choice
+
+
+def _check(table: Table, choice: StoreChoice, local_rules: bool) -> None:
+    """Report what does not go with the choice."""
+    if choice.on_server and local_rules and choice.expected_nodes is None:
+        table.error(NODES_NEEDED, "url")
     for key in _LOCAL if choice.on_server else _ON_SERVER:
         if key in table.values:
             table.error(f"{key!r} means nothing for a store that is {_kind(choice)}: take it out", key)
-    return choice
 
 
 def _check_openable(choice: StoreChoice) -> None:

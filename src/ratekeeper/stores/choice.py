@@ -10,6 +10,7 @@ from ratekeeper.errors import StoreError, did_you_mean
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStore
+from ratekeeper.stores.redis.fallback import NODES_NEEDED
 from ratekeeper.stores.redis.urls import SCHEMES, hide_secrets
 from ratekeeper.stores.shared import SharedMemoryStore, path_of
 from ratekeeper.stores.table_store import MAX_KEYS
@@ -23,7 +24,7 @@ class StoreChoice:
     """Where buckets live: `memory` (this process), `shared:NAME` (this host), or a server's URL (see `RedisStore`).
 
     `max_keys` is for the first two (a shared table that exists keeps its size); all else is for servers.
-    `expected_nodes` counts the stores that share the limits, which is one a process.
+    `expected_nodes` counts the stores that share the limits, which is one a process; `on_error` "local" needs it.
     """
 
     url: str = field(repr=False)  # it may hold a password
@@ -31,13 +32,15 @@ class StoreChoice:
     prefix: str = "ratekeeper:"
     timeout: float = 0.05
     on_error: OnError = "raise"
-    expected_nodes: int = 1
+    expected_nodes: int | None = None
 
     def __post_init__(self) -> None:
         scheme, colon, rest = self.url.partition(":")
         if self.url != MEMORY and not (rest and scheme + colon == SHARED) and not (colon and scheme in SCHEMES):
             hint = did_you_mean(scheme[:40], (MEMORY, "shared", *SCHEMES)) if scheme else ""
             raise StoreError(f"a store is {FORMS}; there is none called {scheme[:40]!r}{hint}")
+        if self.on_server and self.on_error == "local" and self.expected_nodes is None:
+            raise StoreError(NODES_NEEDED)
 
     @property
     def on_server(self) -> bool:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from ratekeeper import core
 from ratekeeper.clock import Clock, SystemClock
+from ratekeeper.core import pytable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.line import Line
 
 MAX_KEYS = 1_000_000
@@ -35,6 +37,8 @@ class TableStore:
         self.clock: Clock = SystemClock() if clock is None else clock
         self._max_keys = max_keys
         self._table = table
+        if isinstance(table, pytable.Table):
+            forget_in_child(table)
         self.decide = table.decide
         self.refund = table.refund
         self.reset = table.reset

@@ -12,9 +12,10 @@ from ratekeeper.limits import Limit
 from ratekeeper.stores.async_line import AsyncLine
 from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.redis.batches import Batches
+from ratekeeper.stores.redis.connections import ask_async
 from ratekeeper.stores.redis.plans import Plan
 from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
-from ratekeeper.stores.redis.script import Ask, Reply, wire
+from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class AsyncRedisStore(OnServer):
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """As `RedisStore.decide`."""
-        charges = tuple(charges)
+        charges = self._fallback.checked(charges)
         try:
             question = self._plans.question(charges, commit)
             if isinstance(question, list):
@@ -109,13 +110,18 @@ class AsyncRedisStore(OnServer):
         raise AssertionError("unreachable")
 
     async def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
-        with self._attempts.to(hop.name) as sent:
-            try:
-                text = await self._execute(b"EVALSHA", self._script.sha, arguments, hop)
-            except self._faults.no_script:
-                self._scripts_sent += 1
-                text = await self._execute(b"EVAL", self._script.text, arguments, hop)  # which also keeps it
-            return self._read(text, asks, sent)
+        attempt = self._attempts.to(hop.name)
+        try:
+            with attempt as sent:
+                try:
+                    text = await ask_async(self._link, self._faults, hop, arguments, b"EVALSHA", self._script.sha)
+                except self._faults.no_script:
+                    self._scripts_sent += 1
+                    text = await ask_async(self._link, self._faults, hop, arguments, b"EVAL", self._script.text)
+                return self._read(text, asks, sent)
+        finally:
+            if attempt.opened:
+                self._link.drop_idle(hop.node)
 
     async def _node(self, arguments: list[bytes]) -> Any:
         """As `RedisStore._node`."""
@@ -126,26 +132,3 @@ class AsyncRedisStore(OnServer):
                 client._initialize = True  # all that is public closes the connections that others wait on
             await client.initialize()
         return self._attempts.named(client.get_node_from_key, arguments[1])
-
-    async def _execute(self, verb: bytes, script: bytes, arguments: list[bytes], hop: Hop) -> Any:
-        """As `RedisStore._execute`."""
-        if hop.node is not None:
-            return await self._execute_at(hop, verb, script, *arguments)
-        pool = self._link.client().connection_pool
-        connection = await pool.get_connection(*self._link.pool_wants)
-        try:
-            await connection.send_packed_command([wire([verb, script, *arguments])])
-            return await connection.read_response()
-        finally:
-            await pool.release(connection)
-
-    async def _execute_at(self, hop: Hop, *command: bytes) -> Any:
-        """Send a command to a node of a cluster, once: its own way to send neither follows nor tries again."""
-        if not hop.asking:
-            return await hop.node.execute_command(*command)
-        both = [self._link.piped(0, "ASKING"), self._link.piped(1, *command)]
-        await hop.node.execute_pipeline(both)  # on one connection
-        for each in both:
-            if isinstance(each.result, Exception):
-                raise each.result
-        return both[1].result

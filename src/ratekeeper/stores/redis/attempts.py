@@ -38,7 +38,7 @@ class Attempts:
 
     def forget(self) -> None:
         """Know nothing of any server. In a forked child the probe under way is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._breakers: dict[str, Breaker] = {}
 
     def to(self, node: str = "") -> _Attempt:
@@ -68,53 +68,56 @@ class Attempts:
             raise StoreUnavailable(text, wait)
         return turn, now
 
-    def end(self, breaker: Breaker, node: str, turn: int, error: BaseException | None) -> None:
+    def end(self, attempt: _Attempt, error: BaseException | None) -> None:
         """Note what came of a call. Raises the error that the caller is to get, for one of a client library's."""
+        breaker, turn = attempt.breaker, attempt.turn
         if error is None:
             if breaker.succeeded(turn):
-                _log.warning("%s answers again: decisions are exact from now on", _named(node))
+                _log.warning("%s answers again: decisions are exact from now on", _named(attempt.node))
             return
         if not isinstance(error, self._faults.known):
             breaker.abandoned(turn, self._local())
             return
         named = self._faults.named(error)
-        if isinstance(named, StoreUnavailable):
+        if not isinstance(named, StoreUnavailable):  # a mistake to be mended says nothing of who answers after it
+            breaker.abandoned(turn, self._local())
+        else:
             if self._faults.moving(error):
                 breaker.succeeded(turn)
             else:
-                self._failed(breaker, node, turn, error)
+                self._failed(attempt, error)
             named.retry_after = seconds(breaker.wait(self._local()))
-        elif breaker.succeeded(turn):  # it answers, though not to anyone's liking
-            _log.warning("%s answers again, with an error", _named(node))
         raise named from error
 
-    def _failed(self, breaker: Breaker, node: str, turn: int, error: Exception) -> None:
-        opens = breaker.failed(turn, self._local(), self._faults.refused(error))
+    def _failed(self, attempt: _Attempt, error: Exception) -> None:
+        attempt.opened = attempt.breaker.failed(attempt.turn, self._local(), self._faults.refused(error))
         with self._lock:
             self.failures += 1
-            self.opened += opens
-        if opens:
-            _log.warning("%s does not answer, and is asked only now and then: %s", _named(node), told(error))
+            self.opened += attempt.opened
+        if attempt.opened:
+            named = _named(attempt.node)
+            _log.warning("%s does not answer, and is asked only now and then: %s", named, told(error))
 
 
 class _Attempt:
-    """One call: to be entered before, which returns the local time, and left after it."""
+    """One call: entered before, which returns the local time, and left after. `opened`: its end opened the breaker."""
 
-    __slots__ = ("_attempts", "_breaker", "_node", "_turn")
+    __slots__ = ("_attempts", "breaker", "node", "opened", "turn")
 
     def __init__(self, attempts: Attempts, breaker: Breaker, node: str) -> None:
         self._attempts = attempts
-        self._breaker = breaker
-        self._node = node
+        self.breaker = breaker
+        self.node = node
+        self.opened = False
 
     def __enter__(self) -> int:
-        self._turn, now = self._attempts.begin(self._breaker, self._node)
+        self.turn, now = self._attempts.begin(self.breaker, self.node)
         return now
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._attempts.end(self._breaker, self._node, self._turn, error)
+        self._attempts.end(self, error)
 
 
 def _named(node: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeAlias
 
 from ratekeeper.stores.async_line import refuse_if_open
@@ -58,7 +59,7 @@ class Batches:
         """Have nothing to send, and no event loop."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[_Waiting] = deque()
-        self._scheduled = False
+        self._next: asyncio.Task[None] | None = None  # that will send, and has not begun
         self._under_way: set[asyncio.Task[None]] = set()
 
     def running(self) -> asyncio.AbstractEventLoop:
@@ -76,60 +77,68 @@ class Batches:
         """Send a request with those that come in the same turn of the event loop."""
         coming: asyncio.Future[Reply] = self.running().create_future()
         self._waiting.append((ask, coming))
-        if not self._scheduled:
-            self._schedule()
+        self._schedule()
         return coming
 
     def _schedule(self) -> None:
-        """Have a batch sent at the end of this turn of the event loop, if one more may be under way."""
-        if len(self._under_way) < self._most_calls:
-            self._scheduled = True
-            task = asyncio.create_task(self._send())
-            self._under_way.add(task)
-            task.add_done_callback(self._arrived)
+        """Have a batch sent at the end of this turn of the event loop, if one more may be under way.
 
-    async def _send(self) -> None:
-        self._scheduled = False
-        batch = self._next()
+        What is under way is asked of the tasks themselves: a count would be wrong for ever after an exception between
+        two steps here, which a signal handler may raise.
+        """
+        if self._next is not None and not self._next.done():
+            return
+        if len(self._under_way) >= self._most_calls:
+            self._under_way = {task for task in self._under_way if not task.done()}
+        if len(self._under_way) < self._most_calls:
+            batch: list[_Waiting] = []
+            self._next = task = asyncio.create_task(self._send(batch))
+            self._under_way.add(task)
+            task.add_done_callback(partial(self._arrived, batch))
+
+    async def _send(self, batch: list[_Waiting]) -> None:
+        self._next = None
+        self._take(batch)
         if self._waiting:
             self._schedule()
-        if batch:
-            await self._travel(batch)
+        going = [one for one in batch if not one[1].done()]  # whose task has been cancelled is not sent at all
+        if going:
+            await self._travel(going)
 
-    def _arrived(self, task: asyncio.Task[None]) -> None:
+    def _arrived(self, batch: list[_Waiting], task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
-        if task.cancelled():  # maybe before it could send
-            self._scheduled = False
+        failure = None if task.cancelled() else task.exception()
+        for _, coming in batch:  # of those that an exception in the middle has left without an answer
+            if not coming.done():
+                coming.set_exception(failure if isinstance(failure, Exception) else asyncio.CancelledError())
         # Who has just got an answer may have asked again: it travels with those that wait.
-        if self._waiting and not self._scheduled:
+        if self._waiting:
             self._schedule()
 
-    def _next(self) -> list[_Waiting]:
-        """Take the next requests that can travel together. Whose task has been cancelled is not sent at all."""
+    def _take(self, batch: list[_Waiting]) -> None:
+        """Take the next requests that can travel together. Each is here or there, or in both, but never in neither."""
         waiting = self._waiting
         most = min(len(waiting), MOST_TOGETHER)
         if self._clustered and waiting:
             tag = tag_of(waiting[0][0].names[0])
             most = next((n for n in range(1, most) if tag_of(waiting[n][0].names[0]) != tag), most)
-        batch = [waiting.popleft() for _ in range(most)]
-        return [one for one in batch if not one[1].done()]
+        for _ in range(most):
+            batch.append(waiting[0])
+            waiting.popleft()
 
     async def _travel(self, batch: list[_Waiting]) -> None:
         try:
             await self._hand_out(batch, await self._call([ask for ask, _ in batch]))
-        except GeneratorExit:  # the event loop is gone, and all who waited
-            raise
-        except BaseException as error:
+        except Exception as error:
+            if self._loop is None or self._loop.is_closed():  # and all who waited are gone
+                raise
             if self._clustered and is_split(error) and len(apart := _by_buckets(batch)) > 1:
                 for part in apart:
                     await self._travel(part)
                 return
-            failure = error if isinstance(error, Exception) else asyncio.CancelledError()
             for _, coming in batch:
                 if not coming.done():
-                    coming.set_exception(failure)
-            if not isinstance(error, Exception):
-                raise
+                    coming.set_exception(error)
 
     async def _hand_out(self, batch: list[_Waiting], replies: list[Reply]) -> None:
         halves = len(batch) > LARGE and len(self._under_way) == 1

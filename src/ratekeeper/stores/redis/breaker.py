@@ -27,7 +27,7 @@ class Breaker:
 
     def __init__(self, retry: int) -> None:
         self._retry = retry
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the same thread may ask too
         self._turn = 0
         self._closed = True
         self._failures = 0

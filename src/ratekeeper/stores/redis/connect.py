@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -32,8 +34,9 @@ class Link:
     owned: bool  # made here, so closed here
     pool_wants: tuple[str, ...] = ()  # what a pool's `get_connection` is given: it used to take a command's name
     _client: Any = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: Any = field(default_factory=threading.RLock)  # a signal handler of the same thread may ask too
     _parents: list[Any] = field(default_factory=list)
+    _closing: set[asyncio.Future[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         if self.library.__name__ == "valkey":
@@ -46,11 +49,12 @@ class Link:
         The parent's is kept: who collects one of asyncio takes its sockets from the epoll that both processes share.
         """
         self._parents.append(self._client)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._closing = set()
         self.renew()
 
     def renew(self) -> None:
-        """Have a new client, if it is made here: the connections are those of an event loop that is no more."""
+        """Have a new client, if it is made here: its connections are of a closed event loop, or some may be lost."""
         if self.owned:
             self._client = None
 
@@ -61,13 +65,34 @@ class Link:
                     self._client = self.make()
         return self._client
 
-    def at(self, node: Any) -> Any:
-        """Return the client of one node of a cluster, of a blocking one."""
-        return getattr(self.client(), f"get_{self.library.__name__}_connection")(node)
+    def pool(self, node: Any = None) -> Any:
+        """Return the pool of a blocking client: that of one node of a cluster, or of the only server that there is."""
+        client = self.client()
+        if node is not None:
+            client = getattr(client, f"get_{self.library.__name__}_connection")(node)
+        return client.connection_pool
 
-    def piped(self, *command: Any) -> Any:
-        """Return a command for a node's `execute_pipeline`, of an awaited cluster."""
-        return import_module(f"{self.library.__name__}.asyncio.cluster").PipelineCommand(*command)
+    async def take(self, node: Any = None) -> tuple[Any, Callable[[Any], Awaitable[None]]]:
+        """Return a connection of an awaited client, and what takes it back."""
+        if node is None:
+            pool = self.client().connection_pool
+            return await pool.get_connection(*self.pool_wants), pool.release
+        return node.acquire_connection(), partial(_back_to, node)
+
+    def drop_idle(self, node: Any = None) -> None:
+        """Close what an awaited client has open and unused, soon. Its next calls look the address up anew."""
+        if node is None:
+            closing = self.client().connection_pool.disconnect(inuse_connections=False)
+        else:
+            closing = _close_all(tuple(node._free))
+        task = asyncio.ensure_future(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Future[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled():
+            task.exception()  # a connection that could not be closed in peace is closed all the same
 
     @property
     def is_open(self) -> bool:
@@ -170,6 +195,16 @@ def _library() -> Any:
         if find_spec(name) is not None:
             return import_module(name)
     raise MissingExtraError("RedisStore", "redis")
+
+
+async def _back_to(node: Any, connection: Any) -> None:
+    """Give a connection back to a node of an awaited cluster, for which older clients have no function."""
+    (getattr(node, "release", None) or node._free.append)(connection)
+
+
+async def _close_all(connections: Iterable[Any]) -> None:
+    for connection in connections:
+        await connection.disconnect(nowait=True)
 
 
 def _text(part: str | None) -> str | None:

@@ -11,6 +11,7 @@ What costs exactness: another process's refund, reset or step of the server's cl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import NamedTuple
 
 from ratekeeper.decision import Charge, Decision
@@ -38,8 +39,9 @@ class Denials:
         self._local = local
         self._owed: dict[bytes, _Owed] = {}
         self.recalled = 0
+        self._numbers = count(1)
         self.changes = 0
-        """Grows with every refund and reset: an answer from before one is not to be remembered after it."""
+        """The number of the last refund or reset: an answer from before one is not to be remembered after it."""
 
     def recall(self, names: Sequence[bytes], charges: Sequence[Charge]) -> list[Decision] | None:
         """Return the decisions on a request that is sure to be refused, or None if only the server can tell."""
@@ -69,9 +71,14 @@ class Denials:
             self._owed.clear()
         for name, debt in zip(names, reply.ticks, strict=True):
             self._owed[name] = _Owed(reply.now + debt, reply.now - reply.sent, reply.sent + REMEMBERED)
+        if changes != self.changes:  # another thread's, which may have come before that was written
+            self._drop(names)
 
     def forget(self, names: Sequence[bytes]) -> None:
         """Ask the server about these buckets again: they may owe less than they did."""
-        self.changes += 1
+        self.changes = next(self._numbers)
+        self._drop(names)
+
+    def _drop(self, names: Sequence[bytes]) -> None:
         for name in names:
             self._owed.pop(name, None)

@@ -6,8 +6,11 @@ as they must refuse nothing: if there are no others, what would raise is reporte
 Nothing that is decided here goes to the server later. So the fleet admits, over any time, at most what the server
 admits, and besides what is admitted here: nothing by "deny", anything by "allow", and by "local" at most the limit
 once more, for all nodes together. "local" is the rule on a table of this store's own, with increments `nodes` times as
-large: each node has that part of the rate and of the burst. The table is kept over outages: a server that comes and
-goes does not refill it.
+large: each node has that part of the rate and of the burst, or of the places in a leaky bucket's queue. The table is
+kept over outages: a server that comes and goes does not refill it.
+
+A leaky bucket has no burst: a request's turn has come if nobody is before it. So what may be before a request stays as
+it was, while its own part is larger: tolerance and bound grow with the increment, up to a full queue.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from ratekeeper.core.pytable import Table
 from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, FallbackDecision, checked_on_error
-from ratekeeper.errors import StoreUnavailable
+from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.redis.plans import Plan, Plans
@@ -27,16 +30,25 @@ MAX_KEYS = 100_000
 """Live buckets in the local table; beyond, those with the least debt are forgotten. At most 25 MB, and only if used."""
 
 
+NODES_NEEDED = (
+    'on_error="local" divides each limit among the processes that use it: '
+    "write expected_nodes, how many stores like this one all processes of the fleet have (1 if it is the only one)"
+)
+
+
 class Fallback:
     """The plans of a store, and what becomes of them when the server does not answer."""
 
-    def __init__(self, plans: Plans, ticks: Callable[[], int], on_error: str, nodes: int) -> None:
-        if not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
+    def __init__(self, plans: Plans, ticks: Callable[[], int], on_error: str, nodes: int | None) -> None:
+        if nodes is not None and (not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1):
             raise ValueError(f"expected_nodes must be a whole number of 1 or more, not {nodes!r}")
         self._plans = plans
         self._ticks = ticks
         self._on_error = checked_on_error(on_error)
-        self._nodes = nodes
+        if nodes is None and on_error == "local":
+            raise ValueError(NODES_NEEDED)
+        self._nodes = nodes or 1
+        self._shares_unknown = nodes is None
         self._spans = Spans()
         self.forget()
         forget_in_child(self)
@@ -44,8 +56,17 @@ class Fallback:
 
     def forget(self) -> None:
         """Have an empty table: a forked child is a node of its own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._table = Table(MAX_KEYS, False, os.urandom(16), self._ticks)
+
+    def checked(self, charges: Sequence[Charge]) -> tuple[Charge, ...]:
+        """Return charges that can be answered also in an outage. Raises `StoreError` now rather than then."""
+        charges = tuple(charges)
+        if self._shares_unknown:
+            for charge in charges:
+                if charge.on_error == "local":
+                    raise StoreError(NODES_NEEDED)
+        return charges
 
     def instead(self, error: StoreUnavailable, charges: Sequence[Charge], commit: bool) -> list[Decision]:
         """Return the decisions on a request that ended with this error; or raise it."""
@@ -97,11 +118,22 @@ class Fallback:
             self.count += 1
 
     def _decide_here(self, charges: Sequence[Charge], commit: bool, wait: int) -> list[Decision]:
-        mine = [charge._replace(increment=charge.increment * self._nodes) for charge in charges]
+        mine = [self._part(charge) for charge in charges]
         decisions = self._table.decide(mine, commit=commit)
         if commit:
             self._spans.add(decisions[0].at_ticks)
         return [self._own(*both, wait) for both in zip(mine, decisions, strict=True)]
+
+    def _part(self, charge: Charge) -> Charge:
+        """Return what a charge asks of this node's part of the limit."""
+        more = charge.increment * (self._nodes - 1)
+        if not charge.limit.queues:
+            return charge._replace(increment=charge.increment + more)
+        return charge._replace(
+            increment=charge.increment + more,
+            tolerance=charge.tolerance + more,
+            bound=max(charge.bound, min(charge.bound + more, charge.limit.full)),
+        )
 
     def _own(self, charge: Charge, made: Decision, wait: int) -> Decision:
         """Return a decision of the table's as one of a fallback, of which nothing can be given back."""
@@ -139,7 +171,7 @@ class Spans:
 
     def forget(self) -> None:
         """Have a lock that nobody holds. What was charged before a fork is remembered after it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def add(self, at: int) -> None:
         with self._lock:

@@ -1,4 +1,9 @@
-"""What an error of a client library means: the server does not answer, or something is wrong that must be mended."""
+"""What an error of a client library means: the server does not answer, or something is wrong that must be mended.
+
+An outage passes by itself, and `on_error` says what becomes of requests meanwhile. A mistake in the configuration lasts
+until a person mends it. It is a `StoreError`, whatever `on_error` says: to pass or refuse requests because of it would
+hide it for ever.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +13,65 @@ from typing import Any
 
 from ratekeeper.errors import StoreError, StoreUnavailable
 
-_PASSING = ("LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "OOM", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
-"""How a server says that it cannot answer now, but may soon."""
-
+_PASSING = re.compile(r"(?:^|-)(?:LOADING|READONLY|CLUSTERDOWN|MASTERDOWN|OOM|TRYAGAIN|NOREPLICAS|MISCONF|BUSY)\b")
+"""How a server says that it cannot answer now, but may soon. In a script's error it may stand behind a '-'."""
 
 _LEFT_MEANWHILE = "non local key in a cluster node"
 """In a script's error: while a slot moves, its bucket was there when it was called, and full again when it was read."""
 
-_REFUSES_USER = ("WRONGPASS", "NOAUTH", "NOPERM", "invalid username-password", "Authentication required")
-"""How a server refuses a user: a cluster's client may put it into the text of another error."""
+_ONE_OF_A_CLUSTER = "the server is a node of a cluster: write redis+cluster:// in its URL, or hand in a RedisCluster"
 
-_MUST_BE_MENDED = (*_REFUSES_USER, "Too many connections")  # so redis 5 says that a pool is used up
+_MENDS = (
+    (r"cluster support disabled|Cluster mode is not enabled", "the server is not a cluster: write redis:// in its URL"),
+    (r"\A(MOVED|ASK|CROSSSLOT) |hash to the same slot", _ONE_OF_A_CLUSTER),
+    (
+        r"WRONGPASS|NOAUTH|invalid username-password|Authentication required|must be called with the client already",
+        "the server refuses the user: write the right name and password in its URL, redis://user:password@host:6379/0",
+    ),
+    (
+        r"NOPERM|no permission|has no permissions",
+        "allow the user EVALSHA, EVAL, TIME, GET, SET and DEL on the keys that begin with the store's prefix",
+    ),
+    (r"Too many connections", "the client's pool is used up: give it more connections than threads that ask at once"),
+    (r"unknown command '?SENTINEL", "the server is not a Sentinel: write redis:// in its URL"),
+    (r"unknown command", "the store needs a server of which it may use EVALSHA and EVAL"),
+    (r"NOPROTO|protocol must be", "protocol is 2 or 3"),
+    (r"DB index is out of range", "the server has no database of this number"),
+    (r"protected mode", "let the server be reached from other hosts, best with a password"),
+    (r"WRONGTYPE|wrong kind of value", "something else uses the bucket's name: give the store another prefix"),
+    (r"WRONG_VERSION_NUMBER|record layer failure", "the server does not speak TLS: write redis:// in its URL"),
+    (r"CERTIFICATE_VERIFY_FAILED", "nobody vouches for the server's certificate: see the option ssl_ca_certs"),
+    (r"Protocol Error", "what listens there is not Redis or Valkey, or it speaks TLS: then write rediss:// in its URL"),
+)
+"""Mistakes that last, by what an error says, and how each is mended. A cluster's client hides them in another error."""
 
 _SECRETS = re.compile(r"(://)[^\s@]*(@)|(\b(?:username|password)['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,)>]+)")
+_ARGUMENTS = re.compile(r",? ?with args beginning with:.*", re.DOTALL)
+"""What a server that knows no EVALSHA repeats of it, which includes names of buckets."""
 
 
 class Faults:
-    """Tells the errors of one client library (redis or valkey) apart."""
+    """Tells the errors of one client library (redis or valkey) apart. `clustered`: the store uses a cluster."""
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: Any, clustered: bool = False) -> None:
         errors = library.exceptions
         self.no_script: type[Exception] = errors.NoScriptError
         self.ask: type[Exception] = errors.AskError
         self.moved: type[Exception] = errors.MovedError
         self.try_again: type[Exception] = errors.TryAgainError
+        self.reply: type[Exception] = errors.ResponseError
+        self.garbled: type[Exception] = errors.InvalidResponse
         cluster = tuple(
             getattr(errors, name)
             for name in ("RedisClusterException", "ValkeyClusterException")
             if hasattr(errors, name)
         )
         self.known: tuple[type[Exception], ...] = (library.RedisError, OSError, *cluster)
+        self._clustered = clustered
+        self._of_a_cluster = (errors.AskError, errors.TryAgainError)
         # A pool of the caller's that is used up is no outage either: to pass requests for it would be to fail open.
         used_up = (errors.MaxConnectionsError,) if hasattr(errors, "MaxConnectionsError") else ()
-        self._lasting = (errors.AuthenticationError, errors.AuthorizationError, *used_up)
+        self._lasting = (errors.AuthenticationError, errors.AuthorizationError, errors.InvalidResponse, *used_up)
         self._passing = (
             errors.ConnectionError, errors.TimeoutError, errors.ReadOnlyError, errors.OutOfMemoryError,
             errors.TryAgainError, errors.AskError, errors.ClusterError, errors.ClusterDownError, OSError, *cluster,
@@ -48,7 +79,14 @@ class Faults:
 
     def moving(self, error: Exception) -> bool:
         """Is it that a slot is moved, or has been? Such a node answers, and its other slots are as they were."""
-        return isinstance(error, self.ask | self.try_again)
+        return self._clustered and isinstance(error, self.ask | self.try_again)
+
+    def keeps(self, error: Exception) -> bool:
+        """May the connection of this error reply be used again? Not if a new one may lead to a server that can answer.
+
+        After a failover behind one address the old primary still answers on the old connections.
+        """
+        return isinstance(error, self._of_a_cluster) or not self._passes(error)
 
     @staticmethod
     def refused(error: BaseException) -> bool:
@@ -59,19 +97,26 @@ class Faults:
 
     def named(self, error: Exception) -> StoreError:
         """Return the error that the caller gets for one of `known`."""
-        text = told(error)
-        passing = isinstance(error, self._passing) or str(error).startswith(_PASSING) or _LEFT_MEANWHILE in str(error)
-        lasting = any(isinstance(one, self._lasting) for one in _chain(error)) or any(
-            word in str(error) for word in _MUST_BE_MENDED
-        )
-        if passing and not lasting:
-            return StoreUnavailable(f"the Redis store does not answer: {text}")
-        return StoreError(f"the Redis store cannot be used: {text}")
+        mend = self._mend(error)
+        if mend is None and self._passes(error) and not any(isinstance(one, self._lasting) for one in _chain(error)):
+            return StoreUnavailable(f"the Redis store does not answer: {told(error)}")
+        return StoreError(f"the Redis store cannot be used: {told(error)}" + (f" -- {mend}" if mend else ""))
+
+    def _passes(self, error: Exception) -> bool:
+        text = str(error)
+        return isinstance(error, self._passing) or _PASSING.search(text) is not None or _LEFT_MEANWHILE in text
+
+    def _mend(self, error: Exception) -> str | None:
+        """Return how a mistake in the configuration is mended; None if the error is not known to be one."""
+        if isinstance(error, self._of_a_cluster):
+            return None if self._clustered else _ONE_OF_A_CLUSTER
+        texts = [str(one) for one in _chain(error)]
+        return next((mend for said, mend in _MENDS if any(re.search(said, text) for text in texts)), None)
 
 
 def told(error: BaseException) -> str:
     """Return an error for people. Some client libraries put the options of a connection into it: no secret is shown."""
-    return f"{type(error).__name__}: " + _SECRETS.sub(r"\1\3***\2", str(error))
+    return f"{type(error).__name__}: " + _SECRETS.sub(r"\1\3***\2", _ARGUMENTS.sub("", str(error)))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

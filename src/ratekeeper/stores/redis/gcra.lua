@@ -2,7 +2,8 @@
 --
 -- KEYS      the buckets of all charges, in order
 -- ARGV[1]   packed by script.py: the clock, then requests, each a kind and its charges; a charge is two times
--- returns   text: the time now, and then a pair for each charge (see script.py)
+-- ARGV[2]   the number of this call
+-- returns   text: that number, the time now, and then a pair for each charge (see script.py)
 --
 -- Numbers here are doubles, which are exact only up to 2^53, and a time in ticks is longer. So a time is two: seconds,
 -- and ticks (1/16 ns) within the second. Each is exact, and so is all arithmetic below. It is never one number.
@@ -80,7 +81,7 @@ local function decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
     return allowed, new_tat_s, new_tat_t, debt_s, debt_t
 end
 
-local out = { now_s, now_t }
+local out = { ARGV[2], now_s, now_t }
 local base, count = 0, 0 -- the charges of requests before this one; the charges of this one
 
 -- Decide this request's charges, and make all of them or none. Puts out what each bucket owed before its own.

@@ -14,8 +14,8 @@ refills in time, and until then less is admitted, never more.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from ratekeeper.decision import Charge, Decision
@@ -104,21 +104,21 @@ class Plans:
         names = [self._names.name(charge.scope, charge.key) for charge in charges]
         if names:
             slots = _by_slot(names) if self._clustered else [list(range(len(names)))]
-            yield [ask_refund(_those(slot, names), _those(slot, charges), at) for slot in slots]
-            self._forget(names)
+            with self._forgetting(names):
+                yield [ask_refund(_those(slot, names), _those(slot, charges), at) for slot in slots]
 
     def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> Plan[bool]:
         name = self._names.name(scope, key)
         if tat < 0 or expected < 0:
             return False
-        [reply] = yield [ask_rewind(name, expected, tat)]
-        self._forget([name])
+        with self._forgetting([name]):
+            [reply] = yield [ask_rewind(name, expected, tat)]
         return reply.ticks != [0]
 
     def reset(self, scope: str, key: str | bytes) -> Plan[None]:
         name = self._names.name(scope, key)
-        yield [ask_reset(name)]
-        self._forget([name])
+        with self._forgetting([name]):
+            yield [ask_reset(name)]
 
     def _charge_in_turn(self, parts: Sequence[_Part], answers: list[list[Decision]]) -> Plan[None]:
         """Charge one slot after the other, and put what became of each into `answers`. All are charged, or none."""
@@ -143,7 +143,7 @@ class Plans:
     def _take_back(self, parts: Sequence[_Part], answers: Sequence[Sequence[Decision]]) -> Plan[None]:
         """Undo charges that were made a moment ago, the last first. Others may have been refused for them meanwhile."""
         for part, answer in zip(parts, answers, strict=False):
-            try:
+            with self._forgetting(part.names):
                 for name, charge, decision in reversed(list(zip(*part, answer, strict=True))):
                     if not decision.allowed or not charge.increment:
                         continue
@@ -151,12 +151,15 @@ class Plans:
                     [reply] = yield [ask_rewind(name, new_tat, new_tat - charge.increment)]
                     if reply.ticks == [0]:
                         yield [ask_refund([name], [charge], decision.at_ticks)]
-            finally:
-                self._forget(part.names)
 
-    def _forget(self, names: Sequence[bytes]) -> None:
-        if self._denials is not None:
-            self._denials.forget(names)
+    @contextmanager
+    def _forgetting(self, names: Sequence[bytes]) -> Iterator[None]:
+        """Forget denials of these buckets, whatever comes of what is asked: if the answer is lost, it may be done."""
+        try:
+            yield
+        finally:
+            if self._denials is not None:
+                self._denials.forget(names)
 
 
 def _look(parts: Sequence[_Part]) -> Plan[list[list[Decision]]]:

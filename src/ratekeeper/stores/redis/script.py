@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from hashlib import sha1
 from importlib.resources import files
+from itertools import count
+from secrets import randbelow
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ratekeeper.decision import Charge
 from ratekeeper.limits import TICKS_PER_SECOND
@@ -39,6 +41,20 @@ def load_script() -> Script:
     """Return the script. It is read from its file once."""
     text = files("ratekeeper.stores.redis").joinpath("gcra.lua").read_bytes()
     return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+_numbers = count(10**15 + randbelow(8 * 10**15))  # of one length, so that none is the beginning of another
+
+
+NUMBER = 16  # digits
+
+
+def own_answer(answer: Any, arguments: Sequence[bytes]) -> str | bytes | None:
+    """Return what follows the number in the answer to a call with these arguments; None of the answer to another."""
+    number = arguments[-1]
+    if isinstance(answer, str):
+        answer = answer.encode()
+    return answer[NUMBER:] if isinstance(answer, bytes) and answer.startswith(number) else None
 
 
 class Ask(NamedTuple):
@@ -93,12 +109,13 @@ def ask_reset(name: bytes) -> Ask:
 
 
 def arguments(asks: Sequence[Ask], clock: bytes = SERVER_TIME) -> list[bytes]:
-    """Return what follows the script's name in EVALSHA, for requests that travel together."""
+    """Return what follows the script's name in EVALSHA, for requests that travel together. The last is its number."""
+    number = b"%d" % next(_numbers)
     if len(asks) == 1:
         names, packed, _ = asks[0]
-        return [b"%d" % len(names), *names, clock + packed]
+        return [b"%d" % len(names), *names, clock + packed, number]
     all_names = [name for ask in asks for name in ask.names]
-    return [b"%d" % len(all_names), *all_names, b"".join([clock, *(ask.packed for ask in asks)])]
+    return [b"%d" % len(all_names), *all_names, b"".join([clock, *(ask.packed for ask in asks)]), number]
 
 
 def wire(command: Sequence[bytes]) -> bytes:

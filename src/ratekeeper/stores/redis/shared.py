@@ -56,14 +56,14 @@ class OnServer:
         remember_denials: bool = True,
         clock: Clock | None = None,
         on_error: OnError = "raise",
-        expected_nodes: int = 1,
+        expected_nodes: int | None = None,
         retry: float = 0.5,
     ) -> None:
         if not isinstance(retry, int | float) or isinstance(retry, bool) or not 0 < retry < float("inf"):
             raise ValueError(f"retry must be more than 0 seconds, not {retry!r}")
         self._link = link(where, timeout, self._asynchronous)
         self._script = load_script()
-        self._faults = Faults(self._link.library)
+        self._faults = Faults(self._link.library, self._link.clustered)
         self._redirects = Redirects(self._link, self._faults)
         self._server_clock = ServerClock()
         self._given_clock = clock

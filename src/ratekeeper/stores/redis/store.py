@@ -10,10 +10,11 @@ from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import Gate, Wait
 from ratekeeper.stores.line import Line
+from ratekeeper.stores.redis.connections import ask
 from ratekeeper.stores.redis.many import ManyGate
 from ratekeeper.stores.redis.plans import Plan, Question
 from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
-from ratekeeper.stores.redis.script import Ask, Reply, wire
+from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import OnServer
 
 T = TypeVar("T")
@@ -37,8 +38,8 @@ class RedisStore(OnServer):
                       several charges, the strictest counts. "raise": `StoreUnavailable`. "deny": refused, until the
                       server is to be asked again. "local": decided here, by a table of this store's own, which has its
                       part of each limit. "allow": passes, and nothing is charged
-    expected_nodes    for "local": among how many stores like this one, in all processes of the fleet, limits are then
-                      divided. A limit whose capacity is less than that refuses all
+    expected_nodes    must be given for "local": among how many stores like this one, in all processes of the fleet,
+                      limits are then divided. A limit whose capacity is less than that refuses all
     retry             after three failures in a row, or a refused connection, the server (of a cluster, the node) is not
                       asked for so many seconds; then one request is sent to try it
 
@@ -63,7 +64,7 @@ class RedisStore(OnServer):
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""
-        charges = tuple(charges)
+        charges = self._fallback.checked(charges)
         try:
             question = self._plans.question(charges, commit)
             if isinstance(question, list):
@@ -78,7 +79,7 @@ class RedisStore(OnServer):
         """Decide requests in order, each by itself as `decide` does: in one round trip, unless it is a cluster."""
         if self._link.clustered:  # where hardly two keys share a slot, and one may fail alone
             return [self.decide(charges) for charges in requests]
-        questions = [self._plans.question(tuple(charges), True) for charges in requests]
+        questions = [self._plans.question(self._fallback.checked(charges), True) for charges in requests]
         asked = [question for question in questions if isinstance(question, Question)]
         try:
             replies = self._call([question.ask() for question in asked]) if asked else []
@@ -145,13 +146,20 @@ class RedisStore(OnServer):
         raise AssertionError("unreachable")
 
     def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
-        with self._attempts.to(hop.name) as sent:
-            try:
-                text = self._execute(b"EVALSHA", self._script.sha, arguments, hop)
-            except self._faults.no_script:
-                self._scripts_sent += 1
-                text = self._execute(b"EVAL", self._script.text, arguments, hop)  # which also keeps it
-            return self._read(text, asks, sent)
+        attempt = self._attempts.to(hop.name)
+        try:
+            with attempt as sent:
+                try:
+                    text = ask(self._link, self._faults, hop, arguments, b"EVALSHA", self._script.sha)
+                except self._faults.no_script:
+                    self._scripts_sent += 1
+                    text = ask(
+                        self._link, self._faults, hop, arguments, b"EVAL", self._script.text
+                    )  # which also keeps it
+                return self._read(text, asks, sent)
+        finally:
+            if attempt.opened:  # whoever comes next is to look the address up anew
+                self._link.pool(hop.node).disconnect(inuse_connections=False)
 
     def _node(self, arguments: list[bytes]) -> Any:
         """Return the node of a cluster that has the buckets. Raises as a call does: a cluster is first looked up."""
@@ -162,17 +170,3 @@ class RedisStore(OnServer):
                     client.nodes_manager.initialize()
                     self._redirects.stale = False
         return self._attempts.named(self._link.client().get_node_from_key, arguments[1])
-
-    def _execute(self, verb: bytes, script: bytes, arguments: list[bytes], hop: Hop) -> Any:
-        """Send a command once, and return its answer. A client's own way to send tries again after an error."""
-        pool = (self._link.client() if hop.node is None else self._link.at(hop.node)).connection_pool
-        connection = pool.get_connection(*self._link.pool_wants)
-        try:
-            if hop.asking:  # of the next command of this connection
-                connection.send_command("ASKING")
-                connection.read_response(disconnect_on_error=True)
-            connection.send_packed_command([wire([verb, script, *arguments])])
-            # Of itself a connection that Sentinel names stays open: the next would read an answer that was given up.
-            return connection.read_response(disconnect_on_error=True)
-        finally:
-            pool.release(connection)

@@ -87,6 +87,8 @@ def _check_options(parts: SplitResult) -> None:
             raise ValueError(f"there is no option {name[:40]!r}{did_you_mean(name, known)}")
         if not value or (name in _NUMBERS and not _is_number(value)):
             raise ValueError(f"the option {name!r} needs a {'number' if name in _NUMBERS else 'value'}")
+        if name == "protocol" and value not in ("2", "3"):
+            raise ValueError("the option 'protocol' is 2 or 3")
         if name in _FILES and not Path(value).is_file():  # else it would be taken for an outage
             raise ValueError(f"the option {name!r} names no file")
 

@@ -1,0 +1,158 @@
+"""Exceptions of signal handlers, at any moment of every verb: nothing is lost, no answer is wrong, nothing hangs."""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+from interrupts import Storm
+
+from ratekeeper import Limiter, ManualClock, MemoryStore, TokenBucket
+from ratekeeper.core.pytable import Table
+from ratekeeper.decision import Charge
+from ratekeeper.limits import Limit
+
+SECOND = 16_000_000_000
+START = 1_800_000_000
+SMALL = TokenBucket(10, 1)
+
+
+def table(max_keys: int, deny: bool, clock: ManualClock | None = None) -> Table:
+    return Table(max_keys, deny, bytes(16), (clock or ManualClock(START)).ticks)
+
+
+def charge(key: int | str, cost: int = 1, limit: Limit = SMALL) -> Charge:
+    return Charge.of("test/0", str(key), limit, cost)
+
+
+def check(used: Table) -> None:
+    """Each bucket can be found by its TAT, and so can be forgotten in its turn."""
+    earliest: dict[int, int] = {}
+    for tat, bucket in used._by_tat:
+        earliest[bucket] = min(tat, earliest.get(bucket, tat))
+    assert all(earliest[bucket] <= tat for bucket, tat in used._tats.items())
+    assert all(used._by_tat[(at - 1) // 2] <= used._by_tat[at] for at in range(1, len(used._by_tat)))
+    assert len(used._tats) <= used._max_keys
+    assert len(used._by_tat) <= 2 * used._max_keys + 66
+
+
+def verb(used: Table, choice: random.Random) -> Callable[[Table], object]:
+    """Choose a verb with its arguments."""
+    keys, cost = [choice.randrange(24) for _ in range(3)], choice.randrange(4)
+    now = used._clock()
+    tat = used._tats.get(used._fingerprint("test/0", str(keys[0])), 0)
+    verbs: list[Callable[[Table], object]] = [
+        lambda it: it.decide([charge(keys[0], cost)]),
+        lambda it: it.decide([charge(key, 2) for key in keys]),
+        lambda it: it.decide([charge(key) for key in keys], commit=False),
+        lambda it: it.refund([charge(keys[0], 2)], now),
+        lambda it: it.reset("test/0", str(keys[0])),
+        lambda it: it.rewind("test/0", str(keys[0]), tat, max(0, tat - SECOND)),
+    ]
+    return choice.choice(verbs)
+
+
+@pytest.mark.parametrize("deny", [False, True], ids=["evict", "deny"])
+def test_a_python_table_is_in_order_after_an_exception_at_any_moment(deny: bool) -> None:
+    clock = ManualClock(START)
+    used, choice, storm = table(8, deny, clock), random.Random(1), Storm(1)
+    for _ in range(6000):
+        work = verb(used, choice)
+        storm.strike(lambda work=work: work(used))  # type: ignore[misc]
+        check(used)
+        clock.advance_ticks(choice.randrange(SECOND))
+    assert min(storm.struck, storm.spared) > 300
+    clock.advance(100)
+    assert all(used.decide([charge(f"new {number}")])[0].allowed for number in range(8))
+    check(used)
+
+
+def test_a_struck_verb_of_a_python_table_is_done_wholly_or_not_at_all() -> None:
+    used, choice, storm = table(1000, False), random.Random(2), Storm(2)
+    for _ in range(4000):
+        before = dict(used._tats)
+        other = table(1000, False)
+        other._tats.update(before)
+        other._by_tat.extend(used._by_tat)
+        work = verb(used, choice)
+        storm.strike(lambda work=work: work(used))  # type: ignore[misc]
+        if used._tats != before:
+            work(other)
+            assert used._tats == other._tats
+    assert min(storm.struck, storm.spared) > 300
+
+
+class Asking:
+    """Asks when it is collected, as a logger does that limits what it writes."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+        self._itself = self  # so that only the collector takes it, at any moment
+
+    def __del__(self) -> None:
+        self._ask()
+
+
+@pytest.mark.parametrize("by", ["signal", "collector"])
+def test_a_verb_that_is_called_in_the_middle_of_another_has_its_way_and_nothing_is_lost(by: str) -> None:
+    """In one thread: by a signal handler, or by an object that is collected."""
+    used, choice, large = table(1000, False), random.Random(3), TokenBucket(10**8, 1000)
+    charged = [0]
+
+    def take(cost: int = 1) -> None:
+        assert used.decide([charge("one", cost, large), charge("two", cost, large)])[0].allowed
+        charged[0] += cost
+
+    def strike(*_: object) -> None:
+        take(1000)
+
+    before = signal.signal(signal.SIGALRM, strike)
+    threshold = gc.get_threshold()
+    try:
+        for _ in range(3000):
+            if by == "signal":
+                signal.setitimer(signal.ITIMER_REAL, choice.uniform(1e-6, 1e-4))
+            else:
+                Asking(strike)
+                gc.set_threshold(choice.randrange(1, 30))
+            take()
+            take()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.set_threshold(*threshold)
+        signal.signal(signal.SIGALRM, before)
+    gc.collect()
+    assert charged[0] > 30_000
+    looked = used.decide([charge("one", 0, large), charge("two", 0, large)], commit=False)
+    assert [large.capacity - look.remaining for look in looked] == [charged[0]] * 2
+    check(used)
+
+
+def test_every_verb_of_a_memory_store_may_be_struck_and_what_was_not_is_done_once(
+    implementation: Literal["c", "python"],
+) -> None:
+    store = MemoryStore(1000, clock=ManualClock(1000), implementation=implementation)
+    large = TokenBucket(10**6, 1)
+    limiter, storm = Limiter(large, TokenBucket(10**7, 10), store=store), Storm(4)
+    done = struck = 0
+    for turn in range(2000):
+        if storm.strike(lambda: limiter.try_acquire("one")):
+            done += 1
+        else:
+            struck += 1
+        if turn % 4 == 0:
+            storm.strike(lambda: limiter.try_acquire_many(["two", "three"] * 5))
+            storm.strike(lambda: limiter.peek("one"))
+            storm.strike(lambda: limiter.reset("two"))
+            storm.strike(lambda: store.refund([Charge.of("other/0", "two", large, 1)], 5))
+            storm.strike(lambda: store.rewind("other/0", "two", 5, 3))
+            storm.strike(store.stats)
+    used = large.capacity - limiter.peek("one").remaining
+    assert done <= used <= done + struck
+    assert min(storm.struck, storm.spared) > 100
+    limiter.reset("two")
+    assert limiter.try_acquire("two", 10**6)
