@@ -215,8 +215,9 @@ def test_an_answer_is_closed_if_its_pause_cannot_be_charged(
         RateLimitTransport(Limiter("100/s", store=store), answers).handle_request(request)
     assert body.closed == 1
     if isinstance(error, StoreError):
+        limiter = Limiter("100/s", store=store, name="another")
         with pytest.raises(StoreError):
-            asyncio.run(AsyncRateLimitTransport(Limiter("100/s", store=store), answers).handle_async_request(request))
+            asyncio.run(AsyncRateLimitTransport(limiter, answers).handle_async_request(request))
         assert body.closed == 2
 
 

@@ -156,25 +156,18 @@ def test_what_is_no_clock_is_a_type_error_that_says_what_is(bad: Any, tmp_path: 
     assert not (tmp_path / "table").exists()
 
 
-class Number:
-    def __float__(self) -> float:
-        return 0.5
-
-
 @pytest.mark.parametrize("kind", ["c", "python"])
 @pytest.mark.parametrize(
     ("timeout", "ticks"),
     [
-        (None, MAX_TICKS), (0, 0), (True, 16 * 10**9), (0.5, 8 * 10**9), (Fraction(1, 2), 8 * 10**9),
-        (Decimal("0.5"), 8 * 10**9), (Number(), 8 * 10**9), (float("inf"), MAX_TICKS), (10**400, MAX_TICKS),
-        (-1, ValueError), (-0.5, ValueError), (float("nan"), ValueError), (-float("inf"), ValueError),
-        (-(10**400), ValueError), (Decimal("NaN"), ValueError), ("1", TypeError), (b"1", TypeError), ([], TypeError),
+        (None, MAX_TICKS), (0, 0), (True, 16 * 10**9), (0.5, 8 * 10**9), (float("inf"), MAX_TICKS),
+        (10**400, MAX_TICKS), (-1, ValueError), (-0.5, ValueError), (float("nan"), ValueError),
+        (-float("inf"), ValueError), (-(10**400), ValueError), (Fraction(1, 2), TypeError), (Decimal(1), TypeError),
+        ("1", TypeError), (b"1", TypeError), ([], TypeError),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_a_timeout_is_any_number_and_read_alike_by_both_cores(
-    timeout: Any, ticks: Any, kind: str, tmp_path: Path
-) -> None:
+def test_a_timeout_is_read_alike_by_both_cores(timeout: Any, ticks: Any, kind: str, tmp_path: Path) -> None:
     limiter = Limiter("1/s", store=store_on(ManualClock(), kind, tmp_path))
     if not isinstance(ticks, int):
         for ask in (wait_ticks, lambda seconds: limiter.acquire("a", timeout=seconds)):

@@ -121,6 +121,7 @@ def test_most_paths_can_be_read_in_one_way_only() -> None:
 def test_an_application_that_ignores_case_has_its_paths_in_lower_case() -> None:
     source = PathSource(ignore_case=True)
     assert read_path("/Login", source) == "/login"
+    assert {read_path(f"/log{i}n", source) for i in "iI\u0130\u0131"} == {"/login"}
     assert readings_of(read_path("/X/../Login/", source)) == ("/login", "/login/", "/x/../login", "/x/../login/")
 
 

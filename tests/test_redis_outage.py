@@ -526,8 +526,13 @@ def test_the_service_says_503_and_when_to_come_back() -> None:
             "headers": [],
             "client": None,
         }
-        service = Service(policy, gone(on_error=mode))
-        asyncio.run(service(scope, receive, send))
+
+        async def ask(mode: Any = mode, scope: Any = scope, receive: Any = receive, send: Any = send) -> None:
+            url = f"redis://127.0.0.1:{free_port()}"
+            async with AsyncRedisStore(url, on_error=mode, clock=ManualClock(1_800_000_000)) as store:
+                await Service(policy, store)(scope, receive, send)
+
+        asyncio.run(ask())
         assert sent[0]["status"] == 503
         assert dict(sent[0]["headers"])[b"retry-after"] == b"1"
         assert json.loads(sent[1]["body"])["type"].endswith("#temporary-reduced-capacity")

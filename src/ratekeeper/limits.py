@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
-from math import ceil, fsum, inf
+from math import ceil
 from operator import index
 from typing import ClassVar, NamedTuple, TypeAlias
 
@@ -184,15 +184,11 @@ def wait_ticks(timeout: float | None) -> int:
     """Return `timeout` seconds in whole ticks, rounded down. Raises ValueError for a negative one or NaN."""
     if timeout is None:
         return MAX_AHEAD_TICKS
-    try:
-        seconds = fsum((timeout,))  # reads what the C core reads: any number, but no string
-    except TypeError:
-        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}") from None
-    except OverflowError:
-        seconds = inf if timeout > 0 else -inf
-    if not seconds >= 0:
+    if not isinstance(timeout, int | float):  # the same on both cores, whether or not the caller must wait
+        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
+    if not timeout >= 0:
         raise ValueError(f"timeout must be 0 or more seconds, or None to wait as long as it takes, not {timeout!r}")
-    return int(min(seconds * TICKS_PER_SECOND, MAX_AHEAD_TICKS))
+    return int(min(timeout * TICKS_PER_SECOND, MAX_AHEAD_TICKS))
 
 
 def parse_limit(text: str) -> TokenBucket:

@@ -31,6 +31,8 @@ METHODS = frozenset({
 """The methods of IANA's registry, but for HEAD, which counts as GET."""
 
 _AUTHORIZATION = "authorization"
+_LETTERS_OF_ONE_CASE = str.maketrans("\u0130\u0131\u017f", "iis")
+"""What a regular expression that ignores case takes for an i or an s, and `lower` does not."""
 _OF_ONE_WORD = frozenset({"basic", "bearer", "token"})
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
@@ -131,7 +133,7 @@ class PathSource:
 
     def spelled(self, value: str) -> str:
         """Return the one spelling of a path, or of a pattern for paths."""
-        return value.lower() if self.ignore_case else value
+        return value.translate(_LETTERS_OF_ONE_CASE).lower() if self.ignore_case else value
 
 
 @dataclass(frozen=True, slots=True)
