@@ -28,6 +28,7 @@ class Table:
         self._seed = seed
         self._lock = threading.Lock()
         self._tats: dict[int, int] = {}
+        self._promised: set[int] = set()  # of whose axis somebody owns a range for a later departure: see rk_refund
         # One entry (tat, fingerprint) a bucket. Its tat may be out of date, but is never later than the bucket's.
         self._by_tat: list[tuple[int, int]] = []
         self._evicted_live = 0
@@ -61,7 +62,7 @@ class Table:
         with self._lock:
             if self._tats.get(bucket, 0) != tat:
                 return False
-            if tat - now <= charge.tolerance:  # else somebody waits: see rk_refund
+            if tat - now <= charge.tolerance and bucket not in self._promised:
                 self._put_back(bucket, max(0, tat - refundable(charge.increment, now - at)))
             return True
 
@@ -79,6 +80,7 @@ class Table:
         bucket = self._fingerprint(scope, key)
         with self._lock:
             self._put_back(bucket, 0)
+            self._promised.discard(bucket)
 
     def stats(self) -> tuple[int, int, int, int]:
         """Return live buckets, live buckets evicted, newcomers refused, and retries: a lock needs none."""
@@ -113,17 +115,22 @@ class Table:
         if cost > limit.max_cost:
             allowed, delay, retry_after = False, NEVER, NEVER
         if allowed and commit and increment:
-            full_for = self._write(bucket, new_tat, now)
+            full_for = self._write(bucket, new_tat, now, promised=delay > 0)
             if not full_for:
                 return PlainDecision(True, limit, key, cost, ahead, delay, retry_after, now, 0)
             allowed, retry_after = False, full_for
         return PlainDecision(allowed, limit, key, cost, ahead - increment, delay, retry_after, now, -1)
 
-    def _write(self, bucket: int, tat: int, now: int) -> int:
-        """Store a bucket's TAT. Returns 0, or the ticks until there is room if there is none."""
+    def _write(self, bucket: int, tat: int, now: int, promised: bool) -> int:
+        """Store a bucket's TAT, and mark it. Returns 0, or the ticks until there is room if there is none."""
+        if promised:
+            self._promised.add(bucket)
+        elif self._tats.get(bucket, 0) <= now:
+            self._promised.discard(bucket)
         if bucket not in self._tats:
             full_for = self._make_room(now)
             if full_for:
+                self._promised.discard(bucket)
                 return full_for
             heappush(self._by_tat, (tat, bucket))
         self._tats[bucket] = tat
@@ -157,6 +164,7 @@ class Table:
     def _forget_least(self) -> None:
         _, bucket = heappop(self._by_tat)
         del self._tats[bucket]
+        self._promised.discard(bucket)
 
     def _put_back(self, bucket: int, tat: int) -> None:
         """Set a bucket's TAT to an earlier one. It stays in the table, so that it keeps its one entry in the heap."""

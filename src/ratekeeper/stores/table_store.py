@@ -8,7 +8,7 @@ from ratekeeper import core
 from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Gate, Wait
-from ratekeeper.stores.line import Line
+from ratekeeper.stores.wait_queue import WaitQueue
 
 MAX_KEYS = 1_000_000
 """How many live buckets a table is for, unless told otherwise."""
@@ -39,7 +39,7 @@ class TableStore:
         self.refund = table.refund
         self.reset = table.reset
         self.rewind = table.rewind
-        self.line = Line(table, self.clock)
+        self.line = WaitQueue(table, self.clock)
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
         """Return the hot path for one limiter: a C object where the C core is in use."""
