@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -18,6 +17,7 @@ from weakref import WeakValueDictionary
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.stores.forks import forget_in_child
+from ratekeeper.stores.joining import Joining
 from ratekeeper.stores.waiting import AskedStore, BaseWaitQueue
 from ratekeeper.stores.waitlist import Buckets, Waiter
 
@@ -52,7 +52,7 @@ class AsyncWaitQueue(BaseWaitQueue):
         If the caller is cancelled meanwhile, what turns out to have been charged is given back.
         """
         self._running()
-        joining = self._start(self._join(waiter, charges))
+        joining = self._start(self._join_in_turn(Joining.of(waiter, charges)))
         try:
             return await asyncio.shield(joining)
         except asyncio.CancelledError:
@@ -76,8 +76,11 @@ class AsyncWaitQueue(BaseWaitQueue):
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _one_by_one(self, buckets: Buckets) -> AbstractAsyncContextManager[object]:
-        return self._joining.setdefault(buckets, asyncio.Lock())
+    async def _join_in_turn(self, one: Joining) -> list[Decision]:
+        if not (one.together and one.may_wait):
+            return await self._join(one)
+        async with self._joining.setdefault(one.buckets, asyncio.Lock()):
+            return await self._join(one)
 
     def _undo(self, waiter: Waiter, charges: Sequence[Charge], joining: asyncio.Task[list[Decision]]) -> None:
         """Give back what one who is gone has been charged."""

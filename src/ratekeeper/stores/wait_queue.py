@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar, cast
-from weakref import WeakValueDictionary
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.stores.forks import forget_in_child
+from ratekeeper.stores.joining import Joining
 from ratekeeper.stores.waiting import BaseWaitQueue
-from ratekeeper.stores.waitlist import Buckets, Waiter
+from ratekeeper.stores.waitlist import Waiter
 
 T = TypeVar("T")
 _log = logging.getLogger("ratekeeper")
+
+LOCKS = 64
+"""Of so many keys at once, those who join for several limits do not wait for each other."""
 
 
 class Deciding(Protocol):
@@ -53,11 +55,16 @@ class WaitQueue(BaseWaitQueue):
     def forget(self) -> None:
         """Have no waiters, and no lock that anybody holds."""
         super().forget()
-        self._joining: WeakValueDictionary[Buckets, _Joining] = WeakValueDictionary()
+        # Each for some of the keys, and held while the store is asked. A signal's handler may come back to one.
+        self._joining = [threading.RLock() for _ in range(LOCKS)]
 
     def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
         """Charge, and put the waiter in line if it must wait. Returns each charge's decision."""
-        return _run(self._join(waiter, charges))
+        one = Joining.of(waiter, charges)
+        if not (one.together and one.may_wait):
+            return _run(self._join(one))
+        with self._joining[hash(one.buckets) % LOCKS]:
+            return _run(self._join(one))
 
     def give_up(self, waiter: Waiter, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         """Take a waiter out that will not use its turn: those behind it move up.
@@ -79,22 +86,6 @@ class WaitQueue(BaseWaitQueue):
                 _run(self._settle())
             except Exception as error:  # the caller gives up: what is lost refills in time
                 _log.warning("places that were given up are lost, as the store failed: %s", type(error).__name__)
-
-    def _one_by_one(self, buckets: Buckets) -> AbstractAsyncContextManager[object]:
-        return self._joining.setdefault(buckets, _Joining())
-
-
-class _Joining:
-    """A lock as a context manager for coroutines that are never suspended."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal's handler may come back to it
-
-    async def __aenter__(self) -> None:
-        self._lock.acquire()
-
-    async def __aexit__(self, *exception: object) -> None:
-        self._lock.release()
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -3,10 +3,10 @@
 It is written once, as coroutines that await nothing but the store: `WaitQueue` runs them for a store that answers at
 once, or blocks its thread; `AsyncWaitQueue` awaits them.
 
-No lock is held while the store is asked. What is changed here is changed in short sections under one lock. A section
-asks nobody: neither the store nor, but for the clock, anybody's code. A signal's handler or a `__del__` may yet run in
-the middle of one, on the same thread, and call a verb. Giving up is then done by the section at its end. To join or to
-leave cannot be put off: it raises RuntimeError, as else the thread would wait for itself.
+No lock is held here while the store is asked. What is changed here is changed in short sections under one lock. A
+section asks nobody: neither the store nor, but for the clock, anybody's code. A signal's handler or a `__del__` may yet
+run in the middle of one, on the same thread, and call a verb. Giving up is then done by the section at its end. To join
+or to leave cannot be put off: it raises RuntimeError, as else the thread would wait for itself.
 
 Several limits on one key are charged for when the request leaves, `together`: else many that wait for one limit would
 be charged to another while they wait, and then leave in a burst that the other does not allow. Limits on different keys
@@ -19,7 +19,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -59,7 +58,7 @@ class BaseWaitQueue:
 
     def __len__(self) -> int:
         """Return how many wait."""
-        return sum(map(len, self._lists.values()))
+        return sum(waitlist.waiting for waitlist in self._lists.values())
 
     def leave(self, waiter: Waiter) -> bool:
         """Return whether the waiter's turn has come, and it has left. Else it is told its turn, if that is sooner."""
@@ -73,7 +72,7 @@ class BaseWaitQueue:
 
         def forget() -> None:
             waitlist = self._lists.get(buckets)
-            for ranges in waitlist.spare if waitlist else ():
+            for ranges in waitlist.spare if waitlist is not None else ():
                 ranges.clear()
 
         self._section(forget)
@@ -139,22 +138,17 @@ class BaseWaitQueue:
                 return
             waitlist.give_up(waiter, self._local() + waitlist.lead)
 
-    async def _join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
-        """Charge, and put the waiter in line if it must wait. Returns each charge's decision."""
-        one = Joining.of(waiter, charges)
+    async def _join(self, one: Joining) -> list[Decision]:
+        """Charge, and put the waiter in line if it must wait. Returns each charge's decision.
+
+        Those who are charged `together` must join one after the other: each looks, and then charges by what it saw.
+        """
         if not one.may_wait:
-            return await self._store.decide(charges)
+            return await self._store.decide(one.charges)
         taken = self._section(lambda: self._take_spare(one))
         if taken is not None:
             return await self._decisions_on(one, *taken)
-        if not one.together:
-            return await self._charge(one)
-        async with self._one_by_one(one.buckets):
-            return await self._charge_together(one)
-
-    def _one_by_one(self, buckets: Buckets) -> AbstractAsyncContextManager[object]:
-        """Let those who are charged together join one after the other: each looks, and then charges by what it saw."""
-        raise NotImplementedError
+        return await (self._charge_together(one) if one.together else self._charge(one))
 
     def _take_spare(self, one: Joining) -> tuple[Place, int] | None:
         waitlist = self._lists.get(one.buckets)

@@ -56,7 +56,9 @@ class Waitlist:
         self._gone: set[Waiter] = set()  # gave up, but places are to be cut anew before they are taken out
         self.spare: list[Ranges] = [deque() for _ in buckets]
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
         return len(self._waiters) - len(self._gone)
 
     def idle_at(self, now: int) -> bool:
