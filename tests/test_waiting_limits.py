@@ -253,3 +253,18 @@ def test_a_reset_leaves_no_place_of_before_to_newcomers() -> None:
         limiter.store.line.give_up(waiter)
     limiter.reset("key")
     assert limiter.reserve("key").delay == 0
+
+
+def test_keys_whose_waiters_have_left_take_no_memory() -> None:
+    clock = ManualClock(1000)
+    limiter = Limiter(TokenBucket(1, 1), LeakyBucket(5, 2), store=MemoryStore(1000, clock=clock))
+    for number in range(100):
+        for _ in range(2):
+            limiter.acquire(str(number))
+        limiter.reserve(str(number)).cancel()
+    assert not limiter.store.line._lists
+    for number in range(100):
+        limiter.reserve(f"never used {number}")
+        limiter.reserve(f"never used {number}")
+        clock.advance(10)
+    assert len(limiter.store.line._lists) <= 2

@@ -113,8 +113,9 @@ class BaseWaitQueue:
     def _leave(self, waiter: Waiter) -> bool:
         waitlist = waiter.waitlist
         assert waitlist is not None
-        self._let_go(waitlist)
+        now = self._let_go(waitlist)
         self._tell_first(waitlist)
+        self._forget_if_idle(waitlist, now)
         return waiter.place is not None
 
     def _let_go(self, waitlist: Waitlist) -> int:
@@ -245,11 +246,12 @@ class BaseWaitQueue:
         """Forget the list that was looked at longest ago, if it is of no more use."""
         if self._lists:
             buckets, waitlist = next(iter(self._lists.items()))
-            now = self._let_go(waitlist)
-            if waitlist.idle_at(now):
-                del self._lists[buckets]
-            else:
-                self._lists.move_to_end(buckets)
+            self._lists.move_to_end(buckets)
+            self._forget_if_idle(waitlist, self._let_go(waitlist))
+
+    def _forget_if_idle(self, waitlist: Waitlist, now: int) -> None:
+        if waitlist.idle_at(now) and self._lists.get(waitlist.buckets) is waitlist:
+            del self._lists[waitlist.buckets]
 
     async def _settle(self) -> None:
         """Take back in the store what gave-up ranges are at the end of an axis. The others serve the next to come."""
@@ -258,8 +260,16 @@ class BaseWaitQueue:
             last = self._section(partial(self._last_spare, waitlist))
             for place, ((scope, key), (start, end)) in enumerate(zip(waitlist.buckets, last, strict=False)):
                 if not await self._store.rewind(scope, key, end, start):
-                    self._section(partial(_keep, waitlist, last, place))
+                    self._section(partial(self._keep, waitlist, last, place))
                     break
+            self._section(partial(self._forget_if_idle, waitlist, self._local() + waitlist.lead))
+
+    def _keep(self, waitlist: Waitlist, last: Sequence[Range], begin: int) -> None:
+        """Have ranges spare again that are not at the end of the axis. Others may have begun a list meanwhile."""
+        kept = self._lists.setdefault(waitlist.buckets, waitlist)
+        if abs(kept.lead - waitlist.lead) < TICKS_PER_SECOND:
+            for ranges, piece in list(zip(kept.spare, last, strict=True))[begin:]:
+                put(ranges, piece)
 
     def _last_spare(self, waitlist: Waitlist) -> list[Range]:
         """Take out the last of the spare ranges of each bucket. While the store is asked, they are nobody's."""
@@ -269,11 +279,6 @@ class BaseWaitQueue:
         for ranges in waitlist.spare:
             forget_past(ranges, now)
         return [ranges.pop() for ranges in waitlist.spare] if all(waitlist.spare) else []
-
-
-def _keep(waitlist: Waitlist, last: Sequence[Range], begin: int) -> None:
-    for ranges, piece in list(zip(waitlist.spare, last, strict=True))[begin:]:
-        put(ranges, piece)
 
 
 def local_ticks(clock: Clock) -> Callable[[], int]:
