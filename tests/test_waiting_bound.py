@@ -5,6 +5,7 @@ Processes are wait queues of their own on one table, on a manual clock. The orac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 from typing import NamedTuple
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from ratekeeper import Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.core import IMPLEMENTATION
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
+from ratekeeper.stores.joining import Joining
 from ratekeeper.stores.table_store import TableStore
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.stores.waitlist import Waiter, Waitlist
 
 CORES = ["c", "python"] if IMPLEMENTATION == "c" else ["python"]
 
@@ -242,3 +244,42 @@ def test_nobody_waits_longer_than_it_was_told_whoever_gives_up() -> None:
 
 def chosen(seed: int) -> tuple[Limit, ...]:
     return list(LIMITS.values())[seed % len(LIMITS)]
+
+
+class Forgetful(set[int]):
+    """A table's marks that are never set."""
+
+    def add(self, bucket: int) -> None:
+        pass
+
+
+def broken_in(traces: int, limits: str, core: str, unmend: Callable[[Fleet], None]) -> bool:
+    """Return whether the oracle finds a broken limit in some of these traces."""
+    for seed in range(traces):
+        fleet = Fleet(2, LIMITS[limits], core)
+        unmend(fleet)
+        try:
+            play(fleet, Random(seed), VERBS)
+        except AssertionError:
+            return True
+    return False
+
+
+def test_without_the_mark_of_a_bucket_the_oracle_finds_a_broken_limit() -> None:
+    def unmend(fleet: Fleet) -> None:
+        fleet.limiters[0].store._table._promised = Forgetful()  # type: ignore[attr-defined]
+
+    assert broken_in(300, "token and leaky", "python", unmend)
+
+
+def test_with_limits_charged_at_admission_the_oracle_finds_a_broken_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = Joining.of
+    monkeypatch.setattr(Joining, "of", lambda waiter, charges: of(waiter, charges)._replace(together=False))
+    assert broken_in(300, "two tokens", CORES[0], lambda fleet: None)
+
+
+def test_with_spare_ranges_that_nobody_takes_turns_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waitlist, "take_spare", lambda *_: None)
+    fleet = Fleet(2, (LeakyBucket(1000, 10),))
+    callers(fleet, seconds=60, each=20, patience=0.3)
+    assert len(fleet.left) < 0.95 * 600 or fleet.limiters[0].peek("key", 0).debt_ticks > TICKS_PER_SECOND
