@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import Limit
-from ratekeeper.stores.async_line import AsyncLine
+from ratekeeper.stores.async_wait_queue import AsyncWaitQueue
 from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
-from ratekeeper.stores.places import Waiter
 from ratekeeper.stores.table_store import TableStore
+from ratekeeper.stores.waitlist import Waiter
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class AsyncMemoryStore:
     def __init__(self, store: TableStore, clock: Clock | None = None) -> None:
         self.store = store
         self.clock = clock or store.clock
-        self.line = AsyncLine(self, self.clock)
+        self.line = AsyncWaitQueue(self, self.clock)
         self.asked: Counter[str] = Counter()
         self.asking = self.most_at_once = 0
         self.holds: dict[str, asyncio.Event] = {}
@@ -49,7 +49,7 @@ class AsyncMemoryStore:
 
     @property
     def waiting(self) -> bool:
-        return bool(self.line._order._waiters)
+        return len(self.line) > 0
 
     async def _answer(self, verb: str, ask: Callable[[], T]) -> T:
         self.asked[verb] += 1
@@ -89,8 +89,8 @@ class LateClock:
         self._known = max(self._known, ticks)
 
 
-class DrivenLine:
-    """An AsyncLine with the verbs of a Line, each run to its end: for tests that drive time by themselves."""
+class DrivenQueue:
+    """An AsyncWaitQueue with the verbs of a WaitQueue, each run to its end: for tests that drive time by themselves."""
 
     def __init__(self, store: AsyncMemoryStore, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._line = store.line
@@ -100,8 +100,8 @@ class DrivenLine:
         decisions: list[Decision] = self._run(self._line.join(waiter, charges))
         return decisions
 
-    def leave(self, waiter: Waiter) -> None:
-        self._run(self._line.leave(waiter))
+    def leave(self, waiter: Waiter) -> bool:
+        return self._line.leave(waiter)
 
     def give_up(self, waiter: Waiter, later: object = None) -> None:
         self._line.give_up(waiter)
@@ -111,5 +111,11 @@ class DrivenLine:
     def settle(self) -> None:
         self._run(self._line.settle())
 
-    def refund(self, charges: Sequence[Charge], at: int) -> None:
-        self._run(self._line.refund(charges, at))
+
+def turn_of(waiter: Waiter) -> int:
+    """Return when a waiter leaves, whether or not it has been told."""
+    waitlist = waiter.waitlist
+    if waitlist is None or waiter.place is not None:
+        return waiter.place.turn if waiter.place else waiter.leaves_at
+    turns = dict(zip(waitlist._waiters, waitlist._places, strict=False))
+    return turns[waiter].turn - waitlist.lead

@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from async_memory import AsyncMemoryStore
+from async_memory import AsyncMemoryStore, turn_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratekeeper import AsyncLimiter, LeakyBucket, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
-from ratekeeper.stores.places import Waiter
+from ratekeeper.stores.waitlist import Waiter
 
 
 class Waiters:
@@ -36,7 +36,7 @@ class Waiters:
         return (await self.limiter.peek("key", 0)).debt_ticks
 
     def turns(self) -> list[int]:
-        return [waiter.leaves_at - self.clock.ticks() for waiter in self.waiting]
+        return [max(0, turn_of(waiter) - self.clock.ticks()) for waiter in self.waiting]
 
 
 def apart(turns: list[int], interval: int) -> None:
@@ -65,11 +65,10 @@ class Crowd:
         if waiter.leaves_at > self.clock.ticks():
             self.waiting.append(waiter)
         elif all(decisions):
-            await self.store.line.leave(waiter)
             self.turns.append((waiter.leaves_at or decisions[0].at_ticks, cost))
 
     def cancel(self, number: int) -> None:
-        """Cancel one that joins, waits or leaves."""
+        """Cancel one that joins or waits."""
         if self.waiting and number % 2:
             self.store.line.give_up(self.waiting.pop(number % len(self.waiting)))
         elif self.tasks:
@@ -79,21 +78,16 @@ class Crowd:
         self.clock.advance_ticks(ticks)
         for waiter in [waiter for waiter in self.waiting if waiter.leaves_at <= self.clock.ticks()]:
             self.waiting.remove(waiter)
-            self.tasks.append(asyncio.create_task(self._leave(waiter)))
+            assert self.store.line.leave(waiter)
+            self.turns.append((turn_of(waiter), self.cost_of(waiter)))
 
-    async def _leave(self, waiter: Waiter) -> None:
-        cost = waiter.places[0].charge.cost
-        try:
-            await self.store.line.leave(waiter)
-        except asyncio.CancelledError:
-            self.store.line.give_up(waiter)
-            raise
-        self.turns.append((waiter.leaves_at, cost))  # only now: it may have moved up while it was leaving
+    def cost_of(self, waiter: Waiter) -> int:
+        return waiter.needs[0].increment // self.limiter.limits[0].interval
 
     async def finish(self) -> None:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.store.line.settle()
-        self.turns += [(waiter.leaves_at, waiter.places[0].charge.cost) for waiter in self.waiting]
+        self.turns += [(turn_of(waiter), self.cost_of(waiter)) for waiter in self.waiting]
 
 
 async def bustle(limits: tuple[Limit, ...], chance: random.Random) -> list[tuple[int, int]]:
@@ -197,7 +191,7 @@ def test_a_thousand_who_are_cancelled_together_settle_once() -> None:
         await limiter.acquire("key")
         before = (await limiter.peek("key", 0)).debt_ticks
         tasks = [asyncio.create_task(limiter.acquire("key")) for _ in range(1000)]
-        while len(store.line._order._waiters.get((limiter._scopes[0], b"key"), [])) < 1000:
+        while len(store.line) < 1000:
             await asyncio.sleep(0)
         store.asked.clear()
         for task in tasks:
@@ -298,15 +292,16 @@ def test_a_store_that_fails_tells_who_asked_for_a_refund_and_nobody_else() -> No
     asyncio.run(run())
 
 
-def test_refunds_beside_waiters_and_others_at_once() -> None:
+def test_refunds_beside_waiters_give_them_nothing_and_others_all() -> None:
     async def run() -> None:
         waiters = Waiters(TokenBucket(2, 1))
         taken = [await waiters.limiter.try_acquire("key") for _ in range(2)]
         other = [await waiters.limiter.try_acquire("other") for _ in range(2)]
         for _ in range(3):
             await waiters.come()
+        turns = waiters.turns()
         await asyncio.gather(*map(waiters.limiter.refund, [*taken, *other]))
-        assert waiters.turns() == [0, 0, TICKS_PER_SECOND]
+        assert waiters.turns() == turns
         assert (await waiters.limiter.peek("other")).remaining == 2
 
     asyncio.run(run())

@@ -71,16 +71,16 @@ WAITING = """
     slow.acquire("key")
     thread = threading.Thread(target=lambda: slow.acquire("key"))
     thread.start()
-    while not store.line._order._waiters:
+    while not len(store.line):
         pass
 
     def child():
-        assert not store.line._order._waiters, "its waiters are the parent's threads"
+        assert not len(store.line), "its waiters are the parent's threads"
         for _ in range(3):
             limiter.acquire("key")
 
     in_child(child)
-    assert store.line._order._waiters
+    assert len(store.line)
     thread.join()
 """
 

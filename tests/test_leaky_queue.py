@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import queue
+import signal
 import threading
 from fractions import Fraction
 from itertools import pairwise
@@ -13,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratekeeper import LeakyQueue, LimitError, ManualClock, QueueClosed, QueueEmpty, QueueFull
+from ratekeeper.leaky_queue import _Consumer
 from ratekeeper.limits import TICKS_PER_SECOND
 
 
@@ -152,3 +156,103 @@ def test_closing_wakes_all_who_wait_for_an_item() -> None:
     for thread in ended:
         thread.join(timeout=30)
     assert not any(thread.is_alive() for thread in ended)
+
+
+def test_after_a_stall_items_leave_no_closer_than_before() -> None:
+    """At 20 a second, items left 0.01 ms after another when their consumers had been held up."""
+    clock = ManualClock(start=1000)
+    items: LeakyQueue[int] = LeakyQueue(5, 20, clock=clock)
+    for number in range(5):
+        items.put(number)
+    left: list[int] = []
+    for stall in (0.0, 0.4, 0.0, 0.004, 0.0):
+        consumer = items_consumer(items)
+        clock.set_ticks(max(clock.ticks(), items._free_at))
+        clock.advance(stall)
+        entry, _ = items._take(consumer, None)
+        assert entry is not None
+        left.append(clock.ticks())
+    gaps = [later - earlier for earlier, later in pairwise(left)]
+    assert all(gap >= items.limit.interval * 9 // 10 for gap in gaps), gaps
+    assert gaps[-1] == items.limit.interval - 0.004 * TICKS_PER_SECOND, "one that is late by a little keeps the pace"
+
+
+def items_consumer(items: LeakyQueue[int]) -> _Consumer[int]:
+    consumer: _Consumer[int] = _Consumer(lambda: None, items._clock.ticks())
+    items._enter(consumer)
+    return consumer
+
+
+def test_interrupted_consumers_lose_no_item_and_none_stays_at_the_head() -> None:
+    """A signal's handler raises, at any moment of a get."""
+
+    class Interrupted(Exception):
+        pass
+
+    armed = False
+
+    def interrupt(*_: object) -> None:
+        if armed:
+            raise Interrupted
+
+    items: LeakyQueue[int] = LeakyQueue(1000, 1_000_000)
+    taken: list[int] = []
+    interrupted = 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(300):
+            items.put(number)
+            try:
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, (1 + number % 50) * 1e-6)
+                taken.append(items.get(timeout=0))
+                armed = False
+            except (Interrupted, QueueEmpty) as error:
+                armed = False
+                interrupted += isinstance(error, Interrupted)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    items.close()
+    rest = list(items)
+    assert not items._consumers
+    assert len(set(taken + rest)) == len(taken + rest), "none is there twice"
+    assert len(taken + rest) >= 300 - interrupted, "one may be lost as get returns it, and no more"
+
+
+def test_tasks_of_a_loop_that_was_closed_do_not_stay_in_line() -> None:
+    items: LeakyQueue[int] = LeakyQueue(5, 1000)
+    loop = asyncio.new_event_loop()
+    left_behind = loop.create_task(items.get_async())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    items.put(1)
+    assert items.get(timeout=30) == 1
+    assert not left_behind.done()
+    left_behind._log_destroy_pending = False  # type: ignore[attr-defined]
+    del left_behind
+    gc.collect()
+
+
+def test_a_verb_in_a_signal_handler_or_del_is_an_error_rather_than_a_deadlock() -> None:
+    items: LeakyQueue[int] = LeakyQueue(5, 1000)
+    items.put(1)
+    items._busy = True
+    with pytest.raises(RuntimeError, match="signal handler"):
+        items.get()
+    items.put(2)
+    items._busy = False
+    assert [items.get(), items.get()] == [1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_has_items_and_no_consumers() -> None:
+    items: LeakyQueue[int] = LeakyQueue(5, 1000)
+    items_consumer(items)
+    items._lock.acquire()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        items.put(1)
+        os._exit(0 if items.get(timeout=5) == 1 else 1)
+    assert os.waitpid(pid, 0)[1] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, assert_type
 
 import pytest
@@ -66,18 +67,71 @@ def test_several_limits_are_charged_together_and_the_most_binding_speaks(store: 
     assert limiter.try_acquire("a", 2).limit == hour, "the refusal cost neither limit anything"
 
 
-def test_a_leaky_bucket_says_when_each_may_go_ahead(store: TableStore) -> None:
+def test_try_acquire_is_true_only_if_the_caller_may_go_ahead_now(store: TableStore) -> None:
+    limiter = Limiter(LeakyBucket(50, 10), store=store)
+    decisions = [limiter.try_acquire("a") for _ in range(3)]
+    assert [decision.allowed for decision in decisions] == [True, False, False]
+    assert [decision.retry_after for decision in decisions] == [0.0, 0.1, 0.1]
+    assert limiter.try_acquire_many(["a", "b", "b"]) == [False, True, False]
+    assert not limiter.peek("a")
+
+
+def test_reserve_takes_turns_of_a_leaky_bucket_and_says_when_each_comes(store: TableStore, clock: ManualClock) -> None:
     limiter = Limiter(LeakyBucket(2, 10), store=store)
-    decisions = [limiter.try_acquire("a") for _ in range(4)]
-    assert [decision.allowed for decision in decisions] == [True, True, True, False]
-    assert [decision.delay for decision in decisions[:3]] == [0.0, 0.1, 0.2]
-    assert decisions[3].retry_after == 0.1
+    reservations = [limiter.reserve("a") for _ in range(4)]
+    assert [bool(one) for one in reservations] == [True, True, True, False]
+    assert [one.delay for one in reservations[:3]] == [0.0, 0.1, 0.2]
+    assert (reservations[3].retry_after, reservations[3].allowed, reservations[3].key) == (0.1, False, "a")
+    clock.advance(0.05)
+    assert [one.delay for one in reservations[:3]] == [0.0, 0.05, 0.15]
+    with pytest.raises(RateLimitExceeded), reservations[3]:
+        pytest.fail("the block must not be entered")
+
+
+def test_a_reservation_waits_for_its_turn_as_a_context_manager(store: TableStore, clock: ManualClock) -> None:
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    began = clock.ticks()
+    first, second, third = (limiter.reserve("a", timeout=2) for _ in range(3))
+    assert not limiter.reserve("a", timeout=2)
+    with first:
+        assert clock.ticks() == began
+    second.cancel()
+    second.cancel()
+    with third as reserved:
+        assert reserved.delay == 0
+        assert (clock.ticks() - began) / 16e9 == 1.0, "the cancelled one's turn"
+    for used in (second, third):
+        with pytest.raises(RuntimeError, match="reserve again"), used:
+            pytest.fail("the block must not be entered")
+
+
+def test_a_cancelled_reservation_was_never_made(store: TableStore, clock: ManualClock) -> None:
+    limiter = Limiter(TokenBucket(2, 1), LeakyBucket(10, 5), store=store)
+    limiter.acquire("a", 2)
+    before = limiter.peek("a")
+    limiter.reserve("a").cancel()
+    assert limiter.peek("a") == before
+
+
+def test_reservations_are_awaited_too(either_store: TableStore | AsyncMemoryStore) -> None:
+    async def use() -> None:
+        limiter = AsyncLimiter(LeakyBucket(5, 10), store=either_store)
+        reservations = [await limiter.reserve("a") for _ in range(3)]
+        assert [one.delay for one in reservations] == [0.0, 0.1, 0.2]
+        reservations[1].cancel()
+        async with reservations[2]:
+            pass
+        assert either_store.clock.ticks() == (1000 + 0.1) * 16e9
+        with pytest.raises(TypeError, match="use 'async with'"), reservations[0]:
+            pytest.fail("the block must not be entered")
+
+    asyncio.run(use())
 
 
 def test_with_several_limits_the_delay_is_the_longest_of_all(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(3, 1), LeakyBucket(100, 10), store=store)
     limiter.try_acquire("a")
-    decision = limiter.try_acquire("a")
+    decision = limiter.reserve("a")
     assert decision.limit == TokenBucket(3, 1), "it has least left"
     assert decision.delay == 0.1, "but the queue sets the pace"
 
@@ -161,6 +215,26 @@ def test_no_token_is_given_back_twice(store: TableStore) -> None:
     limiter.refund(decision)
     limiter.refund(decision)
     assert limiter.peek("a").remaining == 5
+
+
+@pytest.mark.parametrize("wrong", ["3", 1.0, -1, 5])
+def test_a_refund_of_a_wrong_cost_raises_and_burns_nothing(store: TableStore, wrong: Any) -> None:
+    limiter = Limiter(TokenBucket(10, 1), store=store)
+    decision = limiter.try_acquire("a", 4)
+    with pytest.raises((TypeError, ValueError), match="cost must be"):
+        limiter.refund(decision, cost=wrong)
+    limiter.refund(decision)
+    assert limiter.peek("a").remaining == 10
+
+
+def test_threads_refund_one_decision_once() -> None:
+    limiter = Limiter(TokenBucket(1_000, "1/day"))
+    limiter.try_acquire("a", 500)
+    for _ in range(100):
+        decision = limiter.try_acquire("a", 4)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _, one=decision: limiter.refund(one), range(8)))
+    assert limiter.peek("a").remaining == 500
 
 
 def test_a_refused_decision_has_nothing_to_give_back(store: TableStore) -> None:

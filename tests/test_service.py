@@ -260,7 +260,7 @@ def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing(wrap: A
             await asked.line.settle()
         [after] = store.decide([Charge.of("one by one/0", "", ONE_BY_ONE.rules[0].limit, 0)], commit=False)
         assert after.debt_ticks < before.debt_ticks
-        assert not asked.line._order._waiters
+        assert not len(asked.line)
 
     asyncio.run(use())
 

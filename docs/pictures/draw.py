@@ -47,7 +47,11 @@ def at_once(limiter: Limiter) -> Decision:
 
 
 def patiently(limiter: Limiter) -> Decision:
-    return limiter._gate.reserve("all", 1, 1.5)
+    return limiter.reserve("all", timeout=1.5).decision
+
+
+def in_line(limiter: Limiter) -> Decision:
+    return limiter.reserve("all").decision
 
 
 TOKEN, LEAKY = TokenBucket(5, 2), LeakyBucket(4, 2)
@@ -67,7 +71,7 @@ WAITS = Scene(
 )
 QUEUES = Scene(
     LEAKY,
-    at_once,
+    in_line,
     "leaky bucket",
     "full",
     ["4 may wait, leaks 2/s", "one each 0.5 s leaves,", "no more than 4 wait their turn"],

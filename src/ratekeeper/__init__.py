@@ -27,6 +27,7 @@ from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStats, RedisStore
 from ratekeeper.stores.shared import SharedMemoryStore
 from ratekeeper.stores.table_store import StoreStats
+from ratekeeper.turns import Reservation
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "RatekeeperError",
     "RedisStats",
     "RedisStore",
+    "Reservation",
     "RuleDecision",
     "SharedMemoryStore",
     "StoreError",

@@ -2,13 +2,17 @@
 
 It shares limits, clocks and ways to sleep, and nothing else: no store, no keys. Producers are told at once when it is
 full; consumers, threads or tasks, are served in the order in which they came.
+
+A consumer takes its item itself, so that none is lost with a consumer. What an exception interrupts, a signal's handler
+may raise one anywhere, leaves nothing half done: a consumer that is gone says so in one step, and whoever looks at the
+first one next takes it out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -18,7 +22,8 @@ from ratekeeper.decision import seconds
 from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.limits import LeakyBucket, wait_ticks
 from ratekeeper.rates import Rate
-from ratekeeper.turns import wake_task
+from ratekeeper.stores.forks import forget_in_child
+from ratekeeper.turns import Wakeup, wake_task
 
 T = TypeVar("T")
 
@@ -32,24 +37,27 @@ class QueueStats(NamedTuple):
     taken: int
 
 
-@dataclass(slots=True, eq=False)
-class _Consumer:
-    """One who waits for an item, and since when."""
-
-    wake: Callable[[], None]
-    since: int
-
-
 class _Entry(NamedTuple, Generic[T]):
     item: T
     came: int
+
+
+@dataclass(slots=True, eq=False)
+class _Consumer(Generic[T]):
+    """One that waits for an item, and since when. `wake` returns False if nobody is there to be woken."""
+
+    wake: Callable[[], object]
+    since: int
+    gone: bool = False
+    entry: _Entry[T] | None = None  # taken, but not returned yet
 
 
 class LeakyQueue(Generic[T]):
     """Hold up to `capacity` items, and let them out one by one at `leak_rate` (a number a second, or "300/minute").
 
     `put` from any thread; take by `get` or by iterating, or by `get_async` or `async for`. A consumer that comes late
-    does not make up for it: items leave no closer than `1 / leak_rate`, whoever takes them. Thread-safe.
+    does not make up for it: one that wakes late by up to a tenth of `1 / leak_rate` keeps the pace, and else the pace
+    begins anew. So items never leave closer than nine tenths of it, whoever takes them. Thread-safe.
 
     >>> queue = LeakyQueue(capacity=100, leak_rate=1000)
     >>> queue.put("a letter")
@@ -63,12 +71,18 @@ class LeakyQueue(Generic[T]):
         self.limit = LeakyBucket(capacity, leak_rate)
         ticks_of(clock)  # a bad one is an error here, not at the first item
         self._clock: Clock = SystemClock() if clock is None else clock
-        self._lock = threading.Lock()  # held for bookkeeping, never while anyone sleeps
         self._entries: deque[_Entry[T]] = deque()
-        self._consumers: deque[_Consumer] = deque()
         self._free_at = 0
         self._closed = False
         self._longest = self._refused = self._taken = 0
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have no consumers: those of a forked process are its parent's."""
+        self._lock = threading.RLock()  # held for bookkeeping, never while anyone sleeps
+        self._busy = False
+        self._consumers: OrderedDict[_Consumer[T], None] = OrderedDict()
 
     def put(self, item: T) -> None:
         """Add an item. Never blocks: raises `QueueFull` if `capacity` items wait, `QueueClosed` after `close`."""
@@ -87,10 +101,11 @@ class LeakyQueue(Generic[T]):
         Raises `QueueEmpty` when `timeout` seconds have passed, and `QueueClosed` when no item will come any more. If
         the wait is interrupted, no item is lost.
         """
-        woken = threading.Event()
-        consumer = self._enter(woken.set)
+        woken = Wakeup()
+        consumer: _Consumer[T] = _Consumer(woken.set, self._clock.ticks())
         deadline = consumer.since + wait_ticks(timeout)
         try:
+            self._enter(consumer)
             while True:
                 woken.clear()
                 entry, left = self._take(consumer, deadline)
@@ -101,14 +116,16 @@ class LeakyQueue(Generic[T]):
                 else:
                     self._clock.wait(woken, seconds(left))
         except BaseException:
+            consumer.gone = True
             self._quit(consumer)
             raise
 
     async def get_async(self) -> T:
         """As `get`, but let the event loop go on. A task that is cancelled loses no item."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        consumer = self._enter(lambda: wake_task(loop, woken))
+        consumer: _Consumer[T] = _Consumer(lambda: wake_task(loop, woken), self._clock.ticks())
         try:
+            self._enter(consumer)
             while True:
                 woken.clear()
                 entry, left = self._take(consumer, None)
@@ -119,6 +136,7 @@ class LeakyQueue(Generic[T]):
                 else:
                     await self._clock.wait_async(woken, seconds(left))
         except BaseException:
+            consumer.gone = True
             self._quit(consumer)
             raise
 
@@ -144,7 +162,7 @@ class LeakyQueue(Generic[T]):
             dropped = [entry.item for entry in self._entries] if drop else []
             if drop:
                 self._entries.clear()
-            for consumer in self._consumers:
+            for consumer in tuple(self._consumers):
                 consumer.wake()
             return dropped
 
@@ -157,44 +175,77 @@ class LeakyQueue(Generic[T]):
             oldest = self._clock.ticks() - self._entries[0].came if self._entries else 0
             return QueueStats(len(self._entries), seconds(max(self._longest, oldest)), self._refused, self._taken)
 
-    def _enter(self, wake: Callable[[], None]) -> _Consumer:
+    def _enter(self, consumer: _Consumer[T]) -> None:
         with self._lock:
-            consumer = _Consumer(wake, self._clock.ticks())
-            self._consumers.append(consumer)
-            return consumer
+            self._refuse_if_busy()
+            self._consumers[consumer] = None
 
-    def _quit(self, consumer: _Consumer) -> None:
+    def _quit(self, consumer: _Consumer[T]) -> None:
+        """Take a consumer out that did not return what it may have taken."""
         with self._lock:
-            if consumer in self._consumers:
-                self._consumers.remove(consumer)
-                self._wake_first()
+            self._consumers.pop(consumer, None)
+            if consumer.entry is not None:
+                self._entries.appendleft(consumer.entry)
+                consumer.entry = None
+            self._wake_first()
+
+    def _refuse_if_busy(self) -> None:
+        """Raise if this thread is in here already: it would wait for itself."""
+        if self._busy:
+            raise RuntimeError(
+                "a signal handler or __del__ interrupted get(), and called it again: it cannot wait there"
+            )
+
+    def _first(self) -> _Consumer[T] | None:
+        """Return the first consumer that is still there."""
+        while self._consumers:
+            first = next(iter(self._consumers))
+            if not first.gone:
+                return first
+            self._consumers.pop(first, None)
+        return None
 
     def _wake_first(self) -> None:
-        if self._consumers:
-            self._consumers[0].wake()
+        while (first := self._first()) is not None and first.wake() is False:
+            first.gone = True
 
-    def _take(self, consumer: _Consumer, deadline: int | None) -> tuple[_Entry[T] | None, int | None]:
+    def _take(self, consumer: _Consumer[T], deadline: int | None) -> tuple[_Entry[T] | None, int | None]:
         """Return an entry if it is its turn and the consumer's; else the ticks to wait, None for until woken."""
         with self._lock:
-            now = self._clock.ticks()
-            turn = None
-            if self._entries and self._consumers[0] is consumer:
-                turn = max(self._free_at, self._entries[0].came)
-                if turn <= now:
-                    return self._leave(turn, now, consumer), None
-            elif self._closed and not self._entries:
-                raise QueueClosed("the queue is closed and empty")
-            ends = [at for at in (turn, deadline) if at is not None]
-            if deadline is not None and deadline <= now:
-                raise QueueEmpty("no item's turn came before the timeout")
-            return None, min(ends) - now if ends else None
+            self._refuse_if_busy()
+            self._busy = True
+            try:
+                return self._look(consumer, deadline)
+            finally:
+                self._busy = False
 
-    def _leave(self, turn: int, now: int, consumer: _Consumer) -> _Entry[T]:
-        entry = self._entries.popleft()
-        self._consumers.popleft()
-        # Who was there at the turn keeps the pace, however late it woke; who comes later sets a new one.
-        self._free_at = (turn if consumer.since <= turn else now) + self.limit.interval
-        self._longest = max(self._longest, now - entry.came)
+    def _look(self, consumer: _Consumer[T], deadline: int | None) -> tuple[_Entry[T] | None, int | None]:
+        now = self._clock.ticks()
+        turn = None
+        if self._entries and self._first() is consumer:
+            turn = max(self._free_at, self._entries[0].came)
+            if turn <= now:
+                return self._leave(turn, now, consumer), None
+        elif self._closed and not self._entries:
+            raise QueueClosed("the queue is closed and empty")
+        ends = [at for at in (turn, deadline) if at is not None]
+        if deadline is not None and deadline <= now:
+            raise QueueEmpty("no item's turn came before the timeout")
+        return None, min(ends) - now if ends else None
+
+    def _leave(self, turn: int, now: int, consumer: _Consumer[T]) -> _Entry[T]:
+        interval = self.limit.interval
+        keeps_pace = consumer.since <= turn and now - turn <= interval // 10
+        free_at, longest = (turn if keeps_pace else now) + interval, max(self._longest, now - self._entries[0].came)
+        try:
+            consumer.entry = entry = self._entries[0]
+            self._entries.popleft()
+        except BaseException:
+            if self._entries and self._entries[0] is consumer.entry:
+                consumer.entry = None  # interrupted before it was taken
+            raise
+        self._free_at, self._longest = free_at, longest
         self._taken += 1
+        self._consumers.pop(consumer, None)
         self._wake_first()
         return entry

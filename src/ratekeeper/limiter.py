@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import index
 from typing import NoReturn
 
 from ratekeeper.decision import Charge, Decision, scope_of, together
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.guard import Cost, Guard, Key
-from ratekeeper.limits import AS_MEANT, Limit, Timeout, checked_cost, parse_limit, wait_ticks
+from ratekeeper.limits import AS_MEANT, Limit, Timeout, parse_limit, wait_ticks
 from ratekeeper.stores.awaited import awaited
 from ratekeeper.stores.base import AsyncGate, AsyncStore, AwaitedStore, Gate, Store, local, must_be_awaited, unblocking
 from ratekeeper.stores.choice import MEMORY, StoreChoice, opened
 from ratekeeper.stores.unnamed import join_unnamed
-from ratekeeper.turns import take_turn, take_turn_async
+from ratekeeper.turns import Reservation, reserve, reserve_async, take_turn, take_turn_async
+
+_GIVING = threading.RLock()
 
 
 class _Named:
@@ -57,11 +61,7 @@ class _Named:
             raise ValueError(f"this decision was made for another limiter: {decision.limit} is not among {self.limits}")
         if decision._refunded < 0:
             return []  # nothing was charged
-        left = decision.cost - decision._refunded
-        given = left if cost is None else checked_cost(cost)
-        if not 0 <= given <= left:
-            raise ValueError(f"cost must be from 0 to the {left} not yet given back of {decision.cost}, not {cost!r}")
-        object.__setattr__(decision, "_refunded", decision._refunded + given)
+        given = _give_once(decision, cost)
         return [charge for charge in self._charges(decision.key, given) if not charge.limit.queues]
 
 
@@ -93,17 +93,13 @@ class Limiter(_Named):
                 setattr(self, verb, getattr(self._gate, verb))  # no Python code of ours on the hot path
 
     def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
-        """Ask for `cost` tokens for `key`, now. Never blocks.
-
-        A leaky bucket may allow with a `delay`, after which the caller is to go ahead.
-        """
+        """Ask for `cost` tokens for `key`: true if the caller may go ahead at this moment. Never blocks."""
         return self._gate.try_acquire(key, cost)
 
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
         """Ask once for each key, in order, at one instant.
 
-        Raises before any is charged if one is no key. True of a leaky bucket may mean after a delay, which only
-        `try_acquire` tells.
+        Raises before any is charged if one is no key. True: it may go ahead at this moment.
         """
         return self._gate.try_acquire_many(keys, cost)
 
@@ -116,29 +112,38 @@ class Limiter(_Named):
         """
         return self._gate.acquire(key, cost, timeout)
 
+    def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Reservation:
+        """Take the turn of `cost` tokens for `key`, and return at once: `delay` says when it comes.
+
+        `timeout` is as for `acquire`: a turn that would come later is not taken. A `Reservation` is false if it was
+        refused. It may be cancelled, and as a context manager waits for its turn.
+        """
+        return reserve(self.store, self._charges(key, cost, timeout))
+
     def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
-        return together(self.store.decide(self._charges(key, cost), commit=False))
+        return together(self.store.decide(self._charges(key, cost, 0), commit=False))
 
     def refund(self, decision: Decision, cost: int | None = None) -> None:
         """Give back what a decision was charged, or `cost` tokens of it, less what has refilled since.
 
-        For work that was not done, or that cost less than was reserved. What has refilled in the meantime is not given
+        For work that was not done, or that cost less than was charged. What has refilled in the meantime is not given
         again, so after `cost / refill_rate` seconds nothing is. No token is given back twice; a refused decision has
-        nothing to give. Who waits for tokens has its turn so much sooner.
+        nothing to give. Once a caller waits for a bucket, refunds give nothing until it is full: see docs/waiting.md.
 
-        A leaky bucket gets nothing back: those behind have their turns already. (Who still waits gives its place back
-        by giving up the wait.) Raises ValueError for more than was charged, or for a decision by a limit that this
+        A leaky bucket gets nothing back: those behind have their turns already. (A waiter gives its place back by
+        giving up the wait.) Raises ValueError for more than was charged, or for a decision by a limit that this
         limiter has not.
         """
         tokens = self._to_give_back(decision, cost)
         if tokens:
-            self.store.line.refund(tokens, decision.at_ticks)
+            self.store.refund(tokens, decision.at_ticks)
 
     def reset(self, key: str | bytes) -> None:
         """Forget what `key` owes: its buckets are full again."""
         for scope in self._scopes:
             self.store.reset(scope, key)
+        self.store.line.reset(self._charges(key, 1))
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for functions, also async ones, that is a context manager too. See `Guard`."""
@@ -151,11 +156,11 @@ class Limiter(_Named):
             close()
 
     def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
-        decision = self._gate.reserve(key, cost, 0)
+        decision = self._gate.try_acquire(key, cost)
         return decision if decision.allowed else self._wait(key, cost, timeout)
 
     async def _take_turn_async(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
-        decision = self._gate.reserve(key, cost, 0)
+        decision = self._gate.try_acquire(key, cost)
         if decision.allowed:
             return decision
         return await _wait_async(awaited(self.store), self._charges, key, cost, timeout)
@@ -178,12 +183,11 @@ class AsyncLimiter(_Named):
         # To see which costs some ns; to await a gate for both would cost as much as a decision.
         self._ask: Callable[..., Decision] | None = None
         self._ask_many: Callable[..., list[bool]] | None = None
-        self._reserve: Callable[..., Decision] | None = None
         if must_be_awaited(self.store):
             self._gate: AsyncGate = self.store.bind(self._scopes, self.limits, self._wait)
         else:
             gate = local(self.store, "Limiter").bind(self._scopes, self.limits, _block)
-            self._ask, self._ask_many, self._reserve = gate.try_acquire, gate.try_acquire_many, gate.reserve
+            self._ask, self._ask_many = gate.try_acquire, gate.try_acquire_many
 
     async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.try_acquire`."""
@@ -200,27 +204,32 @@ class AsyncLimiter(_Named):
         if timeout is not None:
             wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
         # Not by _take_turn: another coroutine would cost as much as the decision.
-        reserve = self._reserve
-        if not reserve:
+        ask = self._ask
+        if not ask:
             return await self._gate.acquire(key, cost, timeout)
-        decision = reserve(key, cost, 0)
+        decision = ask(key, cost)
         if decision.allowed:
             return decision
         return await self._wait(key, cost, timeout)
 
+    async def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Reservation:
+        """As `Limiter.reserve`; a context manager for `async with` only."""
+        return await reserve_async(self._store, self._charges(key, cost, timeout))
+
     async def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""
-        return together(await self._store.decide(self._charges(key, cost), commit=False))
+        return together(await self._store.decide(self._charges(key, cost, 0), commit=False))
 
     async def refund(self, decision: Decision, cost: int | None = None) -> None:
         """As `Limiter.refund`."""
         tokens = self._to_give_back(decision, cost)
         if tokens:
-            await self._store.line.refund(tokens, decision.at_ticks)
+            await self._store.refund(tokens, decision.at_ticks)
 
     async def reset(self, key: str | bytes) -> None:
         """As `Limiter.reset`."""
         await asyncio.gather(*(self._store.reset(scope, key) for scope in self._scopes))
+        self._store.line.reset(self._charges(key, 1))
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""
@@ -235,10 +244,29 @@ class AsyncLimiter(_Named):
                 await closing
 
     async def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
-        if not self._reserve:
+        if not self._ask:
             return await self._gate.acquire(key, cost, timeout)
-        decision = self._reserve(key, cost, 0)
+        decision = self._ask(key, cost)
         return decision if decision.allowed else await self._wait(key, cost, timeout)
+
+
+def _give_once(decision: Decision, cost: int | None) -> int:
+    """Note that `cost` of a decision is given back, None for all that is left. Returns how much it is."""
+    try:
+        asked = None if cost is None else index(cost)
+    except TypeError:
+        raise TypeError(f"cost must be a whole number of tokens, not {cost!r}") from None
+    while True:
+        before = decision._refunded
+        left = decision.cost - before
+        given = left if asked is None else asked
+        if not 0 <= given <= left:
+            raise ValueError(f"cost must be from 0 to the {left} not yet given back of {decision.cost}, not {cost!r}")
+        with _GIVING:
+            # Neither another thread nor a signal's handler comes between these two.
+            if decision._refunded == before:
+                object.__setattr__(decision, "_refunded", before + given)
+                return given
 
 
 def _charges(

@@ -24,9 +24,9 @@ from ratekeeper.decision import Charge, Decision
 from ratekeeper.limiter import Limiter
 from ratekeeper.limits import AS_MEANT, LeakyBucket, Limit, Timeout, TokenBucket
 from ratekeeper.stores.base import AsyncStore, ChargeGate, Gate, Store, Wait, must_be_awaited
-from ratekeeper.stores.line import Line
 from ratekeeper.stores.memory import MemoryStore
-from ratekeeper.stores.places import Waiter
+from ratekeeper.stores.wait_queue import WaitQueue
+from ratekeeper.stores.waitlist import Waiter
 
 T = TypeVar("T")
 
@@ -139,12 +139,20 @@ class StoreConformance:
         self.store.refund([charge("nobody", limit, 3)], made.at_ticks)
         assert self._left("nobody", limit) == 10
 
-    def test_a_refund_gives_nothing_back_while_somebody_waits(self) -> None:
-        limit = TokenBucket(1, 1)
-        [made] = self.store.decide([charge("a", limit)])
+    def test_a_refund_gives_nothing_back_once_a_later_departure_was_promised_until_the_bucket_is_full(self) -> None:
+        limit = TokenBucket(2, 1)
+        [made] = self.store.decide([charge("a", limit, 2)])
         self.store.decide([charge("a", limit, 1, 60)])
         self.store.refund([charge("a", limit)], made.at_ticks)
+        assert self._debt("a", limit) == 3 * limit.interval
+        self.clock.advance(2)  # whoever waited has left, but nobody here knows
+        [made] = self.store.decide([charge("a", limit)])
+        self.store.refund([charge("a", limit)], made.at_ticks)
         assert self._debt("a", limit) == 2 * limit.interval
+        self.clock.advance(2)
+        [made] = self.store.decide([charge("a", limit)])
+        self.store.refund([charge("a", limit)], made.at_ticks)
+        assert self._debt("a", limit) == 0
 
     def test_a_tat_is_set_back_only_if_it_is_the_expected_one(self) -> None:
         limit = TokenBucket(5, 1)
@@ -212,8 +220,12 @@ class StoreConformance:
         interval = limiter.limits[0].interval
         assert [later - earlier for earlier, later in pairwise(turns[1:])] == [interval] * 3
         line.give_up(waiters[2])
-        assert [waiter.leaves_at for waiter in waiters[3:]] == turns[2:4]
         assert limiter.peek("all").delay_ticks == turns[4] - self.clock.ticks()
+        for turn, waiter in zip(turns[1:], [waiters[1], *waiters[3:]], strict=False):
+            self.clock.set_ticks(turn - 1)
+            assert not line.leave(waiter)
+            self.clock.set_ticks(turn)
+            assert line.leave(waiter)
 
     def _allowed(self, *charges: Charge) -> list[bool]:
         return [decision.allowed for decision in self.store.decide(charges)]
@@ -245,7 +257,7 @@ class Blocking:
         self._store = store
         self._loop = asyncio.new_event_loop()
         self.clock = store.clock
-        self.line = Line(self, store.clock)
+        self.line = WaitQueue(self, store.clock)
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         return self._run(self._store.decide(charges, commit=commit))

@@ -144,6 +144,7 @@ static inline void refund(rk_table *table, uint64_t fingerprint, int64_t increme
 static inline int64_t tat_of(const fixture *on, uint64_t fingerprint)
 {
     rk_cell seen = {fingerprint, 0};
+    fingerprint &= ~RK_PROMISED;
     return rk_find(rk_home_of(&on->table, fingerprint), fingerprint, &seen) ? seen.tat : 0;
 }
 
@@ -152,7 +153,7 @@ static inline int cells_of(const fixture *on, uint64_t fingerprint)
 {
     int cells = 0;
     for (uint64_t place = 0; place < on->table.lines * RK_LINE; place++)
-        cells += on->table.cells[place].fingerprint == fingerprint && on->table.cells[place].tat >= 0;
+        cells += rk_is_of(on->table.cells[place].fingerprint, fingerprint & ~RK_PROMISED) && on->table.cells[place].tat >= 0;
     return cells;
 }
 

@@ -128,7 +128,7 @@ static rk_answer expect(world *in, uint64_t k, rk_terms terms, bool commit)
     in->has_cell[k] |= charged;
     __int128 delay = ahead > terms.tolerance ? ahead - terms.tolerance : 0;
     __int128 retry_after = allowed ? 0 : ahead - terms.bound;
-    return (rk_answer){allowed, at, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after)};
+    return (rk_answer){allowed, at, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after), false};
 }
 
 static void give_back(world *in, uint64_t k, int64_t increment, int64_t elapsed)
@@ -235,7 +235,7 @@ static void name_keys(world *in)
         in->fingerprints[k] = any_fingerprint(in);
         for (uint64_t other = 0; other < k; other++)
             if (in->fingerprints[other] == in->fingerprints[k])
-                in->fingerprints[k] = next_random(&in->random) | 1; /* never seen to happen */
+                in->fingerprints[k] = (next_random(&in->random) | 2) & ~RK_PROMISED; /* never seen to happen */
     }
 }
 

@@ -89,7 +89,7 @@ static const rk_clock all_read = {read_clock, NULL};
 
 /* ---- what the callers do ---- */
 
-static const uint64_t new_key = 0x9e3779b97f4a7c15;
+static const uint64_t new_key = 0x9e3779b97f4a7c14;
 
 static uint64_t bystander(uint64_t *random)
 {
@@ -148,7 +148,7 @@ static void call_and_forget(int self)
 static void call_for_both(int self)
 {
     rk_demand one = {.fingerprint = new_key, .terms = token_terms(1, HEAVY, 1)};
-    rk_demand two = {.fingerprint = ~new_key, .terms = token_terms(2, HEAVY, 1)};
+    rk_demand two = {.fingerprint = ~new_key & ~RK_PROMISED, .terms = token_terms(2, HEAVY, 1)};
     rk_demand demands[2] = {self ? two : one, self ? one : two};
     callers[self].admitted += rk_charge_all(&on.table, demands, 2, NOW, true, &all_read);
     callers[self].done = true;
@@ -228,7 +228,7 @@ static void set_few_cells(uint64_t random)
 {
     on.table.deny_when_full = true;
     for (uint64_t place = 0; place < on.table.lines * RK_LINE; place++)
-        on.table.cells[place] = (rk_cell){1000 + place, INT64_MAX / 2};
+        on.table.cells[place] = (rk_cell){2 * (1000 + place), INT64_MAX / 2};
     for (int free_cells = 0; free_cells < 4; free_cells++)
         on.table.cells[random_below(&random, on.table.lines * RK_LINE)] = (rk_cell){0, 0};
     for (uint64_t key = 0; key < KEYS; key++) {

@@ -232,7 +232,7 @@ static int64_t admitted_though_forgotten(int64_t early, int64_t late, int64_t ag
     uint64_t victim = key_at_home_in(&on, 0, 1), newcomer = key_at_home_in(&on, 0, 2);
     for (uint64_t place = 0; place < 3 * RK_LINE; place++) /* all live, but for one cell in line 0 and one in line 1 */
         if (place != 3 && place != RK_LINE)
-            on.table.cells[place] = (rk_cell){1000 + place, INT64_MAX / 2};
+            on.table.cells[place] = (rk_cell){2 * (1000 + place), INT64_MAX / 2};
     rk_terms all = token_terms(CAPACITY, INTERVAL, CAPACITY);
     CHECK(take(&on, victim, early, all) && on.table.cells[3].fingerprint == victim);
     CHECK(take(&on, newcomer, late, token_terms(CAPACITY, INTERVAL, 1)) && on.table.cells[3].fingerprint == newcomer);

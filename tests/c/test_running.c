@@ -125,7 +125,7 @@ static void prepare_dawn(arena *in, int id, int round, uint64_t *random)
     wipe(&in->on);
     for (uint64_t place = 0; place < in->on.table.lines * RK_LINE; place++)
         if (random_below(random, 8))
-            in->on.table.cells[place] = (rk_cell){1000 + place, 1 + (int64_t)random_below(random, 100)};
+            in->on.table.cells[place] = (rk_cell){2 * (1000 + place), 1 + (int64_t)random_below(random, 100)};
     in->key = fingerprint_of((uint64_t)round);
     in->admitted[0] = 0;
 }

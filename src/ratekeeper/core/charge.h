@@ -12,6 +12,7 @@
 typedef struct {
     bool allowed;
     int64_t at, debt, delay, retry_after;
+    bool promised; /* the bucket is marked afterwards */
 } rk_answer;
 
 /* Decide one charge, and make it if it is allowed and `commit`. A cost of nothing, or a refusal, writes nothing. */
@@ -25,16 +26,17 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
         rk_ruling ruling = rk_decide(seen.tat, now, terms);
         bool charged = ruling.allowed && commit && terms.increment > 0;
         int64_t debt = charged ? ruling.ahead : seen.tat > now ? seen.tat - now : 0;
-        rk_answer answer = {ruling.allowed, now, debt, ruling.delay, ruling.retry_after};
+        uint64_t mark = (ruling.delay > 0 ? RK_PROMISED : 0) | (seen.tat > now ? seen.fingerprint & RK_PROMISED : 0);
+        rk_answer answer = {ruling.allowed, now, debt, ruling.delay, ruling.retry_after, mark != 0};
         if (cell) {
             /* Uncharged, the swap changes nothing, but proves that what was seen was there at one instant. */
-            if (rk_swap(cell, seen, charged ? (rk_cell){fingerprint, ruling.new_tat} : seen))
+            if (rk_swap(cell, seen, charged ? (rk_cell){fingerprint | mark, ruling.new_tat} : seen))
                 return answer;
             continue;
         }
         if (!charged)
             return answer;
-        switch (rk_insert(table, home, fingerprint, terms.increment, attempt, clock, &answer.at, &answer.retry_after)) {
+        switch (rk_insert(table, home, fingerprint, terms, attempt, clock, &answer.at, &answer.retry_after)) {
         case RK_INSERTED:
             return answer;
         case RK_FULL:
@@ -49,9 +51,11 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
 
 /* Give back what may still be given back of a charge that was made at `at`.
  *
- * Nothing while the debt is over the tolerance: then somebody waits, whose turn would not come sooner for it, and a
- * newcomer would be let go with it in one burst. The time is read after the cell, so that whatever is in it was charged
- * before: who is held up in between must not give back from a later charge what has refilled meanwhile. */
+ * It moves all later ranges of the axis down, which is right if their owners have left. So it gives nothing while the
+ * bucket is marked: somebody owns a range for a later departure, and a newcomer would leave with it in one burst. Nor
+ * while the debt is over the tolerance, as it is during a pause that a server has asked for. The time is read after the
+ * cell, so that whatever is in it was charged before: who is held up in between must not give back from a later charge
+ * what has refilled meanwhile. */
 static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t at, rk_terms terms, const rk_clock *clock)
 {
     rk_home home = rk_home_of(table, fingerprint);
@@ -59,9 +63,9 @@ static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t at, 
     while ((cell = rk_find(home, fingerprint, &seen))) {
         int64_t now = clock->read(clock->context);
         int64_t given = rk_refundable(terms.increment, now - at);
-        if (given == 0 || (rk_wide)seen.tat - now > terms.tolerance)
+        if (given == 0 || (rk_wide)seen.tat - now > terms.tolerance || seen.fingerprint & RK_PROMISED)
             return;
-        if (rk_swap(cell, seen, (rk_cell){fingerprint, seen.tat > given ? seen.tat - given : 0}))
+        if (rk_swap(cell, seen, (rk_cell){seen.fingerprint, seen.tat > given ? seen.tat - given : 0}))
             return;
     }
 }
@@ -72,7 +76,7 @@ static inline bool rk_rewind(rk_table *table, uint64_t fingerprint, int64_t expe
     rk_home home = rk_home_of(table, fingerprint);
     rk_cell seen, *cell;
     while ((cell = rk_find(home, fingerprint, &seen)) && seen.tat == expected)
-        if (rk_swap(cell, seen, (rk_cell){fingerprint, tat}))
+        if (rk_swap(cell, seen, (rk_cell){seen.fingerprint, tat}))
             return true;
     return false;
 }
@@ -111,16 +115,20 @@ RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64
         return rk_charge(table, demand->fingerprint, now, demand->terms, commit, clock);
     rk_terms nothing = {0, 0, 0};
     rk_answer answer = rk_charge(table, demand->fingerprint, now, nothing, false, clock);
-    return (rk_answer){false, answer.at, answer.debt, INT64_MAX, INT64_MAX};
+    return (rk_answer){false, answer.at, answer.debt, INT64_MAX, INT64_MAX, false};
 }
 
 /* Take a charge back that was made a moment ago: exactly if nobody came since, or else as a refund. (A reset in between
- * has given it back already; who comes after that may have it twice.) */
+ * has given it back already; who comes after that may have it twice.) If somebody has marked the bucket since, the TAT
+ * may be what it was, and the range at its end not ours. */
 static inline void rk_undo(rk_table *table, const rk_demand *demand, const rk_clock *clock)
 {
     int64_t at = demand->answer.at, new_tat = rk_clamp((rk_wide)at + demand->answer.debt);
     rk_wide before = (rk_wide)new_tat - demand->terms.increment;
-    if (!rk_rewind(table, demand->fingerprint, new_tat, before > 0 ? (int64_t)before : 0))
+    rk_home home = rk_home_of(table, demand->fingerprint);
+    rk_cell made = {demand->fingerprint | (demand->answer.promised ? RK_PROMISED : 0), new_tat};
+    rk_cell seen, *cell = rk_find(home, demand->fingerprint, &seen);
+    if (!cell || !rk_swap(cell, made, (rk_cell){made.fingerprint, before > 0 ? (int64_t)before : 0}))
         rk_refund(table, demand->fingerprint, at, demand->terms, clock);
 }
 

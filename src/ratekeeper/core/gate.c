@@ -53,9 +53,8 @@ static Py_ssize_t most_binding(const rk_gate_object *self, const rk_demand *dema
     return binding;
 }
 
-/* One request against all the gate's limits. `token_wait` and `queue_wait` are how long its caller would wait, in
- * ticks, at a token bucket and at a leaky bucket. */
-static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64_t token_wait, int64_t queue_wait)
+/* One request against all the gate's limits. `wait` is how long its caller would wait, in ticks. */
+static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64_t wait)
 {
     rk_table_object *table = self->table;
     rk_demand demands[RK_MANY];
@@ -68,7 +67,7 @@ static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
         rk_prefetch(&table->table, demands[i].fingerprint);
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
-        set_terms(&self->limits[i], request->cost, self->limits[i].queues ? queue_wait : token_wait, &demands[i]);
+        set_terms(&self->limits[i], request->cost, wait, &demands[i]);
     if (!rk_read_clock(table, &now))
         return NULL;
     if (Py_SIZE(self) == 1 && !demands->never) { /* the hot path */
@@ -100,7 +99,7 @@ static PyObject *gate_try_acquire(rk_gate_object *self, PyObject *const *args, P
     rk_request request;
     if (!rk_read_request("try_acquire", args, count, keywords, 2, &request))
         return NULL;
-    return gate_ask(self, &request, 0, RK_MAX_AHEAD);
+    return gate_ask(self, &request, 0);
 }
 
 /* The turn has come already: no Python code runs. It has not: `wait` does the rest, with the same arguments. */
@@ -111,7 +110,7 @@ static PyObject *gate_acquire(rk_gate_object *self, PyObject *const *args, Py_ss
     if (!rk_read_request("acquire", args, count, keywords, 3, &request) ||
         (request.timeout && !rk_read_wait(request.timeout, &wait)))
         return NULL;
-    PyObject *decision = gate_ask(self, &request, 0, 0);
+    PyObject *decision = gate_ask(self, &request, 0);
     if (!decision || rk_is_allowed(decision))
         return decision;
     Py_DECREF(decision);
@@ -125,7 +124,7 @@ static PyObject *gate_reserve(rk_gate_object *self, PyObject *const *args, Py_ss
     if (!rk_read_request("reserve", args, count, keywords, 3, &request) ||
         (request.timeout && !rk_read_wait(request.timeout, &wait)))
         return NULL;
-    return gate_ask(self, &request, wait, wait);
+    return gate_ask(self, &request, wait);
 }
 
 /* All keys are read before any is charged, so that a bad one charges nothing. */
@@ -159,7 +158,7 @@ static PyObject *gate_try_acquire_many(rk_gate_object *self, PyObject *args, PyO
     if (check_keys(keys) && rk_read_clock(table, &now))
         answers = PyList_New(PyTuple_GET_SIZE(keys));
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
-        set_terms(&self->limits[i], cost, self->limits[i].queues ? RK_MAX_AHEAD : 0, &demands[i]);
+        set_terms(&self->limits[i], cost, 0, &demands[i]);
     for (Py_ssize_t k = 0; answers && k < PyTuple_GET_SIZE(keys); k++) {
         rk_text text = {NULL, 0, NULL};
         bool allowed = false;
@@ -246,7 +245,7 @@ static void gate_dealloc(rk_gate_object *self)
 static PyMethodDef gate_methods[] = {
     {"try_acquire", FAST(gate_try_acquire),
      "try_acquire($self, key, cost=1)\n--\n\n"
-     "Ask for cost tokens for key, now. Returns a Decision; never blocks. A leaky bucket may allow with a delay."},
+     "Ask for cost tokens for key. Returns a Decision, true if the caller may go ahead at this moment. Never blocks."},
     {"acquire", FAST(gate_acquire),
      "acquire($self, key, cost=1, timeout=None)\n--\n\n"
      "Wait for the turn of cost tokens for key; return the Decision when it has come.\n\n"
@@ -258,8 +257,7 @@ static PyMethodDef gate_methods[] = {
      "As try_acquire, for a caller who is willing to wait timeout seconds; the decision's delay says how long."},
     {"try_acquire_many", (PyCFunction)(void (*)(void))gate_try_acquire_many, METH_VARARGS | METH_KEYWORDS,
      "try_acquire_many($self, keys, cost=1)\n--\n\n"
-     "Ask once for each key, in order, at one instant. Returns a list of bool.\n\n"
-     "True of a leaky bucket may mean after a delay, which only try_acquire tells."},
+     "Ask once for each key, in order, at one instant. Returns a list of bool: may it go ahead at this moment?"},
     {NULL},
 };
 

@@ -38,18 +38,26 @@ class _Turn:
     Each method looks at the right and uses it within one call of a function in C, so nothing can come in between.
     """
 
-    __slots__ = ("_by_tat", "_tats")
+    __slots__ = ("_by_tat", "_promised", "_tats")
 
-    def __init__(self, tats: dict[int, int], by_tat: list[_Entry]) -> None:
+    def __init__(self, tats: dict[int, int], by_tat: list[_Entry], promised: set[int]) -> None:
         self._tats = [tats]
         self._by_tat = [by_tat]
+        self._promised = [promised]
 
     def end(self) -> None:
         self._tats.clear()
         self._by_tat.clear()
+        self._promised.clear()
 
     def write(self, changes: dict[int, int]) -> None:
         _use(self._tats, dict.update, changes)
+
+    def mark(self, buckets: list[int]) -> None:
+        _use(self._promised, set.update, buckets)
+
+    def unmark(self, buckets: list[int]) -> None:
+        _use(self._promised, set.difference_update, buckets)
 
     def forget(self, bucket: int) -> None:
         _use(self._tats, dict.pop, bucket, None)
@@ -80,7 +88,9 @@ class Table:
         self._tats: dict[int, int] = {}
         # A heap. Of each bucket it has an entry that is not later than its TAT; others may be out of date.
         self._by_tat: list[_Entry] = []
-        self._turn = _Turn(self._tats, self._by_tat)
+        # Buckets of whose axis somebody owns a range for a later departure: see rk_refund. One too many does no harm.
+        self._promised: set[int] = set()
+        self._turn = _Turn(self._tats, self._by_tat, self._promised)
         self._evicted_live = 0
         self._refused_full = 0
         self.forget()
@@ -126,7 +136,7 @@ class Table:
         with self._lock:
             while True:
                 self._turn.end()
-                turn = self._turn = _Turn(self._tats, self._by_tat)
+                turn = self._turn = _Turn(self._tats, self._by_tat, self._promised)
                 try:
                     return work(turn, self._clock(), *arguments)
                 except _Disturbed:
@@ -157,13 +167,19 @@ class Table:
                 # Each fits by itself. Two of one bucket do not fit together, or the table is full.
                 return [*looked[:place], decision, *looked[place + 1 :]]
             decisions.append(decision)
+        if self._promised:  # a bucket that was full has lost its mark
+            turn.unmark([bucket for bucket in changes if tats.get(bucket, 0) <= now])
+        made = zip(charges, buckets, decisions, strict=True)
+        promised = [bucket for charge, bucket, one in made if one.allowed and one.delay_ticks and charge.increment]
+        if promised:
+            turn.mark(promised)
         self._write(turn, changes)
         return decisions
 
     def _refund(self, turn: _Turn, now: int, bucket: int, charge: Charge, at: int) -> None:
         tat = self._tats.get(bucket, 0)
         given = refundable(charge.increment, now - at)
-        if tat and given and tat - now <= charge.tolerance:  # else somebody waits: see rk_refund
+        if tat and given and tat - now <= charge.tolerance and bucket not in self._promised:
             self._write(turn, {bucket: max(0, tat - given)})
 
     def _rewind(self, turn: _Turn, _: int, bucket: int, expected: int, tat: int) -> bool:
@@ -173,7 +189,12 @@ class Table:
         return True
 
     def _reset(self, turn: _Turn, _: int, bucket: int) -> None:
+        self._forget(turn, bucket)
+
+    def _forget(self, turn: _Turn, bucket: int) -> None:
         turn.forget(bucket)
+        if self._promised:
+            turn.unmark([bucket])
 
     def _write(self, turn: _Turn, changes: dict[int, int]) -> None:
         """Set TATs. Beforehand, a newcomer or a bucket that owes less than it did gets its entry in the heap."""
@@ -191,7 +212,7 @@ class Table:
         """
         for _ in range(2):
             if self._tats and (least := self._least(turn))[0] < now - REMEMBERED:
-                turn.forget(least[1])
+                self._forget(turn, least[1])
         while len(self._tats) + sum(bucket not in self._tats for bucket in changes) >= self._max_keys:
             own = [(tat, bucket) for bucket, tat in changes.items() if bucket not in self._tats]
             tat, bucket = min([*own, self._least(turn)] if self._tats else own)
@@ -200,7 +221,7 @@ class Table:
                     self._refused_full += 1
                     return tat - now
                 self._evicted_live += 1
-            turn.forget(bucket)
+            self._forget(turn, bucket)
             changes.pop(bucket, None)
         return 0
 

@@ -14,6 +14,10 @@
  * Of two that claim at once, at least one sees the other in step 2 (claims and looks are sequentially consistent), and
  * both go by the order of the cells, so never both confirm. A mark is unique, so nobody can confirm another's claim. A
  * claim whose owner died is taken away by the next who meets it.
+ *
+ * The lowest bit of a cell's fingerprint is no part of it: it marks a bucket of which somebody owns a range for a later
+ * departure (see docs/design.md). It stays until the bucket is full again. Both words are swapped as one, so it is as
+ * exact as the TAT.
  */
 #ifndef RATEKEEPER_TABLE_H
 #define RATEKEEPER_TABLE_H
@@ -35,9 +39,10 @@ typedef __int128 rk_wide;
 typedef unsigned __int128 rk_pair;
 
 enum { RK_LINE = 8, RK_PATIENCE = 64 };
+#define RK_PROMISED ((uint64_t)1) /* the mark */
 
 typedef struct {
-    uint64_t fingerprint; /* 0: never used */
+    uint64_t fingerprint; /* 0: never used; with the mark */
     int64_t tat;          /* ticks; negative: pending */
 } rk_cell;
 
@@ -124,11 +129,16 @@ static inline uint64_t rk_count(uint64_t *counter)
     return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
-/* A key's fingerprint. 0 means a cell never used, so it becomes 1. */
+/* A key's fingerprint, without the mark. 0 means a cell never used, so it becomes 2. */
 static inline uint64_t rk_fingerprint(rk_key scope_key, const void *key, size_t length)
 {
-    uint64_t hash = rk_siphash(scope_key, key, length);
-    return hash ? hash : 1;
+    uint64_t hash = rk_siphash(scope_key, key, length) & ~RK_PROMISED;
+    return hash ? hash : 2;
+}
+
+static inline bool rk_is_of(uint64_t marked, uint64_t fingerprint)
+{
+    return (marked & ~RK_PROMISED) == fingerprint;
 }
 
 typedef struct {
@@ -165,10 +175,10 @@ static inline rk_cell *rk_find(rk_home home, uint64_t fingerprint, rk_cell *seen
 {
     for (int place = 0; place < 2 * RK_LINE; place++) {
         rk_cell *cell = rk_cell_at(home, place);
-        if (__atomic_load_n(&cell->fingerprint, __ATOMIC_RELAXED) != fingerprint)
+        if (!rk_is_of(__atomic_load_n(&cell->fingerprint, __ATOMIC_RELAXED), fingerprint))
             continue;
         rk_cell found = rk_read(cell);
-        if (found.fingerprint == fingerprint && found.tat >= 0) {
+        if (rk_is_of(found.fingerprint, fingerprint) && found.tat >= 0) {
             *seen = found;
             return cell;
         }
@@ -193,7 +203,7 @@ static inline rk_room rk_find_room(rk_home home, uint64_t fingerprint, int64_t n
     for (int place = 0; place < 2 * RK_LINE; place++) {
         rk_cell seen = rk_read(rk_cell_at(home, place));
         int side = place / RK_LINE;
-        if (seen.fingerprint == fingerprint)
+        if (rk_is_of(seen.fingerprint, fingerprint))
             return (rk_room){place, seen, false, true};
         int64_t rank = seen.tat < 0 ? now : seen.tat; /* another's claim: free, but the last free cell to take */
         bool first = place % RK_LINE == 0;
@@ -213,7 +223,7 @@ static inline bool rk_alone(rk_home home, int mine, uint64_t fingerprint)
     for (int place = 0; place < 2 * RK_LINE; place++) {
         rk_cell *cell = rk_cell_at(home, place);
         rk_cell seen = rk_read(cell);
-        if (place == mine || seen.fingerprint != fingerprint)
+        if (place == mine || !rk_is_of(seen.fingerprint, fingerprint))
             continue;
         if (seen.tat >= 0 || place < mine || !rk_swap(cell, seen, (rk_cell){0, 0}))
             return false;
@@ -223,13 +233,13 @@ static inline bool rk_alone(rk_home home, int mine, uint64_t fingerprint)
 
 typedef enum { RK_INSERTED, RK_AGAIN, RK_FULL } rk_inserted;
 
-/* Try once to give a newcomer its cell: of a bucket that was full at `*at` and then was charged `increment`.
+/* Try once to give a newcomer its cell: of a bucket that was full at `*at` and then was charged.
  *
  * No cell means a full bucket, but only if the caller's clock is not behind that of whoever forgot the bucket, and a
  * caller may be held up for as long as it likes after it read the clock. So the clock is read again after the claim:
  * whatever was forgotten was full before, and whoever charges from here on takes the claim away. `*at` becomes that
  * time. `*wait` is the time until a cell is free, if none is. */
-static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fingerprint, int64_t increment, int attempt,
+static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fingerprint, rk_terms terms, int attempt,
                                     const rk_clock *clock, int64_t *at, int64_t *wait)
 {
     int64_t now = *at;
@@ -253,7 +263,9 @@ static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fing
     }
     int64_t later = clock->read(clock->context);
     *at = later > now ? later : now;
-    return rk_swap(cell, claim, (rk_cell){fingerprint, rk_clamp((rk_wide)*at + increment)}) ? RK_INSERTED : RK_AGAIN;
+    uint64_t mark = terms.increment > terms.tolerance ? RK_PROMISED : 0;
+    rk_cell charged = {fingerprint | mark, rk_clamp((rk_wide)*at + terms.increment)};
+    return rk_swap(cell, claim, charged) ? RK_INSERTED : RK_AGAIN;
 }
 
 #endif

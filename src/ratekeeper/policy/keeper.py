@@ -80,7 +80,7 @@ class Keeper:
         """
         tokens, places, at = _to_give_back(decision)
         if tokens:
-            self.store.line.refund(tokens, at)
+            self.store.refund(tokens, at)
         for place in places:
             self.store.rewind(*place)
 
@@ -137,7 +137,7 @@ class AsyncKeeper:
         """As `Keeper.refund`."""
         tokens, places, at = _to_give_back(decision)
         if tokens:
-            await self._store.line.refund(tokens, at)
+            await self._store.refund(tokens, at)
         for place in places:
             await self._store.rewind(*place)
 

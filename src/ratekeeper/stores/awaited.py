@@ -11,8 +11,8 @@ from typing import cast
 
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.stores.base import AsyncStore, AwaitedStore, Store, must_be_awaited
-from ratekeeper.stores.line import Answering, Line
-from ratekeeper.stores.places import Waiter
+from ratekeeper.stores.wait_queue import Answering, WaitQueue
+from ratekeeper.stores.waitlist import Waiter
 
 
 def awaited(store: Store | AsyncStore) -> AwaitedStore:
@@ -30,26 +30,24 @@ class _Awaited(Answering):
         super().__init__(store)
         self._store = store
         self.clock = store.clock
-        self.line = _AwaitedLine(store.line)
+        self.line = _AwaitedQueue(store.line)
+
+    async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
+        self._store.refund(charges, at_ticks)
 
     async def reset(self, scope: str, key: str | bytes) -> None:
         self._store.reset(scope, key)
 
 
-class _AwaitedLine:
-    """A local store's line, for tasks."""
+class _AwaitedQueue:
+    """A local store's wait queue, for tasks."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, queue: WaitQueue) -> None:
+        self._queue = queue
+        self.leave, self.reset = queue.leave, queue.reset
 
     async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
-        return self._line.join(waiter, charges)
-
-    async def leave(self, waiter: Waiter) -> None:
-        self._line.leave(waiter)
+        return self._queue.join(waiter, charges)
 
     def give_up(self, waiter: Waiter) -> None:
-        self._line.give_up(waiter, later=asyncio.get_running_loop().call_soon)  # many may be cancelled together
-
-    async def refund(self, charges: Sequence[Charge], at: int) -> None:
-        self._line.refund(charges, at)
+        self._queue.give_up(waiter, later=asyncio.get_running_loop().call_soon)  # many may be cancelled together

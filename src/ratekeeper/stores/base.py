@@ -7,15 +7,15 @@ A `Store` answers at once, or blocks its thread; an `AsyncStore` is awaited. The
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias, TypeGuard, cast
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, key_bytes, together
-from ratekeeper.limits import AS_MEANT, Limit, Timeout, wait_ticks
-from ratekeeper.stores.async_line import AsyncLine
-from ratekeeper.stores.line import Line
-from ratekeeper.stores.places import Waiter
+from ratekeeper.limits import Limit, Timeout, wait_ticks
+from ratekeeper.stores.async_wait_queue import AsyncWaitQueue
+from ratekeeper.stores.wait_queue import WaitQueue
+from ratekeeper.stores.waitlist import Waiter
 
 Wait: TypeAlias = Callable[..., Decision]
 AwaitedWait: TypeAlias = Callable[..., Awaitable[Decision]]
@@ -28,7 +28,7 @@ class Store(Protocol):
     """
 
     clock: Clock
-    line: Line
+    line: WaitQueue
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all of them or none. Returns each one's own decision, in order.
@@ -62,7 +62,7 @@ class Gate(Protocol):
     """The limits of one limiter bound to one store."""
 
     def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
-        """Ask for `cost` tokens for `key`, now. Never blocks."""
+        """Ask for `cost` tokens for `key`: true if it may go ahead at this moment. Never blocks."""
         ...
 
     def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
@@ -78,13 +78,15 @@ class Gate(Protocol):
         ...
 
 
-class TaskLine(Protocol):
-    """A line for tasks: `AsyncLine`, or a local store's `Line` by way of `awaited`."""
+class TaskQueue(Protocol):
+    """A wait queue for tasks: `AsyncWaitQueue`, or a local store's `WaitQueue` by way of `awaited`."""
 
+    @property
+    def leave(self) -> Callable[[Waiter], bool]: ...
+    @property
+    def reset(self) -> Callable[[Iterable[Charge]], None]: ...
     async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]: ...
-    async def leave(self, waiter: Waiter) -> None: ...
     def give_up(self, waiter: Waiter) -> None: ...
-    async def refund(self, charges: Sequence[Charge], at: int) -> None: ...
 
 
 class AwaitedStore(Protocol):
@@ -97,7 +99,7 @@ class AwaitedStore(Protocol):
     clock: Clock
 
     @property
-    def line(self) -> TaskLine: ...
+    def line(self) -> TaskQueue: ...
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]: ...
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None: ...
@@ -106,7 +108,7 @@ class AwaitedStore(Protocol):
 
 
 class AsyncStore(AwaitedStore, Protocol):
-    """Where buckets live that must be awaited. Implement this, with `AsyncLine` for a line, to make your own."""
+    """Where buckets live that must be awaited. Implement this, with `AsyncWaitQueue` for a `line`, to make your own."""
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
         """Return the hot path of one limiter: `AsyncChargeGate(self, scopes, limits, wait)`, or a faster one."""
@@ -122,8 +124,8 @@ class AsyncGate(Protocol):
 
 
 def must_be_awaited(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
-    """Tell the two kinds of store apart: by their lines, as a verb may be anything that can be called."""
-    return isinstance(store.line, AsyncLine)
+    """Tell the two kinds of store apart: by their wait queues, as a verb may be anything that can be called."""
+    return isinstance(store.line, AsyncWaitQueue)
 
 
 def local(store: Store | AsyncStore, asker: str) -> Store:
@@ -148,7 +150,7 @@ class _Charging:
     def __init__(self, scopes: tuple[str, ...], limits: tuple[Limit, ...]) -> None:
         self._bound = tuple(zip(scopes, limits, strict=True))
 
-    def _charges(self, key: str | bytes, cost: int, timeout: Timeout = AS_MEANT) -> list[Charge]:
+    def _charges(self, key: str | bytes, cost: int, timeout: Timeout = 0) -> list[Charge]:
         return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in self._bound]
 
 

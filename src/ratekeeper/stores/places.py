@@ -1,62 +1,148 @@
-"""Waiters and their places at buckets: values of the waiting order, which is in `waiting`. They know no store."""
+"""Ranges of a bucket's TAT axis, and the places that are cut from them. Pure integers: no clock, no store, no waiter.
+
+A charge moves a bucket's TAT on, from `start` to `end`, and so owns the range [start, end) of that axis. Ranges of one
+bucket are disjoint. A request may leave at the time d if, in each of its buckets, it owns ranges as long as its
+increment within [d, d + burst]. The burst of a token bucket is `capacity * interval`, that of a leaky bucket the
+increment itself.
+
+Why the limit holds. Requests that leave from s to e own ranges within [s, e + burst], and these are disjoint. So their
+increments sum to at most e - s + burst, which is `capacity + rate * t`. It does not matter who owned a range before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TypeAlias
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
-from ratekeeper.decision import Charge, key_bytes
-
-Bucket: TypeAlias = tuple[str, bytes]
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """A waiter's place at one bucket: what its cost comes to there, and the bucket's TAT before and after it."""
-
-    charge: Charge
-    own: int
-    before: int
-    tat: int
-
-    @property
-    def bucket(self) -> Bucket:
-        return bucket_of(self.charge)
-
-    def turn_after(self, tat: int) -> int:
-        """When this bucket lets the waiter go, if `tat` is the bucket's before this charge."""
-        return tat if self.charge.limit.queues else tat + self.own - self.charge.limit.full
+Range: TypeAlias = tuple[int, int]
+Ranges: TypeAlias = "deque[Range]"
+"""Disjoint ranges of one bucket, ascending, none beside another."""
 
 
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """One who waits at one or several buckets, until the last of them lets it go."""
+class Need(NamedTuple):
+    """What a request needs of one bucket: ranges as long as `increment`, within one `burst`."""
 
-    wake: Callable[[], None]
-    places: list[Place] = field(default_factory=list)
-    leaves_at: int = 0
-    at: int = 0
-
-    @property
-    def buckets(self) -> list[Bucket]:
-        return [place.bucket for place in self.places]
-
-    def tat_at(self, bucket: Bucket) -> int:
-        """Return the TAT after this waiter's charge at a bucket, one of those that it waits at."""
-        return next(place.tat for place in self.places if place.bucket == bucket)
+    increment: int
+    burst: int
 
 
-def unbroken(line: Sequence[Waiter]) -> bool:
-    """Does each charge follow from the one before it (or find an idle bucket), so that nobody unknown is between?"""
-    return all(
-        after.before in (before.tat, second.at)
-        for first, second in pairwise(line)
-        for before, after in zip(first.places, second.places, strict=True)
-    )
+class Place(NamedTuple):
+    """The ranges that one request owns, for each of its buckets, and its turn: when it may leave.
+
+    A place may own more than the request needs: what lies before its turn is of no use to anybody behind it.
+    """
+
+    turn: int
+    owned: tuple[tuple[Range, ...], ...]
 
 
-def bucket_of(charge: Charge) -> Bucket:
-    """Return which bucket a charge is for: a str key is the same as its UTF-8 bytes."""
-    return charge.scope, key_bytes(charge.key)
+def fit(needs: Sequence[Need], spare: Sequence[Iterable[Range]], begin: int, together: bool) -> Place | None:
+    """Return the earliest place, at `begin` or later, that these ranges have room for; or None.
+
+    Its ranges are only the ends of what must be cut, one `(begin, end)` a bucket: see `cut`. With `together` the
+    ranges of all buckets must begin at the turn or later, which may be later than each bucket alone would ask: so the
+    turn is taken again from there, until it stays. It only grows, so this ends.
+    """
+    turn = begin
+    while True:
+        ends: list[int] = []
+        latest = turn
+        for need, ranges in zip(needs, spare, strict=True):
+            end = _earliest_end(ranges, turn if together else begin, need)
+            if end is None:
+                return None
+            ends.append(end)
+            latest = max(latest, end - need.burst)
+        if latest == turn or not together:
+            return Place(latest, tuple([((begin, end),) for end in ends]))
+        turn = latest
+
+
+def take(place: Place, spare: Sequence[Ranges]) -> Place:
+    """Cut a place that `fit` found out of the ranges, with all that lies before it: that is void from then on."""
+    ends = [owned[-1][1] for owned in place.owned]
+    return Place(place.turn, tuple([_cut(ranges, end) for ranges, end in zip(spare, ends, strict=True)]))
+
+
+def put(ranges: Ranges, piece: Range) -> None:
+    """Add a range where it belongs, and join it with those beside it."""
+    start, end = piece
+    if ranges and end <= ranges[0][0]:
+        if ranges[0][0] == end:
+            end = ranges.popleft()[1]
+        ranges.appendleft((start, end))
+        return
+    behind: list[Range] = []
+    while ranges and ranges[-1][0] >= end:
+        behind.append(ranges.pop())
+    if behind and behind[-1][0] == end:
+        end = behind.pop()[1]
+    if ranges and ranges[-1][1] == start:
+        start = ranges.pop()[0]
+    ranges.append((start, end))
+    ranges.extend(reversed(behind))
+
+
+def forget_past(ranges: Ranges, now: int) -> None:
+    """Remove the ranges that are past."""
+    while ranges and ranges[0][1] <= now:
+        ranges.popleft()
+
+
+def _earliest_end(ranges: Iterable[Range], begin: int, need: Need) -> int | None:
+    """Return the least `end` such that the ranges from `begin` have the increment within [end - burst, end].
+
+    A window as long as the burst moves along the axis. It gains where its head is on a range, and loses where its tail
+    leaves one.
+    """
+    increment, burst = need
+    if increment == 0:
+        return begin
+    window: deque[list[int]] = deque()
+    have = 0
+    for start, stop in ranges:
+        at = max(start, begin)
+        if at >= stop:
+            continue
+        have -= _leave_behind(window, at - burst)
+        window.append([at, at])
+        while at < stop:
+            tail = window[0]
+            step = min(increment - have, stop - at, tail[0] + burst - at)
+            if step:
+                have += step
+            else:  # the window is as long as the burst: what its head gains, its tail loses
+                step = min(stop - at, tail[1] - tail[0])
+                tail[0] += step
+                if tail[0] == tail[1]:
+                    window.popleft()
+            at += step
+            window[-1][1] = at
+            if have == increment:
+                return at
+    return None
+
+
+def _leave_behind(window: deque[list[int]], begin: int) -> int:
+    """Remove what lies before `begin`. Returns how much it was."""
+    lost = 0
+    while window and window[0][0] < begin:
+        piece = window[0]
+        lost += min(piece[1], begin) - piece[0]
+        if piece[1] > begin:
+            piece[0] = begin
+        else:
+            window.popleft()
+    return lost
+
+
+def _cut(ranges: Ranges, end: int) -> tuple[Range, ...]:
+    """Remove all that lies before `end`, and return it."""
+    pieces: list[Range] = []
+    while ranges and ranges[0][0] < end:
+        start, stop = ranges.popleft()
+        pieces.append((start, min(stop, end)))
+        if stop > end:
+            ranges.appendleft((end, stop))
+    return tuple(pieces)

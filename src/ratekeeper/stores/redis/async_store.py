@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
-from ratekeeper.stores.async_line import AsyncLine
+from ratekeeper.stores.async_wait_queue import AsyncWaitQueue
 from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.connections import ask_async
@@ -33,7 +33,7 @@ class AsyncRedisStore(OnServer):
 
     def _begin(self) -> None:
         self._batches = Batches(self._call, self._link.clustered, self._link.renew)
-        self.line = AsyncLine(self, self.clock)
+        self.line = AsyncWaitQueue(self, self.clock)
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """As `RedisStore.decide`."""

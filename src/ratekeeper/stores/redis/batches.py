@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 
-from ratekeeper.stores.async_line import refuse_if_open
+from ratekeeper.stores.async_wait_queue import refuse_if_open
 from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.redis.faults import is_split
 from ratekeeper.stores.redis.names import tag_of

@@ -8,7 +8,8 @@
 -- Numbers here are doubles, which are exact only up to 2^53, and a time in ticks is longer. So a time is two: seconds,
 -- and ticks (1/16 ns) within the second. Each is exact, and so is all arithmetic below. It is never one number.
 --
--- A bucket is one string: its TAT, and when that was written. No string is a full bucket: each goes by
+-- A bucket is one string: its TAT, and when that was written; one byte more if it is marked, because somebody owns a
+-- range of its axis for a later departure. It stays marked until it is full. No string is a full bucket: each goes by
 -- itself when its bucket is full (PX), rounded up, so never before. PX and TIME read the same clock.
 --
 -- When the clock has stepped back. A TAT from before the step would be too far ahead by as much, and lock everybody out
@@ -50,25 +51,26 @@ local function minus(a_s, a_t, b_s, b_t)
     return s, t
 end
 
-local function write(bucket, tat_s, tat_t)
+local function write(bucket, tat_s, tat_t, promised)
     if not before(now_s, now_t, tat_s, tat_t) then
         call('DEL', bucket)
         return
     end
     local left_s, left_t = minus(tat_s, tat_t, now_s, now_t)
     local ms = left_s * 1000 + math.ceil(left_t / 16000000) + spare
-    call('SET', bucket, struct.pack('<dddd', tat_s, tat_t, now_s, now_t), 'PX', ms)
+    call('SET', bucket, struct.pack('<dddd', tat_s, tat_t, now_s, now_t) .. (promised and '!' or ''), 'PX', ms)
 end
 
 local function read(bucket)
     local stored = call('GET', bucket)
-    if not stored then return 0, 0 end
+    if not stored then return 0, 0, false end
+    local promised = #stored > 32
     local tat_s, tat_t, written_s, written_t = take('<dddd', stored)
     if now_s < written_s then -- the clock has stepped back: see above
         tat_s, tat_t = plus(now_s, now_t, minus(tat_s, tat_t, written_s, written_t))
-        write(bucket, tat_s, tat_t)
+        write(bucket, tat_s, tat_t, promised)
     end
-    return tat_s, tat_t
+    return tat_s, tat_t, promised and before(now_s, now_t, tat_s, tat_t)
 end
 
 local function decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
@@ -88,29 +90,35 @@ local base, count = 0, 0 -- the charges of requests before this one; the charges
 local function request(commit)
     local charges, passes, first = {}, true, #out
     for i = 1, count do
-        local shadow, increment_s, increment_t, bound_s, bound_t
-        shadow, increment_s, increment_t, bound_s, bound_t, at = take('<Bdddd', packed, at)
+        local flags, increment_s, increment_t, bound_s, bound_t
+        flags, increment_s, increment_t, bound_s, bound_t, at = take('<Bdddd', packed, at)
+        local shadow, tolerance_s, tolerance_t = flags % 2, bound_s, bound_t
+        if flags > 1 then tolerance_s, tolerance_t, at = take('<dd', packed, at) end
         local bucket = KEYS[base + i]
-        local tat_s, tat_t = read(bucket)
+        local tat_s, tat_t, promised = read(bucket)
         local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
             decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
         out[first + 2 * i - 1], out[first + 2 * i] = debt_s, debt_t
         passes = passes and (allowed or shadow == 1)
         local writes = allowed and (increment_s > 0 or increment_t > 0)
         if count == 1 then
-            if commit and writes then write(bucket, new_tat_s, new_tat_t) end
+            if commit and writes then
+                local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
+                promised = promised or before(tolerance_s, tolerance_t, ahead_s, ahead_t)
+                write(bucket, new_tat_s, new_tat_t, promised)
+            end
             return
         end
-        charges[i] = { bucket, shadow, increment_s, increment_t, bound_s, bound_t }
+        charges[i] = { bucket, shadow, increment_s, increment_t, bound_s, bound_t, tolerance_s, tolerance_t }
     end
     if not (commit and passes) then return end
     -- Each fits. Two of one bucket may yet not fit together: run the rule in order before anything is written.
     local planned, seen = {}, {}
     for i, charge in ipairs(charges) do
-        local bucket, shadow, increment_s, increment_t, bound_s, bound_t = unpack(charge)
+        local bucket, shadow, increment_s, increment_t, bound_s, bound_t, tolerance_s, tolerance_t = unpack(charge)
         local plan = planned[bucket]
-        local tat_s, tat_t
-        if plan then tat_s, tat_t = plan[1], plan[2] else tat_s, tat_t = read(bucket) end
+        local tat_s, tat_t, promised
+        if plan then tat_s, tat_t, promised = unpack(plan) else tat_s, tat_t, promised = read(bucket) end
         local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
             decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
         if not allowed and shadow == 0 then
@@ -118,17 +126,21 @@ local function request(commit)
             return
         end
         seen[2 * i - 1], seen[2 * i] = debt_s, debt_t
-        if allowed and (increment_s > 0 or increment_t > 0) then planned[bucket] = { new_tat_s, new_tat_t } end
+        if allowed and (increment_s > 0 or increment_t > 0) then
+            local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
+            promised = promised or before(tolerance_s, tolerance_t, ahead_s, ahead_t)
+            planned[bucket] = { new_tat_s, new_tat_t, promised }
+        end
     end
     for i, owed in ipairs(seen) do out[first + i] = owed end
-    for bucket, plan in pairs(planned) do write(bucket, plan[1], plan[2]) end
+    for bucket, plan in pairs(planned) do write(bucket, unpack(plan)) end
 end
 
--- Give back what may still be given back: nothing while the debt is over the tolerance, for then somebody waits.
+-- Give back what may still be given back: nothing while the bucket is marked, or the debt is over the tolerance.
 local function refund(bucket, increment_s, increment_t, tolerance_s, tolerance_t, elapsed_s, elapsed_t)
-    local tat_s, tat_t = read(bucket)
+    local tat_s, tat_t, promised = read(bucket)
     local debt_s, debt_t = minus(tat_s, tat_t, now_s, now_t)
-    if before(tolerance_s, tolerance_t, debt_s, debt_t) or before(increment_s, increment_t, elapsed_s, elapsed_t) then
+    if promised or before(tolerance_s, tolerance_t, debt_s, debt_t) or before(increment_s, increment_t, elapsed_s, elapsed_t) then
         return
     end
     local given_s, given_t = minus(increment_s, increment_t, elapsed_s, elapsed_t)
@@ -137,9 +149,9 @@ end
 
 -- Set a TAT back if it is still the expected one. Puts out whether it was.
 local function rewind(bucket, expected_s, expected_t, to_s, to_t)
-    local tat_s, tat_t = read(bucket)
+    local tat_s, tat_t, promised = read(bucket)
     if tat_s ~= expected_s or tat_t ~= expected_t or (tat_s == 0 and tat_t == 0) then return 0 end
-    write(bucket, to_s, to_t)
+    write(bucket, to_s, to_t, promised)
     return 1
 end
 

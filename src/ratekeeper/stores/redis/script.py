@@ -76,17 +76,20 @@ class Reply(NamedTuple):
 def ask_decide(names: Sequence[bytes], charges: Sequence[Charge], commit: bool) -> Ask:
     """Return the request to decide charges of the buckets `names`."""
     parts = [_header(DECIDE if commit else PEEK, len(charges))]
-    for _, _, limit, cost, increment, _, bound, shadow, _ in charges:
+    for _, _, limit, cost, increment, tolerance, bound, shadow, _ in charges:
         if cost > limit.max_cost:  # may be too large for any number; a bound before now refuses it
             parts.append(_charge(shadow, 0, 0, -1, 0))
         else:
-            parts.append(_packed(shadow, increment, bound))
+            parts.append(_packed(shadow, increment, tolerance, bound))
     return Ask(names, b"".join(parts), len(charges))
 
 
 @lru_cache(maxsize=1024)  # most requests ask the same of different buckets
-def _packed(shadow: bool, increment: int, bound: int) -> bytes:
-    return _charge(shadow, *divmod(increment, TICKS_PER_SECOND), *divmod(bound, TICKS_PER_SECOND))
+def _packed(shadow: bool, increment: int, tolerance: int, bound: int) -> bytes:
+    waits = bound > tolerance  # then the script must know whether it leaves later, and so marks the bucket
+    times = *divmod(increment, TICKS_PER_SECOND), *divmod(bound, TICKS_PER_SECOND)
+    packed = _charge(shadow + 2 * waits, *times)
+    return packed + _time(*divmod(tolerance, TICKS_PER_SECOND)) if waits else packed
 
 
 def ask_refund(names: Sequence[bytes], charges: Sequence[Charge], at: int) -> Ask:

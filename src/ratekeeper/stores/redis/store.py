@@ -9,13 +9,13 @@ from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import Gate, Wait
-from ratekeeper.stores.line import Line
 from ratekeeper.stores.redis.connections import ask
 from ratekeeper.stores.redis.many import ManyGate
 from ratekeeper.stores.redis.plans import Plan, Question
 from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
 from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import OnServer
+from ratekeeper.stores.wait_queue import WaitQueue
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class RedisStore(OnServer):
     blocks = True
 
     def _begin(self) -> None:
-        self.line = Line(self, self.clock)
+        self.line = WaitQueue(self, self.clock)
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""

@@ -1,0 +1,127 @@
+"""AsyncWaitQueue: the waiters of a store that must be awaited. For the tasks of one event loop at a time.
+
+What the queue asks takes a round trip, in which other tasks go on, and in which a task may be cancelled. So joining is
+a task of the queue's own, which goes on when the one who joins is cancelled, and whose charge is then given back. So is
+taking back what was given up. Nobody waits for another who joins, but for those who are charged for several limits of
+one key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from ratekeeper.clock import Clock
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.stores.forks import forget_in_child
+from ratekeeper.stores.joining import Joining
+from ratekeeper.stores.waiting import AskedStore, BaseWaitQueue
+from ratekeeper.stores.waitlist import Buckets, Waiter
+
+T = TypeVar("T")
+
+
+class RefundingStore(AskedStore, Protocol):
+    """What this queue needs of its store."""
+
+    async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None: ...
+
+
+class AsyncWaitQueue(BaseWaitQueue):
+    """The waiters of one store on the network in this process."""
+
+    def __init__(self, store: RefundingStore, clock: Clock) -> None:
+        super().__init__(store, clock)
+        self._refund = store.refund
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have no waiters, and no event loop."""
+        super().forget()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._joining: WeakValueDictionary[Buckets, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[Any]] = set()  # a loop keeps no task alive
+        self._settling: asyncio.Task[None] | None = None
+
+    async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
+        """Charge, and put the waiter in line if it must wait. Returns each charge's decision.
+
+        If the caller is cancelled meanwhile, what turns out to have been charged is given back.
+        """
+        self._running()
+        joining = self._start(self._join_in_turn(Joining.of(waiter, charges)))
+        try:
+            return await asyncio.shield(joining)
+        except asyncio.CancelledError:
+            joining.add_done_callback(partial(self._undo, waiter, charges))
+            raise
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Take a waiter out that will not use its turn: those behind it move up.
+
+        What is then left is taken back in the store soon, once for all who give up together.
+        """
+        self._give_up(waiter)
+        if self._loop is None or self._loop.is_closed():  # nobody is left who could
+            return
+        if self._unsettled and (self._settling is None or self._settling.done()):
+            self._settling = self._start(self._settle())
+
+    async def settle(self) -> None:
+        """Wait until all that was given up is given back. For a store to do before it closes."""
+        self._running()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _join_in_turn(self, one: Joining) -> list[Decision]:
+        if not (one.together and one.may_wait):
+            return await self._join(one)
+        async with self._joining.setdefault(one.buckets, asyncio.Lock()):
+            return await self._join(one)
+
+    def _undo(self, waiter: Waiter, charges: Sequence[Charge], joining: asyncio.Task[list[Decision]]) -> None:
+        """Give back what one who is gone has been charged."""
+        if joining.cancelled() or joining.exception():
+            return  # what the store has done, only the store knows
+        if waiter.waitlist is not None:
+            self.give_up(waiter)
+            return
+        pairs = list(zip(charges, joining.result(), strict=True))
+        if all(decision.allowed or charge.shadow for charge, decision in pairs):
+            made = [charge for charge, decision in pairs if decision.allowed and not charge.limit.queues]
+            self._start(self._refund(made, pairs[0][1].at_ticks))
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        assert self._loop is not None
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+        return task
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        """Note that a task has ended. What failed in one that nobody awaits is told to the loop, in our words."""
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None or task is not self._settling:
+            return
+        assert self._loop is not None
+        said = {"message": "places that were given up are lost: the store failed", "exception": task.exception()}
+        self._loop.call_exception_handler(said)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop. Forget the tasks of one that is no more, and refuse to serve two at once."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                refuse_if_open(self._loop)
+            self.forget()
+            self._loop = loop
+        return loop
+
+
+def refuse_if_open(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise RuntimeError unless a loop that was served before is closed."""
+    if not loop.is_closed():
+        raise RuntimeError("an async store serves one event loop at a time, and another is still open")

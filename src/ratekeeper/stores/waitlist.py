@@ -1,0 +1,242 @@
+"""Waitlist: the requests of this process that wait at the same buckets, in order, and the ranges that they own.
+
+Pure: it knows no store, no lock and no sleep; time is an argument, on the axis of the buckets.
+
+The k-th waiter has the k-th place. So a waiter that gives up is only removed: all behind it have the place before
+theirs, and the last place is spare. Nobody is looked at for it. Where costs differ, places are cut anew, in order, each
+as early as it can be (`_cut_anew`). Spare ranges lie behind the last place; they serve the next to come, or are taken
+back in the store.
+
+Nobody's turn gets later. Each waiter's first place was free when it came. Those before it end before it, whatever they
+are given instead, and so leave that place alone: the earliest place that is left is never behind it.
+
+An exception may interrupt any method between two steps, as a signal's handler may raise one. So each change is one
+step, or is done again by the next call (`_finish_leaving`). A waiter whose thread is gone loses its own turn at most.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ratekeeper.stores.places import Need, Place, Range, Ranges, fit, forget_past, put, take
+
+Buckets: TypeAlias = tuple[tuple[str, bytes], ...]
+"""Scopes and keys, in the order of a request's charges."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One request that waits. `leaves_at` is its turn on this process's clock, as far as it has been told.
+
+    Its turn may come earlier: then it is told, and woken.
+    """
+
+    wake: Callable[[], object]
+    leaves_at: int = 0
+    waitlist: Waitlist | None = None  # None: it never had to wait
+    needs: tuple[Need, ...] = ()
+    place: Place | None = None  # its own, once it has left
+
+
+class Waitlist:
+    """The waiters of the same buckets. `together`: they are charged for when they leave (see `WaitQueue`)."""
+
+    __slots__ = ("_costs", "_gone", "_places", "_waiters", "buckets", "lead", "spare", "together")
+
+    def __init__(self, buckets: Buckets, together: bool) -> None:
+        self.buckets = buckets
+        self.together = together
+        self.lead = 0  # how far the axis is ahead of this process's clock
+        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._places: deque[Place] = deque()
+        self._costs: dict[tuple[Need, ...], int] = {}
+        self._gone: set[Waiter] = set()  # gave up, but places are to be cut anew before they are taken out
+        self.spare: list[Ranges] = [deque() for _ in buckets]
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiters) - len(self._gone)
+
+    def idle_at(self, now: int) -> bool:
+        """Is there nothing left to remember?"""
+        for ranges in self.spare:
+            forget_past(ranges, now)
+        return not self._waiters and not all(self.spare)
+
+    def take_spare(self, waiter: Waiter, needs: tuple[Need, ...], now: int, most: int) -> Place | None:
+        """Give a newcomer a place of the spare ranges, if its turn comes within `most` ticks."""
+        if not self.buckets or not all(self.spare):
+            return None
+        place = fit(needs, self.spare, self._last_turn(now), self.together)
+        if place is None or place.turn - now > most:
+            return None
+        place = take(place, self.spare)
+        self._append(waiter, needs, place)
+        return place
+
+    def add(self, waiter: Waiter, needs: tuple[Need, ...], ranges: Sequence[Range], now: int) -> Place | None:
+        """Give a newcomer a place of these ranges, which it was charged in the store; or return None if they are short.
+
+        Its place is earlier if other ranges have become spare meanwhile. If it was charged before others that are here
+        already, it is put in line before them.
+        """
+        place = fit(needs, [[one] for one in ranges], now, self.together)
+        if place is None:
+            return None
+        place = Place(place.turn, tuple([(one,) for one in ranges]))
+        behind = 0
+        while behind < len(self._places) and self._places[-1 - behind].turn > place.turn:
+            behind += 1
+        if behind:
+            self._insert(waiter, needs, place, behind)
+            return place
+        if any(self.spare):
+            for spare, one in zip(self.spare, ranges, strict=True):
+                put(spare, one)
+            earlier = fit(needs, self.spare, self._last_turn(now), self.together)
+            assert earlier is not None  # they have room for it by themselves
+            place = take(earlier, self.spare)
+        self._append(waiter, needs, place)
+        return place
+
+    def add_alone(self, waiter: Waiter, turn: int) -> Place:
+        """Let a waiter have its turn that owns nothing which could be given back."""
+        place = Place(turn, ())
+        self._append(waiter, (), place)
+        return place
+
+    def next_turn(self) -> tuple[Waiter, int] | None:
+        """Return the first waiter, and its turn."""
+        self._finish_leaving()
+        for waiter, place in zip(self._waiters, self._places, strict=False):
+            if waiter not in self._gone:
+                return waiter, place.turn
+        return None
+
+    def let_go(self, now: int) -> list[Waiter]:
+        """Let all leave whose turn has come, in order, and return them."""
+        self._finish_leaving()
+        left: list[Waiter] = []
+        while self._waiters and self._places[0].turn <= now:
+            waiter = next(iter(self._waiters))
+            waiter.place = self._places[0]
+            self._finish_leaving()
+            if waiter not in self._gone:
+                left.append(waiter)
+            self._gone.discard(waiter)
+        return left
+
+    def give_up(self, waiter: Waiter, now: int) -> None:
+        """Take a waiter out that will not use its turn, after `let_go`. Its ranges serve those behind it.
+
+        If its turn has come already, only what is not past of its ranges does.
+        """
+        self._finish_leaving()
+        if waiter in self._waiters:
+            if len(self._costs) > 1:
+                self._gone.add(waiter)
+                return
+            del self._waiters[waiter]
+            self._forget_cost(waiter)
+            self._spare_last()
+        elif waiter.place is not None and waiter.place.owned and len(self._costs) <= 1:
+            self._reuse(waiter, now)
+
+    def settle(self, now: int) -> None:
+        """Take out those who gave up among waiters of different costs."""
+        if self._gone:
+            self._cut_anew(now)
+
+    def _reuse(self, waiter: Waiter, now: int) -> None:
+        """Give the first waiter the place of one that had its turn and did not use it, if it is still of use."""
+        assert waiter.place is not None
+        pieces = [[(max(start, now), end) for start, end in owned if end > now] for owned in waiter.place.owned]
+        waiter.place = None
+        again = fit(waiter.needs, pieces, now, self.together)
+        if again is None:
+            return
+        if self._waiters and waiter.needs in self._costs:
+            self._places.appendleft(Place(again.turn, tuple(map(tuple, pieces))))
+            self._spare_last()
+        elif not self._waiters:
+            for spare, owned in zip(self.spare, pieces, strict=True):
+                for piece in owned:
+                    put(spare, piece)
+
+    def _last_turn(self, now: int) -> int:
+        return max(now, self._places[-1].turn) if self._places else now
+
+    def _append(self, waiter: Waiter, needs: tuple[Need, ...], place: Place) -> None:
+        waiter.needs = needs
+        self._costs[needs] = self._costs.get(needs, 0) + 1
+        self._places.append(place)
+        self._waiters[waiter] = None
+
+    def _insert(self, waiter: Waiter, needs: tuple[Need, ...], place: Place, behind: int) -> None:
+        """Put a waiter in line before the last `behind`. Answers of a store far away may overtake each other."""
+        last = list(self._waiters)[-behind:]
+        self._append(waiter, needs, place)
+        self._places.pop()
+        self._places.insert(len(self._places) - behind, place)
+        for other in last:
+            self._waiters.move_to_end(other)
+
+    def _forget_cost(self, waiter: Waiter) -> None:
+        left = self._costs.get(waiter.needs, 0) - 1
+        if left > 0:
+            self._costs[waiter.needs] = left
+        else:
+            self._costs.pop(waiter.needs, None)
+
+    def _finish_leaving(self) -> None:
+        """Take the first waiter out if it has been given its place. A place that nobody has is spare."""
+        if self._waiters:
+            waiter = next(iter(self._waiters))
+            if waiter.place is not None:
+                if self._places and self._places[0] is waiter.place:
+                    self._places.popleft()
+                del self._waiters[waiter]
+                self._forget_cost(waiter)
+        while len(self._places) > len(self._waiters):
+            self._spare_last()
+
+    def _spare_last(self) -> None:
+        """Have the ranges of the last place spare."""
+        place = self._places.pop()
+        for spare, owned in zip(self.spare, place.owned, strict=False):
+            for piece in reversed(owned):
+                put(spare, piece)
+
+    def _cut_anew(self, now: int) -> None:
+        """Give each waiter that stays, in order, the earliest place in all ranges that are owned.
+
+        Nobody's turn gets later, unless places were charged in an order that differs from bucket to bucket: then all
+        keep their places, and what was given up is lost.
+        """
+        owned: list[Ranges] = [deque() for _ in self.buckets]
+        for place in self._places:
+            for ranges, pieces in zip(owned, place.owned, strict=True):
+                for piece in pieces:
+                    put(ranges, piece)
+        for ranges, spare in zip(owned, self.spare, strict=True):
+            for piece in spare:
+                put(ranges, piece)
+        kept = [pair for pair in zip(self._waiters, self._places, strict=True) if pair[0] not in self._gone]
+        places: deque[Place] = deque()
+        turn = now
+        for waiter, before in kept:
+            found = fit(waiter.needs, owned, turn, self.together)
+            if found is None or found.turn > before.turn:
+                places, owned = deque(place for _, place in kept), self.spare
+                break
+            places.append(take(found, owned))
+            turn = found.turn
+        costs: dict[tuple[Need, ...], int] = {}
+        for waiter, _ in kept:
+            costs[waiter.needs] = costs.get(waiter.needs, 0) + 1
+        self._waiters = OrderedDict.fromkeys(waiter for waiter, _ in kept)
+        self._places, self.spare, self._costs, self._gone = places, owned, costs, set()
