@@ -11,13 +11,7 @@ import errno
 import os
 import signal
 import stat
-
-try:
-    import fcntl
-
-    _SET_LEASE, _SET_SIGNAL = fcntl.F_SETLEASE, fcntl.F_SETSIG
-except (ImportError, AttributeError):  # another system than Linux
-    _SET_LEASE = _SET_SIGNAL = None  # type: ignore[assignment]
+import sys
 
 
 def open_for_writing(path: str) -> bool | None:
@@ -25,8 +19,10 @@ def open_for_writing(path: str) -> bool | None:
 
     It can tell of files on Linux's own file systems, to their owner and to a process with CAP_LEASE, such as root's.
     """
-    if _SET_LEASE is None:
+    if sys.platform != "linux":
         return None
+    import fcntl  # noqa: PLC0415  not on every system
+
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
@@ -34,9 +30,9 @@ def open_for_writing(path: str) -> bool | None:
     except OSError:
         return False  # nothing can be read there anyway
     try:
-        fcntl.fcntl(descriptor, _SET_SIGNAL, signal.SIGURG)
-        fcntl.fcntl(descriptor, _SET_LEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, _SET_LEASE, fcntl.F_UNLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
         return True if error.errno == errno.EAGAIN else None
     finally:

@@ -173,12 +173,14 @@ class GatewayExchange(ScopeExchange):
 class ProgramExchange(ScopeExchange):
     """A request of which a program tells the attributes and the cost. The program, its peer, is not a client."""
 
-    peer = None
-
     def __init__(self, limits: AsyncRequestLimiter, scope: Scope, receive: Receive, asked: CheckRequest) -> None:
         super().__init__(limits, scope, receive)
         self._attributes = asked.attributes
         self.cost = asked.cost
+
+    @property
+    def peer(self) -> None:
+        return None
 
     def read(self, reader: AttributeReader) -> dict[str, str]:
         return reader.respell(self._attributes)

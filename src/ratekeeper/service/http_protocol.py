@@ -67,7 +67,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         messages = self._messages
         try:
-            self.parser.feed_data(data)
+            self.parser.feed_data(data)  # pyright: ignore[reportOptionalMemberAccess]  # None only before a connection
         except httptools.HttpParserUpgrade:
             self._end_after_answers()  # it is answered as any other request
         except httptools.HttpParserError:
