@@ -39,7 +39,7 @@ typedef struct {
     int64_t now;
     uint64_t fingerprints[MANY_KEYS];
     int64_t tats[KEYS]; /* the model */
-    bool has_cell[KEYS];
+    bool has_cell[KEYS], promised[KEYS];
     bool modelled;
 } world;
 
@@ -123,16 +123,22 @@ static rk_answer expect(world *in, uint64_t k, rk_terms terms, bool commit)
     bool allowed = ahead <= terms.bound, charged = allowed && commit && terms.increment > 0;
     /* A newcomer is charged when it has its cell. */
     int64_t at = charged && !in->has_cell[k] ? read_later(in) : in->now;
-    if (charged)
-        in->tats[k] = rk_clamp(in->has_cell[k] ? start + terms.increment : (__int128)at + terms.increment);
-    in->has_cell[k] |= charged;
     __int128 delay = ahead > terms.tolerance ? ahead - terms.tolerance : 0;
     __int128 retry_after = allowed ? 0 : ahead - terms.bound;
-    return (rk_answer){allowed, at, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after), false};
+    bool marked = in->promised[k] && in->tats[k] > in->now, promised = marked || delay > 0;
+    if (charged) {
+        in->tats[k] = rk_clamp(in->has_cell[k] ? start + terms.increment : (__int128)at + terms.increment);
+        in->promised[k] = promised;
+    }
+    in->has_cell[k] |= charged;
+    return (rk_answer){allowed, at, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after), promised,
+                       promised && !marked};
 }
 
 static void give_back(world *in, uint64_t k, int64_t increment, int64_t elapsed)
 {
+    if (in->promised[k])
+        return;
     int64_t since = elapsed > 0 ? elapsed : 0, given = increment > since ? increment - since : 0;
     in->tats[k] = in->tats[k] > given ? in->tats[k] - given : 0;
 }
@@ -140,7 +146,7 @@ static void give_back(world *in, uint64_t k, int64_t increment, int64_t elapsed)
 static bool same_answer(rk_answer one, rk_answer other)
 {
     return one.allowed == other.allowed && one.at == other.at && one.debt == other.debt && one.delay == other.delay &&
-           one.retry_after == other.retry_after;
+           one.retry_after == other.retry_after && one.promised == other.promised && one.marks == other.marks;
 }
 
 /* ---- operations: each on the table, and on the model if there is one ---- */
@@ -166,14 +172,17 @@ static bool expect_all(world *in, const uint64_t *ks, const rk_demand *demands, 
     for (size_t i = 0; i < count; i++)
         allowed &= demands[i].shadow || (!demands[i].never && expect(in, ks[i], demands[i].terms, false).allowed);
     size_t charged = 0;
-    bool made[DEMANDS] = {false};
+    rk_answer made[DEMANDS] = {{0}};
     for (; charged < count && allowed; charged++) {
-        made[charged] = !demands[charged].never && expect(in, ks[charged], demands[charged].terms, true).allowed;
-        allowed = made[charged] || demands[charged].shadow;
+        if (!demands[charged].never)
+            made[charged] = expect(in, ks[charged], demands[charged].terms, true);
+        allowed = made[charged].allowed || demands[charged].shadow;
     }
     for (size_t i = charged; i-- > 0 && !allowed;) /* nobody else came meanwhile: the last made is the first undone */
-        if (made[i])
+        if (made[i].allowed) {
             in->tats[ks[i]] -= demands[i].terms.increment;
+            in->promised[ks[i]] &= !made[i].marks;
+        }
     return allowed;
 }
 
@@ -209,7 +218,7 @@ static void operate(world *in)
         rk_reset(&in->on.table, in->fingerprints[k]);
         CHECK(tat_of(&in->on, in->fingerprints[k]) == 0);
         if (in->modelled)
-            in->tats[k] = 0, in->has_cell[k] = false;
+            in->tats[k] = 0, in->has_cell[k] = in->promised[k] = false;
         break;
     case 2:
         charge_all(in);
@@ -223,7 +232,7 @@ static void operate(world *in)
     for (k = 0; in->modelled && k < KEYS; k++) /* with a TAT of 0 it might lose its cell, as if it were never used */
         if (in->has_cell[k] && !in->tats[k]) {
             rk_reset(&in->on.table, in->fingerprints[k]);
-            in->has_cell[k] = false;
+            in->has_cell[k] = in->promised[k] = false;
         }
 }
 
@@ -260,6 +269,7 @@ static void every_answer_is_that_of_a_plain_array_of_tats(void)
         in.on.table.deny_when_full = below(&in, 2);
         memset(in.tats, 0, sizeof in.tats);
         memset(in.has_cell, 0, sizeof in.has_cell);
+        memset(in.promised, 0, sizeof in.promised);
         name_keys(&in);
         in.now = any_ticks(&in);
         for (int i = 0; i < EPISODE; i++) {

@@ -13,6 +13,7 @@ typedef struct {
     bool allowed;
     int64_t at, debt, delay, retry_after;
     bool promised; /* the bucket is marked afterwards */
+    bool marks;    /* this charge has marked it */
 } rk_answer;
 
 /* Decide one charge, and make it if it is allowed and `commit`. A cost of nothing, or a refusal, writes nothing. */
@@ -26,8 +27,9 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
         rk_ruling ruling = rk_decide(seen.tat, now, terms);
         bool charged = ruling.allowed && commit && terms.increment > 0;
         int64_t debt = charged ? ruling.ahead : seen.tat > now ? seen.tat - now : 0;
-        uint64_t mark = (ruling.delay > 0 ? RK_PROMISED : 0) | (seen.tat > now ? seen.fingerprint & RK_PROMISED : 0);
-        rk_answer answer = {ruling.allowed, now, debt, ruling.delay, ruling.retry_after, mark != 0};
+        uint64_t marked = seen.tat > now ? seen.fingerprint & RK_PROMISED : 0;
+        uint64_t mark = ruling.delay > 0 ? RK_PROMISED : marked;
+        rk_answer answer = {ruling.allowed, now, debt, ruling.delay, ruling.retry_after, mark != 0, mark != marked};
         if (cell) {
             /* Uncharged, the swap changes nothing, but proves that what was seen was there at one instant. */
             if (rk_swap(cell, seen, charged ? (rk_cell){fingerprint | mark, ruling.new_tat} : seen))
@@ -115,12 +117,12 @@ RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64
         return rk_charge(table, demand->fingerprint, now, demand->terms, commit, clock);
     rk_terms nothing = {0, 0, 0};
     rk_answer answer = rk_charge(table, demand->fingerprint, now, nothing, false, clock);
-    return (rk_answer){false, answer.at, answer.debt, INT64_MAX, INT64_MAX, false};
+    return (rk_answer){false, answer.at, answer.debt, INT64_MAX, INT64_MAX, false, false};
 }
 
 /* Take a charge back that was made a moment ago: exactly if nobody came since, or else as a refund. (A reset in between
  * has given it back already; who comes after that may have it twice.) If somebody has marked the bucket since, the TAT
- * may be what it was, and the range at its end not ours. */
+ * may be what it was, and the range at its end not ours. A mark of the charge's own goes with it. */
 static inline void rk_undo(rk_table *table, const rk_demand *demand, const rk_clock *clock)
 {
     int64_t at = demand->answer.at, new_tat = rk_clamp((rk_wide)at + demand->answer.debt);
@@ -128,7 +130,8 @@ static inline void rk_undo(rk_table *table, const rk_demand *demand, const rk_cl
     rk_home home = rk_home_of(table, demand->fingerprint);
     rk_cell made = {demand->fingerprint | (demand->answer.promised ? RK_PROMISED : 0), new_tat};
     rk_cell seen, *cell = rk_find(home, demand->fingerprint, &seen);
-    if (!cell || !rk_swap(cell, made, (rk_cell){made.fingerprint, before > 0 ? (int64_t)before : 0}))
+    uint64_t kept = demand->answer.marks ? demand->fingerprint : made.fingerprint;
+    if (!cell || !rk_swap(cell, made, (rk_cell){kept, before > 0 ? (int64_t)before : 0}))
         rk_refund(table, demand->fingerprint, at, demand->terms, clock);
 }
 
