@@ -118,7 +118,7 @@ def test_a_limit_that_is_made_in_a_view_is_refused_with_the_mend() -> None:
     app = Starlette(routes=[Route("/", endpoint)])
     app.add_middleware(starlette.RateLimitMiddleware, store=memory())
     with serving(app) as url, closing(RawClient(url)) as client:
-        assert b"decorate the function outside, or say name=" in client.send("/").body
+        assert b"anew in each request: decorate it outside, or say name=" in client.send("/").body
 
 
 # Errors at the start

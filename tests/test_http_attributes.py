@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from ratekeeper.errors import BadRequestError
 from ratekeeper.http.attributes import (
-    MOST_PATH,
     AttributeReader,
     client_address,
     put_attribute,
     read_method,
-    read_path,
 )
 from ratekeeper.http.header_lines import MOST_BYTES, MOST_LINES
+from ratekeeper.http.paths import MOST_PATH, read_path
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT
 from ratekeeper.policy.sources import (
     OTHER,

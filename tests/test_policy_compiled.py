@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from policy_oracle import Asked, planned
 
 from ratekeeper import AsyncKeeper, Keeper, LeakyBucket, ManualClock, MemoryStore, Policy, TokenBucket
-from ratekeeper.http.attributes import read_path
+from ratekeeper.http.paths import read_path
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.model import Missing, Override, Rule, Tiers
 from ratekeeper.policy.sources import (

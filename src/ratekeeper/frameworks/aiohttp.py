@@ -91,6 +91,7 @@ class _Limited:
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         exchange: Exchange | None = request.pop(self._key, None)
         if exchange is not None:  # else another middleware has answered
+            await self._limits.answered_async(exchange, response.status)
             response.headers.extend(exchange.limit_headers())
 
     async def run(self, app: web.Application) -> AsyncIterator[None]:

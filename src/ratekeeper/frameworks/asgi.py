@@ -106,7 +106,7 @@ class RateLimitMiddleware:
         except PolicyError as error:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
+            raise  # clients for tests look for that
         self.limits.reopen()
 
         async def send_closing(message: Message) -> None:
@@ -132,16 +132,14 @@ class RateLimitMiddleware:
 
 
 class ScopeExchange(Exchange):
-    """A scope, of which nothing is read before it is asked for.
-
-    receive  what the application is to receive by: with what the client has sent while the request waited
-    """
+    """A scope, of which nothing is read before it is asked for."""
 
     def __init__(self, limits: AsyncRequestLimiter, scope: Scope, receive: Receive) -> None:
         super().__init__(limits)
         self.loop = asyncio.get_running_loop()
         self.scope = scope
-        self.receive = receive
+        self.prefix = scope.get("root_path", "")
+        self._receive = receive
         self._inbox: _Inbox | None = None
 
     @property
@@ -173,9 +171,12 @@ class ScopeExchange(Exchange):
 
     async def hung_up(self) -> None:
         if self._inbox is None:
-            self._inbox = _Inbox(self.receive)
-            self.receive = self._inbox.receive
+            self._inbox = _Inbox(self._receive)
         await self._inbox.hung_up()
+
+    async def receive(self) -> Message:
+        """Receive for the application, which may have begun before its request had to wait."""
+        return await (self._receive if self._inbox is None else self._inbox.receive)()
 
     def end(self) -> None:
         """Leave nothing behind that still waits for the client."""
@@ -202,7 +203,7 @@ class _Inbox:
             self._kept.append(message)
             if message["type"] in _GONE:
                 return
-            kept += max(1, len(message.get("body", b"")))
+            kept += 1 + len(message.get("body") or message.get("bytes") or message.get("text") or b"")
         await asyncio.get_running_loop().create_future()  # nobody can tell any more
 
     async def receive(self) -> Message:
@@ -255,12 +256,13 @@ class _Reply:
     async def refuse(self, refusal: RatekeeperError) -> None:
         """Answer a request that a limit has refused."""
         scope = self._exchange.scope
-        answer = await self._limits.answer_async(self._exchange, refusal)
         if scope["type"] == "websocket" and (
             self._accepted or _HANDSHAKE_ANSWER not in (scope.get("extensions") or {})
         ):
+            await self._limits.give_back_async(self._exchange)
             await self._send({"type": _CLOSE, "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
             return
+        answer = await self._limits.answer_async(self._exchange, refusal)
         app = partial(answer_with, answer) if isinstance(answer, Response) else answer
         await app(scope, self._exchange.receive, self._send_refusal)
 
@@ -269,6 +271,7 @@ class _Reply:
 
     async def _send_told(self, message: Message) -> None:
         """Begin a response, or accept a websocket, with the headers about limits."""
+        await self._limits.answered_async(self._exchange, message.get("status", 101))
         headers = _raw(self._exchange.limit_headers())
         await self._send({**message, "headers": [*(message.get("headers") or ()), *headers]})
 

@@ -75,7 +75,9 @@ class RateLimitMiddleware:
         token = CURRENT.set(exchange)
         try:
             response = self._get_response(request)
-            return _told(response if exchange.charged else self._charge(exchange) or response, exchange)
+            response = response if exchange.charged else self._charge(exchange) or response
+            self._limits.answered(exchange, response.status_code)
+            return _told(response, exchange)
         finally:
             CURRENT.reset(token)
 
@@ -86,7 +88,9 @@ class RateLimitMiddleware:
         token = CURRENT.set(exchange)
         try:
             response = await self._get_response(request)
-            return _told(response if exchange.charged else await self._charge_async(exchange) or response, exchange)
+            response = response if exchange.charged else await self._charge_async(exchange) or response
+            await self._limits.answered_async(exchange, response.status_code)
+            return _told(response, exchange)
         finally:
             CURRENT.reset(token)
 

@@ -5,12 +5,14 @@ It decides when the framework has found out who asks, by a token too; Django's m
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
+from http import HTTPStatus
 from math import inf
 from typing import Any, ClassVar, TypeAlias
 
 from ratekeeper.errors import MissingExtraError, RateLimitExceeded
-from ratekeeper.http.exchange import CURRENT, Exchange
+from ratekeeper.http.exchange import CURRENT
 from ratekeeper.http.limiter import RequestLimiter
 from ratekeeper.http.rate_limit import Key, RateLimit
 from ratekeeper.limits import Limit
@@ -27,7 +29,10 @@ except ImportError:
 
 __all__ = ["RateLimitThrottle"]
 
-Given: TypeAlias = str | Limit | tuple[str | Limit, ...]
+Given: TypeAlias = str | Limit | tuple[str | Limit, ...] | list[str | Limit]
+
+_OWN = "_ratekeeper_exchange"
+_MAKING = threading.RLock()  # what is made once must not be made by two threads
 
 
 class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types of its own
@@ -40,8 +45,8 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types 
     `throttle_scope`. Without either it is the policy of the settings that decides, unless `RateLimitMiddleware` has
     done so already.
 
-    Without that middleware the framework still tells Retry-After, but there are no RateLimit headers, and a store that
-    does not answer is an error of the application's, 500 rather than 503.
+    Without that middleware the framework still tells Retry-After, but there are no RateLimit headers. A store that does
+    not answer, a repeated header and a bad cost are then errors of the application's, 500.
     """
 
     limits: ClassVar[Given] = ()
@@ -52,17 +57,22 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types 
 
     def allow_request(self, request: Request, view: Any) -> bool:
         """Charge the request; False if it is refused."""
-        around = CURRENT.get()
-        exchange = around if isinstance(around, RequestExchange) else _exchange(request)
+        exchange = _exchange_of(request)
         limit = self._limit(request, view)
-        if limit is None and exchange is around:
+        if exchange.error is not None:  # the framework asks all throttles, also after one has refused
+            return False
+        if limit is None and exchange.charged:
             return True
+        exchange.charged = True
         refusal = exchange.limits.charge(exchange, limit)
         if isinstance(refusal, RateLimitExceeded):
+            exchange.error = refusal
+            exchange.limits.answered(exchange, HTTPStatus.TOO_MANY_REQUESTS)  # which the framework will say
             wait = refusal.decision.retry_after
             self._wait = None if wait == inf else wait
             return False
-        exchange.refuse(refusal)  # the store does not answer, or the request is wrong in itself
+        if refusal is not None:
+            exchange.refuse(refusal)  # the store does not answer, or the request is wrong in itself
         return True
 
     def wait(self) -> float | None:
@@ -76,7 +86,9 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types 
             return None
         name = getattr(view, "throttle_scope", None) if own is not None else self.scope or type(self).__name__
         known = bool(request.user and request.user.is_authenticated)
-        return _rate_limit(given if isinstance(given, tuple) else (given,), _user if known else "client", name)
+        limits = tuple(given) if isinstance(given, tuple | list) else (given,)
+        with _MAKING:
+            return _rate_limit(limits, _user if known else "client", name)
 
 
 def _user(request: HttpRequest) -> str:
@@ -91,8 +103,17 @@ def _rate_limit(limits: tuple[str | Limit, ...], key: Key, name: str | None) -> 
     return limit
 
 
-def _exchange(request: Request) -> Exchange:
-    return RequestExchange(_limits(), request._request)
+def _exchange_of(request: Request) -> RequestExchange:
+    """Return the one exchange of a request: the middleware's, or else one of our own."""
+    around = CURRENT.get()
+    if isinstance(around, RequestExchange):
+        return around
+    own: RequestExchange | None = getattr(request._request, _OWN, None)
+    if own is None:
+        with _MAKING:
+            own = RequestExchange(_limits(), request._request)
+        setattr(request._request, _OWN, own)
+    return own
 
 
 @lru_cache(maxsize=1)

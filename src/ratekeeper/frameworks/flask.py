@@ -71,7 +71,8 @@ class RateLimits:
 def _charge() -> None:
     """Charge a request: now the route is known, and Flask handles errors."""
     exchange = current()
-    exchange.refuse(exchange.limits.charge(exchange))
+    if (refusal := exchange.limits.charge(exchange)) is not None:
+        exchange.refuse(refusal)
 
 
 class _Middleware:

@@ -26,11 +26,9 @@ _RETRY_AFTER = "Retry-After"
 _PUSHBACK = "grpc-retry-pushback-ms"
 """What gRPC's own clients go by, if they are set to retry."""
 
-_CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,  # a cost that is not a number, or metadata that is repeated
+_CODES = {  # of all others INVALID_ARGUMENT: a cost that is not a number, metadata that is repeated or too long
     403: grpc.StatusCode.PERMISSION_DENIED,  # an attribute is missing
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    431: grpc.StatusCode.INVALID_ARGUMENT,  # more metadata than can be looked at
     503: grpc.StatusCode.UNAVAILABLE,  # the store does not answer
 }
 
@@ -105,7 +103,7 @@ class LimitedContext:
 
     def send_initial_metadata(self, initial_metadata: Any) -> Any:
         """Return what gRPC's own does: on asyncio something to await."""
-        self._sent = True
+        self._sent = self._exchange.begun = True
         return self._context.send_initial_metadata((*initial_metadata, *_lowered(self._exchange.limit_headers())))
 
     def refusal(self, answer: Any) -> tuple[grpc.StatusCode, str, Metadata]:
@@ -113,7 +111,7 @@ class LimitedContext:
         headers = self._exchange.limit_headers()
         if isinstance(answer, Response):
             headers += [(name, value) for name, value in answer.headers if name == _RETRY_AFTER]
-            answer = _CODES[answer.status], json.loads(answer.body)["detail"]
+            answer = _CODES.get(answer.status, grpc.StatusCode.INVALID_ARGUMENT), _detail_of(answer)
         headers += [(_PUSHBACK, f"{value}000") for name, value in headers if name == _RETRY_AFTER]
         return *answer, _lowered(headers)
 
@@ -128,7 +126,8 @@ class ThreadContext(LimitedContext):
 
     def charge(self) -> None:
         """Charge the call by the policy."""
-        self._exchange.refuse(self._exchange.limits.charge(self._exchange))
+        if (refusal := self._exchange.limits.charge(self._exchange)) is not None:
+            self._exchange.refuse(refusal)
 
     def step(self, part: Callable[..., T], *args: Any) -> T:
         """Do a part of what is to be done, with the call as the current exchange. Ends the call if a limit refuses."""
@@ -159,7 +158,8 @@ class TaskContext(LimitedContext):
 
     async def charge(self) -> None:
         """As `ThreadContext.charge`."""
-        self._exchange.refuse(await self._exchange.limits.charge_async(self._exchange))
+        if (refusal := await self._exchange.limits.charge_async(self._exchange)) is not None:
+            self._exchange.refuse(refusal)
 
     async def step(self, part: Awaitable[T]) -> T:
         """As `ThreadContext.step`."""
@@ -170,6 +170,11 @@ class TaskContext(LimitedContext):
         except REFUSALS as error:
             await self._context.abort(*self.refusal(await exchange.limits.answer_async(exchange, error)))
             raise
+
+
+def _detail_of(answer: Response) -> str:
+    detail: str = json.loads(answer.body)["detail"] if answer.body else "the client has gone"
+    return detail
 
 
 def _lowered(headers: list[tuple[str, str]]) -> Metadata:

@@ -53,7 +53,7 @@ class _Exchange(asgi.ScopeExchange):
         super().__init__(limits, scope, receive)
         self._routes = routes
         # FastAPI(root_path="/api") takes "/api/x" for "/x", whether a proxy has taken "/api" away or not.
-        self.prefix = getattr(scope.get("app"), "root_path", "")
+        self.prefix = self.prefix or getattr(scope.get("app"), "root_path", "")
         # Routers write into the scope which way a request goes; a template is asked for from where it came in.
         self._arrived = dict(scope)
 

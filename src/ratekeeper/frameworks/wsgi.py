@@ -87,6 +87,7 @@ def start_limited(
     exchange: Exchange, start_response: StartResponse, status: str, headers: list[tuple[str, str]], *exc_info: Any
 ) -> Any:
     """Begin a response, with the headers about limits."""
+    exchange.limits.answered(exchange, int(status[:3]))
     return start_response(status, headers + exchange.limit_headers(), *exc_info)
 
 
@@ -122,6 +123,7 @@ class EnvironExchange(Exchange):
 
     def __init__(self, limits: Any, environ: Environ) -> None:
         super().__init__(limits)
+        self.prefix = environ.get("SCRIPT_NAME", "")
         self._environ = environ
 
     @property

@@ -8,13 +8,11 @@ framework, no rule and no limiter.
 from __future__ import annotations
 
 from functools import partial
-from posixpath import normpath
-from re import compile as pattern
 from typing import TYPE_CHECKING, Protocol, cast
-from urllib.parse import quote_from_bytes, unquote
 from uuid import UUID
 
 from ratekeeper.errors import BadRequestError
+from ratekeeper.http.paths import read_path
 from ratekeeper.policy.addresses import client_of
 from ratekeeper.policy.sources import (
     METHODS,
@@ -31,7 +29,7 @@ from ratekeeper.policy.sources import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from ratekeeper.policy.sources import Source
 
@@ -41,17 +39,9 @@ ALWAYS_KNOWN = frozenset({"method", "path", "client"})
 OF_ROUTE = frozenset({"route", "endpoint"})
 """Those of a request to a framework that tells its route."""
 
-MOST_PATH = 8_192
-"""Characters of a path that are looked at. A longer one is a 414."""
-
 _READ_AS = {**{method: method for method in METHODS}, "HEAD": "GET"}
 _AUTHORIZATION = "authorization"
 _FORWARDED_FOR = "x-forwarded-for"
-_ORIGIN = pattern(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*")
-_PARAMETERS = pattern(r";[^/]*")
-_ENCODED_SLASH = pattern(r"%2[fF]")
-_MANY_SLASHES = pattern(r"//+")
-_ASCII = bytes(range(128))
 
 
 class RequestLike(Protocol):
@@ -144,9 +134,12 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
 
 def _path_of(source: PathSource, request: RequestLike) -> str:
     path = read_path(request.path, source)
-    if (prefix := request.prefix) and path.startswith(f"{prefix}/"):
-        return Readings.of([path[len(prefix) :], *readings_of(path)])
-    return path
+    prefix = source.spelled(request.prefix.rstrip("/"))
+    if not prefix:
+        return path
+    readings = readings_of(path)
+    below = [reading[len(prefix) :] for reading in readings if reading.startswith(f"{prefix}/")]
+    return Readings.of([*below, *readings])
 
 
 def _client_of(source: ClientIP, request: RequestLike) -> str:
@@ -195,84 +188,6 @@ def put_attribute(attributes: dict[str, str], name: str, value: object) -> None:
 def read_method(method: str) -> str:
     """Return a request's method as rules see it: upper case, HEAD as GET, and `OTHER` for what is not registered."""
     return _READ_AS.get(method) or _READ_AS.get(method.upper(), OTHER)
-
-
-def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
-    """Return the path of a request target, in all its `Readings` if they differ. A key takes the first.
-
-    The first has percent-encoding decoded, once (UTF-8; what is not becomes U+FFFD); then empty, `.` and `..` segments
-    resolved, and `;parameters` and a trailing slash taken away. The others are how routers may read it instead. A query
-    is not part of a path. Each begins with "/". Raises `BadRequestError` for a path that is too long.
-
-    >>> read_path("/y/../%61pi//x/?page=2")
-    '/api/x'
-    """
-    if isinstance(raw, bytes):
-        raw = raw.decode("ascii") if raw.isascii() else quote_from_bytes(raw, _ASCII)
-    raw = raw.partition("?")[0]
-    if len(raw) > MOST_PATH:
-        raise BadRequestError(f"the path is longer than {MOST_PATH} characters", 414)
-    if not raw.startswith("/"):
-        # A request line may name the origin too: "GET http://example.com/api/x" is a request for /api/x.
-        raw = "/" + _ORIGIN.sub("", raw, count=1).removeprefix("/")
-    marked = "%" in raw or "//" in raw or "/." in raw or ";" in raw or "#" in raw or "\\" in raw
-    if marked or (raw.endswith("/") and raw != "/"):
-        readings = _readings(raw)
-        return Readings.of(map(source.spelled, readings) if source is not None else readings)
-    return raw if source is None else source.spelled(raw)
-
-
-def _readings(raw: str) -> Iterator[str]:
-    """Yield the ways in which routers read a path, the resolved one first."""
-    texts = dict.fromkeys(text for target in _targets(raw) for text in _decoded(target))
-    for text in texts:
-        for reading in dict.fromkeys((_resolved(text), _MANY_SLASHES.sub("/", text), _resolved_as_url(text), text)):
-            yield reading.rstrip("/") or "/"
-            yield reading
-
-
-def _targets(raw: str) -> Iterator[str]:
-    """Yield the paths that servers may find in a request target."""
-    if "#" in raw:  # the beginning of a fragment to some, to others a letter of the path
-        yield raw.partition("#")[0]
-    yield raw
-    if raw.startswith("//"):  # the beginning of a host's name to some
-        yield "/" + raw[2:].partition("/")[2]
-
-
-def _decoded(target: str) -> Iterator[str]:
-    """Yield what a path may be decoded to: with and without parameters, encoded slashes as slashes or as letters."""
-    decoded = unquote(target, errors="replace")
-    texts = [_PARAMETERS.sub("", decoded), decoded]
-    if _ENCODED_SLASH.search(target):
-        kept = unquote(_ENCODED_SLASH.sub("%252F", target), errors="replace")
-        texts += [unquote(_PARAMETERS.sub("", target), errors="replace"), kept, _PARAMETERS.sub("", kept)]
-    for text in texts:
-        if text.endswith("\n"):  # before which "$" in a regular expression, such as Starlette's, matches too
-            yield text[:-1]
-        yield text
-        if "\\" in text:  # a slash to those who read it as browsers do
-            yield text.replace("\\", "/")
-
-
-def _resolved(path: str) -> str:
-    """Return a decoded path with empty, `.` and `..` segments resolved; nothing climbs above the root."""
-    resolved = normpath(f"/{path.lstrip('/')}")
-    folder = resolved != "/" and path.endswith(("/", "/.", "/.."))
-    return f"{resolved}/" if folder else resolved
-
-
-def _resolved_as_url(path: str) -> str:
-    """Return a path as `_resolved` does, but as RFC 3986 has it: an empty segment is one that `..` takes away."""
-    if "//" not in path or "/.." not in path:
-        return path
-    kept: list[str] = []
-    for segment in path[1:].split("/"):
-        if segment == "..":
-            del kept[-1:]
-        elif segment != ".":
-            kept.append(segment)
-    return _MANY_SLASHES.sub("/", "/" + "/".join(kept))
 
 
 def client_address(forwarded_for: str | None, peer: str | None, source: ClientIP) -> str:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ratekeeper.http.attributes import AttributeReader
     from ratekeeper.http.headers import LegacyReset
 
+MOST_DECISIONS = 100
+"""Decisions that are kept of one request."""
+
 CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default=None)
 """Set by a middleware for the time of a request."""
 
@@ -33,6 +36,8 @@ class Limits(Protocol):
 
     def charge(self, exchange: Exchange, limit: Any = None) -> RatekeeperError | None: ...
     def charge_async(self, exchange: Exchange, limit: Any = None) -> Coroutine[Any, Any, RatekeeperError | None]: ...
+    def answered(self, exchange: Exchange, status: int) -> None: ...
+    def answered_async(self, exchange: Exchange, status: int) -> Coroutine[Any, Any, None]: ...
     def answer(self, exchange: Exchange, refusal: RatekeeperError) -> Any: ...
     def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Coroutine[Any, Any, Any]: ...
 
@@ -42,8 +47,9 @@ class Exchange(ABC):
 
     prefix     what the application takes away from the beginning of a path, if it is there
     limits     what decides the application's requests
-    decisions  made of this request so far, refused or not
+    decisions  made of this request so far, refused or not: the last ones of many
     error      what an endpoint's limit has raised, so that an adapter can tell what became of it
+    begun      whether the application has begun to answer: what it was charged for has been had
     loop       the event loop that the request is on, if it is on one
     """
 
@@ -51,11 +57,18 @@ class Exchange(ABC):
     limits: Limits
     loop: asyncio.AbstractEventLoop | None = None
     error: RatekeeperError | None = None
+    begun: bool = False
     cost: int = 1
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.decisions: list[PolicyDecision] = []
+
+    def note(self, decision: PolicyDecision) -> None:
+        """Keep a decision. Of very many, such as those of a long websocket, the first are forgotten."""
+        self.decisions.append(decision)
+        if len(self.decisions) > MOST_DECISIONS:
+            del self.decisions[0]
 
     @property
     @abstractmethod
@@ -105,12 +118,8 @@ class Exchange(ABC):
         """Return a coroutine that ends when the client has gone, None if that cannot be told."""
         return None
 
-    def refuse(self, refusal: RatekeeperError | None) -> None:
-        """Raise the refusal of an endpoint's limit, if it is one: nothing else can stop the function."""
-        if refusal is not None:
-            self._raise(refusal)
-
-    def _raise(self, refusal: RatekeeperError) -> NoReturn:
+    def refuse(self, refusal: RatekeeperError) -> NoReturn:
+        """Raise a refusal in an endpoint, or in a framework's hook: nothing else can stop the function."""
         self.error = refusal
         raise refusal
 
@@ -125,7 +134,8 @@ class Exchange(ABC):
 
 
 def _combined(decisions: list[PolicyDecision]) -> PolicyDecision:
-    rules = tuple(rule for decision in decisions for rule in decision.rules)
+    """Return the last decision of each rule, as one."""
+    rules = tuple({rule.name: rule for decision in decisions for rule in decision.rules}.values())
     return PolicyDecision(rules, next((one.missing for one in decisions if one.missing is not None), None))
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import ContextVar
+from http import HTTPStatus
 from inspect import isawaitable
 from typing import Any, TypeVar
 
@@ -31,7 +33,7 @@ from ratekeeper.http.options import Ask
 from ratekeeper.http.problem import response_to
 from ratekeeper.http.rate_limit import RateLimit
 from ratekeeper.http.request_policy import K, RequestPolicy
-from ratekeeper.http.waiting import WAITING_THREADS, places_by_descriptors
+from ratekeeper.http.waiting import WAITING_THREADS, WaitingRequests, places_by_descriptors
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.verdict import PolicyDecision
@@ -41,6 +43,9 @@ from ratekeeper.stores.choice import StoreChoice
 __all__ = ["REFUSALS", "AsyncRequestLimiter", "RequestLimiter"]
 
 T = TypeVar("T")
+
+_FOR_THREAD: ContextVar[bool] = ContextVar("ratekeeper_for_thread", default=False)
+"""Whether a thread waits for what a task does."""
 
 REFUSALS = (RateLimitExceeded, StoreUnavailable, CostError, BadRequestError, ClientDisconnected)
 """The errors that are the refusal of a request. Each has a response."""
@@ -52,8 +57,7 @@ class _Charging(LimiterBase[K]):
     async def charge_async(self, exchange: Exchange, limit: RateLimit | None = None) -> RatekeeperError | None:
         """Charge a request that is within the limits, by the policy or by an endpoint's `limit`. Wait for its turn.
 
-        Return None, or the refusal, one of `REFUSALS`. A refused request costs nothing: what earlier limits have
-        charged it is given back.
+        Return None, or the refusal, one of `REFUSALS`.
         """
         policy = self.in_use if limit is None else self.policy_of(limit)
         if policy is None or not self.enabled:
@@ -67,20 +71,22 @@ class _Charging(LimiterBase[K]):
         else:
             if decision is not None and not decision.allowed:
                 refusal = RateLimitExceeded(decision)
-        if refusal is not None and exchange.decisions:
-            await self._give_back(policy, exchange)
         if decision is not None:
-            exchange.decisions.append(decision)
+            exchange.note(decision)
             for observe in self._observers:
                 observe(exchange.native, decision)
         return refusal
 
     async def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
-        """Return the `Response` to a refusal, or what `rejection` has made, which is the framework's own."""
+        """Return the `Response` to a refusal, or what `rejection` has made, which is the framework's own.
+
+        A refused request costs nothing: what earlier limits have charged it is given back.
+        """
+        await self.give_back_async(exchange)
         if isinstance(refusal, RateLimitExceeded):
             decision = PolicyDecision(refusal.decision.rules, refusal.decision.missing)
             if decision not in exchange.decisions:  # it is that of a limiter of the application's own
-                exchange.decisions.append(decision)
+                exchange.note(decision)
             if self.rejection is not None:
                 rejection = self.rejection
                 own = await self._awaited(rejection(exchange.native, decision), rejection)
@@ -99,7 +105,7 @@ class _Charging(LimiterBase[K]):
         for name, ask in policy.functions:
             put_attribute(attributes, name, await self._ask(ask, exchange))
         if limit is not None and not limit.named:
-            self._owners.claim(limit, attributes["endpoint"])
+            self._owners.claim(limit, attributes.get("endpoint"))
         cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
         if policy.waiting_rules:
             return await self._decide_waiting(policy, exchange, attributes, cost * exchange.cost)
@@ -115,14 +121,18 @@ class _Charging(LimiterBase[K]):
         refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
         if not refusing or not policy.waiting_rules.issuperset(refusing):
             return decision
-        client = exchange.read(policy.client_reader).get("client") or exchange.peer
-        if not self._waiting.enter(client):
+        client, waiting = exchange.read(policy.client_reader).get("client") or exchange.peer, self._room()
+        if not waiting.enter(client):
             return decision
         try:
             turn = self._call(keeper.acquire, attributes, cost, exchange.time_left())
             return await self._decided(self._until_hung_up(exchange, turn))
         finally:
-            self._waiting.leave(client)
+            waiting.leave(client)
+
+    def _room(self) -> WaitingRequests:
+        """Return where a request of this thread or task may wait."""
+        return self._waiting
 
     @staticmethod
     async def _decided(turn: Coroutine[Any, Any, PolicyDecision]) -> PolicyDecision:
@@ -132,14 +142,20 @@ class _Charging(LimiterBase[K]):
         except RateLimitExceeded as refused:
             return PolicyDecision(refused.decision.rules, refused.decision.missing)
 
-    async def _give_back(self, policy: RequestPolicy[K], exchange: Exchange) -> None:
-        """Give back what earlier limits have charged a request that a later one refuses."""
-        made, exchange.decisions = exchange.decisions, []
-        for decision in made:
-            with suppress(StoreUnavailable):  # it stays charged; the client must have its answer
-                await self._call(policy.keeper.refund, decision)
-                decision = decision.given_back()  # noqa: PLW2901
-            exchange.decisions.append(decision)
+    async def answered_async(self, exchange: Exchange, status: int) -> None:
+        """Note that the application answers. A 429 of its own, after a limit has refused, costs nothing either."""
+        if exchange.error is not None and status == HTTPStatus.TOO_MANY_REQUESTS:
+            await self.give_back_async(exchange)
+        exchange.begun = True
+
+    async def give_back_async(self, exchange: Exchange) -> None:
+        """Give back what a request was charged that is refused after all, unless its answer has begun."""
+        made = [] if exchange.begun else exchange.decisions
+        for place, decision in enumerate(made):
+            if decision.allowed and decision.rules:
+                with suppress(StoreUnavailable):  # it stays charged; the client must have its answer
+                    await self._call(self._refunding.refund, decision)
+                    made[place] = decision.given_back()
 
     async def ready(self) -> None:
         """Return if requests can be decided. Raises `StoreUnavailable` if the store does not answer."""
@@ -171,6 +187,10 @@ class RequestLimiter(_Charging[Keeper]):
     def answer(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
         """As `answer_async`."""
         return run_sync(self.answer_async(exchange, refusal))
+
+    def answered(self, exchange: Exchange, status: int) -> None:
+        """As `answered_async`."""
+        run_sync(self.answered_async(exchange, status))
 
     def close(self) -> None:
         """Watch the policy's file no more, and close the store, if it was opened here."""
@@ -209,6 +229,10 @@ class AsyncRequestLimiter(_Charging[AsyncKeeper]):
         """As `answer_async`, in whatever thread."""
         return self._on_loop(exchange, self.answer_async(exchange, refusal))
 
+    def answered(self, exchange: Exchange, status: int) -> None:
+        """As `answered_async`, in whatever thread."""
+        self._on_loop(exchange, self.answered_async(exchange, status))
+
     async def close(self) -> None:
         """As `RequestLimiter.close`."""
         closing = self._closing()
@@ -221,9 +245,16 @@ class AsyncRequestLimiter(_Charging[AsyncKeeper]):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run_coroutine_threadsafe(work, exchange.loop).result()
+            return asyncio.run_coroutine_threadsafe(self._for_thread(work), exchange.loop).result()
         work.close()
         raise RuntimeError("a limit on a function that is not async, called on the event loop, would block the loop")
+
+    async def _for_thread(self, work: Coroutine[Any, Any, T]) -> T:
+        _FOR_THREAD.set(True)  # in the context of a task of its own
+        return await work
+
+    def _room(self) -> WaitingRequests:
+        return self._waiting_threads if _FOR_THREAD.get() else self._waiting
 
     async def _awaited(self, value: Any, ask: Callable[..., Any]) -> Any:
         return await value if isawaitable(value) else value
@@ -243,6 +274,8 @@ class AsyncRequestLimiter(_Charging[AsyncKeeper]):
             raise ClientDisconnected("the client hung up while its request waited for its turn")
         finally:
             turn_task.cancel()
+            if gone.done() and not gone.cancelled():
+                gone.exception()  # a server's own: the client has gone
             gone.cancel()
 
     def _open(self, choice: StoreChoice) -> Store | AsyncStore:

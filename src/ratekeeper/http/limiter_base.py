@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import Any, Generic, cast
+from typing import Any, Generic
 from weakref import WeakKeyDictionary, WeakMethod, finalize
 
 from ratekeeper.http.headers import LegacyReset
 from ratekeeper.http.options import Ask, Observer, check_options
 from ratekeeper.http.rate_limit import RateLimit
 from ratekeeper.http.request_policy import BucketOwners, Given, K, RequestPolicy
-from ratekeeper.http.waiting import WaitingRequests
+from ratekeeper.http.waiting import WAITING_THREADS, WaitingRequests
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
 from ratekeeper.policy.sources import ClientIP
 from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import AsyncStore, Store
-from ratekeeper.stores.choice import MEMORY, StoreChoice
+from ratekeeper.stores.choice import MEMORY, StoreChoice, opened
 
 
 class LimiterBase(Generic[K]):
@@ -60,7 +60,7 @@ class LimiterBase(Generic[K]):
         choice = StoreChoice(store) if isinstance(store, str) else (policy and policy.store) or StoreChoice(MEMORY)
         self._choice = choice if store is None or isinstance(store, str) else None
         self._closed = False
-        self.store = self._open(self._choice) if self._choice else cast("Store | AsyncStore", store)
+        self.store = opened(store, self._open) if self._choice is None else self._open(self._choice)
         self.rejection = rejection
         self.legacy = legacy
         self.enabled = enabled
@@ -68,7 +68,9 @@ class LimiterBase(Generic[K]):
         self._cost = cost
         self._exempt = exempt
         self._observers = (on_decision,) if callable(on_decision) else tuple(on_decision)
-        self._waiting = WaitingRequests(self._most_waiting() if max_waiting is None else max_waiting)
+        most = self._most_waiting() if max_waiting is None else max_waiting
+        self._waiting = WaitingRequests(most)
+        self._waiting_threads = WaitingRequests(min(most, WAITING_THREADS))
         self._owners = BucketOwners()
         self._endpoints: WeakKeyDictionary[RateLimit, RequestPolicy[K]] = WeakKeyDictionary()
         self.in_use: RequestPolicy[K] | None = None
@@ -83,21 +85,23 @@ class LimiterBase(Generic[K]):
         endpoints = self._endpoints  # another after a reload, and then the policy is too
         known = endpoints.get(limit)
         if known is None:
-            if not limit.named and limit.endpoint is not None:
+            if limit.named or limit.endpoint is not None:
                 self._owners.claim(limit, limit.endpoint)
-            policy = self._owners.beside(self._policy, limit)
-            given = replace(self._given, attributes={**self._given.attributes, **limit.attributes})
-            known = endpoints[limit] = RequestPolicy(self._keeper(policy), given, limit.cost)
-            known.check_complete()
+            known = endpoints[limit] = self._compiled_beside(self._policy, limit)
         return known
+
+    def _compiled_beside(self, policy: Policy | None, limit: RateLimit) -> RequestPolicy[K]:
+        given = replace(self._given, attributes={**self._given.attributes, **limit.attributes})
+        compiled = RequestPolicy(self._keeper(self._owners.beside(policy, limit)), given, limit.cost)
+        compiled.check_complete()
+        return compiled
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from now on, on the same store: what each bucket owes stays."""
-        compiled = self._compiled(policy)
-        for limit in list(self._endpoints):
-            self._owners.beside(policy, limit)
-        self.in_use = compiled
-        self._endpoints = WeakKeyDictionary()
+        compiled, endpoints = self._compiled(policy), WeakKeyDictionary[RateLimit, RequestPolicy[K]]()
+        for limit in [known for reference in self._endpoints.keyrefs() if (known := reference()) is not None]:
+            endpoints[limit] = self._compiled_beside(policy, limit)
+        self.in_use, self._endpoints = compiled, endpoints
 
     def reopen(self) -> None:
         """Go on after `close`: open the store again, and watch the policy's file."""
@@ -118,6 +122,12 @@ class LimiterBase(Generic[K]):
         compiled = RequestPolicy(self._keeper(policy), self._given, self._cost)
         self._check(compiled)
         return compiled
+
+    @property
+    def _refunding(self) -> K:
+        """A keeper on the store, for refunds: of the policy, or of any endpoint's limit."""
+        policy = self.in_use or next(iter(self._endpoints.values()))
+        return policy.keeper
 
     def _check(self, policy: RequestPolicy[K]) -> None:
         """Raise `PolicyError` if a policy cannot be used here."""

@@ -67,10 +67,12 @@ def check_options(
         _check(isinstance(name, str) and bool(name), f"an attribute's name must be a string, not {name!r}")
         _check(callable(ask) or (isinstance(ask, str) and bool(ask)),
                f"the attribute {name!r} must be a function of the request, or a string, not {ask!r}")  # fmt: skip
-    _check(callable(cost) or _whole(cost), f"cost must be a whole number, 0 or more, or a function, not {cost!r}")
+    _check(callable(cost) or (_whole(cost) and cost != 0),
+           f"cost must be a whole number, 1 or more, or a function of the request, not {cost!r}")  # fmt: skip
     for name, function in (("exempt", exempt), ("rejection", rejection)):
         _check(function is None or callable(function), f"{name} must be a function of the request, not {function!r}")
-    for observe in on_decision if isinstance(on_decision, Iterable) else (on_decision,):
+    several = isinstance(on_decision, Iterable) and not isinstance(on_decision, str)
+    for observe in on_decision if several else (on_decision,):  # type: ignore[attr-defined]  # it is an Iterable
         _check(callable(observe), f"on_decision must be a function of the request and the decision, not {observe!r}")
         _check(not iscoroutinefunction(observe), "on_decision is called, not awaited: it must not be async")
     _check(_whole(trusted_proxies), f"trusted_proxies must be a number of proxies, 0 or more, not {trusted_proxies!r}")

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from ratekeeper.decision import OnError
 from ratekeeper.errors import PolicyError
 from ratekeeper.http.exchange import CURRENT, current
-from ratekeeper.limits import Limit, parse_limit
+from ratekeeper.limits import Limit, checked_cost, parse_limit
 from ratekeeper.policy.model import Missing, Policy, Rule
 
 P = ParamSpec("P")
@@ -20,8 +20,8 @@ Ask: TypeAlias = Callable[[Any], Any]
 Key: TypeAlias = str | tuple[str, ...] | Ask
 Cost: TypeAlias = int | Ask
 
-KEY = "key"
-"""The attribute that a RateLimit's own function gives."""
+KEY = "(key)"
+"""The attribute that a RateLimit's own function gives. No policy has one of that name."""
 
 _LIMIT = "__ratekeeper_limit__"
 _WRAPPED = "__ratekeeper_wrapped__"
@@ -67,6 +67,7 @@ class RateLimit:
         for given in limits:
             if not isinstance(given, str | Limit):
                 raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {given!r}")
+        _check(key, cost, name)
         self.named, self.endpoint = name is not None, endpoint
         own = (KEY,) if callable(key) else (key,) if isinstance(key, str) else tuple(key)
         bucket_key = own if self.named else ("endpoint", *own)
@@ -84,12 +85,14 @@ class RateLimit:
     def charge(self) -> None:
         """Charge the current request. Raises `RateLimitExceeded`, which the middleware turns into the response."""
         exchange = current()
-        exchange.refuse(exchange.limits.charge(exchange, self))
+        if (refusal := exchange.limits.charge(exchange, self)) is not None:
+            exchange.refuse(refusal)
 
     async def charge_async(self) -> None:
         """As `charge`, in an async function."""
         exchange = current()
-        exchange.refuse(await exchange.limits.charge_async(exchange, self))
+        if (refusal := await exchange.limits.charge_async(exchange, self)) is not None:
+            exchange.refuse(refusal)
 
     async def __call__(self) -> None:
         """As `charge_async`: what FastAPI calls a dependency."""
@@ -111,19 +114,20 @@ def rate_limit(
     """
     if len(limits) == 1 and callable(limits[0]):
         raise TypeError("write @rate_limit('5/second'): without a limit, the function would be taken for one")
-    if name is None and CURRENT.get() is not None:
-        raise TypeError(
-            "rate_limit is called while a request is under way: decorate the function outside, or say name="
-        )
+    within_request = name is None and CURRENT.get() is not None
     make = partial(RateLimit, *limits, key=key, cost=cost, name=name, **rule_options)
     make()  # a mistake shows here, also where nothing is decorated yet
-    made: dict[str, RateLimit] = {}  # Django decorates a method anew for each request
+    made: dict[str, RateLimit] = {}  # of classes' views, which Django decorates anew for each request
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.isclass(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"rate_limit is for functions and methods that return, not for {function!r}")
         own = _name_of(function)
-        limit = made.get(own) or made.setdefault(own, make(endpoint=own))
+        if within_request and "<locals>" in own:
+            raise TypeError(f"rate_limit is put on {own} anew in each request: decorate it outside, or say name=")
+        limit = made.get(own) or make(endpoint=own)
+        if isinstance(function, partial) or hasattr(function, "view_class"):
+            limit = made.setdefault(own, limit)
         if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
             @wraps(function)
@@ -160,6 +164,19 @@ def check_endpoints(endpoints: Iterable[Any], check: Callable[[RateLimit], objec
                     f"@rate_limit on {_name_of(function)} limits nothing: it stands above the decorator that makes the "
                     "function an endpoint. Put it directly above the function"
                 )
+
+
+def _check(key: object, cost: object, name: object) -> None:
+    """Raise TypeError or ValueError for what cannot be a key, a cost or a name."""
+    attributes = key if isinstance(key, tuple | list) else () if callable(key) else (key,)
+    if not all(isinstance(one, str) and one for one in attributes) or key in ((), []):
+        raise TypeError(
+            f"key must be an attribute, such as 'client', several, or a function of the request, not {key!r}"
+        )
+    if not callable(cost) and checked_cost(cost) == 0:  # type: ignore[arg-type]  # it checks
+        raise ValueError("a cost of 0 would limit nothing: leave the limit out")
+    if name is not None and not (isinstance(name, str) and name):
+        raise TypeError(f"name must be a string, not {name!r}")
 
 
 def _chain(endpoint: Any) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 if TYPE_CHECKING:
     from ratekeeper.http.options import Ask
     from ratekeeper.http.rate_limit import RateLimit
+    from ratekeeper.limits import Limit
     from ratekeeper.policy.model import Policy
     from ratekeeper.policy.sources import ClientIP
 
@@ -86,9 +87,25 @@ class BucketOwners:
 
     def __init__(self) -> None:
         self._owners: WeakValueDictionary[tuple[str, str], RateLimit] = WeakValueDictionary()
+        self._named: dict[str, Limit] = {}
 
-    def claim(self, limit: RateLimit, endpoint: str) -> None:
-        """Note that a limit without a name charges the buckets of an endpoint. Raise `PolicyError` if another does."""
+    def claim(self, limit: RateLimit, endpoint: str | None) -> None:
+        """Note that a limit charges its buckets: of its name, or of an endpoint.
+
+        Raise `PolicyError` if another limit charges them too, unless it has the same name and the same rate.
+        """
+        if limit.named:
+            for rule in limit.policy.rules:
+                if self._named.setdefault(rule.name, rule.limit) != rule.limit:
+                    raise PolicyError(
+                        f"two limits are named {rule.name!r}, so they share buckets, but one is {rule.limit} and the "
+                        f"other {self._named[rule.name]}: give them one limit, or two names"
+                    )
+            return
+        if endpoint is None:
+            raise PolicyError(
+                f"nothing tells the endpoint of the limit {limit.policy.rules[0].name!r}: give it a name= or endpoint="
+            )
         owner = limit.owner or limit
         for rule in limit.policy.rules:
             if self._owners.setdefault((rule.name, endpoint), owner) is not owner:

@@ -115,6 +115,8 @@ def _given_back(rule: RuleDecision) -> RuleDecision:
     made = rule.decision
     if not made.allowed:
         return rule
+    if made.on_error is not None:  # it was made without the store, which so has nothing to give back
+        return rule
     debt = max(0, made.debt_ticks - made.cost * made.limit.interval)
     values = (made.allowed, made.limit, made.key, 0, debt, 0, made.retry_ticks, made.at_ticks)
     return rule._replace(decision=PlainDecision(*values))

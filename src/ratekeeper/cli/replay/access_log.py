@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ratekeeper.cli.replay.log_time import UnreadableLine, text_ticks, ticks_of
-from ratekeeper.http.attributes import client_address, read_method, read_path
+from ratekeeper.http.attributes import client_address, read_method
+from ratekeeper.http.paths import read_path
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import ClientIP, HeaderSource
