@@ -71,7 +71,7 @@ class Waitlist:
         """Give a newcomer a place of the spare ranges, if its turn comes within `most` ticks."""
         if not self.buckets or not all(self.spare):
             return None
-        place = fit(needs, self.spare, self._last_turn(now), self.together)
+        place = fit(needs, self.spare, self._last_turn(now), now, self.together)
         if place is None or place.turn - now > most:
             return None
         place = take(place, self.spare)
@@ -84,9 +84,12 @@ class Waitlist:
         Its place is earlier if other ranges have become spare meanwhile. If it was charged before others that are here
         already, it is put in line before them.
         """
-        place = fit(needs, [[one] for one in ranges], now, self.together)
+        place = fit(needs, [[one] for one in ranges], now, now, self.together)
         if place is None:
-            return None
+            if self.together:
+                return None
+            latest = max(end - need.burst for need, (_, end) in zip(needs, ranges, strict=True))
+            place = Place(max(now, latest), ())
         place = Place(place.turn, tuple([(one,) for one in ranges]))
         behind = 0
         while behind < len(self._places) and self._places[-1 - behind].turn > place.turn:
@@ -95,11 +98,13 @@ class Waitlist:
             self._insert(waiter, needs, place, behind)
             return place
         if any(self.spare):
-            for spare, one in zip(self.spare, ranges, strict=True):
+            joined = [deque(spare) for spare in self.spare]
+            for spare, one in zip(joined, ranges, strict=True):
                 put(spare, one)
-            earlier = fit(needs, self.spare, self._last_turn(now), self.together)
-            assert earlier is not None  # they have room for it by themselves
-            place = take(earlier, self.spare)
+            earlier = fit(needs, joined, self._last_turn(now), now, self.together)
+            if earlier is not None:
+                place = take(earlier, joined)
+                self.spare = joined
         self._append(waiter, needs, place)
         return place
 
@@ -156,7 +161,7 @@ class Waitlist:
         assert waiter.place is not None
         pieces = [[(max(start, now), end) for start, end in owned if end > now] for owned in waiter.place.owned]
         waiter.place = None
-        again = fit(waiter.needs, pieces, now, self.together)
+        again = fit(waiter.needs, pieces, now, now, self.together)
         if again is None:
             return
         if self._waiters and waiter.needs in self._costs:
@@ -229,7 +234,7 @@ class Waitlist:
         places: deque[Place] = deque()
         turn = now
         for waiter, before in kept:
-            found = fit(waiter.needs, owned, turn, self.together)
+            found = fit(waiter.needs, owned, turn, now, self.together)
             if found is None or found.turn > before.turn:
                 places, owned = deque(place for _, place in kept), self.spare
                 break
