@@ -275,7 +275,7 @@ def test_without_the_mark_of_a_bucket_the_oracle_finds_a_broken_limit() -> None:
 def test_with_limits_charged_at_admission_the_oracle_finds_a_broken_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     of = Joining.of
     monkeypatch.setattr(Joining, "of", lambda waiter, charges: of(waiter, charges)._replace(together=False))
-    assert broken_in(300, "two tokens", CORES[0], lambda fleet: None)
+    assert broken_in(300, "token and leaky", CORES[0], lambda fleet: None)
 
 
 def test_with_spare_ranges_that_nobody_takes_turns_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from ratekeeper.decision import Charge, Decision, seconds, together
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.stores.awaited import awaited
 from ratekeeper.stores.base import AwaitedStore, Store
+from ratekeeper.stores.joining import disown
 from ratekeeper.stores.waiting import local_ticks
 from ratekeeper.stores.waitlist import Waiter
 
@@ -51,6 +52,7 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
     try:
         decisions = store.line.join(waiter, charges)
         await_turn(store, waiter, woken)
+        disown(waiter, charges, decisions)
     except BaseException as interrupted:
         try:
             store.line.give_up(waiter)
@@ -75,6 +77,7 @@ async def take_turn_async(store: AwaitedStore, charges: Sequence[Charge]) -> lis
     try:
         decisions = await store.line.join(waiter, charges)
         await await_turn_async(store, waiter, woken)
+        disown(waiter, charges, decisions)
     except BaseException:
         store.line.give_up(waiter)
         raise
@@ -145,6 +148,10 @@ class Reservation:
 
     def cancel(self) -> None:
         """Give the turn back before it has come: those behind move up. Later there is nothing to cancel."""
+        if self.delay > 0:
+            self._give_up()
+
+    def _give_up(self) -> None:
         if not self._ended:
             self._ended = True
             (self._blocking or self._store).line.give_up(self._waiter)
@@ -158,7 +165,7 @@ class Reservation:
         try:
             await_turn(self._blocking, self._waiter, woken)
         except BaseException:
-            self.cancel()
+            self._give_up()
             raise
         self._ended = True
         return self
@@ -170,7 +177,7 @@ class Reservation:
         try:
             await await_turn_async(self._store, self._waiter, woken)
         except BaseException:
-            self.cancel()
+            self._give_up()
             raise
         self._ended = True
         return self
@@ -194,7 +201,7 @@ def reserve(store: Store, charges: Sequence[Charge]) -> Reservation:
     try:
         reservation._decision = together(store.line.join(reservation._waiter, charges))
     except BaseException:
-        reservation.cancel()
+        reservation._give_up()
         raise
     return reservation
 
@@ -205,6 +212,6 @@ async def reserve_async(store: AwaitedStore, charges: Sequence[Charge]) -> Reser
     try:
         reservation._decision = together(await store.line.join(reservation._waiter, charges))
     except BaseException:
-        reservation.cancel()
+        reservation._give_up()
         raise
     return reservation

@@ -170,7 +170,11 @@ class Table:
         if self._promised:  # a bucket that was full has lost its mark
             turn.unmark([bucket for bucket in changes if tats.get(bucket, 0) <= now])
         made = zip(charges, buckets, decisions, strict=True)
-        promised = [bucket for charge, bucket, one in made if one.allowed and one.delay_ticks and charge.increment]
+        promised = [
+            bucket
+            for charge, bucket, one in made
+            if one.allowed and one.delay_ticks and charge.increment and bucket in changes  # else evicted again
+        ]
         if promised:
             turn.mark(promised)
         self._write(turn, changes)

@@ -91,8 +91,9 @@ class AsyncWaitQueue(BaseWaitQueue):
             return
         pairs = list(zip(charges, joining.result(), strict=True))
         if all(decision.allowed or charge.shadow for charge, decision in pairs):
-            made = [charge for charge, decision in pairs if decision.allowed and not charge.limit.queues]
-            self._start(self._refund(made, pairs[0][1].at_ticks))
+            made = [charge for charge, decision in pairs if _refundable(charge, decision)]
+            if made:
+                self._start(self._refund(made, pairs[0][1].at_ticks))
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         assert self._loop is not None
@@ -119,6 +120,10 @@ class AsyncWaitQueue(BaseWaitQueue):
             self.forget()
             self._loop = loop
         return loop
+
+
+def _refundable(charge: Charge, decision: Decision) -> bool:
+    return decision.allowed and decision.source == "exact" and not charge.limit.queues
 
 
 def refuse_if_open(loop: asyncio.AbstractEventLoop) -> None:

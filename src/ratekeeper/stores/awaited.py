@@ -50,4 +50,9 @@ class _AwaitedQueue:
         return self._queue.join(waiter, charges)
 
     def give_up(self, waiter: Waiter) -> None:
-        self._queue.give_up(waiter, later=asyncio.get_running_loop().call_soon)  # many may be cancelled together
+        try:
+            later = asyncio.get_running_loop().call_soon  # many may be cancelled together
+        except RuntimeError:  # the loop is gone
+            self._queue.give_up(waiter)
+        else:
+            self._queue.give_up(waiter, later)

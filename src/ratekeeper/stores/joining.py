@@ -76,6 +76,19 @@ class Joining(NamedTuple):
         }
 
 
+def disown(waiter: Waiter, charges: Sequence[Charge], decisions: Sequence[Decision]) -> None:
+    """Note that there is nothing to give back of what was charged, if the waiter has left on other ranges since.
+
+    It has moved up: the range that its decision names is another's, and its own was charged at another time.
+    """
+    if waiter.place is None:
+        return
+    pairs = [pair for pair in zip(charges, decisions, strict=True) if delays(pair[0])]
+    for (charge, decision), owned in zip(pairs, waiter.place.owned, strict=False):
+        if not owned or owned[-1][1] != range_of(charge, decision)[1]:
+            object.__setattr__(decision, "_refunded", -1)
+
+
 def delays(charge: Charge) -> bool:
     """Return whether a request may have to wait for this charge."""
     return bool(charge.cost) and not charge.shadow

@@ -37,24 +37,27 @@ class Place(NamedTuple):
     owned: tuple[tuple[Range, ...], ...]
 
 
-def fit(needs: Sequence[Need], spare: Sequence[Iterable[Range]], begin: int, together: bool) -> Place | None:
-    """Return the earliest place, at `begin` or later, that these ranges have room for; or None.
+def fit(
+    needs: Sequence[Need], spare: Sequence[Iterable[Range]], begin: int, now: int, by_leaving: bool
+) -> Place | None:
+    """Return the earliest place, with its turn at `begin` or later, that these ranges have room for; or None.
 
-    Its ranges are only the ends of what must be cut, one `(begin, end)` a bucket: see `cut`. With `together` the
+    Its ranges are only the ends of what must be cut, one `(begin, end)` a bucket: see `cut`. With `by_leaving` the
     ranges of all buckets must begin at the turn or later, which may be later than each bucket alone would ask: so the
-    turn is taken again from there, until it stays. It only grows, so this ends.
+    turn is taken again from there, until it stays. It only grows, so this ends. Else they must begin at `now` or later:
+    each is charged at admission, and may begin before the turn.
     """
     turn = begin
     while True:
         ends: list[int] = []
         latest = turn
         for need, ranges in zip(needs, spare, strict=True):
-            end = _earliest_end(ranges, turn if together else begin, need)
+            end = _earliest_end(ranges, turn if by_leaving else now, need)
             if end is None:
                 return None
             ends.append(end)
             latest = max(latest, end - need.burst)
-        if latest == turn or not together:
+        if latest == turn or not by_leaving:
             return Place(latest, tuple([((begin, end),) for end in ends]))
         turn = latest
 
@@ -99,6 +102,8 @@ def _earliest_end(ranges: Iterable[Range], begin: int, need: Need) -> int | None
     increment, burst = need
     if increment == 0:
         return begin
+    if increment > burst:
+        return None
     window: deque[list[int]] = deque()
     have = 0
     for start, stop in ranges:

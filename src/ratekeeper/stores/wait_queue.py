@@ -69,19 +69,20 @@ class WaitQueue(BaseWaitQueue):
     def give_up(self, waiter: Waiter, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         """Take a waiter out that will not use its turn: those behind it move up.
 
-        What is then left is taken back in the store: with `later`, a function that calls another soon, once for all who
-        give up together.
+        What is then left is taken back in the store: with `later`, a function that calls another soon: the first call
+        serves all who gave up together.
         """
-        first = not self._unsettled
         self._give_up(waiter)
         if later is None:
             self.settle()
-        elif first and self._unsettled:
+        elif self._unsettled:
             later(self.settle)
 
     def settle(self) -> None:
         """Take back in the store what is left of those who gave up."""
-        if self._unsettled and not self._busy:
+        with self._lock:  # another thread in a section is waited for
+            inside = self._busy
+        if self._unsettled and not inside:
             try:
                 _run(self._settle())
             except Exception as error:  # the caller gives up: what is lost refills in time

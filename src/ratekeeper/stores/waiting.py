@@ -115,6 +115,8 @@ class BaseWaitQueue:
         assert waitlist is not None
         now = self._let_go(waitlist)
         self._tell_first(waitlist)
+        if waiter.place is None and (first := waitlist.next_turn()) is not None:  # `lead` may have fallen a little
+            waiter.leaves_at = max(waiter.leaves_at, first[1] - waitlist.lead)
         self._forget_if_idle(waitlist, now)
         return waiter.place is not None
 
@@ -258,27 +260,32 @@ class BaseWaitQueue:
         while self._unsettled:
             waitlist, _ = self._unsettled.popitem(last=False)
             last = self._section(partial(self._last_spare, waitlist))
-            for place, ((scope, key), (start, end)) in enumerate(zip(waitlist.buckets, last, strict=False)):
-                if not await self._store.rewind(scope, key, end, start):
-                    self._section(partial(self._keep, waitlist, last, place))
-                    break
+            left = list(last)
+            for place, ((scope, key), piece) in enumerate(zip(waitlist.buckets, last, strict=True)):
+                if piece is not None and await self._store.rewind(scope, key, piece[1], piece[0]):
+                    left[place] = None
+            if any(left):
+                self._section(partial(self._keep, waitlist, left))
             self._section(partial(self._forget_if_idle, waitlist, self._local() + waitlist.lead))
 
-    def _keep(self, waitlist: Waitlist, last: Sequence[Range], begin: int) -> None:
+    def _keep(self, waitlist: Waitlist, left: Sequence[Range | None]) -> None:
         """Have ranges spare again that are not at the end of the axis. Others may have begun a list meanwhile."""
+        if not waitlist.by_leaving:
+            return
         kept = self._lists.setdefault(waitlist.buckets, waitlist)
         if abs(kept.lead - waitlist.lead) < TICKS_PER_SECOND:
-            for ranges, piece in list(zip(kept.spare, last, strict=True))[begin:]:
-                put(ranges, piece)
+            for ranges, piece in zip(kept.spare, left, strict=True):
+                if piece is not None:
+                    put(ranges, piece)
 
-    def _last_spare(self, waitlist: Waitlist) -> list[Range]:
+    def _last_spare(self, waitlist: Waitlist) -> list[Range | None]:
         """Take out the last of the spare ranges of each bucket. While the store is asked, they are nobody's."""
         now = self._let_go(waitlist)
         waitlist.settle(now)
         self._tell_first(waitlist)
         for ranges in waitlist.spare:
             forget_past(ranges, now)
-        return [ranges.pop() for ranges in waitlist.spare] if all(waitlist.spare) else []
+        return [ranges.pop() if ranges else None for ranges in waitlist.spare]
 
 
 def local_ticks(clock: Clock) -> Callable[[], int]:

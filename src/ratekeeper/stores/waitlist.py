@@ -57,6 +57,14 @@ class Waitlist:
         self.spare: list[Ranges] = [deque() for _ in buckets]
 
     @property
+    def by_leaving(self) -> bool:
+        """Do ranges lie behind the turn, as a limit is obeyed by the time of leaving? Else by that of admission.
+
+        Only then newcomers take spare ranges: all buckets are marked. One without a mark lets a refund move them.
+        """
+        return self.together or len(self.buckets) == 1
+
+    @property
     def waiting(self) -> int:
         """How many wait."""
         return len(self._waiters) - len(self._gone)
@@ -69,9 +77,9 @@ class Waitlist:
 
     def take_spare(self, waiter: Waiter, needs: tuple[Need, ...], now: int, most: int) -> Place | None:
         """Give a newcomer a place of the spare ranges, if its turn comes within `most` ticks."""
-        if not self.buckets or not all(self.spare):
+        if not (self.by_leaving and all(self.spare)):
             return None
-        place = fit(needs, self.spare, self._last_turn(now), self.together)
+        place = fit(needs, self.spare, self._last_turn(now), now, self.by_leaving)
         if place is None or place.turn - now > most:
             return None
         place = take(place, self.spare)
@@ -84,9 +92,12 @@ class Waitlist:
         Its place is earlier if other ranges have become spare meanwhile. If it was charged before others that are here
         already, it is put in line before them.
         """
-        place = fit(needs, [[one] for one in ranges], now, self.together)
+        place = fit(needs, [[one] for one in ranges], now, now, self.by_leaving)
         if place is None:
-            return None
+            if self.together:
+                return None
+            latest = max(end - need.burst for need, (_, end) in zip(needs, ranges, strict=True))
+            place = Place(max(now, latest), ())
         place = Place(place.turn, tuple([(one,) for one in ranges]))
         behind = 0
         while behind < len(self._places) and self._places[-1 - behind].turn > place.turn:
@@ -94,12 +105,14 @@ class Waitlist:
         if behind:
             self._insert(waiter, needs, place, behind)
             return place
-        if any(self.spare):
-            for spare, one in zip(self.spare, ranges, strict=True):
+        if self.by_leaving and any(self.spare):
+            joined = [deque(spare) for spare in self.spare]
+            for spare, one in zip(joined, ranges, strict=True):
                 put(spare, one)
-            earlier = fit(needs, self.spare, self._last_turn(now), self.together)
-            assert earlier is not None  # they have room for it by themselves
-            place = take(earlier, self.spare)
+            earlier = fit(needs, joined, self._last_turn(now), now, self.by_leaving)
+            if earlier is not None:
+                place = take(earlier, joined)
+                self.spare = joined
         self._append(waiter, needs, place)
         return place
 
@@ -156,7 +169,7 @@ class Waitlist:
         assert waiter.place is not None
         pieces = [[(max(start, now), end) for start, end in owned if end > now] for owned in waiter.place.owned]
         waiter.place = None
-        again = fit(waiter.needs, pieces, now, self.together)
+        again = fit(waiter.needs, pieces, now, now, self.by_leaving)
         if again is None:
             return
         if self._waiters and waiter.needs in self._costs:
@@ -229,7 +242,7 @@ class Waitlist:
         places: deque[Place] = deque()
         turn = now
         for waiter, before in kept:
-            found = fit(waiter.needs, owned, turn, self.together)
+            found = fit(waiter.needs, owned, turn, now, self.by_leaving)
             if found is None or found.turn > before.turn:
                 places, owned = deque(place for _, place in kept), self.spare
                 break
