@@ -132,8 +132,8 @@ def test_local_lets_the_first_request_of_an_idle_leaky_bucket_go_at_once(nodes: 
     for key in "abc":
         first = limiter.acquire(key, timeout=0)
         assert (first.source, first.delay_ticks) == ("fallback", 0)
-        waiting = [limiter.try_acquire(key) for _ in range(20)]
-        delays = [one.delay_ticks for one in waiting if one]
+        reserved = [limiter.reserve(key) for _ in range(20)]
+        delays = [one.decision.delay_ticks for one in reserved if one]
         assert delays == [limit.interval * nodes * place for place in range(1, (limit.capacity + 1) // nodes)]
 
 
