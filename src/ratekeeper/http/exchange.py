@@ -62,10 +62,15 @@ class Exchange(ABC):
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.keeper: Any = None
         self.decisions: list[PolicyDecision] = []
 
-    def note(self, decision: PolicyDecision) -> None:
-        """Keep a decision. Of very many, such as those of a long websocket, the first are forgotten."""
+    def note(self, decision: PolicyDecision, keeper: Any) -> None:
+        """Keep a decision, and a keeper on the store by which it can be given back.
+
+        Of very many decisions, such as those of a long websocket, the first are forgotten.
+        """
+        self.keeper = keeper
         self.decisions.append(decision)
         if len(self.decisions) > MOST_DECISIONS:
             del self.decisions[0]

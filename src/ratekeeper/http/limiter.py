@@ -72,7 +72,7 @@ class _Charging(LimiterBase[K]):
             if decision is not None and not decision.allowed:
                 refusal = RateLimitExceeded(decision)
         if decision is not None:
-            exchange.note(decision)
+            exchange.note(decision, policy.keeper)
             for observe in self._observers:
                 observe(exchange.native, decision)
         return refusal
@@ -86,7 +86,7 @@ class _Charging(LimiterBase[K]):
         if isinstance(refusal, RateLimitExceeded):
             decision = PolicyDecision(refusal.decision.rules, refusal.decision.missing)
             if decision not in exchange.decisions:  # it is that of a limiter of the application's own
-                exchange.note(decision)
+                exchange.decisions.append(decision)
             if self.rejection is not None:
                 rejection = self.rejection
                 own = await self._awaited(rejection(exchange.native, decision), rejection)
@@ -154,7 +154,7 @@ class _Charging(LimiterBase[K]):
         for place, decision in enumerate(made):
             if decision.allowed and decision.rules:
                 with suppress(StoreUnavailable):  # it stays charged; the client must have its answer
-                    await self._call(self._refunding.refund, decision)
+                    await self._call(exchange.keeper.refund, decision)
                     made[place] = decision.given_back()
 
     async def ready(self) -> None:

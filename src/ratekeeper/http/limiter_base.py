@@ -123,12 +123,6 @@ class LimiterBase(Generic[K]):
         self._check(compiled)
         return compiled
 
-    @property
-    def _refunding(self) -> K:
-        """A keeper on the store, for refunds: of the policy, or of any endpoint's limit."""
-        policy = self.in_use or next(iter(self._endpoints.values()))
-        return policy.keeper
-
     def _check(self, policy: RequestPolicy[K]) -> None:
         """Raise `PolicyError` if a policy cannot be used here."""
         policy.check_complete()
