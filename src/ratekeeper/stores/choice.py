@@ -38,6 +38,8 @@ class StoreChoice:
         scheme, colon, rest = self.url.partition(":")
         if self.url != MEMORY and not (rest and scheme + colon == SHARED) and not (colon and scheme in SCHEMES):
             hint = did_you_mean(scheme[:40], (MEMORY, "shared", *SCHEMES)) if scheme else ""
+            if scheme in SCHEMES:
+                hint = f": write {scheme}://host:6379/0"
             raise StoreError(f"a store is {FORMS}; there is none called {scheme[:40]!r}{hint}")
         if self.on_server and self.on_error == "local" and self.expected_nodes is None:
             raise StoreError(NODES_NEEDED)
