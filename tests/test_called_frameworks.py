@@ -98,7 +98,7 @@ def test_a_limiter_of_the_applications_own_that_refuses_in_a_view_is_a_429_with_
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "3600"
     states = dict(structured(refused.headers["ratelimit"]))
-    assert states["each"]["r"] == 2, "the policy has counted the request"
+    assert states["each"]["r"] == 3, "a refused request costs nothing"
     assert states["token_bucket of 1 at 1/hour"]["r"] == 0
     assert refused.json()["violated-policies"] == ["token_bucket of 1 at 1/hour"]
 
