@@ -51,14 +51,16 @@ def begun(results: list[Any]) -> list[tuple[int, float]]:
 
 def test_tasks_whose_turns_passed_without_a_worker_do_not_all_begin_when_one_is_there(tasks: ModuleType) -> None:
     with worker(tasks):
-        results = [tasks.limited.delay(number) for number in range(40)]  # for 7.6 s
+        results = [tasks.limited.delay(number) for number in range(30)]  # for 5.6 s
         wait_for(lambda: all(result.state != "PENDING" for result in results))
     left = [result for result in results if result.state != "SUCCESS"]
     assert len(left) > tasks.BURST + 2
     line = Limiter(*tasks.limiter.limits, store=tasks.limiter.store, name=f"{tasks.limiter.name} (tasks in line)")
     wait_for(lambda: line.peek("limited").reset_after == 0)
     with worker(tasks):
-        at = sorted(at for _, at in begun(left))
+        # A worker that is stopped may lose what it is passing on at that moment: that is Celery's.
+        wait_for(lambda: sum(result.ready() for result in left) >= len(left) - 4)
+        at = sorted(at for _, at in begun([result for result in left if result.ready()]))
     assert at[-1] - at[0] >= (len(at) - tasks.BURST) / tasks.RATE - LATE
 
 
