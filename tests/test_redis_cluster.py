@@ -16,7 +16,7 @@ from redis_servers import Server, cluster_url, redis_cluster
 from ratekeeper import AsyncRedisStore, RedisStore, StoreUnavailable, TokenBucket
 from ratekeeper.decision import Charge
 
-TIMEOUT = 0.25
+TIMEOUT = 2.0  # for a loaded machine: what is shown here is not about time
 IN_TIME = 8 * TIMEOUT
 FAST, SLOW = TokenBucket(40, 400), TokenBucket(30, "300/second")
 REST = 0.02
