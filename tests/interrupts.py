@@ -58,6 +58,19 @@ class Storm:
         self._longest *= 1.25 if struck else 0.8
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        if self._armed:
-            self._armed = False
-            raise self._kind
+        if not self._armed:
+            return
+        if _is_in_logging(frame):
+            signal.setitimer(signal.ITIMER_REAL, 1e-5)
+            return
+        self._armed = False
+        raise self._kind
+
+
+def _is_in_logging(frame: FrameType | None) -> bool:
+    """True inside of `logging`: up to Python 3.12 it keeps its lock for ever when struck just after it took it."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "logging":
+            return True
+        frame = frame.f_back
+    return False
