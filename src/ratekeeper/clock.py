@@ -38,7 +38,7 @@ class Clock(Protocol):
 
 
 def ticks_of(clock: Clock | None) -> Callable[[], int] | None:
-    """Return what reads a clock; None for no clock, which is the system's. Raises TypeError for what is no clock."""
+    """Return the function that reads `clock`, or None for the system's clock. Raise TypeError if it is not a clock."""
     if clock is None:
         return None
     if callable(getattr(clock, "ticks", None)) and not isinstance(clock, type):

@@ -51,7 +51,7 @@ def run_validate(args: argparse.Namespace) -> int:
         for override in rule.overrides:
             print(f"  but    {_conditions(override.match)}: {describe(override.limit)}")
     for tier in _unlimited_tiers(policy):
-        print(f"\nwarning: no rule limits tier {tier!r}: its requests pass as if there were no policy")
+        print(f"\nwarning: no rule limits tier {tier!r}: all its requests are admitted")
     if policy.store is not None and policy.store.clustered:
         print(f"\n{_slots(policy)}")
     return 0

@@ -104,7 +104,7 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
             f"a store in memory with --workers {args.workers}: each worker would have limits of its own, and so admit "
             f"{args.workers} times as much; leave it out, or use shared:NAME"
         )
-    if choice.expected_nodes is not None:  # each worker is one of its own
+    if choice.expected_nodes is not None:  # each worker counts as a separate node
         choice = replace(choice, expected_nodes=choice.expected_nodes * args.workers)
     opened = choice.open()
     if isinstance(opened, SharedMemoryStore):

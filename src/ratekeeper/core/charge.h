@@ -56,8 +56,8 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
  * It moves all later ranges of the axis down, which is right if their owners have left. So it gives nothing while the
  * bucket is marked: somebody owns a range for a later departure, and a newcomer would leave with it in one burst. Nor
  * while the debt is over the tolerance, as it is during a pause that a server has asked for. The time is read after the
- * cell, so that whatever is in it was charged before: who is held up in between must not give back from a later charge
- * what has refilled meanwhile. */
+ * cell, so every charge in the cell is older than that time. Otherwise a delayed thread could refund, from a later charge,
+ * units that the bucket has refilled meanwhile. */
 static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t at, rk_terms terms, const rk_clock *clock)
 {
     rk_home home = rk_home_of(table, fingerprint);
@@ -121,7 +121,7 @@ RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64
 }
 
 /* Take a charge back that was made a moment ago: exactly if nobody came since, or else as a refund. (A reset in between
- * has given it back already; who comes after that may have it twice.) If somebody has marked the bucket since, the TAT
+ * has given it back already; then later callers may get these units twice.) If somebody has marked the bucket since, the TAT
  * may be what it was, and the range at its end not ours. A mark of the charge's own goes with it. */
 static inline void rk_undo(rk_table *table, const rk_demand *demand, const rk_clock *clock)
 {

@@ -254,7 +254,7 @@ def _answer(charge: Charge, tat: int, now: int, commit: bool) -> tuple[Decision,
 
 
 def _refused(decision: Decision, full_for: int) -> Decision:
-    """Return the decision on a newcomer for which there is no room."""
+    """Return the decision on a new key when the table is full."""
     limit, key, cost, delay, at = (
         decision.limit, decision.key, decision.cost, decision.delay_ticks, decision.at_ticks,
     )  # fmt: skip

@@ -15,9 +15,9 @@
  * both go by the order of the cells, so never both confirm. A mark is unique, so nobody can confirm another's claim. A
  * claim whose owner died is taken away by the next who meets it.
  *
- * The lowest bit of a cell's fingerprint is no part of it: it marks a bucket of which somebody owns a range for a later
- * departure (see docs/design.md). It stays until the bucket is full again. Both words are swapped as one, so it is as
- * exact as the TAT.
+ * The lowest bit of a cell's fingerprint is a mark, not a part of the fingerprint. It is set when a waiter owns a range of
+ * the bucket for a later departure (see docs/design.md). It stays until the bucket is full again. Both words
+ * are swapped as one, so it is as exact as the TAT.
  */
 #ifndef RATEKEEPER_TABLE_H
 #define RATEKEEPER_TABLE_H

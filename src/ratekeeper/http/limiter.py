@@ -143,7 +143,7 @@ class _Charging(LimiterBase[K]):
             return PolicyDecision(refused.decision.rules, refused.decision.missing)
 
     async def answered_async(self, exchange: Exchange, status: int) -> None:
-        """Note that the application answers. A 429 of its own, after a limit has refused, costs nothing either."""
+        """Record that the response has begun. Give charges back for the application's own 429 after a refusal."""
         if exchange.error is not None and status == HTTPStatus.TOO_MANY_REQUESTS:
             await self.give_back_async(exchange)
         exchange.begun = True
@@ -250,7 +250,7 @@ class AsyncRequestLimiter(_Charging[AsyncKeeper]):
         raise RuntimeError("a limit on a function that is not async, called on the event loop, would block the loop")
 
     async def _for_thread(self, work: Coroutine[Any, Any, T]) -> T:
-        _FOR_THREAD.set(True)  # in the context of a task of its own
+        _FOR_THREAD.set(True)  # seen by this task alone: each task has its own context
         return await work
 
     def _room(self) -> WaitingRequests:

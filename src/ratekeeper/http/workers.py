@@ -18,7 +18,7 @@ _warned = False
 
 
 def warn_if_limits_multiply(store: object, several: bool | None = None) -> None:
-    """Log a warning, once in a process, if each of several workers has limits of its own.
+    """Log a warning, once in a process, if there are several workers and they do not share their limits.
 
     `several` says whether there are other workers, where the server tells. Else it is guessed from how the process was
     started.
