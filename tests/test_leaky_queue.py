@@ -8,12 +8,15 @@ import os
 import queue
 import signal
 import threading
+from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupts import Storm
 
 from ratekeeper import LeakyQueue, LimitError, ManualClock, QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.leaky_queue import _Consumer
@@ -185,39 +188,20 @@ def items_consumer(items: LeakyQueue[int]) -> _Consumer[int]:
 
 def test_interrupted_consumers_lose_no_item_and_none_stays_at_the_head() -> None:
     """A signal's handler raises, at any moment of a get."""
-
-    class Interrupted(Exception):
-        pass
-
-    armed = False
-
-    def interrupt(*_: object) -> None:
-        if armed:
-            raise Interrupted
-
     items: LeakyQueue[int] = LeakyQueue(1000, 1_000_000)
     taken: list[int] = []
-    interrupted = 0
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for number in range(300):
-            items.put(number)
-            try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, (1 + number % 50) * 1e-6)
-                taken.append(items.get(timeout=0))
-                armed = False
-            except (Interrupted, QueueEmpty) as error:
-                armed = False
-                interrupted += isinstance(error, Interrupted)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    storm = Storm(seed=300)
+    for number in range(300):
+        items.put(number)
+        with suppress(QueueEmpty):
+            item = storm.strike(partial(items.get, timeout=0))
+            if item is not None:
+                taken.append(item)
     items.close()
     rest = list(items)
     assert not items._consumers
     assert len(set(taken + rest)) == len(taken + rest), "none is there twice"
-    assert len(taken + rest) >= 300 - interrupted, "one may be lost as get returns it, and no more"
+    assert len(taken + rest) >= 300 - storm.struck, "one may be lost as get returns it, and no more"
 
 
 def test_tasks_of_a_loop_that_was_closed_do_not_stay_in_line() -> None:

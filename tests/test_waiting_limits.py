@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import threading
 import time
 import tracemalloc
@@ -13,6 +12,7 @@ from functools import partial
 from random import Random
 
 import pytest
+from interrupts import Storm
 
 from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.decision import Charge, Decision
@@ -184,38 +184,16 @@ def test_a_verb_in_the_middle_of_a_wait_of_the_same_thread_is_never_a_deadlock(c
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a coroutine that never began
 def test_an_interrupt_storm_loses_at_most_the_interrupted_and_leaves_nobody_in_line() -> None:
-    """A signal's handler raises a microsecond or more after each wait began, wherever that is by then."""
-
-    class Interrupted(Exception):
-        pass
-
-    armed = False
-
-    def interrupt(*_: object) -> None:
-        if armed:
-            raise Interrupted
-
+    """A signal's handler raises at any moment of a wait."""
     limiter = Limiter(LeakyBucket(1000, 2000), TokenBucket(3, 2000))
-    before, left, interrupted = signal.signal(signal.SIGALRM, interrupt), 0, 0
+    storm = Storm(seed=600)
     began = limiter.store.clock.ticks()
-    try:
-        for number in range(600):
-            try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, (1 + number % 97) * 7e-6)
-                limiter.acquire("key")
-                armed = False
-                left += 1
-            except Interrupted:
-                armed = False
-                interrupted += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert interrupted
+    for _ in range(600):
+        storm.strike(lambda: limiter.acquire("key"))
+    assert storm.struck
     limiter.acquire("key")  # whoever is left dead in line is passed by
     took = limiter.store.clock.ticks() - began
-    assert left * limiter.limits[0].interval <= took + limiter.limits[0].interval
+    assert storm.spared * limiter.limits[0].interval <= took + limiter.limits[0].interval
     gc.collect()
     limiter.store.line._sweep()
     assert len(limiter.store.line) == 0
