@@ -50,21 +50,7 @@ HELD = """
 HELD_TABLE = """
     store = MemoryStore(1000, implementation="python")
     limiter = Limiter(LeakyBucket(10, 100), store=store)
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with store._table._lock:
-            held.set()
-            release.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    in_child(lambda: [limiter.acquire("key") for _ in range(3)])
-    release.set()
-    thread.join()
-    limiter.acquire("key")
-"""
+""" + HELD.replace("store.line._lock", "store._table._lock")
 
 WAITING = """
     slow = Limiter(LeakyBucket(10, 1), store=store, name="slow")
