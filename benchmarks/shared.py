@@ -26,7 +26,7 @@ from benchmarks.report import machine
 from benchmarks.speed import ALWAYS, EACH, HOT_KEY, random_keys
 from benchmarks.timing import Case, run_rounds
 from ratekeeper import Limiter, MemoryStore, SharedMemoryStore, TokenBucket
-from ratekeeper.stores.shared import FOLDER
+from ratekeeper.stores.shared_memory import FOLDER
 from ratekeeper.stores.table_store import MAX_KEYS, TableStore
 
 MANY = TokenBucket(ALWAYS.count, f"{ALWAYS.count}/hour")

@@ -13,7 +13,7 @@ import time
 from celery import Celery
 
 from ratekeeper import Limiter, MemoryStore, RedisStore
-from ratekeeper.frameworks.celery import rate_limit
+from ratekeeper.clients.celery import rate_limit
 
 ALONE = __name__ == "__main__"
 app = Celery("tasks", broker="redis://127.0.0.1:6379/0", set_as_current=not ALONE)

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 
-from ratekeeper.frameworks.httpx import RateLimitTransport
+from ratekeeper.clients.httpx import RateLimitTransport
 
 
 class API(BaseHTTPRequestHandler):

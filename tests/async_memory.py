@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import Limit
-from ratekeeper.stores.async_wait_queue import AsyncWaitQueue
 from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.table_store import TableStore
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
+from ratekeeper.waiting.waitlist import Waiter
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class AsyncMemoryStore:
     def __init__(self, store: TableStore, clock: Clock | None = None) -> None:
         self.store = store
         self.clock = clock or store.clock
-        self.line = AsyncWaitQueue(self, self.clock)
+        self.wait_queue = AsyncWaitQueue(self, self.clock)
         self.asked: Counter[str] = Counter()
         self.asking = self.most_at_once = 0
         self.holds: dict[str, asyncio.Event] = {}
@@ -49,7 +49,7 @@ class AsyncMemoryStore:
 
     @property
     def waiting(self) -> bool:
-        return len(self.line) > 0
+        return len(self.wait_queue) > 0
 
     async def _answer(self, verb: str, ask: Callable[[], T]) -> T:
         self.asked[verb] += 1
@@ -93,7 +93,7 @@ class DrivenQueue:
     """An AsyncWaitQueue with the verbs of a WaitQueue, each run to its end: for tests that drive time by themselves."""
 
     def __init__(self, store: AsyncMemoryStore, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._line = store.line
+        self._line = store.wait_queue
         self._run = run
 
     def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:

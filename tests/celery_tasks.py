@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery
 
 from ratekeeper import Limiter, RedisStore
-from ratekeeper.frameworks.celery import rate_limit
+from ratekeeper.clients.celery import rate_limit
 
 BURST, RATE = 2, 5
 

@@ -12,10 +12,10 @@ import aiohttp
 import httpx
 import requests
 
-from ratekeeper.frameworks.aiohttp_client import RateLimitClientMiddleware
-from ratekeeper.frameworks.httpx import AsyncRateLimitTransport, RateLimitTransport
-from ratekeeper.frameworks.outgoing import Pace
-from ratekeeper.frameworks.requests import RateLimitAdapter
+from ratekeeper.clients.aiohttp import RateLimitClientMiddleware
+from ratekeeper.clients.httpx import AsyncRateLimitTransport, RateLimitTransport
+from ratekeeper.clients.pacer import Pace
+from ratekeeper.clients.requests import RateLimitAdapter
 
 
 class Reply(NamedTuple):

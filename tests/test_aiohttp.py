@@ -20,7 +20,7 @@ from servers import free_port
 from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, Policy, SharedMemoryStore
 from ratekeeper.frameworks.aiohttp import rate_limit, setup
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 EACH = Policy.parse(
     '[attributes]\nuser = "header:x-user"\n[[rules]]\nname = "each"\nkey = ["user"]\nlimit = "3/minute"'

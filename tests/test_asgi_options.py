@@ -15,7 +15,7 @@ from redis_servers import wait_for
 
 from ratekeeper import ManualClock, MemoryStore, PolicyError
 from ratekeeper.limits import TICKS_PER_SECOND
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 # What can be said
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ratekeeper import AsyncLimiter, LeakyBucket, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.waiting.waitlist import Waiter
 
 
 class Waiters:
@@ -28,7 +28,7 @@ class Waiters:
 
     async def come(self) -> Waiter:
         waiter = Waiter(wake=lambda: None)
-        await self.store.line.join(waiter, self.limiter._charges("key", 1, None))
+        await self.store.wait_queue.join(waiter, self.limiter._charges("key", 1, None))
         self.waiting.append(waiter)
         return waiter
 
@@ -61,7 +61,7 @@ class Crowd:
 
     async def _come(self, cost: int) -> None:
         waiter = Waiter(wake=lambda: None)
-        decisions = await self.store.line.join(waiter, self.limiter._charges("key", cost, None))
+        decisions = await self.store.wait_queue.join(waiter, self.limiter._charges("key", cost, None))
         if waiter.leaves_at > self.clock.ticks():
             self.waiting.append(waiter)
         elif all(decisions):
@@ -70,7 +70,7 @@ class Crowd:
     def cancel(self, number: int) -> None:
         """Cancel one that joins or waits."""
         if self.waiting and number % 2:
-            self.store.line.give_up(self.waiting.pop(number % len(self.waiting)))
+            self.store.wait_queue.give_up(self.waiting.pop(number % len(self.waiting)))
         elif self.tasks:
             self.tasks[number % len(self.tasks)].cancel()
 
@@ -78,7 +78,7 @@ class Crowd:
         self.clock.advance_ticks(ticks)
         for waiter in [waiter for waiter in self.waiting if waiter.leaves_at <= self.clock.ticks()]:
             self.waiting.remove(waiter)
-            assert self.store.line.leave(waiter)
+            assert self.store.wait_queue.leave(waiter)
             self.turns.append((turn_of(waiter), self.cost_of(waiter)))
 
     def cost_of(self, waiter: Waiter) -> int:
@@ -86,7 +86,7 @@ class Crowd:
 
     async def finish(self) -> None:
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.store.line.settle()
+        await self.store.wait_queue.settle()
         self.turns += [(turn_of(waiter), self.cost_of(waiter)) for waiter in self.waiting]
 
 
@@ -162,7 +162,7 @@ def test_who_is_cancelled_while_its_question_travels_gets_its_charge_back(
         with pytest.raises(asyncio.CancelledError):
             await task
         store.holds.pop(place).set()
-        await store.line.settle()
+        await store.wait_queue.settle()
         after = [await store.decide([charge], commit=False) for charge in limiter._charges("key", 0, None)]
         assert after == before
         assert not store.waiting
@@ -179,7 +179,7 @@ def test_a_cancelled_task_does_not_wait_for_the_store() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(limiter.acquire("key"), 0.01)
         store.holds["before"].set()
-        await store.line.settle()
+        await store.wait_queue.settle()
 
     asyncio.run(run())
 
@@ -191,13 +191,13 @@ def test_a_thousand_who_are_cancelled_together_settle_once() -> None:
         await limiter.acquire("key")
         before = (await limiter.peek("key", 0)).debt_ticks
         tasks = [asyncio.create_task(limiter.acquire("key")) for _ in range(1000)]
-        while len(store.line) < 1000:
+        while len(store.wait_queue) < 1000:
             await asyncio.sleep(0)
         store.asked.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await store.line.settle()
+        await store.wait_queue.settle()
         assert store.asked == {"rewind": 1}
         assert (await limiter.peek("key", 0)).debt_ticks <= before
         assert not store.waiting
@@ -216,7 +216,7 @@ def test_who_joins_does_not_wait_for_another_who_joins() -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await store.line.settle()
+        await store.wait_queue.settle()
 
     asyncio.run(run())
 
@@ -246,8 +246,8 @@ def test_answers_that_overtake_each_other_leave_the_line_in_the_order_of_the_sto
         second = await waiters.come()
         late.set()
         one = await first
-        waiters.store.line.give_up(one)
-        await waiters.store.line.settle()
+        waiters.store.wait_queue.give_up(one)
+        await waiters.store.wait_queue.settle()
         assert second.leaves_at - waiters.clock.ticks() == TICKS_PER_SECOND, "who came second moved up"
 
     asyncio.run(run())
@@ -264,15 +264,15 @@ def test_a_store_that_fails_while_others_move_up_lets_nobody_leave_too_close(don
         for _ in range(5):
             await waiters.come()
         (waiters.store.fail_after if done else waiters.store.fail_before).add("rewind")
-        waiters.store.line.give_up(waiters.waiting.pop(2))
-        await waiters.store.line.settle()
+        waiters.store.wait_queue.give_up(waiters.waiting.pop(2))
+        await waiters.store.wait_queue.settle()
         waiters.store.fail_after.clear()
         waiters.store.fail_before.clear()
         for _ in range(2):
             await waiters.come()
         apart(waiters.turns()[1:], TICKS_PER_SECOND)
-        waiters.store.line.give_up(waiters.waiting.pop(2))
-        await waiters.store.line.settle()
+        waiters.store.wait_queue.give_up(waiters.waiting.pop(2))
+        await waiters.store.wait_queue.settle()
         await waiters.come()
         apart(waiters.turns()[1:], TICKS_PER_SECOND)
 

@@ -20,7 +20,7 @@ from ratekeeper import (
     StoreUnavailable,
     TokenBucket,
 )
-from ratekeeper.decision import Charge, FallbackDecision, PlainDecision, together
+from ratekeeper.decision import Charge, FallbackDecision, PlainDecision, combine
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import REDUCED_CAPACITY, problem
 from ratekeeper.stores.redis.breaker import LOST, Breaker
@@ -165,7 +165,7 @@ def test_a_fallback_decision_says_so_is_a_value_and_pickles() -> None:
 @pytest.mark.parametrize("tight", [True, False])
 def test_if_any_decision_is_a_fallback_s_the_whole_is(order: int, tight: bool) -> None:
     exact, fallback = decision(PlainDecision, at=4, debt=tight), decision(FallbackDecision, "allow", debt=not tight)
-    whole = together([exact, fallback][::order])
+    whole = combine([exact, fallback][::order])
     assert (whole.source, whole.at_ticks, whole.on_error) == ("fallback", 4, "allow")
     assert PolicyDecision((RuleDecision("a", exact), RuleDecision("b", fallback))).source == "fallback"
     assert PolicyDecision((RuleDecision("a", exact),)).source == "exact"

@@ -18,7 +18,7 @@ from redis_servers import redis_server, wait_for
 from servers import PATIENCE, program
 
 from ratekeeper import LeakyBucket, Limiter, ManualClock, MemoryStore, RateLimitExceeded
-from ratekeeper.frameworks.celery import _Turns, rate_limit
+from ratekeeper.clients.celery import _Turns, rate_limit
 from ratekeeper.stores.table_store import TableStore
 
 LATE = 1.5

@@ -17,12 +17,12 @@ from limited_api import Answer, LimitedAPI, limited_api, too_many
 from servers import PATIENCE
 
 from ratekeeper import AsyncLimiter, Decision, Limiter, ManualClock, MemoryStore, RedisStore, StoreError
+from ratekeeper.clients.aiohttp import RateLimitClientMiddleware
+from ratekeeper.clients.celery import rate_limit
+from ratekeeper.clients.httpx import AsyncRateLimitTransport, RateLimitTransport
+from ratekeeper.clients.pacer import Pace
+from ratekeeper.clients.requests import RateLimitAdapter
 from ratekeeper.decision import Charge
-from ratekeeper.frameworks.aiohttp_client import RateLimitClientMiddleware
-from ratekeeper.frameworks.celery import rate_limit
-from ratekeeper.frameworks.httpx import AsyncRateLimitTransport, RateLimitTransport
-from ratekeeper.frameworks.outgoing import Pace
-from ratekeeper.frameworks.requests import RateLimitAdapter
 
 Get: TypeAlias = Callable[[str], Awaitable[int]]
 
@@ -115,7 +115,7 @@ def test_a_task_cancelled_while_a_pause_is_charged_leaves_its_connection_to_the_
 def test_a_task_cancelled_while_it_waits_for_its_turn_gives_its_place_back(client: Any, api: LimitedAPI) -> None:
     async def go() -> None:
         store = MemoryStore()
-        limiter, waiting = AsyncLimiter("1/minute burst 1", store=store), store.line
+        limiter, waiting = AsyncLimiter("1/minute burst 1", store=store), store.wait_queue
         async with client(limiter, lambda: None, key="key") as get:
             assert await get(api.url) == 200
             tasks = [asyncio.ensure_future(get(api.url)) for _ in range(3)]

@@ -12,10 +12,10 @@ from limited_api import Answer, LimitedAPI, limited_api, too_many
 from paced_clients import CLIENTS, Opener
 
 from ratekeeper import AsyncLimiter, Limiter, ManualClock, MemoryStore, RateLimitExceeded
-from ratekeeper.frameworks.aiohttp_client import RateLimitClientMiddleware
-from ratekeeper.frameworks.httpx import AsyncRateLimitTransport, RateLimitTransport
-from ratekeeper.frameworks.outgoing import Pace
-from ratekeeper.frameworks.requests import RateLimitAdapter
+from ratekeeper.clients.aiohttp import RateLimitClientMiddleware
+from ratekeeper.clients.httpx import AsyncRateLimitTransport, RateLimitTransport
+from ratekeeper.clients.pacer import Pace
+from ratekeeper.clients.requests import RateLimitAdapter
 from ratekeeper.limits import TICKS_PER_SECOND
 
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_aiohttp import application, ask
 
 from ratekeeper import Keeper, ManualClock, MemoryStore, Policy
-from ratekeeper.frameworks import opentelemetry, prometheus
+from ratekeeper.metrics import opentelemetry, prometheus
 
 POLICY = Policy.parse("""
 [attributes]

@@ -37,7 +37,7 @@ from ratekeeper.frameworks import aiohttp as own_aiohttp
 from ratekeeper.frameworks import asgi, starlette
 from ratekeeper.frameworks import flask as own_flask
 from ratekeeper.http.rate_limit import rate_limit
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "2/hour"')
 once = rate_limit("1/hour")

@@ -1,4 +1,4 @@
-"""Without its optional dependency an adapter says what to install; whatever is in frameworks/ is found here."""
+"""Without its optional dependency an adapter says what to install; every adapter is found here."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from pathlib import Path
 import pytest
 from test_layers import imported
 
-from ratekeeper import frameworks
+import ratekeeper
 
-MODULES = {path.stem: path for path in Path(frameworks.__path__[0]).glob("*.py") if path.stem != "__init__"}
+PACKAGES = ("frameworks", "clients", "metrics")
+MODULES = {
+    f"{package}.{path.stem}": path
+    for package in PACKAGES
+    for path in (Path(ratekeeper.__file__).parent / package).glob("*.py")
+    if path.stem != "__init__"
+}
 NEEDS = {
     module: {name.split(".")[0] for name in imported(path)} - {"ratekeeper", *sys.stdlib_module_names}
     for module, path in sorted(MODULES.items())
@@ -36,14 +42,14 @@ def normal(name: str) -> str:
 
 @pytest.mark.parametrize("module", NEEDS)
 def test_without_what_it_needs_an_adapter_says_what_to_install(module: str) -> None:
-    code = f"{HIDING}; import ratekeeper.frameworks.{module}"
+    code = f"{HIDING}; import ratekeeper.{module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if not NEEDS[module]:
         assert done.returncode == 0, done.stderr
         return
     last = done.stderr.splitlines()[-1]
     said = re.fullmatch(
-        r"ratekeeper\.errors\.MissingExtraError: ratekeeper\.frameworks\.(\w+) needs an optional dependency: "
+        r"ratekeeper\.errors\.MissingExtraError: ratekeeper\.([\w.]+) needs an optional dependency: "
         r"pip install 'ratekeeper\[(.+)\]'",
         last,
     )
@@ -56,4 +62,4 @@ def test_without_what_it_needs_an_adapter_says_what_to_install(module: str) -> N
 def test_importing_ratekeeper_imports_no_adapter_and_nothing_that_one_needs() -> None:
     code = "import sys, ratekeeper; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"ratekeeper.frameworks", *ALL_NEEDS} & set(done.stdout.split())
+    assert not {*(f"ratekeeper.{package}" for package in PACKAGES), *ALL_NEEDS} & set(done.stdout.split())

@@ -34,7 +34,7 @@ HELD = """
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with store.line._lock:
+        with store.wait_queue._lock:
             held.set()
             release.wait()
 
@@ -50,23 +50,23 @@ HELD = """
 HELD_TABLE = """
     store = MemoryStore(1000, implementation="python")
     limiter = Limiter(LeakyBucket(10, 100), store=store)
-""" + HELD.replace("store.line._lock", "store._table._lock")
+""" + HELD.replace("store.wait_queue._lock", "store._table._lock")
 
 WAITING = """
     slow = Limiter(LeakyBucket(10, 1), store=store, name="slow")
     slow.acquire("key")
     thread = threading.Thread(target=lambda: slow.acquire("key"))
     thread.start()
-    while not len(store.line):
+    while not len(store.wait_queue):
         pass
 
     def child():
-        assert not len(store.line), "its waiters are the parent's threads"
+        assert not len(store.wait_queue), "its waiters are the parent's threads"
         for _ in range(3):
             limiter.acquire("key")
 
     in_child(child)
-    assert len(store.line)
+    assert len(store.wait_queue)
     thread.join()
 """
 

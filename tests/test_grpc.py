@@ -31,7 +31,7 @@ from ratekeeper.frameworks.grpc import AsyncRateLimitInterceptor, Call, RateLimi
 from ratekeeper.frameworks.grpc_call import CallExchange
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import AsyncRequestLimiter
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 T = TypeVar("T")
 HEADER = '[attributes]\nuser = "header:x-user"\n'

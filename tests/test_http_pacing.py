@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratekeeper import Keeper, ManualClock, MemoryStore, Policy
+from ratekeeper.clients.pauses import LONGEST_PAUSE, pause_after
 from ratekeeper.http.headers import rate_limit_headers
-from ratekeeper.http.pacing import LONGEST_PAUSE, pause_after
 
 DATE = ("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
 SINCE_1970 = 784_111_777

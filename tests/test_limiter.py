@@ -180,7 +180,7 @@ def test_an_interrupted_wait_gives_its_token_back(limit: Any) -> None:
             await async_limiter.acquire("b")
         await asyncio.sleep(0)
         if isinstance(store, AsyncMemoryStore):
-            await store.line.settle()
+            await store.wait_queue.settle()
         assert (await async_limiter.peek("b", 0)).reset_after <= 1.0
 
     asyncio.run(cancelled(MemoryStore(100, clock=clock)))

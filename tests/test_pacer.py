@@ -10,8 +10,8 @@ from async_memory import AsyncMemoryStore
 from redis_servers import redis_server
 
 from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, ManualClock, MemoryStore, RedisStore, TokenBucket
-from ratekeeper.frameworks import outgoing
-from ratekeeper.frameworks.outgoing import AsyncPacer, Pacer, awaited_limiter
+from ratekeeper.clients import pacer
+from ratekeeper.clients.pacer import AsyncPacer, Pacer, awaited_limiter
 from ratekeeper.stores.table_store import TableStore
 
 RETRY_AFTER_30 = [("Retry-After", "30")]
@@ -111,8 +111,8 @@ def test_a_limiter_for_threads_and_one_for_tasks_have_the_same_buckets(clock: Ma
 
 
 def test_the_memory_of_pauses_is_bounded_and_forgets_the_passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "_MOST_KEYS", 3)
-    pauses = outgoing._Pauses()
+    monkeypatch.setattr(pacer, "_MOST_KEYS", 3)
+    pauses = pacer._Pauses()
     for number in range(10):
         pauses.hold(f"key {number}", until=100)
     assert [number for number in range(10) if pauses.holds(f"key {number}", now=99)] == [7, 8, 9]

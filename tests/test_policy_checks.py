@@ -16,7 +16,7 @@ from policy_oracle import Asked
 from ratekeeper import Policy, PolicyError, TokenBucket
 from ratekeeper.cli.main import main
 from ratekeeper.http.attributes import read_method
-from ratekeeper.policy.check_paths import why_no_path
+from ratekeeper.policy.file.check_paths import why_no_path
 from ratekeeper.policy.model import Override, Rule, Tiers
 from ratekeeper.policy.sources import (
     METHODS,

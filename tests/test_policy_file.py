@@ -15,9 +15,9 @@ from policy_oracle import Asked
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.limits import LeakyBucket, TokenBucket
+from ratekeeper.policy.file.toml_lines import lines_of
 from ratekeeper.policy.model import Override, Policy, Rule, Tiers
 from ratekeeper.policy.sources import AppSource, BearerSource, ClientIP, CookieSource, HeaderSource, PathSource
-from ratekeeper.policy.toml_lines import lines_of
 
 if TYPE_CHECKING:
     from pathlib import Path

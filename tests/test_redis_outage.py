@@ -42,7 +42,7 @@ from ratekeeper.limits import Limit
 from ratekeeper.service.app import Service
 from ratekeeper.stores.redis.denials import Denials
 from ratekeeper.stores.redis.script import Reply
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.waiting.waitlist import Waiter
 
 TIMEOUT = 0.05
 HAMMERED = 0.25  # for so many threads that a slow machine keeps an answer waiting longer than that of one
@@ -255,7 +255,7 @@ def test_who_waits_in_an_outage_waits_its_turn_and_may_give_up() -> None:
 def joined(store: RedisStore, limits: Sequence[Limit]) -> Waiter:
     waiter = Waiter(lambda: None)
     places = enumerate(limits)
-    assert all(store.line.join(waiter, [Charge.of(f"test/{at}", "a", limit, 1, None) for at, limit in places]))
+    assert all(store.wait_queue.join(waiter, [Charge.of(f"test/{at}", "a", limit, 1, None) for at, limit in places]))
     return waiter
 
 
@@ -270,7 +270,7 @@ def test_if_it_fails_while_waiters_move_up_they_move_and_no_newcomer_leaves_with
     _, gives_up, behind, last = (joined(store, limits) for _ in range(4))
     freed, interval = gives_up.leaves_at, last.leaves_at - behind.leaves_at
     flaky.manner, flaky.passing = "lose replies", passing
-    store.line.give_up(gives_up)
+    store.wait_queue.give_up(gives_up)
     flaky.manner, flaky.passing = "pass", 0
     assert (turn_of(behind), turn_of(last)) == (freed, freed + interval)
     assert joined(store, limits).leaves_at >= turn_of(last) + interval
@@ -281,7 +281,7 @@ def test_who_gives_up_in_an_outage_is_not_kept_by_it(flaky: Proxy, caplog: pytes
     _, gives_up, behind = (joined(store, [LeakyBucket(20, 10)]) for _ in range(3))
     freed = gives_up.leaves_at
     flaky.manner = "cut"
-    store.line.give_up(gives_up)
+    store.wait_queue.give_up(gives_up)
     assert turn_of(behind) == freed
     assert "places that were given up are lost" in caplog.text
 

@@ -257,10 +257,10 @@ def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing(wrap: A
             assert not client.sent
         await asyncio.sleep(0)
         if asked is not store:
-            await asked.line.settle()
+            await asked.wait_queue.settle()
         [after] = store.decide([Charge.of("one by one/0", "", ONE_BY_ONE.rules[0].limit, 0)], commit=False)
         assert after.debt_ticks < before.debt_ticks
-        assert not len(asked.line)
+        assert not len(asked.wait_queue)
 
     asyncio.run(use())
 

@@ -27,7 +27,7 @@ from ratekeeper import (
 )
 from ratekeeper.cli.main import main
 from ratekeeper.service.served import make_service
-from ratekeeper.stores.choice import StoreChoice
+from ratekeeper.stores.spec import StoreSpec
 
 RULE = """
 [attributes]
@@ -103,22 +103,22 @@ def test_validate_says_which_rules_share_a_slot_of_a_cluster(
 
 
 def test_a_password_is_never_shown() -> None:
-    choice = StoreChoice("redis://user:secret@host:6379/0")
+    choice = StoreSpec("redis://user:secret@host:6379/0")
     assert choice.shown == "redis://***@host:6379/0"
     assert "secret" not in repr(choice)
-    assert StoreChoice("unix:///run/r.sock?password=secret").shown == "unix:///run/r.sock"
+    assert StoreSpec("unix:///run/r.sock?password=secret").shown == "unix:///run/r.sock"
     with pytest.raises(StoreError) as caught:
-        StoreChoice("redis://h:x/0?password=secret").open()
+        StoreSpec("redis://h:x/0?password=secret").open()
     assert "secret" not in str(caught.value)
     with pytest.raises(StoreError) as caught:
-        StoreChoice("rdis://user:secret@host")
+        StoreSpec("rdis://user:secret@host")
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["server", "shared"])
 def test_a_service_that_stops_closes_the_store_that_it_opened(server: Server, tmp_path: Path, kind: str) -> None:
     need("the C core", IMPLEMENTATION == "c")
-    choice = StoreChoice(f"{server.url}?client_name=served" if kind == "server" else f"shared:{tmp_path}/table")
+    choice = StoreSpec(f"{server.url}?client_name=served" if kind == "server" else f"shared:{tmp_path}/table")
     opened: list[Any] = []
 
     def open_store() -> Any:

@@ -32,8 +32,8 @@ from ratekeeper import (
 )
 from ratekeeper.decision import Charge
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
-from ratekeeper.stores.wait_queue import WaitQueue
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.waiting.wait_queue import WaitQueue
+from ratekeeper.waiting.waitlist import Waiter
 
 CORES: list[Any] = ["c", "python"] if IMPLEMENTATION == "c" else ["python"]
 KINDS = [*CORES, "awaited", "awaited, by a late clock"]
@@ -55,10 +55,10 @@ class Simulation:
         self.clock = ManualClock(start=1000)
         core = implementation if implementation in CORES else CORES[0]
         self.store = MemoryStore(1000, clock=self.clock, implementation=core)
-        self.line: WaitQueue | DrivenQueue = self.store.line
+        self.wait_queue: WaitQueue | DrivenQueue = self.store.wait_queue
         self.late = LateClock(self.clock, behind=limits[0].interval // 3 if "late" in implementation else 0)
         if implementation not in CORES:
-            self.line = DrivenQueue(AsyncMemoryStore(self.store, self.late), runner.run)
+            self.wait_queue = DrivenQueue(AsyncMemoryStore(self.store, self.late), runner.run)
         self.waiting: dict[int, Waiter] = {}
         self.cost: dict[int, int] = {}
         self.left: list[tuple[int, int]] = []  # (who, when)
@@ -71,7 +71,7 @@ class Simulation:
     def come(self, cost: int = 1) -> bool:
         number, self.came = self.came, self.came + 1
         waiter = Waiter(wake=lambda: None)
-        decisions = self.line.join(waiter, self.charges(cost))
+        decisions = self.wait_queue.join(waiter, self.charges(cost))
         self.late.heard(decisions[0].at_ticks)
         if not all(decision.allowed for decision in decisions):
             return False
@@ -88,17 +88,17 @@ class Simulation:
     def give_up(self, *numbers: int) -> None:
         """Give up one by one or, as tasks that are cancelled together do, at once."""
         if len(numbers) == 1:
-            self.line.give_up(self.waiting.pop(*numbers))
+            self.wait_queue.give_up(self.waiting.pop(*numbers))
         for number in numbers[: len(numbers) * (len(numbers) > 1)]:
-            self.line.give_up(self.waiting.pop(number), later=lambda _: None)
-        self.line.settle()
+            self.wait_queue.give_up(self.waiting.pop(number), later=lambda _: None)
+        self.wait_queue.settle()
         self.let_go()  # those that moved up may go at once
 
     def let_go(self) -> None:
         now = self.late.ticks()
         for number, waiter in sorted(self.waiting.items(), key=lambda item: (item[1].leaves_at, item[0])):
             if waiter.leaves_at <= now:
-                assert self.line.leave(waiter)
+                assert self.wait_queue.leave(waiter)
                 del self.waiting[number]
                 self.left.append((number, waiter.leaves_at if self.late.behind else now))
 
@@ -282,7 +282,7 @@ def test_who_gives_up_after_its_turn_has_come_moves_nobody() -> None:
     late = simulation.waiting.pop(1)
     simulation.clock.set_ticks(late.leaves_at + 1)
     turns = list(map(turn_of, simulation.waiting.values()))
-    simulation.line.give_up(late)
+    simulation.wait_queue.give_up(late)
     assert list(map(turn_of, simulation.waiting.values())) == turns
 
 
@@ -324,9 +324,9 @@ def test_str_and_bytes_of_one_key_wait_in_one_line() -> None:
     keys: list[str | bytes] = ["key", "key", b"key"]
     waiters = [Waiter(wake=lambda: None) for _ in range(4)]
     for waiter, key in zip(waiters[:3], keys, strict=True):
-        limiter.store.line.join(waiter, limiter._charges(key, 1, None))
-    limiter.store.line.give_up(waiters[1])
-    limiter.store.line.join(waiters[3], limiter._charges("key", 1, None))
+        limiter.store.wait_queue.join(waiter, limiter._charges(key, 1, None))
+    limiter.store.wait_queue.give_up(waiters[1])
+    limiter.store.wait_queue.join(waiters[3], limiter._charges("key", 1, None))
     assert turn_of(waiters[3]) - turn_of(waiters[2]) == TICKS_PER_SECOND
 
 
@@ -338,12 +338,12 @@ def test_rules_of_different_keys_keep_each_bound_whoever_gives_up() -> None:
     def join(name: str) -> Waiter:
         waiter = Waiter(wake=lambda: None)
         charges = [Charge.of("all", "", everyone, 1, None), Charge.of("user", name, user, 1, None)]
-        store.line.join(waiter, charges)
+        store.wait_queue.join(waiter, charges)
         return waiter
 
     first, *waiters = [join(name) for name in "ABCDEF"]
     for waiter in waiters[:3]:
-        store.line.give_up(waiter)
+        store.wait_queue.give_up(waiter)
     turns = sorted(map(turn_of, waiters[3:] + [join(name) for name in "GHI"]))
     assert first.leaves_at == 0
     for earlier, later in pairwise(turns):
@@ -355,7 +355,7 @@ def test_one_users_wait_takes_nothing_from_the_bucket_that_all_share() -> None:
     store = MemoryStore(1000, clock=ManualClock(start=1000))
     tenant, user = TokenBucket(10, 10), LeakyBucket(5, 1)
     for _ in range(4):
-        store.line.join(
+        store.wait_queue.join(
             Waiter(wake=lambda: None),
             [Charge.of("tenant", "t", tenant, 1, None), Charge.of("user", "u", user, 1, None)],
         )
@@ -397,7 +397,7 @@ async def settled(store: MemoryStore | AsyncMemoryStore) -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     if isinstance(store, AsyncMemoryStore):
-        await store.line.settle()
+        await store.wait_queue.settle()
 
 
 @both_kinds
@@ -434,7 +434,7 @@ def test_waiting_costs_no_cpu() -> None:
         limiter = AsyncLimiter(LeakyBucket(10_000, "1/hour"), store=store)
         tasks = [asyncio.create_task(limiter.acquire("key")) for _ in range(10_000)]
         await asyncio.sleep(0)
-        while len(store.line) < 9_999:
+        while len(store.wait_queue) < 9_999:
             await asyncio.sleep(0)
         before = resource.getrusage(resource.RUSAGE_SELF)
         await asyncio.sleep(1)
@@ -443,7 +443,7 @@ def test_waiting_costs_no_cpu() -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)
-        assert not len(store.line)
+        assert not len(store.wait_queue)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert asyncio.run(run()) < 0.5
@@ -489,7 +489,7 @@ def test_a_timeout_around_a_wait_gives_the_place_back(make: Any) -> None:
         await settled(store)
         after = await limiter.peek("key", 0)
         assert after.debt_ticks < before.debt_ticks
-        assert not len(store.line)
+        assert not len(store.wait_queue)
 
     asyncio.run(run())
 
@@ -503,7 +503,7 @@ def test_a_refusal_is_at_once_and_leaves_nobody_in_line() -> None:
     with pytest.raises(RateLimitExceeded):
         limiter.acquire("key", timeout=0)
     assert time.monotonic() - began < 60
-    assert not len(limiter.store.line)
+    assert not len(limiter.store.wait_queue)
 
 
 @pytest.mark.parametrize("limit", [TokenBucket(2, 1), LeakyBucket(2, 1)], ids=str)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from ratekeeper import Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.core import IMPLEMENTATION
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
-from ratekeeper.stores.joining import Joining
 from ratekeeper.stores.table_store import TableStore
-from ratekeeper.stores.waitlist import Waiter, Waitlist
+from ratekeeper.waiting.joining import Joining
+from ratekeeper.waiting.waitlist import Waiter, Waitlist
 
 CORES = ["c", "python"] if IMPLEMENTATION == "c" else ["python"]
 
@@ -48,7 +48,7 @@ class Fleet:
     def come(self, process: int, cost: int = 1, timeout: float | None = None) -> bool:
         number, self.came = self.came, self.came + 1
         limiter, waiter = self.limiters[process], Waiter(lambda: None)
-        decisions = limiter.store.line.join(waiter, limiter._charges("key", cost, timeout))
+        decisions = limiter.store.wait_queue.join(waiter, limiter._charges("key", cost, timeout))
         if not all(decisions):
             return False
         promised = waiter.leaves_at
@@ -75,7 +75,7 @@ class Fleet:
     def give_up(self, choice: int) -> None:
         if self.waiting:
             process, _, waiter, _ = self.waiting.pop(choice % len(self.waiting))
-            self.limiters[process].store.line.give_up(waiter)
+            self.limiters[process].store.wait_queue.give_up(waiter)
             self._let_go()
 
     def advance(self, ticks: int) -> None:
@@ -105,7 +105,7 @@ class Fleet:
         due = [one for one in self.waiting if one[2].leaves_at <= now]
         for one in sorted(due, key=lambda one: (one[2].leaves_at, one[1])):
             process, number, waiter, cost = one
-            assert self.limiters[process].store.line.leave(waiter) is not False
+            assert self.limiters[process].store.wait_queue.leave(waiter) is not False
             self.waiting.remove(one)
             self.left.append(Left(now, cost, process, number))
 

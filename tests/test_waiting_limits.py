@@ -18,9 +18,9 @@ from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, ManualClock, MemorySt
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.base import ChargeGate, Gate, Wait
-from ratekeeper.stores.wait_queue import WaitQueue
-from ratekeeper.stores.waitlist import Waiter
-from ratekeeper.turns import await_turn, take_turn
+from ratekeeper.waiting.turns import await_turn, take_turn
+from ratekeeper.waiting.wait_queue import WaitQueue
+from ratekeeper.waiting.waitlist import Waiter
 
 MANY = 20_000
 
@@ -28,7 +28,7 @@ MANY = 20_000
 def line_up(limiter: Limiter, count: int, cost: int = 1) -> list[Waiter]:
     waiters = [Waiter(lambda: None) for _ in range(count)]
     for waiter in waiters:
-        limiter.store.line.join(waiter, limiter._charges("key", cost, None))
+        limiter.store.wait_queue.join(waiter, limiter._charges("key", cost, None))
     return waiters
 
 
@@ -38,7 +38,7 @@ def time_give_ups(count: int) -> float:
     giving_up = Random(1).sample(waiters[1:], 500)
     began = time.process_time()
     for waiter in giving_up:
-        limiter.store.line.give_up(waiter)
+        limiter.store.wait_queue.give_up(waiter)
     return time.process_time() - began
 
 
@@ -67,11 +67,11 @@ def test_many_tasks_leave_at_their_turns_and_only_the_first_is_woken() -> None:
         woken: list[int] = []
         waiters = [Waiter(lambda number=number: woken.append(number)) for number in range(2000)]  # type: ignore[misc]
         for waiter in waiters:
-            store.line.join(waiter, limiter._charges("key", 1, None))
+            store.wait_queue.join(waiter, limiter._charges("key", 1, None))
         for waiter in waiters[1000:1500]:
-            store.line.give_up(waiter)
+            store.wait_queue.give_up(waiter)
         assert not woken, "nobody's turn is nearer than it knows, but for those behind, who will be told"
-        store.line.give_up(waiters[1])
+        store.wait_queue.give_up(waiters[1])
         assert woken == [2]
 
     asyncio.run(run())
@@ -84,7 +84,7 @@ class SlowStore:
         self._store = store
         self.clock = store.clock
         self.reset = store.reset
-        self.line = WaitQueue(self, self.clock)
+        self.wait_queue = WaitQueue(self, self.clock)
         self.asking = self.most_at_once = 0
         self.answer = threading.Event()
 
@@ -176,10 +176,10 @@ def test_a_verb_in_the_middle_of_a_wait_of_the_same_thread_is_never_a_deadlock(c
         limiter.refund(taken)
         with pytest.raises(RuntimeError, match="signal handler or __del__"):
             limiter.acquire("key")
-        limiter.store.line.give_up(waiter)
+        limiter.store.wait_queue.give_up(waiter)
 
-    limiter.store.line._section(handler)
-    assert len(limiter.store.line) == 0
+    limiter.store.wait_queue._section(handler)
+    assert len(limiter.store.wait_queue) == 0
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a coroutine that never began
@@ -195,8 +195,8 @@ def test_an_interrupt_storm_loses_at_most_the_interrupted_and_leaves_nobody_in_l
     took = limiter.store.clock.ticks() - began
     assert storm.spared * limiter.limits[0].interval <= took + limiter.limits[0].interval
     gc.collect()
-    limiter.store.line._sweep()
-    assert len(limiter.store.line) == 0
+    limiter.store.wait_queue._sweep()
+    assert len(limiter.store.wait_queue) == 0
     waits = threading.Thread(target=lambda: limiter.acquire("key"))
     waits.start()
     waits.join(30)
@@ -209,9 +209,9 @@ def test_a_task_of_a_loop_that_is_gone_leaves_its_place_to_those_behind() -> Non
     line_up(limiter, 1)
     first = line_up(limiter, 1)[0]
     gone = Waiter(lambda: False)
-    limiter.store.line.join(gone, limiter._charges("key", 1, None))
+    limiter.store.wait_queue.join(gone, limiter._charges("key", 1, None))
     behind = line_up(limiter, 1)[0]
-    limiter.store.line.give_up(first)
+    limiter.store.wait_queue.give_up(first)
     assert behind.leaves_at == clock.ticks() + TICKS_PER_SECOND
 
 
@@ -220,7 +220,7 @@ def test_a_refused_wait_leaves_nothing_behind() -> None:
     limiter.acquire("key")
     for _ in range(10):
         assert not take_turn(limiter.store, limiter._charges("key", 1, 1))[0]
-    assert not limiter.store.line._lists
+    assert not limiter.store.wait_queue._lists
 
 
 def test_a_reset_leaves_no_place_of_before_to_newcomers() -> None:
@@ -228,7 +228,7 @@ def test_a_reset_leaves_no_place_of_before_to_newcomers() -> None:
     waiters = line_up(limiter, 3)
     limiter.store.decide(limiter._charges("key", 1, None))  # one unseen behind them: their places cannot be taken back
     for waiter in waiters[1:]:
-        limiter.store.line.give_up(waiter)
+        limiter.store.wait_queue.give_up(waiter)
     limiter.reset("key")
     assert limiter.reserve("key").delay == 0
 
@@ -240,9 +240,9 @@ def test_keys_whose_waiters_have_left_take_no_memory() -> None:
         for _ in range(2):
             limiter.acquire(str(number))
         limiter.reserve(str(number)).cancel()
-    assert not limiter.store.line._lists
+    assert not limiter.store.wait_queue._lists
     for number in range(100):
         limiter.reserve(f"never used {number}")
         limiter.reserve(f"never used {number}")
         clock.advance(10)
-    assert len(limiter.store.line._lists) <= 2
+    assert len(limiter.store.wait_queue._lists) <= 2

@@ -24,11 +24,11 @@ from ratekeeper import (
 from ratekeeper.core import IMPLEMENTATION
 from ratekeeper.decision import Charge, FallbackDecision
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
-from ratekeeper.policy.verdict import PolicyDecision
-from ratekeeper.stores.async_wait_queue import AsyncWaitQueue
-from ratekeeper.stores.places import Need, fit
-from ratekeeper.stores.waitlist import Waiter
-from ratekeeper.turns import Reservation
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
+from ratekeeper.waiting.places import Need, fit
+from ratekeeper.waiting.turns import Reservation
+from ratekeeper.waiting.waitlist import Waiter
 
 CORES = ["c", "python"] if IMPLEMENTATION == "c" else ["python"]
 LIMITS: list[Limit] = [TokenBucket(10, 1), TokenBucket(4, 2), LeakyBucket(6, 1), TokenBucket(1, 1)]
@@ -44,16 +44,16 @@ def test_waiters_of_rules_with_different_keys_may_give_up_in_any_order(seed: int
         choice = chance.random()
         if choice < 0.5:
             waiter, most = Waiter(lambda: None), chance.choice([None, 5])
-            if all(store.line.join(waiter, [Charge.of(f"s{i}", f"k{i}", LIMITS[i], 1, most) for i in scopes])):
+            if all(store.wait_queue.join(waiter, [Charge.of(f"s{i}", f"k{i}", LIMITS[i], 1, most) for i in scopes])):
                 waiting.append(waiter)
         elif choice < 0.75 and waiting:
-            store.line.give_up(waiting.pop(chance.randrange(len(waiting))))
+            store.wait_queue.give_up(waiting.pop(chance.randrange(len(waiting))))
         else:
             clock.advance(chance.choice([0.1, 0.5, 2]))
-            waiting = [waiter for waiter in waiting if not store.line.leave(waiter)]
+            waiting = [waiter for waiter in waiting if not store.wait_queue.leave(waiter)]
     clock.advance(1000)
-    assert all(store.line.leave(waiter) for waiter in waiting)
-    assert len(store.line) == 0
+    assert all(store.wait_queue.leave(waiter) for waiter in waiting)
+    assert len(store.wait_queue) == 0
 
 
 def test_no_ranges_have_room_for_a_cost_over_the_burst() -> None:
@@ -144,7 +144,7 @@ USER = 'name = "user"\nkey = ["user"]\ncapacity = 10\nrefill_rate = 1\nmax_wait 
 def come(keeper: Keeper, **attributes: str) -> Waiter | None:
     """Return one that waits, or has left; None if it is refused."""
     waiter, charges = Waiter(lambda: None), keeper.compiled.plan(attributes, 1, None).charges
-    return waiter if all(keeper.store.line.join(waiter, charges)) else None
+    return waiter if all(keeper.store.wait_queue.join(waiter, charges)) else None
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -159,7 +159,7 @@ def test_ranges_of_a_bucket_without_a_mark_do_not_outlive_a_refund(core: str) ->
     waiter = come(keeper, tenant="t", user="waits", size="3")
     assert waiter is not None
     assert keeper.check({"tenant": "t", "user": "next", "size": "1"})
-    keeper.store.line.give_up(waiter)
+    keeper.store.wait_queue.give_up(waiter)
     keeper.refund(early)
     clock.advance(6.0)
     assert come(keeper, tenant="t", user="waits", size="3")
@@ -176,12 +176,12 @@ def test_a_rule_that_makes_nobody_wait_does_not_keep_turns_from_being_used() -> 
     waiting: list[tuple[Waiter, int]] = []
     for step in range(1000):
         for waiter, came in list(waiting):
-            left = keeper.store.line.leave(waiter)
+            left = keeper.store.wait_queue.leave(waiter)
             used += left
             if left or step - came >= 30:
                 waiting.remove((waiter, came))
                 if not left:
-                    keeper.store.line.give_up(waiter)
+                    keeper.store.wait_queue.give_up(waiter)
         newcomer = come(keeper, user="u", tenant="t") if step % 5 == 0 else None
         if newcomer:
             waiting.append((newcomer, step))
@@ -193,7 +193,7 @@ def test_a_rule_that_makes_nobody_wait_does_not_keep_turns_from_being_used() -> 
 def test_settling_waits_for_a_section_of_another_thread() -> None:
     """It gave up for good, and no later give-up asked for it again."""
     limiter = Limiter(TokenBucket(1, "1/minute"), store=MemoryStore(clock=ManualClock()))
-    line = limiter.store.line
+    line = limiter.store.wait_queue
     limiter.try_acquire("key")
     waiters = [Waiter(lambda: None) for _ in range(2)]
     for waiter in waiters:
@@ -236,10 +236,10 @@ def test_a_waiter_learns_that_its_turn_is_later_when_the_lead_falls() -> None:
     limiter.try_acquire("key")
     waiters = [Waiter(lambda: None) for _ in range(2)]
     for waiter in waiters:
-        limiter.store.line.join(waiter, limiter._charges("key", 1, None))
+        limiter.store.wait_queue.join(waiter, limiter._charges("key", 1, None))
         clock.lead -= TICKS_PER_SECOND // 4
     clock.advance_ticks(waiters[0].leaves_at - clock.local())
-    assert not limiter.store.line.leave(waiters[0])
+    assert not limiter.store.wait_queue.leave(waiters[0])
     assert waiters[0].leaves_at > clock.local()
 
 
@@ -248,7 +248,7 @@ def test_a_bucket_that_its_own_request_evicts_leaves_no_mark() -> None:
     for number in range(4):
         store.decide([Charge.of("big", f"{number}", TokenBucket(1000, 1), 900, 0)])
     for number in range(100):
-        evicted = Charge.of("fast", f"{number}", LeakyBucket(5, 1000), 1, 1)._replace(tolerance=0)
+        evicted = Charge.of("fast", f"{number}", LeakyBucket(5, 1000), 1, 1)._replace(burst=0)
         store.decide([evicted, Charge.of("slow", f"{number}", TokenBucket(100, 1), 1, 1)])
     assert store._table._promised <= store._table._tats.keys()  # type: ignore[union-attr]
 
@@ -293,4 +293,4 @@ def test_a_reservation_may_be_cancelled_after_its_event_loop() -> None:
         return await limiter.reserve("key")
 
     asyncio.run(use()).cancel()
-    assert len(store.line) == 0
+    assert len(store.wait_queue) == 0

@@ -19,15 +19,15 @@ from ratekeeper.errors import (
 from ratekeeper.leaky_queue import LeakyQueue, QueueStats
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit, parse_limits
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
-from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStats, RedisStore
-from ratekeeper.stores.shared import SharedMemoryStore
+from ratekeeper.stores.shared_memory import SharedMemoryStore
 from ratekeeper.stores.table_store import StoreStats
-from ratekeeper.turns import Reservation
+from ratekeeper.waiting.turns import Reservation
 
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ from math import inf, nextafter
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 from ratekeeper.errors import did_you_mean
-from ratekeeper.limits import AS_MEANT, TICKS_PER_SECOND, Limit, Timeout, checked_cost
+from ratekeeper.limits import DEFAULT_WAIT, TICKS_PER_SECOND, Limit, Timeout, checked_cost
 
 NEVER = 2**63 - 1
 """The `retry_ticks` of a request that can never pass."""
@@ -56,8 +56,8 @@ class Charge(NamedTuple):
     limit: Limit
     cost: int
     increment: int
+    burst: int
     tolerance: int
-    bound: int
     shadow: bool = False
     on_error: str | None = None
 
@@ -68,7 +68,7 @@ class Charge(NamedTuple):
         key: str | bytes,
         limit: Limit,
         cost: int = 1,
-        timeout: Timeout = AS_MEANT,
+        timeout: Timeout = DEFAULT_WAIT,
         shadow: bool = False,
         on_error: str | None = None,
     ) -> Charge:
@@ -273,7 +273,7 @@ def seconds(ticks: int) -> float:
     return nextafter(nearest, inf) if early else nearest
 
 
-def most_binding(decisions: Sequence[Decision]) -> Decision:
+def most_restrictive(decisions: Sequence[Decision]) -> Decision:
     """Return the decision that speaks for all: the longest to wait for when refused, or else the least left."""
     refused = [decision for decision in decisions if not decision.allowed]
     if refused:
@@ -281,13 +281,13 @@ def most_binding(decisions: Sequence[Decision]) -> Decision:
     return min(decisions, key=lambda decision: decision.remaining)
 
 
-def together(decisions: Sequence[Decision]) -> Decision:
+def combine(decisions: Sequence[Decision]) -> Decision:
     """Return one decision for several limits on one request: the most binding one, with the longest delay of all.
 
     Its time is the earliest: a refund must give back nothing that has refilled since any of the charges. If one was
     made without the store, so was the whole.
     """
-    binding = most_binding(decisions)
+    binding = most_restrictive(decisions)
     delay = max(decision.delay_ticks for decision in decisions)
     at = min(decision.at_ticks for decision in decisions)
     fallback = next((decision for decision in (binding, *decisions) if decision.on_error is not None), None)

@@ -1,7 +1,7 @@
 """The rule: one function that decides for both algorithms. Pure integers; no I/O, no clock, no state.
 
 This is the generic cell rate algorithm (GCRA; ITU-T I.371, and ATM Forum TM 4.0), which ATM switches use. The same
-function stands, line for line, in `core/table.h` (C). Below is why it is right; nothing is assumed but arithmetic.
+function stands, line for line, in `core/cells.h` (C). Below is why it is right; nothing is assumed but arithmetic.
 
 The picture people draw
     A token bucket holds at most `capacity` tokens and gains one each `interval`. A request of cost c takes c tokens if
@@ -24,7 +24,7 @@ The same, in one number
         ask   1    1    1    1    1    1    3
         tat   0    10   20   30   30   30   40(past)
         new   10   20   30   40   40   40   70
-        ahead 10   20   30   40x  35x  30   30          bound = 3 * 10 = 30
+        ahead 10   20   30   40x  35x  30   30          tolerance = 3 * 10 = 30
         left  2    1    0    0    0    0    0
 
     At 5 s the refused request is 35 - 30 = 5 s too early: retry_after. At 10 s exactly it passes.
@@ -39,9 +39,9 @@ Why no more than capacity + rate * t passes in any time t
 Why the leaky bucket is the same rule
     A queue drained at one request an interval. The TAT is now the time at which the server will have nothing left to
     do. A request that comes at `now` waits for all before it, so it goes ahead at max(tat, now): delay = max(tat, now)
-    - now = ahead - increment. That is `ahead - tolerance` with tolerance = increment: a token bucket without any burst,
+    - now = ahead - increment. That is `ahead - burst` with burst = increment: a token bucket without any burst,
     whose callers wait for their turn rather than be refused. It is refused when the queue is full: capacity waiting and
-    one in service is `ahead <= (capacity + 1) * interval`, the bound.
+    one in service is `ahead <= (capacity + 1) * interval`, the tolerance.
 
 Why integers, and why taking a then b equals taking a + b
     increment = cost * interval is linear, and nothing is rounded after the interval was. So 10 requests of cost 1 at
@@ -63,18 +63,18 @@ class Ruling(NamedTuple):
     retry_after: int
 
 
-def decide(tat: int, now: int, increment: int, tolerance: int, bound: int) -> Ruling:
+def decide(tat: int, now: int, increment: int, burst: int, tolerance: int) -> Ruling:
     """Decide one request against one bucket. All in ticks; `increment` is the cost times the limit's interval.
 
-    >>> decide(tat=30, now=5, increment=10, tolerance=30, bound=30)
+    >>> decide(tat=30, now=5, increment=10, burst=30, tolerance=30)
     Ruling(allowed=False, new_tat=40, ahead=35, delay=5, retry_after=5)
     """
     start = max(tat, now)
     new_tat = start + increment
     ahead = new_tat - now
-    allowed = ahead <= bound
-    delay = max(0, ahead - tolerance)
-    retry_after = max(0, ahead - bound)
+    allowed = ahead <= tolerance
+    delay = max(0, ahead - burst)
+    retry_after = max(0, ahead - tolerance)
     return Ruling(allowed, new_tat, ahead, delay, retry_after)
 
 

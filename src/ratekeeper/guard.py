@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from ratekeeper.decision import Decision
 from ratekeeper.errors import did_you_mean
-from ratekeeper.limits import AS_MEANT, Timeout, checked_cost, wait_ticks
+from ratekeeper.limits import DEFAULT_WAIT, Timeout, checked_cost, wait_ticks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +58,7 @@ class Guard:
         for role, ask in (("key", key), ("cost", cost)):
             if _is_async(ask):
                 raise TypeError(f"the {role} function must not be async: nothing awaits it")
-        if timeout is not AS_MEANT:
+        if timeout is not DEFAULT_WAIT:
             wait_ticks(timeout)  # a bad one is an error now, not at the first call that has to wait
         self._take_turn_async = take_turn_async
         self._take_turn = take_turn  # None: it must not block a thread

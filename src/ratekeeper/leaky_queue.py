@@ -20,10 +20,10 @@ from typing import Generic, NamedTuple, TypeVar
 from ratekeeper.clock import Clock, SystemClock, ticks_of
 from ratekeeper.decision import seconds
 from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
+from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import LeakyBucket, wait_ticks
 from ratekeeper.rates import Rate
-from ratekeeper.stores.forks import forget_in_child
-from ratekeeper.turns import Wakeup, wake_task
+from ratekeeper.waiting.turns import Wakeup, wake_task
 
 T = TypeVar("T")
 

@@ -9,15 +9,23 @@ from functools import partial
 from operator import index
 from typing import NoReturn
 
-from ratekeeper.decision import Charge, Decision, scope_of, together
-from ratekeeper.errors import RateLimitExceeded
+from ratekeeper.coroutines import run_sync
+from ratekeeper.decision import Charge, Decision, combine, scope_of
 from ratekeeper.guard import Cost, Guard, Key
-from ratekeeper.limits import AS_MEANT, Limit, Timeout, parse_limit, wait_ticks
-from ratekeeper.stores.awaited import awaited
-from ratekeeper.stores.base import AsyncGate, AsyncStore, AwaitedStore, Gate, Store, local, must_be_awaited, unblocking
-from ratekeeper.stores.choice import MEMORY, StoreChoice, opened
+from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit, wait_ticks
+from ratekeeper.stores.as_async import as_async
+from ratekeeper.stores.base import (
+    AsyncGate,
+    AsyncStore,
+    Gate,
+    Store,
+    is_async,
+    require_nonblocking,
+    require_sync,
+)
+from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
 from ratekeeper.stores.unnamed import join_unnamed
-from ratekeeper.turns import Reservation, reserve, reserve_async, take_turn, take_turn_async
+from ratekeeper.waiting.turns import Reservation, reserve, wait_for_turn, wait_for_turn_async
 
 _GIVING = threading.RLock()
 
@@ -84,9 +92,9 @@ class Limiter(_Named):
 
     def __init__(self, *limits: Limit | str, store: Store | str | None = None, name: str | None = None) -> None:
         super().__init__(limits, name, store)
-        self.store: Store = local(opened(store, StoreChoice.open), "Limiter")
+        self.store: Store = require_sync(opened(store, StoreSpec.open), "Limiter")
         # What waits must not refer to this limiter, which refers to the gate: a cycle would keep a dropped table alive.
-        self._wait = partial(_wait, self.store, self._charges)
+        self._wait = partial(wait_for_turn, self.store, self._charges)
         self._gate: Gate = self.store.bind(self._scopes, self.limits, self._wait)
         for verb in ("try_acquire", "try_acquire_many", "acquire"):
             if getattr(type(self), verb) is getattr(Limiter, verb):  # else a subclass has a say
@@ -118,11 +126,11 @@ class Limiter(_Named):
         `timeout` is as for `acquire`: a turn that would come later is not taken. A `Reservation` is false if it was
         refused. It may be cancelled, and as a context manager waits for its turn.
         """
-        return reserve(self.store, self._charges(key, cost, timeout))
+        return run_sync(reserve(as_async(self.store), self._charges(key, cost, timeout), blocking=self.store))
 
     def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
-        return together(self.store.decide(self._charges(key, cost, 0), commit=False))
+        return combine(self.store.decide(self._charges(key, cost, 0), commit=False))
 
     def refund(self, decision: Decision, cost: int | None = None) -> None:
         """Give back what a decision was charged, or `cost` tokens of it, less what has refilled since.
@@ -143,11 +151,13 @@ class Limiter(_Named):
         """Forget what `key` owes: its buckets are full again."""
         for scope in self._scopes:
             self.store.reset(scope, key)
-        self.store.line.reset(self._charges(key, 1))
+        self.store.wait_queue.reset(self._charges(key, 1))
 
-    def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
+    def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
         """Return a decorator for functions, also async ones, that is a context manager too. See `Guard`."""
-        return Guard(self._take_turn_async, self._take_turn, key, cost, timeout, partial(unblocking, self.store))
+        return Guard(
+            self._take_turn_async, self._take_turn, key, cost, timeout, partial(require_nonblocking, self.store)
+        )
 
     def close(self) -> None:
         """Close the store, if this limiter opened it by its name; a store that was given stays open."""
@@ -163,7 +173,7 @@ class Limiter(_Named):
         decision = self._gate.try_acquire(key, cost)
         if decision.allowed:
             return decision
-        return await _wait_async(awaited(self.store), self._charges, key, cost, timeout)
+        return await wait_for_turn_async(as_async(self.store), self._charges, key, cost, timeout)
 
 
 class AsyncLimiter(_Named):
@@ -176,17 +186,19 @@ class AsyncLimiter(_Named):
         self, *limits: Limit | str, store: Store | AsyncStore | str | None = None, name: str | None = None
     ) -> None:
         super().__init__(limits, name, store)
-        self.store: Store | AsyncStore = opened(store, StoreChoice.open_async)
-        self._store = awaited(unblocking(self.store))
-        self._wait = partial(_wait_async, self._store, self._charges)  # does not refer to this limiter: see Limiter
+        self.store: Store | AsyncStore = opened(store, StoreSpec.open_async)
+        self._store = as_async(require_nonblocking(self.store))
+        self._wait = partial(
+            wait_for_turn_async, self._store, self._charges
+        )  # does not refer to this limiter: see Limiter
         # A store that must be awaited has a gate to await; a local one's verbs are called in a coroutine of our own.
         # To see which costs some ns; to await a gate for both would cost as much as a decision.
         self._ask: Callable[..., Decision] | None = None
         self._ask_many: Callable[..., list[bool]] | None = None
-        if must_be_awaited(self.store):
+        if is_async(self.store):
             self._gate: AsyncGate = self.store.bind(self._scopes, self.limits, self._wait)
         else:
-            gate = local(self.store, "Limiter").bind(self._scopes, self.limits, _block)
+            gate = require_sync(self.store, "Limiter").bind(self._scopes, self.limits, _block)
             self._ask, self._ask_many = gate.try_acquire, gate.try_acquire_many
 
     async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
@@ -214,11 +226,11 @@ class AsyncLimiter(_Named):
 
     async def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Reservation:
         """As `Limiter.reserve`; a context manager for `async with` only."""
-        return await reserve_async(self._store, self._charges(key, cost, timeout))
+        return await reserve(self._store, self._charges(key, cost, timeout))
 
     async def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""
-        return together(await self._store.decide(self._charges(key, cost, 0), commit=False))
+        return combine(await self._store.decide(self._charges(key, cost, 0), commit=False))
 
     async def refund(self, decision: Decision, cost: int | None = None) -> None:
         """As `Limiter.refund`."""
@@ -229,9 +241,9 @@ class AsyncLimiter(_Named):
     async def reset(self, key: str | bytes) -> None:
         """As `Limiter.reset`."""
         await asyncio.gather(*(self._store.reset(scope, key) for scope in self._scopes))
-        self._store.line.reset(self._charges(key, 1))
+        self._store.wait_queue.reset(self._charges(key, 1))
 
-    def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = AS_MEANT) -> Guard:
+    def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""
         return Guard(self._take_turn, None, key, cost, timeout)
 
@@ -240,7 +252,7 @@ class AsyncLimiter(_Named):
         close = getattr(self.store, "close", None)
         if self._opened and close is not None:
             closing = close()
-            if must_be_awaited(self.store):
+            if is_async(self.store):
                 await closing
 
     async def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
@@ -270,31 +282,11 @@ def _give_once(decision: Decision, cost: int | None) -> int:
 
 
 def _charges(
-    scopes: tuple[str, ...], limits: tuple[Limit, ...], key: str | bytes, cost: int, timeout: Timeout = AS_MEANT
+    scopes: tuple[str, ...], limits: tuple[Limit, ...], key: str | bytes, cost: int, timeout: Timeout = DEFAULT_WAIT
 ) -> list[Charge]:
     bound = zip(scopes, limits, strict=True)
     return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in bound]
 
 
-def _wait(
-    store: Store, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
-) -> Decision:
-    """Wait for the turn, or raise `RateLimitExceeded` at once."""
-    return _admitted(take_turn(store, charges(key, cost, timeout)))
-
-
-async def _wait_async(
-    store: AwaitedStore, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
-) -> Decision:
-    return _admitted(await take_turn_async(store, charges(key, cost, timeout)))
-
-
 def _block(*_: object) -> Decision:
     raise AssertionError("an AsyncLimiter never blocks a thread")
-
-
-def _admitted(decisions: list[Decision]) -> Decision:
-    decision = together(decisions)
-    if not decision.allowed:
-        raise RateLimitExceeded(decision)
-    return decision

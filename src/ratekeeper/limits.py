@@ -24,14 +24,14 @@ MAX_AHEAD_TICKS = 2**62 - 1
 """The furthest a TAT may be ahead of the clock: nine years, which is what "wait as long as it takes" means."""
 
 
-class Wait(Enum):
+class Unset(Enum):
     """Stands for a timeout where the caller gives none."""
 
-    AS_MEANT = "as the limit is meant: a token bucket's callers do not wait, a leaky bucket's take their turn"
+    DEFAULT_WAIT = "as the limit is meant: a token bucket's callers do not wait, a leaky bucket's take their turn"
 
 
-AS_MEANT = Wait.AS_MEANT
-Timeout: TypeAlias = float | Wait | None
+DEFAULT_WAIT = Unset.DEFAULT_WAIT
+Timeout: TypeAlias = float | Unset | None
 """Seconds that a caller is willing to wait; None: as long as it takes."""
 
 _BURST = re.compile(r"\s*[,;]?\s*\bburst\s*=?\s*(\d+(?:_\d+)*)", re.IGNORECASE | re.ASCII)
@@ -42,8 +42,8 @@ class Terms(NamedTuple):
     """What one request asks of one bucket, in ticks: the arguments of `gcra.decide`."""
 
     increment: int
+    burst: int
     tolerance: int
-    bound: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Limit:
         per_second, parts = self._exact_second
         return -(-ticks * parts // per_second)
 
-    def terms(self, cost: int, timeout: Timeout = AS_MEANT) -> Terms:
+    def terms(self, cost: int, timeout: Timeout = DEFAULT_WAIT) -> Terms:
         """Return what `cost` tokens ask of a bucket, for a caller willing to wait `timeout` seconds.
 
         Raises TypeError or ValueError for a cost that is not a whole number, 0 or more, and for a negative timeout.
@@ -139,10 +139,10 @@ class TokenBucket(Limit):
     def __post_init__(self) -> None:
         self._settle(self.refill_rate, "refill_rate", least_capacity=1, places_in_service=0)
 
-    def terms(self, cost: int, timeout: Timeout = AS_MEANT) -> Terms:
+    def terms(self, cost: int, timeout: Timeout = DEFAULT_WAIT) -> Terms:
         full = self.full
-        bound = full if timeout is AS_MEANT else min(MAX_AHEAD_TICKS, full + wait_ticks(timeout))
-        return Terms(checked_cost(cost) * self.interval, full, bound)
+        tolerance = full if timeout is DEFAULT_WAIT else min(MAX_AHEAD_TICKS, full + wait_ticks(timeout))
+        return Terms(checked_cost(cost) * self.interval, full, tolerance)
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ class LeakyBucket(Limit):
     def __post_init__(self) -> None:
         self._settle(self.leak_rate, "leak_rate", least_capacity=0, places_in_service=1)
 
-    def terms(self, cost: int, timeout: Timeout = AS_MEANT) -> Terms:
+    def terms(self, cost: int, timeout: Timeout = DEFAULT_WAIT) -> Terms:
         increment = checked_cost(cost) * self.interval
-        bound = self.full if timeout is AS_MEANT else min(self.full, increment + wait_ticks(timeout))
-        return Terms(increment, increment, bound)
+        tolerance = self.full if timeout is DEFAULT_WAIT else min(self.full, increment + wait_ticks(timeout))
+        return Terms(increment, increment, tolerance)
 
 
 def checked_cost(cost: int) -> int:

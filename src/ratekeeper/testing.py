@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 from ratekeeper.clock import ManualClock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limiter import Limiter
-from ratekeeper.limits import AS_MEANT, LeakyBucket, Limit, Timeout, TokenBucket
-from ratekeeper.stores.base import AsyncStore, ChargeGate, Gate, Store, Wait, must_be_awaited
+from ratekeeper.limits import DEFAULT_WAIT, LeakyBucket, Limit, Timeout, TokenBucket
+from ratekeeper.stores.base import AsyncStore, ChargeGate, Gate, Store, Wait, is_async
 from ratekeeper.stores.memory import MemoryStore
-from ratekeeper.stores.wait_queue import WaitQueue
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.waiting.wait_queue import WaitQueue
+from ratekeeper.waiting.waitlist import Waiter
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class StoreConformance:
         self.clock = ManualClock(start=1_000)
         made = self.make_store(self.clock)
         self.close = getattr(made, "close", lambda: None)
-        if must_be_awaited(made):
+        if is_async(made):
             blocking = Blocking(made)
             self.store, self.close = blocking, blocking.close
         else:
@@ -114,7 +114,7 @@ class StoreConformance:
     def test_a_cost_over_the_capacity_never_passes_and_is_never_queued(self) -> None:
         for limit in (TokenBucket(5, 1), LeakyBucket(4, 1)):
             for cost in (6, 10**30):
-                for timeout in (AS_MEANT, None):
+                for timeout in (DEFAULT_WAIT, None):
                     [decision] = self.store.decide([charge("a", limit, cost, timeout, scope=str(limit))])
                     assert not decision
                     assert decision.never
@@ -184,7 +184,7 @@ class StoreConformance:
         self.clock.advance_ticks(random.choice([0, 1, 10**9, random.randrange(10**11)]))
         charges = [
             charge(
-                random.choice("ab"), limits[place], random.randrange(4), random.choice([AS_MEANT, 0, 2, None]),
+                random.choice("ab"), limits[place], random.randrange(4), random.choice([DEFAULT_WAIT, 0, 2, None]),
                 scope=f"{trace} {place}", shadow=random.random() < 0.1,
             )
             for place in random.choices(range(len(limits)), k=random.choice([1, 1, 2, 3]))
@@ -212,7 +212,7 @@ class StoreConformance:
             assert sum(pool.map(ask_often, range(THREADS))) == 100
 
     def test_who_waits_leaves_in_order_and_those_behind_who_gives_up_move_up(self) -> None:
-        limiter, line = Limiter(LeakyBucket(10, 2), store=self.store), self.store.line
+        limiter, line = Limiter(LeakyBucket(10, 2), store=self.store), self.store.wait_queue
         waiters = [Waiter(lambda: None) for _ in range(5)]
         for waiter in waiters:
             line.join(waiter, limiter._charges("all", 1, None))
@@ -241,7 +241,7 @@ def charge(
     key: str | bytes,
     limit: Limit,
     cost: int = 1,
-    timeout: Timeout = AS_MEANT,
+    timeout: Timeout = DEFAULT_WAIT,
     *,
     scope: str = "test/0",
     shadow: bool = False,
@@ -257,7 +257,7 @@ class Blocking:
         self._store = store
         self._loop = asyncio.new_event_loop()
         self.clock = store.clock
-        self.line = WaitQueue(self, store.clock)
+        self.wait_queue = WaitQueue(self, store.clock)
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         return self._run(self._store.decide(charges, commit=commit))

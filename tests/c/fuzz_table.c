@@ -84,9 +84,9 @@ static rk_terms any_terms(world *in)
     int64_t interval = 1 + (int64_t)below(in, 1000), capacity = 1 + (int64_t)below(in, 20);
     rk_terms terms = token_terms(capacity, interval, (int64_t)below(in, 6));
     if (below(in, 3) == 0)
-        terms.tolerance = terms.increment; /* a leaky bucket */
+        terms.burst = terms.increment; /* a leaky bucket */
     if (below(in, 3) == 0)
-        terms.bound += (int64_t)below(in, 50000); /* willing to wait */
+        terms.tolerance += (int64_t)below(in, 50000); /* willing to wait */
     return terms;
 }
 
@@ -120,11 +120,11 @@ static rk_answer expect(world *in, uint64_t k, rk_terms terms, bool commit)
 {
     __int128 start = in->tats[k] > in->now ? in->tats[k] : in->now;
     __int128 owed = start - in->now, ahead = owed + terms.increment;
-    bool allowed = ahead <= terms.bound, charged = allowed && commit && terms.increment > 0;
+    bool allowed = ahead <= terms.tolerance, charged = allowed && commit && terms.increment > 0;
     /* A newcomer is charged when it has its cell. */
     int64_t at = charged && !in->has_cell[k] ? read_later(in) : in->now;
-    __int128 delay = ahead > terms.tolerance ? ahead - terms.tolerance : 0;
-    __int128 retry_after = allowed ? 0 : ahead - terms.bound;
+    __int128 delay = ahead > terms.burst ? ahead - terms.burst : 0;
+    __int128 retry_after = allowed ? 0 : ahead - terms.tolerance;
     bool marked = in->promised[k] && in->tats[k] > in->now, promised = marked || delay > 0;
     if (charged) {
         in->tats[k] = rk_clamp(in->has_cell[k] ? start + terms.increment : (__int128)at + terms.increment);
@@ -158,7 +158,7 @@ static void charge(world *in, uint64_t k)
     rk_clock clock = clock_of(in);
     rk_answer answer = rk_charge(&in->on.table, in->fingerprints[k], in->now, terms, commit, &clock);
     CHECK(answer.debt >= 0 && answer.delay >= 0 && answer.retry_after >= 0);
-    CHECK(answer.allowed ? answer.debt <= terms.bound || !terms.increment || !commit : answer.retry_after > 0);
+    CHECK(answer.allowed ? answer.debt <= terms.tolerance || !terms.increment || !commit : answer.retry_after > 0);
     if (answer.allowed && commit && terms.increment > 0)
         CHECK(tat_of(&in->on, in->fingerprints[k]) == answer.at + answer.debt);
     if (in->modelled)

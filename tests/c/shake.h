@@ -1,7 +1,7 @@
 /* Makes races likely: when shaking, a thread sometimes lets the others go first just before it reads or swaps a cell.
- * Include before table.h. For tests only.
+ * Include before cells.h. For tests only.
  *
- * The steps of the table take nanoseconds, and two cores seldom meet in one. table.h touches cells only through the
+ * The steps of the table take nanoseconds, and two cores seldom meet in one. cells.h touches cells only through the
  * compiler's builtins, so those are wrapped here; a macro is not expanded inside itself, so in the end they do run.
  *
  * RK_BREAK makes the swap an ordinary read and write, to prove that ThreadSanitizer would see a race: see Makefile.

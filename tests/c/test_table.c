@@ -213,7 +213,7 @@ static void a_refund_gives_nothing_back_once_a_later_departure_was_promised_unti
     uint64_t key = fingerprint_of(1);
     open_table(&on, 2);
     take(&on, key, 1000, token_terms(CAPACITY, INTERVAL, CAPACITY));
-    waiting.bound += INTERVAL;
+    waiting.tolerance += INTERVAL;
     CHECK(take(&on, key, 1000, waiting)); /* its turn is at 1000 + INTERVAL */
     int64_t before = tat_of(&on, key), now = 1000 + INTERVAL - 1;
     rk_clock clock = {read_standing, &now};

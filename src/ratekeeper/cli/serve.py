@@ -16,8 +16,8 @@ from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
 from ratekeeper.service.serve import Serving, serve
 from ratekeeper.service.served import OpenStore
-from ratekeeper.stores.choice import MEMORY, StoreChoice
-from ratekeeper.stores.shared import SharedMemoryStore
+from ratekeeper.stores.shared_memory import SharedMemoryStore
+from ratekeeper.stores.spec import MEMORY, StoreSpec
 
 _HELLO = """\
 ratekeeper serves {policy} ({rules}) at {url}{notes}
@@ -90,7 +90,7 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
     """Choose the store, one that all workers share; see that it can be opened."""
     choice = policy.store
     if args.store is not None:
-        choice = StoreChoice(args.store) if choice is None else replace(choice, url=args.store)
+        choice = StoreSpec(args.store) if choice is None else replace(choice, url=args.store)
     if choice is None and args.workers > 1:
         with SharedMemoryStore.temporary("ratekeeper-serve-") as table:
             try:
@@ -98,7 +98,7 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
             finally:
                 table.unlink()
         return
-    choice = choice or StoreChoice(MEMORY)
+    choice = choice or StoreSpec(MEMORY)
     if choice.url == MEMORY and args.workers > 1:
         raise RatekeeperError(
             f"a store in memory with --workers {args.workers}: each worker would have limits of its own, and so admit "

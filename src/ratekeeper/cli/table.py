@@ -9,7 +9,7 @@ from math import ceil
 
 from ratekeeper.cli.duration import duration
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.stores.shared import SharedMemoryStore
+from ratekeeper.stores.shared_memory import SharedMemoryStore
 from ratekeeper.stores.table_store import StoreStats
 
 _BAR = 40

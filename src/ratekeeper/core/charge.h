@@ -1,12 +1,12 @@
 /* What a store does with its table: charge, give back, forget, count; one bucket, or several all or nothing.
  *
- * Stands on table.h (the cells and the rule). Knows no Python; time is an argument, or a function where a later time is
+ * Stands on cells.h (the cells and the rule). Knows no Python; time is an argument, or a function where a later time is
  * needed.
  */
 #ifndef RATEKEEPER_CHARGE_H
 #define RATEKEEPER_CHARGE_H
 
-#include "table.h"
+#include "cells.h"
 
 /* What became of one charge, at the time `at`. `debt` is how far the bucket is from full afterwards. */
 typedef struct {
@@ -55,7 +55,7 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
  *
  * It moves all later ranges of the axis down, which is right if their owners have left. So it gives nothing while the
  * bucket is marked: somebody owns a range for a later departure, and a newcomer would leave with it in one burst. Nor
- * while the debt is over the tolerance, as it is during a pause that a server has asked for. The time is read after the
+ * while the debt is over the burst, as it is during a pause that a server has asked for. The time is read after the
  * cell, so every charge in the cell is older than that time. Otherwise a delayed thread could refund, from a later charge,
  * units that the bucket has refilled meanwhile. */
 static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t at, rk_terms terms, const rk_clock *clock)
@@ -65,7 +65,7 @@ static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t at, 
     while ((cell = rk_find(home, fingerprint, &seen))) {
         int64_t now = clock->read(clock->context);
         int64_t given = rk_refundable(terms.increment, now - at);
-        if (given == 0 || (rk_wide)seen.tat - now > terms.tolerance || seen.fingerprint & RK_PROMISED)
+        if (given == 0 || (rk_wide)seen.tat - now > terms.burst || seen.fingerprint & RK_PROMISED)
             return;
         if (rk_swap(cell, seen, (rk_cell){seen.fingerprint, seen.tat > given ? seen.tat - given : 0}))
             return;

@@ -23,11 +23,11 @@ static void set_terms(const rk_gate_limit *limit, int64_t cost, int64_t wait, rk
     if (demand->never)
         return;
     int64_t increment = cost * limit->interval;
-    int64_t tolerance = limit->queues ? increment : limit->full;
-    int64_t bound = wait < RK_MAX_AHEAD - tolerance ? tolerance + wait : RK_MAX_AHEAD;
-    if (limit->queues && bound > limit->full)
-        bound = limit->full;
-    demand->terms = (rk_terms){increment, tolerance, bound};
+    int64_t burst = limit->queues ? increment : limit->full;
+    int64_t tolerance = wait < RK_MAX_AHEAD - burst ? burst + wait : RK_MAX_AHEAD;
+    if (limit->queues && tolerance > limit->full)
+        tolerance = limit->full;
+    demand->terms = (rk_terms){increment, burst, tolerance};
 }
 
 static void set_fingerprints(const rk_gate_object *self, const rk_text *text, rk_demand *demands)
@@ -36,8 +36,8 @@ static void set_fingerprints(const rk_gate_object *self, const rk_text *text, rk
         demands[i].fingerprint = rk_fingerprint(self->limits[i].scope_key, text->bytes, (size_t)text->length);
 }
 
-/* The limit that speaks for all: the longest to wait for when refused, or else the least left. As most_binding(). */
-static Py_ssize_t most_binding(const rk_gate_object *self, const rk_demand *demands, bool allowed)
+/* The limit that speaks for all: the longest to wait for when refused, or else the least left. As most_restrictive(). */
+static Py_ssize_t most_restrictive(const rk_gate_object *self, const rk_demand *demands, bool allowed)
 {
     Py_ssize_t binding = -1;
     int64_t worst = 0;
@@ -82,7 +82,7 @@ static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64
     Py_ssize_t binding = 0;
     rk_answer answer = demands[0].answer;
     if (Py_SIZE(self) > 1) {
-        binding = most_binding(self, demands, allowed);
+        binding = most_restrictive(self, demands, allowed);
         answer = demands[binding].answer;
         for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) {
             if (demands[i].answer.delay > answer.delay) /* a caller goes ahead when the last limit lets it */

@@ -1,4 +1,4 @@
-/* What the Python types of the C core share. Python.h begins here; table.h and charge.h never see it. */
+/* What the Python types of the C core share. Python.h begins here; cells.h and charge.h never see it. */
 #ifndef RATEKEEPER_GLUE_H
 #define RATEKEEPER_GLUE_H
 

@@ -183,7 +183,7 @@ class Table:
     def _refund(self, turn: _Turn, now: int, bucket: int, charge: Charge, at: int) -> None:
         tat = self._tats.get(bucket, 0)
         given = refundable(charge.increment, now - at)
-        if tat and given and tat - now <= charge.tolerance and bucket not in self._promised:
+        if tat and given and tat - now <= charge.burst and bucket not in self._promised:
             self._write(turn, {bucket: max(0, tat - given)})
 
     def _rewind(self, turn: _Turn, _: int, bucket: int, expected: int, tat: int) -> bool:
@@ -244,8 +244,8 @@ class Table:
 
 def _answer(charge: Charge, tat: int, now: int, commit: bool) -> tuple[Decision, int]:
     """Return the decision on one charge; and the TAT after it if it is to be made, or 0."""
-    _, key, limit, cost, increment, tolerance, bound, _, _ = charge
-    allowed, new_tat, ahead, delay, retry_after = decide(tat, now, increment, tolerance, bound)
+    _, key, limit, cost, increment, burst, tolerance, _, _ = charge
+    allowed, new_tat, ahead, delay, retry_after = decide(tat, now, increment, burst, tolerance)
     if cost > limit.max_cost:
         allowed, delay, retry_after = False, NEVER, NEVER
     if allowed and commit and increment:

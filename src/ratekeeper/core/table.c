@@ -4,7 +4,7 @@
 #include "glue.h"
 
 /* The fields of ratekeeper.decision.Charge, a named tuple. */
-enum { SCOPE, KEY, LIMIT, COST, INCREMENT, TOLERANCE, BOUND, SHADOW, ON_ERROR, CHARGE_FIELDS };
+enum { SCOPE, KEY, LIMIT, COST, INCREMENT, BURST, TOLERANCE, SHADOW, ON_ERROR, CHARGE_FIELDS };
 
 static bool bucket_of(rk_table_object *self, PyObject *scope, PyObject *key, uint64_t *fingerprint)
 {
@@ -35,8 +35,8 @@ static bool read_charge(rk_table_object *self, PyObject *charge, rk_demand *dema
     demand->never = overflow || cost > max_cost;
     if (demand->never || PyErr_Occurred())
         return !PyErr_Occurred();
-    return rk_read_ticks(PyTuple_GET_ITEM(charge, TOLERANCE), &demand->terms.tolerance) &&
-           rk_read_ticks(PyTuple_GET_ITEM(charge, BOUND), &demand->terms.bound);
+    return rk_read_ticks(PyTuple_GET_ITEM(charge, BURST), &demand->terms.burst) &&
+           rk_read_ticks(PyTuple_GET_ITEM(charge, TOLERANCE), &demand->terms.tolerance);
 }
 
 /* Reads a sequence of charges: a tuple of the same, which nobody can change meanwhile, and what each demands of the

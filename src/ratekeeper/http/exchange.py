@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ratekeeper.http.header_lines import cookie_value, header_value
 from ratekeeper.http.headers import legacy_headers, rate_limit_headers
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 if TYPE_CHECKING:
     from ratekeeper.errors import RatekeeperError

@@ -17,7 +17,7 @@ from ratekeeper.decision import NEVER
 if TYPE_CHECKING:
     from ratekeeper.decision import Decision
     from ratekeeper.limits import Limit
-    from ratekeeper.policy.verdict import PolicyDecision
+    from ratekeeper.policy.decision import PolicyDecision
 
 LegacyReset: TypeAlias = Literal["epoch", "delta"]
 """What X-RateLimit-Reset counts from: 1970, as GitHub has it, or now."""

@@ -34,11 +34,11 @@ from ratekeeper.http.problem import response_to
 from ratekeeper.http.rate_limit import RateLimit
 from ratekeeper.http.request_policy import K, RequestPolicy
 from ratekeeper.http.waiting import WAITING_THREADS, WaitingRequests, places_by_descriptors
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import AsyncStore, Store
-from ratekeeper.stores.choice import StoreChoice
+from ratekeeper.stores.spec import StoreSpec
 
 __all__ = ["REFUSALS", "AsyncRequestLimiter", "RequestLimiter"]
 
@@ -208,7 +208,7 @@ class RequestLimiter(_Charging[Keeper]):
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    def _open(self, choice: StoreChoice) -> Store:
+    def _open(self, choice: StoreSpec) -> Store:
         return choice.open()
 
     def _keeper(self, policy: Policy) -> Keeper:
@@ -278,7 +278,7 @@ class AsyncRequestLimiter(_Charging[AsyncKeeper]):
                 gone.exception()  # a server's own: the client has gone
             gone.cancel()
 
-    def _open(self, choice: StoreChoice) -> Store | AsyncStore:
+    def _open(self, choice: StoreSpec) -> Store | AsyncStore:
         return choice.open_async()
 
     def _keeper(self, policy: Policy) -> AsyncKeeper:

@@ -16,12 +16,12 @@ from ratekeeper.http.options import Ask, Observer, check_options
 from ratekeeper.http.rate_limit import RateLimit
 from ratekeeper.http.request_policy import BucketOwners, Given, K, RequestPolicy
 from ratekeeper.http.waiting import WAITING_THREADS, WaitingRequests
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
 from ratekeeper.policy.sources import ClientIP
-from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import AsyncStore, Store
-from ratekeeper.stores.choice import MEMORY, StoreChoice, opened
+from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
 
 
 class LimiterBase(Generic[K]):
@@ -29,7 +29,7 @@ class LimiterBase(Generic[K]):
 
     `policy` is a policy, or the name of its file, which is watched: a change takes effect within a second, and a broken
     file changes nothing (see `watch_policy`). Without one, only the endpoints' own limits count. `store` is where
-    buckets live: a store, or its string as for `StoreChoice`; by default the policy's, or else this process's memory.
+    buckets live: a store, or its string as for `StoreSpec`; by default the policy's, or else this process's memory.
     `routes` says whether the framework tells the route of a request. For the options see `ratekeeper.http.options`.
     """
 
@@ -57,7 +57,7 @@ class LimiterBase(Generic[K]):
         self._path = policy if isinstance(policy, str | PathLike) else None
         if isinstance(policy, str | PathLike):
             policy = Policy.load(policy)
-        choice = StoreChoice(store) if isinstance(store, str) else (policy and policy.store) or StoreChoice(MEMORY)
+        choice = StoreSpec(store) if isinstance(store, str) else (policy and policy.store) or StoreSpec(MEMORY)
         self._choice = choice if store is None or isinstance(store, str) else None
         self._closed = False
         self.store = opened(store, self._open) if self._choice is None else self._open(self._choice)
@@ -150,7 +150,7 @@ class LimiterBase(Generic[K]):
             self._watch.stop()
         return getattr(self.store, "close", None) if self._choice is not None else None
 
-    def _open(self, choice: StoreChoice) -> Store | AsyncStore:
+    def _open(self, choice: StoreSpec) -> Store | AsyncStore:
         raise NotImplementedError
 
     def _keeper(self, policy: Policy) -> K:

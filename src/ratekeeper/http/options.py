@@ -8,8 +8,8 @@ from os import PathLike
 from typing import Any, TypeAlias, TypedDict, get_args
 
 from ratekeeper.http.headers import LegacyReset
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.verdict import PolicyDecision
 
 Ask: TypeAlias = Callable[[Any], Any]
 """A function of the framework's request. Where the framework is asynchronous it may be async."""

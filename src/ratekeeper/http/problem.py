@@ -21,7 +21,7 @@ from ratekeeper.errors import (
 )
 from ratekeeper.http.headers import policy_name
 from ratekeeper.http.response import Response
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 if TYPE_CHECKING:
     from ratekeeper.decision import RuleDecision

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from ratekeeper.decision import Charge, Decision, RuleDecision, scope_of
 from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits, tests_of
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Globs
 from ratekeeper.policy.spelling import is_method, spelled_match
-from ratekeeper.policy.verdict import PolicyDecision
 from ratekeeper.stores.base import Store
 
 _new = tuple.__new__

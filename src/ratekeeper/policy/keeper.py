@@ -8,14 +8,14 @@ from ratekeeper.decision import Charge, scope_of
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.limits import TokenBucket, wait_ticks
 from ratekeeper.policy.compiled import CompiledPolicy, Plan, RuleExplanation, checked
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.verdict import PolicyDecision
-from ratekeeper.stores.awaited import awaited
-from ratekeeper.stores.base import AsyncStore, Store, local, must_be_awaited, unblocking
-from ratekeeper.stores.choice import MEMORY, StoreChoice
-from ratekeeper.turns import take_turn, take_turn_async
+from ratekeeper.stores.as_async import as_async
+from ratekeeper.stores.base import AsyncStore, Store, is_async, require_nonblocking, require_sync
+from ratekeeper.stores.spec import MEMORY, StoreSpec
+from ratekeeper.waiting.turns import take_turn, take_turn_async
 
-_OWN = StoreChoice(MEMORY)
+_OWN = StoreSpec(MEMORY)
 _LOOK = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_error="raise")
 
 
@@ -37,7 +37,9 @@ class Keeper:
     """
 
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
-        self.store: Store = local(store, "Keeper") if store is not None else (checked(policy).store or _OWN).open()
+        self.store: Store = (
+            require_sync(store, "Keeper") if store is not None else (checked(policy).store or _OWN).open()
+        )
         self.compiled = CompiledPolicy(policy, self.store)
 
     @property
@@ -102,9 +104,9 @@ class AsyncKeeper:
 
     def __init__(self, policy: Policy, store: Store | AsyncStore | None = None) -> None:
         self.store: Store | AsyncStore = store if store is not None else (checked(policy).store or _OWN).open_async()
-        self._store = awaited(unblocking(self.store))
+        self._store = as_async(require_nonblocking(self.store))
         # A local store's answer comes at once: to await it would cost as much as the decision.
-        self._at_once = None if must_be_awaited(self.store) else local(self.store, "Keeper")
+        self._at_once = None if is_async(self.store) else require_sync(self.store, "Keeper")
         self._decide = self._at_once.decide if self._at_once else None
         self.compiled = CompiledPolicy(policy, self._at_once)
 

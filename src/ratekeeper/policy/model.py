@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
-from ratekeeper.policy.checks import check_parts, why_no_tier_value
+from ratekeeper.policy.file.checks import check_parts, why_no_tier_value
 from ratekeeper.policy.patterns import Globs, checked_globs, clipped
 from ratekeeper.policy.sources import AppSource, PathSource, Source
 from ratekeeper.policy.spelling import source_of, spelled
-from ratekeeper.stores.choice import StoreChoice
+from ratekeeper.stores.spec import StoreSpec
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -166,7 +166,7 @@ class Policy:
     attributes: Mapping[str, Source] = field(default_factory=dict, hash=False)
     tiers: Tiers | None = None
     source: str = "<policy>"
-    store: StoreChoice | None = None
+    store: StoreSpec | None = None
     exempt: tuple[Globs, ...] = field(default=(), hash=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -207,14 +207,14 @@ class Policy:
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:
         """Read a policy file (TOML). Raises `PolicyError`, which lists everything that is wrong with it."""
-        from ratekeeper.policy.load import load_policy  # noqa: PLC0415  `load` builds what is defined here
+        from ratekeeper.policy.file.load import load_policy  # noqa: PLC0415  `load` builds what is defined here
 
         return load_policy(path)
 
     @classmethod
     def parse(cls, text: str, source: str = "<policy>") -> Policy:
         """Read a policy from the text of a policy file. Raises `PolicyError`, naming `source`."""
-        from ratekeeper.policy.load import parse_policy  # noqa: PLC0415
+        from ratekeeper.policy.file.load import parse_policy  # noqa: PLC0415
 
         return parse_policy(text, source)
 

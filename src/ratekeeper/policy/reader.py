@@ -13,12 +13,12 @@ from math import isnan
 from typing import TYPE_CHECKING, TypeVar
 
 from ratekeeper.errors import PolicyError, did_you_mean
-from ratekeeper.policy.toml_lines import line_of
+from ratekeeper.policy.file.toml_lines import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ratekeeper.policy.toml_lines import Path
+    from ratekeeper.policy.file.toml_lines import Path
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import TypeAlias
 
 from ratekeeper.errors import PolicyError
+from ratekeeper.forks import forget_in_child
 from ratekeeper.policy.at_rest import open_for_writing
-from ratekeeper.policy.load import parse_policy, policy_text
+from ratekeeper.policy.file.load import parse_policy, policy_text
 from ratekeeper.policy.model import Policy
-from ratekeeper.stores.forks import forget_in_child
 
 Replace: TypeAlias = Callable[[Policy], None]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ratekeeper.decision import Decision, RuleDecision
 from ratekeeper.errors import BadRequestError, did_you_mean
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 _SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1}'
 

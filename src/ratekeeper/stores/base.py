@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias, TypeGuard, cast
 
 from ratekeeper.clock import Clock
-from ratekeeper.decision import Charge, Decision, key_bytes, together
+from ratekeeper.decision import Charge, Decision, combine, key_bytes
 from ratekeeper.limits import Limit, Timeout, wait_ticks
-from ratekeeper.stores.async_wait_queue import AsyncWaitQueue
-from ratekeeper.stores.wait_queue import WaitQueue
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
+from ratekeeper.waiting.wait_queue import WaitQueue
+from ratekeeper.waiting.waitlist import Waiter
 
 Wait: TypeAlias = Callable[..., Decision]
 AwaitedWait: TypeAlias = Callable[..., Awaitable[Decision]]
@@ -28,7 +28,7 @@ class Store(Protocol):
     """
 
     clock: Clock
-    line: WaitQueue
+    wait_queue: WaitQueue
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all of them or none. Returns each one's own decision, in order.
@@ -79,7 +79,7 @@ class Gate(Protocol):
 
 
 class TaskQueue(Protocol):
-    """A wait queue for tasks: `AsyncWaitQueue`, or a local store's `WaitQueue` by way of `awaited`."""
+    """A wait queue for tasks: `AsyncWaitQueue`, or a local store's `WaitQueue` by way of `as_async`."""
 
     @property
     def leave(self) -> Callable[[Waiter], bool]: ...
@@ -90,7 +90,7 @@ class TaskQueue(Protocol):
 
 
 class AwaitedStore(Protocol):
-    """A store for those who await: an `AsyncStore`, or a local one by way of `awaited`. The verbs are `Store`'s.
+    """A store for those who await: an `AsyncStore`, or a local one by way of `as_async`. The verbs are `Store`'s.
 
     `clock` is read without awaiting, so where the time is another machine's it is a
     guess: never ahead of the store's own time, and never behind an answer that the store has given.
@@ -99,7 +99,7 @@ class AwaitedStore(Protocol):
     clock: Clock
 
     @property
-    def line(self) -> TaskQueue: ...
+    def wait_queue(self) -> TaskQueue: ...
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]: ...
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None: ...
@@ -108,7 +108,7 @@ class AwaitedStore(Protocol):
 
 
 class AsyncStore(AwaitedStore, Protocol):
-    """Where buckets live that must be awaited. Implement this, with `AsyncWaitQueue` for a `line`, to make your own."""
+    """A store that must be awaited. To make your own, implement this, with an `AsyncWaitQueue` as its `wait_queue`."""
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
         """Return the hot path of one limiter: `AsyncChargeGate(self, scopes, limits, wait)`, or a faster one."""
@@ -123,20 +123,20 @@ class AsyncGate(Protocol):
     async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]: ...
 
 
-def must_be_awaited(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
+def is_async(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
     """Tell the two kinds of store apart: by their wait queues, as a verb may be anything that can be called."""
-    return isinstance(store.line, AsyncWaitQueue)
+    return isinstance(store.wait_queue, AsyncWaitQueue)
 
 
-def local(store: Store | AsyncStore, asker: str) -> Store:
+def require_sync(store: Store | AsyncStore, asker: str) -> Store:
     """Return a store that is not awaited. Raises TypeError for another, naming who could await it."""
-    if must_be_awaited(store):
+    if is_async(store):
         mend = f"use Async{asker}, or here a store that is not awaited, such as RedisStore"
         raise TypeError(f"{type(store).__name__} must be awaited, which {asker} cannot: {mend}")
     return cast("Store", store)
 
 
-def unblocking(store: Store | AsyncStore) -> Store | AsyncStore:
+def require_nonblocking(store: Store | AsyncStore) -> Store | AsyncStore:
     """Return a store that an event loop may ask. Raises TypeError for one that would block it."""
     if getattr(store, "blocks", False):
         mend = "use a store that is awaited, such as AsyncRedisStore"
@@ -163,7 +163,7 @@ class ChargeGate(_Charging):
         self._wait = wait
 
     def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
-        return speaking(self._store.decide(self._charges(key, cost)))
+        return combine(self._store.decide(self._charges(key, cost)))
 
     def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         wait_ticks(timeout)  # a bad timeout is an error, whether or not it would be needed
@@ -171,7 +171,7 @@ class ChargeGate(_Charging):
         return decision if decision.allowed else self._wait(key, cost, timeout)
 
     def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
-        return speaking(self._store.decide(self._charges(key, cost, timeout)))
+        return combine(self._store.decide(self._charges(key, cost, timeout)))
 
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
         return [self.try_acquire(key, cost).allowed for key in checked_keys(keys)]
@@ -188,7 +188,7 @@ class AsyncChargeGate(_Charging):
         self._wait = wait
 
     async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
-        return speaking(await self._store.decide(self._charges(key, cost)))
+        return combine(await self._store.decide(self._charges(key, cost)))
 
     async def acquire(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
         # Not by a question of its own, as ChargeGate does: that would be one more round trip for who must wait, and
@@ -199,11 +199,6 @@ class AsyncChargeGate(_Charging):
         """Ask once for each key, in order, all in one turn of the event loop, so that they can travel together."""
         decisions = await asyncio.gather(*(self.try_acquire(key, cost) for key in checked_keys(keys)))
         return [decision.allowed for decision in decisions]
-
-
-def speaking(decisions: list[Decision]) -> Decision:
-    """Return the decision that speaks for all of a request."""
-    return decisions[0] if len(decisions) == 1 else together(decisions)
 
 
 def checked_keys(keys: Sequence[str | bytes]) -> list[str | bytes]:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 from ratekeeper import core
 from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.core import pytable
+from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Gate, Wait
-from ratekeeper.stores.forks import forget_in_child
-from ratekeeper.stores.wait_queue import WaitQueue
+from ratekeeper.waiting.wait_queue import WaitQueue
 
 MAX_KEYS = 1_000_000
 """How many live buckets a table is for, unless told otherwise."""
@@ -43,7 +43,7 @@ class TableStore:
         self.refund = table.refund
         self.reset = table.reset
         self.rewind = table.rewind
-        self.line = WaitQueue(table, self.clock)
+        self.wait_queue = WaitQueue(table, self.clock)
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
         """Return the hot path for one limiter: a C object where the C core is in use."""

@@ -57,7 +57,7 @@ class Share(NamedTuple):
     """One rule's share in what is decided of some requests: the charge, whom to tally, and the capacity needed.
 
     "Needed" is the capacity at which a bucket would never have refused. Had it not, its debt would be that of `tat`:
-    `ahead = tat - now` after each request. The limit's bound is `capacity * interval + slack`, so what that takes is
+    `ahead = tat - now` after each request. The limit's tolerance is `capacity * interval + slack`, so that takes
     `(ahead - slack) / interval`, rounded up; and no capacity under `least` ever admits the request's cost. The most
     that any request took is exact, and one number for each bucket.
     """
@@ -76,7 +76,7 @@ class Share(NamedTuple):
     def of(cls, charge: Charge, tally: Tally, values: Values) -> Share:
         limit = charge.limit
         in_service = limit.full - limit.capacity * limit.interval  # a leaky bucket's one more place
-        wait = max(0, charge.bound - limit.full)
+        wait = max(0, charge.tolerance - limit.full)
         least = max(0, charge.cost - in_service // limit.interval)
         return cls(
             charge, tally, tally.bucket(values), charge.shadow, None in values,

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
-from ratekeeper.stores.async_wait_queue import AsyncWaitQueue
 from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.connections import ask_async
@@ -17,6 +16,7 @@ from ratekeeper.stores.redis.plans import Plan
 from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
 from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import OnServer
+from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class AsyncRedisStore(OnServer):
 
     def _begin(self) -> None:
         self._batches = Batches(self._call, self._link.clustered, self._link.renew)
-        self.line = AsyncWaitQueue(self, self.clock)
+        self.wait_queue = AsyncWaitQueue(self, self.clock)
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """As `RedisStore.decide`."""
@@ -67,7 +67,7 @@ class AsyncRedisStore(OnServer):
     async def close(self) -> None:
         """Give back what those who gave up waiting had, and close the connections. A client handed in is left open."""
         self._batches.running()
-        await self.line.settle()
+        await self.wait_queue.settle()
         for client in self._link.opened():
             await client.aclose()
 

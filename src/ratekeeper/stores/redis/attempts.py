@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ratekeeper.decision import seconds
 from ratekeeper.errors import StoreUnavailable
-from ratekeeper.stores.forks import forget_in_child
+from ratekeeper.forks import forget_in_child
 from ratekeeper.stores.redis.breaker import Breaker
 from ratekeeper.stores.redis.faults import Faults, told
 

@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 
-from ratekeeper.stores.async_wait_queue import refuse_if_open
-from ratekeeper.stores.forks import forget_in_child
+from ratekeeper.forks import forget_in_child
 from ratekeeper.stores.redis.faults import is_split
 from ratekeeper.stores.redis.names import tag_of
 from ratekeeper.stores.redis.script import Ask, Reply
+from ratekeeper.waiting.async_wait_queue import refuse_if_open
 
 MOST_TOGETHER = 128
 """Requests in one script call: the server does nothing else meanwhile, for half a millisecond or so."""

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.stores.forks import forget_in_child
+from ratekeeper.forks import forget_in_child
 from ratekeeper.stores.redis.urls import bad_url, has_tls, hosts_of, read_url
 
 LIBRARIES = ("redis", "valkey")

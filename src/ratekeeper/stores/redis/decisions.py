@@ -55,8 +55,8 @@ def decisions_on(charges: Sequence[Charge], debts: Sequence[int], now: int, comm
 
 def _decision(charge: Charge, debt: int, now: int, made: bool) -> Decision:
     """Return one charge's decision; `made`: it is made if it is allowed."""
-    _, key, limit, cost, increment, tolerance, bound, _, _ = charge
-    allowed, _, ahead, delay, retry_after = decide(now + debt, now, increment, tolerance, bound)
+    _, key, limit, cost, increment, burst, tolerance, _, _ = charge
+    allowed, _, ahead, delay, retry_after = decide(now + debt, now, increment, burst, tolerance)
     if cost > limit.max_cost:
         allowed, delay, retry_after = False, NEVER, NEVER
     charged = bool(made and allowed and increment)

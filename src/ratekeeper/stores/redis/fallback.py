@@ -10,7 +10,7 @@ large: each node has that part of the rate and of the burst, or of the places in
 kept over outages: a server that comes and goes does not refill it.
 
 A leaky bucket has no burst: a request's turn has come if nobody is before it. So what may be before a request stays as
-it was, while its own part is larger: tolerance and bound grow with the increment, up to a full queue.
+it was, while its own part is larger: burst and tolerance grow with the increment, up to a full queue.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from ratekeeper.core.pytable import Table
 from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, FallbackDecision, checked_on_error
 from ratekeeper.errors import StoreError, StoreUnavailable
+from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import TICKS_PER_SECOND
-from ratekeeper.stores.forks import forget_in_child
 from ratekeeper.stores.redis.plans import Plan, Plans
 
 MAX_KEYS = 100_000
@@ -131,14 +131,14 @@ class Fallback:
             return charge._replace(increment=charge.increment + more)
         return charge._replace(
             increment=charge.increment + more,
-            tolerance=charge.tolerance + more,
-            bound=max(charge.bound, min(charge.bound + more, charge.limit.full)),
+            burst=charge.burst + more,
+            tolerance=max(charge.tolerance, min(charge.tolerance + more, charge.limit.full)),
         )
 
     def _own(self, charge: Charge, made: Decision, wait: int) -> Decision:
         """Return a decision of the table's as one of a fallback, of which nothing can be given back."""
         retry, delay = made.retry_ticks, made.delay_ticks
-        if retry != NEVER and charge.increment > charge.bound:  # more than this node's share ever holds
+        if retry != NEVER and charge.increment > charge.tolerance:  # more than this node's share ever holds
             retry = delay = wait
         return FallbackDecision(
             made.allowed, made.limit, made.key, made.cost,

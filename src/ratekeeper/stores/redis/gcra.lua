@@ -136,7 +136,7 @@ local function request(commit)
     for bucket, plan in pairs(planned) do write(bucket, unpack(plan)) end
 end
 
--- Give back what may still be given back: nothing while the bucket is marked, or the debt is over the tolerance.
+-- Give back what may still be given back: nothing while the bucket is marked, or the debt is over the burst.
 local function refund(bucket, increment_s, increment_t, tolerance_s, tolerance_t, elapsed_s, elapsed_t)
     local tat_s, tat_t, promised = read(bucket)
     local debt_s, debt_t = minus(tat_s, tat_t, now_s, now_t)

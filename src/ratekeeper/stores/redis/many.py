@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.decision import Charge, Decision, combine
 from ratekeeper.limits import Limit
-from ratekeeper.stores.base import ChargeGate, Store, Wait, checked_keys, speaking
+from ratekeeper.stores.base import ChargeGate, Store, Wait, checked_keys
 from ratekeeper.stores.redis.batches import MOST_TOGETHER
 
 
@@ -29,5 +29,5 @@ class ManyGate(ChargeGate):
         answers: list[bool] = []
         for first in range(0, len(keys), MOST_TOGETHER):
             requests = [self._charges(key, cost) for key in keys[first : first + MOST_TOGETHER]]
-            answers += [speaking(decisions).allowed for decisions in self._decide_many(requests)]
+            answers += [combine(decisions).allowed for decisions in self._decide_many(requests)]
         return answers

@@ -76,27 +76,27 @@ class Reply(NamedTuple):
 def ask_decide(names: Sequence[bytes], charges: Sequence[Charge], commit: bool) -> Ask:
     """Return the request to decide charges of the buckets `names`."""
     parts = [_header(DECIDE if commit else PEEK, len(charges))]
-    for _, _, limit, cost, increment, tolerance, bound, shadow, _ in charges:
-        if cost > limit.max_cost:  # may be too large for any number; a bound before now refuses it
+    for _, _, limit, cost, increment, burst, tolerance, shadow, _ in charges:
+        if cost > limit.max_cost:  # may be too large for any number; a tolerance before now refuses it
             parts.append(_charge(shadow, 0, 0, -1, 0))
         else:
-            parts.append(_packed(shadow, increment, tolerance, bound))
+            parts.append(_packed(shadow, increment, burst, tolerance))
     return Ask(names, b"".join(parts), len(charges))
 
 
 @lru_cache(maxsize=1024)  # most requests ask the same of different buckets
-def _packed(shadow: bool, increment: int, tolerance: int, bound: int) -> bytes:
-    waits = bound > tolerance  # then the script must know whether it leaves later, and so marks the bucket
-    times = *divmod(increment, TICKS_PER_SECOND), *divmod(bound, TICKS_PER_SECOND)
+def _packed(shadow: bool, increment: int, burst: int, tolerance: int) -> bytes:
+    waits = tolerance > burst  # then the script must know whether it leaves later, and so marks the bucket
+    times = *divmod(increment, TICKS_PER_SECOND), *divmod(tolerance, TICKS_PER_SECOND)
     packed = _charge(shadow + 2 * waits, *times)
-    return packed + _time(*divmod(tolerance, TICKS_PER_SECOND)) if waits else packed
+    return packed + _time(*divmod(burst, TICKS_PER_SECOND)) if waits else packed
 
 
 def ask_refund(names: Sequence[bytes], charges: Sequence[Charge], at: int) -> Ask:
     """Return the request to give back charges that were made at `at`, as far as that is right."""
     parts = [_request(REFUND, len(charges)), _time(*divmod(at, TICKS_PER_SECOND))]
     for charge in charges:
-        parts.append(_times(*divmod(charge.increment, TICKS_PER_SECOND), *divmod(charge.tolerance, TICKS_PER_SECOND)))
+        parts.append(_times(*divmod(charge.increment, TICKS_PER_SECOND), *divmod(charge.burst, TICKS_PER_SECOND)))
     return Ask(names, b"".join(parts), 0)
 
 

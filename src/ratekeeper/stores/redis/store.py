@@ -15,7 +15,7 @@ from ratekeeper.stores.redis.plans import Plan, Question
 from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
 from ratekeeper.stores.redis.script import Ask, Reply
 from ratekeeper.stores.redis.shared import OnServer
-from ratekeeper.stores.wait_queue import WaitQueue
+from ratekeeper.waiting.wait_queue import WaitQueue
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class RedisStore(OnServer):
     blocks = True
 
     def _begin(self) -> None:
-        self.line = WaitQueue(self, self.clock)
+        self.wait_queue = WaitQueue(self, self.clock)
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""

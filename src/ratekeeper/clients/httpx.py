@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from ratekeeper.clients.pacer import AsyncPacer, Library, Pace, Pacer, host_of
+from ratekeeper.clients.pauses import LONGEST_PAUSE
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import AsyncPacer, Library, Pace, Pacer, host_of
-from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
     import httpx
 except ModuleNotFoundError:
-    raise MissingExtraError("ratekeeper.frameworks.httpx", "httpx") from None
+    raise MissingExtraError("ratekeeper.clients.httpx", "httpx") from None
 
 Key: TypeAlias = str | bytes | Callable[[httpx.Request], str | bytes]
 Cost: TypeAlias = int | Callable[[httpx.Request], int]

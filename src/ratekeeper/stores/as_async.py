@@ -10,27 +10,27 @@ from collections.abc import Sequence
 from typing import cast
 
 from ratekeeper.decision import Charge, Decision
-from ratekeeper.stores.base import AsyncStore, AwaitedStore, Store, must_be_awaited
-from ratekeeper.stores.wait_queue import Answering, WaitQueue
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.stores.base import AsyncStore, AwaitedStore, Store, is_async
+from ratekeeper.waiting.wait_queue import Answering, WaitQueue
+from ratekeeper.waiting.waitlist import Waiter
 
 
-def awaited(store: Store | AsyncStore) -> AwaitedStore:
+def as_async(store: Store | AsyncStore) -> AwaitedStore:
     """Return a store to be awaited: the same, if it must be.
 
-    On an event loop the store must not block (see `unblocking`): a caller without one runs the coroutines to their end.
+    On an event loop the store must not block (see `require_nonblocking`). Without a loop use `run_sync`.
     """
-    return store if must_be_awaited(store) else _Awaited(cast("Store", store))
+    return store if is_async(store) else _AsyncView(cast("Store", store))
 
 
-class _Awaited(Answering):
+class _AsyncView(Answering):
     """A local store as one that is awaited."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._store = store
         self.clock = store.clock
-        self.line = _AwaitedQueue(store.line)
+        self.wait_queue = _AsyncQueue(store.wait_queue)
 
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         self._store.refund(charges, at_ticks)
@@ -39,7 +39,7 @@ class _Awaited(Answering):
         self._store.reset(scope, key)
 
 
-class _AwaitedQueue:
+class _AsyncQueue:
     """A local store's wait queue, for tasks."""
 
     def __init__(self, queue: WaitQueue) -> None:

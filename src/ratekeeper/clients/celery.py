@@ -17,9 +17,9 @@ from functools import wraps
 from inspect import signature
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from ratekeeper.decision import Charge, scope_of, together
+from ratekeeper.clients.pacer import blocking_limiter
+from ratekeeper.decision import Charge, combine, scope_of
 from ratekeeper.errors import MissingExtraError, RatekeeperError, RateLimitExceeded
-from ratekeeper.frameworks.outgoing import blocking_limiter
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, checked_cost
 from ratekeeper.stores.base import Store
@@ -28,7 +28,7 @@ try:
     from celery import current_task
     from celery.exceptions import Retry
 except ModuleNotFoundError:
-    raise MissingExtraError("ratekeeper.frameworks.celery", "celery") from None
+    raise MissingExtraError("ratekeeper.clients.celery", "celery") from None
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -127,8 +127,8 @@ class _Turns:
         """Return in how many seconds a task that comes now has its turn. Raises `RateLimitExceeded` if it never has."""
         placed = zip(self._scopes, self._limiter.limits, strict=True)
         charges = [Charge.of(scope, key, limit, cost, None) for scope, limit in placed]
-        endless = [charge._replace(bound=MAX_AHEAD_TICKS) for charge in charges]
-        decision = together(self._limiter.store.decide(endless))
+        endless = [charge._replace(tolerance=MAX_AHEAD_TICKS) for charge in charges]
+        decision = combine(self._limiter.store.decide(endless))
         if decision.never:
             raise RateLimitExceeded(decision)
         return decision.delay if decision.allowed else decision.retry_after

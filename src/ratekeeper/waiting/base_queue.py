@@ -25,9 +25,9 @@ from typing import Protocol, TypeVar
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import TICKS_PER_SECOND
-from ratekeeper.stores.joining import Joining, delays, range_of
-from ratekeeper.stores.places import Place, Range, forget_past, put
-from ratekeeper.stores.waitlist import Buckets, Waiter, Waitlist
+from ratekeeper.waiting.joining import Joining, delays, range_of
+from ratekeeper.waiting.places import Place, Range, forget_past, put
+from ratekeeper.waiting.waitlist import Buckets, Waiter, Waitlist
 
 T = TypeVar("T")
 
@@ -196,7 +196,7 @@ class BaseWaitQueue:
             if any(decision.source != "exact" for decision in looked):  # an outage: it says nothing of the buckets
                 return await self._charge(one)
             delay = max(one.each(looked, lambda _, decision: decision.delay_ticks))
-            if any(one.each(looked, lambda charge, seen: seen.delay_ticks > charge.bound - charge.tolerance)):
+            if any(one.each(looked, lambda charge, seen: seen.delay_ticks > charge.tolerance - charge.burst)):
                 refused = await self._store.decide(one.charges, commit=False)
                 if not one.passes(refused):
                     return refused

@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar, cast
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
-from ratekeeper.stores.forks import forget_in_child
-from ratekeeper.stores.joining import Joining
-from ratekeeper.stores.waiting import BaseWaitQueue
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.forks import forget_in_child
+from ratekeeper.waiting.base_queue import BaseWaitQueue
+from ratekeeper.waiting.joining import Joining
+from ratekeeper.waiting.waitlist import Waiter
 
 T = TypeVar("T")
 _log = logging.getLogger("ratekeeper")

@@ -68,7 +68,7 @@ typedef struct {
 } rk_clock;
 
 typedef struct {
-    int64_t increment, tolerance, bound;
+    int64_t increment, burst, tolerance;
 } rk_terms;
 
 typedef struct {
@@ -88,9 +88,9 @@ static inline rk_ruling rk_decide(int64_t tat, int64_t now, rk_terms terms)
     rk_wide start = tat > now ? tat : now;
     rk_wide new_tat = start + terms.increment;
     rk_wide ahead = new_tat - now;
-    bool allowed = ahead <= terms.bound;
-    rk_wide delay = ahead > terms.tolerance ? ahead - terms.tolerance : 0;
-    rk_wide retry_after = ahead > terms.bound ? ahead - terms.bound : 0;
+    bool allowed = ahead <= terms.tolerance;
+    rk_wide delay = ahead > terms.burst ? ahead - terms.burst : 0;
+    rk_wide retry_after = ahead > terms.tolerance ? ahead - terms.tolerance : 0;
     return (rk_ruling){allowed, rk_clamp(new_tat), rk_clamp(ahead), rk_clamp(delay), rk_clamp(retry_after)};
 }
 
@@ -263,7 +263,7 @@ static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fing
     }
     int64_t later = clock->read(clock->context);
     *at = later > now ? later : now;
-    uint64_t mark = terms.increment > terms.tolerance ? RK_PROMISED : 0;
+    uint64_t mark = terms.increment > terms.burst ? RK_PROMISED : 0;
     rk_cell charged = {fingerprint | mark, rk_clamp((rk_wide)*at + terms.increment)};
     return rk_swap(cell, claim, charged) ? RK_INSERTED : RK_AGAIN;
 }

@@ -23,14 +23,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
+from ratekeeper.clients.pauses import pause_after
 from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, scope_of
 from ratekeeper.errors import StoreUnavailable
-from ratekeeper.http.pacing import pause_after
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import TICKS_PER_SECOND, Limit, checked_cost, wait_ticks
-from ratekeeper.stores.awaited import awaited
-from ratekeeper.stores.base import local, unblocking
+from ratekeeper.stores.as_async import as_async
+from ratekeeper.stores.base import require_nonblocking, require_sync
 
 R = TypeVar("R")
 A = TypeVar("A")
@@ -62,7 +62,7 @@ def host_of(request: Any) -> str:
 def blocking_limiter(limit: Pace) -> Limiter:
     """Return a limiter, of the same buckets if it is one for asyncio. Raise TypeError if its store must be awaited."""
     if isinstance(limit, AsyncLimiter):
-        return Limiter(*limit.limits, store=local(limit.store, "Limiter"), name=limit.name)
+        return Limiter(*limit.limits, store=require_sync(limit.store, "Limiter"), name=limit.name)
     return limit if isinstance(limit, Limiter) else Limiter(limit)
 
 
@@ -70,7 +70,7 @@ def awaited_limiter(limit: Pace) -> AsyncLimiter:
     """Return a limiter for asyncio, of the same buckets if it is another. Raise TypeError if its store would block."""
     if not isinstance(limit, Limiter | AsyncLimiter):
         return AsyncLimiter(limit)
-    store = unblocking(limit.store)
+    store = require_nonblocking(limit.store)
     return limit if isinstance(limit, AsyncLimiter) else AsyncLimiter(*limit.limits, store=store, name=limit.name)
 
 
@@ -105,15 +105,15 @@ async def _charge_pause(limiter: Limiter | AsyncLimiter, key: str | bytes, cost:
     # A leaky bucket lets the next go when it owes nothing; a token bucket, when the cost fits beside what it owes.
     room = max(1, min(cost, limit.max_cost)) * limit.interval
     beside = 0 if limit.queues else limit.full - room
-    store, look = awaited(limiter.store), Charge.of(scope_of(limiter.name, place), key, limit, 0)
+    store, look = as_async(limiter.store), Charge.of(scope_of(limiter.name, place), key, limit, 0)
     for _ in range(_TRIES):
         seen = (await store.decide([look], commit=False))[0]
         ahead = until - seen.at_ticks + beside
         lacking = ahead - seen.debt_ticks
         if lacking <= 0:
             return
-        # Its bound is where it leads to. If others charge the bucket meanwhile, it is refused: nothing is done twice.
-        charge = look._replace(increment=lacking, tolerance=ahead, bound=ahead)
+        # Its tolerance is where it leads to. If others charge the bucket meanwhile, it is refused, not made twice.
+        charge = look._replace(increment=lacking, burst=ahead, tolerance=ahead)
         if (await store.decide([charge]))[0].allowed:
             return
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
-from ratekeeper.policy.checks import why_never
+from ratekeeper.policy.file.checks import why_never
 from ratekeeper.policy.model import Override, Rule
 from ratekeeper.policy.reader import Table, kind, shown
 from ratekeeper.policy.sources import HeaderSource

@@ -1,4 +1,7 @@
-"""Waiting for a turn, in a thread and on an event loop. The order is in `stores.waiting`; here is the sleep."""
+"""Waiting for a turn, in a thread and on an event loop. The order is in `base_queue`; here is the sleep.
+
+It uses the verbs of the stores' protocols, and imports no store.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,17 @@ import threading
 from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ratekeeper.decision import Charge, Decision, seconds, together
+from ratekeeper.decision import Charge, Decision, combine, seconds
 from ratekeeper.errors import RateLimitExceeded
-from ratekeeper.stores.awaited import awaited
-from ratekeeper.stores.base import AwaitedStore, Store
-from ratekeeper.stores.joining import disown
-from ratekeeper.stores.waiting import local_ticks
-from ratekeeper.stores.waitlist import Waiter
+from ratekeeper.limits import Timeout
+from ratekeeper.waiting.base_queue import local_ticks
+from ratekeeper.waiting.joining import disown
+from ratekeeper.waiting.waitlist import Waiter
+
+if TYPE_CHECKING:
+    from ratekeeper.stores.base import AwaitedStore, Store
 
 
 class Wakeup(threading.Event):
@@ -50,12 +55,12 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
     woken = Wakeup()
     waiter = Waiter(woken.set)
     try:
-        decisions = store.line.join(waiter, charges)
+        decisions = store.wait_queue.join(waiter, charges)
         await_turn(store, waiter, woken)
         disown(waiter, charges, decisions)
     except BaseException as interrupted:
         try:
-            store.line.give_up(waiter)
+            store.wait_queue.give_up(waiter)
         except Exception:  # the store's; the caller must see what interrupted it
             raise interrupted from None
         raise
@@ -65,7 +70,7 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
 def await_turn(store: Store, waiter: Waiter, woken: threading.Event) -> None:
     """Block this thread until the waiter's turn has come."""
     now = local_ticks(store.clock)
-    while not store.line.leave(waiter):
+    while not store.wait_queue.leave(waiter):
         store.clock.wait(woken, _left(waiter, now))
         woken.clear()
 
@@ -75,11 +80,11 @@ async def take_turn_async(store: AwaitedStore, charges: Sequence[Charge]) -> lis
     loop, woken = asyncio.get_running_loop(), asyncio.Event()
     waiter = Waiter(lambda: wake_task(loop, woken))
     try:
-        decisions = await store.line.join(waiter, charges)
+        decisions = await store.wait_queue.join(waiter, charges)
         await await_turn_async(store, waiter, woken)
         disown(waiter, charges, decisions)
     except BaseException:
-        store.line.give_up(waiter)
+        store.wait_queue.give_up(waiter)
         raise
     return decisions
 
@@ -87,7 +92,7 @@ async def take_turn_async(store: AwaitedStore, charges: Sequence[Charge]) -> lis
 async def await_turn_async(store: AwaitedStore, waiter: Waiter, woken: asyncio.Event) -> None:
     """As `await_turn`, but let the event loop go on."""
     now = local_ticks(store.clock)
-    while not store.line.leave(waiter):
+    while not store.wait_queue.leave(waiter):
         await store.clock.wait_async(woken, _left(waiter, now))
         woken.clear()
 
@@ -103,6 +108,27 @@ def wake_task(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> bool:
 
 def _left(waiter: Waiter, now: Callable[[], int]) -> float:
     return seconds(max(0, waiter.leaves_at - now()))
+
+
+def wait_for_turn(
+    store: Store, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
+) -> Decision:
+    """Wait for the turn, or raise `RateLimitExceeded` at once."""
+    return _admitted(take_turn(store, charges(key, cost, timeout)))
+
+
+async def wait_for_turn_async(
+    store: AwaitedStore, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
+) -> Decision:
+    """As `wait_for_turn`, but let the event loop go on."""
+    return _admitted(await take_turn_async(store, charges(key, cost, timeout)))
+
+
+def _admitted(decisions: list[Decision]) -> Decision:
+    decision = combine(decisions)
+    if not decision.allowed:
+        raise RateLimitExceeded(decision)
+    return decision
 
 
 class Reservation:
@@ -154,7 +180,7 @@ class Reservation:
     def _give_up(self) -> None:
         if not self._ended:
             self._ended = True
-            (self._blocking or self._store).line.give_up(self._waiter)
+            (self._blocking or self._store).wait_queue.give_up(self._waiter)
 
     def __enter__(self) -> Reservation:
         if self._blocking is None:
@@ -195,22 +221,11 @@ class Reservation:
             raise RuntimeError("this reservation was used or cancelled: reserve again")
 
 
-def reserve(store: Store, charges: Sequence[Charge]) -> Reservation:
-    """Take a turn, and return at once."""
-    reservation = Reservation(awaited(store), store)
+async def reserve(store: AwaitedStore, charges: Sequence[Charge], blocking: Store | None = None) -> Reservation:
+    """Take a turn, and return at once. `blocking` is the same store for threads, if they may wait for the turn."""
+    reservation = Reservation(store, blocking)
     try:
-        reservation._decision = together(store.line.join(reservation._waiter, charges))
-    except BaseException:
-        reservation._give_up()
-        raise
-    return reservation
-
-
-async def reserve_async(store: AwaitedStore, charges: Sequence[Charge]) -> Reservation:
-    """As `reserve`, for a store that is awaited."""
-    reservation = Reservation(store, None)
-    try:
-        reservation._decision = together(await store.line.join(reservation._waiter, charges))
+        reservation._decision = combine(await store.wait_queue.join(reservation._waiter, charges))
     except BaseException:
         reservation._give_up()
         raise

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from ratekeeper.clients.pacer import AsyncPacer, Library, Pace, host_of
+from ratekeeper.clients.pauses import LONGEST_PAUSE
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import AsyncPacer, Library, Pace, host_of
-from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
     from aiohttp import BytesPayload, ClientHandlerType, ClientRequest, ClientResponse
 except ModuleNotFoundError:
-    raise MissingExtraError("ratekeeper.frameworks.aiohttp_client", "aiohttp") from None
+    raise MissingExtraError("ratekeeper.clients.aiohttp", "aiohttp") from None
 
 Key: TypeAlias = str | bytes | Callable[[ClientRequest], str | bytes]
 Cost: TypeAlias = int | Callable[[ClientRequest], int]

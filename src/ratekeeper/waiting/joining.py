@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 
 from ratekeeper.decision import Charge, Decision, PlainDecision, key_bytes
 from ratekeeper.limits import MAX_AHEAD_TICKS
-from ratekeeper.stores.places import Need, Place, Range
-from ratekeeper.stores.waitlist import Buckets, Waiter
+from ratekeeper.waiting.places import Need, Place, Range
+from ratekeeper.waiting.waitlist import Buckets, Waiter
 
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ class Joining(NamedTuple):
             buckets,
             tuple([need_of(charge) for charge in delaying]),
             len(buckets) > 1 and len({key for _, key in buckets}) == 1,
-            any(charge.bound > charge.tolerance for charge in delaying),
-            min([charge.bound - charge.tolerance for charge in delaying], default=0),
+            any(charge.tolerance > charge.burst for charge in delaying),
+            min([charge.tolerance - charge.burst for charge in delaying], default=0),
         )
 
     def each(self, decisions: Sequence[Decision], what: Callable[[Charge, Decision], T]) -> list[T]:
@@ -51,7 +51,7 @@ class Joining(NamedTuple):
 
     def at_once(self) -> list[Charge]:
         """Return the charges of the same request, if it must not wait."""
-        return [charge._replace(bound=charge.tolerance) if delays(charge) else charge for charge in self.charges]
+        return [charge._replace(tolerance=charge.burst) if delays(charge) else charge for charge in self.charges]
 
     def due(self, looked: Sequence[Decision], delay: int) -> list[Charge]:
         """Return the charges of a request that leaves after `delay`, when its buckets owe what was looked at."""
@@ -109,11 +109,11 @@ def range_of(charge: Charge, decision: Decision) -> Range:
 def _due(charge: Charge, seen: Decision, delay: int) -> Charge:
     """Return a charge for a later departure: the time until then for which the bucket is free is charged too, and void.
 
-    Its tolerance is nothing, so that the bucket is marked: somebody owns a range for a later departure.
+    Its burst is nothing, so that the bucket is marked: somebody owns a range for a later departure.
     """
     idle = max(0, delay - seen.debt_ticks)
-    bound = min(MAX_AHEAD_TICKS, charge.bound + idle)
-    return charge._replace(increment=charge.increment + idle, tolerance=0, bound=bound)
+    tolerance = min(MAX_AHEAD_TICKS, charge.tolerance + idle)
+    return charge._replace(increment=charge.increment + idle, burst=0, tolerance=tolerance)
 
 
 def _granted(charge: Charge, at: int, debt: int, turn: int) -> Decision:

@@ -14,14 +14,14 @@ from os import fspath
 from typing import TYPE_CHECKING
 
 from ratekeeper.errors import PolicyError, did_you_mean
-from ratekeeper.policy.checks import exempts_all_together, why_no_exemption, why_no_tier_value
-from ratekeeper.policy.load_attributes import read_attributes
-from ratekeeper.policy.load_rule import Vocabulary, cost_source, read_globs, read_rule
-from ratekeeper.policy.load_store import read_store
+from ratekeeper.policy.file.attributes import read_attributes
+from ratekeeper.policy.file.checks import exempts_all_together, why_no_exemption, why_no_tier_value
+from ratekeeper.policy.file.rule import Vocabulary, cost_source, read_globs, read_rule
+from ratekeeper.policy.file.store import read_store
+from ratekeeper.policy.file.toml_lines import lines_of
 from ratekeeper.policy.model import Policy, Rule, Tiers
 from ratekeeper.policy.reader import Report, Table, shown
 from ratekeeper.policy.spelling import spelled
-from ratekeeper.policy.toml_lines import lines_of
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -16,10 +16,10 @@ from weakref import WeakValueDictionary
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
-from ratekeeper.stores.forks import forget_in_child
-from ratekeeper.stores.joining import Joining
-from ratekeeper.stores.waiting import AskedStore, BaseWaitQueue
-from ratekeeper.stores.waitlist import Buckets, Waiter
+from ratekeeper.forks import forget_in_child
+from ratekeeper.waiting.base_queue import AskedStore, BaseWaitQueue
+from ratekeeper.waiting.joining import Joining
+from ratekeeper.waiting.waitlist import Buckets, Waiter
 
 T = TypeVar("T")
 

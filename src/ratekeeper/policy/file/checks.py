@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, 
 from typing import Any
 
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, bits_of, network_of, told_apart, why_no_network
-from ratekeeper.policy.check_paths import why_no_path
+from ratekeeper.policy.file.check_paths import why_no_path
 from ratekeeper.policy.patterns import Globs, accepts, clipped
 from ratekeeper.policy.sources import (
     METHODS,

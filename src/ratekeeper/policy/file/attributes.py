@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratekeeper.errors import did_you_mean
-from ratekeeper.policy.load_rule import HEADER, HEADER_NAME
+from ratekeeper.policy.file.rule import HEADER, HEADER_NAME
 from ratekeeper.policy.reader import Table, kind, shown
 from ratekeeper.policy.sources import (
     CLIENT_OPTIONS,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter
 except ModuleNotFoundError:
-    raise MissingExtraError("ratekeeper.frameworks.prometheus", "prometheus") from None
+    raise MissingExtraError("ratekeeper.metrics.prometheus", "prometheus") from None
 
 __all__ = ["DecisionCounter"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.policy.verdict import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision
 
 try:
     from opentelemetry.metrics import Meter, get_meter
 except ModuleNotFoundError:
-    raise MissingExtraError("ratekeeper.frameworks.opentelemetry", "opentelemetry") from None
+    raise MissingExtraError("ratekeeper.metrics.opentelemetry", "opentelemetry") from None
 
 __all__ = ["DecisionCounter"]
 
@@ -16,7 +16,7 @@ __all__ = ["DecisionCounter"]
 class DecisionCounter:
     """Counts `ratekeeper.decisions`, with attributes `rule` and `outcome`: `on_decision=DecisionCounter()`.
 
-    The outcomes, and how to call it without a middleware, are those of `ratekeeper.frameworks.prometheus`. `meter` is
+    The outcomes, and how to call it without a middleware, are those of `ratekeeper.metrics.prometheus`. `meter` is
     by default one named "ratekeeper", of the application's own provider.
     """
 

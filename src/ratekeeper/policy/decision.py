@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
-from ratekeeper.decision import Outcome, PlainDecision, RuleDecision, most_binding
+from ratekeeper.decision import Outcome, PlainDecision, RuleDecision, most_restrictive
 from ratekeeper.limits import Limit
 
 
@@ -43,7 +43,7 @@ class PolicyDecision(NamedTuple):
         enforced = self.enforced
         if not enforced:
             return None
-        binding = most_binding([rule.decision for rule in enforced])
+        binding = most_restrictive([rule.decision for rule in enforced])
         return next(rule for rule in enforced if rule.decision is binding)
 
     @property

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from ratekeeper.clients.pacer import Library, Pace, Pacer, host_of
+from ratekeeper.clients.pauses import LONGEST_PAUSE
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.frameworks.outgoing import Library, Pace, Pacer, host_of
-from ratekeeper.http.pacing import LONGEST_PAUSE
 
 try:
     from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
 except ModuleNotFoundError:
-    raise MissingExtraError("ratekeeper.frameworks.requests", "requests") from None
+    raise MissingExtraError("ratekeeper.clients.requests", "requests") from None
 
 Key: TypeAlias = str | bytes | Callable[[PreparedRequest], str | bytes]
 Cost: TypeAlias = int | Callable[[PreparedRequest], int]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ratekeeper.stores.places import Need, Place, Range, Ranges, fit, forget_past, put, take
+from ratekeeper.waiting.places import Need, Place, Range, Ranges, fit, forget_past, put, take
 
 Buckets: TypeAlias = tuple[tuple[str, bytes], ...]
 """Scopes and keys, in the order of a request's charges."""

@@ -1,4 +1,4 @@
-"""StoreChoice: a store as a policy, a command line or a limiter names it. A value; it opens a store when told to."""
+"""StoreSpec: a store as a policy, a command line or a limiter names it. A value; it opens a store when told to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStore
 from ratekeeper.stores.redis.fallback import NODES_NEEDED
 from ratekeeper.stores.redis.urls import SCHEMES, hide_secrets
-from ratekeeper.stores.shared import SharedMemoryStore, path_of
+from ratekeeper.stores.shared_memory import SharedMemoryStore, path_of
 from ratekeeper.stores.table_store import MAX_KEYS
 
 MEMORY, SHARED = "memory", "shared:"
@@ -20,7 +20,7 @@ FORMS = "memory, shared:NAME, or the URL of a server such as redis://host:6379/0
 
 
 @dataclass(frozen=True, slots=True)
-class StoreChoice:
+class StoreSpec:
     """Where buckets live: `memory` (this process), `shared:NAME` (this host), or a server's URL (see `RedisStore`).
 
     `max_keys` is for the first two (a shared table that exists keeps its size); all else is for servers.
@@ -82,15 +82,15 @@ class StoreChoice:
 
 
 def opened(
-    store: Store | AsyncStore | str | None, opening: Callable[[StoreChoice], Store | AsyncStore]
+    store: Store | AsyncStore | str | None, opening: Callable[[StoreSpec], Store | AsyncStore]
 ) -> Store | AsyncStore:
     """Return a store that was given, or else open the one that a string names; None is memory.
 
     Raises TypeError for what is no store, with what would be right, and `StoreError`.
     """
     if store is None or isinstance(store, str):
-        return opening(StoreChoice(MEMORY if store is None else store))
-    if isinstance(store, type) or not all(hasattr(store, part) for part in ("clock", "line", "decide", "bind")):
+        return opening(StoreSpec(MEMORY if store is None else store))
+    if isinstance(store, type) or not all(hasattr(store, part) for part in ("clock", "wait_queue", "decide", "bind")):
         what = f"the class {store.__name__}" if isinstance(store, type) else type(store).__name__
         raise TypeError(f"store must be a store, such as MemoryStore(), or a string: {FORMS}; not {what}")
     return store

@@ -1,4 +1,4 @@
-"""The table [store] of a policy file -> a `StoreChoice`. Opens nothing."""
+"""The table [store] of a policy file -> a `StoreSpec`. Opens nothing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import MissingExtraError, StoreError
 from ratekeeper.policy.reader import Table, kind
-from ratekeeper.stores.choice import SHARED, StoreChoice
 from ratekeeper.stores.redis.connect import link
 from ratekeeper.stores.redis.fallback import NODES_NEEDED
-from ratekeeper.stores.shared import path_of
+from ratekeeper.stores.shared_memory import path_of
+from ratekeeper.stores.spec import SHARED, StoreSpec
 
 _LOCAL = ("max_keys",)
 _ON_SERVER = ("prefix", "timeout", "on_error", "expected_nodes")
 _KEYS = ("url", *_LOCAL, *_ON_SERVER)
 
 
-def read_store(table: Table, local_rules: bool) -> StoreChoice | None:
+def read_store(table: Table, local_rules: bool) -> StoreSpec | None:
     """Read the table; None if there is an error, which is in the report. `local_rules`: a rule has on_error "local"."""
     table.check_keys(_KEYS)
     if table.lacks("url", "url = 'redis://127.0.0.1:6379/0'", _KEYS) or not table.text("url"):
@@ -34,7 +34,7 @@ def read_store(table: Table, local_rules: bool) -> StoreChoice | None:
     if "on_error" in table.values:
         options["on_error"] = table.choice("on_error", {word: word for word in ON_ERROR}, "")
     try:
-        choice = StoreChoice(table.text("url"), **options)
+        choice = StoreSpec(table.text("url"), **options)
         _check_openable(choice)
     except StoreError as error:
         table.error(str(error), "url")
@@ -43,7 +43,7 @@ def read_store(table: Table, local_rules: bool) -> StoreChoice | None:
     return choice
 
 
-def _check(table: Table, choice: StoreChoice, local_rules: bool) -> None:
+def _check(table: Table, choice: StoreSpec, local_rules: bool) -> None:
     """Report what does not go with the choice."""
     if choice.on_server and local_rules and choice.expected_nodes is None:
         table.error(NODES_NEEDED, "url")
@@ -52,7 +52,7 @@ def _check(table: Table, choice: StoreChoice, local_rules: bool) -> None:
             table.error(f"{key!r} means nothing for a store that is {_kind(choice)}: take it out", key)
 
 
-def _check_openable(choice: StoreChoice) -> None:
+def _check_openable(choice: StoreSpec) -> None:
     """Raise `StoreError` if a store can never be opened, as far as this can be told without opening it."""
     if choice.on_server:
         with suppress(MissingExtraError):  # a file may be checked where no client library is installed
@@ -66,7 +66,7 @@ def _check_openable(choice: StoreChoice) -> None:
             raise StoreError(f"{str(path)!r} is a folder: name a file in it, or a name without a slash")
 
 
-def _kind(choice: StoreChoice) -> str:
+def _kind(choice: StoreSpec) -> str:
     return "on a server" if choice.on_server else "on this host"
 
 
