@@ -20,7 +20,7 @@ test: $(VENV)/test.stamp  ## run all tests
 check: $(VENV)/check.stamp  ## format, lint, strict types, also of the Python in the pages
 	@echo "==> ruff format" && $(BIN)/ruff format --check --quiet .
 	@echo "==> ruff check" && $(BIN)/ruff check --quiet .
-	@$(BIN)/python tests/pages.py build/pages
+	@$(BIN)/python tests/support/pages.py build/pages
 	@echo "==> mypy --strict" && $(BIN)/mypy && $(BIN)/mypy build/pages
 	@echo "==> pyright" && $(BIN)/pyright
 

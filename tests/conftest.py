@@ -1,18 +1,16 @@
-"""What all tests share: each core in turn, and what to do about a part that is not here."""
+"""Fixtures of all tests: each core in turn."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sysconfig
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from async_memory import AsyncMemoryStore
 from hypothesis import HealthCheck, settings
+from needs import need
 
-from ratekeeper import IMPLEMENTATION, Decision, ManualClock, MemoryStore, SharedMemoryStore
+from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, SharedMemoryStore
 from ratekeeper.stores.table_store import TableStore
 
 # Random deadlines would be timed assertions. CI's machine is slow and shared.
@@ -20,30 +18,6 @@ settings.register_profile("ratekeeper", deadline=None, suppress_health_check=[He
 settings.load_profile("ratekeeper")
 
 pytest_plugins = ["redis_fixtures"]
-
-EVERYTHING = os.environ.get("RATEKEEPER_TEST_EVERYTHING") == "1"
-
-
-def need(part: str, present: bool) -> None:
-    """Skip a test whose part is not installed; in CI, where everything must be there, fail it."""
-    if present:
-        return
-    if EVERYTHING:
-        pytest.fail(f"{part} is missing, and RATEKEEPER_TEST_EVERYTHING=1 allows no skipping")
-    pytest.skip(f"{part} is not installed")
-
-
-def need_program(name: str) -> str:
-    """Return the path of a program, of the environment's or of the system's, as `need` does for a part."""
-    path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
-    need(name, path is not None)
-    assert path is not None
-    return path
-
-
-def no_waiting(*_: object) -> Decision:
-    """What a gate calls for who must wait, in tests in which nobody does."""
-    raise AssertionError("nobody waits here")
 
 
 @pytest.fixture(params=["c", "python"])

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from needs import need
 
 from ratekeeper import IMPLEMENTATION, Decision, LeakyQueue, Limiter, ManualClock, MemoryStore, SharedMemoryStore
 from ratekeeper.clock import MAX_TICKS

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from async_memory import AsyncMemoryStore
-from conftest import need
+from needs import need
 from redis_servers import cluster_url, redis_cluster, redis_server
 
 from ratekeeper import IMPLEMENTATION, AsyncRedisStore, ManualClock, MemoryStore, RedisStore, SharedMemoryStore

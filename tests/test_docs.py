@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from conftest import need, need_program
+from needs import need, need_program
 from pages import PAGES, ROOT, Block, blocks, modules, session
 from redis_servers import redis_server
 from servers import backend, caddy, ratekeeper_service

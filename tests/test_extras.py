@@ -10,7 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from test_layers import imported
+from imports import imported
 
 import ratekeeper
 

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import textwrap
 
+import async_memory
 import pytest
-from conftest import need
+from needs import need
 from redis_servers import Server
 
 PARENT = """
@@ -71,7 +72,7 @@ WAITING = """
 """
 
 AWAITING = """
-    sys.path.insert(0, {tests!r})
+    sys.path.insert(0, {support!r})
     from async_memory import AsyncMemoryStore
 
     awaited = AsyncMemoryStore(store)
@@ -147,7 +148,7 @@ def test_a_forked_child_decides_while_a_thread_of_its_parent_holds_a_python_tabl
 
 @pytest.mark.parametrize("what", [HELD, WAITING, AWAITING], ids=["a held line", "a waiting thread", "an event loop"])
 def test_a_forked_child_waits_in_a_line_of_its_own(what: str) -> None:
-    run(what, tests=os.path.dirname(__file__))
+    run(what, support=os.path.dirname(async_memory.__file__))
 
 
 def test_a_child_that_is_forked_while_a_redis_store_s_locks_are_held_goes_on() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import need
+from needs import need
 
 ROOT = Path(__file__).parents[1]
 USE = "import ratekeeper as r; print(r.IMPLEMENTATION, r.Limiter('2/s').try_acquire('a').remaining)"

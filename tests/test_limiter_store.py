@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from async_memory import AsyncMemoryStore
-from conftest import need
+from needs import need
 from redis_servers import redis_server
 
 from ratekeeper import (

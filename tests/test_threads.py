@@ -9,7 +9,7 @@ from threading import Barrier
 from typing import Literal
 
 import pytest
-from conftest import no_waiting
+from needs import no_waiting
 from oracles import assert_windows_hold
 
 from ratekeeper import Limiter, ManualClock, MemoryStore, TokenBucket

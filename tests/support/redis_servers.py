@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conftest import need
+from needs import need
 from servers import PATIENCE, free_port, program
 
 _PACKAGES = Path(sysconfig.get_path("purelib"))

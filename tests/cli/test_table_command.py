@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import need
+from needs import need
 
 from ratekeeper import IMPLEMENTATION, Limiter, SharedMemoryStore
 

@@ -20,7 +20,7 @@ from typing import IO
 import httpx
 import pytest
 from async_memory import AsyncMemoryStore
-from conftest import need
+from needs import need
 from servers import PATIENCE, program, ratekeeper_service, wait_until_answers
 
 from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, PolicyWatch, watch_policy

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from conftest import need_program
+from needs import need_program
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

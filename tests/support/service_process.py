@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-from conftest import need
+from needs import need
 from servers import PATIENCE
 
 _MARK = "RATEKEEPER_TEST_MARK"

@@ -18,7 +18,7 @@ from web_sites import memory, serving
 from ratekeeper import MissingExtraError, Policy, RateLimitExceeded
 from ratekeeper.frameworks.wsgi import RateLimitMiddleware, rate_limit
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "frameworks"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "frameworks"
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-from conftest import need_program
+from needs import need_program
 from servers import PATIENCE, Backend, backend, caddy, free_port, nginx, program, wait_until_answers
 
-PAGE = Path(__file__).parents[1] / "docs" / "gateways.md"
+PAGE = Path(__file__).parents[2] / "docs" / "gateways.md"
 SCRIPT = PAGE.parents[1] / "examples" / "haproxy.lua"
 DEFAULTS = "defaults\n    mode http\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n"
 """As HAProxy's packages have them."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-from conftest import need, need_program
+from needs import need, need_program
 
 PATIENCE = 30.0
 """Seconds until a server that does not answer is given up; a test never sleeps this long if all is well."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import need
+from needs import need
 from servers import PATIENCE
 from service_process import RawClient, Running, poll, running
 

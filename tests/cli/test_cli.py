@@ -12,7 +12,7 @@ import pytest
 from ratekeeper import IMPLEMENTATION, __version__
 from ratekeeper.cli.main import main
 
-EXAMPLE = str(Path(__file__).parents[1] / "examples" / "policy.toml")
+EXAMPLE = str(Path(__file__).parents[2] / "examples" / "policy.toml")
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from async_memory import AsyncMemoryStore
-from conftest import need
+from needs import need
 from servers import ratekeeper_service
 
 from ratekeeper import IMPLEMENTATION, MemoryStore, Policy

@@ -154,7 +154,7 @@ def test_an_endpoints_limit_knows_attributes_clients_and_exemptions_as_the_polic
 
 
 def test_the_example_serves_and_limits() -> None:
-    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "frameworks" / "fastapi_app.py"))
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "frameworks" / "fastapi_app.py"))
     asked = [*["/search?text=a"] * 6, "/items/1", *["POST /reports"] * 3]
     assert statuses(example["app"], *asked, **{"x-api-key": "k-1"})[-4:] == [200, 200, 200, 429]
 

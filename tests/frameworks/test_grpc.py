@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, TypeVar
 import grpc
 import pytest
 from async_memory import AsyncMemoryStore
-from conftest import need
 from grpc import aio
+from needs import need
 from oracles import structured
 from servers import free_port
 
@@ -537,7 +537,7 @@ def test_what_an_interceptor_opened_it_closes(server: Server, tmp_path: Path) ->
 
 
 def test_the_example_serves_and_limits() -> None:
-    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "frameworks" / "grpc_server.py"))
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "frameworks" / "grpc_server.py"))
     server = example["server"]()
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -17,9 +17,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from conftest import need
 from hypothesis import given
 from hypothesis import strategies as st
+from needs import need
 
 from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, SharedMemoryStore, StoreError
 from ratekeeper.limits import TICKS_PER_SECOND

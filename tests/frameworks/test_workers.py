@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import need, need_program
+from needs import need, need_program
 from servers import PATIENCE, free_port, program, wait_until_answers
 
 from ratekeeper import IMPLEMENTATION, Limiter, SharedMemoryStore
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "workers"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "workers"
 PAGE = (EXAMPLES.parents[1] / "docs" / "workers.md").read_text()
 COMMANDS = re.findall(r"^\$ ((?:gunicorn|uvicorn) .*)$", PAGE, re.MULTILINE)
 CLIENTS, WORKERS, SECONDS = 6, 4, 4
@@ -67,7 +67,7 @@ def workers_of(master: int) -> list[int]:
 
 def kill_one(master: int, chance: random.Random) -> None:
     """Kill a worker at a random moment, and wait until another has its place."""
-    time.sleep(chance.random() * 0.1)
+    time.sleep(0.2 + chance.random() * 0.1)  # a loaded machine must find time to answer
     worker = chance.choice(workers_of(master))
     with suppress(ProcessLookupError):
         os.kill(worker, signal.SIGKILL)
@@ -106,9 +106,11 @@ def test_four_workers_admit_exactly_what_one_limit_allows_while_they_are_killed(
             finally:
                 done.append(True)
             answers = sorted(answer for client in hammering for answer in client.result())
-    admitted = sum(answer.status == 200 for answer in answers)
-    lost = sum(answer.status == 0 for answer in answers)
     assert {answer.status for answer in answers} <= {200, 429, 0}
-    first, last = answers[0], answers[-1]
-    assert admitted <= 50 + 5 * (max(answer.answered for answer in answers) - first.asked)
-    assert admitted + lost >= 50 + 5 * (last.asked - first.answered) - 1
+    began, ended = answers[0], max(answer.answered for answer in answers)
+    assert sum(answer.status == 200 for answer in answers) <= 50 + 5 * (ended - began.asked)
+    # A refusal shows that nothing was left, however few requests a loaded machine makes.
+    refused = [answer for answer in answers if answer.status == 429]
+    assert refused, "the clients asked for less than the limit"
+    charged = sum(answer.status != 429 and answer.asked <= refused[-1].answered for answer in answers)
+    assert charged >= 50 + 5 * (refused[-1].asked - began.answered) - 1

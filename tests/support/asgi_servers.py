@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from conftest import need
+from needs import need
 from servers import PATIENCE
 
 from ratekeeper import PolicyError

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from conftest import need
+from needs import need
 from oracles import structured
 from servers import free_port
 
@@ -347,7 +347,7 @@ def test_a_request_leaves_nothing_behind_in_its_context() -> None:
 
 
 def test_the_example_serves_and_limits() -> None:
-    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "frameworks" / "aiohttp_app.py"))
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "frameworks" / "aiohttp_app.py"))
     answers = ask(example["application"](), "/items/1", "/export", "/export", "/export")
     assert [one.status for one in answers] == [200, 200, 200, 429]
     assert answers[1].body == b"line 0\nline 1\nline 2\n"

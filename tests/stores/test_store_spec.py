@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import need
+from needs import need
 from redis_servers import Server, wait_for
 from servers import free_port, ratekeeper_service
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from conftest import need
+from needs import need
 from redis_servers import redis_server, wait_for
 from servers import PATIENCE, program
 
@@ -39,7 +39,15 @@ def tasks() -> Iterator[ModuleType]:
 
 @contextmanager
 def worker(tasks: ModuleType) -> Iterator[None]:
-    celery = [sys.executable, "-m", "celery", "--workdir", str(Path(__file__).parent), "-A", "celery_tasks"]
+    celery = [
+        sys.executable,
+        "-m",
+        "celery",
+        "--workdir",
+        str(Path(str(tasks.__file__)).parent),
+        "-A",
+        "celery_tasks",
+    ]
     with program(*celery, "worker", "--concurrency", "2", "--loglevel", "ERROR", quiet=True):
         wait_for(lambda: bool(tasks.app.control.ping(timeout=0.5)))
         yield

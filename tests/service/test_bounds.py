@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import need
+from needs import need
 from servers import PATIENCE
 from service_process import RawClient, Running, poll, running
 

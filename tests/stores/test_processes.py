@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import no_waiting
+from needs import no_waiting
 from oracles import assert_windows_hold
 
 from ratekeeper import IMPLEMENTATION, Decision, Limiter, ManualClock, SharedMemoryStore, TokenBucket

@@ -9,9 +9,9 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import pytest
-from conftest import need, no_waiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from needs import need, no_waiting
 
 from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.decision import Charge

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import need, no_waiting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from needs import need, no_waiting
 from oracles import TokenBucketOracle
 
 from ratekeeper import IMPLEMENTATION, Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
