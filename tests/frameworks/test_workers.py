@@ -107,10 +107,10 @@ def test_four_workers_admit_exactly_what_one_limit_allows_while_they_are_killed(
                 done.append(True)
             answers = sorted(answer for client in hammering for answer in client.result())
     assert {answer.status for answer in answers} <= {200, 429, 0}
-    began, ended = answers[0], max(answer.answered for answer in answers)
-    assert sum(answer.status == 200 for answer in answers) <= 50 + 5 * (ended - began.asked)
+    first, ended = answers[0], max(answer.answered for answer in answers)
+    assert sum(answer.status == 200 for answer in answers) <= 50 + 5 * (ended - first.asked)
     # A refusal shows that nothing was left, however few requests a loaded machine makes.
     refused = [answer for answer in answers if answer.status == 429]
     assert refused, "the clients asked for less than the limit"
     charged = sum(answer.status != 429 and answer.asked <= refused[-1].answered for answer in answers)
-    assert charged >= 50 + 5 * (refused[-1].asked - began.answered) - 1
+    assert charged >= 50 + 5 * (refused[-1].asked - first.answered) - 1
