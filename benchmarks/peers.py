@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from operator import itemgetter
 from typing import Any
 
 from benchmarks.contenders import Contender, Entrant, Rate
@@ -85,7 +86,18 @@ def build_token_bucket(rate: Rate) -> Contender:
     return Contender(limiter.consume)
 
 
+def build_rust(verb: str, rate: Rate) -> Contender:
+    """rust-py-rate-limit: a fixed window. `allow` returns a bool alone, `check` a dictionary as detailed as a decision."""
+    limiter = import_module("rust_py_rate_limit").RateLimiter(limit=rate.count, window_seconds=rate.seconds)
+    read = bool if verb == "allow" else itemgetter("allowed")
+    return Contender(getattr(limiter, verb), read, clear=limiter.reset, tidy=limiter.cleanup_expired)
+
+
 _PEERS = {
+    "rust_py_rate_limit": [
+        Entrant("rust-py-rate-limit, allow", partial(build_rust, "allow")),
+        Entrant("rust-py-rate-limit, check", partial(build_rust, "check")),
+    ],
     "limits": [
         Entrant("limits, fixed window", partial(build_limits, "FixedWindowRateLimiter")),
         Entrant("limits, moving window", partial(build_limits, "MovingWindowRateLimiter"), log=True),
@@ -103,7 +115,7 @@ _PEERS = {
     "token_bucket": [Entrant("token-bucket (not exact)", build_token_bucket, exact=False)],
 }
 
-DISTRIBUTIONS = ("limits", "throttled-py", "pyrate-limiter", "token-bucket")
+DISTRIBUTIONS = ("limits", "throttled-py", "pyrate-limiter", "token-bucket", "rust-py-rate-limit")
 """What to install to have all of them: the dependency group `bench`."""
 
 
