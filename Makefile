@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 CORE := pyproject.toml setup.py $(wildcard src/ratekeeper/core/*.[ch])
 POLICY ?= examples/policy.toml
 PORT ?= 8080
-# No variable of the caller's may choose another library or core than the one that was installed.
+PROSE := CONTRIBUTING.md examples Makefile .ci/run pyproject.toml setup.py
+# The caller's environment must not choose another library or core than the installed one.
 unexport PYTHONPATH PYTHONHOME
 
 .PHONY: run test check format bench test-c clean
@@ -17,10 +18,11 @@ test: $(VENV)/test.stamp  ## run all tests
 	@echo "==> running the tests ($$($(BIN)/ratekeeper --version))"
 	@$(BIN)/python -m pytest -q $(ARGS)
 
-check: $(VENV)/check.stamp  ## format, lint, strict types, also of the Python in the pages
+check: $(VENV)/check.stamp  ## format, lint, plain words, strict types, also of the Python in the pages
 	@echo "==> ruff format" && $(BIN)/ruff format --check --quiet .
 	@echo "==> ruff check" && $(BIN)/ruff check --quiet .
 	@$(BIN)/python tests/support/pages.py build/pages
+	@echo "==> words" && $(BIN)/python tests/support/words.py $(PROSE)
 	@echo "==> mypy --strict" && $(BIN)/mypy && $(BIN)/mypy build/pages
 	@echo "==> pyright" && $(BIN)/pyright
 

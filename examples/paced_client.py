@@ -1,4 +1,4 @@
-"""A client that keeps to an API's limit by itself, and to what the API says when it is still too fast.
+"""A client that keeps to an API's limit. If it is still too fast, it waits as long as the API says.
 
 pip install 'ratekeeper[httpx]'
 python examples/paced_client.py

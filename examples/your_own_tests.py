@@ -1,4 +1,4 @@
-"""Testing code that is limited, without sleeping: give the store a clock of your own.
+"""Test code that is limited, without sleeping: give the store your own clock.
 
 python examples/your_own_tests.py
 """

@@ -1,4 +1,4 @@
-"""An aiohttp server with a policy for all requests, and a limit of its own for one handler.
+"""An aiohttp server with a policy for all requests, and one handler with its own limit.
 
 python examples/frameworks/aiohttp_app.py
 curl -i -H 'x-api-key: k-1' http://127.0.0.1:8080/items/1

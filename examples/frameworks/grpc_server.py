@@ -1,4 +1,6 @@
-"""A gRPC server with a policy for all methods, and a limit of its own for one. Messages are bytes: no protoc needed.
+"""A gRPC server with a policy for all methods, and one method with its own limit.
+
+Messages are bytes, so it needs no protoc.
 
 python examples/frameworks/grpc_server.py
 """
