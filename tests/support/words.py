@@ -71,7 +71,7 @@ PATTERNS = [
 def sentences(passage: Passage) -> Iterator[tuple[int, str]]:
     """Yield the sentences of a passage, each with its line."""
     begun = 0
-    for end in re.finditer(r"[.!?][\"')]*\s+(?=[\"'(]*[A-Z0-9`])|\Z", passage.text):
+    for end in re.finditer(r"[.!?][\"')]*\s+|\Z", passage.text):
         yield passage.line_of(begun), passage.text[begun : end.end()]
         begun = end.end()
 
