@@ -1,6 +1,6 @@
-"""Draws the pictures of docs/ with the library itself: python docs/pictures/draw.py
+"""Draw the pictures of docs/ with the library itself: python docs/pictures/draw.py
 
-The same requests go to a token bucket and to a leaky bucket on a manual clock; what they decide is what is drawn.
+The same requests go to a token bucket and to a leaky bucket on a manual clock. The pictures show their decisions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Scene(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What became of the requests. `debt` is sampled: (seconds, share of the bucket that is taken)."""
+    """The requests' events. `debt` is sampled: (seconds, share of the bucket that is taken)."""
 
     events: list[Event]
     debt: list[tuple[float, float]]
