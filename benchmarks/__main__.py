@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: times everything in one run and prints tables. See README.md."""
+"""`python -m benchmarks`: time everything in one run and print tables. See README.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.timing import run_rounds
 
 
 class _Progress:
-    """One line on stderr that says what is being done and how far it is."""
+    """One line on stderr that shows the present step and the progress."""
 
     WIDTH = 24
 

@@ -1,4 +1,4 @@
-"""What a limiter under test looks like, and ratekeeper as one. The other libraries are in peers.py."""
+"""The protocol of a limiter under test, and ratekeeper as one. The other libraries are in peers.py."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ PYTHON_CORE = "ratekeeper, Python core"
 
 
 def our_entrants() -> Mapping[str, Entrant]:
-    """Return ratekeeper's two cores by name; only the Python one where the C core was not built."""
+    """Return ratekeeper's two cores by name; only the Python core if the C core was not built."""
     found = [Entrant(PYTHON_CORE, partial(build_ratekeeper, "python"), ours=True)]
     if IMPLEMENTATION == "c":
         found.insert(0, Entrant(C_CORE, partial(build_ratekeeper, "c"), ours=True))

@@ -1,7 +1,7 @@
 """How many requests each contender admits when threads are switched as often as can be: the limit, or it is broken.
 
-Each contender runs in a process of its own, `python -m benchmarks.exactness CONTENDER`, which prints one line a trial:
-limits starts a thread twice under this load, which raises, and now and then hangs or crashes the interpreter.
+Each contender runs in its own process, `python -m benchmarks.exactness CONTENDER`, which prints a line for each trial.
+Under this load, limits starts a thread twice, which raises, and now and then hangs or crashes the interpreter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PATIENCE = 15
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What a contender admitted of LIMIT in each trial, how many calls raised an exception, and how it ended."""
+    """The admitted requests of LIMIT in each trial, the number of exceptions, and how the process ended."""
 
     contender: str
     counts: list[int]

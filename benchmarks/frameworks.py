@@ -1,7 +1,7 @@
 """`python -m benchmarks.frameworks`: what limits add to a bare Starlette and a bare Flask request, in this process.
 
 Processor time, headers on, beside slowapi and Flask-Limiter where they are installed. Applications are called as a
-server would call them. Rounds are interleaved, so that all share the noise; what is added is a round's time less that
+server would call them. Rounds are interleaved, so that all share the noise. The added time is a round's time less that
 of the bare application in the same round. Ratios count.
 """
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.load`: a FastAPI application behind uvicorn, bare and with a policy of four rules, under load.
 
-uvicorn runs in a process of its own for each application. The client is this process: sockets that stay open, each with
-one request under way. Rounds of the applications are interleaved, and bounded in count; ratios count.
+uvicorn runs in its own process for each application. The client is this process: sockets that stay open, each with one
+request under way. Rounds of the applications are interleaved, and bounded in count; ratios count.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ numbers = count()
 
 
 class Round(NamedTuple):
-    """What one round took: requests a second, and the milliseconds of each."""
+    """The times of one round: requests a second, and the milliseconds of each."""
 
     rate: float
     waits: list[float]
@@ -74,7 +74,7 @@ def application(limited: bool) -> object:
 
 
 def serve(limited: bool) -> None:
-    """Run in a process of its own: serve until stopped, and say on which port."""
+    """Serve until stopped, in its own process, and print the port."""
     import uvicorn  # noqa: PLC0415
 
     server = uvicorn.Server(uvicorn.Config(application(limited), port=0, log_level="warning", access_log=False))  # type: ignore[arg-type]

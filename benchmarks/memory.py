@@ -1,8 +1,8 @@
-"""What a bucket costs in memory, and what is kept of buckets that are long full again. Each contender in a process of
-its own, `python -m benchmarks.memory CONTENDER KIND COUNT`, which prints bytes.
+"""The memory of live buckets, and of buckets that were full again long ago. Each contender runs in its own process,
+`python -m benchmarks.memory CONTENDER KIND COUNT`, which prints bytes.
 
-What is measured is the growth of the process. Keys are made one by one and not kept, so a library that keeps them pays
-for them.
+The growth of the process is measured. Keys are made one by one and not kept, so a library that keeps them pays for
+them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     name, kind, count = arguments
     entrant = {**our_entrants(), **peer_entrants()}[name]
     rate = LIVE if kind == "live" else EXPIRED
-    warm = entrant.build(rate)  # what is imported or built once is no bucket's cost
+    warm = entrant.build(rate)  # imports and single objects are not a bucket's cost
     for number in range(100):
         warm.ask(f"warm:{number}")
     contender = _build(entrant, rate, int(count))
@@ -96,7 +96,7 @@ def _build(entrant: Entrant, rate: Rate, count: int) -> Contender:
 
 
 def _let_expire(contender: Contender) -> None:
-    """Wait until all is past, then give a library that cleans up as it is used the occasion to."""
+    """Wait until all buckets are full, then use the library, as some clean up only when they are used."""
     time.sleep(OVER)
     for number in range(1_000):
         contender.ask(f"late:{number}")

@@ -1,6 +1,6 @@
 """The other libraries as contenders, each in its fastest way to ask about one key in memory, without blocking.
 
-They are imported by name, because they are optional and some have no type stubs. Who is not installed is left out.
+They are imported by name, because they are optional and some have no type stubs. A missing library is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.contenders import Contender, Entrant, Rate
 
 
 def build_limits(strategy_name: str, rate: Rate) -> Contender:
-    """limits: a thread of its own forgets what is past, every 10 ms while it is used."""
+    """limits: its own thread forgets old windows, every 10 ms while it is used."""
     strategies, storages = import_module("limits.strategies"), import_module("limits.storage")
     item = import_module("limits").RateLimitItemPerSecond(rate.count, rate.seconds)
     storage = storages.MemoryStorage()
@@ -30,7 +30,7 @@ def build_limits(strategy_name: str, rate: Rate) -> Contender:
 
 
 def build_throttled(algorithm: str, rate: Rate) -> Contender:
-    """throttled-py: its store keeps 1,024 keys unless told otherwise, so it is told."""
+    """throttled-py: its store keeps 1,024 keys by default, so the number is given."""
     throttled = import_module("throttled")
     quota = throttled.per_duration(timedelta(seconds=rate.seconds), rate.count, burst=rate.count)
     store = throttled.MemoryStore(options={"MAX_SIZE": 2_000_000})
@@ -43,7 +43,7 @@ def _not_limited(result: Any) -> bool:
 
 
 def build_pyrate(algorithm: str, rate: Rate) -> Contender:
-    """pyrate-limiter: a bucket for each key needs a factory of one's own, as its manual shows.
+    """pyrate-limiter: a bucket for each key needs the user's own factory, as its manual shows.
 
     Asked with `blocking=False`, which also refuses when another thread holds its lock. Its thread that trims logs every
     ten seconds is left out of the timing, to its advantage; `tidy` does that work.
@@ -116,7 +116,7 @@ _PEERS = {
 }
 
 DISTRIBUTIONS = ("limits", "throttled-py", "pyrate-limiter", "token-bucket", "rust-py-rate-limit")
-"""What to install to have all of them: the dependency group `bench`."""
+"""The packages of all of them: the dependency group `bench`."""
 
 
 def peer_entrants() -> Mapping[str, Entrant]:

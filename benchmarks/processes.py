@@ -82,7 +82,7 @@ def _work(number: int, prepare: Prepare, barriers: list[Barrier], orders: Connec
             return
         run = jobs[job]
         barriers[count - 1].wait()
-        # Who is woken last would begin last, and some milliseconds of work are all that is timed.
+        # The process that is woken last would begin last, and the timed work takes only some milliseconds.
         while perf_counter_ns() < at:
             pass
         begin = perf_counter_ns()

@@ -1,4 +1,4 @@
-"""Turns the raw numbers of one run into tables: a ratio for every figure, and the targets with what was measured."""
+"""Turn the raw numbers of one run into tables: a ratio for every figure, and the targets with their measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.timing import Case
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something ratekeeper promises, with what was measured: by the best rounds, and by the median ones.
+    """A promise of ratekeeper, with its measurements: by the best rounds, and by the median ones.
 
     Where others use the machine too, a median is also about them; a best round is nearly not.
     """
@@ -115,7 +115,7 @@ def report(results: Results) -> str:
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table, aligned for who reads it as text."""
+    """Return a Markdown table, aligned for people who read it as plain text."""
     lines = [list(head), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

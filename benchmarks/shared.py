@@ -91,8 +91,8 @@ CROWDS = (1, 2, 4)
 
 
 def jobs_of(store: SharedMemoryStore, key_count: int, number: int) -> Mapping[str, Job]:
-    """Return what the process of this number can be told to do. The first two have many keys, each its own."""
-    name = f"process {number}"  # a name of its own, and so buckets of its own
+    """Return the jobs of the process of this number. The first two processes have many keys, each its own."""
+    name = f"process {number}"  # its own name, and so its own buckets
     some = Limiter(SOME, store=store, name=name).try_acquire
     alone_some = Limiter(SOME, store=MemoryStore(key_count)).try_acquire
     keys = random_keys(key_count if number < 2 else 4)
@@ -194,7 +194,7 @@ Pair: TypeAlias = tuple[float, float]
 
 
 class Found:
-    """What was measured, by group and name."""
+    """The measurements, by group and name."""
 
     def __init__(self, cases: Iterable[Case]) -> None:
         self._cases = {(case.group, case.name): case for case in cases}

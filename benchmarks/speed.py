@@ -20,7 +20,7 @@ THREADS_HOT, THREADS_SPREAD = "8 threads, one key", "8 threads, 8 keys"
 ALWAYS = Rate(100_000_000)
 """Is never used up here, so every request passes."""
 LOGGED = Rate(10_000)
-"""The same for who keeps a log: its size is what is asked in one timing, for it is cleared before each."""
+"""The same for a library that keeps a log. The log is cleared before each timing, so it has the calls of one timing."""
 EACH = Rate(1_000)
 """For many keys. None of them is asked so often here; buckets stay live from round to round."""
 NEVER = Rate(1)
@@ -56,7 +56,7 @@ class _Nothing:
 
 
 def floor_cases(keys: Sequence[str], load: Load) -> Iterator[Case]:
-    """What nobody can do without, and what it costs here."""
+    """The parts that every limiter needs, and their cost here."""
     ages = dict.fromkeys(sorted(keys), 0)
     calls = load.fast
     yield Case(FLOORS, "an empty loop (in all figures)", partial(timing.empty_loop, calls))
@@ -158,7 +158,7 @@ def _thread_cases(entrant: Entrant, calls: int, logged_calls: int) -> Iterator[C
 
 
 def _clear(contender: Contender, keys: Iterable[str]) -> None:
-    """Begin with an empty log, and with what is built for a new key already there."""
+    """Begin with an empty log, but with the objects of a new key already built."""
     assert contender.clear is not None
     for key in set(keys):
         contender.clear(key)

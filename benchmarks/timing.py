@@ -23,8 +23,8 @@ class Case:
     """Something to be timed, and its time in each round, in ns a decision.
 
     run            times it for some milliseconds; returns ns a decision
-    before, after  what must be done around the timing, but is not timed
-    every          only in every so many rounds, for what takes long
+    before, after  steps around the timing that are not timed
+    every          only in every so many rounds, for slow cases
     """
 
     group: str
@@ -57,7 +57,7 @@ def run_rounds(cases: Sequence[Case], rounds: int, progress: Callable[[int, int]
         case.time()  # warms caches and lets lazy things be built
         case.times.clear()
     gc.collect()
-    gc.freeze()  # for good: what a collection costs a library later is for its own new objects, not for all tables
+    gc.freeze()  # for good: a later collection then costs a library only its own new objects, not all tables
     for turn in range(rounds):
         progress(turn, rounds)
         todo = [case for case in cases if turn % case.every == 0]
@@ -67,7 +67,7 @@ def run_rounds(cases: Sequence[Case], rounds: int, progress: Callable[[int, int]
     progress(rounds, rounds)
 
 
-# ---- the loops; an empty one is a case of its own, for all of them contain it ----
+# ---- the loops; an empty loop is its own case, as all of them contain it ----
 
 
 def empty_loop(calls: int) -> float:
@@ -134,7 +134,7 @@ def awaited(ask: Callable[[str], Coroutine[Any, Any, object]], key: str, calls: 
 
 
 class Walk:
-    """Goes round a list of keys, some of them at a time: what one contender has asked about so far."""
+    """Goes round a list of keys, some of them at a time, and keeps the place of one contender."""
 
     def __init__(self, ask: Callable[[str], object], keys: Sequence[str], stride: int) -> None:
         self._ask = ask

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.waiting`: what a wait costs that is none, how exact a wait is, and what ten thousand cost.
+"""`python -m benchmarks.waiting`: the cost of a wait without waiters, of ten thousand waits, and how exact a wait is.
 
 Beside aiolimiter, throttled-py and pyrate-limiter where they are installed. All in one run, interleaved; ratios count.
 """
@@ -30,7 +30,7 @@ async def nothing(_: str) -> None:
 
 
 def awaited() -> dict[str, tuple[Ask, int]]:
-    """Return what is awaited in each case, and how often in a round."""
+    """Return the awaited call of each case, and how often it is awaited in a round."""
     ours = AsyncLimiter(MANY)
     cases: dict[str, tuple[Ask, int]] = {
         "await an empty coroutine": (nothing, CALLS),
