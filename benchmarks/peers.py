@@ -87,7 +87,7 @@ def build_token_bucket(rate: Rate) -> Contender:
 
 
 def build_rust(verb: str, rate: Rate) -> Contender:
-    """rust-py-rate-limit: a fixed window. `allow` returns a bool alone, `check` a dictionary as detailed as a decision."""
+    """rust-py-rate-limit: a fixed window. `allow` returns only a bool, `check` a dictionary with more."""
     limiter = import_module("rust_py_rate_limit").RateLimiter(limit=rate.count, window_seconds=rate.seconds)
     read = bool if verb == "allow" else itemgetter("allowed")
     return Contender(getattr(limiter, verb), read, clear=limiter.reset, tidy=limiter.cleanup_expired)

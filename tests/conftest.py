@@ -43,5 +43,5 @@ def store(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) ->
 
 @pytest.fixture(params=["local", "awaited"])
 def either_store(request: pytest.FixtureRequest, store: TableStore) -> TableStore | AsyncMemoryStore:
-    """Return a store for what is written for asyncio, which may be local or must be awaited."""
+    """Return a store for code on asyncio, which may be local or must be awaited."""
     return store if request.param == "local" else AsyncMemoryStore(store)

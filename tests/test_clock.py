@@ -31,7 +31,7 @@ def store_on(clock: ManualClock, kind: str, folder: Path) -> TableStore:
 
 
 def trace(store: TableStore, clock: ManualClock) -> list[tuple[Any, ...]]:
-    """What a limiter says while the clock goes on and back."""
+    """The answers of a limiter while the clock goes on and back."""
     limiter, chance = Limiter("7/minute burst 3", store=store, name="trace"), random.Random(5)
     answers: list[Decision] = []
     for _ in range(200):

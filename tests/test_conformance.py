@@ -39,7 +39,7 @@ class TestAwaitedStore(StoreConformance):
         return AsyncMemoryStore(MemoryStore(10_000, clock=clock))
 
 
-# ---- on servers, each with a prefix of its own for each claim ----
+# ---- on servers, each with its own prefix for each claim ----
 
 servers: dict[str, str] = {}
 fresh = count()

@@ -1,6 +1,6 @@
-"""A process that forks while threads wait or hold the line: the child has no threads, no waiters and no lock of theirs.
+"""A process that forks while threads wait or hold the line: the child has none of the threads, waiters and locks.
 
-Each runs in a process of its own, as a fork of the test's own process would take all its threads' locks with it.
+Each test runs in another process, as a fork of this process would take along the locks of all its threads.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def test_who_waits_is_admitted_when_the_tokens_will_have_come_and_not_before(
 
 @given(token_buckets, st.lists(st.tuples(st.integers(0, 20), st.none() | st.integers(0, 40)), min_size=2, max_size=40))
 def test_a_refund_never_lets_a_later_burst_through(limit: TokenBucket, requests: list[tuple[int, int | None]]) -> None:
-    """What is still charged after refunds obeys the window bound, as if the refunded had never come."""
+    """The charges that are left after refunds obey the window bound, as if the refunded requests had never come."""
     tat, now = 0, START
     charged: list[int] = []
     for gap, refund in requests:

@@ -37,7 +37,7 @@ def keys(limiter: Keys) -> list[Any]:
     return [key for key, _ in limiter.asked]
 
 
-# What a key function is given
+# The arguments of a key function
 
 
 def test_a_key_and_a_cost_function_are_given_only_the_parameters_that_they_name(limiter: Keys) -> None:

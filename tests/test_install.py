@@ -26,7 +26,7 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source distribution, built from what git tracks: what lies about in the tree must not mend it."""
+    """A source distribution, built from the files that git tracks: other files in the tree must not mend it."""
     folder = tmp_path_factory.mktemp("sdist")
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     need("a git checkout", tracked.returncode == 0 and bool(tracked.stdout))

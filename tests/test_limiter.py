@@ -300,7 +300,7 @@ def test_a_decorator_limits_each_call_by_its_arguments(store: TableStore) -> Non
 
     @limiter.limit(key=lambda user, text: user, cost=lambda user, text: len(text))
     def send(user: str, text: str) -> str:
-        """Send a text."""
+        """Send a text message."""
         return text.upper()
 
     assert_type(send("alice", "hello"), str)

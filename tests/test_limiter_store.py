@@ -221,7 +221,7 @@ def test_a_warning_keeps_neither_limiters_nor_stores_alive() -> None:
     assert [ref() for ref in gone] == [None] * 3
 
 
-# What a limiter cannot do
+# Mistakes that a limiter rejects
 
 
 @pytest.mark.parametrize("kind", KINDS)

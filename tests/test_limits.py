@@ -1,4 +1,4 @@
-"""Limits: what their texts mean, how they are quantised, and how a bad one is refused."""
+"""Limits: the meaning of their strings, how they are quantised, and how a bad limit is refused."""
 
 from __future__ import annotations
 

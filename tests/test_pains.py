@@ -1,4 +1,4 @@
-"""What users of other limiters suffer from, most frequent first, each shown not to happen here: see the names."""
+"""Problems of other limiters, most frequent first. Each test shows that one does not happen here: see its name."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_an_endpoint_needs_no_argument_and_its_name_and_its_arguments_name_may_b
 
     @app.get("/one/{request}")
     @rate_limit("1/minute")
-    async def endpoint(request: str) -> str:  # which is no request
+    async def endpoint(request: str) -> str:  # a string, not a request
         return request
 
     def sub_application() -> FastAPI:

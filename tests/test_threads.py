@@ -27,7 +27,7 @@ def threads_switch_as_often_as_they_can() -> Iterator[None]:
 
 
 def in_threads(work: Callable[[int], int]) -> int:
-    """Run `work` in all threads, started together; return the sum of what they return."""
+    """Run `work` in all threads, started together. Return the sum of their results."""
     barrier = Barrier(THREADS)
 
     def run(number: int) -> int:
@@ -44,7 +44,7 @@ def test_on_a_frozen_clock_exactly_the_capacity_is_admitted(store: TableStore) -
 
 
 def test_two_limits_are_charged_together_or_not_at_all(store: TableStore) -> None:
-    """Each thread has a limit of its own and all share one: what was admitted is what each bucket was charged."""
+    """Each thread has its own limit and all share one: the charge of each bucket is the sum of its admissions."""
     shared, own = TokenBucket(700, 1), TokenBucket(100, 1)
     limiters = [Limiter(own, store=store, name=f"own {n}") for n in range(THREADS)]
     both = [store.bind((f"own {n}/0", "shared/0"), (own, shared), no_waiting) for n in range(THREADS)]

@@ -1,4 +1,4 @@
-/* What the C tests share: claims, a table to test on, and randomness that is the same each time. Knows no threads.
+/* Shared by the C tests: claims, a table to test on, and randomness that is the same each time. Knows no threads.
  *
  * A claim is a function whose name says what it proves. CLAIM(name) runs it and prints `ok - name`.
  */
@@ -157,7 +157,7 @@ static inline int cells_of(const fixture *on, uint64_t fingerprint)
     return cells;
 }
 
-/* Has no fingerprint two cells, and is no claim left over? For when all threads are done. */
+/* Return whether no fingerprint has two cells, and no claim is left over. For when all threads are done. */
 static inline bool settled(const fixture *on)
 {
     for (uint64_t place = 0; place < on->table.lines * RK_LINE; place++) {

@@ -31,7 +31,7 @@ static inline void step(void)
 /* With at most as many keys as a line has cells, no key ever takes another's cell, not even one whose TAT is past. */
 enum { KEYS = RK_LINE, MANY_KEYS = 200, LONGEST = 300, EPISODE = 500, DEMANDS = 4 };
 
-static const int64_t MOST = (INT64_C(1) << 62) - 1; /* of the clock, and of what a limit can ask */
+static const int64_t MOST = (INT64_C(1) << 62) - 1; /* of the clock, and of a limit's increments */
 
 typedef struct {
     fixture on;
@@ -101,7 +101,7 @@ static void move_clock(world *in)
     in->now = in->now < 0 ? 0 : in->now > MOST ? MOST : in->now;
 }
 
-/* The clock has gone on since the operation began, for who reads it again. */
+/* The clock has gone on since the operation began, if it is read again. */
 static int64_t read_later(void *context)
 {
     const world *in = context;
@@ -115,7 +115,7 @@ static rk_clock clock_of(world *in)
 
 /* ---- the model ---- */
 
-/* What rk_charge should answer about key `k`; and the model is charged, if it is allowed. */
+/* Return the right answer of rk_charge about key `k`, and charge the model if it is allowed. */
 static rk_answer expect(world *in, uint64_t k, rk_terms terms, bool commit)
 {
     __int128 start = in->tats[k] > in->now ? in->tats[k] : in->now;

@@ -1,4 +1,4 @@
-/* What was admitted when, and whether any window of time admitted too much. For tests only. */
+/* A history of admissions, and whether any window of time admitted too much. For tests only. */
 #ifndef RATEKEEPER_TESTS_HISTORY_H
 #define RATEKEEPER_TESTS_HISTORY_H
 
@@ -39,8 +39,8 @@ static inline bool windows_hold(const admission *history, size_t count, int64_t 
     return true;
 }
 
-/* Did each admission move the TAT on by at least what it cost, so that none was lost; and do the windows hold, both in
- * the order in which they happened and in that of the clock? Sorts the history. */
+/* Return whether each admission moved the TAT on by at least its cost, so that none was lost, and whether the windows
+ * hold, both in the order in which they happened and in that of the clock. Sorts the history. */
 static inline bool history_holds(admission *history, size_t count, int64_t capacity, int64_t interval)
 {
     qsort(history, count, sizeof(admission), by_tat);

@@ -267,7 +267,7 @@ static void make_ready(caller *it, int self, void (*script)(int), uint64_t rando
     makecontext(&it->context, (void (*)(void))(void *)script, 1, self); /* it is called as makecontext(3) says */
 }
 
-/* Whose turn is next; -1 if all are done or dead. */
+/* Return the caller whose turn is next; -1 if all are done or dead. */
 static int next_after(int last)
 {
     int skip = change_one_in && crew > 2 ? (int)random_below(&schedule_random, 2) : 0;

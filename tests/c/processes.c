@@ -1,9 +1,9 @@
 /* Processes that share one table and are killed, or stopped, at any moment, thousands of times. Linux and the like.
  *
  * Each process asks as fast as it can, for a few keys that all ask for and for a crowd that comes and goes. The parent
- * kills one after a random time of microseconds, and starts another in its place. What a process asked and what it got
- * is counted in shared memory, before and after each request: so what the dead may have had in flight is known to the
- * request, and everything else must be exact.
+ * kills one after a random time of microseconds, and starts another in its place. The questions and answers of a
+ * process are counted in shared memory, before and after each request. So the requests that the dead may have had in
+ * flight are known, and everything else must be exact.
  *
  * A meeting of two processes within a few instructions is left to chance here: interleave.c looks at every step, but
  * not at real memory, real processes and a real clock.
@@ -60,7 +60,7 @@ static volatile pid_t children[CHILDREN];
 static uint64_t parents_random = 20240229;
 static void (*childs_life)(uint64_t random);
 
-/* What all rounds found. */
+/* The findings of all rounds. */
 static struct {
     uint64_t kills, stops, retries, claims_left, in_flight, asked, asked_both, evicted;
     int64_t over_admitted, lost, overcharged, not_whole, stuck, duplicates, stray_claims, not_both, uncounted;
@@ -154,7 +154,7 @@ static void kill_many(int kills)
     found.kills += (uint64_t)(kills + CHILDREN);
 }
 
-/* ---- a standing clock: what is asked ---- */
+/* ---- a standing clock: the questions ---- */
 
 static uint64_t limits_key(uint64_t limit)
 {
@@ -219,7 +219,7 @@ static void live_at_a_standing_clock(uint64_t random)
     }
 }
 
-/* ---- a standing clock: what must have come of it ---- */
+/* ---- a standing clock: the right results ---- */
 
 static int64_t owed_by(uint64_t limit)
 {
@@ -383,7 +383,7 @@ static void hold_up(uint64_t *random)
 }
 
 /* Few cells, and nobody is put out: so all day long a bucket is full again, another takes its cell, and it comes anew.
- * Whoever is stopped, or loses its core, holds a time that is long past. */
+ * A process that is stopped, or loses its core, holds a time that is long past. */
 static void live_at_a_running_clock(uint64_t random)
 {
     const rk_clock clock = {read_clock, NULL};
@@ -420,7 +420,7 @@ static void live_on_two_limits(uint64_t random)
             keep(keys[!turned], demands[1].answer, 1);
         } else if (charge_at(&table, demands[0].fingerprint, now, terms, false).allowed &&
                    charge_at(&table, demands[1].fingerprint, now, terms, false).allowed)
-            add(&shared->falsely_refused); /* at one time, a bucket gains room only by what is given back */
+            add(&shared->falsely_refused); /* at one time, a bucket gains room only by refunds */
     }
 }
 

@@ -1,4 +1,4 @@
-/* Newcomers to a crowded table: whose cell they take, whom they put out, and when they are refused. One thread. */
+/* Newcomers to a crowded table: the cells that they take, the buckets that they evict, the refusals. One thread. */
 #include "check.h"
 
 enum { CAPACITY = 10, INTERVAL = 1000, CELLS = 2 * RK_LINE };
@@ -253,9 +253,9 @@ static void a_cell_given_to_a_newcomer_mints_nothing_for_a_caller_who_was_held_u
     CHECK(admitted_though_forgotten(early, late, late) == 2 * CAPACITY);
 }
 
-/* What remains: a clock that really steps back, so that it is behind that of whoever forgot the bucket even when it is
- * read again. No table can know better: the debt is forgotten, and by that clock it was not due to be. The system's
- * clock does not step back; one that somebody passes in may. */
+/* The remaining case is a clock that really steps back. Even if it is read again, it is behind the clock of the caller
+ * that forgot the bucket. No table can know better: the debt is forgotten too early by that clock. The system's clock
+ * does not step back; a clock that somebody passes in may. */
 static void a_clock_that_steps_back_behind_a_forgotten_bucket_mints_no_more_than_refills_in_the_step(void)
 {
     const int64_t early = 50 * INTERVAL, late = early + CAPACITY * INTERVAL;

@@ -1,4 +1,4 @@
-/* The C table, asked by many threads at once, while the clock stands still: what must hold whoever comes first.
+/* The C table, asked by many threads at once, while the clock stands still. The claims hold in any order.
  *
  * The clock runs in test_running.c.
  */
@@ -194,8 +194,8 @@ static void where_there_is_room_no_key_admits_more_than_capacity_and_no_charge_i
 
 /* ---- several limits ---- */
 
-/* Each thread has a key of its own with a limit of its own, and all share a limit that is smaller than their sum; and
- * one in shadow that is smaller yet, and must not matter. */
+/* Each thread has its own key with its own limit. All share a limit that is smaller than the sum, and a still smaller
+ * limit in shadow, which must not matter. */
 static rk_demand *demands_of(int id, rk_demand demands[3])
 {
     demands[0] = (rk_demand){.fingerprint = fingerprint_of((uint64_t)id), .terms = token_terms(9, HEAVY, 1)};

@@ -1,4 +1,4 @@
-/* The C table, asked by many threads while the clock runs, stands, and steps back: what may pass in any window of time.
+/* The C table, asked by many threads while the clock runs, stands, and steps back: the bound of any window of time.
  *
  * Every admission is kept: see history.h.
  */
@@ -142,7 +142,7 @@ static void meet_at_dawn(arena *in, int id, int round, uint64_t *random)
 static void judge_dawn(arena *in, int id, int round, uint64_t *random)
 {
     (void)id, (void)round, (void)random;
-    /* 100 ticks refill nothing to speak of; and who is a tick behind the first may miss the last token. */
+    /* 100 ticks refill almost nothing; and a caller a tick behind the first may miss the last token. */
     CHECK(in->admitted[0] == CAPACITY || in->admitted[0] == CAPACITY - 1);
     CHECK((tat_of(&in->on, in->key) >> 40) == in->admitted[0] && settled(&in->on));
 }

@@ -1,4 +1,4 @@
-"""What is read of each line of an access log, in each format, and that no line whatever can stop a replay."""
+"""The fields of each line of an access log, in each format, and that no line can stop a replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a replay of a log counts: the same decisions as live, and the capacity that would have admitted everything."""
+"""A replay of a log counts the same decisions as live, and the capacity that would have admitted everything."""
 
 from __future__ import annotations
 
@@ -350,7 +350,7 @@ def test_the_capacity_for_99_percent_leaves_out_the_worst_bucket_of_a_hundred() 
     assert (rule.buckets, rule.needed_99, rule.needed) == (100, 1, 50)
 
 
-# What may not have been meant
+# Probable mistakes
 
 
 def test_attributes_that_no_request_has_are_told_and_who_shared_a_bucket_for_it() -> None:

@@ -27,7 +27,7 @@ LATE = 1.5
 
 @pytest.fixture(scope="module")
 def tasks() -> Iterator[ModuleType]:
-    """The application, on a broker of its own, without a worker."""
+    """The application, on its own broker, without a worker."""
     need("a system with fork", hasattr(os, "fork"))
     with redis_server() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("BROKER", server.url)

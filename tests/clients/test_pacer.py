@@ -1,4 +1,4 @@
-"""What a pause does to the bucket that it is charged to: on every store, beside other requests, by whatever limit."""
+"""The effect of a pause on the bucket that bears it: on every store, beside other requests, by any limit."""
 
 from __future__ import annotations
 

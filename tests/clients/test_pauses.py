@@ -1,4 +1,4 @@
-"""What a server says of when to ask it again: what is read, what is ignored, and that nothing it says does harm."""
+"""A server's word on when to ask it again: which parts are read, which are ignored, and that no part does harm."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from ratekeeper import IMPLEMENTATION, SharedMemoryStore
 from ratekeeper.frameworks.asgi import RateLimit, RateLimitMiddleware
 
-# What a client gets
+# The client's side
 
 
 def test_over_the_limit_a_client_gets_429_with_a_problem_and_when_to_come_back() -> None:
@@ -58,7 +58,7 @@ def test_a_head_request_is_refused_without_a_body() -> None:
     assert [(one.status_code, one.content) for one in answers] == [(200, b"")] * 3 + [(429, b"")]
 
 
-# What the application does not notice
+# The application notices nothing
 
 
 def test_a_streamed_body_and_doubled_headers_are_the_same_with_limits_and_without() -> None:

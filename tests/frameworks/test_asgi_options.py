@@ -1,4 +1,4 @@
-"""What can be said of limits in an ASGI application, and what then happens behind a real uvicorn."""
+"""The options of limits in an ASGI application, and their effects behind a real uvicorn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ratekeeper import ManualClock, MemoryStore, PolicyError
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.decision import PolicyDecision
 
-# What can be said
+# The options
 
 
 @pytest.mark.parametrize("ask", [asked, asked_later], ids=["plain", "awaited"])

@@ -238,7 +238,7 @@ class Answer(NamedTuple):
 
     @property
     def states(self) -> dict[str, dict[str, int]]:
-        """What `ratelimit` says: at the beginning of what is answered, at the end of what is refused."""
+        """The fields of `ratelimit`: at the beginning of an answer, at the end of a refusal."""
         return dict(structured((self.initial | self.trailing)["ratelimit"]))
 
 
@@ -268,7 +268,7 @@ def call(
 
 
 def retrying(code: str) -> str:
-    """What has a client call once more, soon unless it is told otherwise, when a call ends so."""
+    """Return a configuration: if a call ends so, the client calls once more, soon unless it is told otherwise."""
     retry = {
         "maxAttempts": 2, "initialBackoff": "0.05s", "maxBackoff": "0.05s", "backoffMultiplier": 1,
         "retryableStatusCodes": [code],
@@ -498,7 +498,7 @@ def test_a_limited_method_stays_of_its_kind_and_its_stream_is_closed_with_it() -
             assert kinds[2](limited(vars(Threads)[name])) == kinds[2](vars(Threads)[name])
 
     class FromHome:
-        """What a call's context tells of its client."""
+        """The fields of a call's context that describe its client."""
 
         def peer(self) -> str:
             return "ipv4:192.0.2.1:1"

@@ -1,4 +1,4 @@
-"""A policy file that changes while an application runs. What a watch promises by itself is in test_reload."""
+"""A policy file that changes while an application runs. The promises of a watch by itself are in test_reload."""
 
 from __future__ import annotations
 

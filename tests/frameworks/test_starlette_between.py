@@ -26,7 +26,7 @@ from websockets.exceptions import InvalidStatus
 from ratekeeper import ManualClock, MemoryStore, Policy
 from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware
 
-# What stands in between
+# Code that stands in between
 
 
 def nothing(request: Request, call_next: Any) -> Any:
@@ -147,7 +147,7 @@ def test_a_request_that_is_cancelled_in_the_application_leaves_the_next_one_alon
     asyncio.run(cancel())
 
 
-# Functions of the user's, stores, loops
+# The user's functions, stores, loops
 
 
 def test_functions_are_given_starlettes_request_and_what_they_raise_is_not_hidden() -> None:

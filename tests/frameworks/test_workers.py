@@ -60,7 +60,7 @@ def workers_of(master: int) -> list[int]:
     for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split():
         with suppress(FileNotFoundError, ProcessLookupError):  # it is gone by now
             command = Path(f"/proc/{pid}/cmdline").read_text()
-            if command and "resource_tracker" not in command:  # which uvicorn has, and is no worker
+            if command and "resource_tracker" not in command:  # which uvicorn has, and which is not a worker
                 found.append(int(pid))
     return found
 
@@ -78,7 +78,7 @@ def kill_one(master: int, chance: random.Random) -> None:
 
 
 def serve_from(folder: Path, command: str, port: int) -> list[str]:
-    """Copy the examples for a table of the test's own; return the page's command for a port of its own."""
+    """Copy the examples for the test's own table. Return the page's command with the test's own port."""
     for example in EXAMPLES.glob("*.py"):
         text = example.read_text()
         assert '"ratekeeper-example"' in text
@@ -90,7 +90,7 @@ def serve_from(folder: Path, command: str, port: int) -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_four_workers_admit_exactly_what_one_limit_allows_while_they_are_killed(tmp_path: Path, command: str) -> None:
-    """The limit is 50 at once and 5 a second: each worker with one of its own would admit four times as much."""
+    """The limit is 50 at once and 5 a second. If each worker had its own limit, they would admit four times as much."""
     need("the C core", IMPLEMENTATION == "c")
     port, done, chance = free_port(), list[bool](), random.Random(3)
     with program(*serve_from(tmp_path, command, port), quiet=True) as server:

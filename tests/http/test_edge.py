@@ -1,4 +1,4 @@
-"""What a client may try, in every framework and behind a gateway: no spelling leaves a rule or buys a bucket."""
+"""Tricks of clients, in every framework and behind a gateway: no spelling leaves a rule or buys a bucket."""
 
 from __future__ import annotations
 

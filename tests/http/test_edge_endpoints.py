@@ -1,4 +1,4 @@
-"""Limits on endpoints: what cannot be counted right is an error at the start, and each class has its own bucket."""
+"""Limits on endpoints: a limit that cannot count right is an error at the start, and each class has its own bucket."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_a_key_that_no_request_has_is_an_error_at_the_start(start: Callable[...,
     assert "nothing gives the attribute 'usr'" in (start(rate_limit("1/hour", key="usr")(endpoint)) or "")
 
 
-# What stands before the limits, and after
+# Middlewares before the limits, and after
 
 
 def test_wrong_guesses_are_counted_where_the_limits_stand_outside_of_who_signs_in_and_cors_outside_of_both() -> None:

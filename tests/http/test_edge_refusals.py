@@ -1,4 +1,4 @@
-"""What becomes of a refusal: only one that is the answer costs nothing, and what waits loses nothing."""
+"""Refusals: only a refusal that is the answer costs nothing, and waiting requests lose nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request's attributes are, whoever would rather that they were others."""
+"""The attributes of a request, also if somebody tries to make them others."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_method_is_upper_case_head_is_get_and_one_that_is_not_registered_is_ot
     assert read_method(method) == read
 
 
-# Whose request it is
+# The client of a request
 
 
 @given(st.lists(st.text(), max_size=5).map(",".join))
@@ -381,7 +381,7 @@ tokens = st.text("abcz09-_.!~", min_size=1, max_size=5)
 @given(st.lists(st.tuples(tokens, tokens), max_size=6, unique_by=lambda pair: pair[0]), st.booleans(), st.booleans())
 def test_a_cookie_is_found_by_its_whole_name(pairs: list[tuple[str, str]], quoted: bool, split: bool) -> None:
     texts = [f'{name}="{value}"' if quoted else f"{name}={value}" for name, value in pairs]
-    lines = texts if split else ["; ".join(texts)]  # HTTP/2 may send each on a line of its own
+    lines = texts if split else ["; ".join(texts)]  # HTTP/2 may send each on its own line
     names = {name for name, _ in pairs}
     reader = AttributeReader({name: CookieSource(name) for name in (*names, "other")}, wanted={*names, "other"})
     assert reader.read(Asked("GET", "/", [(b"cookie", line.encode()) for line in lines])) == dict(pairs)
@@ -430,7 +430,7 @@ def test_cookies_are_read_as_pythons_own_library_reads_them(cookies: dict[str, s
         assert (asked.cookie(name) or "") == again[name].value
 
 
-# What programs give
+# Attributes that programs give
 
 
 def test_what_a_program_gives_is_read_as_a_request_would_be() -> None:

@@ -1,4 +1,4 @@
-"""What a client is told of a decision: the headers, and the body of a refusal. http_sf is the oracle for the syntax."""
+"""The client's view of a decision: the headers, and the body of a refusal. http_sf is the oracle for the syntax."""
 
 from __future__ import annotations
 

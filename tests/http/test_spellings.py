@@ -1,6 +1,6 @@
 """A request that is spelled at random, in every framework and behind a gateway, is counted as the application reads it.
 
-Whatever reaches a function with one identity has been counted in one bucket: it runs no more often than the limit.
+All requests that reach a function with one identity are counted in one bucket, so it runs no more often than the limit.
 """
 
 from __future__ import annotations

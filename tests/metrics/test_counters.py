@@ -59,7 +59,7 @@ COUNTED = {
 
 
 def scraped(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
-    """What Prometheus would get over HTTP: its text format, read by its own client."""
+    """The metrics that Prometheus would get over HTTP: its text format, read by its own client."""
     server, thread = start_http_server(0, "127.0.0.1", registry)
     try:
         text = httpx.get(f"http://127.0.0.1:{server.server_port}/metrics").text

@@ -43,7 +43,7 @@ def toml(text: str) -> str:
     return '"' + re.sub(r'[\x00-\x1f\x7f"\\]', lambda found: f"\\u{ord(found[0]):04x}", text) + '"'
 
 
-# What no request can match
+# Patterns that no request can match
 
 MISTAKES = [
     ("path", "api/x", "a path begins with a slash: write '/api/x'"),

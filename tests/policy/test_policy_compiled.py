@@ -222,7 +222,7 @@ def test_an_attribute_of_another_type_is_an_error_wherever_it_is_looked_at(name:
 
 
 class Text(str):
-    """A string as frameworks have them, of a class of their own."""
+    """A string as frameworks have it: a subclass of str."""
 
 
 def test_a_string_of_another_class_is_a_string() -> None:
@@ -331,7 +331,7 @@ def test_a_lone_surrogate_is_a_character_as_any_other(pattern: str) -> None:
     assert explained.explanations[0].bucket
 
 
-# A policy's own texts are in the spelling of their source
+# A policy's own strings are in the spelling of their source
 
 SPELLED: list[tuple[Source, str, str, bool]] = [
     (HeaderSource("authorization"), "Basic  YWxpY2U6cHc=", "basic YWxpY2U6cHc=", True),

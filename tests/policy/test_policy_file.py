@@ -68,7 +68,7 @@ def errors_of(text: str) -> list[str]:
     return str(caught.value).split("\n")
 
 
-# What loads
+# Files that load
 
 
 def test_the_design_example_loads_as_it_says() -> None:
@@ -213,7 +213,7 @@ def test_an_exact_rate_is_inherited_exactly() -> None:
     assert Asked(rule).limit_for({"u": "a"}).rate == Fraction(7, 60)
 
 
-# What does not
+# Files that do not
 
 MISTAKES = [
     # the file

@@ -1,4 +1,4 @@
-"""Networks as patterns, and requests that are exempt: who is in, who is not, and which mistakes are told."""
+"""Networks as patterns, and exempt requests: which requests match, which do not, and which mistakes are errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a policy's rules say of a request: whether they match, which bucket, which limit, which tier, what cost."""
+"""The rules of a policy for a request: whether they match, the bucket, the limit, the tier and the cost."""
 
 from __future__ import annotations
 

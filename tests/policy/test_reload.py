@@ -1,4 +1,4 @@
-"""A policy that changes while it is in use: what is taken, what is refused, what is said, what buckets still owe."""
+"""A policy that changes while it is in use: which changes are taken or refused, the log, and the debts of buckets."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_another_store_is_told_to_need_a_restart_and_all_else_is_taken(
 
 
 def test_a_file_that_is_being_written_is_not_taken_before_it_rests(watched: Watched) -> None:
-    """What is there of a file may be a policy in itself, with fewer rules. The looks are the test's own here."""
+    """Half of a file may be a policy too, with fewer rules. The test itself makes the looks."""
     watched.path.write_text(ONE)
     with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:
         for written in (ONE + TWO, ONE + TWO + TWO.replace("two", "three")):
@@ -285,7 +285,7 @@ def test_a_file_that_is_being_written_is_not_taken_before_it_rests(watched: Watc
 def test_a_file_that_is_open_for_writing_is_not_taken_however_long_it_rests(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A slow write in place: what is there already is a policy in itself. The looks are the test's own here."""
+    """A slow write in place: the written part is a policy too. The test itself makes the looks."""
     watched.path.write_text(ONE)
     need("leases", open_for_writing(str(watched.path)) is False)
     with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:

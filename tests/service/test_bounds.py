@@ -31,7 +31,7 @@ LONG = dict.fromkeys(BRIEF, 3600.0)
 
 
 class Echo:
-    """An application that answers with what it was asked, when it is told to."""
+    """An application that answers with its question, when it is told to."""
 
     def __init__(self) -> None:
         self.go = threading.Event()

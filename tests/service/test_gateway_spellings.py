@@ -1,7 +1,7 @@
 """Random spellings of one request through real gateways: none gets past a bucket that is empty.
 
 A test first empties the buckets by plain requests. Then it sends spellings, and reads what reaches the backend in all
-the ways in which applications read it. Whatever is the plain request in one of them should have been refused.
+the ways in which applications read it. A spelling that one of them reads as the plain request should have been refused.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RawClient:
 def nothing_gets_past(
     site: Site, plain: list[Request], spelling: Callable[[random.Random], Request], labels: Callable[[Seen], set[str]]
 ) -> None:
-    """Empty the buckets of the plain requests, send spellings of them, and look at what reached the backend.
+    """Empty the buckets of the plain requests, send spellings of them, and look at the backend's requests.
 
     `labels` returns which of the plain requests a request is, in any reading of an application.
     """

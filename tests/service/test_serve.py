@@ -306,7 +306,7 @@ def test_a_signal_to_all_processes_at_once_still_lets_waiting_requests_be_answer
         assert service.wait() == 0
 
 
-# What it says
+# Its log
 
 
 def test_every_line_of_the_log_has_a_time_a_level_and_a_process(policy: Path) -> None:

@@ -1,4 +1,4 @@
-"""The service under all troubles at once: it answers the rest, and keeps nothing of what is gone."""
+"""The service under all troubles at once: it answers honest requests, and frees everything of clients that are gone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ask_to_wait(service: Running, number: int) -> RawClient:
 
 
 class Troubles:
-    """What goes on beside honest requests, until it is `done`."""
+    """Attacks and accidents beside honest requests, until they are `done`."""
 
     def __init__(self, service: Running, policy: Path) -> None:
         self._service = service

@@ -1,4 +1,4 @@
-"""What a round trip adds to waiting: being cancelled in it, failing in it, others going on in it."""
+"""Waiting with a round trip: it may be cancelled, it may fail, and others may go on meanwhile."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ pytestmark = pytest.mark.skipif(
 
 PROCESSES = 4
 
-# What each process of a crew has.
+# The variables of each process of a crew.
 store: SharedMemoryStore
 barrier: Barrier
 
 
 def begin(given: SharedMemoryStore, at: Barrier, frozen: bool) -> None:
-    """Begin a process: with the store that it was given or, for a clock that stands still, one of its own."""
+    """Begin a process: with the given store or, for a clock that stands still, with a new one."""
     global store, barrier  # noqa: PLW0603  a process's own
     store = SharedMemoryStore.open(given.path, clock=ManualClock(start=1000)) if frozen else given
     barrier = at
@@ -88,7 +88,7 @@ def hammer_both(number: int, shared_limit: Limit, own_limit: Limit, asks: int) -
 
 
 def test_two_limits_are_charged_together_or_not_at_all(tmp_path: Path) -> None:
-    """Each process has a limit of its own and all share one: what was admitted is what each bucket was charged."""
+    """Each process has its own limit and all share one: the charge of each bucket is the sum of its admissions."""
     limit, own = TokenBucket(9_000, 1), TokenBucket(3_000, 1)
     with SharedMemoryStore(tmp_path / "table", 1000) as shared, crew(shared, frozen=True) as in_all:
         admitted = in_all(hammer_both, limit, own, 8_000)

@@ -355,7 +355,7 @@ def test_random_bytes_are_no_table(tmp_path_factory: pytest.TempPathFactory, con
 
 @given(seed=st.integers(0, 2**32), mask=st.sampled_from([0xFF, 0x80, 0x0F, 0x01]))
 def test_random_cells_neither_crash_nor_hang(tmp_path_factory: pytest.TempPathFactory, seed: int, mask: int) -> None:
-    """Whatever is in the cells: pending marks that nobody made, TATs at the end of time, fingerprints twice."""
+    """Cells of any content: pending marks that nobody made, TATs at the end of time, fingerprints twice."""
     path = tmp_path_factory.mktemp("fuzz") / "table"
     with SharedMemoryStore(path, 20, clock=ManualClock(start=1000)) as store:
         size = path.stat().st_size - table_file._COUNTERS

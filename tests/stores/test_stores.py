@@ -1,4 +1,4 @@
-"""What the local stores promise beyond `ratekeeper.testing`, and that both cores give the same decisions."""
+"""Promises of the local stores beyond `ratekeeper.testing`, and that both cores give the same decisions."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_the_system_clock_is_the_default(implementation: Any) -> None:
 def test_a_clock_out_of_range_is_an_error_not_a_free_pass(now: int) -> None:
     need("the C core", IMPLEMENTATION == "c")  # Python's integers have no range
     clock = ManualClock()
-    clock._now = now  # as a clock of the user's own may be
+    clock._now = now  # as the user's own clock may be
     with pytest.raises(ValueError, match="the clock must return ticks"):
         Limiter(TokenBucket(1, 1), store=MemoryStore(100, clock=clock)).try_acquire("a")
 

@@ -1,4 +1,4 @@
-"""A real uvicorn for an application of a test's own, in a thread: so that a test can hold its clock."""
+"""A real uvicorn for a test's own application, in a thread, so that the test can hold its clock."""
 
 from __future__ import annotations
 

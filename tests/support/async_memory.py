@@ -73,7 +73,7 @@ class AsyncMemoryStore:
 
 
 class LateClock:
-    """What is known here of a clock far away: behind it, but never behind an answer that came from there."""
+    """A remote clock as it is known here: late, but never before an answer that came from there."""
 
     def __init__(self, clock: Clock, behind: int) -> None:
         self._clock = clock

@@ -182,7 +182,7 @@ def aiohttp_site(**options: Any) -> Iterator[Site]:
 
 @contextmanager
 def serving_aiohttp(app: web.Application) -> Iterator[str]:
-    """An aiohttp application on a real server of a thread's own; yields its URL."""
+    """An aiohttp application on a real server in its own thread; yields its URL."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(app)
 

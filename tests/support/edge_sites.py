@@ -3,7 +3,7 @@
 /graphql/..., /files/...            any path below           /any      every method
 /items/ITEM                         one segment              /inner    @rate_limit("1/hour", name="inner")
 /login /cookie /key /token /do      GET and POST             /both     that inside @rate_limit("9/hour", name="outer")
-/healthz                            GET and POST             /own      raises a RateLimitExceeded of its own limiter
+/healthz                            GET and POST             /own      raises its own limiter's RateLimitExceeded
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLAIN = ("login", "cookie", "key", "token", "do", "healthz")
 
 
 class Call(NamedTuple):
-    """A function of the site that ran, with what it reads of its request as its framework tells it."""
+    """A function of the site that ran, with the values that its framework gave it of the request."""
 
     function: str
     method: str
@@ -56,7 +56,7 @@ MakeSite: TypeAlias = Callable[..., AbstractContextManager[Site]]
 
 
 def decorated(name: str, function: Any) -> Any:
-    """Return a function with its own limits, or of which a limiter of its own refuses."""
+    """Return a function with its own limits, or with its own limiter that refuses."""
     if name == "both":
         return rate_limit("9/hour", name="outer")(rate_limit("1/hour", name="inner")(function))
     if name == "own":

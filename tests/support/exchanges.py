@@ -1,4 +1,4 @@
-"""A request as values, for tests of what is read of one."""
+"""A request as values, for tests that read it."""
 
 from __future__ import annotations
 

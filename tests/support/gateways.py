@@ -21,7 +21,7 @@ WEBSOCKET = """proxy_http_version 1.1;
     proxy_set_header Upgrade $http_upgrade;
     proxy_set_header Connection upgrade;
     proxy_pass http"""
-"""What nginx needs to pass a handshake on to the backend: nothing of ratekeeper's."""
+"""The directives that nginx needs to pass a handshake on to the backend. They have nothing to do with ratekeeper."""
 
 
 class Addresses(NamedTuple):

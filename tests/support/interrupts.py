@@ -1,4 +1,4 @@
-"""Signals whose handler raises, at any moment of what is done: as Ctrl-C does, and a time limit of a task."""
+"""Signals whose handler raises at any moment, as Ctrl-C and the time limit of a task do."""
 
 from __future__ import annotations
 

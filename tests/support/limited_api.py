@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as it is told, as an API with limits of its own would, and remembers what it got."""
+"""A real HTTP server that answers like an API with its own limits, as a test says, and remembers its requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from servers import PATIENCE
 
 
 class Answer(NamedTuple):
-    """What the server says once."""
+    """An answer that the server gives once."""
 
     status: int
     headers: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""What tests need of this machine, and what becomes of a test whose part is not here."""
+"""The needs of tests on this machine. A test whose part is not here is skipped, or fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def need(part: str, present: bool) -> None:
 
 
 def need_program(name: str) -> str:
-    """Return the path of a program, of the environment's or of the system's, as `need` does for a part."""
+    """Return the path of a program in the environment or in the system, as `need` does for a part."""
     path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
     need(name, path is not None)
     assert path is not None
@@ -35,5 +35,5 @@ def need_program(name: str) -> str:
 
 
 def no_waiting(*_: object) -> Decision:
-    """What a gate calls for who must wait, in tests in which nobody does."""
+    """The function that a gate calls for a waiter, in tests in which nobody waits."""
     raise AssertionError("nobody waits here")

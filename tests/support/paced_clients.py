@@ -31,7 +31,7 @@ class Client(Protocol):
 
 
 class _Blocking:
-    """What clients that block a thread share."""
+    """The common part of clients that block a thread."""
 
     def send(self, url: str, body: bytes | Iterable[bytes] | None = None) -> Reply:
         raise NotImplementedError
@@ -75,7 +75,7 @@ class Requests(_Blocking):
 
 
 class _Awaited:
-    """What clients that are awaited share: an event loop of their own."""
+    """The common part of clients that are awaited: their own event loop."""
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()

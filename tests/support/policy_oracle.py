@@ -1,4 +1,4 @@
-"""What a policy means for a request, said slowly: the reference for the compiled one, and a way to ask either."""
+"""The meaning of a policy for a request, computed slowly: the reference for a compiled one, and a way to ask either."""
 
 from __future__ import annotations
 

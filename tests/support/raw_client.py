@@ -30,7 +30,7 @@ class RawClient:
         self._socket: socket.socket | None = None
 
     def connect(self) -> socket.socket:
-        """Return a connection of its own."""
+        """Return another connection."""
         return socket.create_connection(self._address, PATIENCE)
 
     def send(self, target: str | bytes, *headers: Header, method: bytes = b"GET", body: bytes = b"") -> Answer:

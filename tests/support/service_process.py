@@ -96,7 +96,7 @@ def _state(process: Path) -> str:
 
 @contextmanager
 def running(policy: Path, *options: str, env: Mapping[str, str] | None = None, before: str = "") -> Iterator[Running]:
-    """A service on a free port, in a session of its own. In the end none of its processes may be left."""
+    """A service on a free port, in its own session. In the end none of its processes may be left."""
     need("Linux", sys.platform == "linux")
     mark = secrets.token_hex(8)
     folder = policy.parent / f"service-{mark}"

@@ -1,4 +1,4 @@
-"""What the sites of `web_sites` have in common."""
+"""The common parts of the sites of `web_sites`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def of_user(request: Any) -> str | None:
 
 
 def exceed_a_limit_of_its_own() -> str:
-    """Exceed a limit of the application's own, which its middleware answers."""
+    """Exceed the application's own limit, which its middleware answers."""
     limiter = Limiter("1/hour")
     limiter.acquire("job")
     limiter.acquire("job", timeout=0)

@@ -30,7 +30,7 @@ def statuses(app: Any, *asked: str, root_path: str = "", **headers: str) -> list
 
 
 def ask(app: Any, path: str = "/") -> int:
-    """Ask in process, on an event loop of its own: raises what the application raises."""
+    """Ask in process, on a new event loop. Raises the application's errors."""
 
     async def get() -> int:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:

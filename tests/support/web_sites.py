@@ -1,7 +1,7 @@
 """One small site in each framework, limited as a test says, on a real server in this process, on whose clock tests are.
 
 /items/1    says 1                          /stream   sends BODY in pieces
-/send       once an hour for each x-user    /own      raises a RateLimitExceeded of the application's own
+/send       once an hour for each x-user    /own      raises the application's own RateLimitExceeded
 /boom       raises an error
 """
 
@@ -93,7 +93,7 @@ SITES = {"wsgi": wsgi_site, "flask": flask_site, "django": django_wsgi_site, "dj
 
 
 def own_rejection(framework: str) -> Any:
-    """What the framework may answer a refused request with, to say 418."""
+    """Return the framework's own answer to a refused request: a 418."""
     if framework == "wsgi":
         return lambda environ, start_response: (start_response("418 I'm a teapot", []), [b"own"])[1]
     return ("own", 418) if framework == "flask" else HttpResponse("own", status=418)

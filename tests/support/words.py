@@ -21,14 +21,14 @@ START = r"(?:\A|(?<=[.:;?!] ))"
 NO_QUESTION = r"(?![^.]*\?)"
 THERE = "".join(rf"(?<![Tt]here{verb} )" for verb in ("", " must", " may", " can", " will", " should"))
 NO_COMPARISON = r"(?!longer\b|more\b|less\b|\w+er than\b)"
-NO_NOUN = r"(?=\s*(?:[.,;:)]|\Z)| (?:own|and|or|but|in|on|at|to|for|from|with|by|that|which|is|are|was|were|has|may)\b)"
+NO_NOUN = r"(?=\s*(?:[.,;:)]|\Z)| (?:and|or|but|in|on|at|to|for|from|with|by|that|which|is|are|was|were|has|may)\b)"
 PREPOSITION = "for|to|by|of|from|with|than|on|at|in|but|about|as|like|before|after|beside"
 VERB = r"(is|are|was|were|has|had|can|cannot|may|might|must|will|would|does|did|lies|remains|comes|goes|happens)\b"
 ASKS = "Do|Does|Did|Is|Are|Was|Were|Has|Have|Had|Can|May|Must|Will|Would|Should|Who|Whose|What|Which|How|Where|When"
 
 
 class Pattern(NamedTuple):
-    """A regular expression of words that we do not write, and a template of what to write, in these kinds of prose."""
+    """A regular expression of words that we do not write, and a template of better ones, for these kinds of prose."""
 
     words: str
     better: str
@@ -47,7 +47,7 @@ PATTERNS = [
     Pattern(rf"{THERE}\b(are|were) no {NO_COMPARISON}(`?\w+`?)", r"\1 not \2"),
     Pattern(r"\bof (its|their|our|your|my|one's) own\b", r"\1 own"),
     Pattern(r"\bof (our|your|their|her)s\b", r"\1"),
-    Pattern(rf"\bof ((?:the |an? )?(?!one's)[\w-]+'s){NO_NOUN}", r"\1"),
+    Pattern(rf"\bof ((?:the |an? )?(?!one's)[\w-]+'s(?: own)?){NO_NOUN}", r"\1"),
     Pattern(rf"{START}(?:Who|Whose|Whoever|What|Whatever) {NO_QUESTION}\w+", "The noun that ...", SENTENCES),
     Pattern(r"(?:(?<=[:;] )|(?<=\())who(?:se)? (\w+)", r"the noun that \1"),
     Pattern(rf"(?<=[:;] )what {VERB}", r"the noun that \1"),

@@ -1,4 +1,4 @@
-"""Waiting: by the rule, in order, without holes; what is given up is given back. On a manual clock, and for real."""
+"""Waiting: by the rule, in order, without holes; a place that is given up serves others. In manual and real time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _close_runner() -> Iterator[None]:
 
 
 class Simulation:
-    """Waiters of one key on a manual clock, without threads: who comes, who gives up, who leaves when."""
+    """Waiters of one key on a manual clock, without threads: they come, give up, and leave."""
 
     def __init__(self, *limits: Limit, implementation: Any = CORES[0]) -> None:
         self.limits = limits
@@ -219,7 +219,7 @@ def test_after_some_give_up_all_is_as_if_they_had_never_come(
 ) -> None:
     with_them, without_them = Simulation(limit, implementation=core), Simulation(limit, implementation=core)
     admitted = [number for number, cost in enumerate(costs) if with_them.come(cost)]
-    # Whose turn had come at once cannot give up; of the others any may.
+    # A request that went ahead at once cannot give up; any other may.
     some = [number for number in admitted if number in with_them.waiting]
     gone = data.draw(st.lists(st.sampled_from(some), unique=True)) if some else []
     if data.draw(st.booleans()):
@@ -290,11 +290,11 @@ def test_who_gives_up_after_its_turn_has_come_moves_nobody() -> None:
 @given(st.lists(st.sampled_from(["come", "take", "refund", "give up", "advance"]), max_size=40), st.data())
 @pytest.mark.parametrize("core", KINDS)
 def test_refunds_and_giving_up_together_keep_the_bound(core: Any, trace: list[str], data: st.DataObject) -> None:
-    """What went ahead and was not refunded obeys the bound."""
+    """Requests that went ahead and were not refunded obey the bound."""
     limit = TokenBucket(3, 3)
     simulation = Simulation(limit, implementation=core)
     limiter = Limiter(limit, store=simulation.store, name="0")
-    simulation.scope = "0/{}"  # that of the limiter's own charges
+    simulation.scope = "0/{}"  # the scope of the limiter's own charges
     taken: list[tuple[int, Any]] = []
     for verb in trace:
         if verb == "come":

@@ -1,6 +1,6 @@
-"""What leaves obeys each limit by its time of leaving, whoever waits, gives up or refunds, and in whichever process.
+"""Requests obey each limit by their time of leaving, whoever waits, gives up or refunds, in any process.
 
-Processes are wait queues of their own on one table, on a manual clock. The oracle knows no ranges: it adds up.
+Each process is a wait queue on one table, on a manual clock. The oracle knows no ranges: it adds up.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Fleet:
         return bool(decision)
 
     def refund(self, choice: int) -> None:
-        """What is refunded did not happen, whether or not the store could give anything back."""
+        """A refunded request did not happen, whether or not the store could give anything back."""
         if self.at_once:
             decision, process, left = self.at_once.pop(choice % len(self.at_once))
             self.limiters[process].refund(decision)

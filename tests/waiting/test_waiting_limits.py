@@ -1,4 +1,4 @@
-"""What waiting must bear: many waiters, slow stores, clocks that are set, interrupts and signal handlers."""
+"""Waiting under stress: many waiters, slow stores, clocks that are set, interrupts and signal handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mends of waiting, one test each: rules of different keys, refunds after a move, late cancels, and who settles."""
+"""Mends of waiting, one test each: rules of different keys, refunds after a move, late cancels, and settling."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def come(keeper: Keeper, **attributes: str) -> Waiter | None:
 
 @pytest.mark.parametrize("core", CORES)
 def test_ranges_of_a_bucket_without_a_mark_do_not_outlive_a_refund(core: str) -> None:
-    """A refund had moved them: who took them was not charged, and 13 left at once of 10."""
+    """A refund had moved them: their taker was not charged, and 13 left at once of 10."""
     clock = ManualClock()
     keeper = Keeper(rules(TENANT, USER), MemoryStore(clock=clock, implementation=core))  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from redis_servers import Server, cluster_url, redis_cluster
 from ratekeeper import AsyncRedisStore, RedisStore, StoreUnavailable, TokenBucket
 from ratekeeper.decision import Charge
 
-TIMEOUT = 2.0  # for a loaded machine: what is shown here is not about time
+TIMEOUT = 2.0  # for a loaded machine: these tests are not about time
 IN_TIME = 8 * TIMEOUT
 FAST, SLOW = TokenBucket(40, 400), TokenBucket(30, "300/second")
 REST = 0.02
@@ -30,7 +30,7 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[list[Server]]:
 
 
 class History:
-    """What was decided, by the kind of request; and how long it took."""
+    """The decisions, by the kind of request, and how long each took."""
 
     def __init__(self) -> None:
         self.admitted: dict[str, list[int]] = {}

@@ -1,6 +1,6 @@
-"""Exceptions of signal handlers, and tasks that are cancelled, in the middle of what a server is asked.
+"""Exceptions of signal handlers, and tasks that are cancelled, in the middle of a call to a server.
 
-Each bucket owes a number of tokens of its own, so an answer that belongs to another question is seen.
+Each bucket has a different debt, so a test sees an answer that belongs to another question.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ async def look_at_all(store: AsyncRedisStore, times: int = 1) -> None:
 
 
 def test_an_event_loop_that_is_struck_at_any_moment_leaves_a_store_that_answers_right(server: Server) -> None:
-    """What is struck is a task of the program's, one of the store's, or the loop itself. In any case the loop ends.
+    """It strikes a task of the program, a task of the store, or the loop itself. In any case the loop ends.
 
     (An exception that ends no loop may be taken by the loop itself, which loses a task for it: nobody can mend that.)
     """
@@ -212,7 +212,7 @@ def test_a_storm_of_cancelled_tasks_loses_nothing_and_answers_right(
 
 
 def test_the_store_s_own_tasks_may_be_cancelled_too(server: Server) -> None:
-    """As by a program that cancels all tasks that it does not know: who waits is told, and the next call is right."""
+    """Some programs cancel all tasks that they do not know: each waiter gets an error, and the next call is right."""
     choice = random.Random(10)
 
     async def run() -> None:

@@ -544,7 +544,7 @@ BUSY = TokenBucket(40, 400)
 
 
 def hammer(url: str, prefix: str, stop: Path) -> list[tuple[int, str]]:
-    """In one of several processes: ask with many threads; return the times and sources of what was admitted."""
+    """Ask with many threads, in one of several processes. Return the times and sources of the admissions."""
     store = RedisStore(url, prefix=prefix, timeout=HAMMERED, retry=0.1, on_error="local", expected_nodes=PROCESSES)
 
     def ask(_: int) -> list[tuple[int, str]]:

@@ -409,7 +409,7 @@ def test_a_limiter_and_a_keeper_give_back_and_forget(store: RedisStore) -> None:
     assert [keeper.check({"user": "alice"}).allowed for _ in range(3)] == [True, True, False]
 
 
-# ---- asyncio: what is asked for together travels together ----
+# ---- asyncio: decisions that are asked for together travel together ----
 
 
 async def _ask_together(url: str, server: Server) -> None:
@@ -476,7 +476,7 @@ async def _hammer(store: AsyncRedisStore, limit: TokenBucket, count: int) -> int
 
 
 @pytest.mark.parametrize("closing", [True, False], ids=["closed in each", "never closed"])
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what is never closed
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of connections that are never closed
 def test_a_store_serves_one_event_loop_after_another(server: Server, cluster: list[Server], closing: bool) -> None:
     for url in (server.url, cluster_url(cluster)):
         store = AsyncRedisStore(url, prefix=f"{next(fresh)}:", timeout=5)

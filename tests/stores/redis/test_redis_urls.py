@@ -1,4 +1,4 @@
-"""Where a Redis store is: URLs of every kind, and clients of one's own."""
+"""The place of a Redis store: URLs of every kind, and the user's own clients."""
 
 from __future__ import annotations
 
