@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from async_memory import AsyncMemoryStore, turn_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ratekeeper import AsyncLimiter, LeakyBucket, ManualClock, MemoryStore, TokenBucket
@@ -65,7 +65,8 @@ class Crowd:
         if waiter.leaves_at > self.clock.ticks():
             self.waiting.append(waiter)
         elif all(decisions):
-            self.turns.append((waiter.leaves_at or decisions[0].at_ticks, cost))
+            # Its turn, not the time at which the answer was here: all are late alike if the event loop is held up.
+            self.turns.append((turn_of(waiter) or decisions[0].at_ticks, cost))
 
     def cancel(self, number: int) -> None:
         """Cancel one that joins or waits."""
@@ -126,6 +127,7 @@ async def bustle(limits: tuple[Limit, ...], chance: random.Random) -> list[tuple
     ids=["leaky", "token", "token and leaky", "token and token", "three"],
 )
 @settings(max_examples=300)
+@example(seed=13136)  # two turns come before the task of the second has its answer
 @given(seed=st.integers(0, 2**32))
 def test_nobody_leaves_faster_than_each_limit_whoever_gives_up_while_questions_travel(
     limits: tuple[Limit, ...], seed: int

@@ -26,9 +26,9 @@ from ratekeeper.decision import Charge, FallbackDecision
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
-from ratekeeper.waiting.places import Need, fit
+from ratekeeper.waiting.places import Need, fit, put
 from ratekeeper.waiting.turns import Reservation
-from ratekeeper.waiting.waitlist import Waiter
+from ratekeeper.waiting.waitlist import Waiter, Waitlist
 
 CORES = ["c", "python"] if IMPLEMENTATION == "c" else ["python"]
 LIMITS: list[Limit] = [TokenBucket(10, 1), TokenBucket(4, 2), LeakyBucket(6, 1), TokenBucket(1, 1)]
@@ -69,6 +69,20 @@ algorithm = "leaky_bucket"
 capacity = 10
 leak_rate = 5
 """
+
+
+def test_an_answer_that_travelled_long_gives_nobody_a_turn_that_has_passed() -> None:
+    """Ranges that lay spare meanwhile are void: with them a late caller would leave at once, right before the next."""
+    needs = (Need(increment=24, burst=24),)
+    waitlist = Waitlist((("scope", b"key"),), False)
+    put(waitlist.spare[0], (75, 99))
+    put(waitlist.spare[0], (147, 171))
+    waiter, later = Waiter(bool), Waiter(bool)
+    place = waitlist.add(waiter, needs, [(219, 243)], charged_at=51, now=93)
+    assert place is not None
+    assert place.turn == 147
+    again = waitlist.add(later, needs, [(243, 267)], charged_at=51, now=250)
+    assert again is not None and again.turn == 243, "its own place, which it was charged for, is not made later"
 
 
 class HeldClock(ManualClock):

@@ -223,8 +223,7 @@ class BaseWaitQueue:
             place: Place | None = waitlist.add_alone(waiter, now + delay)
         else:
             waitlist = self._list_for(one, lead)
-            self._let_go(waitlist)
-            place = waitlist.add(waiter, one.needs, ranges, now)
+            place = waitlist.add(waiter, one.needs, ranges, now, max(now, self._let_go(waitlist)))
         if place is not None:
             waiter.waitlist = waitlist
             waiter.leaves_at = max(local, place.turn - waitlist.lead)

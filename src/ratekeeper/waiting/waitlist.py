@@ -86,18 +86,21 @@ class Waitlist:
         self._append(waiter, needs, place)
         return place
 
-    def add(self, waiter: Waiter, needs: tuple[Need, ...], ranges: Sequence[Range], now: int) -> Place | None:
+    def add(
+        self, waiter: Waiter, needs: tuple[Need, ...], ranges: Sequence[Range], charged_at: int, now: int
+    ) -> Place | None:
         """Give a newcomer a place of these ranges, which it was charged in the store; or return None if they are short.
 
         Its place is earlier if other ranges have become spare meanwhile. If it was charged before others that are here
-        already, it is put in line before them.
+        already, it is put in the list before them. The store's answer may have travelled long: what lay spare between
+        `charged_at` and `now` is void, as nobody left in that time.
         """
-        place = fit(needs, [[one] for one in ranges], now, now, self.by_leaving)
+        place = fit(needs, [[one] for one in ranges], charged_at, charged_at, self.by_leaving)
         if place is None:
             if self.together:
                 return None
             latest = max(end - need.burst for need, (_, end) in zip(needs, ranges, strict=True))
-            place = Place(max(now, latest), ())
+            place = Place(max(charged_at, latest), ())
         place = Place(place.turn, tuple([(one,) for one in ranges]))
         behind = 0
         while behind < len(self._places) and self._places[-1 - behind].turn > place.turn:
@@ -110,7 +113,7 @@ class Waitlist:
             for spare, one in zip(joined, ranges, strict=True):
                 put(spare, one)
             earlier = fit(needs, joined, self._last_turn(now), now, self.by_leaving)
-            if earlier is not None:
+            if earlier is not None and earlier.turn <= place.turn:
                 place = take(earlier, joined)
                 self.spare = joined
         self._append(waiter, needs, place)
