@@ -59,7 +59,8 @@ class RateLimitExceeded(RatekeeperError):
         return self.decision.retry_after
 
     def __str__(self) -> str:
-        return self.decision.refusal
+        # Celery's result backends keep an error's arguments as strings, and make the error again from these.
+        return self.decision if isinstance(self.decision, str) else self.decision.refusal
 
 
 class QueueFull(RatekeeperError, queue.Full):
