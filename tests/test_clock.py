@@ -136,9 +136,9 @@ def test_a_time_may_be_any_number(half: Any) -> None:
 
 @pytest.mark.parametrize("bad", [0.5, "1", None])
 def test_ticks_are_whole(bad: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
         ManualClock().advance_ticks(bad)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
         ManualClock().set_ticks(bad)
 
 

@@ -345,7 +345,7 @@ def test_an_object_with_an_async_call_is_an_async_function() -> None:
     async def use() -> None:
         guarded = AsyncLimiter("1/s").limit(key=lambda user: user)(Send())
         assert await guarded("alice") == "alice"
-        with pytest.raises(RateLimitExceeded):
+        with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
             await guarded("alice")
 
     asyncio.run(use())
@@ -357,7 +357,7 @@ def test_a_generator_is_charged_when_it_is_called() -> None:
         yield 1
 
     assert list(numbers("alice")) == [1]
-    with pytest.raises(RateLimitExceeded):
+    with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
         numbers("alice")
 
 

@@ -53,7 +53,7 @@ def test_a_full_queue_refuses_and_counts() -> None:
     items.put("b")
     with pytest.raises(QueueFull, match="2 items wait already"):
         items.put("c")
-    with pytest.raises(queue.Full):
+    with pytest.raises(queue.Full, match="2 items wait already"):
         items.put("d")
     assert len(items) == 2
     assert items.stats()[0::2] == (2, 2)
@@ -79,7 +79,7 @@ def test_closing_lets_the_rest_out_in_turn_or_returns_it() -> None:
         items.put("d")
     assert list(items) == ["a", "b", "c"]
     assert clock.ticks() == 1002 * TICKS_PER_SECOND
-    with pytest.raises(QueueClosed):
+    with pytest.raises(QueueClosed, match="the queue is closed and empty"):
         items.get()
     dropped: LeakyQueue[str] = LeakyQueue(5, 1, clock=clock)
     dropped.put("a")
@@ -90,12 +90,12 @@ def test_closing_lets_the_rest_out_in_turn_or_returns_it() -> None:
 def test_get_gives_up_at_its_timeout_and_loses_nothing() -> None:
     clock = ManualClock(start=1000)
     items: LeakyQueue[str] = LeakyQueue(5, 1, clock=clock)
-    with pytest.raises(QueueEmpty):
+    with pytest.raises(QueueEmpty, match="no item's turn came before the timeout"):
         items.get(timeout=0.5)
     items.put("a")
     items.put("b")
     assert items.get(timeout=0) == "a"
-    with pytest.raises(queue.Empty):
+    with pytest.raises(queue.Empty, match="no item's turn came before the timeout"):
         items.get(timeout=0.5)
     assert items.get(timeout=0.5) == "b"
     with pytest.raises(ValueError, match="timeout must be"):
@@ -103,9 +103,9 @@ def test_get_gives_up_at_its_timeout_and_loses_nothing() -> None:
 
 
 def test_a_rate_or_capacity_that_cannot_be_is_an_error() -> None:
-    with pytest.raises(LimitError):
+    with pytest.raises(LimitError, match="leak_rate: a rate must be positive, not 0"):
         LeakyQueue(5, 0)
-    with pytest.raises(LimitError):
+    with pytest.raises(LimitError, match="capacity must be at least 0, not -1"):
         LeakyQueue(-1, 5)
 
 

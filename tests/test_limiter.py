@@ -84,7 +84,7 @@ def test_reserve_takes_turns_of_a_leaky_bucket_and_says_when_each_comes(store: T
     assert (reservations[3].retry_after, reservations[3].allowed, reservations[3].key) == (0.1, False, "a")
     clock.advance(0.05)
     assert [one.delay for one in reservations[:3]] == [0.0, 0.05, 0.15]
-    with pytest.raises(RateLimitExceeded), reservations[3]:
+    with pytest.raises(RateLimitExceeded, match=r"retry after 0\.100 s"), reservations[3]:
         pytest.fail("the block must not be entered")
 
 
@@ -271,9 +271,18 @@ def test_a_named_limiter_keeps_its_debts_when_its_numbers_change(store: TableSto
     assert Limiter(TokenBucket(20, 1), store=store, name="api").peek("a").remaining == 10
 
 
-@pytest.mark.parametrize(("limits", "error"), [((), ValueError), ((5,), TypeError), (("5/minuet",), ValueError)])
-def test_a_limiter_without_a_real_limit_is_an_error(limits: tuple[Any, ...], error: type[Exception]) -> None:
-    with pytest.raises(error):
+@pytest.mark.parametrize(
+    ("limits", "error", "message"),
+    [
+        ((), ValueError, "needs at least one limit"),
+        ((5,), TypeError, "a limit must be a TokenBucket, a LeakyBucket or text, not 5"),
+        (("5/minuet",), ValueError, "did you mean 'minute'"),
+    ],
+)
+def test_a_limiter_without_a_real_limit_is_an_error(
+    limits: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         Limiter(*limits)
 
 
@@ -284,7 +293,7 @@ def test_the_async_limiter_has_the_same_verbs(either_store: MemoryStore | AsyncM
         assert await limiter.try_acquire_many(["a", "a"]) == [True, False]
         decision = await limiter.acquire("a")
         assert decision.delay == 1.0
-        with pytest.raises(RateLimitExceeded):
+        with pytest.raises(RateLimitExceeded, match=r"retry after 0\.500 s"):
             await limiter.acquire("a", timeout=0.5)
         with pytest.raises(ValueError, match="timeout must be"):
             await limiter.acquire("b", timeout=-1)
@@ -306,7 +315,7 @@ def test_a_decorator_limits_each_call_by_its_arguments(store: TableStore) -> Non
     assert_type(send("alice", "hello"), str)
     assert send("alice", text="there") == "THERE"
     assert (send.__name__, send.__doc__) == ("send", "Send a text.")
-    with pytest.raises(RateLimitExceeded):
+    with pytest.raises(RateLimitExceeded, match=r"of 10 at 1/s: retry after 1\.000 s"):
         send("alice", "x")
     assert send("bob", "0123456789") == "0123456789"
 
@@ -391,7 +400,7 @@ def test_a_block_is_limited_too(store: TableStore) -> None:
     with limiter.limit("job") as decision:
         assert_type(decision, Decision)
         assert decision.remaining == 0
-    with pytest.raises(RateLimitExceeded), limiter.limit("job"):
+    with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"), limiter.limit("job"):
         pytest.fail("the block must not be entered")
 
     async def use() -> None:
@@ -400,7 +409,7 @@ def test_a_block_is_limited_too(store: TableStore) -> None:
         awaited = AsyncLimiter(TokenBucket(1, 1), store=AsyncMemoryStore(store), name="c")
         async with awaited.limit("job"):
             pass
-        with pytest.raises(RateLimitExceeded):
+        with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
             async with awaited.limit("job"):
                 pytest.fail("the block must not be entered")
         async with limiter.limit("other job"):

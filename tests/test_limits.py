@@ -181,7 +181,7 @@ def test_a_rate_that_cannot_be_is_an_error(rate: object) -> None:
 
 @pytest.mark.parametrize("capacity", [0, -1, 1.5, True, None, "5", 10**400])
 def test_a_capacity_that_cannot_be_is_an_error(capacity: object) -> None:
-    with pytest.raises(LimitError):
+    with pytest.raises(LimitError, match=r"TokenBucket: .*capacity"):
         TokenBucket(capacity, 1)  # type: ignore[arg-type]
 
 
@@ -217,5 +217,5 @@ def test_a_limit_is_a_value() -> None:
     assert str(LeakyBucket(3, "7/minute")) == "leaky_bucket of 3 at 7/minute"
     limits: list[Limit] = [TokenBucket(3, 1), LeakyBucket(3, 1)]
     assert limits[0] != limits[1]
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="cannot assign to field 'capacity'"):
         limit.capacity = 3  # type: ignore[misc]

@@ -98,7 +98,7 @@ def test_waiting_is_none_of_a_tasks_own_retries(working: ModuleType) -> None:
 
 def test_a_cost_that_can_never_pass_fails_the_task(working: ModuleType) -> None:
     result = working.too_large.delay()
-    with pytest.raises(RateLimitExceeded, match="retry_after=inf, .* cost=3"):
+    with pytest.raises(RateLimitExceeded, match=r"retry_after=inf, .* cost=3"):
         result.get(timeout=PATIENCE)
 
 

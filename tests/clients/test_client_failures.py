@@ -211,12 +211,12 @@ def test_an_answer_is_closed_if_its_pause_cannot_be_charged(
     monkeypatch.setattr(store, "decide", fail)  # which the limiter's own gate does not ask
     answers = httpx.MockTransport(lambda request: httpx.Response(429, headers={"Retry-After": "3"}, stream=body))
     request = httpx.Request("GET", "http://a.example")
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error), match=f"^{error}$"):
         RateLimitTransport(Limiter("100/s", store=store), answers).handle_request(request)
     assert body.closed == 1
     if isinstance(error, StoreError):
         limiter = Limiter("100/s", store=store, name="another")
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreError, match="no access"):
             asyncio.run(AsyncRateLimitTransport(limiter, answers).handle_async_request(request))
         assert body.closed == 2
 

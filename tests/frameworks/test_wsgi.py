@@ -107,7 +107,7 @@ def test_a_limit_that_refuses_after_the_response_began_is_an_error_and_no_second
         return lambda data: None
 
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REMOTE_ADDR": "192.0.2.7"}
-    with pytest.raises(RateLimitExceeded):
+    with pytest.raises(RateLimitExceeded, match="rule 'once': over the limit"):
         limited(application)(environ, start_response)
     assert [head[0] for head in heads] == ["200 OK"]
 

@@ -143,10 +143,19 @@ def test_limits_of_one_name_must_be_one_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"key": None}, {"key": ()}, {"key": 5}, {"cost": -1}, {"cost": 1.5}, {"cost": 0}, {"name": 5}]
+    ("options", "message"),
+    [
+        ({"key": None}, "key must be an attribute, such as 'client'"),
+        ({"key": ()}, "key must be an attribute, such as 'client'"),
+        ({"key": 5}, "key must be an attribute, such as 'client'"),
+        ({"cost": -1}, "cost must be 0 or more tokens, not -1"),
+        ({"cost": 1.5}, "cost must be a whole number of tokens, not 1.5"),
+        ({"cost": 0}, "a cost of 0 would limit nothing"),
+        ({"name": 5}, "name must be a string, not 5"),
+    ],
 )
-def test_a_limit_that_means_nothing_is_an_error_when_it_is_made(options: Any) -> None:
-    with pytest.raises((TypeError, ValueError)):
+def test_a_limit_that_means_nothing_is_an_error_when_it_is_made(options: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
         rate_limit("5/minute", **options)
 
 

@@ -498,9 +498,9 @@ def test_a_refusal_is_at_once_and_leaves_nobody_in_line() -> None:
     limiter = Limiter(LeakyBucket(0, "1/hour"), store=MemoryStore(1000))
     limiter.acquire("key")
     began = time.monotonic()
-    with pytest.raises(RateLimitExceeded):
+    with pytest.raises(RateLimitExceeded, match=r"retry after 3600\.000 s"):
         limiter.acquire("key")
-    with pytest.raises(RateLimitExceeded):
+    with pytest.raises(RateLimitExceeded, match=r"retry after 3[56]"):
         limiter.acquire("key", timeout=0)
     assert time.monotonic() - began < 60
     assert not len(limiter.store.wait_queue)
@@ -512,7 +512,7 @@ def test_a_timeout_of_nothing_never_waits(limit: Limit) -> None:
     limiter = Limiter(limit, store=MemoryStore(100, clock=clock))
     limiter.acquire("key", 1 if limit.queues else 2)
     began = clock.ticks()
-    with pytest.raises(RateLimitExceeded):
+    with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
         limiter.acquire("key", timeout=0)
     assert clock.ticks() == began
 
@@ -526,5 +526,5 @@ def test_a_guard_waits_as_long_as_it_is_told() -> None:
         return clock.ticks()
 
     assert patient() + TICKS_PER_SECOND == patient()
-    with pytest.raises(RateLimitExceeded), limiter.limit("api", timeout=0.5):
+    with pytest.raises(RateLimitExceeded, match=r"retry after 0\.500 s"), limiter.limit("api", timeout=0.5):
         pass

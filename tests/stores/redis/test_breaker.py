@@ -156,7 +156,7 @@ def test_a_fallback_decision_says_so_is_a_value_and_pickles() -> None:
     assert exact != fallback != decision(FallbackDecision, "allow", 2)
     assert pickle.loads(pickle.dumps(fallback)) == fallback == decision(FallbackDecision, "local", 2)
     assert hash(fallback) == hash(decision(FallbackDecision, "local", 2))
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="cannot assign to field 'allowed'"):
         fallback.allowed = False  # type: ignore[misc]
     assert MemoryStore().decide([Charge.of("s", "k", LIMIT, on_error="deny")])[0].source == "exact"
 
