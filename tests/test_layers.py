@@ -15,10 +15,10 @@ PACKAGE = Path(ratekeeper.__file__).parent
 
 # From the bottom up. Modules of one line may import each other.
 LAYERS = [
-    {"errors", "coroutines", "forks"},
+    {"errors", "coroutines", "forks", "verbs"},
     {"rates"},
     {"limits"},
-    {"decision"},
+    {"decision", "usage"},
     {"gcra"},
     {"clock"},
     {"core"},

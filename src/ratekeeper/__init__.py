@@ -27,6 +27,7 @@ from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStats, RedisStore
 from ratekeeper.stores.shared_memory import SharedMemoryStore
 from ratekeeper.stores.table_store import StoreStats
+from ratekeeper.usage import Usage
 from ratekeeper.waiting.turns import Reservation
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ __all__ = [
     "StoreStats",
     "StoreUnavailable",
     "TokenBucket",
+    "Usage",
     "parse_limit",
     "parse_limits",
     "watch_policy",

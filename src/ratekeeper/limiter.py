@@ -120,13 +120,14 @@ class Limiter(_Named):
         """
         return self._gate.acquire(key, cost, timeout)
 
-    def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Reservation:
+    def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Reservation[Decision]:
         """Take the turn of `cost` tokens for `key`, and return at once: `delay` says when it comes.
 
         `timeout` is as for `acquire`: a turn that would come later is not taken. A `Reservation` is false if it was
         refused. It may be cancelled, and as a context manager waits for its turn.
         """
-        return run_sync(reserve(as_async(self.store), self._charges(key, cost, timeout), blocking=self.store))
+        charges = self._charges(key, cost, timeout)
+        return run_sync(reserve(as_async(self.store), charges, combine, blocking=self.store))
 
     def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
@@ -224,9 +225,9 @@ class AsyncLimiter(_Named):
             return decision
         return await self._wait(key, cost, timeout)
 
-    async def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Reservation:
+    async def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Reservation[Decision]:
         """As `Limiter.reserve`; a context manager for `async with` only."""
-        return await reserve(self._store, self._charges(key, cost, timeout))
+        return await reserve(self._store, self._charges(key, cost, timeout), combine)
 
     async def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""

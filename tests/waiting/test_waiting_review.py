@@ -302,7 +302,7 @@ def test_a_reservation_may_be_cancelled_after_its_event_loop() -> None:
     store = MemoryStore(clock=ManualClock())
     limiter = AsyncLimiter(TokenBucket(1, 1), store=store)
 
-    async def use() -> Reservation:
+    async def use() -> Reservation[Decision]:
         await limiter.acquire("key")
         return await limiter.reserve("key")
 

@@ -44,7 +44,7 @@ class _AsyncQueue:
 
     def __init__(self, queue: WaitQueue) -> None:
         self._queue = queue
-        self.leave, self.reset = queue.leave, queue.reset
+        self.leave, self.reset, self.waiting_at = queue.leave, queue.reset, queue.waiting_at
 
     async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
         return self._queue.join(waiter, charges)

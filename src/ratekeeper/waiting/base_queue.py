@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
-from ratekeeper.clock import Clock
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.clock import Clock, local_ticks
+from ratekeeper.decision import Charge, Decision, key_bytes
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.waiting.joining import Joining, delays, range_of
 from ratekeeper.waiting.places import Place, Range, forget_past, put
@@ -66,14 +66,25 @@ class BaseWaitQueue:
             return True
         return self._section(lambda: self._leave(waiter))
 
+    def waiting_at(self, scope: str, key: str | bytes) -> int:
+        """Return how many wait for a bucket."""
+
+        def count() -> int:
+            bucket = scope, key_bytes(key)
+            lists = [waitlist for waitlist in self._lists.values() if bucket in waitlist.buckets]
+            for waitlist in lists:
+                self._let_go(waitlist)
+            return sum(waitlist.waiting for waitlist in lists)
+
+        return self._section(count)
+
     def reset(self, charges: Iterable[Charge]) -> None:
         """Own no spare ranges of buckets that are reset."""
-        buckets = Joining.of(Waiter(bool), list(charges)).buckets
+        buckets = {(charge.scope, key_bytes(charge.key)) for charge in charges}
 
         def forget() -> None:
-            waitlist = self._lists.get(buckets)
-            for ranges in waitlist.spare if waitlist is not None else ():
-                ranges.clear()
+            for waitlist in self._lists.values():
+                waitlist.forget_spare(buckets)
 
         self._section(forget)
 
@@ -285,9 +296,3 @@ class BaseWaitQueue:
         for ranges in waitlist.spare:
             forget_past(ranges, now)
         return [ranges.pop() if ranges else None for ranges in waitlist.spare]
-
-
-def local_ticks(clock: Clock) -> Callable[[], int]:
-    """Return what reads this process's own time, which nobody sets: a clock far away has one beside its own."""
-    local: Callable[[], int] = getattr(clock, "local", clock.ticks)
-    return local

@@ -10,17 +10,19 @@ import threading
 from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ratekeeper.decision import Charge, Decision, combine, seconds
+from ratekeeper.clock import local_ticks
+from ratekeeper.decision import AnyDecision, Charge, Decision, combine, seconds
 from ratekeeper.errors import RateLimitExceeded
 from ratekeeper.limits import Timeout
-from ratekeeper.waiting.base_queue import local_ticks
 from ratekeeper.waiting.joining import disown
 from ratekeeper.waiting.waitlist import Waiter
 
 if TYPE_CHECKING:
     from ratekeeper.stores.base import AwaitedStore, Store
+
+D = TypeVar("D", bound=AnyDecision)
 
 
 class Wakeup(threading.Event):
@@ -131,12 +133,12 @@ def _admitted(decisions: list[Decision]) -> Decision:
     return decision
 
 
-class Reservation:
+class Reservation(Generic[D]):
     """A turn that is taken in advance. True if it was granted; it has all that its decision has.
 
     As a context manager, `with` or `async with`, it waits for its turn; if it was refused, it raises
-    `RateLimitExceeded`.
-    Else the caller goes ahead after `delay`, or gives it back by `cancel`.
+    `RateLimitExceeded`. Without one, the caller goes ahead after `delay`, or gives the turn back by `cancel`.
+    A refund of a turn that was not granted at once gives nothing back before the context manager has waited for it.
     """
 
     def __init__(self, store: AwaitedStore, blocking: Store | None) -> None:
@@ -145,10 +147,12 @@ class Reservation:
         self._wake: Callable[[], object] = lambda: None  # nobody sleeps yet
         self._waiter = Waiter(self._wake_sleeper)
         self._ended = False
-        self._decision: Decision | None = None
+        self._charged: tuple[Sequence[Charge], Sequence[Decision]] = (), ()
+        self._held: list[Decision] = []  # a refund gives them back only once the turn has been used
+        self._decision: D | None = None
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> D:
         """What was decided when it was taken."""
         assert self._decision is not None
         return self._decision
@@ -182,9 +186,9 @@ class Reservation:
             self._ended = True
             (self._blocking or self._store).wait_queue.give_up(self._waiter)
 
-    def __enter__(self) -> Reservation:
+    def __enter__(self) -> Reservation[D]:
         if self._blocking is None:
-            raise TypeError("an AsyncLimiter does not block a thread: use 'async with'")
+            raise TypeError("this reservation does not block a thread: use 'async with'")
         woken = Wakeup()
         self._wake = woken.set
         self._begin()
@@ -193,10 +197,10 @@ class Reservation:
         except BaseException:
             self._give_up()
             raise
-        self._ended = True
+        self._end()
         return self
 
-    async def __aenter__(self) -> Reservation:
+    async def __aenter__(self) -> Reservation[D]:
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
         self._wake = partial(wake_task, loop, woken)
         self._begin()
@@ -205,7 +209,7 @@ class Reservation:
         except BaseException:
             self._give_up()
             raise
-        self._ended = True
+        self._end()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -220,12 +224,40 @@ class Reservation:
         if self._ended:
             raise RuntimeError("this reservation was used or cancelled: reserve again")
 
+    def _hold(self, charges: Sequence[Charge], decisions: Sequence[Decision]) -> None:
+        """Let a refund give nothing back while the waiter owns what was charged: `cancel` gives it back.
 
-async def reserve(store: AwaitedStore, charges: Sequence[Charge], blocking: Store | None = None) -> Reservation:
-    """Take a turn, and return at once. `blocking` is the same store for threads, if they may wait for the turn."""
-    reservation = Reservation(store, blocking)
+        After `cancel` the ranges serve others, so a refund would give them back twice.
+        """
+        self._charged = charges, decisions
+        self._held = [decision for decision in decisions if decision._refunded == 0]
+        for decision in self._held:
+            object.__setattr__(decision, "_refunded", -1)
+
+    def _end(self) -> None:
+        """Note that the turn has been used: from now on a refund gives back what was charged."""
+        self._ended = True
+        for decision in self._held:
+            object.__setattr__(decision, "_refunded", 0)
+        disown(self._waiter, *self._charged)
+
+
+async def reserve(
+    store: AwaitedStore,
+    charges: Sequence[Charge],
+    answer: Callable[[list[Decision]], D],
+    blocking: Store | None = None,
+) -> Reservation[D]:
+    """Take a turn, and return at once. `answer` makes one decision of those of the charges.
+
+    `blocking` is the same store for threads, if they may wait for the turn.
+    """
+    reservation: Reservation[D] = Reservation(store, blocking)
     try:
-        reservation._decision = combine(await store.wait_queue.join(reservation._waiter, charges))
+        decisions = await store.wait_queue.join(reservation._waiter, charges)
+        if reservation._waiter.waitlist is not None:
+            reservation._hold(charges, decisions)
+        reservation._decision = answer(decisions)
     except BaseException:
         reservation._give_up()
         raise

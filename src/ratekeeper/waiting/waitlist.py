@@ -17,7 +17,7 @@ step, or is done again by the next call (`_finish_leaving`). A waiter whose thre
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -166,6 +166,12 @@ class Waitlist:
         """Take out those who gave up among waiters of different costs."""
         if self._gone:
             self._cut_anew(now)
+
+    def forget_spare(self, buckets: Container[tuple[str, bytes]]) -> None:
+        """Own no spare ranges of these buckets any more."""
+        for bucket, ranges in zip(self.buckets, self.spare, strict=True):
+            if bucket in buckets:
+                ranges.clear()
 
     def _reuse(self, waiter: Waiter, now: int) -> None:
         """Give the first waiter the place of one that had its turn and did not use it, if it is still of use."""
