@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from operator import index
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ratekeeper.limits import TICKS_PER_SECOND
 
@@ -47,23 +47,49 @@ def ticks_of(clock: Clock | None) -> Callable[[], int] | None:
     raise TypeError(f"clock must be a clock, such as ManualClock(), not {what}")
 
 
+def machine_ticks() -> int:
+    """Return the machine's time since boot."""
+    # Boot time goes on while the machine sleeps, as buckets should; elsewhere the monotonic clock does.
+    ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic_ns()
+    return ns * _TICKS_PER_NS
+
+
 class SystemClock:
-    """The machine's clock since boot."""
+    """The machine's clock since boot. `ratekeeper.testing.frozen` holds all of them, and those that the C core reads.
+
+    >>> SystemClock()
+    SystemClock()
+    """
+
+    held: ClassVar[ManualClock | None] = None
+    """What tells the time while it is held."""
+    ahead: ClassVar[int] = 0
+    """Ticks by which the time was moved on while it was held: it does not step back."""
 
     def ticks(self) -> int:
-        # Boot time goes on while the machine sleeps, as buckets should; elsewhere the monotonic clock does.
-        ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic_ns()
-        return ns * _TICKS_PER_NS
+        held = self.held
+        return machine_ticks() + self.ahead if held is None else held.ticks()
 
     def wait(self, woken: threading.Event, seconds: float) -> None:
-        woken.wait(seconds)
+        held = self.held
+        if held is None:
+            woken.wait(seconds)
+        else:
+            held.wait(woken, seconds)
 
     async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
+        held = self.held
+        if held is not None:
+            await held.wait_async(woken, seconds)
+            return
         timer = asyncio.get_running_loop().call_later(seconds, woken.set)
         try:
             await woken.wait()
         finally:
             timer.cancel()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 class ManualClock:
@@ -102,12 +128,12 @@ class ManualClock:
     def advance_ticks(self, ticks: int) -> None:
         """Go on by exactly this many ticks."""
         with self._lock:
-            self._now = self._checked(self._now + index(ticks))
+            self._move(self._now + index(ticks))
 
     def set_ticks(self, ticks: int) -> None:
         """Jump to a time."""
         with self._lock:
-            self._now = self._checked(index(ticks))
+            self._move(index(ticks))
 
     def wait(self, woken: threading.Event, seconds: float) -> None:
         self.advance(seconds)
@@ -116,13 +142,16 @@ class ManualClock:
         self.advance(seconds)
         await asyncio.sleep(0)
 
-    def _checked(self, ticks: int) -> int:
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.seconds()!r})"
+
+    def _move(self, ticks: int) -> None:
         if not 0 <= ticks <= MAX_TICKS:
             raise ValueError(
                 f"this clock goes from {self._seconds_at(0)!r} to {self._seconds_at(MAX_TICKS)!r} s, no further: "
                 f"make a ManualClock with {'an earlier' if ticks < 0 else 'a later'} start"
             )
-        return ticks
+        self._now = ticks
 
     def _seconds_at(self, ticks: int) -> float:
         return (self._origin + ticks) / TICKS_PER_SECOND

@@ -68,3 +68,9 @@ def attach_table(
 ) -> _table.Table:
     """Return the C table in memory that processes share: `lines_for(max_keys) + 1` lines, at first of zeros."""
     return _table.Table(memory, len(memory) // LINE_BYTES - 1, deny_when_full, seed, clock)
+
+
+def hold_time(held: int | None, ahead: int) -> None:
+    """Have the C core tell the time `held`; or, with None, the machine's and `ahead` ticks more. See `SystemClock`."""
+    if IMPLEMENTATION == "c":
+        _table.hold_time(-1 if held is None else held, ahead)

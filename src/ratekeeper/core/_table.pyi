@@ -6,6 +6,9 @@ from typing import Any
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import Limit
 
+def hold_time(held: int, ahead: int) -> None:
+    """Have the system's clock tell the time `held`; or, with -1, the machine's and `ahead` ticks more."""
+
 class NativeDecision(Decision): ...
 
 class Table:

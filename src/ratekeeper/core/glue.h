@@ -11,8 +11,12 @@
 enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
+enum { RK_NOT_HELD = -1 };
+
 typedef struct {
     PyTypeObject *decision, *table, *gate;
+    int64_t held;  /* what the system's clock tells, in ticks, or RK_NOT_HELD: see SystemClock in clock.py */
+    int64_t ahead; /* ticks that it is ahead of the machine's */
 } rk_module;
 
 typedef struct {

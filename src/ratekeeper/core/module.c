@@ -12,6 +12,7 @@ static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyObject *bas
 static int module_exec(PyObject *module)
 {
     rk_module *state = PyModule_GetState(module);
+    state->held = RK_NOT_HELD;
     PyObject *decisions = PyImport_ImportModule("ratekeeper.decision");
     PyObject *base = decisions ? PyObject_GetAttrString(decisions, "Decision") : NULL;
     Py_XDECREF(decisions);
@@ -42,6 +43,22 @@ static int module_clear(PyObject *module)
     return 0;
 }
 
+static PyObject *hold_time(PyObject *module, PyObject *args)
+{
+    rk_module *state = PyModule_GetState(module);
+    long long held, ahead;
+    if (!PyArg_ParseTuple(args, "LL", &held, &ahead))
+        return NULL;
+    __atomic_store_n(&state->ahead, ahead, __ATOMIC_RELAXED);
+    __atomic_store_n(&state->held, held, __ATOMIC_RELAXED);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"hold_time", hold_time, METH_VARARGS, NULL},
+    {NULL},
+};
+
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
@@ -55,6 +72,7 @@ static PyModuleDef module = {
     .m_name = "ratekeeper.core._table",
     .m_doc = "The C core of ratekeeper.",
     .m_size = sizeof(rk_module),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

@@ -37,5 +37,8 @@ class ServerClock(SystemClock):
 
     def ticks(self) -> int:
         if self._lead is None:
-            return time.time_ns() * (TICKS_PER_SECOND // 1_000_000_000)
+            wall = time.time_ns() * (TICKS_PER_SECOND // 1_000_000_000)
+            if self.held is None:
+                return wall
+            self._lead = wall - super().ticks()  # from here on it is held
         return max(super().ticks() + self._lead, self._latest)

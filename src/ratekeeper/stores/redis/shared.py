@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from ratekeeper.clock import Clock
+from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.decision import OnError
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.redis.attempts import Attempts
@@ -89,8 +89,8 @@ class OnServer:
 
     def _arguments(self, asks: Sequence[Ask]) -> list[bytes]:
         """Return what a script call is sent, for requests that travel together."""
-        clock = SERVER_TIME if self._given_clock is None else clock_at(self._given_clock.ticks())
-        return arguments(asks, clock)
+        by_server = self._given_clock is None and SystemClock.held is None
+        return arguments(asks, SERVER_TIME if by_server else clock_at(self.clock.ticks()))
 
     def _read(self, text: str | bytes, asks: Sequence[Ask], sent: int) -> list[Reply]:
         """Read what a script call says, and learn the time from it."""

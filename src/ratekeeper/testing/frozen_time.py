@@ -1,0 +1,121 @@
+"""frozen: hold the time of all stores in a test. It knows clocks and the core, and no store.
+
+All that has no clock of its own reads `SystemClock`, or the system's clock in the C core. So both are held at one place
+each, whatever was made before. A store on a server sends the time of its clock while it is held, as it does for a
+`ManualClock`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, cast
+
+from ratekeeper import core
+from ratekeeper.clock import ManualClock, SystemClock, machine_ticks
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _HeldClock(ManualClock):
+    """What tells the time while it is held. The C core is told of each step."""
+
+    blocks = 0
+
+    def _move(self, ticks: int) -> None:
+        super()._move(ticks)
+        core.hold_time(ticks, SystemClock.ahead)
+
+
+_lock = threading.Lock()
+_held: list[_HeldClock] = []
+"""The one that tells the time, if any."""
+
+
+class FrozenTime:
+    """Hold the time of all stores of this process inside a `with` block or a function. See `frozen`.
+
+    >>> time = FrozenTime()
+    >>> with time:
+    ...     time.advance(1.5)
+    """
+
+    def advance(self, seconds: float) -> None:
+        """Go on by `seconds`, to the nearest tick of 1/16 ns; a negative number steps back."""
+        if not _held:
+            raise RuntimeError("time is held only inside `with frozen() as time:`, or in a function below @time")
+        _held[0].advance(seconds)
+
+    def __enter__(self) -> FrozenTime:
+        with _lock:
+            if not _held:
+                clock = _HeldClock()
+                clock.set_ticks(SystemClock().ticks())
+                _held.append(clock)
+                SystemClock.held = clock
+            _held[0].blocks += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _lock:
+            clock = _held[0]
+            clock.blocks -= 1
+            if clock.blocks == 0:
+                SystemClock.ahead = max(0, clock.ticks() - machine_ticks())
+                SystemClock.held = None
+                _held.clear()
+                core.hold_time(None, SystemClock.ahead)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Hold the time in each call of a function, which may be async."""
+        if not inspect.isroutine(function) or _is_generator(function):
+            raise TypeError("frozen() is for functions, also async ones; elsewhere write `with frozen() as time:`")
+        if inspect.iscoroutinefunction(function):
+
+            @wraps(function)
+            async def held_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                with self:
+                    return await cast("Awaitable[Any]", function(*args, **kwargs))
+
+            return cast("Callable[P, R]", held_async)
+
+        @wraps(function)
+        def held(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return held
+
+    def __repr__(self) -> str:
+        return f"frozen()  # {_held[0].seconds():.6f} s since boot" if _held else "frozen()"
+
+
+def frozen() -> FrozenTime:
+    """Return a context manager, which is a decorator too, that holds the time of all stores of this process.
+
+    Stores may be made before or inside; those with a clock of their own, such as a `ManualClock`, keep to it. Time goes
+    on by `advance(seconds)`; and by waiting, which takes no time, as with a `ManualClock`. A block inside another
+    shares its time. At the end real time goes on, from where the time stands: it does not step back.
+
+    A store on a server decides by the held time, too. Other processes keep to the real one.
+
+    >>> from ratekeeper import Limiter
+    >>> limiter = Limiter("1/minute")
+    >>> with frozen() as time:
+    ...     answers = [limiter.try_acquire("alice").allowed for _ in range(2)]
+    ...     time.advance(60)
+    ...     answers.append(limiter.try_acquire("alice").allowed)
+    >>> answers
+    [True, False, True]
+    """
+    return FrozenTime()
+
+
+def _is_generator(function: object) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
