@@ -74,8 +74,7 @@ class FrozenTime:
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Hold the time in each call of a function, which may be async."""
-        if not inspect.isroutine(function) or _is_generator(function):
-            raise TypeError("frozen() is for functions, also async ones; elsewhere write `with frozen() as time:`")
+        _check_function(function)
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)
@@ -117,5 +116,8 @@ def frozen() -> FrozenTime:
     return FrozenTime()
 
 
-def _is_generator(function: object) -> bool:
-    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+def _check_function(function: object) -> None:
+    """Raise TypeError for an object whose call ends before its work does, or that is not a function."""
+    generates = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    if generates or not inspect.isroutine(function):
+        raise TypeError("frozen() is for functions, also async ones; elsewhere write `with frozen() as time:`")
