@@ -18,7 +18,8 @@ LAYERS = [
     {"errors", "coroutines", "forks", "verbs"},
     {"rates"},
     {"limits"},
-    {"decision", "usage"},
+    {"decision"},
+    {"exceeded", "refund", "usage"},
     {"gcra"},
     {"clock"},
     {"core"},
@@ -56,6 +57,15 @@ def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "ratekeeper" and len(parts) > 1 and parts[1] in HEIGHT:
             assert HEIGHT[parts[1]] <= own, f"{path.name} ({layer_of(path)}) imports {name} from above"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in HEIGHT if HEIGHT[name] <= HEIGHT["clock"]))
+def test_the_lowest_modules_import_each_other_in_no_circle_even_for_types(name: str) -> None:
+    """A type from above would tie them together as much: whoever reads one would have to read all."""
+    for other in imported(PACKAGE / f"{name}.py", typing_too=True):
+        package, _, rest = other.partition(".")
+        if package == "ratekeeper" and rest:
+            assert HEIGHT[rest.split(".")[0]] < HEIGHT[name], f"{name} imports {other}, which is not below it"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

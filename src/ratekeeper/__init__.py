@@ -12,10 +12,10 @@ from ratekeeper.errors import (
     QueueEmpty,
     QueueFull,
     RatekeeperError,
-    RateLimitExceeded,
     StoreError,
     StoreUnavailable,
 )
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.leaky_queue import LeakyQueue, QueueStats
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit, parse_limits

@@ -6,10 +6,9 @@ The C core makes decisions of its own type, which inherits everything here and a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from math import inf, nextafter
-from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import DEFAULT_WAIT, TICKS_PER_SECOND, Limit, Timeout, checked_cost
@@ -88,72 +87,122 @@ def checked_on_error(on_error: str) -> str:
 class Decision:
     """May the request go ahead, when, and what is left. Immutable; true when allowed.
 
-    allowed      the request passes: now, or after `delay`
-    remaining    whole tokens that could be taken at once now, after this request
-    retry_after  seconds after which the same request would pass; 0.0 when allowed, `inf` for never
-    reset_after  seconds until the bucket is full again
-    delay        seconds to wait before going ahead; for a refused request, what the wait would have been
-    limit        the most binding limit: the one to wait longest for, or else the one with least left
-    key, cost    what was asked
-    source       "exact", or "fallback" if the store did not answer; `on_error` then says by which rule it was decided
-
-    `retry_ticks`, `delay_ticks`, `debt_ticks` and `at_ticks` are the same exactly, in ticks of 1/16 ns: `debt_ticks` is
-    how far the bucket is from full, `at_ticks` the store's clock when it decided.
+    Everything follows from a few exact integers, in ticks of 1/16 ns. The C core keeps them in a type of its own, which
+    inherits all else from here.
     """
 
-    __slots__ = ()
+    __slots__ = (
+        "_allowed", "_at_ticks", "_cost", "_debt_ticks", "_delay_ticks", "_key", "_limit", "_nodes", "_on_error",
+        "_refunded", "_retry_ticks",
+    )  # fmt: skip
 
-    allowed: bool
-    limit: Limit
-    key: str | bytes
-    cost: int
-    debt_ticks: int
-    delay_ticks: int
-    retry_ticks: int
-    at_ticks: int
-    _refunded: int  # the cost already given back, -1 when there is nothing to give back; not part of the value
-
-    source: ClassVar[str] = "exact"
     missing: str | None = None
-    on_error: str | None = None
-    nodes: int = 1  # of how many like this one the limit is shared, while none can ask the store
+
+    def __init__(
+        self, allowed: bool, limit: Limit, key: str | bytes, cost: int,
+        debt_ticks: int, delay_ticks: int, retry_ticks: int, at_ticks: int,
+        refunded: int = 0, on_error: str | None = None, nodes: int = 1,
+    ) -> None:  # fmt: skip
+        self._allowed, self._limit, self._key, self._cost = allowed, limit, key, cost
+        self._debt_ticks, self._delay_ticks, self._retry_ticks = debt_ticks, delay_ticks, retry_ticks
+        self._at_ticks, self._on_error, self._nodes = at_ticks, on_error, nodes
+        self._refunded = refunded  # the cost already given back, -1 when nothing was charged; not part of the value
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request may go ahead: now, or after `delay` seconds."""
+        return self._allowed
 
     @property
     def remaining(self) -> int:
-        return max(0, self.limit.full - self.debt_ticks) // self.limit.interval
+        """Whole tokens that could be taken at once now, after this request."""
+        return max(0, self.limit.full - self.debt_ticks) // (self.limit.interval * self.nodes)
 
     @property
     def retry_after(self) -> float:
+        """Seconds after which the same request would be allowed: 0.0 if it is, `inf` if it never will be."""
         return seconds(self.retry_ticks)
 
     @property
     def retry_after_seconds(self) -> int | None:
-        """Return `retry_after` as whole seconds, rounded up, at least 1; None if it is allowed, and for never."""
-        return None if self.allowed or self.never else max(1, self.limit.whole_seconds(self.retry_ticks))
+        """`retry_after` in whole seconds, rounded up, at least 1; None if the request is allowed or impossible."""
+        return None if self.allowed or self.impossible else max(1, self.limit.whole_seconds(self.retry_ticks))
 
     @property
     def reset_after(self) -> float:
+        """Seconds until the bucket is full again, if nobody else takes from it."""
         return seconds(self.debt_ticks)
 
     @property
     def delay(self) -> float:
+        """Seconds to wait before going ahead; if the request was refused, what the wait would have been."""
         return seconds(self.delay_ticks)
 
     @property
-    def never(self) -> bool:
-        """The cost is more than the limit can ever admit at once."""
+    def limit(self) -> Limit:
+        """The limit that decided: of several the one to wait longest for, or else the one with least left."""
+        return self._limit
+
+    @property
+    def key(self) -> str | bytes:
+        """The key that the request was counted under, as the caller gave it."""
+        return self._key
+
+    @property
+    def cost(self) -> int:
+        """The tokens that the request asked for."""
+        return self._cost
+
+    @property
+    def source(self) -> str:
+        """Where the decision was made: "exact" by the store; "fallback" without it, as it did not answer."""
+        return "exact" if self.on_error is None else "fallback"
+
+    @property
+    def on_error(self) -> str | None:
+        """The rule by which a request was decided without the store: "deny", "local" or "allow"; else None."""
+        return self._on_error
+
+    @property
+    def nodes(self) -> int:
+        """Of how many nodes this one has an equal share of the limit, while the store does not answer; else 1."""
+        return self._nodes
+
+    @property
+    def impossible(self) -> bool:
+        """Whether the cost is more than the limit can ever admit at once, so that no wait would help."""
         return self.retry_ticks == NEVER
 
     @property
+    def debt_ticks(self) -> int:
+        """Ticks (1/16 ns) until the bucket is full again: `reset_after`, exactly."""
+        return self._debt_ticks
+
+    @property
+    def delay_ticks(self) -> int:
+        """Ticks (1/16 ns) to wait before going ahead: `delay`, exactly."""
+        return self._delay_ticks
+
+    @property
+    def retry_ticks(self) -> int:
+        """Ticks (1/16 ns) after which the same request would be allowed: `retry_after`, exactly."""
+        return self._retry_ticks
+
+    @property
+    def at_ticks(self) -> int:
+        """The time on the store's clock, in ticks (1/16 ns), when it decided."""
+        return self._at_ticks
+
+    @property
     def refusal(self) -> str:
-        """Why a refused request was refused, in a sentence without the key."""
-        if self.never:
+        """Why a refused request was refused: a sentence without the key."""
+        if self.impossible:
             return f"{self.limit} can never admit a cost of {self.cost}"
         return f"over the limit of {self.limit}: retry after {self.retry_after:.3f} s"
 
     @property
     def rules(self) -> tuple[RuleDecision, ...]:
-        """The decision as that of a rule, which the limit's text names: what a response tells of it."""
+        """The decision as that of one rule, named by the limit's text: what a response tells of it."""
         return (RuleDecision(str(self.limit), self),)
 
     def __bool__(self) -> bool:
@@ -161,8 +210,8 @@ class Decision:
 
     def _value(self) -> tuple[object, ...]:
         return (
-            self.allowed, self.limit, self.key, self.cost,
-            self.debt_ticks, self.delay_ticks, self.retry_ticks, self.at_ticks,
+            self.allowed, self.limit, self.key, self.cost, self.debt_ticks, self.delay_ticks, self.retry_ticks,
+            self.at_ticks, self.on_error, self.nodes,
         )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
@@ -179,41 +228,8 @@ class Decision:
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return PlainDecision, (*self._value(), self._refunded)
-
-
-@dataclass(slots=True, eq=False, repr=False, frozen=True)
-class PlainDecision(Decision):
-    """A decision made in Python."""
-
-    allowed: bool
-    limit: Limit
-    key: str | bytes
-    cost: int
-    debt_ticks: int
-    delay_ticks: int
-    retry_ticks: int
-    at_ticks: int
-    _refunded: int = field(default=0)
-
-
-@dataclass(slots=True, eq=False, repr=False, frozen=True)
-class FallbackDecision(PlainDecision):
-    """A decision made without the store, which did not answer. `remaining` is what this node's share has left."""
-
-    source: ClassVar[str] = "fallback"
-    on_error: str | None = field(default="local")
-    nodes: int = field(default=1)
-
-    @property
-    def remaining(self) -> int:
-        return max(0, self.limit.full - self.debt_ticks) // (self.limit.interval * self.nodes)
-
-    def _value(self) -> tuple[object, ...]:
-        return (*PlainDecision._value(self), self.on_error, self.nodes)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return FallbackDecision, (*PlainDecision._value(self), self._refunded, self.on_error, self.nodes)
+        *exact, on_error, nodes = self._value()
+        return Decision, (*exact, self._refunded, on_error, nodes)
 
 
 class RuleDecision(NamedTuple):
@@ -233,34 +249,6 @@ class RuleDecision(NamedTuple):
         if not self.decision.allowed:
             return "shadow_refused" if self.shadow else "refused"
         return "delayed" if self.decision.delay_ticks and not self.shadow else "allowed"
-
-
-class AnyDecision(Protocol):
-    """What a `RateLimitExceeded` carries: a limiter's `Decision`, or a keeper's `PolicyDecision`.
-
-    `rules` are the decisions of each rule, `missing` the attribute for want of which a policy refused.
-    """
-
-    @property
-    def allowed(self) -> bool: ...
-    @property
-    def missing(self) -> str | None: ...
-    @property
-    def rules(self) -> tuple[RuleDecision, ...]: ...
-    @property
-    def limit(self) -> Limit | None: ...
-    @property
-    def remaining(self) -> float: ...
-    @property
-    def retry_after(self) -> float: ...
-    @property
-    def retry_after_seconds(self) -> int | None: ...
-    @property
-    def reset_after(self) -> float: ...
-    @property
-    def delay(self) -> float: ...
-    @property
-    def refusal(self) -> str: ...
 
 
 def seconds(ticks: int) -> float:
@@ -293,8 +281,7 @@ def combine(decisions: Sequence[Decision]) -> Decision:
     fallback = next((decision for decision in (binding, *decisions) if decision.on_error is not None), None)
     if delay == binding.delay_ticks and at == binding.at_ticks and (fallback is None or fallback is binding):
         return binding
-    values = (
-        binding.allowed, binding.limit, binding.key, binding.cost,
-        binding.debt_ticks, delay, binding.retry_ticks, at, binding._refunded,
+    return Decision(
+        binding.allowed, binding.limit, binding.key, binding.cost, binding.debt_ticks, delay, binding.retry_ticks, at,
+        binding._refunded, None if fallback is None else fallback.on_error, binding.nodes,
     )  # fmt: skip
-    return PlainDecision(*values) if fallback is None else FallbackDecision(*values, fallback.on_error, binding.nodes)

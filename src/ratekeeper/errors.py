@@ -5,10 +5,6 @@ from __future__ import annotations
 import difflib
 import queue
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ratekeeper.decision import AnyDecision
 
 
 class RatekeeperError(Exception):
@@ -44,23 +40,6 @@ class ClientDisconnected(RatekeeperError):
 
 class StoreError(RatekeeperError):
     """A store cannot be opened, or cannot answer. Its text says why, and what would be right."""
-
-
-class RateLimitExceeded(RatekeeperError):
-    """A request was refused. `decision` says by which limit, and when to come back."""
-
-    def __init__(self, decision: AnyDecision) -> None:
-        super().__init__(decision)
-        self.decision = decision
-
-    @property
-    def retry_after(self) -> float:
-        """Seconds after which the same request would pass; `inf` for never."""
-        return self.decision.retry_after
-
-    def __str__(self) -> str:
-        # Celery's result backends keep an error's arguments as strings, and make the error again from these.
-        return self.decision if isinstance(self.decision, str) else self.decision.refusal
 
 
 class QueueFull(RatekeeperError, queue.Full):

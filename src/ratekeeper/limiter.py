@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import index
 from typing import NoReturn
 
 from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, Decision, combine, scope_of
 from ratekeeper.guard import Cost, Guard, Key
 from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit, wait_ticks
+from ratekeeper.refund import claim_refund
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import (
     AsyncGate,
@@ -26,8 +25,6 @@ from ratekeeper.stores.base import (
 from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
 from ratekeeper.stores.unnamed import join_unnamed
 from ratekeeper.waiting.turns import Reservation, reserve, wait_for_turn, wait_for_turn_async
-
-_GIVING = threading.RLock()
 
 
 class _Named:
@@ -67,10 +64,8 @@ class _Named:
             raise TypeError(f"refund takes a decision of this limiter, not {type(decision).__name__}")
         if decision.limit not in self.limits:
             raise ValueError(f"this decision was made for another limiter: {decision.limit} is not among {self.limits}")
-        if decision._refunded < 0:
-            return []  # nothing was charged
-        given = _give_once(decision, cost)
-        return [charge for charge in self._charges(decision.key, given) if not charge.limit.queues]
+        given = claim_refund(decision, cost)
+        return [charge for charge in self._charges(decision.key, given) if given and not charge.limit.queues]
 
 
 class Limiter(_Named):
@@ -261,25 +256,6 @@ class AsyncLimiter(_Named):
             return await self._gate.acquire(key, cost, timeout)
         decision = self._ask(key, cost)
         return decision if decision.allowed else await self._wait(key, cost, timeout)
-
-
-def _give_once(decision: Decision, cost: int | None) -> int:
-    """Note that `cost` of a decision is given back, None for all that is left. Returns how much it is."""
-    try:
-        asked = None if cost is None else index(cost)
-    except TypeError:
-        raise TypeError(f"cost must be a whole number of tokens, not {cost!r}") from None
-    while True:
-        before = decision._refunded
-        left = decision.cost - before
-        given = left if asked is None else asked
-        if not 0 <= given <= left:
-            raise ValueError(f"cost must be from 0 to the {left} not yet given back of {decision.cost}, not {cost!r}")
-        with _GIVING:
-            # Neither another thread nor a signal's handler comes between these two.
-            if decision._refunded == before:
-                object.__setattr__(decision, "_refunded", before + given)
-                return given
 
 
 def _charges(

@@ -170,11 +170,11 @@ static bool expect_all(world *in, const uint64_t *ks, const rk_demand *demands, 
 {
     bool allowed = true;
     for (size_t i = 0; i < count; i++)
-        allowed &= demands[i].shadow || (!demands[i].never && expect(in, ks[i], demands[i].terms, false).allowed);
+        allowed &= demands[i].shadow || (!demands[i].impossible && expect(in, ks[i], demands[i].terms, false).allowed);
     size_t charged = 0;
     rk_answer made[DEMANDS] = {{0}};
     for (; charged < count && allowed; charged++) {
-        if (!demands[charged].never)
+        if (!demands[charged].impossible)
             made[charged] = expect(in, ks[charged], demands[charged].terms, true);
         allowed = made[charged].allowed || demands[charged].shadow;
     }
@@ -195,7 +195,7 @@ static void charge_all(world *in)
         ks[i] = below(in, in->keys);
         demands[i] = (rk_demand){.fingerprint = in->fingerprints[ks[i]], .terms = any_terms(in)};
         demands[i].shadow = below(in, 6) == 0;
-        demands[i].never = below(in, 20) == 0;
+        demands[i].impossible = below(in, 20) == 0;
     }
     rk_clock clock = clock_of(in);
     bool allowed = rk_charge_all(&in->on.table, demands, count, in->now, true, &clock);

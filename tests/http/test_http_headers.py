@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracles import structured
 
 from ratekeeper import PolicyDecision, RuleDecision
-from ratekeeper.decision import NEVER, PlainDecision
+from ratekeeper.decision import NEVER, Decision
 from ratekeeper.gcra import decide
 from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers
 from ratekeeper.http.problem import QUOTA_EXCEEDED, problem
@@ -28,20 +28,20 @@ huge = st.sampled_from([TokenBucket(10**17, 10**9), LeakyBucket(10**17, 10**9)])
 
 
 @st.composite
-def decisions(draw: st.DrawFn) -> PlainDecision:
+def decisions(draw: st.DrawFn) -> Decision:
     """One rule's decision: as the rule makes them, from any debt, and any wait when refused."""
     limit: Limit = draw(limits | huge)
     debt = draw(st.just(0) | st.integers(0, limit.full) | st.integers(0, MAX_AHEAD_TICKS))
     wait = draw(st.just(0) | st.just(NEVER) | st.integers(1, MAX_AHEAD_TICKS) | st.integers(1, 3 * SECOND))
-    return PlainDecision(wait == 0, limit, "secret", draw(st.integers(0, 10)), debt, 0, wait, 0)
+    return Decision(wait == 0, limit, "secret", draw(st.integers(0, 10)), debt, 0, wait, 0)
 
 
 rules = st.builds(RuleDecision, st.text(), decisions(), st.booleans())
 verdicts = st.builds(PolicyDecision, st.lists(rules, max_size=4).map(tuple), st.none() | st.text(min_size=1))
 
 
-def decision_of(limit: Limit, debt: int = 0, retry: int = 0, cost: int = 1) -> PlainDecision:
-    return PlainDecision(retry == 0, limit, "secret", cost, debt, 0, retry, 0)
+def decision_of(limit: Limit, debt: int = 0, retry: int = 0, cost: int = 1) -> Decision:
+    return Decision(retry == 0, limit, "secret", cost, debt, 0, retry, 0)
 
 
 def refusal(*retries: int, cost: int = 1) -> PolicyDecision:
@@ -186,7 +186,7 @@ def test_a_decision_stays_exact_in_ticks() -> None:
 def test_retry_after_is_there_when_waiting_helps_and_is_the_longest_wait_rounded_up(verdict: PolicyDecision) -> None:
     retry_after = dict(rate_limit_headers(verdict)).get("Retry-After")
     wait = max((Fraction(rule.decision.retry_ticks, SECOND) for rule in verdict.enforced), default=Fraction(0))
-    hopeless = verdict.missing is not None or any(rule.decision.never for rule in verdict.enforced)
+    hopeless = verdict.missing is not None or any(rule.decision.impossible for rule in verdict.enforced)
     if verdict.allowed or hopeless:
         assert retry_after is None
     else:
@@ -204,7 +204,7 @@ def test_a_wait_is_never_rounded_down(ticks: int, seconds: int) -> None:
 
 
 def test_a_refusal_that_a_race_made_without_a_wait_asks_for_a_second() -> None:
-    lost = PlainDecision(False, FIVE_PER_SECOND, "k", 1, 0, 0, 0, 0)
+    lost = Decision(False, FIVE_PER_SECOND, "k", 1, 0, 0, 0, 0)
     assert PolicyDecision((RuleDecision("x", lost),)).retry_after_seconds == 1
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +12,17 @@ from async_memory import AsyncMemoryStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper import AsyncKeeper, Keeper, LeakyBucket, ManualClock, MemoryStore, Policy, RateLimitExceeded
+from ratekeeper import (
+    AsyncKeeper,
+    Decision,
+    Keeper,
+    LeakyBucket,
+    ManualClock,
+    MemoryStore,
+    Policy,
+    PolicyDecision,
+    RateLimitExceeded,
+)
 from ratekeeper.policy.model import Rule
 from ratekeeper.stores.table_store import TableStore
 
@@ -45,6 +57,8 @@ match = { path = "/api/*" }
 limit = "1/day"
 shadow = true
 """)
+
+LEAKY = 'algorithm = "leaky_bucket"\ncapacity = 10\nleak_rate = "1/day"'
 
 
 @pytest.fixture
@@ -258,6 +272,59 @@ def test_one_plain_rule_decides_alone_as_it_does_beside_one_that_matches_nothing
     one, other = (Keeper(Policy.parse(text), MemoryStore(100, clock=ManualClock())) for text in (alone, alone + beside))
     for question in asked:
         assert outcome(one, *question) == outcome(other, *question), question
+
+
+class RefundedMeanwhile(Decision):
+    """A decision that another thread gives back while the first one reads it, to do the same."""
+
+    __slots__ = ("meanwhile",)
+    meanwhile: Callable[[], None] | None
+
+    def _let_the_other_go_ahead(self) -> None:
+        if self.meanwhile is not None:
+            other, self.meanwhile = threading.Thread(target=self.meanwhile), None
+            other.start()
+            other.join()
+
+    @property
+    def cost(self) -> int:
+        self._let_the_other_go_ahead()
+        return super().cost
+
+    @property
+    def source(self) -> str:
+        if self.reads == "source":
+            self._let_the_other_go_ahead()
+        return super().source
+
+    reads = "cost"
+
+
+class RefundedEarlier(RefundedMeanwhile):
+    """The same, before the first thread has looked at its cost."""
+
+    reads = "source"
+
+
+@pytest.mark.parametrize("moment", [RefundedMeanwhile, RefundedEarlier])
+@pytest.mark.parametrize("algorithm", ['limit = "10/day"', LEAKY], ids=["token", "leaky"])
+def test_two_threads_that_refund_one_decision_give_its_charge_back_once(
+    store: TableStore, algorithm: str, moment: type[RefundedMeanwhile]
+) -> None:
+    keeper = Keeper(Policy.parse(f'[[rules]]\nname = "r"\n{algorithm}'), store)
+    if "limit" in algorithm:
+        keeper.check({}, cost=3)
+    rule = keeper.check({}, cost=2).rules[0]
+    made = rule.decision
+    one = moment(
+        made.allowed, made.limit, made.key, made.cost,
+        made.debt_ticks, made.delay_ticks, made.retry_ticks, made.at_ticks,
+    )  # fmt: skip
+    taken = PolicyDecision((rule._replace(decision=one),))
+    one.meanwhile = lambda: keeper.refund(taken)
+    keeper.refund(taken)
+    assert one.meanwhile is None, "the other thread did not come in between"
+    assert keeper.check({}, cost=0).remaining == (7 if "limit" in algorithm else 11)
 
 
 def test_a_refund_gives_nothing_back_of_a_rule_in_shadow_that_refused() -> None:

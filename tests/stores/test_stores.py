@@ -265,7 +265,7 @@ class TwinsDecideAlike(RuleBasedStateMachine):
     def record(self, decisions: list[Decision], chosen: list[int]) -> None:
         decision = self.agree(decisions)
         assert decision.allowed == (decision.retry_ticks == 0)
-        assert (decision.delay_ticks == NEVER) == decision.never
+        assert (decision.delay_ticks == NEVER) == decision.impossible
         self.chosen = chosen
         for twin, made in zip(self.twins, decisions, strict=True):
             twin.history.append(made)

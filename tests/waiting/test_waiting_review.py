@@ -22,7 +22,7 @@ from ratekeeper import (
     TokenBucket,
 )
 from ratekeeper.core import IMPLEMENTATION
-from ratekeeper.decision import Charge, FallbackDecision
+from ratekeeper.decision import Charge
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
@@ -82,7 +82,8 @@ def test_an_answer_that_travelled_long_gives_nobody_a_turn_that_has_passed() -> 
     assert place is not None
     assert place.turn == 147
     again = waitlist.add(later, needs, [(243, 267)], charged_at=51, now=250)
-    assert again is not None and again.turn == 243, "its own place, which it was charged for, is not made later"
+    assert again is not None
+    assert again.turn == 243, "its own place, which it was charged for, is not made later"
 
 
 class HeldClock(ManualClock):
@@ -275,7 +276,7 @@ class Unreachable:
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         await asyncio.sleep(0)
-        return [FallbackDecision(True, one.limit, one.key, one.cost, 0, 0, 0, 5, -1, "allow") for one in charges]
+        return [Decision(True, one.limit, one.key, one.cost, 0, 0, 0, 5, -1, "allow") for one in charges]
 
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         self.refunded.extend(charges)

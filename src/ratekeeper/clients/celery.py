@@ -19,7 +19,8 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ratekeeper.clients.pacer import blocking_limiter
 from ratekeeper.decision import Charge, combine, scope_of
-from ratekeeper.errors import MissingExtraError, RatekeeperError, RateLimitExceeded
+from ratekeeper.errors import MissingExtraError, RatekeeperError
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, checked_cost
 from ratekeeper.stores.base import Store
@@ -129,7 +130,7 @@ class _Turns:
         charges = [Charge.of(scope, key, limit, cost, None) for scope, limit in placed]
         endless = [charge._replace(tolerance=MAX_AHEAD_TICKS) for charge in charges]
         decision = combine(self._limiter.store.decide(endless))
-        if decision.never:
+        if decision.impossible:
             raise RateLimitExceeded(decision)
         return decision.delay if decision.allowed else decision.retry_after
 

@@ -106,14 +106,14 @@ typedef struct {
     uint64_t fingerprint;
     rk_terms terms;
     bool shadow; /* decided and charged like the others, but refuses nothing */
-    bool never;  /* costs more than its limit can ever admit */
+    bool impossible; /* costs more than its limit can ever admit */
     rk_answer answer;
 } rk_demand;
 
 RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64_t now, bool commit,
                                  const rk_clock *clock)
 {
-    if (!demand->never)
+    if (!demand->impossible)
         return rk_charge(table, demand->fingerprint, now, demand->terms, commit, clock);
     rk_terms nothing = {0, 0, 0};
     rk_answer answer = rk_charge(table, demand->fingerprint, now, nothing, false, clock);

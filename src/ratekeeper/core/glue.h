@@ -31,7 +31,11 @@ typedef struct {
 
 extern PyType_Spec rk_decision_spec, rk_table_spec, rk_gate_spec;
 
-/* decision.c */
+/* module.c: makes a type and adds it to the module; NULL with a Python error set */
+PyTypeObject *rk_add_type(PyObject *module, PyType_Spec *spec, PyObject *base);
+
+/* decision_object.c */
+PyTypeObject *rk_add_decision_type(PyObject *module, PyTypeObject *base);
 PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
                            bool charged);
 bool rk_is_allowed(PyObject *decision);
@@ -62,7 +66,7 @@ bool rk_read_clock(rk_table_object *self, int64_t *now);
 int64_t rk_later(void *table_object); /* reads an rk_clock; on error it leaves a Python error set */
 PyObject *rk_make_closed_clock(void);
 
-/* gate.c */
+/* gate_object.c */
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait);
 
 #endif

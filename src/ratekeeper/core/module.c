@@ -1,7 +1,7 @@
 /* The extension module ratekeeper.core._table. */
 #include "glue.h"
 
-static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyObject *base)
+PyTypeObject *rk_add_type(PyObject *module, PyType_Spec *spec, PyObject *base)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, spec, base);
     if (type && PyModule_AddType(module, (PyTypeObject *)type) < 0)
@@ -18,10 +18,10 @@ static int module_exec(PyObject *module)
     Py_XDECREF(decisions);
     if (!base)
         return -1;
-    state->decision = add_type(module, &rk_decision_spec, base);
+    state->decision = rk_add_decision_type(module, (PyTypeObject *)base);
     Py_DECREF(base);
-    state->table = add_type(module, &rk_table_spec, NULL);
-    state->gate = add_type(module, &rk_gate_spec, NULL);
+    state->table = rk_add_type(module, &rk_table_spec, NULL);
+    state->gate = rk_add_type(module, &rk_gate_spec, NULL);
     return state->decision && state->table && state->gate ? 0 : -1;
 }
 

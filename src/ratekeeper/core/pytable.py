@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush, heapreplace
 from typing import Any, TypeVar
 
-from ratekeeper.decision import NEVER, Charge, Decision, PlainDecision, key_bytes
+from ratekeeper.decision import NEVER, Charge, Decision, key_bytes
 from ratekeeper.gcra import decide, refundable
 from ratekeeper.limits import TICKS_PER_SECOND
 
@@ -249,8 +249,8 @@ def _answer(charge: Charge, tat: int, now: int, commit: bool) -> tuple[Decision,
     if cost > limit.max_cost:
         allowed, delay, retry_after = False, NEVER, NEVER
     if allowed and commit and increment:
-        return PlainDecision(True, limit, key, cost, ahead, delay, retry_after, now, 0), new_tat
-    return PlainDecision(allowed, limit, key, cost, ahead - increment, delay, retry_after, now, -1), 0
+        return Decision(True, limit, key, cost, ahead, delay, retry_after, now, 0), new_tat
+    return Decision(allowed, limit, key, cost, ahead - increment, delay, retry_after, now, -1), 0
 
 
 def _refused(decision: Decision, full_for: int) -> Decision:
@@ -258,7 +258,7 @@ def _refused(decision: Decision, full_for: int) -> Decision:
     limit, key, cost, delay, at = (
         decision.limit, decision.key, decision.cost, decision.delay_ticks, decision.at_ticks,
     )  # fmt: skip
-    return PlainDecision(False, limit, key, cost, 0, delay, full_for, at, -1)
+    return Decision(False, limit, key, cost, 0, delay, full_for, at, -1)
 
 
 def _passes(charges: Iterable[Charge], decisions: Iterable[Decision]) -> bool:

@@ -11,7 +11,8 @@ from http import HTTPStatus
 from math import inf
 from typing import Any, ClassVar, TypeAlias
 
-from ratekeeper.errors import MissingExtraError, RateLimitExceeded
+from ratekeeper.errors import MissingExtraError
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.exchange import CURRENT
 from ratekeeper.http.limiter import RequestLimiter
 from ratekeeper.http.rate_limit import Key, RateLimit

@@ -23,9 +23,9 @@ from ratekeeper.errors import (
     ClientDisconnected,
     CostError,
     RatekeeperError,
-    RateLimitExceeded,
     StoreUnavailable,
 )
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.attributes import put_attribute
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.limiter_base import LimiterBase

@@ -16,9 +16,9 @@ from ratekeeper.errors import (
     ClientDisconnected,
     CostError,
     RatekeeperError,
-    RateLimitExceeded,
     StoreUnavailable,
 )
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.headers import policy_name
 from ratekeeper.http.response import Response
 from ratekeeper.policy.decision import PolicyDecision
@@ -49,7 +49,7 @@ def problem(decision: PolicyDecision, status: int | None = None) -> Response:
     if decision.missing is not None:
         return _missing_attribute(decision.missing, HTTPStatus(403 if status is None else status))
     decisions = [rule.decision for rule in decision.enforced]
-    if any(one.on_error == "deny" for one in decisions) and not any(one.never for one in decisions):
+    if any(one.on_error == "deny" for one in decisions) and not any(one.impossible for one in decisions):
         return unavailable(status)
     return _quota_exceeded(decision, HTTPStatus(429 if status is None else status))
 
@@ -122,7 +122,7 @@ def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
 def _explanation(refusing: list[RuleDecision], wait: int | None) -> str:
     """Say in a sentence what was exceeded, and what helps. Without a `wait` nothing but a smaller cost does."""
     if wait is None:
-        rule = next(rule for rule in refusing if rule.decision.never)
+        rule = next(rule for rule in refusing if rule.decision.impossible)
         return (
             f"The request costs {rule.decision.cost}, and {rule.name!r} never admits more than {rule.limit.max_cost} "
             "at once: waiting will not help, asking for less will."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
-from ratekeeper.decision import Outcome, PlainDecision, RuleDecision, most_restrictive
+from ratekeeper.decision import Decision, Outcome, RuleDecision, most_restrictive
 from ratekeeper.limits import Limit
 
 
@@ -119,4 +119,4 @@ def _given_back(rule: RuleDecision) -> RuleDecision:
         return rule
     debt = max(0, made.debt_ticks - made.cost * made.limit.interval)
     values = (made.allowed, made.limit, made.key, 0, debt, 0, made.retry_ticks, made.at_ticks)
-    return rule._replace(decision=PlainDecision(*values))
+    return rule._replace(decision=Decision(*values))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ratekeeper.decision import Charge, scope_of
-from ratekeeper.errors import RateLimitExceeded
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limits import TokenBucket, wait_ticks
 from ratekeeper.policy.compiled import CompiledPolicy, Plan, RuleExplanation, checked
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy
+from ratekeeper.refund import claim_refund
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import AsyncStore, Store, is_async, require_nonblocking, require_sync
 from ratekeeper.stores.spec import MEMORY, StoreSpec
@@ -173,16 +174,19 @@ def _to_give_back(decision: PolicyDecision) -> tuple[list[Charge], list[tuple[st
 
     Note that they are given back, so that they are not given twice.
     """
-    tokens, places = [], []
-    # A rule in shadow may have refused, and a store that did not answer has charged nothing.
-    own = [(scope_of(rule.name), rule.decision) for rule in decision.rules if rule.decision._refunded == 0]
-    made = [(scope, one) for scope, one in own if decision.allowed and one.allowed and one.source == "exact"]
-    for scope, one in made:
-        object.__setattr__(one, "_refunded", one.cost)
-        charge = Charge.of(scope, one.key, one.limit, one.cost)
-        tat = one.at_ticks + one.debt_ticks
+    tokens: list[Charge] = []
+    places: list[tuple[str, str | bytes, int, int]] = []
+    times: list[int] = []
+    for name, one, _ in decision.rules if decision.allowed else ():
+        # A rule in shadow may have refused, and a store that did not answer has charged nothing.
+        given = claim_refund(one) if one.allowed and one.source == "exact" else 0
+        if not given:
+            continue
+        charge = Charge.of(scope_of(name), one.key, one.limit, given)
+        times.append(one.at_ticks)
         if one.limit.queues:
-            places.append((scope, one.key, tat, tat - charge.increment))
-        elif one.cost:
+            tat = one.at_ticks + one.debt_ticks
+            places.append((charge.scope, one.key, tat, tat - charge.increment))
+        else:
             tokens.append(charge)
-    return tokens, places, min((one.at_ticks for _, one in made), default=0)
+    return tokens, places, min(times, default=0)

@@ -14,9 +14,9 @@ from ratekeeper.errors import (
     ClientDisconnected,
     PolicyError,
     RatekeeperError,
-    RateLimitExceeded,
     StoreUnavailable,
 )
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.frameworks.asgi import Receive, Scope, ScopeExchange, Send, answer_with
 from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter

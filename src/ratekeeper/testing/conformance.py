@@ -117,7 +117,7 @@ class StoreConformance:
                 for timeout in (DEFAULT_WAIT, None):
                     [decision] = self.store.decide([charge("a", limit, cost, timeout, scope=str(limit))])
                     assert not decision
-                    assert decision.never
+                    assert decision.impossible
                     assert decision.remaining == 5
             assert self.store.decide([charge("a", limit, 5, scope=str(limit))])[0]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from ratekeeper.decision import Charge, Decision, PlainDecision, key_bytes
+from ratekeeper.decision import Charge, Decision, key_bytes
 from ratekeeper.limits import MAX_AHEAD_TICKS
 from ratekeeper.waiting.places import Need, Place, Range
 from ratekeeper.waiting.waitlist import Buckets, Waiter
@@ -86,7 +86,7 @@ def disown(waiter: Waiter, charges: Sequence[Charge], decisions: Sequence[Decisi
     pairs = [pair for pair in zip(charges, decisions, strict=True) if delays(pair[0])]
     for (charge, decision), owned in zip(pairs, waiter.place.owned, strict=False):
         if not owned or owned[-1][1] != range_of(charge, decision)[1]:
-            object.__setattr__(decision, "_refunded", -1)
+            decision._refunded = -1
 
 
 def delays(charge: Charge) -> bool:
@@ -117,4 +117,4 @@ def _due(charge: Charge, seen: Decision, delay: int) -> Charge:
 
 
 def _granted(charge: Charge, at: int, debt: int, turn: int) -> Decision:
-    return PlainDecision(True, charge.limit, charge.key, charge.cost, debt, max(0, turn - at), 0, at)
+    return Decision(True, charge.limit, charge.key, charge.cost, debt, max(0, turn - at), 0, at)

@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ratekeeper.clock import local_ticks
-from ratekeeper.decision import AnyDecision, Charge, Decision, combine, seconds
-from ratekeeper.errors import RateLimitExceeded
+from ratekeeper.decision import Charge, Decision, combine, seconds
+from ratekeeper.exceeded import AnyDecision, RateLimitExceeded
 from ratekeeper.limits import Timeout
 from ratekeeper.waiting.joining import disown
 from ratekeeper.waiting.waitlist import Waiter

@@ -20,7 +20,7 @@ from ratekeeper import (
     StoreUnavailable,
     TokenBucket,
 )
-from ratekeeper.decision import Charge, FallbackDecision, PlainDecision, combine
+from ratekeeper.decision import Charge, combine
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import REDUCED_CAPACITY, problem
 from ratekeeper.stores.redis.breaker import LOST, Breaker
@@ -146,17 +146,17 @@ def test_what_an_error_says_is_shown_without_secrets(text: str, shown: str) -> N
     assert "ann" not in said
 
 
-def decision(made: type[PlainDecision], *more: object, at: int = 5, debt: int = 0, allowed: bool = True) -> Decision:
-    return made(allowed, LIMIT, "k", 1, debt, 0, 0 if allowed else 9, at, -1, *more)
+def decision(on_error: str | None = None, nodes: int = 1, at: int = 5, debt: int = 0, allowed: bool = True) -> Decision:
+    return Decision(allowed, LIMIT, "k", 1, debt, 0, 0 if allowed else 9, at, -1, on_error, nodes)
 
 
 def test_a_fallback_decision_says_so_is_a_value_and_pickles() -> None:
-    exact, fallback = decision(PlainDecision), decision(FallbackDecision, "local", 2)
+    exact, fallback = decision(), decision("local", 2)
     assert (exact.source, exact.on_error, fallback.source, fallback.on_error) == ("exact", None, "fallback", "local")
-    assert exact != fallback != decision(FallbackDecision, "allow", 2)
-    assert pickle.loads(pickle.dumps(fallback)) == fallback == decision(FallbackDecision, "local", 2)
-    assert hash(fallback) == hash(decision(FallbackDecision, "local", 2))
-    with pytest.raises(AttributeError, match="cannot assign to field 'allowed'"):
+    assert exact != fallback != decision("allow", 2)
+    assert pickle.loads(pickle.dumps(fallback)) == fallback == decision("local", 2)
+    assert hash(fallback) == hash(decision("local", 2))
+    with pytest.raises(AttributeError, match="allowed"):
         fallback.allowed = False  # type: ignore[misc]
     assert MemoryStore().decide([Charge.of("s", "k", LIMIT, on_error="deny")])[0].source == "exact"
 
@@ -164,7 +164,7 @@ def test_a_fallback_decision_says_so_is_a_value_and_pickles() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("tight", [True, False])
 def test_if_any_decision_is_a_fallback_s_the_whole_is(order: int, tight: bool) -> None:
-    exact, fallback = decision(PlainDecision, at=4, debt=tight), decision(FallbackDecision, "allow", debt=not tight)
+    exact, fallback = decision(at=4, debt=tight), decision("allow", debt=not tight)
     whole = combine([exact, fallback][::order])
     assert (whole.source, whole.at_ticks, whole.on_error) == ("fallback", 4, "allow")
     assert PolicyDecision((RuleDecision("a", exact), RuleDecision("b", fallback))).source == "fallback"
@@ -172,13 +172,11 @@ def test_if_any_decision_is_a_fallback_s_the_whole_is(order: int, tight: bool) -
 
 
 def test_a_fallback_s_denial_is_a_503_and_a_local_one_a_quota() -> None:
-    denied = PolicyDecision((RuleDecision("a", decision(FallbackDecision, "deny", allowed=False)),))
+    denied = PolicyDecision((RuleDecision("a", decision("deny", allowed=False)),))
     assert (problem(denied).status, REDUCED_CAPACITY.encode() in problem(denied).body) == (503, True)
     assert problem(denied, 403).status == 403
     assert dict(rate_limit_headers(denied))["Retry-After"] == "1"
-    assert (
-        problem(PolicyDecision((RuleDecision("a", decision(FallbackDecision, "local", allowed=False)),))).status == 429
-    )
+    assert problem(PolicyDecision((RuleDecision("a", decision("local", allowed=False)),))).status == 429
 
 
 def test_a_rule_s_on_error_is_read_and_a_typo_names_the_right_word() -> None:

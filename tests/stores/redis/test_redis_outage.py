@@ -98,7 +98,7 @@ def test_allow_lets_pass_and_charges_nothing_but_not_what_never_passes() -> None
     for _ in range(20):
         decision = one(store)
         assert (decision.allowed, decision.source, decision.debt_ticks, decision._refunded) == (True, "fallback", 0, -1)
-    assert one(store, cost=9).never
+    assert one(store, cost=9).impossible
 
 
 def test_deny_refuses_until_the_next_probe() -> None:

@@ -3,44 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ratekeeper.decision import NEVER, Charge, Decision
 from ratekeeper.gcra import decide
-from ratekeeper.limits import Limit
-
-
-class _Draft(Decision):
-    """A decision that is being made. To set a frozen class's fields takes four times as long."""
-
-    __slots__ = (
-        "_refunded", "allowed", "at_ticks", "cost", "debt_ticks", "delay_ticks", "key", "limit", "retry_ticks",
-    )  # fmt: skip
-
-    def __init__(
-        self, allowed: bool, limit: Limit, key: str | bytes, cost: int, debt: int, delay: int, retry_after: int, at: int
-    ) -> None:
-        self.allowed = allowed
-        self.limit = limit
-        self.key = key
-        self.cost = cost
-        self.debt_ticks = debt
-        self.delay_ticks = delay
-        self.retry_ticks = retry_after
-        self.at_ticks = at
-        self._refunded = -1
-
-
-class ServerDecision(_Draft):
-    """A decision made on what a server said."""
-
-    __slots__ = ()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a decision cannot be changed: {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a decision cannot be changed: {name}")
 
 
 def decisions_on(charges: Sequence[Charge], debts: Sequence[int], now: int, commit: bool) -> list[Decision]:
@@ -60,11 +25,9 @@ def _decision(charge: Charge, debt: int, now: int, made: bool) -> Decision:
     if cost > limit.max_cost:
         allowed, delay, retry_after = False, NEVER, NEVER
     charged = bool(made and allowed and increment)
-    decision = _Draft(allowed, limit, key, cost, ahead if charged else debt, delay, retry_after, now)
-    if charged:
-        decision._refunded = 0
-    decision.__class__ = ServerDecision
-    return decision
+    return Decision(
+        allowed, limit, key, cost, ahead if charged else debt, delay, retry_after, now, 0 if charged else -1
+    )
 
 
 def passes(charges: Sequence[Charge], decisions: Sequence[Decision]) -> bool:

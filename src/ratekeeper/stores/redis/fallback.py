@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from ratekeeper.core.pytable import Table
-from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, FallbackDecision, checked_on_error
+from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, checked_on_error
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import TICKS_PER_SECOND
@@ -140,7 +140,7 @@ class Fallback:
         retry, delay = made.retry_ticks, made.delay_ticks
         if retry != NEVER and charge.increment > charge.tolerance:  # more than this node's share ever holds
             retry = delay = wait
-        return FallbackDecision(
+        return Decision(
             made.allowed, made.limit, made.key, made.cost,
             made.debt_ticks, delay, retry, made.at_ticks, -1, "local", self._nodes,
         )  # fmt: skip
@@ -149,10 +149,10 @@ class Fallback:
         """Allow or refuse without a look at anything, but what can never pass does not."""
         _, key, limit, cost, *_ = charge
         if cost > limit.max_cost:
-            return FallbackDecision(False, limit, key, cost, 0, NEVER, NEVER, now, -1, mode)
+            return Decision(False, limit, key, cost, 0, NEVER, NEVER, now, -1, mode)
         if mode == "allow":
-            return FallbackDecision(True, limit, key, cost, 0, 0, 0, now, -1, mode)
-        return FallbackDecision(False, limit, key, cost, limit.full, wait, wait, now, -1, mode)
+            return Decision(True, limit, key, cost, 0, 0, 0, now, -1, mode)
+        return Decision(False, limit, key, cost, limit.full, wait, wait, now, -1, mode)
 
 
 class Spans:

@@ -32,8 +32,8 @@ static bool read_charge(rk_table_object *self, PyObject *charge, rk_demand *dema
         return false;
     demand->shadow = PyObject_IsTrue(PyTuple_GET_ITEM(charge, SHADOW)) == 1;
     demand->terms.increment = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(charge, INCREMENT), &overflow);
-    demand->never = overflow || cost > max_cost;
-    if (demand->never || PyErr_Occurred())
+    demand->impossible = overflow || cost > max_cost;
+    if (demand->impossible || PyErr_Occurred())
         return !PyErr_Occurred();
     return rk_read_ticks(PyTuple_GET_ITEM(charge, BURST), &demand->terms.burst) &&
            rk_read_ticks(PyTuple_GET_ITEM(charge, TOLERANCE), &demand->terms.tolerance);
@@ -108,7 +108,7 @@ static PyObject *table_refund(rk_table_object *self, PyObject *args, PyObject *k
         return PyErr_Format(PyExc_ValueError, "at_ticks must be 0 or more ticks, not %lld", at);
     if (read_charges(self, charges, &tuple, &demands) && rk_read_clock(self, &now)) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++)
-            if (!demands[i].never)
+            if (!demands[i].impossible)
                 rk_refund(&self->table, demands[i].fingerprint, at, demands[i].terms, &self->later);
         done = PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
     }

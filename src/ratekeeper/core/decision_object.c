@@ -4,14 +4,35 @@
  * and a key, which refer to nothing, so it is allocated as collectable but never tracked: that costs the least. (A key
  * of a subclass of str that holds its own decision would not be collected.)
  */
+#include <string.h>
+
 #include "glue.h"
+
+enum { PYTHON_SLOTS = 11 };
 
 typedef struct {
     PyObject_HEAD
+    PyObject *slots[PYTHON_SLOTS]; /* the base's, which a decision made in Python fills: empty here */
     PyObject *limit, *key;
     int64_t cost, debt, delay, retry_after, at, refunded;
     char allowed;
 } rk_decision_object;
+
+/* The type, with `base` for its base: the Python class, whose layout this one extends. NULL with a Python error set. */
+PyTypeObject *rk_add_decision_type(PyObject *module, PyTypeObject *base)
+{
+    if (base->tp_basicsize != offsetof(rk_decision_object, limit))
+        return PyErr_Format(PyExc_SystemError, "Decision has not the %d slots that the C core was built for",
+                            PYTHON_SLOTS), NULL;
+    PyTypeObject *type = rk_add_type(module, &rk_decision_spec, (PyObject *)base);
+    PyObject *nodes = PyLong_FromLong(1);
+    /* The store decided, not a fallback for it. */
+    if (type && (!nodes || PyObject_SetAttrString((PyObject *)type, "on_error", Py_None) < 0 ||
+                 PyObject_SetAttrString((PyObject *)type, "nodes", nodes) < 0))
+        Py_CLEAR(type);
+    Py_XDECREF(nodes);
+    return type;
+}
 
 PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
                            bool charged)
@@ -19,6 +40,9 @@ PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, in
     rk_decision_object *self = PyObject_GC_New(rk_decision_object, module->decision);
     if (!self)
         return NULL;
+    /* In two parts: of one, GCC makes a `rep stos`, which takes as long as all else here. */
+    memset(self->slots, 0, 6 * sizeof *self->slots);
+    memset(self->slots + 6, 0, (PYTHON_SLOTS - 6) * sizeof *self->slots);
     self->limit = Py_NewRef(limit);
     self->key = Py_NewRef(key);
     self->cost = cost;

@@ -19,8 +19,8 @@ typedef struct {
 static void set_terms(const rk_gate_limit *limit, int64_t cost, int64_t wait, rk_demand *demand)
 {
     demand->shadow = false;
-    demand->never = cost > limit->max_cost;
-    if (demand->never)
+    demand->impossible = cost > limit->max_cost;
+    if (demand->impossible)
         return;
     int64_t increment = cost * limit->interval;
     int64_t burst = limit->queues ? increment : limit->full;
@@ -70,7 +70,7 @@ static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64
         set_terms(&self->limits[i], request->cost, wait, &demands[i]);
     if (!rk_read_clock(table, &now))
         return NULL;
-    if (Py_SIZE(self) == 1 && !demands->never) { /* the hot path */
+    if (Py_SIZE(self) == 1 && !demands->impossible) { /* the hot path */
         rk_answer only = rk_charge(&table->table, demands->fingerprint, now, demands->terms, true, &table->later);
         if (table->clock && PyErr_Occurred())
             return NULL;
