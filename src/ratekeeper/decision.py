@@ -275,6 +275,8 @@ def combine(decisions: Sequence[Decision]) -> Decision:
     Its time is the earliest: a refund must give back nothing that has refilled since any of the charges. If one was
     made without the store, so was the whole.
     """
+    if len(decisions) == 1:
+        return decisions[0]
     binding = most_restrictive(decisions)
     delay = max(decision.delay_ticks for decision in decisions)
     at = min(decision.at_ticks for decision in decisions)

@@ -159,9 +159,11 @@ class BaseWaitQueue:
         """
         if not one.may_wait:
             return await self._store.decide(one.charges)
-        taken = self._section(lambda: self._take_spare(one))
-        if taken is not None:
-            return await self._decisions_on(one, *taken)
+        waitlist = self._lists.get(one.buckets)
+        if waitlist is not None and all(waitlist.spare):  # else there is nothing to take
+            taken = self._section(lambda: self._take_spare(one))
+            if taken is not None:
+                return await self._decisions_on(one, *taken)
         return await (self._charge_together(one) if one.together else self._charge(one))
 
     def _take_spare(self, one: Joining) -> tuple[Place, int] | None:
@@ -256,7 +258,7 @@ class BaseWaitQueue:
 
     def _sweep(self) -> None:
         """Forget the list that was looked at longest ago, if it is of no more use."""
-        if self._lists:
+        if len(self._lists) > 1:  # else it is the one that is joined
             buckets, waitlist = next(iter(self._lists.items()))
             self._lists.move_to_end(buckets)
             self._forget_if_idle(waitlist, self._let_go(waitlist))

@@ -31,14 +31,15 @@ class Joining(NamedTuple):
     def of(cls, waiter: Waiter, charges: Sequence[Charge]) -> Joining:
         delaying = [charge for charge in charges if delays(charge)]
         buckets = tuple([(charge.scope, key_bytes(charge.key)) for charge in delaying])
+        longest = [charge.tolerance - charge.burst for charge in delaying] or [0]
         return cls(
             waiter,
             charges,
             buckets,
             tuple([need_of(charge) for charge in delaying]),
             len(buckets) > 1 and len({key for _, key in buckets}) == 1,
-            any(charge.tolerance > charge.burst for charge in delaying),
-            min([charge.tolerance - charge.burst for charge in delaying], default=0),
+            max(longest) > 0,
+            min(longest),
         )
 
     def each(self, decisions: Sequence[Decision], what: Callable[[Charge, Decision], T]) -> list[T]:

@@ -10,7 +10,7 @@ import threading
 from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from ratekeeper.clock import local_ticks
 from ratekeeper.decision import Charge, Decision, combine, seconds
@@ -49,6 +49,35 @@ class Wakeup(threading.Event):
         return self._asleep.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
 
+class TaskWakeup(asyncio.Event):
+    """An event for one task that sleeps. It takes a sixth of the memory."""
+
+    def __init__(self) -> None:
+        self._awake = False
+        self._sleeper: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<TaskWakeup set={self._awake}>"
+
+    def is_set(self) -> bool:
+        return self._awake
+
+    def set(self) -> None:
+        self._awake = True
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    def clear(self) -> None:
+        self._awake = False
+
+    async def wait(self) -> Literal[True]:
+        """Sleep until it is set."""
+        if not self._awake:
+            self._sleeper = asyncio.get_running_loop().create_future()
+            await self._sleeper
+        return True
+
+
 def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
     """Charge, and block this thread until the turn has come. A refusal returns at once.
 
@@ -71,15 +100,19 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
 
 def await_turn(store: Store, waiter: Waiter, woken: threading.Event) -> None:
     """Block this thread until the waiter's turn has come."""
+    if waiter.waitlist is None:
+        return
     now = local_ticks(store.clock)
-    while not store.wait_queue.leave(waiter):
+    while True:
         store.clock.wait(woken, _left(waiter, now))
         woken.clear()
+        if store.wait_queue.leave(waiter):
+            return
 
 
 async def take_turn_async(store: AwaitedStore, charges: Sequence[Charge]) -> list[Decision]:
     """As `take_turn`, but let the event loop go on. A task that is cancelled gives its place up."""
-    loop, woken = asyncio.get_running_loop(), asyncio.Event()
+    loop, woken = asyncio.get_running_loop(), TaskWakeup()
     waiter = Waiter(lambda: wake_task(loop, woken))
     try:
         decisions = await store.wait_queue.join(waiter, charges)
@@ -93,10 +126,14 @@ async def take_turn_async(store: AwaitedStore, charges: Sequence[Charge]) -> lis
 
 async def await_turn_async(store: AwaitedStore, waiter: Waiter, woken: asyncio.Event) -> None:
     """As `await_turn`, but let the event loop go on."""
+    if waiter.waitlist is None:
+        return
     now = local_ticks(store.clock)
-    while not store.wait_queue.leave(waiter):
+    while True:
         await store.clock.wait_async(woken, _left(waiter, now))
         woken.clear()
+        if store.wait_queue.leave(waiter):
+            return
 
 
 def wake_task(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> bool:
@@ -201,7 +238,7 @@ class Reservation(Generic[D]):
         return self
 
     async def __aenter__(self) -> Reservation[D]:
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        loop, woken = asyncio.get_running_loop(), TaskWakeup()
         self._wake = partial(wake_task, loop, woken)
         self._begin()
         try:

@@ -95,13 +95,14 @@ class Waitlist:
         already, it is put in the list before them. The store's answer may have travelled long: what lay spare between
         `charged_at` and `now` is void, as nobody left in that time.
         """
-        place = fit(needs, [[one] for one in ranges], charged_at, charged_at, self.by_leaving)
-        if place is None:
-            if self.together:
+        if self.together:
+            found = fit(needs, [[one] for one in ranges], charged_at, charged_at, self.by_leaving)
+            if found is None:
                 return None
-            latest = max(end - need.burst for need, (_, end) in zip(needs, ranges, strict=True))
-            place = Place(max(charged_at, latest), ())
-        place = Place(place.turn, tuple([(one,) for one in ranges]))
+            turn = found.turn
+        else:  # the store has charged just what it needs
+            turn = max(charged_at, *[end - need.burst for need, (_, end) in zip(needs, ranges, strict=True)])
+        place = Place(turn, tuple([(one,) for one in ranges]))
         behind = 0
         while behind < len(self._places) and self._places[-1 - behind].turn > place.turn:
             behind += 1
