@@ -23,7 +23,7 @@ from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import LeakyBucket, wait_ticks
 from ratekeeper.rates import Rate
-from ratekeeper.waiting.turns import Wakeup, wake_task
+from ratekeeper.waiting.wakeups import Wakeup, wake_task
 
 T = TypeVar("T")
 
