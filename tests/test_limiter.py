@@ -314,7 +314,7 @@ def test_a_decorator_limits_each_call_by_its_arguments(store: TableStore) -> Non
 
     assert_type(send("alice", "hello"), str)
     assert send("alice", text="there") == "THERE"
-    assert (send.__name__, send.__doc__) == ("send", "Send a text.")
+    assert (send.__name__, send.__doc__) == ("send", "Send a text message.")
     with pytest.raises(RateLimitExceeded, match=r"of 10 at 1/s: retry after 1\.000 s"):
         send("alice", "x")
     assert send("bob", "0123456789") == "0123456789"
