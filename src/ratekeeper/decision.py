@@ -91,10 +91,9 @@ class Decision:
     inherits all else from here.
     """
 
-    __slots__ = (
-        "_allowed", "_at_ticks", "_cost", "_debt_ticks", "_delay_ticks", "_key", "_limit", "_nodes", "_on_error",
-        "_refunded", "_retry_ticks",
-    )  # fmt: skip
+    __slots__ = ("_refunded", "_values")
+    _values: tuple[bool, Limit, str | bytes, int, int, int, int, int, str | None, int]
+    _refunded: int  # the cost already given back, -1 when nothing was charged; not part of the value
 
     missing: str | None = None
 
@@ -103,15 +102,16 @@ class Decision:
         debt_ticks: int, delay_ticks: int, retry_ticks: int, at_ticks: int,
         refunded: int = 0, on_error: str | None = None, nodes: int = 1,
     ) -> None:  # fmt: skip
-        self._allowed, self._limit, self._key, self._cost = allowed, limit, key, cost
-        self._debt_ticks, self._delay_ticks, self._retry_ticks = debt_ticks, delay_ticks, retry_ticks
-        self._at_ticks, self._on_error, self._nodes = at_ticks, on_error, nodes
-        self._refunded = refunded  # the cost already given back, -1 when nothing was charged; not part of the value
+        # One tuple: the C core's type, which keeps numbers, inherits a place for each slot, and must clear it.
+        self._values = (
+            allowed, limit, key, cost, debt_ticks, delay_ticks, retry_ticks, at_ticks, on_error, nodes,
+        )  # fmt: skip
+        self._refunded = refunded
 
     @property
     def allowed(self) -> bool:
         """Whether the request may go ahead: now, or after `delay` seconds."""
-        return self._allowed
+        return self._values[0]
 
     @property
     def remaining(self) -> int:
@@ -141,17 +141,17 @@ class Decision:
     @property
     def limit(self) -> Limit:
         """The limit that decided: of several the one to wait longest for, or else the one with least left."""
-        return self._limit
+        return self._values[1]
 
     @property
     def key(self) -> str | bytes:
         """The key that the request was counted under, as the caller gave it."""
-        return self._key
+        return self._values[2]
 
     @property
     def cost(self) -> int:
         """The tokens that the request asked for."""
-        return self._cost
+        return self._values[3]
 
     @property
     def source(self) -> str:
@@ -161,12 +161,12 @@ class Decision:
     @property
     def on_error(self) -> str | None:
         """The rule by which a request was decided without the store: "deny", "local" or "allow"; else None."""
-        return self._on_error
+        return self._values[8]
 
     @property
     def nodes(self) -> int:
         """Of how many nodes this one has an equal share of the limit, while the store does not answer; else 1."""
-        return self._nodes
+        return self._values[9]
 
     @property
     def impossible(self) -> bool:
@@ -176,22 +176,22 @@ class Decision:
     @property
     def debt_ticks(self) -> int:
         """Ticks (1/16 ns) until the bucket is full again: `reset_after`, exactly."""
-        return self._debt_ticks
+        return self._values[4]
 
     @property
     def delay_ticks(self) -> int:
         """Ticks (1/16 ns) to wait before going ahead: `delay`, exactly."""
-        return self._delay_ticks
+        return self._values[5]
 
     @property
     def retry_ticks(self) -> int:
         """Ticks (1/16 ns) after which the same request would be allowed: `retry_after`, exactly."""
-        return self._retry_ticks
+        return self._values[6]
 
     @property
     def at_ticks(self) -> int:
         """The time on the store's clock, in ticks (1/16 ns), when it decided."""
-        return self._at_ticks
+        return self._values[7]
 
     @property
     def refusal(self) -> str:

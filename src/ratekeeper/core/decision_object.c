@@ -8,7 +8,7 @@
 
 #include "glue.h"
 
-enum { PYTHON_SLOTS = 11 };
+enum { PYTHON_SLOTS = 2 };
 
 typedef struct {
     PyObject_HEAD
@@ -22,8 +22,7 @@ typedef struct {
 PyTypeObject *rk_add_decision_type(PyObject *module, PyTypeObject *base)
 {
     if (base->tp_basicsize != offsetof(rk_decision_object, limit))
-        return PyErr_Format(PyExc_SystemError, "Decision has not the %d slots that the C core was built for",
-                            PYTHON_SLOTS), NULL;
+        return PyErr_SetString(PyExc_ImportError, "the C core was built for another ratekeeper: reinstall it"), NULL;
     PyTypeObject *type = rk_add_type(module, &rk_decision_spec, (PyObject *)base);
     PyObject *nodes = PyLong_FromLong(1);
     /* The store decided, not a fallback for it. */
@@ -40,9 +39,7 @@ PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, in
     rk_decision_object *self = PyObject_GC_New(rk_decision_object, module->decision);
     if (!self)
         return NULL;
-    /* In two parts: of one, GCC makes a `rep stos`, which takes as long as all else here. */
-    memset(self->slots, 0, 6 * sizeof *self->slots);
-    memset(self->slots + 6, 0, (PYTHON_SLOTS - 6) * sizeof *self->slots);
+    memset(self->slots, 0, sizeof self->slots);
     self->limit = Py_NewRef(limit);
     self->key = Py_NewRef(key);
     self->cost = cost;
