@@ -28,6 +28,12 @@ from ratekeeper.rates import parse_rate, rate_text
         (" 7/MINUTES ", 7, Fraction(7, 60)),
         ("9 per 1.5 secs", 9, Fraction(6)),
         ("8/d", 8, Fraction(8, 86_400)),
+        ("10 requests per minute", 10, Fraction(10, 60)),
+        ("10 per minute", 10, Fraction(10, 60)),
+        ("10 req/min burst 3", 3, Fraction(10, 60)),
+        ("1 Request / 2s", 1, Fraction(1, 2)),
+        ("300reqs/h", 300, Fraction(300, 3600)),
+        ("10 requests/300", 10, Fraction(10, 300)),
     ],
 )
 def test_a_text_means_its_count_period_and_burst(text: str, capacity: int, rate: Fraction) -> None:
@@ -114,7 +120,7 @@ def test_several_limits_where_one_is_meant_are_an_error_that_names_what_reads_th
         ("5/hrss", "unknown unit of time 'hrss': did you mean 'hrs'"),
         ("5/secss", "unknown unit of time 'secss'"),
         ("10/5 burts 3", "'burts'"),
-        (b"1/s", "limits are text such as"),
+        (b"1/s", "limits are a string such as"),
     ],
 )
 def test_what_other_libraries_guess_is_an_error_here(text: str, says: str) -> None:
@@ -143,6 +149,9 @@ def test_a_float_means_the_decimal_that_it_prints_as() -> None:
         ("", "write a count and a period"),
         ("ten/minute", "write a count and a period"),
         ("-5/minute", "write a count and a period"),
+        ("10 requests", "write a count and a period"),
+        ("10 request5/minute", "write a count and a period"),
+        ("10 apples per minute", "write a count and a period"),
         ("10/s foo", "'foo' is not understood"),
         ("10/s burst", "'burst' is not understood"),
         ("0/s", "a rate must be positive, not '0/s': .* refuse it before you ask a limiter"),
@@ -153,7 +162,7 @@ def test_a_float_means_the_decimal_that_it_prints_as() -> None:
         ("9" * 400 + ".5/s", "at most 100 characters"),
         ("2000000000/s", "at most 1,000,000,000"),
         ("1/500 weeks burst 2", "more than the 5 years allowed"),
-        (100, "text such as"),
+        (100, "a string such as"),
     ],
 )
 def test_a_bad_text_is_an_error_that_says_what_is_right(text: str, says: str) -> None:

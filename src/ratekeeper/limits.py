@@ -1,4 +1,4 @@
-"""Limits: what a bucket may hold and how fast it refills, validated once, then trusted.
+"""Limits: the capacity of a bucket and how fast it refills, validated once, then trusted.
 
 A limit turns a cost into the three integers of the rule (see `gcra`). It knows no clock, no key and no store.
 """
@@ -39,7 +39,7 @@ _BETWEEN_LIMITS = re.compile(r"[;,|](?!\s*burst\b)", re.IGNORECASE)
 
 
 class Terms(NamedTuple):
-    """What one request asks of one bucket, in ticks: the arguments of `gcra.decide`."""
+    """One request's demand on one bucket, in ticks: the arguments of `gcra.decide`."""
 
     increment: int
     burst: int
@@ -48,7 +48,7 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Limit:
-    """What the two algorithms share. Use `TokenBucket` or `LeakyBucket`.
+    """The common part of the two algorithms. Use `TokenBucket` or `LeakyBucket`.
 
     `interval` is the ticks a token takes to refill; `full` the ticks of debt at which nothing more fits; `max_cost` the
     largest cost that can ever be admitted at once.
@@ -82,7 +82,7 @@ class Limit:
         return -(-ticks * parts // per_second)
 
     def terms(self, cost: int, timeout: Timeout = DEFAULT_WAIT) -> Terms:
-        """Return what `cost` tokens ask of a bucket, for a caller willing to wait `timeout` seconds.
+        """Return the demand of `cost` tokens on a bucket, for a caller willing to wait `timeout` seconds.
 
         Raises TypeError or ValueError for a cost that is not a whole number, 0 or more, and for a negative timeout.
         """
@@ -125,7 +125,7 @@ class Limit:
 class TokenBucket(Limit):
     """Admit bursts up to `capacity` tokens, refilled at `refill_rate` tokens a second.
 
-    `refill_rate` is a number (tokens per second) or text such as "300/minute". In any time t at most
+    `refill_rate` is a number (tokens per second) or a string such as "300/minute". In any time t at most
     `capacity + refill_rate * t` is admitted. Raises `LimitError`. Algorithm: GCRA (ITU-T I.371), see `gcra`.
 
     >>> TokenBucket(capacity=20, refill_rate=5).window
@@ -150,7 +150,7 @@ class LeakyBucket(Limit):
     """Let requests leave one by one at `leak_rate` a second; up to `capacity` wait their turn, more are refused.
 
     One more request is being served, so an idle bucket takes `capacity + 1` at once. `leak_rate` is a number
-    (requests per second) or text such as "300/minute". Raises `LimitError`.
+    (requests per second) or a string such as "300/minute". Raises `LimitError`.
 
     >>> LeakyBucket(capacity=50, leak_rate="10/s").max_cost
     51
@@ -192,16 +192,17 @@ def wait_ticks(timeout: float | None) -> int:
 
 
 def parse_limit(text: str) -> TokenBucket:
-    """Return the token bucket that a text describes: a count, a period and, optionally, a burst.
+    """Return the token bucket that a string describes: a count, a period and, optionally, a burst.
 
-    The capacity is the burst, or else the count. Periods: ms, s, m, h, d, w, their words and plurals.
-    Raises `LimitError`, naming the nearest right word for a typo, and `parse_limits` for a text of several limits.
+    The capacity is the burst, or else the count. Periods: ms, s, m, h, d, w, their words and plurals. "requests" or
+    "req" may follow the count. Raises `LimitError`. For a typo it names the nearest right word, and for a string of
+    several limits `parse_limits`.
 
     >>> parse_limit("100 per minute burst 20")
     TokenBucket(capacity=20, refill_rate='100 per minute')
     """
     if not isinstance(text, str):
-        raise LimitError(f"a limit is text such as '100/minute', not {text!r}")
+        raise LimitError(f"a limit is a string such as '100/minute', not {text!r}")
     text = trimmed(text)
     match = RATE.match(text)
     if match is None:
@@ -221,7 +222,7 @@ def parse_limit(text: str) -> TokenBucket:
 
 
 def parse_limits(text: str) -> tuple[TokenBucket, ...]:
-    """Return the token buckets that a text of one or more limits describes, separated by `;`, `,` or `|`.
+    """Return the token buckets that a string of one or more limits describes, separated by `;`, `,` or `|`.
 
     Each is as for `parse_limit`. Raises `LimitError`.
 
@@ -229,5 +230,5 @@ def parse_limits(text: str) -> tuple[TokenBucket, ...]:
     (TokenBucket(capacity=10, refill_rate='10 per second'), TokenBucket(capacity=20, refill_rate='100/minute'))
     """
     if not isinstance(text, str):
-        raise LimitError(f"limits are text such as '10/second; 100/minute', not {text!r}")
+        raise LimitError(f"limits are a string such as '10/second; 100/minute', not {text!r}")
     return tuple(parse_limit(part) for part in _BETWEEN_LIMITS.split(text))

@@ -1,4 +1,4 @@
-"""Rates: a number, or a text such as "300/minute" -> tokens per second, exactly; and back to text.
+"""Rates: a number, or a string such as "300/minute" -> tokens per second, exactly; and back to a string.
 
 Knows no limit and no bucket.
 """
@@ -26,14 +26,19 @@ _WORDS = {word: _UNITS[unit] for unit, short in _SHORT.items() for word in (unit
 _CALENDAR = {"month": "30 days", "year": "365 days"}
 _LONGEST_TEXT = 100
 _NUMBER = r"\d+(?:_\d+)*(?:\.\d+)?"
+_NOUN = r"(?:req(?:uest)?s?\b\s*)?"
 RATE = re.compile(
-    rf"({_NUMBER})\s*(?:(?:/|per)\s*({_NUMBER})?\s*((?!burst)[a-z]+)|/\s*({_NUMBER}))", re.IGNORECASE | re.ASCII
+    rf"({_NUMBER})\s*{_NOUN}(?:(?:/|per)\s*({_NUMBER})?\s*((?!burst)[a-z]+)|/\s*({_NUMBER}))",
+    re.IGNORECASE | re.ASCII,
 )
-"""A count, "/" or "per", and a period. Groups: the count; a number, if any, and its unit; or else seconds alone."""
+"""A count, maybe "requests", "/" or "per", and a period.
+
+Groups: the count; a number, if any, and its unit; or else seconds alone.
+"""
 
 
 def parse_rate(rate: Rate) -> Fraction:
-    """Return a rate in tokens per second, exactly. Takes a number, or text such as "5/10s" or "300 per minute".
+    """Return a rate in tokens per second, exactly. Takes a number, or a string such as "5/10s" or "300 per minute".
 
     A float means the decimal that it prints as. Raises `LimitError`.
     """
@@ -43,7 +48,7 @@ def parse_rate(rate: Rate) -> Fraction:
             raise unreadable(rate)
         return _in_range(count_of(match) / _period(match), rate)
     if isinstance(rate, bool) or not isinstance(rate, int | float | Fraction):
-        raise LimitError(f"a rate is a number of tokens per second, or text such as '300/minute', not {rate!r}")
+        raise LimitError(f"a rate is a number of tokens per second, or a string such as '300/minute', not {rate!r}")
     if isinstance(rate, float):
         if not isfinite(rate):
             raise LimitError(f"a rate must be finite, not {rate!r}")
@@ -52,7 +57,7 @@ def parse_rate(rate: Rate) -> Fraction:
 
 
 def rate_text(rate: Fraction) -> str:
-    """Return the shortest text that `parse_rate` reads as `rate`: "5/s", "100/minute", or else "3/7s"."""
+    """Return the shortest string that `parse_rate` reads as `rate`: "5/s", "100/minute", or else "3/7s"."""
     for unit, suffix in (("second", "s"), ("minute", "minute"), ("hour", "hour"), ("day", "day")):
         if (rate * _UNITS[unit]).denominator == 1:
             return f"{rate * _UNITS[unit]}/{suffix}"
@@ -93,14 +98,14 @@ def _in_range(rate: Fraction, given: Rate) -> Fraction:
 
 
 def trimmed(text: str) -> str:
-    """Return a text without space around it. Raises `LimitError` for one that is too long to be a limit."""
+    """Return a string without the space around it. Raises `LimitError` if it is too long to be a limit."""
     if len(text) > _LONGEST_TEXT:
         raise LimitError(f"a limit has at most {_LONGEST_TEXT} characters, not {len(text)}")
     return text.strip()
 
 
 def unreadable(text: str) -> LimitError:
-    """Return the error that a text is no limit at all."""
+    """Return the error that a string is not a limit at all."""
     hint = (
         " (a number of tokens per second is written without quotes)"
         if re.fullmatch(_NUMBER, text.strip(), re.ASCII)

@@ -325,7 +325,7 @@ MISTAKES = [
     (RULE.replace("5", "1979-05-27"), "policy.toml:4: rule 'r': TokenBucket: refill_rate: a rate is a number"),
     (RULE + 'limit = "5/s"\n', "policy.toml:3: rule 'r': 'limit' says what 'capacity' and 'refill_rate' would"),
     ('[[rules]]\nname = "r"\nlimit = "5/minuet"', "policy.toml:3: rule 'r': '5/minuet': unknown unit", "'minute'?"),
-    ('[[rules]]\nname = "r"\nlimit = 5', "policy.toml:3: rule 'r': a limit is text such as '100/minute', not 5"),
+    ('[[rules]]\nname = "r"\nlimit = 5', "policy.toml:3: rule 'r': a limit is a string such as '100/minute', not 5"),
     (f'[[rules]]\nname = "r"\nlimit = "{"9" * 400}.5/s"', "policy.toml:3: rule 'r': "),
     ('[[rules]]\nname = "r"\nalgorithm = "leaky_bucket"\nlimit = "5/s"',
      "policy.toml:4: rule 'r': 'limit' is for a token bucket: write 'capacity' and 'leak_rate'"),
