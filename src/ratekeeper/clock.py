@@ -22,7 +22,7 @@ _HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
 
 
 class Clock(Protocol):
-    """What a store needs of time. Ticks are 1/16 ns and must be from 0 to 2**62 - 1."""
+    """The time of a store, and how to wait. Ticks are 1/16 ns and must be from 0 to 2**62 - 1."""
 
     def ticks(self) -> int:
         """Return the time now."""
@@ -62,7 +62,7 @@ class SystemClock:
     """
 
     held: ClassVar[ManualClock | None] = None
-    """What tells the time while it is held."""
+    """The clock that tells the time while it is held."""
     ahead: ClassVar[int] = 0
     """Ticks by which the time was moved on while it was held: it does not step back."""
 

@@ -1,6 +1,6 @@
-"""Charge and Decision: what a store is asked, and what it answers. Values; they know no store and no clock.
+"""Charge and Decision: a question to a store, and its answer. Values; they know no store and no clock.
 
-The C core makes decisions of its own type, which inherits everything here and adds only where the numbers are kept.
+The C core's decisions have another type, which inherits everything here and keeps the same numbers in C.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ NEVER = 2**63 - 1
 """The `retry_ticks` of a request that can never pass."""
 
 Outcome: TypeAlias = Literal["allowed", "delayed", "refused", "shadow_refused"]
-"""What a rule made of a request, in a word: for those who count."""
+"""A rule's part in a request, in a word, for counters."""
 
 OnError: TypeAlias = Literal["raise", "deny", "local", "allow"]
-"""What becomes of a request when the store does not answer: the strictest first."""
+"""The answer to a request when the store does not answer: the strictest first."""
 
 ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 
@@ -38,16 +38,16 @@ def key_bytes(key: str | bytes) -> bytes:
 
 
 def scope_of(name: str, place: int = 0) -> str:
-    """Return the scope of the `place`-th limit of the limiter or rule `name`: with a key, it names a bucket."""
+    """Return the scope of the limit at `place` of the limiter or rule `name`. With a key, it names a bucket."""
     return f"{name}/{place}"
 
 
 class Charge(NamedTuple):
-    """What one limit asks of one bucket on behalf of one request.
+    """The demand of one limit on one bucket, for one request.
 
-    The bucket is (`scope`, `key`): the limiter's or rule's name with the limit's place in it, and who asks. A str key
-    is the same as its UTF-8 bytes. A `shadow` charge is decided like any other, but refuses nothing. `on_error` is what
-    becomes of the request if the store does not answer; None is what the store is set to.
+    The bucket is (`scope`, `key`): the limiter's or rule's name with the limit's number in it, and the caller's
+    key. A str key is the same as its UTF-8 bytes. A `shadow` charge is decided like any other, but refuses nothing.
+    `on_error` decides the request if the store does not answer; None is the store's own setting.
     """
 
     scope: str
@@ -87,7 +87,7 @@ def checked_on_error(on_error: str) -> str:
 class Decision:
     """May the request go ahead, when, and what is left. Immutable; true when allowed.
 
-    Everything follows from a few exact integers, in ticks of 1/16 ns. The C core keeps them in a type of its own, which
+    Everything follows from a few exact integers, in ticks of 1/16 ns. The C core's type keeps them in C, and
     inherits all else from here.
     """
 
@@ -252,7 +252,7 @@ class RuleDecision(NamedTuple):
 
 
 def seconds(ticks: int) -> float:
-    """Return ticks as float seconds, `inf` for never; rounded up, so that who waits so long has not come too early."""
+    """Return ticks as float seconds, `inf` for never. Rounded up, so a caller that waits so long is not too early."""
     if ticks == NEVER:
         return inf
     nearest = ticks / TICKS_PER_SECOND
@@ -262,7 +262,7 @@ def seconds(ticks: int) -> float:
 
 
 def most_restrictive(decisions: Sequence[Decision]) -> Decision:
-    """Return the decision that speaks for all: the longest to wait for when refused, or else the least left."""
+    """Return the refusal with the longest wait; if none refuses, the decision with the least left."""
     refused = [decision for decision in decisions if not decision.allowed]
     if refused:
         return max(refused, key=lambda decision: decision.retry_ticks)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class RatekeeperError(Exception):
-    """Base of every error of ratekeeper's own."""
+    """Base of all errors that ratekeeper defines."""
 
 
 class LimitError(RatekeeperError, ValueError):
@@ -55,7 +55,7 @@ class QueueClosed(RatekeeperError):
 
 
 class StoreUnavailable(StoreError):
-    """A store does not answer, or not in time. What was asked for may have been done, or not.
+    """A store does not answer, or not in time. The request may have been carried out, or not.
 
     `retry_after` is in seconds: until then it is not asked again.
     """

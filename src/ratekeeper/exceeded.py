@@ -10,7 +10,7 @@ from ratekeeper.limits import Limit
 
 
 class AnyDecision(Protocol):
-    """What a limiter's `Decision` and a keeper's `PolicyDecision` have in common.
+    """The common part of a limiter's `Decision` and a keeper's `PolicyDecision`.
 
     `rules` are the decisions of each rule, `missing` the attribute for want of which a policy refused.
     """

@@ -1,4 +1,4 @@
-"""Forks: what a process has that its forked child must not use as it is. Knows nothing of what that is.
+"""Forks: state of a process that its forked child must not use as it is. Knows nothing of that state.
 
 A fork copies one thread. A lock that another one holds is never released in the child, and waiters, calls under way and
 the connections of an event loop are the parent's.

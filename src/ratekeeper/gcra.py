@@ -54,7 +54,7 @@ from typing import NamedTuple
 
 
 class Ruling(NamedTuple):
-    """What the rule says, in ticks. `new_tat` is to be stored if `allowed`, and else nothing."""
+    """The rule's answer, in ticks. `new_tat` is to be stored if `allowed`, and else nothing."""
 
     allowed: bool
     new_tat: int
@@ -81,6 +81,6 @@ def decide(tat: int, now: int, increment: int, burst: int, tolerance: int) -> Ru
 def refundable(increment: int, elapsed: int) -> int:
     """Return how much of a charge may be given back `elapsed` ticks after it was made.
 
-    What has refilled since is not given again: had the charge never been made, a full bucket would have spilt it.
+    Tokens that have refilled since are not given again: without the charge, a full bucket would have spilt them.
     """
     return max(0, increment - max(0, elapsed))

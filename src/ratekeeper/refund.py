@@ -1,4 +1,4 @@
-"""Refunds: what may be given back of a decision, and nothing twice. Knows no store: the caller gives it back there."""
+"""Refunds: how much of a decision may be given back, and nothing twice. Knows no store."""
 
 from __future__ import annotations
 

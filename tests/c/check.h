@@ -85,7 +85,7 @@ typedef struct {
 static inline void wipe(fixture *on)
 {
     memset(on->table.cells, 0, on->table.lines * RK_LINE * sizeof(rk_cell));
-    on->counters = (rk_counters){.marks = 0x1234567};
+    on->counters = (rk_counters){.tickets = 0x1234567};
 }
 
 static inline void open_table(fixture *on, uint64_t lines)
@@ -144,7 +144,7 @@ static inline void refund(rk_table *table, uint64_t fingerprint, int64_t increme
 static inline int64_t tat_of(const fixture *on, uint64_t fingerprint)
 {
     rk_cell seen = {fingerprint, 0};
-    fingerprint &= ~RK_PROMISED;
+    fingerprint &= ~RK_MARK;
     return rk_find(rk_home_of(&on->table, fingerprint), fingerprint, &seen) ? seen.tat : 0;
 }
 
@@ -153,7 +153,7 @@ static inline int cells_of(const fixture *on, uint64_t fingerprint)
 {
     int cells = 0;
     for (uint64_t place = 0; place < on->table.lines * RK_LINE; place++)
-        cells += rk_is_of(on->table.cells[place].fingerprint, fingerprint & ~RK_PROMISED) && on->table.cells[place].tat >= 0;
+        cells += rk_is_of(on->table.cells[place].fingerprint, fingerprint & ~RK_MARK) && on->table.cells[place].tat >= 0;
     return cells;
 }
 

@@ -39,7 +39,7 @@ typedef struct {
     int64_t now;
     uint64_t fingerprints[MANY_KEYS];
     int64_t tats[KEYS]; /* the model */
-    bool has_cell[KEYS], promised[KEYS];
+    bool has_cell[KEYS], marked[KEYS];
     bool modelled;
 } world;
 
@@ -125,19 +125,19 @@ static rk_answer expect(world *in, uint64_t k, rk_terms terms, bool commit)
     int64_t at = charged && !in->has_cell[k] ? read_later(in) : in->now;
     __int128 delay = ahead > terms.burst ? ahead - terms.burst : 0;
     __int128 retry_after = allowed ? 0 : ahead - terms.tolerance;
-    bool marked = in->promised[k] && in->tats[k] > in->now, promised = marked || delay > 0;
+    bool before = in->marked[k] && in->tats[k] > in->now, marked = before || delay > 0;
     if (charged) {
         in->tats[k] = rk_clamp(in->has_cell[k] ? start + terms.increment : (__int128)at + terms.increment);
-        in->promised[k] = promised;
+        in->marked[k] = marked;
     }
     in->has_cell[k] |= charged;
-    return (rk_answer){allowed, at, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after), promised,
-                       promised && !marked};
+    return (rk_answer){allowed, at, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after), marked,
+                       marked && !before};
 }
 
 static void give_back(world *in, uint64_t k, int64_t increment, int64_t elapsed)
 {
-    if (in->promised[k])
+    if (in->marked[k])
         return;
     int64_t since = elapsed > 0 ? elapsed : 0, given = increment > since ? increment - since : 0;
     in->tats[k] = in->tats[k] > given ? in->tats[k] - given : 0;
@@ -146,7 +146,7 @@ static void give_back(world *in, uint64_t k, int64_t increment, int64_t elapsed)
 static bool same_answer(rk_answer one, rk_answer other)
 {
     return one.allowed == other.allowed && one.at == other.at && one.debt == other.debt && one.delay == other.delay &&
-           one.retry_after == other.retry_after && one.promised == other.promised && one.marks == other.marks;
+           one.retry_after == other.retry_after && one.marked == other.marked && one.marks == other.marks;
 }
 
 /* ---- operations: each on the table, and on the model if there is one ---- */
@@ -181,7 +181,7 @@ static bool expect_all(world *in, const uint64_t *ks, const rk_demand *demands, 
     for (size_t i = charged; i-- > 0 && !allowed;) /* nobody else came meanwhile: the last made is the first undone */
         if (made[i].allowed) {
             in->tats[ks[i]] -= demands[i].terms.increment;
-            in->promised[ks[i]] &= !made[i].marks;
+            in->marked[ks[i]] &= !made[i].marks;
         }
     return allowed;
 }
@@ -218,7 +218,7 @@ static void operate(world *in)
         rk_reset(&in->on.table, in->fingerprints[k]);
         CHECK(tat_of(&in->on, in->fingerprints[k]) == 0);
         if (in->modelled)
-            in->tats[k] = 0, in->has_cell[k] = in->promised[k] = false;
+            in->tats[k] = 0, in->has_cell[k] = in->marked[k] = false;
         break;
     case 2:
         charge_all(in);
@@ -232,7 +232,7 @@ static void operate(world *in)
     for (k = 0; in->modelled && k < KEYS; k++) /* with a TAT of 0 it might lose its cell, as if it were never used */
         if (in->has_cell[k] && !in->tats[k]) {
             rk_reset(&in->on.table, in->fingerprints[k]);
-            in->has_cell[k] = in->promised[k] = false;
+            in->has_cell[k] = in->marked[k] = false;
         }
 }
 
@@ -244,7 +244,7 @@ static void name_keys(world *in)
         in->fingerprints[k] = any_fingerprint(in);
         for (uint64_t other = 0; other < k; other++)
             if (in->fingerprints[other] == in->fingerprints[k])
-                in->fingerprints[k] = (next_random(&in->random) | 2) & ~RK_PROMISED; /* never seen to happen */
+                in->fingerprints[k] = (next_random(&in->random) | 2) & ~RK_MARK; /* never seen to happen */
     }
 }
 
@@ -269,7 +269,7 @@ static void every_answer_is_that_of_a_plain_array_of_tats(void)
         in.on.table.deny_when_full = below(&in, 2);
         memset(in.tats, 0, sizeof in.tats);
         memset(in.has_cell, 0, sizeof in.has_cell);
-        memset(in.promised, 0, sizeof in.promised);
+        memset(in.marked, 0, sizeof in.marked);
         name_keys(&in);
         in.now = any_ticks(&in);
         for (int i = 0; i < EPISODE; i++) {
@@ -303,7 +303,7 @@ static void whatever_bytes_are_in_the_cells_every_call_returns_and_soon(void)
     for (uint64_t done = 0; done < operations / 2; done += EPISODE) {
         open_table(&in.on, 2 + below(&in, 4));
         in.on.table.deny_when_full = below(&in, 2);
-        in.on.counters.marks = next_random(&in.random);
+        in.on.counters.tickets = next_random(&in.random);
         in.keys = 1 + below(&in, below(&in, 2) ? 10 : MANY_KEYS);
         name_keys(&in);
         in.now = any_ticks(&in);

@@ -148,7 +148,7 @@ static void call_and_forget(int self)
 static void call_for_both(int self)
 {
     rk_demand one = {.fingerprint = new_key, .terms = token_terms(1, HEAVY, 1)};
-    rk_demand two = {.fingerprint = ~new_key & ~RK_PROMISED, .terms = token_terms(2, HEAVY, 1)};
+    rk_demand two = {.fingerprint = ~new_key & ~RK_MARK, .terms = token_terms(2, HEAVY, 1)};
     rk_demand demands[2] = {self ? two : one, self ? one : two};
     callers[self].admitted += rk_charge_all(&on.table, demands, 2, NOW, true, &all_read);
     callers[self].done = true;

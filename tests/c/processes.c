@@ -464,7 +464,7 @@ static void by_a_running_clock_no_window_admits_more_than_capacity_and_what_refi
 {
     uint64_t kept = run_and_judge_windows(live_at_a_running_clock, RUNNING_KILLS, RUNNING_LINES, false);
     say("by a running clock: %llu kills, %llu admissions", RUNNING_KILLS + CHILDREN, kept);
-    say("%llu newcomers' claims, %llu retries", shared->counters.marks, shared->counters.retries);
+    say("%llu newcomers' claims, %llu retries", shared->counters.tickets, shared->counters.retries);
 }
 
 static void nor_does_one_of_two_limits(void)

@@ -267,14 +267,14 @@ def broken_in(traces: int, limits: str, core: str, unmend: Callable[[Fleet], Non
 
 def test_without_the_mark_of_a_bucket_the_oracle_finds_a_broken_limit() -> None:
     def unmend(fleet: Fleet) -> None:
-        fleet.limiters[0].store._table._promised = Forgetful()  # type: ignore[attr-defined]
+        fleet.limiters[0].store._table._marked = Forgetful()  # type: ignore[attr-defined]
 
     assert broken_in(300, "token and leaky", "python", unmend)
 
 
 def test_with_limits_charged_at_admission_the_oracle_finds_a_broken_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     of = Joining.of
-    monkeypatch.setattr(Joining, "of", lambda waiter, charges: of(waiter, charges)._replace(together=False))
+    monkeypatch.setattr(Joining, "of", lambda waiter, charges: of(waiter, charges)._replace(for_departure=False))
     assert broken_in(300, "token and leaky", CORES[0], lambda fleet: None)
 
 

@@ -265,7 +265,7 @@ def test_a_bucket_that_its_own_request_evicts_leaves_no_mark() -> None:
     for number in range(100):
         evicted = Charge.of("fast", f"{number}", LeakyBucket(5, 1000), 1, 1)._replace(burst=0)
         store.decide([evicted, Charge.of("slow", f"{number}", TokenBucket(100, 1), 1, 1)])
-    assert store._table._promised <= store._table._tats.keys()  # type: ignore[union-attr]
+    assert store._table._marked <= store._table._tats.keys()  # type: ignore[union-attr]
 
 
 class Unreachable:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 LOAD = 0.7
 """How full the C table is with `max_keys` live buckets. Filled once up to here, about one key in a million finds no
 free cell; where keys steadily come and go at this load, about one newcomer in a thousand."""
+CELL_BYTES = 16
 CELLS_PER_LINE = 8
-LINE_BYTES = 16 * CELLS_PER_LINE
+LINE_BYTES = CELL_BYTES * CELLS_PER_LINE
 SEED_BYTES = 16
 
 IMPLEMENTATION: Literal["c", "python"] = "python"

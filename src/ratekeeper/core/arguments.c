@@ -1,4 +1,4 @@
-/* Reads what Python callers pass: keys, costs, ticks. Says what is wrong in the words of limits.py. */
+/* Reads the arguments of Python callers: keys, costs, ticks. Its errors have the words of limits.py. */
 #include <string.h>
 
 #include "glue.h"
@@ -78,8 +78,8 @@ bool rk_read_wait(PyObject *timeout, int64_t *ticks)
                      "timeout must be 0 or more seconds, or None to wait as long as it takes, not %R", timeout);
         return false;
     }
-    if (seconds * 16e9 < (double)RK_MAX_AHEAD)
-        *ticks = (int64_t)(seconds * 16e9);
+    if (seconds * RK_TICKS_PER_SECOND < (double)RK_MAX_AHEAD)
+        *ticks = (int64_t)(seconds * RK_TICKS_PER_SECOND);
     return true;
 }
 
@@ -97,13 +97,13 @@ static bool keyword_is(PyObject *keyword, const char *name)
 }
 
 /* Reads (key, cost=1[, timeout]), by position or by name. By hand: the general parser takes as long as the decision. */
-bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int most,
-                         rk_request *request)
+bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
+                     rk_request *request)
 {
     PyObject *given[3] = {NULL, NULL, NULL};
     const char *const names[3] = {"key", "cost", "timeout"};
-    if (count > most) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)", verb, most, count);
+    if (count > max_args) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)", verb, max_args, count);
         return false;
     }
     for (Py_ssize_t i = 0; i < count; i++)
@@ -111,10 +111,10 @@ bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, 
     for (Py_ssize_t k = 0; keywords && k < PyTuple_GET_SIZE(keywords); k++) {
         PyObject *keyword = PyTuple_GET_ITEM(keywords, k);
         int i = 0;
-        while (i < most && !keyword_is(keyword, names[i]))
+        while (i < max_args && !keyword_is(keyword, names[i]))
             i++;
-        if (i == most || given[i]) {
-            PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", verb, i == most ? "an unknown" : "a second", keyword);
+        if (i == max_args || given[i]) {
+            PyErr_Format(PyExc_TypeError, "%s() got %s argument %R", verb, i == max_args ? "an unknown" : "a second", keyword);
             return false;
         }
         given[i] = args[count + k];

@@ -1,23 +1,27 @@
 /* The table of buckets: a fixed array of 16-byte cells, changed by compare-and-swap only. Knows no Python, no clock and
  * no randomness: time and seeds are arguments. The readable twin is pytable.py.
  *
- * A cell is {fingerprint, tat}. A key may live in either of two lines of eight cells (128 bytes, two adjacent cache
- * lines). Every change is one 16-byte compare-and-swap, so there is no lock, and a process that dies leaves nothing
- * half done. A cell whose TAT is past is a full bucket, and so is free.
+ *   memory   | counters | line 0 | line 1 | line 2 | ...                | line n - 1 |
+ *   line     | cell 0   | cell 1 | cell 2 | cell 3 | ... | cell 7 |     128 bytes, two adjacent cache lines
+ *   cell     | fingerprint: 63 bits | mark: 1 bit | TAT: 64 bits |      16 bytes; all zero: never used
+ *
+ * A key may live in either of two lines. Their 16 cells are its slots, numbered from 0. Every change is one 16-byte
+ * compare-and-swap. So there is no lock, and a process that dies leaves nothing half done. A cell with a TAT in the past
+ * is a full bucket, and so is free.
  *
  * At most one live cell per fingerprint. Charging changes a live cell in place, so only newcomers could break this: two
- * threads that meet a new key at once, and choose different cells. Therefore a newcomer is written in two steps.
- *   1. Claim: put {fingerprint, a pending mark} into a free cell. The mark is negative and unique.
+ * threads that meet a new key at once, and choose different cells. So a newcomer is written in three steps.
+ *   1. Claim: put {fingerprint, a ticket} into a free cell. The ticket is negative, as no TAT is, and unique.
  *   2. Look at all the other cells of both lines. If one is live with our fingerprint, or pending before ours, withdraw
  *      and start again; if one is pending behind ours, take its claim away.
- *   3. Confirm: exchange the mark for the TAT, which fails if the claim was taken away.
+ *   3. Confirm: exchange the ticket for the TAT, which fails if the claim was taken away.
  * Of two that claim at once, at least one sees the other in step 2 (claims and looks are sequentially consistent), and
- * both go by the order of the cells, so never both confirm. A mark is unique, so nobody can confirm another's claim. A
+ * both go by the order of the slots, so never both confirm. A ticket is unique, so nobody can confirm another's claim. A
  * claim whose owner died is taken away by the next who meets it.
  *
- * The lowest bit of a cell's fingerprint is a mark, not a part of the fingerprint. It is set when a waiter owns a range of
- * the bucket for a later departure (see docs/design.md). It stays until the bucket is full again. Both words
- * are swapped as one, so it is as exact as the TAT.
+ * The lowest bit of the first word is the mark. It is set when a waiter owns a range of the bucket for a later departure
+ * (see docs/design.md), and stays until the bucket is full again. Both words are swapped as one, so it is as exact as
+ * the TAT.
  */
 #ifndef RATEKEEPER_TABLE_H
 #define RATEKEEPER_TABLE_H
@@ -32,14 +36,14 @@
 #error "the C core needs a 64-bit machine with a 16-byte compare-and-swap (x86-64: -mcx16)"
 #endif
 
-/* For what is on the hot path and returns a struct: through memory it would cost a store and a stalled load. */
+/* For functions on the hot path that return a struct: through memory it would cost a store and a stalled load. */
 #define RK_INLINE static inline __attribute__((always_inline))
 
 typedef __int128 rk_wide;
 typedef unsigned __int128 rk_pair;
 
 enum { RK_LINE = 8, RK_PATIENCE = 64 };
-#define RK_PROMISED ((uint64_t)1) /* the mark */
+#define RK_MARK ((uint64_t)1)
 
 typedef struct {
     uint64_t fingerprint; /* 0: never used; with the mark */
@@ -47,13 +51,13 @@ typedef struct {
 } rk_cell;
 
 typedef struct {
-    uint64_t marks;        /* pending marks that were given out */
+    uint64_t tickets;      /* given out to claims */
     uint64_t evicted_live; /* live buckets that had to go for a newcomer */
     uint64_t refused_full; /* newcomers refused because no cell was free */
     uint64_t retries;      /* decisions that began again, because another changed the cell meanwhile */
 } rk_counters;
 
-/* One process's handle. What it points to may be shared by processes; the rest is the same in all of them. */
+/* One process's handle. Processes may share the memory that it points to; the rest is the same in all of them. */
 typedef struct {
     rk_cell *cells; /* lines * RK_LINE, aligned to 128 bytes, zeroed when new */
     uint64_t lines; /* at least 2 */
@@ -104,8 +108,8 @@ static inline int64_t rk_refundable(int64_t increment, int64_t elapsed)
 
 static inline rk_cell rk_read(const rk_cell *cell)
 {
-    /* Two loads, which may straddle a change. What is decided on them is either made, or proved, by a swap that
-     * expects exactly this; or it is a choice of room, or a count, which may be a little out of date. */
+    /* Two loads, which may straddle a change. A decision on them is made, or proved, by a swap that expects exactly
+     * these words. A choice of room, or a count, may be a little out of date. */
     rk_cell seen;
     seen.fingerprint = __atomic_load_n(&cell->fingerprint, __ATOMIC_SEQ_CST);
     seen.tat = __atomic_load_n(&cell->tat, __ATOMIC_SEQ_CST);
@@ -129,16 +133,16 @@ static inline uint64_t rk_count(uint64_t *counter)
     return __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
-/* A key's fingerprint, without the mark. 0 means a cell never used, so it becomes 2. */
+/* Return a key's fingerprint, without the mark. 0 means a cell never used, so it becomes 2. */
 static inline uint64_t rk_fingerprint(rk_key scope_key, const void *key, size_t length)
 {
-    uint64_t hash = rk_siphash(scope_key, key, length) & ~RK_PROMISED;
+    uint64_t hash = rk_siphash(scope_key, key, length) & ~RK_MARK;
     return hash ? hash : 2;
 }
 
 static inline bool rk_is_of(uint64_t marked, uint64_t fingerprint)
 {
-    return (marked & ~RK_PROMISED) == fingerprint;
+    return (marked & ~RK_MARK) == fingerprint;
 }
 
 typedef struct {
@@ -165,16 +169,16 @@ static inline void rk_prefetch(const rk_table *table, uint64_t fingerprint)
     __builtin_prefetch(home.line[1], 1);
 }
 
-static inline rk_cell *rk_cell_at(rk_home home, int place)
+static inline rk_cell *rk_cell_at(rk_home home, int slot)
 {
-    return home.line[place / RK_LINE] + place % RK_LINE;
+    return home.line[slot / RK_LINE] + slot % RK_LINE;
 }
 
 /* The live cell of a fingerprint, and what was seen in it; or NULL, and `seen` as it was. */
 static inline rk_cell *rk_find(rk_home home, uint64_t fingerprint, rk_cell *seen)
 {
-    for (int place = 0; place < 2 * RK_LINE; place++) {
-        rk_cell *cell = rk_cell_at(home, place);
+    for (int slot = 0; slot < 2 * RK_LINE; slot++) {
+        rk_cell *cell = rk_cell_at(home, slot);
         if (!rk_is_of(__atomic_load_n(&cell->fingerprint, __ATOMIC_RELAXED), fingerprint))
             continue;
         rk_cell found = rk_read(cell);
@@ -189,7 +193,7 @@ static inline rk_cell *rk_find(rk_home home, uint64_t fingerprint, rk_cell *seen
 /* ---- newcomers ---- */
 
 typedef struct {
-    int place;    /* where the newcomer goes */
+    int slot;     /* where the newcomer goes */
     rk_cell seen; /* what was seen there */
     bool live;    /* it is somebody's live bucket: of all in both lines, the one that is full again soonest */
     bool ours;    /* it has the same fingerprint: another thread's claim, or live by now */
@@ -200,16 +204,16 @@ static inline rk_room rk_find_room(rk_home home, uint64_t fingerprint, int64_t n
 {
     rk_room best[2];
     int live[2] = {0, 0};
-    for (int place = 0; place < 2 * RK_LINE; place++) {
-        rk_cell seen = rk_read(rk_cell_at(home, place));
-        int side = place / RK_LINE;
+    for (int slot = 0; slot < 2 * RK_LINE; slot++) {
+        rk_cell seen = rk_read(rk_cell_at(home, slot));
+        int side = slot / RK_LINE;
         if (rk_is_of(seen.fingerprint, fingerprint))
-            return (rk_room){place, seen, false, true};
+            return (rk_room){slot, seen, false, true};
         int64_t rank = seen.tat < 0 ? now : seen.tat; /* another's claim: free, but the last free cell to take */
-        bool first = place % RK_LINE == 0;
+        bool first = slot % RK_LINE == 0;
         int64_t best_rank = first ? 0 : best[side].seen.tat < 0 ? now : best[side].seen.tat;
         if (first || rank < best_rank)
-            best[side] = (rk_room){place, seen, rank > now, false};
+            best[side] = (rk_room){slot, seen, rank > now, false};
         live[side] += rank > now;
     }
     if (live[0] == RK_LINE && live[1] == RK_LINE)
@@ -217,15 +221,15 @@ static inline rk_room rk_find_room(rk_home home, uint64_t fingerprint, int64_t n
     return best[live[1] < live[0]];
 }
 
-/* Is `mine` the only claim or live bucket of its fingerprint? Takes away claims behind it. */
+/* Return whether `mine` is the only claim or live bucket of its fingerprint. Takes away claims behind it. */
 static inline bool rk_alone(rk_home home, int mine, uint64_t fingerprint)
 {
-    for (int place = 0; place < 2 * RK_LINE; place++) {
-        rk_cell *cell = rk_cell_at(home, place);
+    for (int slot = 0; slot < 2 * RK_LINE; slot++) {
+        rk_cell *cell = rk_cell_at(home, slot);
         rk_cell seen = rk_read(cell);
-        if (place == mine || !rk_is_of(seen.fingerprint, fingerprint))
+        if (slot == mine || !rk_is_of(seen.fingerprint, fingerprint))
             continue;
-        if (seen.tat >= 0 || place < mine || !rk_swap(cell, seen, (rk_cell){0, 0}))
+        if (seen.tat >= 0 || slot < mine || !rk_swap(cell, seen, (rk_cell){0, 0}))
             return false;
     }
     return true;
@@ -235,10 +239,9 @@ typedef enum { RK_INSERTED, RK_AGAIN, RK_FULL } rk_inserted;
 
 /* Try once to give a newcomer its cell: of a bucket that was full at `*at` and then was charged.
  *
- * No cell means a full bucket, but only if the caller's clock is not behind that of whoever forgot the bucket, and a
- * caller may be held up for as long as it likes after it read the clock. So the clock is read again after the claim:
- * whatever was forgotten was full before, and whoever charges from here on takes the claim away. `*at` becomes that
- * time. `*wait` is the time until a cell is free, if none is. */
+ * No cell means a full bucket, but only if the caller's time is not before the time at which the bucket was forgotten. A
+ * caller may be held up for long after it read the clock. So the clock is read again after the claim: a bucket that was
+ * forgotten was full before, and a later charge of it takes the claim away. `*at` becomes that time. `*wait` is the time until a cell is free, if none is. */
 static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fingerprint, rk_terms terms, int attempt,
                                     const rk_clock *clock, int64_t *at, int64_t *wait)
 {
@@ -251,19 +254,19 @@ static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fing
         rk_count(&table->counters->refused_full);
         return RK_FULL;
     }
-    rk_cell *cell = rk_cell_at(home, room.place);
-    rk_cell claim = {fingerprint, (int64_t)(rk_count(&table->counters->marks) | (uint64_t)1 << 63)};
+    rk_cell *cell = rk_cell_at(home, room.slot);
+    rk_cell claim = {fingerprint, (int64_t)(rk_count(&table->counters->tickets) | (uint64_t)1 << 63)};
     if (!rk_swap(cell, room.seen, claim))
         return RK_AGAIN;
     if (room.live)
         rk_count(&table->counters->evicted_live);
-    if (!rk_alone(home, room.place, fingerprint)) {
+    if (!rk_alone(home, room.slot, fingerprint)) {
         rk_swap(cell, claim, (rk_cell){0, 0});
         return RK_AGAIN;
     }
     int64_t later = clock->read(clock->context);
     *at = later > now ? later : now;
-    uint64_t mark = terms.increment > terms.burst ? RK_PROMISED : 0;
+    uint64_t mark = terms.increment > terms.burst ? RK_MARK : 0;
     rk_cell charged = {fingerprint | mark, rk_clamp((rk_wide)*at + terms.increment)};
     return rk_swap(cell, claim, charged) ? RK_INSERTED : RK_AGAIN;
 }

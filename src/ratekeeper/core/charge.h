@@ -1,4 +1,4 @@
-/* What a store does with its table: charge, give back, forget, count; one bucket, or several all or nothing.
+/* The operations of a store on its table: charge, give back, forget, count; one bucket, or several all or nothing.
  *
  * Stands on cells.h (the cells and the rule). Knows no Python; time is an argument, or a function where a later time is
  * needed.
@@ -8,11 +8,11 @@
 
 #include "cells.h"
 
-/* What became of one charge, at the time `at`. `debt` is how far the bucket is from full afterwards. */
+/* The answer to one charge, at the time `at`. `debt` is how far the bucket is from full afterwards. */
 typedef struct {
     bool allowed;
     int64_t at, debt, delay, retry_after;
-    bool promised; /* the bucket is marked afterwards */
+    bool marked; /* the bucket is marked afterwards */
     bool marks;    /* this charge has marked it */
 } rk_answer;
 
@@ -27,8 +27,8 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
         rk_ruling ruling = rk_decide(seen.tat, now, terms);
         bool charged = ruling.allowed && commit && terms.increment > 0;
         int64_t debt = charged ? ruling.ahead : seen.tat > now ? seen.tat - now : 0;
-        uint64_t marked = seen.tat > now ? seen.fingerprint & RK_PROMISED : 0;
-        uint64_t mark = ruling.delay > 0 ? RK_PROMISED : marked;
+        uint64_t marked = seen.tat > now ? seen.fingerprint & RK_MARK : 0;
+        uint64_t mark = ruling.delay > 0 ? RK_MARK : marked;
         rk_answer answer = {ruling.allowed, now, debt, ruling.delay, ruling.retry_after, mark != 0, mark != marked};
         if (cell) {
             /* Uncharged, the swap changes nothing, but proves that what was seen was there at one instant. */
@@ -51,7 +51,7 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
     }
 }
 
-/* Give back what may still be given back of a charge that was made at `at`.
+/* Give back the part of a charge, made at `at`, that has not refilled since.
  *
  * It moves all later ranges of the axis down, which is right if their owners have left. So it gives nothing while the
  * bucket is marked: somebody owns a range for a later departure, and a newcomer would leave with it in one burst. Nor
@@ -65,7 +65,7 @@ static inline void rk_refund(rk_table *table, uint64_t fingerprint, int64_t at, 
     while ((cell = rk_find(home, fingerprint, &seen))) {
         int64_t now = clock->read(clock->context);
         int64_t given = rk_refundable(terms.increment, now - at);
-        if (given == 0 || (rk_wide)seen.tat - now > terms.burst || seen.fingerprint & RK_PROMISED)
+        if (given == 0 || (rk_wide)seen.tat - now > terms.burst || seen.fingerprint & RK_MARK)
             return;
         if (rk_swap(cell, seen, (rk_cell){seen.fingerprint, seen.tat > given ? seen.tat - given : 0}))
             return;
@@ -95,8 +95,8 @@ static inline void rk_reset(rk_table *table, uint64_t fingerprint)
 static inline uint64_t rk_live(const rk_table *table, int64_t now)
 {
     uint64_t live = 0;
-    for (uint64_t place = 0; place < table->lines * RK_LINE; place++)
-        live += rk_read(&table->cells[place]).tat > now;
+    for (uint64_t i = 0; i < table->lines * RK_LINE; i++)
+        live += rk_read(&table->cells[i]).tat > now;
     return live;
 }
 
@@ -128,7 +128,7 @@ static inline void rk_undo(rk_table *table, const rk_demand *demand, const rk_cl
     int64_t at = demand->answer.at, new_tat = rk_clamp((rk_wide)at + demand->answer.debt);
     rk_wide before = (rk_wide)new_tat - demand->terms.increment;
     rk_home home = rk_home_of(table, demand->fingerprint);
-    rk_cell made = {demand->fingerprint | (demand->answer.promised ? RK_PROMISED : 0), new_tat};
+    rk_cell made = {demand->fingerprint | (demand->answer.marked ? RK_MARK : 0), new_tat};
     rk_cell seen, *cell = rk_find(home, demand->fingerprint, &seen);
     uint64_t kept = demand->answer.marks ? demand->fingerprint : made.fingerprint;
     if (!cell || !rk_swap(cell, made, (rk_cell){kept, before > 0 ? (int64_t)before : 0}))

@@ -17,7 +17,7 @@ bool rk_read_clock(rk_table_object *self, int64_t *now)
 #else
         clock_gettime(CLOCK_MONOTONIC, &time);
 #endif
-        *now = ((int64_t)time.tv_sec * 1000000000 + time.tv_nsec) * 16;
+        *now = time.tv_sec * RK_TICKS_PER_SECOND + time.tv_nsec * RK_TICKS_PER_NS;
         *now += __atomic_load_n(&module->ahead, __ATOMIC_RELAXED);
         return true;
     }

@@ -11,11 +11,11 @@ typedef struct {
 typedef struct {
     PyObject_VAR_HEAD
     rk_table_object *table;
-    PyObject *wait; /* what acquire calls when it is not the caller's turn yet */
+    PyObject *wait; /* acquire calls it when the caller's turn has not come */
     rk_gate_limit limits[];
 } rk_gate_object;
 
-/* What a limit asks, as Limit.terms in limits.py; `wait` in ticks. */
+/* Set the terms of a demand, as Limit.terms in limits.py; `wait` in ticks. */
 static void set_terms(const rk_gate_limit *limit, int64_t cost, int64_t wait, rk_demand *demand)
 {
     demand->shadow = false;
@@ -176,9 +176,9 @@ static PyObject *gate_try_acquire_many(rk_gate_object *self, PyObject *args, PyO
     return answers;
 }
 
-static bool bind_limit(rk_gate_object *self, Py_ssize_t place, PyObject *scope, PyObject *limit)
+static bool bind_limit(rk_gate_object *self, Py_ssize_t i, PyObject *scope, PyObject *limit)
 {
-    rk_gate_limit *bound = &self->limits[place];
+    rk_gate_limit *bound = &self->limits[i];
     Py_ssize_t length;
     const char *name = PyUnicode_AsUTF8AndSize(scope, &length);
     PyObject *queues = name ? PyObject_GetAttrString(limit, "queues") : NULL;

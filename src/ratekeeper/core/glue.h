@@ -1,4 +1,4 @@
-/* What the Python types of the C core share. Python.h begins here; cells.h and charge.h never see it. */
+/* Declarations that the Python types of the C core share. Python.h begins here; cells.h and charge.h never see it. */
 #ifndef RATEKEEPER_GLUE_H
 #define RATEKEEPER_GLUE_H
 
@@ -8,6 +8,8 @@
 
 #include "charge.h"
 
+#define RK_TICKS_PER_NS 16
+#define RK_TICKS_PER_SECOND (INT64_C(1000000000) * RK_TICKS_PER_NS)
 enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
@@ -16,15 +18,15 @@ enum { RK_NOT_HELD = -1 };
 typedef struct {
     PyTypeObject *decision, *table, *gate;
     int64_t held;  /* what the system's clock tells, in ticks, or RK_NOT_HELD: see SystemClock in clock.py */
-    int64_t ahead; /* ticks that it is ahead of the machine's */
+    int64_t ahead; /* ticks that it is ahead of the machine's clock */
 } rk_module;
 
 typedef struct {
     PyObject_HEAD
     rk_table table;
     Py_buffer shared; /* the memory, if it was given; or its `obj` is NULL */
-    size_t mapped;    /* bytes of memory of our own */
-    PyObject *clock;  /* a callable that returns ticks, or NULL: the system's clock */
+    size_t mapped;    /* bytes of our own memory */
+    PyObject *clock;  /* a callable that returns ticks, or NULL for the system's clock */
     rk_clock later;   /* the same for the table */
     rk_module *module;
 } rk_table_object;
@@ -58,7 +60,7 @@ typedef struct {
     int64_t cost;
     PyObject *timeout; /* or NULL */
 } rk_request;
-bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int most,
+bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
                      rk_request *request);
 
 /* clock.c */

@@ -38,26 +38,26 @@ class _Turn:
     Each method looks at the right and uses it within one call of a function in C, so nothing can come in between.
     """
 
-    __slots__ = ("_by_tat", "_promised", "_tats")
+    __slots__ = ("_by_tat", "_marked", "_tats")
 
-    def __init__(self, tats: dict[int, int], by_tat: list[_Entry], promised: set[int]) -> None:
+    def __init__(self, tats: dict[int, int], by_tat: list[_Entry], marked: set[int]) -> None:
         self._tats = [tats]
         self._by_tat = [by_tat]
-        self._promised = [promised]
+        self._marked = [marked]
 
     def end(self) -> None:
         self._tats.clear()
         self._by_tat.clear()
-        self._promised.clear()
+        self._marked.clear()
 
     def write(self, changes: dict[int, int]) -> None:
         _use(self._tats, dict.update, changes)
 
     def mark(self, buckets: list[int]) -> None:
-        _use(self._promised, set.update, buckets)
+        _use(self._marked, set.update, buckets)
 
     def unmark(self, buckets: list[int]) -> None:
-        _use(self._promised, set.difference_update, buckets)
+        _use(self._marked, set.difference_update, buckets)
 
     def forget(self, bucket: int) -> None:
         _use(self._tats, dict.pop, bucket, None)
@@ -89,14 +89,14 @@ class Table:
         # A heap. Of each bucket it has an entry that is not later than its TAT; others may be out of date.
         self._by_tat: list[_Entry] = []
         # Buckets of whose axis somebody owns a range for a later departure: see rk_refund. One too many does no harm.
-        self._promised: set[int] = set()
-        self._turn = _Turn(self._tats, self._by_tat, self._promised)
+        self._marked: set[int] = set()
+        self._turn = _Turn(self._tats, self._by_tat, self._marked)
         self._evicted_live = 0
         self._refused_full = 0
         self.forget()
 
     def forget(self) -> None:
-        """Have a lock that nobody holds: in a forked child a thread of the parent's may hold the old one."""
+        """Have a lock that nobody holds: a thread of the parent may have held the old one at the fork."""
         self._lock = threading.RLock()
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
@@ -136,7 +136,7 @@ class Table:
         with self._lock:
             while True:
                 self._turn.end()
-                turn = self._turn = _Turn(self._tats, self._by_tat, self._promised)
+                turn = self._turn = _Turn(self._tats, self._by_tat, self._marked)
                 try:
                     return work(turn, self._clock(), *arguments)
                 except _Disturbed:
@@ -167,23 +167,23 @@ class Table:
                 # Each fits by itself. Two of one bucket do not fit together, or the table is full.
                 return [*looked[:place], decision, *looked[place + 1 :]]
             decisions.append(decision)
-        if self._promised:  # a bucket that was full has lost its mark
+        if self._marked:  # a bucket that was full has lost its mark
             turn.unmark([bucket for bucket in changes if tats.get(bucket, 0) <= now])
         made = zip(charges, buckets, decisions, strict=True)
-        promised = [
+        marked = [
             bucket
             for charge, bucket, one in made
             if one.allowed and one.delay_ticks and charge.increment and bucket in changes  # else evicted again
         ]
-        if promised:
-            turn.mark(promised)
+        if marked:
+            turn.mark(marked)
         self._write(turn, changes)
         return decisions
 
     def _refund(self, turn: _Turn, now: int, bucket: int, charge: Charge, at: int) -> None:
         tat = self._tats.get(bucket, 0)
         given = refundable(charge.increment, now - at)
-        if tat and given and tat - now <= charge.burst and bucket not in self._promised:
+        if tat and given and tat - now <= charge.burst and bucket not in self._marked:
             self._write(turn, {bucket: max(0, tat - given)})
 
     def _rewind(self, turn: _Turn, _: int, bucket: int, expected: int, tat: int) -> bool:
@@ -197,7 +197,7 @@ class Table:
 
     def _forget(self, turn: _Turn, bucket: int) -> None:
         turn.forget(bucket)
-        if self._promised:
+        if self._marked:
             turn.unmark([bucket])
 
     def _write(self, turn: _Turn, changes: dict[int, int]) -> None:

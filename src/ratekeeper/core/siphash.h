@@ -40,16 +40,16 @@ static inline uint64_t rk_siphash(rk_key key, const void *data, size_t length)
     size_t whole = length & ~(size_t)7;
     uint64_t word;
 
-    for (size_t at = 0; at < whole; at += 8) {
-        memcpy(&word, bytes + at, 8);
+    for (size_t offset = 0; offset < whole; offset += 8) {
+        memcpy(&word, bytes + offset, 8);
         word = rk_little_endian(word);
         v3 ^= word;
         RK_ROUND;
         v0 ^= word;
     }
     word = (uint64_t)length << 56;
-    for (size_t at = whole; at < length; at++)
-        word |= (uint64_t)bytes[at] << (8 * (at - whole));
+    for (size_t offset = whole; offset < length; offset++)
+        word |= (uint64_t)bytes[offset] << (8 * (offset - whole));
     v3 ^= word;
     RK_ROUND;
     v0 ^= word;

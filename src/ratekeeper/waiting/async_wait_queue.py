@@ -1,9 +1,8 @@
 """AsyncWaitQueue: the waiters of a store that must be awaited. For the tasks of one event loop at a time.
 
-What the queue asks takes a round trip, in which other tasks go on, and in which a task may be cancelled. So joining is
-a task of the queue's own, which goes on when the one who joins is cancelled, and whose charge is then given back. So is
-taking back what was given up. Nobody waits for another who joins, but for those who are charged for several limits of
-one key.
+A question takes a round trip. Meanwhile other tasks go on, and a task may be cancelled. So joining is a task of the
+queue. It goes on if the caller is cancelled, and its charge is then given back. Taking back ranges is such a task,
+too. A request that joins does not wait for another that joins, unless both ask several limits of one key.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ T = TypeVar("T")
 
 
 class RefundingStore(AskedStore, Protocol):
-    """What this queue needs of its store."""
+    """The verbs of its store that this queue needs."""
 
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None: ...
 
@@ -47,7 +46,7 @@ class AsyncWaitQueue(BaseWaitQueue):
         self._settling: asyncio.Task[None] | None = None
 
     async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
-        """Charge, and put the waiter in line if it must wait. Returns each charge's decision.
+        """Charge, and put the waiter into the list if it must wait. Returns each charge's decision.
 
         If the caller is cancelled meanwhile, what turns out to have been charged is given back.
         """
@@ -62,7 +61,7 @@ class AsyncWaitQueue(BaseWaitQueue):
     def give_up(self, waiter: Waiter) -> None:
         """Take a waiter out that will not use its turn: those behind it move up.
 
-        What is then left is taken back in the store soon, once for all who give up together.
+        The ranges that are left are taken back in the store soon, once for all that give up at a time.
         """
         self._give_up(waiter)
         if self._loop is None or self._loop.is_closed():  # nobody is left who could
@@ -77,7 +76,7 @@ class AsyncWaitQueue(BaseWaitQueue):
             await asyncio.wait(self._tasks)
 
     async def _join_in_turn(self, one: Joining) -> list[Decision]:
-        if not (one.together and one.may_wait):
+        if not (one.for_departure and one.may_wait):
             return await self._join(one)
         async with self._joining.setdefault(one.buckets, asyncio.Lock()):
             return await self._join(one)
@@ -103,7 +102,7 @@ class AsyncWaitQueue(BaseWaitQueue):
         return task
 
     def _end(self, task: asyncio.Task[Any]) -> None:
-        """Note that a task has ended. What failed in one that nobody awaits is told to the loop, in our words."""
+        """Note that a task has ended. If one that nobody awaits has failed, the loop is told so in our words."""
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None or task is not self._settling:
             return

@@ -1,17 +1,17 @@
-"""The queue of a store's waiters in this process: what is the same for threads and for tasks. See `waitlist`.
+"""The queue of a store's waiters in this process: the common part for threads and for tasks. See `waitlist`.
 
 It is written once, as coroutines that await nothing but the store: `WaitQueue` runs them for a store that answers at
 once, or blocks its thread; `AsyncWaitQueue` awaits them.
 
-No lock is held here while the store is asked. What is changed here is changed in short sections under one lock. A
-section asks nobody: neither the store nor, but for the clock, anybody's code. A signal's handler or a `__del__` may yet
+No lock is held here while the store is asked. All changes here are short sections under one lock. A section calls no
+store, and no code of others but the clock. A signal's handler or a `__del__` may yet
 run in the middle of one, on the same thread, and call a verb. Giving up is then done by the section at its end. To join
 or to leave cannot be put off: it raises RuntimeError, as else the thread would wait for itself.
 
-Several limits on one key are charged for when the request leaves, `together`: else many that wait for one limit would
-be charged to another while they wait, and then leave in a burst that the other does not allow. Limits on different keys
-(rules of a policy) are charged when the request is admitted: one user's wait must not take from a tenant's bucket what
-others could use meanwhile.
+Several limits on one key are charged for the time at which the request leaves (`for_departure`). Otherwise many waiters
+of one limit would be charged to another while they wait, and then leave in a burst that the other does not allow.
+Limits on different keys (rules of a policy) are charged at admission: while one user waits, others must be able to use
+the tenant's bucket.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class AskedStore(Protocol):
-    """What the queue needs of its store, awaited."""
+    """The verbs of its store that the queue needs, awaited."""
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]: ...
     async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool: ...
@@ -153,9 +153,9 @@ class BaseWaitQueue:
             waitlist.give_up(waiter, self._local() + waitlist.lead)
 
     async def _join(self, one: Joining) -> list[Decision]:
-        """Charge, and put the waiter in line if it must wait. Returns each charge's decision.
+        """Charge, and put the waiter into the list if it must wait. Returns each charge's decision.
 
-        Those who are charged `together` must join one after the other: each looks, and then charges by what it saw.
+        Requests that are charged for their departure must join one after the other: each looks, and then charges.
         """
         if not one.may_wait:
             return await self._store.decide(one.charges)
@@ -164,14 +164,14 @@ class BaseWaitQueue:
             taken = self._section(lambda: self._take_spare(one))
             if taken is not None:
                 return await self._decisions_on(one, *taken)
-        return await (self._charge_together(one) if one.together else self._charge(one))
+        return await (self._charge_for_departure(one) if one.for_departure else self._charge(one))
 
     def _take_spare(self, one: Joining) -> tuple[Place, int] | None:
         waitlist = self._lists.get(one.buckets)
         if waitlist is None:
             return None
         now = self._let_go(waitlist)
-        place = waitlist.take_spare(one.waiter, one.needs, now, one.most)
+        place = waitlist.take_spare(one.waiter, one.needs, now, one.max_wait)
         if place is None:
             return None
         one.waiter.waitlist = waitlist
@@ -195,10 +195,10 @@ class BaseWaitQueue:
                 self._section(lambda: self._enter(one, decisions, ranges, delay))
         return decisions
 
-    async def _charge_together(self, one: Joining) -> list[Decision]:
+    async def _charge_for_departure(self, one: Joining) -> list[Decision]:
         """Charge each bucket for when the request leaves, which may be later than the bucket itself would let it go.
 
-        First it asks to leave at once. What refuses that, and charges nothing, says how long the wait would be. If
+        First it asks to leave at once. A refusal charges nothing, and says how long the wait would be. If
         another process charges between the two, the ranges may be short: they are given back, and it begins again.
         """
         at_once = one.at_once()
@@ -226,7 +226,7 @@ class BaseWaitQueue:
                 await self._store.rewind(scope, key, end, start)
 
     def _enter(self, one: Joining, decisions: Sequence[Decision], ranges: Sequence[Range], delay: int) -> Place | None:
-        """Put a request in line that has been charged these ranges. None: they are too short for it."""
+        """Put a request into the list that was charged these ranges. None: they are too short for it."""
         self._sweep()
         now, local, lead = decisions[0].at_ticks, self._local(), self._lead()
         waiter = one.waiter
@@ -247,7 +247,7 @@ class BaseWaitQueue:
         """Return the waitlist of these buckets: another if the store's clock has been set, for its axis has moved."""
         waitlist = self._lists.get(one.buckets)
         if waitlist is None or abs(waitlist.lead - lead) >= TICKS_PER_SECOND:
-            waitlist = self._lists[one.buckets] = Waitlist(one.buckets, one.together)
+            waitlist = self._lists[one.buckets] = Waitlist(one.buckets, one.for_departure)
         waitlist.lead = lead
         return waitlist
 

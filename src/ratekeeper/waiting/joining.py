@@ -1,4 +1,4 @@
-"""A request that joins a wait queue: what it asks of its store, and what the answers come to. Values; no store.
+"""A request that joins a wait queue: its questions to the store, and the meaning of the answers. Values; no store.
 
 A charge that may delay the request is one that is enforced and costs something: nobody waits for a rule in shadow.
 """
@@ -23,9 +23,9 @@ class Joining(NamedTuple):
     charges: Sequence[Charge]
     buckets: Buckets
     needs: tuple[Need, ...]
-    together: bool  # several limits on one key
+    for_departure: bool  # several limits on one key, charged for the time at which it leaves
     may_wait: bool
-    most: int  # ticks that each of its limits lets it wait
+    max_wait: int  # ticks that each of its limits lets it wait
 
     @classmethod
     def of(cls, waiter: Waiter, charges: Sequence[Charge]) -> Joining:
@@ -78,7 +78,7 @@ class Joining(NamedTuple):
 
 
 def disown(waiter: Waiter, charges: Sequence[Charge], decisions: Sequence[Decision]) -> None:
-    """Note that there is nothing to give back of what was charged, if the waiter has left on other ranges since.
+    """Note that nothing of the charge can be given back, if the waiter has left on other ranges since.
 
     It has moved up: the range that its decision names is another's, and its own was charged at another time.
     """

@@ -21,7 +21,7 @@ Ranges: TypeAlias = "deque[Range]"
 
 
 class Need(NamedTuple):
-    """What a request needs of one bucket: ranges as long as `increment`, within one `burst`."""
+    """The need of a request in one bucket: ranges as long as `increment`, within one `burst`."""
 
     increment: int
     burst: int
@@ -30,7 +30,7 @@ class Need(NamedTuple):
 class Place(NamedTuple):
     """The ranges that one request owns, for each of its buckets, and its turn: when it may leave.
 
-    A place may own more than the request needs: what lies before its turn is of no use to anybody behind it.
+    A place may own more than the request needs: ranges before its turn are of no use to later waiters.
     """
 
     turn: int
@@ -42,7 +42,7 @@ def fit(
 ) -> Place | None:
     """Return the earliest place, with its turn at `begin` or later, that these ranges have room for; or None.
 
-    Its ranges are only the ends of what must be cut, one `(begin, end)` a bucket: see `cut`. With `by_leaving` the
+    Its ranges are only `(begin, end)`, one a bucket: `take` cuts all that lies before the end. With `by_leaving` the
     ranges of all buckets must begin at the turn or later, which may be later than each bucket alone would ask: so the
     turn is taken again from there, until it stays. It only grows, so this ends. Else they must begin at `now` or later:
     each is charged at admission, and may begin before the turn.
@@ -107,30 +107,30 @@ def _earliest_end(ranges: Iterable[Range], begin: int, need: Need) -> int | None
     window: deque[list[int]] = deque()
     have = 0
     for start, stop in ranges:
-        at = max(start, begin)
-        if at >= stop:
+        head = max(start, begin)
+        if head >= stop:
             continue
-        have -= _leave_behind(window, at - burst)
-        window.append([at, at])
-        while at < stop:
+        have -= _leave_behind(window, head - burst)
+        window.append([head, head])
+        while head < stop:
             tail = window[0]
-            step = min(increment - have, stop - at, tail[0] + burst - at)
+            step = min(increment - have, stop - head, tail[0] + burst - head)
             if step:
                 have += step
             else:  # the window is as long as the burst: what its head gains, its tail loses
-                step = min(stop - at, tail[1] - tail[0])
+                step = min(stop - head, tail[1] - tail[0])
                 tail[0] += step
                 if tail[0] == tail[1]:
                     window.popleft()
-            at += step
-            window[-1][1] = at
+            head += step
+            window[-1][1] = head
             if have == increment:
-                return at
+                return head
     return None
 
 
 def _leave_behind(window: deque[list[int]], begin: int) -> int:
-    """Remove what lies before `begin`. Returns how much it was."""
+    """Remove the parts before `begin`. Return how much they were."""
     lost = 0
     while window and window[0][0] < begin:
         piece = window[0]

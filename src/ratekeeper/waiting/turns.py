@@ -128,7 +128,7 @@ class Reservation(Generic[D]):
 
     @property
     def decision(self) -> D:
-        """What was decided when it was taken."""
+        """The decision that granted or refused it."""
         assert self._decision is not None
         return self._decision
 

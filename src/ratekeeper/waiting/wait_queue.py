@@ -26,7 +26,7 @@ LOCKS = 64
 
 
 class Deciding(Protocol):
-    """What a queue needs of its store."""
+    """The verbs of its store that a queue needs."""
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]: ...
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int, /) -> bool: ...
@@ -59,9 +59,9 @@ class WaitQueue(BaseWaitQueue):
         self._joining = [threading.RLock() for _ in range(LOCKS)]
 
     def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
-        """Charge, and put the waiter in line if it must wait. Returns each charge's decision."""
+        """Charge, and put the waiter into the list if it must wait. Returns each charge's decision."""
         one = Joining.of(waiter, charges)
-        if not (one.together and one.may_wait):
+        if not (one.for_departure and one.may_wait):
             return _run(self._join(one))
         with self._joining[hash(one.buckets) % LOCKS]:
             return _run(self._join(one))
@@ -69,8 +69,8 @@ class WaitQueue(BaseWaitQueue):
     def give_up(self, waiter: Waiter, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         """Take a waiter out that will not use its turn: those behind it move up.
 
-        What is then left is taken back in the store: with `later`, a function that calls another soon: the first call
-        serves all who gave up together.
+        The ranges that are left are taken back in the store: with `later`, a function that calls another soon, once for
+        all that gave up until then.
         """
         self._give_up(waiter)
         if later is None:
@@ -79,13 +79,13 @@ class WaitQueue(BaseWaitQueue):
             later(self.settle)
 
     def settle(self) -> None:
-        """Take back in the store what is left of those who gave up."""
+        """Take back in the store the ranges that are left of waiters that gave up."""
         with self._lock:  # another thread in a section is waited for
             inside = self._busy
         if self._unsettled and not inside:
             try:
                 _run(self._settle())
-            except Exception as error:  # the caller gives up: what is lost refills in time
+            except Exception as error:  # the caller gives up, and the ranges refill in time
                 _log.warning("places that were given up are lost, as the store failed: %s", type(error).__name__)
 
 

@@ -42,13 +42,16 @@ class Waiter:
 
 
 class Waitlist:
-    """The waiters of the same buckets. `together`: they are charged for when they leave (see `WaitQueue`)."""
+    """The waiters of the same buckets.
 
-    __slots__ = ("_costs", "_gone", "_places", "_waiters", "buckets", "lead", "spare", "together")
+    With `for_departure` they are charged for the time at which they leave, not for their admission: see `base_queue`.
+    """
 
-    def __init__(self, buckets: Buckets, together: bool) -> None:
+    __slots__ = ("_costs", "_gone", "_places", "_waiters", "buckets", "for_departure", "lead", "spare")
+
+    def __init__(self, buckets: Buckets, for_departure: bool) -> None:
         self.buckets = buckets
-        self.together = together
+        self.for_departure = for_departure
         self.lead = 0  # how far the axis is ahead of this process's clock
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._places: deque[Place] = deque()
@@ -58,29 +61,29 @@ class Waitlist:
 
     @property
     def by_leaving(self) -> bool:
-        """Do ranges lie behind the turn, as a limit is obeyed by the time of leaving? Else by that of admission.
+        """Return whether ranges lie behind the turn, as the time of leaving is limited. Else the time of admission is.
 
         Only then newcomers take spare ranges: all buckets are marked. One without a mark lets a refund move them.
         """
-        return self.together or len(self.buckets) == 1
+        return self.for_departure or len(self.buckets) == 1
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of waiters."""
         return len(self._waiters) - len(self._gone)
 
     def idle_at(self, now: int) -> bool:
-        """Is there nothing left to remember?"""
+        """Return whether there is nothing left to remember."""
         for ranges in self.spare:
             forget_past(ranges, now)
         return not self._waiters and not all(self.spare)
 
-    def take_spare(self, waiter: Waiter, needs: tuple[Need, ...], now: int, most: int) -> Place | None:
-        """Give a newcomer a place of the spare ranges, if its turn comes within `most` ticks."""
+    def take_spare(self, waiter: Waiter, needs: tuple[Need, ...], now: int, max_wait: int) -> Place | None:
+        """Give a newcomer a place of the spare ranges, if its turn comes within `max_wait` ticks."""
         if not (self.by_leaving and all(self.spare)):
             return None
         place = fit(needs, self.spare, self._last_turn(now), now, self.by_leaving)
-        if place is None or place.turn - now > most:
+        if place is None or place.turn - now > max_wait:
             return None
         place = take(place, self.spare)
         self._append(waiter, needs, place)
@@ -92,10 +95,10 @@ class Waitlist:
         """Give a newcomer a place of these ranges, which it was charged in the store; or return None if they are short.
 
         Its place is earlier if other ranges have become spare meanwhile. If it was charged before others that are here
-        already, it is put in the list before them. The store's answer may have travelled long: what lay spare between
-        `charged_at` and `now` is void, as nobody left in that time.
+        already, it is put in the list before them. The store's answer may have travelled long: spare ranges
+        between `charged_at` and `now` are void, as nobody left in that time.
         """
-        if self.together:
+        if self.for_departure:
             found = fit(needs, [[one] for one in ranges], charged_at, charged_at, self.by_leaving)
             if found is None:
                 return None
@@ -200,7 +203,7 @@ class Waitlist:
         self._waiters[waiter] = None
 
     def _insert(self, waiter: Waiter, needs: tuple[Need, ...], place: Place, behind: int) -> None:
-        """Put a waiter in line before the last `behind`. Answers of a store far away may overtake each other."""
+        """Put a waiter into the list before the last `behind`. Answers of a store far away may overtake each other."""
         last = list(self._waiters)[-behind:]
         self._append(waiter, needs, place)
         self._places.pop()

@@ -21,7 +21,8 @@
 -- what would refill in it, a full bucket at most, as with any wall clock.
 -- Example: full again at 1030, written at 1000, and the clock now says 400.25: full again at 430.25.
 
-local TICKS = 16000000000 -- a second
+local TICKS_PER_SECOND = 16000000000
+local TICKS_PER_MS, TICKS_PER_US = TICKS_PER_SECOND / 1000, TICKS_PER_SECOND / 1000000
 local DECIDE, PEEK, REFUND, REWIND, RESET = 0, 1, 2, 3, 4
 
 local call, take = redis.call, struct.unpack
@@ -30,7 +31,7 @@ local now_s, now_t, spare
 now_s, now_t, at = take('<dd', packed, at)
 if now_s < 0 then
     local time = call('TIME')
-    now_s, now_t, spare = tonumber(time[1]), time[2] * 16000, 1
+    now_s, now_t, spare = tonumber(time[1]), time[2] * TICKS_PER_US, 1
 else
     spare = 3600000 -- a test's clock, which may stand still while the server's runs
 end
@@ -41,36 +42,36 @@ end
 
 local function plus(a_s, a_t, b_s, b_t)
     local s, t = a_s + b_s, a_t + b_t
-    if t >= TICKS then return s + 1, t - TICKS end
+    if t >= TICKS_PER_SECOND then return s + 1, t - TICKS_PER_SECOND end
     return s, t
 end
 
 local function minus(a_s, a_t, b_s, b_t)
     local s, t = a_s - b_s, a_t - b_t
-    if t < 0 then return s - 1, t + TICKS end
+    if t < 0 then return s - 1, t + TICKS_PER_SECOND end
     return s, t
 end
 
-local function write(bucket, tat_s, tat_t, promised)
+local function write(bucket, tat_s, tat_t, marked)
     if not before(now_s, now_t, tat_s, tat_t) then
         call('DEL', bucket)
         return
     end
     local left_s, left_t = minus(tat_s, tat_t, now_s, now_t)
-    local ms = left_s * 1000 + math.ceil(left_t / 16000000) + spare
-    call('SET', bucket, struct.pack('<dddd', tat_s, tat_t, now_s, now_t) .. (promised and '!' or ''), 'PX', ms)
+    local ms = left_s * 1000 + math.ceil(left_t / TICKS_PER_MS) + spare
+    call('SET', bucket, struct.pack('<dddd', tat_s, tat_t, now_s, now_t) .. (marked and '!' or ''), 'PX', ms)
 end
 
 local function read(bucket)
     local stored = call('GET', bucket)
     if not stored then return 0, 0, false end
-    local promised = #stored > 32
+    local marked = #stored > 32
     local tat_s, tat_t, written_s, written_t = take('<dddd', stored)
     if now_s < written_s then -- the clock has stepped back: see above
         tat_s, tat_t = plus(now_s, now_t, minus(tat_s, tat_t, written_s, written_t))
-        write(bucket, tat_s, tat_t, promised)
+        write(bucket, tat_s, tat_t, marked)
     end
-    return tat_s, tat_t, promised and before(now_s, now_t, tat_s, tat_t)
+    return tat_s, tat_t, marked and before(now_s, now_t, tat_s, tat_t)
 end
 
 local function decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
@@ -95,7 +96,7 @@ local function request(commit)
         local shadow, tolerance_s, tolerance_t = flags % 2, bound_s, bound_t
         if flags > 1 then tolerance_s, tolerance_t, at = take('<dd', packed, at) end
         local bucket = KEYS[base + i]
-        local tat_s, tat_t, promised = read(bucket)
+        local tat_s, tat_t, marked = read(bucket)
         local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
             decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
         out[first + 2 * i - 1], out[first + 2 * i] = debt_s, debt_t
@@ -104,8 +105,8 @@ local function request(commit)
         if count == 1 then
             if commit and writes then
                 local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
-                promised = promised or before(tolerance_s, tolerance_t, ahead_s, ahead_t)
-                write(bucket, new_tat_s, new_tat_t, promised)
+                marked = marked or before(tolerance_s, tolerance_t, ahead_s, ahead_t)
+                write(bucket, new_tat_s, new_tat_t, marked)
             end
             return
         end
@@ -117,8 +118,8 @@ local function request(commit)
     for i, charge in ipairs(charges) do
         local bucket, shadow, increment_s, increment_t, bound_s, bound_t, tolerance_s, tolerance_t = unpack(charge)
         local plan = planned[bucket]
-        local tat_s, tat_t, promised
-        if plan then tat_s, tat_t, promised = unpack(plan) else tat_s, tat_t, promised = read(bucket) end
+        local tat_s, tat_t, marked
+        if plan then tat_s, tat_t, marked = unpack(plan) else tat_s, tat_t, marked = read(bucket) end
         local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
             decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
         if not allowed and shadow == 0 then
@@ -128,8 +129,8 @@ local function request(commit)
         seen[2 * i - 1], seen[2 * i] = debt_s, debt_t
         if allowed and (increment_s > 0 or increment_t > 0) then
             local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
-            promised = promised or before(tolerance_s, tolerance_t, ahead_s, ahead_t)
-            planned[bucket] = { new_tat_s, new_tat_t, promised }
+            marked = marked or before(tolerance_s, tolerance_t, ahead_s, ahead_t)
+            planned[bucket] = { new_tat_s, new_tat_t, marked }
         end
     end
     for i, owed in ipairs(seen) do out[first + i] = owed end
@@ -138,9 +139,9 @@ end
 
 -- Give back what may still be given back: nothing while the bucket is marked, or the debt is over the burst.
 local function refund(bucket, increment_s, increment_t, tolerance_s, tolerance_t, elapsed_s, elapsed_t)
-    local tat_s, tat_t, promised = read(bucket)
+    local tat_s, tat_t, marked = read(bucket)
     local debt_s, debt_t = minus(tat_s, tat_t, now_s, now_t)
-    if promised or before(tolerance_s, tolerance_t, debt_s, debt_t) or before(increment_s, increment_t, elapsed_s, elapsed_t) then
+    if marked or before(tolerance_s, tolerance_t, debt_s, debt_t) or before(increment_s, increment_t, elapsed_s, elapsed_t) then
         return
     end
     local given_s, given_t = minus(increment_s, increment_t, elapsed_s, elapsed_t)
@@ -149,9 +150,9 @@ end
 
 -- Set a TAT back if it is still the expected one. Puts out whether it was.
 local function rewind(bucket, expected_s, expected_t, to_s, to_t)
-    local tat_s, tat_t, promised = read(bucket)
+    local tat_s, tat_t, marked = read(bucket)
     if tat_s ~= expected_s or tat_t ~= expected_t or (tat_s == 0 and tat_t == 0) then return 0 end
-    write(bucket, to_s, to_t, promised)
+    write(bucket, to_s, to_t, marked)
     return 1
 end
 
