@@ -241,7 +241,8 @@ typedef enum { RK_INSERTED, RK_AGAIN, RK_FULL } rk_inserted;
  *
  * No cell means a full bucket, but only if the caller's time is not before the time at which the bucket was forgotten. A
  * caller may be held up for long after it read the clock. So the clock is read again after the claim: a bucket that was
- * forgotten was full before, and a later charge of it takes the claim away. `*at` becomes that time. `*wait` is the time until a cell is free, if none is. */
+ * forgotten was full before, and a later charge of it takes the claim away. `*at` becomes that time. `*wait` is the time
+ * until a cell is free, if none is. */
 static inline rk_inserted rk_insert(rk_table *table, rk_home home, uint64_t fingerprint, rk_terms terms, int attempt,
                                     const rk_clock *clock, int64_t *at, int64_t *wait)
 {

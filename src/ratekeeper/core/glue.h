@@ -25,7 +25,7 @@ typedef struct {
     PyObject_HEAD
     rk_table table;
     Py_buffer shared; /* the memory, if it was given; or its `obj` is NULL */
-    size_t mapped;    /* bytes of our own memory */
+    size_t mapped;    /* bytes of private memory */
     PyObject *clock;  /* a callable that returns ticks, or NULL for the system's clock */
     rk_clock later;   /* the same for the table */
     rk_module *module;
