@@ -1,10 +1,11 @@
-"""Run a coroutine that never suspends: so a flow is written once, for threads and for tasks. Knows nothing else."""
+"""Coroutines that never suspend: so a flow is written once, for threads and for tasks. Knows nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, cast
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -22,3 +23,16 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
         return cast("T", done.value)
     work.close()
     raise AssertionError(f"{work} suspended without an event loop: all that it awaits must answer at once")
+
+
+def as_coroutine(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a coroutine function that calls a function, which answers at once or blocks: the way back of `run_sync`.
+
+    >>> run_sync(as_coroutine(abs)(-3))
+    3
+    """
+
+    async def call(*arguments: P.args, **options: P.kwargs) -> T:
+        return function(*arguments, **options)
+
+    return call

@@ -14,7 +14,7 @@ from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit, wait_ti
 from ratekeeper.refund import claim_refund
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import (
-    AsyncGate,
+    AsyncChargeGate,
     AsyncStore,
     Gate,
     Store,
@@ -192,7 +192,7 @@ class AsyncLimiter(_Named):
         self._ask: Callable[..., Decision] | None = None
         self._ask_many: Callable[..., list[bool]] | None = None
         if is_async(self.store):
-            self._gate: AsyncGate = self.store.bind(self._scopes, self.limits, self._wait)
+            self._gate = AsyncChargeGate(self.store, self._scopes, self.limits, self._wait)
         else:
             gate = require_sync(self.store, "Limiter").bind(self._scopes, self.limits, _block)
             self._ask, self._ask_many = gate.try_acquire, gate.try_acquire_many

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
-from ratekeeper.limits import Limit
-from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.table_store import TableStore
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
 from ratekeeper.waiting.waitlist import Waiter
@@ -43,9 +41,6 @@ class AsyncMemoryStore:
 
     async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         return await self._answer("rewind", lambda: self.store.rewind(scope, key, expected_ticks, tat_ticks))
-
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
-        return AsyncChargeGate(self, scopes, limits, wait)
 
     @property
     def waiting(self) -> bool:

@@ -17,7 +17,7 @@ from interrupts import Storm
 from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import TICKS_PER_SECOND
-from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.base import ChargeGate, Gate, WaitForTurn
 from ratekeeper.waiting.turns import await_turn, take_turn
 from ratekeeper.waiting.wait_queue import WaitQueue
 from ratekeeper.waiting.waitlist import Waiter
@@ -100,7 +100,7 @@ class SlowStore:
         self._wait()
         return self._store.rewind(scope, key, expected_ticks, tat_ticks)
 
-    def bind(self, scopes: tuple[str, ...], limits: tuple[object, ...], wait: Wait) -> Gate:
+    def bind(self, scopes: tuple[str, ...], limits: tuple[object, ...], wait: WaitForTurn) -> Gate:
         return ChargeGate(self, scopes, limits, wait)  # type: ignore[arg-type]
 
     def _wait(self) -> None:

@@ -288,7 +288,7 @@ class Unreachable:
 def test_a_cancelled_caller_gives_back_nothing_that_the_store_has_not_charged() -> None:
     async def use() -> None:
         store = Unreachable()
-        line = AsyncWaitQueue(store, ManualClock())
+        line = AsyncWaitQueue(store, ManualClock())  # type: ignore[arg-type]  # it is asked for no more
         joining = asyncio.create_task(line.join(Waiter(bool), [Charge.of("s", "key", TokenBucket(10, 1), 5, 0)]))
         await asyncio.sleep(0)
         joining.cancel()

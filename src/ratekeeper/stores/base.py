@@ -7,18 +7,19 @@ A `Store` answers at once, or blocks its thread; an `AsyncStore` is awaited. The
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, TypeAlias, TypeGuard, cast
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision, combine, key_bytes
 from ratekeeper.limits import Limit, Timeout, wait_ticks
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
-from ratekeeper.waiting.wait_queue import WaitQueue
-from ratekeeper.waiting.waitlist import Waiter
+from ratekeeper.waiting.wait_queue import TaskQueue, WaitQueue
 
-Wait: TypeAlias = Callable[..., Decision]
-AwaitedWait: TypeAlias = Callable[..., Awaitable[Decision]]
+T = TypeVar("T")
+Answer: TypeAlias = Coroutine[Any, Any, T]
+WaitForTurn: TypeAlias = Callable[..., Decision]
+WaitForTurnAsync: TypeAlias = Callable[..., Awaitable[Decision]]
 
 
 class Store(Protocol):
@@ -50,7 +51,7 @@ class Store(Protocol):
         """Set a bucket's TAT back, if it is still `expected_ticks`. Returns whether it was; else nothing is done."""
         ...
 
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         """Return the hot path of one limiter: `ChargeGate(self, scopes, limits, wait)`, unless there is a faster one.
 
         `wait(key, cost, timeout)` is called for an `acquire` whose turn has not come.
@@ -78,21 +79,10 @@ class Gate(Protocol):
         ...
 
 
-class TaskQueue(Protocol):
-    """A wait queue for tasks: `AsyncWaitQueue`, or a local store's `WaitQueue` by way of `as_async`."""
+class AsyncStore(Protocol):
+    """A store that must be awaited. To make your own, implement this, with an `AsyncWaitQueue` as its `wait_queue`.
 
-    @property
-    def leave(self) -> Callable[[Waiter], bool]: ...
-    @property
-    def reset(self) -> Callable[[Iterable[Charge]], None]: ...
-    @property
-    def waiting_at(self) -> Callable[[str, str | bytes], int]: ...
-    async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]: ...
-    def give_up(self, waiter: Waiter) -> None: ...
-
-
-class AwaitedStore(Protocol):
-    """A store for those who await: an `AsyncStore`, or a local one by way of `as_async`. The verbs are `Store`'s.
+    The verbs are `Store`'s. The gate of every such store is `AsyncChargeGate`. `as_async` gives a `Store` this form.
 
     `clock` is read without awaiting, so where the time is another machine's it is a
     guess: never ahead of the store's own time, and never behind an answer that the store has given.
@@ -101,28 +91,13 @@ class AwaitedStore(Protocol):
     clock: Clock
 
     @property
-    def wait_queue(self) -> TaskQueue: ...
+    def wait_queue(self) -> AsyncWaitQueue | TaskQueue: ...
 
-    async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]: ...
-    async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None: ...
-    async def reset(self, scope: str, key: str | bytes) -> None: ...
-    async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool: ...
-
-
-class AsyncStore(AwaitedStore, Protocol):
-    """A store that must be awaited. To make your own, implement this, with an `AsyncWaitQueue` as its `wait_queue`."""
-
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
-        """Return the hot path of one limiter: `AsyncChargeGate(self, scopes, limits, wait)`, or a faster one."""
-        ...
-
-
-class AsyncGate(Protocol):
-    """The limits of one limiter bound to one store that is awaited."""
-
-    async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision: ...
-    async def acquire(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision: ...
-    async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]: ...
+    # Each is an `async def` in a store of your own.
+    def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> Answer[list[Decision]]: ...
+    def refund(self, charges: Sequence[Charge], at_ticks: int) -> Answer[None]: ...
+    def reset(self, scope: str, key: str | bytes) -> Answer[None]: ...
+    def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> Answer[bool]: ...
 
 
 def is_async(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
@@ -159,7 +134,7 @@ class _Charging:
 class ChargeGate(_Charging):
     """The gate for any store: builds the charges, and lets the most binding decision speak for all."""
 
-    def __init__(self, store: Store, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> None:
+    def __init__(self, store: Store, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> None:
         super().__init__(scopes, limits)
         self._store = store
         self._wait = wait
@@ -183,7 +158,7 @@ class AsyncChargeGate(_Charging):
     """As `ChargeGate`, for any store that is awaited."""
 
     def __init__(
-        self, store: AsyncStore, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait
+        self, store: AsyncStore, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurnAsync
     ) -> None:
         super().__init__(scopes, limits)
         self._store = store

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ratekeeper.decision import OnError
 from ratekeeper.errors import StoreError, did_you_mean
-from ratekeeper.stores.base import AsyncStore, Store
+from ratekeeper.stores.base import AsyncStore, Store, is_async
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStore
 from ratekeeper.stores.redis.fallback import NODES_NEEDED
@@ -90,7 +90,8 @@ def opened(
     """
     if store is None or isinstance(store, str):
         return opening(StoreSpec(MEMORY if store is None else store))
-    if isinstance(store, type) or not all(hasattr(store, part) for part in ("clock", "wait_queue", "decide", "bind")):
+    parts = all(hasattr(store, part) for part in ("clock", "wait_queue", "decide"))
+    if isinstance(store, type) or not parts or not (is_async(store) or hasattr(store, "bind")):
         what = f"the class {store.__name__}" if isinstance(store, type) else type(store).__name__
         raise TypeError(f"store must be a store, such as MemoryStore(), or a string: {FORMS}; not {what}")
     return store

@@ -9,7 +9,7 @@ from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.core import pytable
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import Limit
-from ratekeeper.stores.base import ChargeGate, Gate, Wait
+from ratekeeper.stores.base import ChargeGate, Gate, WaitForTurn
 from ratekeeper.waiting.wait_queue import WaitQueue
 
 MAX_KEYS = 1_000_000
@@ -45,7 +45,7 @@ class TableStore:
         self.rewind = table.rewind
         self.wait_queue = WaitQueue(table, self.clock)
 
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         """Return the hot path for one limiter: a C object where the C core is in use."""
         gate = getattr(self._table, "gate", None)
         return gate(scopes, limits, wait) if gate else ChargeGate(self, scopes, limits, wait)

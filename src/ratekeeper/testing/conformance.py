@@ -23,7 +23,7 @@ from ratekeeper.clock import ManualClock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limiter import Limiter
 from ratekeeper.limits import DEFAULT_WAIT, LeakyBucket, Limit, Timeout, TokenBucket
-from ratekeeper.stores.base import AsyncStore, ChargeGate, Gate, Store, Wait, is_async
+from ratekeeper.stores.base import AsyncStore, ChargeGate, Gate, Store, WaitForTurn, is_async
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.waiting.wait_queue import WaitQueue
 from ratekeeper.waiting.waitlist import Waiter
@@ -271,7 +271,7 @@ class Blocking:
     def reset(self, scope: str, key: str | bytes) -> None:
         self._run(self._store.reset(scope, key))
 
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         return ChargeGate(self, scopes, limits, wait)
 
     def close(self) -> None:

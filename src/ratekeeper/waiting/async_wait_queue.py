@@ -10,30 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.forks import forget_in_child
-from ratekeeper.waiting.base_queue import AskedStore, BaseWaitQueue
+from ratekeeper.waiting.base_queue import BaseWaitQueue
 from ratekeeper.waiting.joining import Joining
 from ratekeeper.waiting.waitlist import Buckets, Waiter
 
+if TYPE_CHECKING:
+    from ratekeeper.stores.base import AsyncStore
+
 T = TypeVar("T")
-
-
-class RefundingStore(AskedStore, Protocol):
-    """The verbs of its store that this queue needs."""
-
-    async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None: ...
 
 
 class AsyncWaitQueue(BaseWaitQueue):
     """The waiters of one store on the network in this process."""
 
-    def __init__(self, store: RefundingStore, clock: Clock) -> None:
-        super().__init__(store, clock)
+    def __init__(self, store: AsyncStore, clock: Clock) -> None:
+        super().__init__(store.decide, store.rewind, clock)
         self._refund = store.refund
         forget_in_child(self)
 

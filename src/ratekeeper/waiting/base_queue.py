@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ratekeeper.clock import Clock, local_ticks
 from ratekeeper.decision import Charge, Decision, key_bytes
@@ -32,18 +32,14 @@ from ratekeeper.waiting.waitlist import Buckets, Waiter, Waitlist
 T = TypeVar("T")
 
 
-class AskedStore(Protocol):
-    """The verbs of its store that the queue needs, awaited."""
-
-    async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]: ...
-    async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool: ...
-
-
 class BaseWaitQueue:
-    """The waitlists of one store in this process."""
+    """The waitlists of one store in this process. `decide` and `rewind` are the store's verbs, awaited."""
 
-    def __init__(self, store: AskedStore, clock: Clock) -> None:
-        self._store = store
+    def __init__(
+        self, decide: Callable[..., Awaitable[list[Decision]]], rewind: Callable[..., Awaitable[bool]], clock: Clock
+    ) -> None:
+        self._decide = decide
+        self._rewind = rewind
         self._clock = clock
         self._local = local_ticks(clock)
         self.forget()
@@ -158,7 +154,7 @@ class BaseWaitQueue:
         Requests that are charged for their departure must join one after the other: each looks, and then charges.
         """
         if not one.may_wait:
-            return await self._store.decide(one.charges)
+            return await self._decide(one.charges)
         waitlist = self._lists.get(one.buckets)
         if waitlist is not None and all(waitlist.spare):  # else there is nothing to take
             taken = self._section(lambda: self._take_spare(one))
@@ -182,12 +178,12 @@ class BaseWaitQueue:
         """Return the decisions on a request that has taken spare ranges. Its other charges are yet to be made."""
         made = one.taken(place, now)
         others = [charge for charge in one.charges if not delays(charge)]
-        rest = iter(await self._store.decide(others) if others else [])
+        rest = iter(await self._decide(others) if others else [])
         return [made[number] if number in made else next(rest) for number in range(len(one.charges))]
 
     async def _charge(self, one: Joining) -> list[Decision]:
         """Charge limits that do not wait for each other."""
-        decisions = await self._store.decide(one.charges)
+        decisions = await self._decide(one.charges)
         if one.passes(decisions):
             delay = max(one.each(decisions, lambda _, decision: decision.delay_ticks))
             if delay:
@@ -203,19 +199,19 @@ class BaseWaitQueue:
         """
         at_once = one.at_once()
         while True:
-            looked = await self._store.decide(at_once)
+            looked = await self._decide(at_once)
             if one.passes(looked):
                 return looked
             if any(decision.source != "exact" for decision in looked):  # an outage: it says nothing of the buckets
                 return await self._charge(one)
             delay = max(one.each(looked, lambda _, decision: decision.delay_ticks))
             if any(one.each(looked, lambda charge, seen: seen.delay_ticks > charge.tolerance - charge.burst)):
-                refused = await self._store.decide(one.charges, commit=False)
+                refused = await self._decide(one.charges, commit=False)
                 if not one.passes(refused):
                     return refused
                 continue
             due = one._replace(charges=one.due(looked, delay))
-            decisions = await self._store.decide(due.charges)
+            decisions = await self._decide(due.charges)
             if not due.passes(decisions):
                 continue
             ranges = due.each(decisions, range_of)
@@ -223,7 +219,7 @@ class BaseWaitQueue:
             if place is not None:
                 return one.granted(decisions, place)
             for (scope, key), (start, end) in zip(one.buckets, ranges, strict=True):
-                await self._store.rewind(scope, key, end, start)
+                await self._rewind(scope, key, end, start)
 
     def _enter(self, one: Joining, decisions: Sequence[Decision], ranges: Sequence[Range], delay: int) -> Place | None:
         """Put a request into the list that was charged these ranges. None: they are too short for it."""
@@ -274,7 +270,7 @@ class BaseWaitQueue:
             last = self._section(partial(self._last_spare, waitlist))
             left = list(last)
             for place, ((scope, key), piece) in enumerate(zip(waitlist.buckets, last, strict=True)):
-                if piece is not None and await self._store.rewind(scope, key, piece[1], piece[0]):
+                if piece is not None and await self._rewind(scope, key, piece[1], piece[0]):
                     left[place] = None
             if any(left):
                 self._section(partial(self._keep, waitlist, left))

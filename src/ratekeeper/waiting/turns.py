@@ -20,7 +20,7 @@ from ratekeeper.waiting.waitlist import Waiter
 from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup, wake_task
 
 if TYPE_CHECKING:
-    from ratekeeper.stores.base import AwaitedStore, Store
+    from ratekeeper.stores.base import AsyncStore, Store
 
 D = TypeVar("D", bound=AnyDecision)
 
@@ -57,7 +57,7 @@ def await_turn(store: Store, waiter: Waiter, woken: threading.Event) -> None:
             return
 
 
-async def take_turn_async(store: AwaitedStore, charges: Sequence[Charge]) -> list[Decision]:
+async def take_turn_async(store: AsyncStore, charges: Sequence[Charge]) -> list[Decision]:
     """As `take_turn`, but let the event loop go on. A task that is cancelled gives its place up."""
     loop, woken = asyncio.get_running_loop(), TaskWakeup()
     waiter = Waiter(lambda: wake_task(loop, woken))
@@ -71,7 +71,7 @@ async def take_turn_async(store: AwaitedStore, charges: Sequence[Charge]) -> lis
     return decisions
 
 
-async def await_turn_async(store: AwaitedStore, waiter: Waiter, woken: asyncio.Event) -> None:
+async def await_turn_async(store: AsyncStore, waiter: Waiter, woken: asyncio.Event) -> None:
     """As `await_turn`, but let the event loop go on."""
     if waiter.waitlist is None:
         return
@@ -95,7 +95,7 @@ def wait_for_turn(
 
 
 async def wait_for_turn_async(
-    store: AwaitedStore, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
+    store: AsyncStore, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
 ) -> Decision:
     """As `wait_for_turn`, but let the event loop go on."""
     return _admitted(await take_turn_async(store, charges(key, cost, timeout)))
@@ -116,7 +116,7 @@ class Reservation(Generic[D]):
     A refund of a turn that was not granted at once gives nothing back before the context manager has waited for it.
     """
 
-    def __init__(self, store: AwaitedStore, blocking: Store | None) -> None:
+    def __init__(self, store: AsyncStore, blocking: Store | None) -> None:
         self._store = store
         self._blocking = blocking  # None: it must not block a thread
         self._wake: Callable[[], object] = lambda: None  # nobody sleeps yet
@@ -218,7 +218,7 @@ class Reservation(Generic[D]):
 
 
 async def reserve(
-    store: AwaitedStore,
+    store: AsyncStore,
     charges: Sequence[Charge],
     answer: Callable[[list[Decision]], D],
     blocking: Store | None = None,

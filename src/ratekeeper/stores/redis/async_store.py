@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreUnavailable
-from ratekeeper.limits import Limit
-from ratekeeper.stores.base import AsyncChargeGate, AsyncGate, AwaitedWait
 from ratekeeper.stores.redis.batches import Batches
 from ratekeeper.stores.redis.connections import ask_async
 from ratekeeper.stores.redis.plans import Plan
@@ -59,10 +57,6 @@ class AsyncRedisStore(OnServer):
     async def reset(self, scope: str, key: str | bytes) -> None:
         """As `RedisStore.reset`."""
         await self._run(self._fallback.reset(scope, key))
-
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: AwaitedWait) -> AsyncGate:
-        """As `RedisStore.bind`."""
-        return AsyncChargeGate(self, scopes, limits, wait)
 
     async def close(self) -> None:
         """Give back what those who gave up waiting had, and close the connections. A client handed in is left open."""

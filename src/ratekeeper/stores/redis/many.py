@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ratekeeper.decision import Charge, Decision, combine
 from ratekeeper.limits import Limit
-from ratekeeper.stores.base import ChargeGate, Store, Wait, checked_keys
+from ratekeeper.stores.base import ChargeGate, Store, WaitForTurn, checked_keys
 from ratekeeper.stores.redis.batches import MOST_TOGETHER
 
 
@@ -20,7 +20,9 @@ class DecidesMany(Store, Protocol):
 class ManyGate(ChargeGate):
     """The gate of a store to which the way is long: many keys are few calls."""
 
-    def __init__(self, store: DecidesMany, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> None:
+    def __init__(
+        self, store: DecidesMany, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn
+    ) -> None:
         super().__init__(store, scopes, limits, wait)
         self._decide_many = store.decide_many
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import Limit
-from ratekeeper.stores.base import Gate, Wait
+from ratekeeper.stores.base import Gate, WaitForTurn
 from ratekeeper.stores.redis.connections import ask
 from ratekeeper.stores.redis.many import ManyGate
 from ratekeeper.stores.redis.plans import Plan, Question
@@ -100,7 +100,7 @@ class RedisStore(OnServer):
         """Forget a bucket: it is full again."""
         self._run(self._fallback.reset(scope, key))
 
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: Wait) -> Gate:
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         """Return the hot path of one limiter."""
         return ManyGate(self, scopes, limits, wait)
 
