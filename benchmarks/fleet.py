@@ -29,8 +29,7 @@ from urllib.parse import urlsplit
 
 from ratekeeper import AsyncRedisStore, Limiter, RedisStore, TokenBucket
 from ratekeeper.decision import Charge
-from ratekeeper.stores.redis.names import BucketNames
-from ratekeeper.stores.redis.script import arguments, ask_decide, load_script
+from ratekeeper.stores.redis.script import BucketNames, arguments, decide_request, load_script
 
 MANY = TokenBucket(1_000_000, "1000000/hour")
 HOUR = 3600
@@ -47,7 +46,7 @@ def command(key: str) -> list[Any]:
     return [
         "EVALSHA",
         load_script().sha,
-        *arguments([ask_decide([BucketNames().name("bare/0", key)], [charge(key)], True)]),
+        *arguments([decide_request([BucketNames().name("bare/0", key)], [charge(key)], True)]),
     ]
 
 

@@ -30,7 +30,7 @@ from ratekeeper import (
 )
 from ratekeeper.clock import SystemClock, machine_ticks
 from ratekeeper.limits import TICKS_PER_SECOND
-from ratekeeper.stores.redis.clock import ServerClock
+from ratekeeper.stores.redis.replies import ServerClock
 from ratekeeper.stores.table_store import TableStore
 from ratekeeper.testing import FrozenTime, frozen
 

@@ -349,10 +349,12 @@ def test_a_cost_of_nothing_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("url", "says"),
-    [("reddis://h", "did you mean 'redis'"), ("redis://h:abc", "is no URL of a Redis store"),
-     ("redis://h:99999", "is no URL of a Redis store"), ("redis://h/abc", "after the host may go a database's number"),
-     ("redis://", "it names no host"), ("redis+cluster://h/1", "a cluster has no databases"),
-     ("redis+sentinel://h", "after the hosts goes the service's name"), ("redis://h?dbb=1", "there is no option 'dbb'"),
+    [("reddis://h", "did you mean 'redis'"), ("redis://h:abc", "is not a URL of a Redis store"),
+     ("redis://h:99999", "is not a URL of a Redis store"),
+     ("redis://h/abc", "after the host, only a database's number may follow"),
+     ("redis://", "it names no host"), ("redis+cluster://h/1", "a cluster has only one database"),
+     ("redis+sentinel://h", "after the hosts, the service's name must follow"),
+     ("redis://h?dbb=1", "there is no option 'dbb'"),
      ("shared:..", "is no name of a table"), ("shared:/tmp", "'/tmp' is a folder"), ("shared:", "a store is memory")],
 )  # fmt: skip
 def test_a_store_that_can_never_be_opened_is_an_error_without_opening_it(url: str, says: str) -> None:

@@ -32,6 +32,11 @@ def test_a_store_holds_as_many_live_keys_as_it_says(implementation: Literal["c",
     assert evicted or not any(limiter.try_acquire_many([f"key {n}" for n in range(20_000)]))
 
 
+def test_a_store_says_how_large_it_is() -> None:
+    assert repr(MemoryStore()) == "MemoryStore(max_keys=1000000, on_full='evict')"
+    assert repr(MemoryStore(7, on_full="deny")) == "MemoryStore(max_keys=7, on_full='deny')"
+
+
 def test_a_million_one_shot_keys_leave_a_small_table_as_it_was(implementation: Literal["c", "python"]) -> None:
     clock = ManualClock(start=1000)
     size = SIZE[implementation]

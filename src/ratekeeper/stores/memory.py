@@ -29,3 +29,7 @@ class MemoryStore(TableStore):
         deny = denies_when_full(max_keys, on_full)
         ticks = ticks_of(clock)
         super().__init__(core.make_table(max_keys, deny, ticks, implementation), max_keys, clock)
+        self._on_full = on_full
+
+    def __repr__(self) -> str:
+        return f"MemoryStore(max_keys={self._max_keys}, on_full={self._on_full!r})"

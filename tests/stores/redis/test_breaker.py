@@ -23,33 +23,34 @@ from ratekeeper import (
 from ratekeeper.decision import Charge, combine
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.problem import REDUCED_CAPACITY, problem
-from ratekeeper.stores.redis.breaker import LOST, Breaker
-from ratekeeper.stores.redis.fallback import Spans
-from ratekeeper.stores.redis.faults import Faults
+from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.stores.redis.call_monitor import LOST, Breaker
+from ratekeeper.stores.redis.client_errors import ClientErrors
+from ratekeeper.stores.redis.fallback import MAX_SPANS, Spans
 
 RETRY = 100
 LIMIT = TokenBucket(10, 1)
 
 
-def turn_of(breaker: Breaker, now: int) -> int:
-    turn = breaker.enter(now)
-    assert turn is not None
-    return turn
+def epoch_of(breaker: Breaker, now: int) -> int:
+    epoch = breaker.enter(now)
+    assert epoch is not None
+    return epoch
 
 
 def opened(now: int = 0) -> Breaker:
     breaker = Breaker(RETRY)
-    assert breaker.failed(turn_of(breaker, now), now, refused=True)
+    assert breaker.failed(epoch_of(breaker, now), now, refused=True)
     return breaker
 
 
 def test_three_failures_in_a_row_open_it_and_a_success_between_starts_anew() -> None:
     breaker = Breaker(RETRY)
     for _ in range(5):
-        assert not breaker.failed(turn_of(breaker, 0), 0)
-        assert not breaker.failed(turn_of(breaker, 0), 0)
-        assert not breaker.succeeded(turn_of(breaker, 0))
-    assert [breaker.failed(turn_of(breaker, 0), 0) for _ in range(3)] == [False, False, True]
+        assert not breaker.failed(epoch_of(breaker, 0), 0)
+        assert not breaker.failed(epoch_of(breaker, 0), 0)
+        assert not breaker.succeeded(epoch_of(breaker, 0))
+    assert [breaker.failed(epoch_of(breaker, 0), 0) for _ in range(3)] == [False, False, True]
     assert breaker.enter(RETRY - 1) is None
 
 
@@ -57,7 +58,7 @@ def test_one_refused_connection_opens_it_until_a_probe_succeeds() -> None:
     breaker = opened(now=7)
     assert breaker.wait(8) == RETRY - 1
     assert breaker.enter(RETRY + 6) is None
-    probe = turn_of(breaker, RETRY + 7)
+    probe = epoch_of(breaker, RETRY + 7)
     assert breaker.enter(RETRY + 8) is None
     assert breaker.succeeded(probe)
     assert breaker.enter(RETRY + 9) is not None
@@ -65,15 +66,15 @@ def test_one_refused_connection_opens_it_until_a_probe_succeeds() -> None:
 
 def test_a_probe_that_fails_opens_it_for_as_long_again_but_is_no_new_opening() -> None:
     breaker = opened()
-    assert not breaker.failed(turn_of(breaker, RETRY), RETRY)
+    assert not breaker.failed(epoch_of(breaker, RETRY), RETRY)
     assert breaker.enter(2 * RETRY - 1) is None
     assert breaker.enter(2 * RETRY) is not None
 
 
-def test_a_call_of_an_earlier_turn_neither_closes_it_nor_prolongs_it() -> None:
+def test_a_call_of_an_earlier_epoch_neither_closes_it_nor_prolongs_it() -> None:
     breaker = Breaker(RETRY)
-    early = [turn_of(breaker, 0) for _ in range(9)]
-    assert [breaker.failed(turn, at) for at, turn in enumerate(early[:8])].count(True) == 1
+    early = [epoch_of(breaker, 0) for _ in range(9)]
+    assert [breaker.failed(epoch, now) for now, epoch in enumerate(early[:8])].count(True) == 1
     assert not breaker.succeeded(early[8])
     assert breaker.enter(RETRY + 1) is None
     assert breaker.enter(RETRY + 2) is not None
@@ -81,7 +82,7 @@ def test_a_call_of_an_earlier_turn_neither_closes_it_nor_prolongs_it() -> None:
 
 def test_an_abandoned_probe_leaves_its_place_to_another_and_so_does_one_that_is_lost() -> None:
     breaker = opened()
-    breaker.abandoned(turn_of(breaker, RETRY), RETRY)
+    breaker.abandoned(epoch_of(breaker, RETRY), RETRY)
     assert breaker.enter(RETRY) is not None
     assert breaker.enter(RETRY + LOST * RETRY - 1) is None
     assert breaker.enter(RETRY + LOST * RETRY) is not None
@@ -89,28 +90,28 @@ def test_an_abandoned_probe_leaves_its_place_to_another_and_so_does_one_that_is_
 
 def test_of_many_threads_one_gets_the_probe() -> None:
     for _ in range(50):
-        breaker, barrier, turns = opened(), Barrier(8), list[int | None]()
+        breaker, barrier, epochs = opened(), Barrier(8), list[int | None]()
 
-        def ask(breaker: Breaker = breaker, barrier: Barrier = barrier, turns: list[int | None] = turns) -> None:
+        def ask(breaker: Breaker = breaker, barrier: Barrier = barrier, epochs: list[int | None] = epochs) -> None:
             barrier.wait()
-            turns.append(breaker.enter(RETRY))
+            epochs.append(breaker.enter(RETRY))
 
         threads = [Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sum(turn is not None for turn in turns) == 1
+        assert sum(epoch is not None for epoch in epochs) == 1
 
 
 @pytest.mark.parametrize("library", [redis, valkey], ids=["redis", "valkey"])
 def test_what_may_pass_is_an_outage_and_what_must_be_mended_is_loud(library: object) -> None:
-    faults, errors = Faults(library, clustered=True), library.exceptions  # type: ignore[attr-defined]
+    client_errors, errors = ClientErrors(library, clustered=True), library.exceptions  # type: ignore[attr-defined]
     passing = [errors.ConnectionError, errors.TimeoutError, errors.BusyLoadingError, errors.ReadOnlyError]
     passing += [errors.ClusterDownError, errors.MasterDownError, errors.TryAgainError, errors.OutOfMemoryError]
     passing += [errors.ClusterError, ConnectionResetError, TimeoutError]
     for kind in passing:
-        assert isinstance(faults.named(kind("x")), StoreUnavailable), kind
+        assert isinstance(client_errors.named(kind("x")), StoreUnavailable), kind
     for text in (
         "MISCONF disk",
         "BUSY a script",
@@ -119,12 +120,12 @@ def test_what_may_pass_is_an_outage_and_what_must_be_mended_is_loud(library: obj
         "max number of clients reached",
     ):
         error = errors.ConnectionError if text.startswith("max") else errors.ResponseError
-        assert isinstance(faults.named(error(text)), StoreUnavailable), text
+        assert isinstance(client_errors.named(error(text)), StoreUnavailable), text
     lasting = [errors.AuthenticationError("NOAUTH"), errors.NoPermissionError("NOPERM"), errors.DataError("x")]
     lasting += [errors.ConnectionError("Too many connections")]  # so redis 5 says that a pool is used up
     lasting += [errors.ResponseError("WRONGTYPE x"), errors.ResponseError("unknown command 'EVALSHA'")]
     for one in lasting:
-        named = faults.named(one)
+        named = client_errors.named(one)
         assert isinstance(named, StoreError), one
         assert not isinstance(named, StoreUnavailable), one
 
@@ -139,7 +140,7 @@ def test_what_may_pass_is_an_outage_and_what_must_be_mended_is_loud(library: obj
     ],
 )
 def test_what_an_error_says_is_shown_without_secrets(text: str, shown: str) -> None:
-    said = str(Faults(redis).named(redis.ConnectionError(text)))
+    said = str(ClientErrors(redis).named(redis.ConnectionError(text)))
     assert said.endswith(shown)
     assert "ConnectionError: " in said
     assert "hunter2" not in said
@@ -192,11 +193,11 @@ def test_a_rule_s_on_error_is_read_and_a_typo_names_the_right_word() -> None:
 
 
 def test_what_was_charged_here_is_remembered_in_bounded_memory_and_never_too_little() -> None:
-    spans, second = Spans(), 16_000_000_000
-    times = [place * 5 * second for place in range(3 * Spans.MOST)]
+    spans, second = Spans(), TICKS_PER_SECOND
+    times = [number * 5 * second for number in range(3 * MAX_SPANS)]
     for at in times:
         spans.add(at)
     assert all(at in spans for at in times)
-    assert len(spans._spans) == Spans.MOST
+    assert len(spans._spans) == MAX_SPANS
     assert times[-1] + 1 not in spans
     assert times[-1] - second not in spans

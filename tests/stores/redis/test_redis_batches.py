@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from ratekeeper.stores.redis.batches import MOST_CALLS, MOST_TOGETHER, Batches
-from ratekeeper.stores.redis.script import Ask, Reply
+from ratekeeper.stores.redis.async_store import MAX_CALLS, Batches
+from ratekeeper.stores.redis.replies import Reply
+from ratekeeper.stores.redis.script import Request
+from ratekeeper.stores.redis.store import MAX_BATCH
 
-ASK = Ask([b"name"], b"", 1)
+REQUEST = Request([b"name"], b"", 1)
 
 
 class Server:
@@ -24,8 +26,8 @@ class Server:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def call(self, asks: list[Ask]) -> list[Reply]:
-        self.sizes.append(len(asks))
+    async def call(self, requests: Sequence[Request]) -> list[Reply]:
+        self.sizes.append(len(requests))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -34,7 +36,7 @@ class Server:
             await self.go.wait()
         finally:
             self.under_way -= 1
-        return [Reply(number, [], 0) for number in range(len(asks))]
+        return [Reply(number, [], 0) for number in range(len(requests))]
 
 
 def batches_of(server: Server) -> Batches:
@@ -43,7 +45,7 @@ def batches_of(server: Server) -> Batches:
 
 async def ask_often(batches: Batches, times: int) -> None:
     for _ in range(times):
-        await batches.ask(ASK)
+        await batches.send(REQUEST)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -72,14 +74,14 @@ def test_only_so_many_are_under_way_and_the_next_is_the_larger() -> None:
         server = Server()
         server.go.clear()
         batches = batches_of(server)
-        coming = [batches.ask(ASK) for _ in range(MOST_TOGETHER * MOST_CALLS)]
+        coming = [batches.send(REQUEST) for _ in range(MAX_BATCH * MAX_CALLS)]
         for _ in range(20):
             await asyncio.sleep(0)
-            coming.append(batches.ask(ASK))
-        assert server.sizes == [MOST_TOGETHER] * MOST_CALLS
+            coming.append(batches.send(REQUEST))
+        assert server.sizes == [MAX_BATCH] * MAX_CALLS
         server.go.set()
         await asyncio.gather(*coming)
-        assert server.sizes[MOST_CALLS:] == [20]
+        assert server.sizes[MAX_CALLS:] == [20]
 
     run(test)
 
@@ -90,16 +92,16 @@ def test_who_waits_is_answered_whenever_what_carries_others_is_cancelled(turns: 
 
     async def test() -> None:
         batches = batches_of(Server(3))
-        first = [batches.ask(ASK) for _ in range(40)]
+        first = [batches.send(REQUEST) for _ in range(40)]
         for _ in range(turns):
             await asyncio.sleep(0)
-        more = [batches.ask(ASK) for _ in range(40)]
+        more = [batches.send(REQUEST) for _ in range(40)]
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             if "Batches" in str(task):
                 task.cancel()
         done = await asyncio.gather(*first, *more, return_exceptions=True)
         assert {type(one) for one in done} <= {Reply, asyncio.CancelledError}
-        assert isinstance(await batches.ask(ASK), Reply)
+        assert isinstance(await batches.send(REQUEST), Reply)
 
     run(test)
 
@@ -108,7 +110,7 @@ def test_what_is_under_way_when_its_event_loop_is_closed_ends_quietly() -> None:
     async def ask_and_leave() -> None:
         server = Server()
         server.go.clear()
-        batches_of(server).ask(ASK).add_done_callback(print)
+        batches_of(server).send(REQUEST).add_done_callback(print)
         await asyncio.sleep(0)
         server.go = asyncio.Event()  # nothing holds the call any more
 

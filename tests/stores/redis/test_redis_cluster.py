@@ -58,7 +58,7 @@ def requests(tag: int) -> dict[str, list[Charge]]:
 
 
 def slot_of(store: Any, server: Server) -> int:
-    return int(server.ask("CLUSTER", "KEYSLOT", store._plans._names.name("one", "hot")))
+    return int(server.ask("CLUSTER", "KEYSLOT", store._questions._names.name("one", "hot")))
 
 
 def node_id(server: Server) -> str:
@@ -80,14 +80,14 @@ def move(slot: int, source: Server, target: Server, nodes: list[Server]) -> None
 
 
 def move_about(slot: int, nodes: list[Server], times: int = 6) -> None:
-    at = slot * len(nodes) // 16384
+    owner = slot * len(nodes) // 16384
     for _ in range(times):
-        move(slot, nodes[at], nodes[(at + 1) % len(nodes)], nodes)
-        at = (at + 1) % len(nodes)
+        move(slot, nodes[owner], nodes[(owner + 1) % len(nodes)], nodes)
+        owner = (owner + 1) % len(nodes)
         time.sleep(REST)
-    while at != slot * len(nodes) // 16384:  # home again, for the next test
-        move(slot, nodes[at], nodes[(at + 1) % len(nodes)], nodes)
-        at = (at + 1) % len(nodes)
+    while owner != slot * len(nodes) // 16384:  # home again, for the next test
+        move(slot, nodes[owner], nodes[(owner + 1) % len(nodes)], nodes)
+        owner = (owner + 1) % len(nodes)
 
 
 def judge(history: History) -> None:

@@ -16,7 +16,8 @@ from servers import free_port
 
 from ratekeeper import AsyncRedisStore, ManualClock, RedisStore, TokenBucket
 from ratekeeper.decision import Charge
-from ratekeeper.stores.redis.breaker import FAILURES
+from ratekeeper.stores.redis.call_monitor import FAILURES
+from ratekeeper.stores.redis.connections import BlockingConnections
 
 CHARGE = Charge.of("test/0", "a", TokenBucket(1000, "1/day"), 1)
 IDLE = 8  # connections of the store, all to the old primary
@@ -57,7 +58,8 @@ def fail_over(old: Server, new: Server, address: Proxy, stale: bool) -> None:
 
 
 def opened(store: RedisStore, node: Any = None) -> None:
-    pool = store._link.pool(node)
+    assert isinstance(store._connections, BlockingConnections)
+    pool = store._connections.pool(node)
     for one in [pool.get_connection() for _ in range(IDLE)]:
         pool.release(one)
 
@@ -116,7 +118,7 @@ def on_node(store: Any, node: Server) -> Charge:
     """Return a charge whose bucket is on that node of a cluster, which is the first."""
     last = 16384 // 3 - 1
     keys = map(str, itertools.count())
-    name = store._plans._names.name
+    name = store._questions._names.name
     key = next(key for key in keys if node.ask("CLUSTER", "KEYSLOT", name("test/0", key)) <= last)
     return Charge.of("test/0", key, CHARGE.limit, 1)
 
@@ -125,7 +127,7 @@ def test_nor_to_a_node_of_a_cluster(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), **(options() | {"timeout": 0.1})) as store:
         charge = on_node(store, cluster[0])
         assert store.decide([charge])[0].source == "exact"
-        opened(store, node=store._link.client().get_node("127.0.0.1", cluster[0].port))
+        opened(store, node=store._connections.client().get_node("127.0.0.1", cluster[0].port))
         assert connections(cluster[0]) >= IDLE
         with stopped(cluster[0]):
             assert [store.decide([charge])[0].source for _ in range(FAILURES)] == ["fallback"] * FAILURES
@@ -137,7 +139,7 @@ def test_nor_to_a_node_of_a_cluster_on_an_event_loop(cluster: list[Server]) -> N
         async with AsyncRedisStore(cluster_url(cluster), **(options() | {"timeout": 0.1})) as store:
             charge = on_node(store, cluster[0])
             assert (await store.decide([charge]))[0].source == "exact"
-            node = store._link.client().get_node("127.0.0.1", cluster[0].port)
+            node = store._connections.client().get_node("127.0.0.1", cluster[0].port)
             idle = [node.acquire_connection() for _ in range(IDLE)]
             for one in idle:
                 await one.connect()

@@ -63,7 +63,7 @@ def store(request: pytest.FixtureRequest, server: Server, cluster: list[Server])
 
 
 def rounds(store: RedisStore) -> int:
-    return 120 if store._link.clustered else 1200  # a cluster's map is read anew after most strikes
+    return 120 if store._clustered else 1200  # a cluster's map is read anew after most strikes
 
 
 @pytest.mark.parametrize("kind", [Interrupted, KeyboardInterrupt])

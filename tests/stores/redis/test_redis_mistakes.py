@@ -167,7 +167,7 @@ def test_a_mistake_neither_closes_an_open_breaker_nor_hides_behind_it(server: Se
     clock = ManualClock(1_800_000_000)
     with proxy(server.port) as flaky, RedisStore(flaky.url, on_error="allow", clock=clock) as store:
         limiter = Limiter(LIMIT, store=store)
-        server.ask("LPUSH", store._plans._names.name(f"{limiter.name}/0", "wrong"), "x")
+        server.ask("LPUSH", store._questions._names.name(f"{limiter.name}/0", "wrong"), "x")
         flaky.manner = "cut"
         assert [limiter.try_acquire("key").source for _ in range(4)] == ["fallback"] * 4
         flaky.manner = "pass"
@@ -177,5 +177,5 @@ def test_a_mistake_neither_closes_an_open_breaker_nor_hides_behind_it(server: Se
             with pytest.raises(StoreError, match="another prefix"):
                 limiter.try_acquire("wrong")
         assert store.stats().opened == 1
-        assert not store._attempts._breakers[""]._closed
+        assert not store._monitor._breakers[""]._closed
         assert limiter.try_acquire("key").source == "exact"

@@ -40,8 +40,7 @@ from ratekeeper import (
 from ratekeeper.decision import Charge
 from ratekeeper.limits import Limit
 from ratekeeper.service.app import Service
-from ratekeeper.stores.redis.denials import Denials
-from ratekeeper.stores.redis.script import Reply
+from ratekeeper.stores.redis.replies import DenialCache, Reply
 from ratekeeper.waiting.waitlist import Waiter
 
 TIMEOUT = 0.05
@@ -300,7 +299,7 @@ def test_a_reset_whose_answer_is_lost_is_not_hidden_by_a_denial_that_was_remembe
 
 
 def test_a_denial_is_not_remembered_past_a_reset_that_another_thread_made_meanwhile() -> None:
-    denials, charges = Denials(lambda: 0), [charge("a")]
+    denials, charges = DenialCache(lambda: 0), [charge("a")]
 
     def debts() -> Iterator[int]:  # looked at after it was seen that nothing had changed, and before it is remembered
         denials.forget([b"a"])
@@ -415,7 +414,7 @@ def test_a_server_that_is_stopped_and_goes_on_is_used_again(server: Server) -> N
 
 def test_what_must_be_mended_is_loud_whatever_is_set(server: Server) -> None:
     store = store_at(server.url, on_error="allow")
-    server.ask("LPUSH", store._plans._names.name("test/0", "a"), "x")
+    server.ask("LPUSH", store._questions._names.name("test/0", "a"), "x")
     for _ in range(5):
         with pytest.raises(StoreError, match="WRONGTYPE"):
             one(store)
@@ -499,6 +498,44 @@ def test_an_event_loop_that_was_blocked_for_longer_than_the_timeout_still_reads_
                 assert (await task)[0].source == "exact"
             assert blocked > 3
             assert store.stats().failures == failures
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["single", "cluster"])
+def test_an_event_loop_that_was_blocked_while_connecting_connects_once_more(
+    server: Server, cluster: list[Server], clustered: bool
+) -> None:
+    url = cluster_url(cluster) if clustered else server.url
+    patient = 6 * TIMEOUT  # for a loaded machine
+
+    async def run(turns: int) -> bool:
+        async with AsyncRedisStore(url, prefix=f"outage {next(fresh)}:", timeout=patient) as store:
+            task = asyncio.ensure_future(store.decide([charge(str(turns))]))
+            while clustered and not store._connections.knows_map:
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            under_way = not task.done()
+            time.sleep(1.5 * patient if under_way else 0)
+            assert (await task)[0].source == "exact"
+            assert store.stats().failures == 0
+            return under_way
+
+    assert sum(asyncio.run(run(turns)) for turns in range(9)) > 3
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["single", "cluster"])
+def test_a_server_that_hangs_while_connecting_is_given_up_after_one_timeout(flaky: Proxy, clustered: bool) -> None:
+    flaky.manner = "hang"
+
+    async def run() -> None:
+        url = flaky.url.replace("redis:", "redis+cluster:").removesuffix("/0") if clustered else flaky.url
+        async with AsyncRedisStore(url, timeout=1) as store:
+            begun = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                await store.decide([charge()])
+            assert time.monotonic() - begun < 1.9
 
     asyncio.run(run())
 

@@ -8,7 +8,8 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import types
+from collections.abc import Coroutine, Generator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -40,9 +41,10 @@ from ratekeeper import (
     StoreUnavailable,
     TokenBucket,
 )
+from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge
-from ratekeeper.stores.redis.names import BucketNames, tag_of
-from ratekeeper.stores.redis.plans import Question
+from ratekeeper.stores.redis.questions import Questions
+from ratekeeper.stores.redis.script import BucketNames, Request, tag_of
 
 fresh = itertools.count()
 
@@ -70,21 +72,27 @@ def answers(store: RedisStore) -> bool:
         return False
 
 
-def sent(store: RedisStore, asks: Any) -> Any:
-    return [store._call([ask])[0] for ask in asks]
+@types.coroutine
+def paused(requests: Sequence[Request]) -> Generator[Any, Any, Any]:
+    """Have requests sent by whom drives the coroutine, and return the replies that it gives."""
+    return (yield requests)
 
 
-def question(store: RedisStore, charges: list[Charge]) -> Question:
-    asked = store._plans.question(charges, commit=True)
-    assert isinstance(asked, Question)
-    return asked
+def deciding(store: RedisStore, charges: list[Charge]) -> Coroutine[Any, Any, list[Decision]]:
+    """Return the decision of a request over several slots, which stops before each request."""
+    questions = Questions(store._questions._names, store._denials, True, paused)
+    return questions.decide(charges, commit=True)
 
 
-def finish(store: RedisStore, plan: Any, asks: Any) -> list[Decision]:
-    """Drive a plan on from these requests to its end."""
+def sent(store: RedisStore, requests: Any) -> Any:
+    return [run_sync(store._call([request]))[0] for request in requests]
+
+
+def finish(store: RedisStore, work: Any, requests: Any) -> list[Decision]:
+    """Drive a decision on from these requests to its end."""
     while True:
         try:
-            asks = plan.send(sent(store, asks))
+            requests = work.send(sent(store, requests))
         except StopIteration as stop:
             answer: list[Decision] = stop.value
             return answer
@@ -138,12 +146,12 @@ def test_what_writes_nothing_writes_nothing(server: Server, store: RedisStore) -
     one(store, cost=0)
     store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))], commit=False)
     store.refund([Charge.of("test/0", "a", TokenBucket(5, 1))], store.clock.ticks())
-    prefix = store._plans._names.name("test/0", "a").split(b"{")[0]
+    prefix = store._questions._names.name("test/0", "a").split(b"{")[0]
     assert server.ask("KEYS", prefix + b"*") == []
 
 
 def test_a_refund_of_all_deletes_the_key(server: Server, store: RedisStore) -> None:
-    name = store._plans._names.name("test/0", "a")
+    name = store._questions._names.name("test/0", "a")
     decision = one(store)
     assert server.ask("EXISTS", name) == 1
     store.refund([Charge.of("test/0", "a", TokenBucket(5, 1))], decision.at_ticks)
@@ -197,7 +205,7 @@ def test_a_server_that_hangs_is_given_up_in_time_and_asked_only_once() -> None:
 
 
 def test_a_key_of_another_type_is_loud(server: Server, store: RedisStore) -> None:
-    server.ask("LPUSH", store._plans._names.name("test/0", "a"), "x")
+    server.ask("LPUSH", store._questions._names.name("test/0", "a"), "x")
     with pytest.raises(StoreError, match="WRONGTYPE") as raised:
         one(store)
     assert not isinstance(raised.value, StoreUnavailable)
@@ -269,7 +277,7 @@ def test_ones_own_reset_and_refund_are_seen_at_once_another_s_within_a_second(
 
 
 def test_what_is_remembered_is_bounded(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratekeeper.stores.redis.denials.MOST", 10)
+    monkeypatch.setattr("ratekeeper.stores.redis.replies.MAX_REMEMBERED", 10)
     for number in range(35):
         one(store, str(number), 6)
     assert store._denials is not None
@@ -341,14 +349,45 @@ def test_charges_in_several_slots_are_made_or_none(cluster: list[Server]) -> Non
 def test_who_comes_between_two_slots_undoes_the_request_exactly(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._plans.over_slots(question(store, [Charge.of("test/0", key, limit) for key in ("a", "b")]))
-        charge_a = plan.send(sent(store, next(plan)))
-        charge_b = plan.send(sent(store, charge_a))
+        work = deciding(store, [Charge.of("test/0", key, limit) for key in ("a", "b")])
+        charge_a = work.send(sent(store, work.send(None)))
+        charge_b = work.send(sent(store, charge_a))
         assert one(store, "a", 0, limit).remaining == 1
         one(store, "b", 2, limit)
-        asks = plan.send(sent(store, charge_b))
-        assert [decision.allowed for decision in finish(store, plan, asks)] == [True, False]
+        requests = work.send(sent(store, charge_b))
+        assert [decision.allowed for decision in finish(store, work, requests)] == [True, False]
         assert [decision.debt_ticks for decision in store.decide([Charge.of("test/0", "a", limit, 0)])] == [0]
+
+
+def test_a_charge_that_a_reset_gave_back_is_not_taken_from_those_who_wait_by_then(
+    cluster: list[Server], clock: ManualClock
+) -> None:
+    """The TAT is what it was, and the range at its end is another's: only the mark tells."""
+    with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", clock=clock, timeout=5) as store:
+        queue = LeakyBucket(9, 1)
+        work = deciding(store, [Charge.of("test/0", key, queue, 3) for key in ("a", "b")])
+        charge_b = work.send(sent(store, work.send(sent(store, work.send(None)))))
+        store.reset("test/0", "a")
+        assert [store.decide([Charge.of("test/0", "a", queue)])[0].delay for _ in range(3)] == [0, 1, 2]
+        store.decide([Charge.of("test/0", "b", queue, 10)])
+        assert [bool(decision) for decision in finish(store, work, work.send(sent(store, charge_b)))] == [True, False]
+        assert store.decide([Charge.of("test/0", "a", queue)])[0].delay == 3
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["marked by it", "marked before"])
+def test_a_mark_goes_with_the_charge_that_set_it_and_no_other(
+    cluster: list[Server], clock: ManualClock, marked: bool
+) -> None:
+    with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", clock=clock, timeout=5) as store:
+        queue, before = LeakyBucket(9, 1), 1 + marked  # the second waits for the first, and so marks
+        first, *_ = [store.decide([Charge.of("test/0", "a", queue)])[0] for _ in range(before)]
+        work = deciding(store, [Charge.of("test/0", key, queue) for key in ("a", "b")])
+        charge_b = work.send(sent(store, work.send(sent(store, work.send(None)))))
+        store.decide([Charge.of("test/0", "b", queue, 10)])
+        finish(store, work, work.send(sent(store, charge_b)))
+        assert store.decide([Charge.of("test/0", "a", queue)], commit=False)[0].delay == before
+        store.refund([Charge.of("test/0", "a", queue, 2)], first.at_ticks)  # which a mark forbids
+        assert store.decide([Charge.of("test/0", "a", queue)], commit=False)[0].delay == (2 if marked else 0)
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["refused by the second", "the second fails"])
@@ -357,26 +396,26 @@ def test_who_was_refused_for_a_charge_that_is_taken_back_may_ask_again_at_once(
 ) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._plans.over_slots(question(store, [Charge.of("test/0", key, limit, 2) for key in ("a", "b")]))
-        charge_b = plan.send(sent(store, plan.send(sent(store, next(plan)))))
+        work = deciding(store, [Charge.of("test/0", key, limit, 2) for key in ("a", "b")])
+        charge_b = work.send(sent(store, work.send(sent(store, work.send(None)))))
         assert not one(store, "a", 2, limit)
         if fails:
             with pytest.raises(StoreUnavailable, match=r"^lost$"):
-                finish(store, plan, plan.throw(StoreUnavailable("lost")))
+                finish(store, work, work.throw(StoreUnavailable("lost")))
         else:
             one(store, "b", 2, limit)
-            finish(store, plan, plan.send(sent(store, charge_b)))
+            finish(store, work, work.send(sent(store, charge_b)))
         assert one(store, "a", 2, limit)
 
 
 def test_a_node_that_fails_between_two_slots_is_an_error_and_the_others_get_theirs_back(cluster: list[Server]) -> None:
     with RedisStore(cluster_url(cluster), prefix=f"{next(fresh)}:", timeout=5, remember_denials=False) as store:
         limit = TokenBucket(2, "1/day")
-        plan = store._plans.over_slots(question(store, [Charge.of("test/0", key, limit) for key in ("a", "b")]))
-        plan.send(sent(store, plan.send(sent(store, next(plan)))))
-        asks = plan.throw(StoreUnavailable("lost"))
+        work = deciding(store, [Charge.of("test/0", key, limit) for key in ("a", "b")])
+        work.send(sent(store, work.send(sent(store, work.send(None)))))
+        requests = work.throw(StoreUnavailable("lost"))
         with pytest.raises(StoreUnavailable, match="lost"):
-            finish(store, plan, asks)
+            finish(store, work, requests)
         assert one(store, "a", 0, limit).debt_ticks == 0
 
 

@@ -33,7 +33,7 @@ def test_every_kind_of_url_opens_a_store(server: Server, cluster: list[Server], 
 def test_tls_is_used_and_a_certificate_that_nobody_vouches_for_is_refused(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
 ) -> None:
-    monkeypatch.setattr("ratekeeper.stores.redis.connect.LIBRARIES", (library,))
+    monkeypatch.setattr("ratekeeper.stores.redis.urls.LIBRARIES", (library,))
     certificate, key = make_certificate(tmp_path)
     with tls_proxy(server.port, certificate, key) as port:
         url = f"rediss://127.0.0.1:{port}/0"
@@ -45,6 +45,14 @@ def test_tls_is_used_and_a_certificate_that_nobody_vouches_for_is_refused(
             one(store)
         with RedisStore(url.replace("rediss", "redis"), timeout=5) as store, pytest.raises(StoreError):
             one(store)
+
+
+def test_a_store_says_where_it_is_and_no_secret(server: Server) -> None:
+    store = RedisStore("redis://ann:hunter2@host:6379/0?password=hunter2", prefix="mine:", secret="hunter2")
+    assert repr(store) == "RedisStore('redis://***@host:6379/0', prefix='mine:')"
+    assert repr(AsyncRedisStore("rediss://host:1/2")) == "AsyncRedisStore('rediss://host:1/2', prefix='ratekeeper:')"
+    with redis.Redis(port=server.port, password="hunter2") as client:
+        assert repr(RedisStore(client)) == "RedisStore(<redis.client.Redis>, prefix='ratekeeper:')"
 
 
 async def _ask_once(store: AsyncRedisStore) -> None:
@@ -61,7 +69,7 @@ async def _ask_once(store: AsyncRedisStore) -> None:
         ("redis+clutser://localhost", "unknown scheme"),
         ("redis+cluster://", "no host"),
         ("redis+cluster://host:port", "Port could not be cast"),
-        ("redis+cluster://host/3", "no databases"),
+        ("redis+cluster://host/3", "only one database"),
         ("redis+sentinel://host:26379", "service's name"),
         ("redis+sentinel://host:26379/main/x", "number"),
         ("redis+cluster://host?x=1", "only a single server"),
@@ -141,16 +149,14 @@ def test_a_client_of_the_wrong_kind_is_an_error(server: Server) -> None:
 
 
 def test_without_a_client_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ratekeeper.stores.redis.connect.find_spec", lambda _: None)
+    monkeypatch.setattr("ratekeeper.stores.redis.urls.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ratekeeper\[redis\]'"):
         RedisStore("redis://localhost")
 
 
 def test_the_valkey_library_will_do_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "ratekeeper.stores.redis.connect.find_spec", lambda name: find(name) if name == "valkey" else None
-    )
+    monkeypatch.setattr("ratekeeper.stores.redis.urls.find_spec", lambda name: find(name) if name == "valkey" else None)
     with RedisStore(server.url.replace("redis:", "valkey:"), prefix=f"{next(fresh)}:", timeout=5) as store:
-        assert store._link.library is valkey
+        assert store._connections.maker.library is valkey
         assert one(store).remaining == 4

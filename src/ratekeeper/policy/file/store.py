@@ -8,8 +8,8 @@ from typing import Any
 from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import MissingExtraError, StoreError
 from ratekeeper.policy.reader import Table, kind
-from ratekeeper.stores.redis.connect import link
 from ratekeeper.stores.redis.fallback import NODES_NEEDED
+from ratekeeper.stores.redis.urls import client_maker
 from ratekeeper.stores.shared_memory import path_of
 from ratekeeper.stores.spec import SHARED, StoreSpec
 
@@ -56,7 +56,7 @@ def _check_openable(choice: StoreSpec) -> None:
     """Raise `StoreError` if a store can never be opened, as far as this can be told without opening it."""
     if choice.on_server:
         with suppress(MissingExtraError):  # a file may be checked where no client library is installed
-            link(choice.url, choice.timeout, asynchronous=False)
+            client_maker(choice.url, choice.timeout, asynchronous=False)
     elif choice.url.startswith(SHARED):
         try:
             path = path_of(choice.url.removeprefix(SHARED))

@@ -1,68 +1,79 @@
-"""AsyncRedisStore: RedisStore for asyncio. Only the sending is here; what is sent, in `plans`."""
+"""AsyncRedisStore: RedisStore for asyncio; and how requests of many tasks travel together.
+
+What tasks ask for in the same turn of the event loop is one batch: one script call, which saves the client's and the
+server's work for each call. Nothing waits for a timer: a request that comes alone is sent at the end of the turn. While
+MAX_CALLS are under way, the next batch waits for one of them to come back, and so is the larger.
+
+Tasks that get their answers together ask again together, and then either they are at work or the server is, never both.
+So if nothing else is under way, the answers to a large batch are handed out in two halves: while the second half gets
+theirs, the server is at what the first half asks next. From then on two batches take turns.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeAlias
 
 from ratekeeper.decision import Charge, Decision
-from ratekeeper.errors import StoreUnavailable
-from ratekeeper.stores.redis.batches import Batches
-from ratekeeper.stores.redis.connections import ask_async
-from ratekeeper.stores.redis.plans import Plan
-from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
-from ratekeeper.stores.redis.script import Ask, Reply
-from ratekeeper.stores.redis.shared import OnServer
-from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
+from ratekeeper.forks import forget_in_child
+from ratekeeper.stores.redis.client_errors import is_split
+from ratekeeper.stores.redis.connections import AsyncConnections
+from ratekeeper.stores.redis.replies import Reply
+from ratekeeper.stores.redis.script import Request, tag_of
+from ratekeeper.stores.redis.store import MAX_BATCH, RedisStoreBase
+from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue, refuse_if_open
 
-T = TypeVar("T")
+MAX_CALLS = 4
+"""Script calls under way; each has a connection."""
+
+MAX_CALLS_CLUSTERED = 32
+"""The same on a cluster, where only requests for one slot can travel together."""
+
+LARGE = 16
+"""A batch of more is handed out in halves, if nothing else is under way: a call of its own is dear for a few."""
+
+Call: TypeAlias = Callable[[Sequence[Request]], Awaitable[list[Reply]]]
+_Waiting: TypeAlias = tuple[Request, "asyncio.Future[Reply]"]
 
 
-class AsyncRedisStore(OnServer):
-    """`RedisStore` for asyncio: the same arguments; a client handed in is one of `redis.asyncio`.
+class AsyncRedisStore(RedisStoreBase):
+    """`RedisStore` for asyncio: the same arguments; a client that you give is one of `redis.asyncio`.
 
     What tasks ask for in the same turn of the event loop travels in one script call. A task that is cancelled while it
     waits for a decision may have been charged or not. For one event loop at a time: close it in each, best by `async
-    with`. The next has new connections; a client handed in is to have none left.
+    with`. The next has new connections; a client that you gave must have none left.
     """
 
-    _asynchronous = True
+    _connections_of = AsyncConnections
 
     def _begin(self) -> None:
-        self._batches = Batches(self._call, self._link.clustered, self._link.renew)
+        self._batches = Batches(self._call, self._clustered, self._connections.renew)
         self.wait_queue = AsyncWaitQueue(self, self.clock)
 
     async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """As `RedisStore.decide`."""
-        charges = self._fallback.checked(charges)
-        try:
-            question = self._plans.question(charges, commit)
-            if isinstance(question, list):
-                return question
-            if question.slots:
-                return await self._run(self._plans.over_slots(question))
-            return self._plans.answer(question, await self._batches.ask(question.ask()))
-        except StoreUnavailable as error:
-            return self._fallback.instead(error, charges, commit)
+        return await self._fallback.decide(charges, commit)
 
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """As `RedisStore.refund`."""
-        await self._run(self._fallback.refund(charges, at_ticks))
+        await self._fallback.refund(charges, at_ticks)
 
     async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         """As `RedisStore.rewind`."""
-        return await self._run(self._fallback.rewind(scope, key, expected_ticks, tat_ticks))
+        return await self._fallback.rewind(scope, key, expected_ticks, tat_ticks)
 
     async def reset(self, scope: str, key: str | bytes) -> None:
         """As `RedisStore.reset`."""
-        await self._run(self._fallback.reset(scope, key))
+        await self._fallback.reset(scope, key)
 
     async def close(self) -> None:
-        """Give back what those who gave up waiting had, and close the connections. A client handed in is left open."""
+        """Give back what waiters gave up, and close the connections. A client that you gave is left open."""
         self._batches.running()
         await self.wait_queue.settle()
-        for client in self._link.opened():
+        for client in self._connections.opened():
             await client.aclose()
 
     async def __aenter__(self) -> AsyncRedisStore:
@@ -71,58 +82,125 @@ class AsyncRedisStore(OnServer):
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    async def _run(self, plan: Plan[T]) -> T:
+    async def _send(self, requests: Sequence[Request]) -> list[Reply]:
+        if len(requests) == 1:
+            return [await self._batches.send(requests[0])]
+        return await asyncio.gather(*map(self._batches.send, requests))
+
+
+class Batches:
+    """The requests of one store that wait to be sent, and those under way. For one event loop at a time.
+
+    `renew` is called when it is another loop than before.
+    """
+
+    def __init__(self, call: Call, clustered: bool, renew: Callable[[], None]) -> None:
+        self._call = call
+        self._renew = renew
+        self._clustered = clustered
+        self._max_calls = MAX_CALLS_CLUSTERED if clustered else MAX_CALLS
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have nothing to send, and no event loop."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._next: asyncio.Task[None] | None = None  # that will send, and has not begun
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def running(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop. Forget what was of one that is closed, and refuse to serve two at once."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                refuse_if_open(self._loop)
+                self.forget()
+                self._renew()
+            self._loop = loop
+        return loop
+
+    def send(self, request: Request) -> asyncio.Future[Reply]:
+        """Send a request with those that come in the same turn of the event loop. Returns what brings its reply."""
+        coming: asyncio.Future[Reply] = self.running().create_future()
+        self._waiting.append((request, coming))
+        self._schedule()
+        return coming
+
+    def _schedule(self) -> None:
+        """Have a batch sent at the end of this turn of the event loop, if one more may be under way.
+
+        What is under way is asked of the tasks themselves: a count would be wrong for ever after an exception between
+        two steps here, which a signal handler may raise.
+        """
+        if self._next is not None and not self._next.done():
+            return
+        if len(self._under_way) >= self._max_calls:
+            self._under_way = {task for task in self._under_way if not task.done()}
+        if len(self._under_way) < self._max_calls:
+            batch: list[_Waiting] = []
+            self._next = task = asyncio.create_task(self._send(batch))
+            self._under_way.add(task)
+            task.add_done_callback(partial(self._arrived, batch))
+
+    async def _send(self, batch: list[_Waiting]) -> None:
+        self._next = None
+        self._take(batch)
+        if self._waiting:
+            self._schedule()
+        going = [one for one in batch if not one[1].done()]  # the request of a cancelled task is not sent at all
+        if going:
+            await self._travel(going)
+
+    def _arrived(self, batch: list[_Waiting], task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        for _, coming in batch:  # that an exception in the middle has left without an answer
+            if not coming.done():
+                coming.set_exception(failure if isinstance(failure, Exception) else asyncio.CancelledError())
+        # A task that has just got its answer may have asked again: its request travels with those that wait.
+        if self._waiting:
+            self._schedule()
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        """Take the next requests that can travel together. Each is here or there, or in both, but never in neither."""
+        waiting = self._waiting
+        size = min(len(waiting), MAX_BATCH)
+        if self._clustered and waiting:
+            tag = tag_of(waiting[0][0].names[0])
+            size = next((n for n in range(1, size) if tag_of(waiting[n][0].names[0]) != tag), size)
+        for _ in range(size):
+            batch.append(waiting[0])
+            waiting.popleft()
+
+    async def _travel(self, batch: list[_Waiting]) -> None:
         try:
-            asks = next(plan)
-            while True:
-                try:
-                    replies = await asyncio.gather(*map(self._batches.ask, asks))
-                except GeneratorExit:  # the event loop is gone
-                    raise
-                except BaseException as error:
-                    asks = plan.throw(error)
-                else:
-                    asks = plan.send(replies)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+            await self._hand_out(batch, await self._call([request for request, _ in batch]))
+        except Exception as error:
+            if self._loop is None or self._loop.is_closed():  # and all tasks that waited are gone
+                raise
+            if self._clustered and is_split(error) and len(apart := _by_buckets(batch)) > 1:
+                for part in apart:
+                    await self._travel(part)
+                return
+            for _, coming in batch:
+                if not coming.done():
+                    coming.set_exception(error)
 
-    async def _call(self, asks: list[Ask]) -> list[Reply]:
-        """Call the script once, for requests whose buckets are all in one slot."""
-        arguments = self._arguments(asks)
-        if not self._link.clustered:
-            return await self._call_at(SINGLE, asks, arguments)
-        hop: Hop | None = Hop.to(await self._node(arguments))
-        for hops in range(MOST, 0, -1):
-            assert hop is not None
-            try:
-                return await self._call_at(hop, asks, arguments)
-            except StoreUnavailable as error:
-                hop = self._redirects.after(error)
-                if hop is None or hops == 1:
-                    raise
-        raise AssertionError("unreachable")
+    async def _hand_out(self, batch: list[_Waiting], replies: list[Reply]) -> None:
+        halves = len(batch) > LARGE and len(self._under_way) == 1
+        half = len(batch) // 2
+        for number, ((_, coming), reply) in enumerate(zip(batch, replies, strict=True)):
+            if halves and number == half:
+                await asyncio.sleep(0)  # the first half asks
+                await asyncio.sleep(0)  # and is sent
+            if not coming.done():
+                coming.set_result(reply)
 
-    async def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
-        attempt = self._attempts.to(hop.name)
-        try:
-            with attempt as sent:
-                try:
-                    text = await ask_async(self._link, self._faults, hop, arguments, b"EVALSHA", self._script.sha)
-                except self._faults.no_script:
-                    self._scripts_sent += 1
-                    text = await ask_async(self._link, self._faults, hop, arguments, b"EVAL", self._script.text)
-                return self._read(text, asks, sent)
-        finally:
-            if attempt.opened:
-                self._link.drop_idle(hop.node)
 
-    async def _node(self, arguments: list[bytes]) -> Any:
-        """As `RedisStore._node`."""
-        with self._attempts.to():
-            client = self._link.client()
-            if self._redirects.stale:
-                self._redirects.stale = False
-                client._initialize = True  # all that is public closes the connections that others wait on
-            await client.initialize()
-        return self._attempts.named(client.get_node_from_key, arguments[1])
+def _by_buckets(batch: list[_Waiting]) -> list[list[_Waiting]]:
+    """Take requests for different buckets apart. While a slot is moved each is on one of two nodes, or on neither."""
+    parts: dict[tuple[bytes, ...], list[_Waiting]] = {}
+    for one in batch:
+        parts.setdefault(tuple(one[0].names), []).append(one)
+    return list(parts.values())

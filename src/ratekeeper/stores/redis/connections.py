@@ -1,96 +1,281 @@
-"""One call on one connection: take it, send, read the whole answer, give it back. For threads and for asyncio.
+"""One script call on one connection: take it, send, read the whole answer, give it back. For threads and for asyncio.
 
 A connection is used again only if its last answer was read to the end, and came from a server that can decide. Anything
 else closes it: a timeout, a cancelled task, an exception of a signal handler, wherever it strikes. Otherwise the next
 call on it would read an answer that belongs to this one.
 
 That rests on the client library, which is not exact about exceptions of others: while it connects, it may put a
-connection back that still owes an answer. So each call has a number, which the script repeats. An answer with another
-number is nobody's, and is an outage.
+connection back that still owes an answer. So each call has a number, and an answer with another number is an outage.
+
+A cluster's redirects are followed here (see `ClientErrors`). Client libraries do not do it well enough: `redis.asyncio`
+sends ASKING and the command over different connections, so a stranger's next command may find a full bucket where it
+must not look at all. And a TRYAGAIN is tried sixteen times, with sleeps between.
+
+This file does not know what a call asks, nor whether a server is asked at all (see `call_monitor`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
-from ratekeeper.stores.redis.connect import Link
-from ratekeeper.stores.redis.faults import Faults
-from ratekeeper.stores.redis.redirects import Hop
-from ratekeeper.stores.redis.script import own_answer, wire
+from ratekeeper.errors import StoreUnavailable
+from ratekeeper.forks import forget_in_child
+from ratekeeper.stores.redis.client_errors import ClientErrors
+from ratekeeper.stores.redis.replies import own_answer
+from ratekeeper.stores.redis.script import wire
+from ratekeeper.stores.redis.urls import ClientMaker
 
+T = TypeVar("T")
+
+MAX_HOPS = 3
+"""Nodes that one request is sent to: an old map's, the slot's, and the one that the slot is moving to."""
 NOT_OURS = "the answer belongs to another call"
 
 
-def ask(link: Link, faults: Faults, hop: Hop, arguments: list[bytes], verb: bytes, script: bytes) -> Any:
-    """Send a call once, and return its answer. A client's own way to send tries again after an error."""
-    pool = link.pool(hop.node)
-    try:
-        connection = pool.get_connection(*link.pool_wants)
-    except faults.known:
-        raise
-    except BaseException:  # it may stand anywhere in a handshake
-        link.renew()
-        pool.disconnect(inuse_connections=False)
-        raise
-    answer, whole = None, False
-    try:
-        if hop.asking:  # of the next command of this connection
-            connection.send_command("ASKING")
-            connection.read_response(disconnect_on_error=True)
-        connection.send_packed_command([wire([verb, script, *arguments])])
-        # Of itself a connection that Sentinel names stays open: the next would read an answer that was given up.
-        answer = own_answer(connection.read_response(disconnect_on_error=True), arguments)
-        whole = answer is not None
-    except faults.reply as error:
-        whole = faults.keeps(error)
-        raise
-    except faults.garbled as error:
-        raise ConnectionError(str(error)) from error
-    finally:
-        try:
-            if not whole:
-                connection.disconnect()
-        finally:
-            pool.release(connection)
-    if answer is None:
-        raise ConnectionError(NOT_OURS)
-    return answer
+class Hop(NamedTuple):
+    """A node of a cluster, its name, and whether the request is to say that it was sent there by an ASK."""
+
+    node: Any
+    name: str
+    asking: bool = False
+
+    @classmethod
+    def to(cls, node: Any, asking: bool = False) -> Hop:
+        """Return the hop to a node of a client's map."""
+        return cls(node, str(getattr(node, "name", "")), asking)
 
 
-async def ask_async(link: Link, faults: Faults, hop: Hop, arguments: list[bytes], verb: bytes, script: bytes) -> Any:
-    """As `ask`."""
-    try:
-        connection, release = await link.take(hop.node)
-    except asyncio.CancelledError:  # that strikes only where the client library expects it
-        raise
-    except faults.known:
-        raise
-    except BaseException:
-        link.renew()
-        raise
-    answer, whole = None, False
-    try:
-        if hop.asking:
-            await connection.send_command("ASKING")
-            await connection.read_response()
-        await connection.send_packed_command([wire([verb, script, *arguments])])
-        answer = own_answer(await _read(connection), arguments)
-        whole = answer is not None
-    except faults.reply as error:
-        whole = faults.keeps(error)
-        raise
-    except faults.garbled as error:
-        raise ConnectionError(str(error)) from error
-    finally:
+SINGLE = Hop(None, "")
+"""To the only server that there is."""
+
+
+class Connections:
+    """The connections of one store, and its client, which is made when it is first needed."""
+
+    def __init__(self, maker: ClientMaker, errors: ClientErrors, timeout: float) -> None:
+        self.maker = maker
+        self.errors = errors
+        self._timeout = timeout
+        self._pool_wants = ("EVALSHA",) if maker.library.__name__ == "valkey" else ()  # a command's name, of old
+        self._client: Any = None
+        self._parents: list[Any] = []
+        self._stale = False  # the map of the cluster is to be read anew before the next request
+        self._lock = threading.RLock()  # a signal handler of the same thread may ask too
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have a client and a lock of its own, in a forked child. A caller's client is the caller's affair.
+
+        The parent's client is kept: to collect an async one takes its sockets from the epoll that both processes share.
+        """
+        self._parents.append(self._client)
+        self._lock = threading.RLock()
+        self.renew()
+
+    def renew(self) -> None:
+        """Have a new client, if it is made here: its connections are of a closed event loop, or some may be lost."""
+        if self.maker.owned:
+            self._client = None
+
+    def client(self) -> Any:
+        """Return the client."""
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = self.maker.make()
+        return self._client
+
+    def opened(self) -> list[Any]:
+        """Return the clients that have been opened here, to be closed: also those that ask sentinels."""
+        if self._client is None or not self.maker.owned:
+            return []
+        manager = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
+        return [self._client, *(manager.sentinels if manager else ())]
+
+    def next_hop(self, error: StoreUnavailable) -> Hop | None:
+        """Return where a request is to go that has ended with this error. None: nowhere, it is decided without."""
+        cause: Any = error.__cause__
+        if cause is None or isinstance(cause, self.errors.try_again):
+            return None  # not asked at all; or asked the right node
+        redirected, moved = isinstance(cause, self.errors.ask), isinstance(cause, self.errors.moved)  # a kind of ASK
+        if moved or not redirected:  # a server that does not answer may have been replaced
+            self._stale = True
+        if not redirected:
+            return None
+        node = self.client().get_node(cause.host, cause.port)
+        return None if node is None else Hop.to(node, asking=not moved)
+
+
+class BlockingConnections(Connections):
+    """For threads. Its coroutines block, and never suspend."""
+
+    @property
+    def knows_map(self) -> bool:
+        """The client of a cluster knows which node has which slot."""
+        return self._client is not None and not self._stale
+
+    async def read_map(self) -> None:
+        """Ask the cluster which node has which slot."""
+        client = self.client()  # which asks when it is made
+        if self._stale:
+            client.nodes_manager.initialize()
+            self._stale = False
+
+    def pool(self, node: Any = None) -> Any:
+        """Return the pool of one node of a cluster, or of the only server that there is."""
+        client = self.client()
+        if node is not None:
+            client = getattr(client, f"get_{self.maker.library.__name__}_connection")(node)
+        return client.connection_pool
+
+    def drop_idle(self, node: Any = None) -> None:
+        """Close what is open and unused. The next calls look the address up anew."""
+        self.pool(node).disconnect(inuse_connections=False)
+
+    async def call(self, hop: Hop, arguments: list[bytes], verb: bytes, script: bytes) -> Any:
+        """Send a call once, and return its answer. A client's own way to send tries again after an error."""
+        pool = self.pool(hop.node)
         try:
-            if not whole:
-                await connection.disconnect(nowait=True)
+            connection = pool.get_connection(*self._pool_wants)
+        except self.errors.known:
+            raise
+        except BaseException:  # it may stand anywhere in a handshake
+            self.renew()
+            pool.disconnect(inuse_connections=False)
+            raise
+        answer, whole = None, False
+        try:
+            if hop.asking:  # of the next command of this connection
+                connection.send_command("ASKING")
+                connection.read_response(disconnect_on_error=True)
+            connection.send_packed_command([wire([verb, script, *arguments])])
+            # Of itself a connection that Sentinel names stays open: the next would read an answer that was given up.
+            answer = own_answer(connection.read_response(disconnect_on_error=True), arguments)
+            whole = answer is not None
+        except self.errors.reply as error:
+            whole = self.errors.keeps(error)
+            raise
+        except self.errors.garbled as error:
+            raise ConnectionError(str(error)) from error
         finally:
-            await release(connection)
-    if answer is None:
-        raise ConnectionError(NOT_OURS)
-    return answer
+            try:
+                if not whole:
+                    connection.disconnect()
+            finally:
+                pool.release(connection)
+        if answer is None:
+            raise ConnectionError(NOT_OURS)
+        return answer
+
+
+class AsyncConnections(Connections):
+    """For the tasks of an event loop."""
+
+    def __init__(self, maker: ClientMaker, errors: ClientErrors, timeout: float) -> None:
+        super().__init__(maker, errors, timeout)
+        self._expected: tuple[type[BaseException], ...] = (asyncio.CancelledError, *errors.known)
+        self._closing: set[asyncio.Future[Any]] = set()
+
+    def forget(self) -> None:
+        super().forget()
+        self._closing = set()
+
+    @property
+    def knows_map(self) -> bool:
+        return self._client is not None and not self._stale and not self._client._initialize
+
+    async def read_map(self) -> None:
+        """As `BlockingConnections.read_map`. Several tasks may ask for it: the client does it once."""
+        client = self.client()
+        if self._stale:
+            self._stale = False
+            client._initialize = True  # all that is public closes the connections that others wait on
+        await self._unless_blocked(client.initialize)
+
+    def drop_idle(self, node: Any = None) -> None:
+        """As `BlockingConnections.drop_idle`, but soon."""
+        if node is None:
+            closing = self.client().connection_pool.disconnect(inuse_connections=False)
+        else:
+            closing = asyncio.gather(*(connection.disconnect(nowait=True) for connection in tuple(node._free)))
+        task: asyncio.Future[Any] = asyncio.ensure_future(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Future[Any]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled():
+            task.exception()  # what could not be closed in peace is closed all the same
+
+    async def call(self, hop: Hop, arguments: list[bytes], verb: bytes, script: bytes) -> Any:
+        """As `BlockingConnections.call`."""
+        connection, release = await self._take(hop.node)
+        answer, whole = None, False
+        try:
+            if not connection.is_connected:  # of a cluster: the pool of a single server connects
+                await self._unless_blocked(connection.connect)
+            if hop.asking:
+                await connection.send_command("ASKING")
+                await connection.read_response()
+            await connection.send_packed_command([wire([verb, script, *arguments])])
+            answer = own_answer(await _read(connection), arguments)
+            whole = answer is not None
+        except self.errors.reply as error:
+            whole = self.errors.keeps(error)
+            raise
+        except self.errors.garbled as error:
+            raise ConnectionError(str(error)) from error
+        finally:
+            try:
+                if not whole:
+                    await connection.disconnect(nowait=True)
+            finally:
+                await release(connection)
+        if answer is None:
+            raise ConnectionError(NOT_OURS)
+        return answer
+
+    async def _take(self, node: Any) -> tuple[Any, Callable[[Any], Awaitable[None]]]:
+        """Return a connection, and what takes it back."""
+        try:
+            if node is not None:
+                return node.acquire_connection(), partial(_back_to, node)
+            pool = self.client().connection_pool
+            return await self._unless_blocked(partial(pool.get_connection, *self._pool_wants)), pool.release
+        except self._expected:  # these strike only where the client library expects them
+            raise
+        except BaseException:
+            self.renew()
+            raise
+
+    async def _unless_blocked(self, connect: Callable[[], Awaitable[T]]) -> T:
+        """Connect; and once more, if that failed while the event loop stood still: then it was not the server.
+
+        Nothing is charged while a connection is made, so nothing is charged twice.
+        """
+        loop = asyncio.get_running_loop()
+        beat_every, timers, late = self._timeout / 2, list[asyncio.TimerHandle](), 0.0
+
+        def beat() -> None:
+            nonlocal late
+            if timers:
+                late = max(late, loop.time() - timers.pop().when())
+            timers.append(loop.call_later(beat_every, beat))
+
+        beat()
+        try:
+            return await connect()
+        except self.errors.known:
+            if late < beat_every / 2:
+                raise
+        finally:
+            for timer in timers:
+                timer.cancel()
+        return await connect()
 
 
 async def _read(connection: Any) -> Any:
@@ -106,3 +291,8 @@ async def _read(connection: Any) -> Any:
     if answer is None:
         raise TimeoutError("Timeout reading from the server")
     return answer
+
+
+async def _back_to(node: Any, connection: Any) -> None:
+    """Give a connection back to a node of a cluster. Older clients have no function for that."""
+    (getattr(node, "release", None) or node._free.append)(connection)

@@ -1,4 +1,4 @@
-"""Fallback: what is answered when the server does not: a way around the plans, for both stores. No I/O.
+"""Fallback: what is answered when the server does not answer, in the place of `questions`.
 
 A request that could not be decided is answered by the strictest of its charges' `on_error`. Shadow charges have no say,
 as they must refuse nothing: if there are no others, what would raise is reported as refused, and passes.
@@ -11,6 +11,8 @@ kept over outages: a server that comes and goes does not refill it.
 
 A leaky bucket has no burst: a request's turn has come if nobody is before it. So what may be before a request stays as
 it was, while its own part is larger: burst and tolerance grow with the increment, up to a full queue.
+
+No I/O. This file does not know why the server did not answer.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, checked_on_er
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import TICKS_PER_SECOND
-from ratekeeper.stores.redis.plans import Plan, Plans
+from ratekeeper.stores.redis.questions import Questions
 
 MAX_KEYS = 100_000
 """Live buckets in the local table; beyond, those with the least debt are forgotten. At most 25 MB, and only if used."""
 
+MAX_SPANS = 64
+"""Spans of time in which charges were made here."""
 
 NODES_NEEDED = (
     'on_error="local" divides each limit among the processes that use it: '
@@ -37,12 +41,12 @@ NODES_NEEDED = (
 
 
 class Fallback:
-    """The plans of a store, and what becomes of them when the server does not answer."""
+    """Asks by a store's `questions`, and answers by `on_error` what the server does not."""
 
-    def __init__(self, plans: Plans, ticks: Callable[[], int], on_error: str, nodes: int | None) -> None:
+    def __init__(self, questions: Questions, ticks: Callable[[], int], on_error: str, nodes: int | None) -> None:
         if nodes is not None and (not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1):
             raise ValueError(f"expected_nodes must be a whole number of 1 or more, not {nodes!r}")
-        self._plans = plans
+        self._questions = questions
         self._ticks = ticks
         self._on_error = checked_on_error(on_error)
         if nodes is None and on_error == "local":
@@ -55,7 +59,7 @@ class Fallback:
         self.count = 0
 
     def forget(self) -> None:
-        """Have an empty table: a forked child is a node of its own."""
+        """Have an empty table: a forked child is another node."""
         self._lock = threading.RLock()
         self._table = Table(MAX_KEYS, False, os.urandom(16), self._ticks)
 
@@ -67,6 +71,14 @@ class Fallback:
                 if charge.on_error == "local":
                     raise StoreError(NODES_NEEDED)
         return charges
+
+    async def decide(self, charges: Sequence[Charge], commit: bool) -> list[Decision]:
+        """Return the decisions on the charges of one request."""
+        charges = self.checked(charges)
+        try:
+            return await self._questions.decide(charges, commit)
+        except StoreUnavailable as error:
+            return self.instead(error, charges, commit)
 
     def instead(self, error: StoreUnavailable, charges: Sequence[Charge], commit: bool) -> list[Decision]:
         """Return the decisions on a request that ended with this error; or raise it."""
@@ -80,32 +92,32 @@ class Fallback:
         now = self._ticks()
         return [self._answer(charge, mode, now, wait) for charge in charges]
 
-    def refund(self, charges: Sequence[Charge], at: int) -> Plan[None]:
-        """What was charged here is not given back, here or there. Nor is what cannot be, for want of an answer."""
+    async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
+        """Give charges back, but not those that were made here, nor any while the server does not answer."""
         charges = tuple(charges)
-        if at in self._spans:
+        if at_ticks in self._spans:
             return
         try:
-            yield from self._plans.refund(charges, at)
+            await self._questions.refund(charges, at_ticks)
         except StoreUnavailable:
             if self._mode(charges) == "raise":
                 raise
             self._counted()
 
-    def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> Plan[bool]:
-        """It is taken as done, as it may have been: then those move up who wait, whose way is free in either case."""
+    async def rewind(self, scope: str, key: str | bytes, expected: int, tat: int) -> bool:
+        """Set a TAT back. Without an answer it counts as done, as it may be: the ranges are free in either case."""
         try:
-            return (yield from self._plans.rewind(scope, key, expected, tat))
+            return await self._questions.rewind(scope, key, expected, tat)
         except StoreUnavailable:
             if self._on_error == "raise":
                 raise
             self._counted()
             return True
 
-    def reset(self, scope: str, key: str | bytes) -> Plan[None]:
-        """Nothing can stand for a reset: who asks for one wants to know that it was made."""
+    async def reset(self, scope: str, key: str | bytes) -> None:
+        """Forget a bucket, here and there. Nothing can stand for that: the caller must know that it was done."""
         self._table.reset(scope, key)
-        yield from self._plans.reset(scope, key)
+        await self._questions.reset(scope, key)
 
     def _mode(self, charges: Sequence[Charge]) -> str:
         """Return the strictest of what these charges say."""
@@ -136,7 +148,7 @@ class Fallback:
         )
 
     def _own(self, charge: Charge, made: Decision, wait: int) -> Decision:
-        """Return a decision of the table's as one of a fallback, of which nothing can be given back."""
+        """Return the table's decision as one of a fallback, of which nothing can be given back."""
         retry, delay = made.retry_ticks, made.delay_ticks
         if retry != NEVER and charge.increment > charge.tolerance:  # more than this node's share ever holds
             retry = delay = wait
@@ -146,7 +158,7 @@ class Fallback:
         )  # fmt: skip
 
     def _answer(self, charge: Charge, mode: str, now: int, wait: int) -> Decision:
-        """Allow or refuse without a look at anything, but what can never pass does not."""
+        """Return what `mode` says, without a look at any bucket. A cost that can never pass is refused."""
         _, key, limit, cost, *_ = charge
         if cost > limit.max_cost:
             return Decision(False, limit, key, cost, 0, NEVER, NEVER, now, -1, mode)
@@ -156,13 +168,11 @@ class Fallback:
 
 
 class Spans:
-    """When charges were made here: a refund says only when its charge was made, and must not reach the server if here.
+    """When charges were made here. A refund says only when its charge was made; these must not reach the server.
 
-    Times less than a second apart are one span, and of MOST the two oldest become one. So what is remembered is never
-    too little; a charge that the server made within a span is not given back.
+    Times less than a second apart are one span, and of MAX_SPANS the two oldest become one. So what is remembered is
+    never too little; a charge that the server made within a span is not given back.
     """
-
-    MOST = 64
 
     def __init__(self) -> None:
         self._spans: list[tuple[int, int]] = []
@@ -170,20 +180,20 @@ class Spans:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Have a lock that nobody holds. What was charged before a fork is remembered after it."""
+        """Have a free lock. What was charged before a fork is remembered after it."""
         self._lock = threading.RLock()
 
-    def add(self, at: int) -> None:
+    def add(self, at_ticks: int) -> None:
         with self._lock:
             spans = self._spans
-            if spans and abs(at - spans[-1][1]) < TICKS_PER_SECOND:
+            if spans and abs(at_ticks - spans[-1][1]) < TICKS_PER_SECOND:
                 first, last = spans[-1]
-                self._spans = [*spans[:-1], (min(first, at), max(last, at))]
+                self._spans = [*spans[:-1], (min(first, at_ticks), max(last, at_ticks))]
                 return
-            if len(spans) == self.MOST:
+            if len(spans) == MAX_SPANS:
                 oldest, next_oldest = spans[:2]
                 spans = [(min(oldest[0], next_oldest[0]), max(oldest[1], next_oldest[1])), *spans[2:]]
-            self._spans = [*spans, (at, at)]
+            self._spans = [*spans, (at_ticks, at_ticks)]
 
-    def __contains__(self, at: int) -> bool:
-        return any(first <= at <= last for first, last in self._spans)
+    def __contains__(self, at_ticks: int) -> bool:
+        return any(first <= at_ticks <= last for first, last in self._spans)

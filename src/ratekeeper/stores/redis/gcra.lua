@@ -1,9 +1,9 @@
 -- The rule on the server: gcra.py in Lua, the same names, the same order. Knows buckets by name; no key, no limit.
 --
--- KEYS      the buckets of all charges, in order
--- ARGV[1]   packed by script.py: the clock, then requests, each a kind and its charges; a charge is two times
+-- KEYS      the buckets of all requests, in order
+-- ARGV[1]   packed by script.py: the clock, then requests, each a kind, a count of buckets, and what is asked of each
 -- ARGV[2]   the number of this call
--- returns   text: that number, the time now, and then a pair for each charge (see script.py)
+-- returns   text: that number, the time now, and then times, each a pair (see replies.py)
 --
 -- Numbers here are doubles, which are exact only up to 2^53, and a time in ticks is longer. So a time is two: seconds,
 -- and ticks (1/16 ns) within the second. Each is exact, and so is all arithmetic below. It is never one number.
@@ -23,17 +23,18 @@
 
 local TICKS_PER_SECOND = 16000000000
 local TICKS_PER_MS, TICKS_PER_US = TICKS_PER_SECOND / 1000, TICKS_PER_SECOND / 1000000
-local DECIDE, PEEK, REFUND, REWIND, RESET = 0, 1, 2, 3, 4
+local DECIDE, PEEK, REFUND, REWIND, RESET, MARKS = 0, 1, 2, 3, 4, 5
+local ANY_MARK = 2
 
 local call, take = redis.call, struct.unpack
-local packed, at = ARGV[1], 1
-local now_s, now_t, spare
-now_s, now_t, at = take('<dd', packed, at)
+local packed, position = ARGV[1], 1
+local now_s, now_t, slack_ms
+now_s, now_t, position = take('<dd', packed, position)
 if now_s < 0 then
     local time = call('TIME')
-    now_s, now_t, spare = tonumber(time[1]), time[2] * TICKS_PER_US, 1
+    now_s, now_t, slack_ms = tonumber(time[1]), time[2] * TICKS_PER_US, 1
 else
-    spare = 3600000 -- a test's clock, which may stand still while the server's runs
+    slack_ms = 3600000 -- a test's clock, which may stand still while the server's runs
 end
 
 local function before(a_s, a_t, b_s, b_t)
@@ -58,7 +59,7 @@ local function write(bucket, tat_s, tat_t, marked)
         return
     end
     local left_s, left_t = minus(tat_s, tat_t, now_s, now_t)
-    local ms = left_s * 1000 + math.ceil(left_t / TICKS_PER_MS) + spare
+    local ms = left_s * 1000 + math.ceil(left_t / TICKS_PER_MS) + slack_ms
     call('SET', bucket, struct.pack('<dddd', tat_s, tat_t, now_s, now_t) .. (marked and '!' or ''), 'PX', ms)
 end
 
@@ -74,12 +75,12 @@ local function read(bucket)
     return tat_s, tat_t, marked and before(now_s, now_t, tat_s, tat_t)
 end
 
-local function decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
+local function decide(tat_s, tat_t, increment_s, increment_t, tolerance_s, tolerance_t)
     local start_s, start_t = tat_s, tat_t
     if before(tat_s, tat_t, now_s, now_t) then start_s, start_t = now_s, now_t end
     local new_tat_s, new_tat_t = plus(start_s, start_t, increment_s, increment_t)
     local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
-    local allowed = not before(bound_s, bound_t, ahead_s, ahead_t)
+    local allowed = not before(tolerance_s, tolerance_t, ahead_s, ahead_t)
     local debt_s, debt_t = minus(start_s, start_t, now_s, now_t)
     return allowed, new_tat_s, new_tat_t, debt_s, debt_t
 end
@@ -91,37 +92,37 @@ local base, count = 0, 0 -- the charges of requests before this one; the charges
 local function request(commit)
     local charges, passes, first = {}, true, #out
     for i = 1, count do
-        local flags, increment_s, increment_t, bound_s, bound_t
-        flags, increment_s, increment_t, bound_s, bound_t, at = take('<Bdddd', packed, at)
-        local shadow, tolerance_s, tolerance_t = flags % 2, bound_s, bound_t
-        if flags > 1 then tolerance_s, tolerance_t, at = take('<dd', packed, at) end
+        local flags, increment_s, increment_t, tolerance_s, tolerance_t
+        flags, increment_s, increment_t, tolerance_s, tolerance_t, position = take('<Bdddd', packed, position)
+        local shadow, burst_s, burst_t = flags % 2, tolerance_s, tolerance_t
+        if flags > 1 then burst_s, burst_t, position = take('<dd', packed, position) end
         local bucket = KEYS[base + i]
         local tat_s, tat_t, marked = read(bucket)
         local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
-            decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
+            decide(tat_s, tat_t, increment_s, increment_t, tolerance_s, tolerance_t)
         out[first + 2 * i - 1], out[first + 2 * i] = debt_s, debt_t
         passes = passes and (allowed or shadow == 1)
         local writes = allowed and (increment_s > 0 or increment_t > 0)
         if count == 1 then
             if commit and writes then
                 local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
-                marked = marked or before(tolerance_s, tolerance_t, ahead_s, ahead_t)
+                marked = marked or before(burst_s, burst_t, ahead_s, ahead_t)
                 write(bucket, new_tat_s, new_tat_t, marked)
             end
             return
         end
-        charges[i] = { bucket, shadow, increment_s, increment_t, bound_s, bound_t, tolerance_s, tolerance_t }
+        charges[i] = { bucket, shadow, increment_s, increment_t, tolerance_s, tolerance_t, burst_s, burst_t }
     end
     if not (commit and passes) then return end
     -- Each fits. Two of one bucket may yet not fit together: run the rule in order before anything is written.
-    local planned, seen = {}, {}
+    local states, seen = {}, {}
     for i, charge in ipairs(charges) do
-        local bucket, shadow, increment_s, increment_t, bound_s, bound_t, tolerance_s, tolerance_t = unpack(charge)
-        local plan = planned[bucket]
+        local bucket, shadow, increment_s, increment_t, tolerance_s, tolerance_t, burst_s, burst_t = unpack(charge)
+        local state = states[bucket]
         local tat_s, tat_t, marked
-        if plan then tat_s, tat_t, marked = unpack(plan) else tat_s, tat_t, marked = read(bucket) end
+        if state then tat_s, tat_t, marked = unpack(state) else tat_s, tat_t, marked = read(bucket) end
         local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
-            decide(tat_s, tat_t, increment_s, increment_t, bound_s, bound_t)
+            decide(tat_s, tat_t, increment_s, increment_t, tolerance_s, tolerance_t)
         if not allowed and shadow == 0 then
             out[first + 2 * i - 1], out[first + 2 * i] = debt_s, debt_t
             return
@@ -129,54 +130,62 @@ local function request(commit)
         seen[2 * i - 1], seen[2 * i] = debt_s, debt_t
         if allowed and (increment_s > 0 or increment_t > 0) then
             local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
-            marked = marked or before(tolerance_s, tolerance_t, ahead_s, ahead_t)
-            planned[bucket] = { new_tat_s, new_tat_t, marked }
+            marked = marked or before(burst_s, burst_t, ahead_s, ahead_t)
+            states[bucket] = { new_tat_s, new_tat_t, marked }
         end
     end
     for i, owed in ipairs(seen) do out[first + i] = owed end
-    for bucket, plan in pairs(planned) do write(bucket, unpack(plan)) end
+    for bucket, state in pairs(states) do write(bucket, unpack(state)) end
 end
 
 -- Give back what may still be given back: nothing while the bucket is marked, or the debt is over the burst.
-local function refund(bucket, increment_s, increment_t, tolerance_s, tolerance_t, elapsed_s, elapsed_t)
+local function refund(bucket, increment_s, increment_t, burst_s, burst_t, elapsed_s, elapsed_t)
     local tat_s, tat_t, marked = read(bucket)
     local debt_s, debt_t = minus(tat_s, tat_t, now_s, now_t)
-    if marked or before(tolerance_s, tolerance_t, debt_s, debt_t) or before(increment_s, increment_t, elapsed_s, elapsed_t) then
+    if marked or before(burst_s, burst_t, debt_s, debt_t) or before(increment_s, increment_t, elapsed_s, elapsed_t) then
         return
     end
     local given_s, given_t = minus(increment_s, increment_t, elapsed_s, elapsed_t)
     if before(now_s, now_t, tat_s, tat_t) then write(bucket, minus(tat_s, tat_t, given_s, given_t)) end
 end
 
--- Set a TAT back if it is still the expected one. Puts out whether it was.
-local function rewind(bucket, expected_s, expected_t, to_s, to_t)
+-- Set a TAT back if it is still the expected one, and the mark too. Puts out whether it was.
+local function rewind(bucket, expected_s, expected_t, to_s, to_t, expected_mark, mark)
     local tat_s, tat_t, marked = read(bucket)
     if tat_s ~= expected_s or tat_t ~= expected_t or (tat_s == 0 and tat_t == 0) then return 0 end
+    if expected_mark ~= ANY_MARK and marked ~= (expected_mark == 1) then return 0 end
+    if mark ~= ANY_MARK then marked = mark == 1 end
     write(bucket, to_s, to_t, marked)
     return 1
 end
 
 local kind
-while at <= #packed do
-    kind, count, at = take('<BH', packed, at)
+while position <= #packed do
+    kind, count, position = take('<BH', packed, position)
     if kind == DECIDE or kind == PEEK then
         request(kind == DECIDE)
     elseif kind == REFUND then
-        local made_s, made_t, increment_s, increment_t, tolerance_s, tolerance_t
-        made_s, made_t, at = take('<dd', packed, at)
+        local made_s, made_t, increment_s, increment_t, burst_s, burst_t
+        made_s, made_t, position = take('<dd', packed, position)
         local elapsed_s, elapsed_t = minus(now_s, now_t, made_s, made_t)
         if elapsed_s < 0 then elapsed_s, elapsed_t = 0, 0 end
         for i = 1, count do
-            increment_s, increment_t, tolerance_s, tolerance_t, at = take('<dddd', packed, at)
-            refund(KEYS[base + i], increment_s, increment_t, tolerance_s, tolerance_t, elapsed_s, elapsed_t)
+            increment_s, increment_t, burst_s, burst_t, position = take('<dddd', packed, position)
+            refund(KEYS[base + i], increment_s, increment_t, burst_s, burst_t, elapsed_s, elapsed_t)
         end
     elseif kind == REWIND then
-        local expected_s, expected_t, to_s, to_t
-        expected_s, expected_t, to_s, to_t, at = take('<dddd', packed, at)
+        local expected_s, expected_t, to_s, to_t, expected_mark, mark
+        expected_s, expected_t, to_s, to_t, expected_mark, mark, position = take('<ddddBB', packed, position)
         out[#out + 1] = 0
-        out[#out + 1] = rewind(KEYS[base + 1], expected_s, expected_t, to_s, to_t)
+        out[#out + 1] = rewind(KEYS[base + 1], expected_s, expected_t, to_s, to_t, expected_mark, mark)
     elseif kind == RESET then
         call('DEL', KEYS[base + 1])
+    elseif kind == MARKS then
+        for i = 1, count do
+            local _, _, marked = read(KEYS[base + i])
+            out[#out + 1] = 0
+            out[#out + 1] = marked and 1 or 0
+        end
     end
     base = base + count
 end

@@ -1,36 +1,51 @@
-"""The script's arguments and answers: charges in, decisions out. No I/O: who sends it and who awaits is not known here.
+"""What the script is sent: the names of buckets, and requests. Keys are secrets, so a name has only digests.
 
-What crosses the wire is little: for each charge its bucket's name and two times in, and one time out: what the bucket
-owed before the charge. All else follows from that by the rule (see `decisions`).
+What crosses the wire is little. For each charge, the bucket's name and two times go in, and one time comes out: what
+the bucket owed before the charge. All else follows from that by the rule (see `replies`).
+
+No I/O. This file does not know what sends a request, nor what becomes of the reply.
 """
 
 from __future__ import annotations
 
+import re
+from binascii import b2a_base64
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from hashlib import sha1
+from hashlib import blake2b, sha1
 from importlib.resources import files
 from itertools import count
 from secrets import randbelow
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ratekeeper.decision import Charge
+from ratekeeper.decision import Charge, key_bytes
 from ratekeeper.limits import TICKS_PER_SECOND
 
-DECIDE, PEEK, REFUND, REWIND, RESET = range(5)  # as in the script
+MAX_NAMES_KEPT = 4096
+"""Names that are kept, of the buckets that are asked for most, so that they are not digested each time."""
+
+MAX_KEY_KEPT = 256
+"""Letters of a key whose name is kept: long keys must not fill the memory."""
+
+DECIDE, PEEK, REFUND, REWIND, RESET, MARKS = range(6)  # as in the script
+ANY_MARK = 2  # as in the script
+
+_FIRST_PART = re.compile(rb"([0-9]{1,7}):")
+_DIGEST_LETTERS = 22  # base64 letters of 16 bytes, without the padding
 
 _time = Struct("<dd").pack
-_request = Struct("<BH").pack
-_header = lru_cache(maxsize=128)(_request)
+_header = Struct("<BH").pack
+_kept_header = lru_cache(maxsize=128)(_header)
 _charge = Struct("<Bdddd").pack
 _times = Struct("<dddd").pack
+_marks = Struct("<BB").pack
 
 SERVER_TIME = _time(-1, 0)
 
 
 class Script(NamedTuple):
-    """The script and the name that servers know it by."""
+    """The script, and the name that servers know it by."""
 
     text: bytes
     sha: bytes
@@ -43,45 +58,88 @@ def load_script() -> Script:
     return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-_numbers = count(10**15 + randbelow(8 * 10**15))  # of one length, so that none is the beginning of another
+# ---- the names of buckets ----
 
 
-NUMBER = 16  # digits
+class BucketNames:
+    """Names buckets: prefix, {digest of the key}, digest of the scope. The braces are a cluster's hash tag.
+
+    So all limits of one key are in one slot, and no key can choose its slot by braces of its own. A policy's key of
+    several attributes (see `policy.model.Rule.bucket`) has its tag from the first of them: rules for ["tenant"] and for
+    ["tenant", "user"] share a slot. The rest of such a key goes into the second digest.
+
+    Digests are BLAKE2b of 16 bytes, in base64. With a `secret` they are keyed: a reader of the server's data cannot try
+    out likely keys. All processes that share limits need the same prefix and secret.
+    """
+
+    def __init__(self, prefix: str = "ratekeeper:", secret: str | bytes | None = None) -> None:
+        if not isinstance(prefix, str) or "{" in prefix:
+            raise ValueError(
+                f"prefix must be a str without '{{', which would put all buckets into one slot, not {prefix!r}"
+            )
+        self._opening = prefix.encode() + b"{"
+        given = b"" if secret is None else key_bytes(secret)
+        self._secret = blake2b(given, digest_size=32).digest() if given else b""
+        self._second = lru_cache(maxsize=1024)(self._second_digest)  # of few scopes, as most keys are of one part
+        self._kept = lru_cache(maxsize=MAX_NAMES_KEPT)(self._name)
+
+    def name(self, scope: str, key: str | bytes) -> bytes:
+        """Return the name of a bucket. Raises TypeError for a key that is neither str nor bytes."""
+        return self._kept(scope, key) if type(key) is str and len(key) <= MAX_KEY_KEPT else self._name(scope, key)
+
+    def _name(self, scope: str, key: str | bytes) -> bytes:
+        first, rest = key_bytes(key), b""
+        if first[:1].isdigit():
+            first, rest = _split(first)
+        digest = blake2b(first, digest_size=16, key=self._secret).digest()
+        second = self._second(scope, rest)
+        return self._opening + b2a_base64(digest, newline=False)[:_DIGEST_LETTERS] + b"}" + second
+
+    def _second_digest(self, scope: str, rest: bytes) -> bytes:
+        scope_bytes = key_bytes(scope)
+        whole = b"%d:%b%b" % (len(scope_bytes), scope_bytes, rest)  # the length makes it one-to-one
+        digest = blake2b(whole, digest_size=16, key=self._secret).digest()
+        return b2a_base64(digest, newline=False)[:_DIGEST_LETTERS]
 
 
-def own_answer(answer: Any, arguments: Sequence[bytes]) -> str | bytes | None:
-    """Return what follows the number in the answer to a call with these arguments; None of the answer to another."""
-    number = arguments[-1]
-    if isinstance(answer, str):
-        answer = answer.encode()
-    return answer[NUMBER:] if isinstance(answer, bytes) and answer.startswith(number) else None
+def tag_of(name: bytes) -> bytes:
+    """Return the part of a name that chooses its slot."""
+    return name[: name.index(b"}")]
 
 
-class Ask(NamedTuple):
-    """One request to the script, all or nothing by itself; a script call carries many."""
+def _split(key: bytes) -> tuple[bytes, bytes]:
+    """Return the first attribute of a policy's key, as it is written there, and the rest; of other keys, all."""
+    part = _FIRST_PART.match(key)
+    if part is None:
+        return key, b""
+    try:
+        text = key.decode("utf-8", "surrogatepass")  # the lengths count letters
+    except UnicodeDecodeError:
+        return key, b""
+    first = key_bytes(text[: part.end() + int(part[1])])
+    return first, key[len(first) :]
+
+
+# ---- requests ----
+
+
+class Request(NamedTuple):
+    """One request to the script, all or nothing by itself. A script call carries many."""
 
     names: Sequence[bytes]
     packed: bytes
-    answers: int  # times that come back
+    times: int  # that come back
 
 
-class Reply(NamedTuple):
-    """What the script says to one request: the time, and for each charge how much its bucket owed before it."""
-
-    now: int
-    ticks: list[int]
-    sent: int  # the local time just before
-
-
-def ask_decide(names: Sequence[bytes], charges: Sequence[Charge], commit: bool) -> Ask:
+def decide_request(names: Sequence[bytes], charges: Sequence[Charge], commit: bool) -> Request:
     """Return the request to decide charges of the buckets `names`."""
-    parts = [_header(DECIDE if commit else PEEK, len(charges))]
+    parts = [_kept_header(DECIDE if commit else PEEK, len(charges))]
     for _, _, limit, cost, increment, burst, tolerance, shadow, _ in charges:
         if cost > limit.max_cost:  # may be too large for any number; a tolerance before now refuses it
             parts.append(_charge(shadow, 0, 0, -1, 0))
         else:
             parts.append(_packed(shadow, increment, burst, tolerance))
-    return Ask(names, b"".join(parts), len(charges))
+    return Request(names, b"".join(parts), len(charges))
 
 
 @lru_cache(maxsize=1024)  # most requests ask the same of different buckets
@@ -92,33 +150,50 @@ def _packed(shadow: bool, increment: int, burst: int, tolerance: int) -> bytes:
     return packed + _time(*divmod(burst, TICKS_PER_SECOND)) if waits else packed
 
 
-def ask_refund(names: Sequence[bytes], charges: Sequence[Charge], at: int) -> Ask:
-    """Return the request to give back charges that were made at `at`, as far as that is right."""
-    parts = [_request(REFUND, len(charges)), _time(*divmod(at, TICKS_PER_SECOND))]
+def charge_request(names: Sequence[bytes], charges: Sequence[Charge]) -> Request:
+    """Return the request to make charges that may have to be taken back. Which buckets were marked comes first."""
+    made = decide_request(names, charges, commit=True)
+    return Request([*names, *names], _header(MARKS, len(names)) + made.packed, len(names) + made.times)
+
+
+def refund_request(names: Sequence[bytes], charges: Sequence[Charge], at_ticks: int) -> Request:
+    """Return the request to give back charges that were made at `at_ticks`, as far as that is right."""
+    parts = [_header(REFUND, len(charges)), _time(*divmod(at_ticks, TICKS_PER_SECOND))]
     for charge in charges:
         parts.append(_times(*divmod(charge.increment, TICKS_PER_SECOND), *divmod(charge.burst, TICKS_PER_SECOND)))
-    return Ask(names, b"".join(parts), 0)
+    return Request(names, b"".join(parts), 0)
 
 
-def ask_rewind(name: bytes, expected: int, tat: int) -> Ask:
-    """Return the request to set a TAT back if it is `expected`; the answer is not 0 if it was."""
+def rewind_request(
+    name: bytes, expected: int, tat: int, expected_mark: int = ANY_MARK, mark: int = ANY_MARK
+) -> Request:
+    """Return the request to set a TAT back if it and the mark are as expected. The time is not 0 if they were.
+
+    `mark` is what the bucket has afterwards: by default the mark that it has.
+    """
     times = _times(*divmod(expected, TICKS_PER_SECOND), *divmod(tat, TICKS_PER_SECOND))
-    return Ask([name], _request(REWIND, 1) + times, 1)
+    return Request([name], _header(REWIND, 1) + times + _marks(expected_mark, mark), 1)
 
 
-def ask_reset(name: bytes) -> Ask:
+def reset_request(name: bytes) -> Request:
     """Return the request to forget a bucket."""
-    return Ask([name], _request(RESET, 1), 0)
+    return Request([name], _header(RESET, 1), 0)
 
 
-def arguments(asks: Sequence[Ask], clock: bytes = SERVER_TIME) -> list[bytes]:
+# ---- what is sent ----
+
+_numbers = count(10**15 + randbelow(8 * 10**15))  # of one length, so that none is the beginning of another
+
+
+def arguments(requests: Sequence[Request], clock: bytes = SERVER_TIME) -> list[bytes]:
     """Return what follows the script's name in EVALSHA, for requests that travel together. The last is its number."""
     number = b"%d" % next(_numbers)
-    if len(asks) == 1:
-        names, packed, _ = asks[0]
+    if len(requests) == 1:
+        names, packed, _ = requests[0]
         return [b"%d" % len(names), *names, clock + packed, number]
-    all_names = [name for ask in asks for name in ask.names]
-    return [b"%d" % len(all_names), *all_names, b"".join([clock, *(ask.packed for ask in asks)]), number]
+    all_names = [name for request in requests for name in request.names]
+    packed = b"".join([clock, *(request.packed for request in requests)])
+    return [b"%d" % len(all_names), *all_names, packed, number]
 
 
 def wire(command: Sequence[bytes]) -> bytes:
@@ -129,16 +204,3 @@ def wire(command: Sequence[bytes]) -> bytes:
 def clock_at(ticks: int) -> bytes:
     """Return what tells the script the time, in place of the server's: for tests."""
     return _time(*divmod(ticks, TICKS_PER_SECOND))
-
-
-def read_replies(text: str | bytes, asks: Sequence[Ask], sent: int) -> list[Reply]:
-    """Return what the script says to each of these requests, which were sent at the local time `sent`."""
-    numbers = map(int, text.split())
-    now, *ticks = [whole * TICKS_PER_SECOND + part for whole, part in zip(numbers, numbers, strict=True)]
-    if len(asks) == 1:
-        return [Reply(now, ticks, sent)]
-    replies, at = [], 0
-    for ask in asks:
-        replies.append(Reply(now, ticks[at : at + ask.answers], sent))
-        at += ask.answers
-    return replies

@@ -1,62 +1,188 @@
-"""RedisStore: buckets that many hosts share, on Redis or Valkey. Only the sending is here; what is sent, in `plans`."""
+"""RedisStore: buckets that many hosts share, on Redis or Valkey. AsyncRedisStore shares all but the sending with it.
+
+A decision goes this way: `fallback` asks by `questions`, which packs requests (`script`) and sends them here; each call
+is watched (`call_monitor`) and made on a connection (`connections`); `replies` makes decisions of what comes back. All
+of it is coroutines. Here they block, and never suspend, so `run_sync` runs them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.clock import Clock, SystemClock
+from ratekeeper.coroutines import run_sync
+from ratekeeper.decision import Charge, Decision, OnError, combine
 from ratekeeper.errors import StoreUnavailable
-from ratekeeper.limits import Limit
-from ratekeeper.stores.base import Gate, WaitForTurn
-from ratekeeper.stores.redis.connections import ask
-from ratekeeper.stores.redis.many import ManyGate
-from ratekeeper.stores.redis.plans import Plan, Question
-from ratekeeper.stores.redis.redirects import MOST, SINGLE, Hop
-from ratekeeper.stores.redis.script import Ask, Reply
-from ratekeeper.stores.redis.shared import OnServer
+from ratekeeper.limits import TICKS_PER_SECOND, Limit
+from ratekeeper.stores.base import ChargeGate, Gate, WaitForTurn, checked_keys
+from ratekeeper.stores.redis.call_monitor import CallMonitor
+from ratekeeper.stores.redis.client_errors import ClientErrors
+from ratekeeper.stores.redis.connections import MAX_HOPS, SINGLE, AsyncConnections, BlockingConnections, Hop
+from ratekeeper.stores.redis.fallback import Fallback
+from ratekeeper.stores.redis.questions import Question, Questions
+from ratekeeper.stores.redis.replies import DenialCache, Reply, ServerClock, read_replies
+from ratekeeper.stores.redis.script import SERVER_TIME, BucketNames, Request, arguments, clock_at, load_script
+from ratekeeper.stores.redis.urls import client_maker
 from ratekeeper.waiting.wait_queue import WaitQueue
 
-T = TypeVar("T")
+MAX_BATCH = 128
+"""Requests in one script call: the server does nothing else meanwhile, for half a millisecond or so."""
 
 
-class RedisStore(OnServer):
+class RedisStats(NamedTuple):
+    """Counts of what a store has done. `calls` are round trips, of which each carries one or more `requests`.
+
+    `remembered` are denials that cost no round trip. `scripts_sent` counts how often a server did not have the script.
+    `failures` are calls that a server did not answer; `opened` counts how often a circuit breaker opened.
+    `fallbacks` are requests that were answered by `on_error`, without the server.
+    """
+
+    calls: int
+    requests: int
+    remembered: int
+    scripts_sent: int
+    failures: int = 0
+    fallbacks: int = 0
+    opened: int = 0
+
+
+class RedisStoreBase:
+    """A store whose buckets are on a server: its parts, and one script call. `RedisStore` documents the arguments."""
+
+    _connections_of: ClassVar[type[BlockingConnections | AsyncConnections]]
+
+    def __init__(
+        self,
+        where: Any,
+        *,
+        prefix: str = "ratekeeper:",
+        secret: str | bytes | None = None,
+        timeout: float = 0.05,
+        remember_denials: bool = True,
+        clock: Clock | None = None,
+        on_error: OnError = "raise",
+        expected_nodes: int | None = None,
+        retry: float = 0.5,
+    ) -> None:
+        if not isinstance(retry, int | float) or isinstance(retry, bool) or not 0 < retry < float("inf"):
+            raise ValueError(f"retry must be more than 0 seconds, not {retry!r}")
+        self._maker = client_maker(where, timeout, asynchronous=self._connections_of is AsyncConnections)
+        self._clustered = self._maker.clustered
+        self._prefix = prefix
+        self._errors = ClientErrors(self._maker.library, self._clustered)
+        self._connections = self._connections_of(self._maker, self._errors, timeout)
+        self._script = load_script()
+        self._server_clock = ServerClock()
+        self._given_clock = clock
+        self.clock: Clock = self._server_clock if clock is None else clock
+        local = self._server_clock.local if clock is None else clock.ticks
+        self._monitor = CallMonitor(self._errors, max(1, round(retry * TICKS_PER_SECOND)), local)
+        self._denials = DenialCache(local) if remember_denials else None
+        self._questions = Questions(BucketNames(prefix, secret), self._denials, self._clustered, self._send)
+        self._fallback = Fallback(self._questions, self.clock.ticks, on_error, expected_nodes)
+        self._calls = self._requests = self._scripts_sent = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Set up what is only one kind's."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._maker.shown}, prefix={self._prefix!r})"
+
+    def stats(self) -> RedisStats:
+        """Count what this store has done, in this process."""
+        remembered = self._denials.recalled if self._denials else 0
+        return RedisStats(
+            self._calls, self._requests, remembered, self._scripts_sent,
+            self._monitor.failures, self._fallback.count, self._monitor.opened,
+        )  # fmt: skip
+
+    async def _send(self, requests: Sequence[Request]) -> list[Reply]:
+        """Send requests, each of whose buckets are in one slot, and return their replies."""
+        raise NotImplementedError
+
+    async def _call(self, requests: Sequence[Request]) -> list[Reply]:
+        """Call the script once, for requests whose buckets are all in one slot."""
+        by_server = self._given_clock is None and SystemClock.held is None
+        words = arguments(requests, SERVER_TIME if by_server else clock_at(self.clock.ticks()))
+        if not self._clustered:
+            return await self._call_at(SINGLE, requests, words)
+        hop: Hop | None = Hop.to(await self._node(words[1]))
+        for hops in range(MAX_HOPS, 0, -1):
+            assert hop is not None
+            try:
+                return await self._call_at(hop, requests, words)
+            except StoreUnavailable as error:
+                hop = self._connections.next_hop(error)
+                if hop is None or hops == 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _call_at(self, hop: Hop, requests: Sequence[Request], words: list[bytes]) -> list[Reply]:
+        call = self._monitor.to(hop.name)
+        try:
+            with call as sent:
+                try:
+                    text = await self._connections.call(hop, words, b"EVALSHA", self._script.sha)
+                except self._errors.no_script:
+                    self._scripts_sent += 1
+                    text = await self._connections.call(hop, words, b"EVAL", self._script.text)  # which also keeps it
+                replies = read_replies(text, requests, sent)
+        finally:
+            if call.opened:  # the next call is to look the address up anew
+                self._connections.drop_idle(hop.node)
+        self._server_clock.learn(replies[0].now, sent)
+        self._calls += 1
+        self._requests += len(requests)
+        return replies
+
+    async def _node(self, name: bytes) -> Any:
+        """Return the node of a cluster that has a bucket. Raises as a call does: a cluster is first looked up."""
+        if not self._connections.knows_map:
+            with self._monitor.to():
+                await self._connections.read_map()
+        return self._monitor.named(self._connections.client().get_node_from_key, name)
+
+
+class RedisStore(RedisStoreBase):
     """Keep buckets on a Redis or Valkey server, or on a cluster, for all processes that use the same limits.
 
-    `where` is a URL (redis://, rediss://, unix://, valkey://, redis+cluster://, redis+sentinel://) or a client of your
-    own. The time is the server's. A decision is one round trip, for all limits of a request together. On a cluster,
+    `where` is a URL (redis://, rediss://, unix://, valkey://, redis+cluster://, redis+sentinel://) or your own
+    client. The time is the server's. A decision is one round trip, for all limits of a request together. On a cluster,
     limits whose keys differ may take several (see docs/fleet.md).
 
     prefix            begins each bucket's name, and belongs to its identity. Names hold no key, only digests
     secret            keys the digests; the same in all processes
-    timeout           seconds until a connection or an answer is given up, by default 50 ms. Nothing is tried twice: an
-                      answer that is lost may be one to a charge that was made. Give a client of your own no retries
-    remember_denials  answer who asks again too early from memory, for a second at most, without a round trip. What
-                      other processes refund or reset is then seen so much later
+    timeout           seconds until a connection or an answer is given up, by default 50 ms. No request is sent twice: a
+                      lost answer may be one to a charge that was made. Give your own client no retries
+    remember_denials  deny a request that is repeated too early from memory, for a second at most, without a round
+                      trip. Refunds and resets of other processes are then seen so much later
     clock             for tests: the time, in place of the server's
-    on_error          what becomes of a request if the server does not answer, unless its charges say it themselves; of
-                      several charges, the strictest counts. "raise": `StoreUnavailable`. "deny": refused, until the
-                      server is to be asked again. "local": decided here, by a table of this store's own, which has its
-                      part of each limit. "allow": passes, and nothing is charged
-    expected_nodes    must be given for "local": among how many stores like this one, in all processes of the fleet,
-                      limits are then divided. A limit whose capacity is less than that refuses all
+    on_error          what becomes of a request if the server does not answer, unless its charges say it; of several
+                      charges, the strictest counts. "raise": `StoreUnavailable`. "deny": denied, until the server is
+                      to be asked again. "local": decided here, by this store's own table, which has its part of each
+                      limit. "allow": passes, and nothing is charged
+    expected_nodes    how many stores like this one all processes of the fleet have; "local" needs it, and divides each
+                      limit by it. A limit with less capacity than that denies all
     retry             after three failures in a row, or a refused connection, the server (of a cluster, the node) is not
                       asked for so many seconds; then one request is sent to try it
 
-    In an outage. Decisions say `source` "fallback". They charge nothing that could be given back: a refund of one does
-    nothing, now or later. A refund of what the server charged is lost if it cannot be told, which refills in time; with
-    "raise" it raises. Who waits keeps its turn, or moves up. A reset raises whatever `on_error` says, as nothing
-    can stand for it. What is wrong for good (a password, a key of another type) raises `StoreError` always.
+    In an outage, decisions say `source` "fallback". They charge nothing that could be given back: a refund of one does
+    nothing, now or later. A refund of the server's charge is lost if the server does not answer, which refills in time;
+    with "raise" it raises. A waiter keeps its turn, or moves up. A reset raises whatever `on_error` says, as nothing
+    can stand for it. A mistake in the configuration (a password, a key of another type) always raises `StoreError`.
 
-    Over a time that spans an outage the fleet admits at most what the server admits, which is the limit, and what is
-    admitted without it: with "local" the limit once more, for all `expected_nodes` together. What was decided here is
-    not told to the server later. A server that comes back empty has forgotten its debts, and begins with full buckets.
+    Over a time that spans an outage, the fleet admits at most the limit by the server, and what is admitted without it:
+    with "local" the limit once more, for all `expected_nodes` together. Decisions made here are not told to the server
+    later. A server that comes back empty has forgotten its debts, and begins with full buckets.
 
     Thread-safe; a forked child makes its own connections. Raises `StoreUnavailable` if the server does not answer in
-    time, `StoreError` for a URL that is none or a server that will not do.
+    time, `StoreError` for a bad URL or a server that cannot decide.
     """
 
-    _asynchronous = False
+    _connections_of = BlockingConnections
     blocks = True
 
     def _begin(self) -> None:
@@ -64,49 +190,40 @@ class RedisStore(OnServer):
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
         """Decide the charges of one request, and make all or none, in one round trip. See `Store.decide`."""
-        charges = self._fallback.checked(charges)
-        try:
-            question = self._plans.question(charges, commit)
-            if isinstance(question, list):
-                return question
-            if question.slots:
-                return self._run(self._plans.over_slots(question))
-            return self._plans.answer(question, self._call([question.ask()])[0])
-        except StoreUnavailable as error:
-            return self._fallback.instead(error, charges, commit)
+        return run_sync(self._fallback.decide(charges, commit))
 
     def decide_many(self, requests: Sequence[Sequence[Charge]]) -> list[list[Decision]]:
         """Decide requests in order, each by itself as `decide` does: in one round trip, unless it is a cluster."""
-        if self._link.clustered:  # where hardly two keys share a slot, and one may fail alone
+        if self._clustered:  # where hardly two keys share a slot, and one may fail alone
             return [self.decide(charges) for charges in requests]
-        questions = [self._plans.question(self._fallback.checked(charges), True) for charges in requests]
+        questions = [self._questions.question(self._fallback.checked(charges), True) for charges in requests]
         asked = [question for question in questions if isinstance(question, Question)]
         try:
-            replies = self._call([question.ask() for question in asked]) if asked else []
-            answers = iter([self._plans.answer(*both) for both in zip(asked, replies, strict=True)])
+            replies = run_sync(self._call([question.request() for question in asked])) if asked else []
+            answers = iter([self._questions.answer(*both) for both in zip(asked, replies, strict=True)])
         except StoreUnavailable as error:
             answers = iter([self._fallback.instead(error, question.charges, True) for question in asked])
         return [next(answers) if isinstance(question, Question) else question for question in questions]
 
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """Give back charges that were made at `at_ticks`. See `Store.refund`."""
-        self._run(self._fallback.refund(charges, at_ticks))
+        run_sync(self._fallback.refund(charges, at_ticks))
 
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         """Set a bucket's TAT back, if it is still `expected_ticks`. See `Store.rewind`."""
-        return self._run(self._fallback.rewind(scope, key, expected_ticks, tat_ticks))
+        return run_sync(self._fallback.rewind(scope, key, expected_ticks, tat_ticks))
 
     def reset(self, scope: str, key: str | bytes) -> None:
         """Forget a bucket: it is full again."""
-        self._run(self._fallback.reset(scope, key))
+        run_sync(self._fallback.reset(scope, key))
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         """Return the hot path of one limiter."""
         return ManyGate(self, scopes, limits, wait)
 
     def close(self) -> None:
-        """Close the connections. A client of the caller's is left open."""
-        for client in self._link.opened():
+        """Close the connections. A client that you gave is left open."""
+        for client in self._connections.opened():
             client.close()
 
     def __enter__(self) -> RedisStore:
@@ -115,58 +232,26 @@ class RedisStore(OnServer):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _run(self, plan: Plan[T]) -> T:
-        try:
-            asks = next(plan)
-            while True:
-                try:
-                    replies = [self._call([ask])[0] for ask in asks] if self._link.clustered else self._call(asks)
-                except BaseException as error:
-                    asks = plan.throw(error)
-                else:
-                    asks = plan.send(replies)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+    async def _send(self, requests: Sequence[Request]) -> list[Reply]:
+        if not self._clustered:
+            return await self._call(requests)
+        return [(await self._call([request]))[0] for request in requests]
 
-    def _call(self, asks: list[Ask]) -> list[Reply]:
-        """Call the script once, for requests whose buckets are all in one slot."""
-        arguments = self._arguments(asks)
-        if not self._link.clustered:
-            return self._call_at(SINGLE, asks, arguments)
-        hop: Hop | None = Hop.to(self._node(arguments))
-        for hops in range(MOST, 0, -1):
-            assert hop is not None
-            try:
-                return self._call_at(hop, asks, arguments)
-            except StoreUnavailable as error:
-                hop = self._redirects.after(error)
-                if hop is None or hops == 1:
-                    raise
-        raise AssertionError("unreachable")
 
-    def _call_at(self, hop: Hop, asks: list[Ask], arguments: list[bytes]) -> list[Reply]:
-        attempt = self._attempts.to(hop.name)
-        try:
-            with attempt as sent:
-                try:
-                    text = ask(self._link, self._faults, hop, arguments, b"EVALSHA", self._script.sha)
-                except self._faults.no_script:
-                    self._scripts_sent += 1
-                    text = ask(
-                        self._link, self._faults, hop, arguments, b"EVAL", self._script.text
-                    )  # which also keeps it
-                return self._read(text, asks, sent)
-        finally:
-            if attempt.opened:  # whoever comes next is to look the address up anew
-                self._link.pool(hop.node).disconnect(inuse_connections=False)
+class ManyGate(ChargeGate):
+    """The gate of a store on a server: many keys are few calls."""
 
-    def _node(self, arguments: list[bytes]) -> Any:
-        """Return the node of a cluster that has the buckets. Raises as a call does: a cluster is first looked up."""
-        if not self._link.is_open or self._redirects.stale:
-            with self._attempts.to():
-                client = self._link.client()
-                if self._redirects.stale:
-                    client.nodes_manager.initialize()
-                    self._redirects.stale = False
-        return self._attempts.named(self._link.client().get_node_from_key, arguments[1])
+    def __init__(
+        self, store: RedisStore, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn
+    ) -> None:
+        super().__init__(store, scopes, limits, wait)
+        self._decide_many = store.decide_many
+
+    def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
+        """Ask once for each key, in order, MAX_BATCH in one script call."""
+        keys = checked_keys(keys)
+        allowed: list[bool] = []
+        for first in range(0, len(keys), MAX_BATCH):
+            requests = [self._charges(key, cost) for key in keys[first : first + MAX_BATCH]]
+            allowed += [combine(decisions).allowed for decisions in self._decide_many(requests)]
+        return allowed

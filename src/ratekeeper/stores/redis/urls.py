@@ -1,11 +1,24 @@
-"""A store's URL: what it may say, all checked before anything is opened. Knows no client library."""
+"""From a store's URL to what makes its client. A URL is checked whole before anything is opened.
+
+Client libraries are loaded here, when one is used. This file does not know what a client is asked.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from ratekeeper.errors import StoreError, did_you_mean
+from ratekeeper.errors import MissingExtraError, StoreError, did_you_mean
+
+LIBRARIES = ("redis", "valkey")
+"""Client libraries: all that is used here has the same name in both."""
+
+MAX_CONNECTIONS = 10_000
+"""Of one process: as many as there are threads that ask at once. A server refuses before that."""
 
 _FORMS = (
     "redis://host:6379/0, rediss://host:6379/0 (TLS), unix:///path/to.sock, valkey://host:6379/0, "
@@ -30,7 +43,7 @@ _ELSEWHERE = {
 
 
 def read_url(url: str) -> SplitResult:
-    """Return a URL's parts. Raises ValueError for one that is none, in words that name no secret."""
+    """Return a URL's parts. Raises ValueError if it cannot be one of a store, in words that name no secret."""
     parts = urlsplit(url)
     base, _, kind = parts.scheme.partition("+")
     if parts.scheme not in SCHEMES:
@@ -43,14 +56,14 @@ def read_url(url: str) -> SplitResult:
         _check_options(parts)
     if not kind and base != "unix":
         if len(hosts_of(parts, 0)) > 1:
-            raise ValueError("only of a cluster or of sentinels may there be several hosts")
+            raise ValueError("only a cluster or sentinels may have several hosts")
         if not _is_number(parts.path.strip("/") or "0"):
-            raise ValueError("after the host may go a database's number")
+            raise ValueError("after the host, only a database's number may follow")
     return parts
 
 
 def hosts_of(parts: SplitResult, port: int) -> list[tuple[str, int]]:
-    """Return the hosts of a URL, of which there may be several. Raises ValueError if one is none."""
+    """Return the hosts of a URL, of which there may be several. Raises ValueError if one has no name."""
     hosts = []
     for text in parts.netloc.rpartition("@")[2].split(","):
         one = urlsplit(f"//{text}")
@@ -61,7 +74,7 @@ def hosts_of(parts: SplitResult, port: int) -> list[tuple[str, int]]:
 
 
 def has_tls(parts: SplitResult) -> bool:
-    """Is the server to be reached by TLS?"""
+    """Return whether the server is reached by TLS."""
     return _TLS.get(parts.scheme.partition("+")[0], False)
 
 
@@ -73,16 +86,16 @@ def hide_secrets(url: str) -> str:
 
 
 def bad_url(url: str, reason: str) -> StoreError:
-    """Return the error for a URL that is none, with what would be right."""
-    return StoreError(f"{hide_secrets(url)!r} is no URL of a Redis store: {reason}. Write one of {_FORMS}")
+    """Return the error for a URL that cannot be one of a store, with what would be right."""
+    return StoreError(f"{hide_secrets(url)!r} is not a URL of a Redis store: {reason}. Write one of {_FORMS}")
 
 
 def _check_options(parts: SplitResult) -> None:
-    """Refuse what a client would not know, but say so only at the first request; and what a store must set itself."""
+    """Raise ValueError for options that a client rejects only at its first request, and for those that a store sets."""
     known = (*_OPTIONS, *_TLS_OPTIONS) if has_tls(parts) else _OPTIONS
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name in _ELSEWHERE:
-            raise ValueError(f"{name!r} is no option of it: {_ELSEWHERE[name]}")
+            raise ValueError(f"{name!r} cannot be an option: {_ELSEWHERE[name]}")
         if name not in known:
             raise ValueError(f"there is no option {name[:40]!r}{did_you_mean(name, known)}")
         if not value or (name in _NUMBERS and not _is_number(value)):
@@ -95,3 +108,110 @@ def _check_options(parts: SplitResult) -> None:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
+
+
+class ClientMaker(NamedTuple):
+    """Makes a client, and knows its kind. `owned`: the client is made here, so it is closed here."""
+
+    make: Callable[[], Any]
+    library: Any
+    clustered: bool
+    owned: bool
+    shown: str  # in a repr: no secrets
+
+
+def client_maker(where: Any, timeout: float, asynchronous: bool) -> ClientMaker:
+    """Return what makes the client that a URL or a client says. Raises `StoreError` for a bad URL."""
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+    return _from_url(where, timeout, asynchronous) if isinstance(where, str) else _from_client(where, asynchronous)
+
+
+def _from_client(client: Any, asynchronous: bool) -> ClientMaker:
+    bases = {base.__module__.partition(".")[0] for base in type(client).__mro__}
+    found = next((name for name in LIBRARIES if name in bases), None)
+    if found is None:
+        raise TypeError(f"a Redis store takes a URL, or a client of redis or valkey, not {client!r}")
+    library = import_module(found)
+    awaited = isinstance(client, library.asyncio.Redis | library.asyncio.RedisCluster)
+    if awaited != asynchronous:
+        use, other = ("RedisStore", "AsyncRedisStore")[:: -1 if asynchronous else 1]
+        raise TypeError(f"{type(client).__module__}.{type(client).__name__} is for {other}, not for {use}")
+    clustered = isinstance(client, library.RedisCluster | library.asyncio.RedisCluster)
+    kind = type(client)
+    shown = f"<{kind.__module__}.{kind.__qualname__}>"  # its repr may hold a password
+    return ClientMaker(lambda: client, library, clustered, owned=False, shown=shown)
+
+
+def _from_url(url: str, timeout: float, asynchronous: bool) -> ClientMaker:
+    try:
+        parts = read_url(url)
+        kind = parts.scheme.partition("+")[2]
+        library = _library()
+        near = library.asyncio if asynchronous else library
+        options = _options(library, near, timeout)
+        if kind:
+            options |= {"username": _unquoted(parts.username), "password": _unquoted(parts.password)}
+            options |= {"ssl": True} if has_tls(parts) else {}
+            make = (_cluster if kind == "cluster" else _sentinel)(library, near, parts, options)
+        else:
+            make = _single(url, near, parts, options)
+    except ValueError as error:
+        raise bad_url(url, str(error)) from None
+    return ClientMaker(make, library, kind == "cluster", owned=True, shown=repr(hide_secrets(url)))
+
+
+def _options(library: Any, near: Any, timeout: float) -> dict[str, Any]:
+    """Return how clients are made here. They never try again: a lost answer may be one to a charge that was made."""
+    retry = import_module(f"{near.__name__}.retry").Retry
+    return {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "max_connections": MAX_CONNECTIONS,
+        "retry": retry(import_module(f"{library.__name__}.backoff").NoBackoff(), 0),
+    }
+
+
+def _single(url: str, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
+    """Return what makes the client of a server, by its URL in the words that client libraries know."""
+    if parts.scheme != "unix":
+        url = ("rediss" if has_tls(parts) else "redis") + url[len(parts.scheme) :]
+    return lambda: near.Redis.from_url(url, **options)
+
+
+def _cluster(library: Any, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
+    """Return what makes a cluster's client: the blocking one asks the cluster at once, so it is made when needed."""
+    hosts = hosts_of(parts, 6379)
+    if parts.path.strip("/"):
+        raise ValueError("a cluster has only one database: end the URL after the hosts")
+    node = import_module(f"{near.__name__}.cluster").ClusterNode
+    if library.__name__ == "valkey":
+        options |= {"cluster_error_retry_attempts": 0}
+    return lambda: near.RedisCluster(startup_nodes=[node(*host) for host in hosts], **options)
+
+
+def _sentinel(_: Any, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
+    """Return what makes the client of the server that sentinels watch."""
+    hosts = hosts_of(parts, 26379)
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service or not (db or "0").isdigit():
+        raise ValueError("after the hosts, the service's name must follow, and a database's number may")
+    to_sentinels = _without_login(options)
+    to_server = options | {"db": int(db or 0)}
+    return lambda: near.Sentinel(hosts, sentinel_kwargs=to_sentinels).master_for(unquote(service), **to_server)
+
+
+def _without_login(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options for the sentinels themselves: the login is the server's."""
+    return {name: value for name, value in options.items() if name not in ("username", "password", "db")}
+
+
+def _library() -> Any:
+    for name in LIBRARIES:
+        if find_spec(name) is not None:
+            return import_module(name)
+    raise MissingExtraError("RedisStore", "redis")
+
+
+def _unquoted(part: str | None) -> str | None:
+    return None if part is None else unquote(part)

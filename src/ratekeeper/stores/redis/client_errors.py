@@ -1,4 +1,4 @@
-"""What an error of a client library means: the server does not answer, or something is wrong that must be mended.
+"""What an error of a client library means: an outage, or a mistake in the configuration.
 
 An outage passes by itself, and `on_error` says what becomes of requests meanwhile. A mistake in the configuration lasts
 until a person mends it. It is a `StoreError`, whatever `on_error` says: to pass or refuse requests because of it would
@@ -40,18 +40,25 @@ _MENDS = (
     (r"protected mode", "let the server be reached from other hosts, best with a password"),
     (r"WRONGTYPE|wrong kind of value", "something else uses the bucket's name: give the store another prefix"),
     (r"WRONG_VERSION_NUMBER|record layer failure", "the server does not speak TLS: write redis:// in its URL"),
-    (r"CERTIFICATE_VERIFY_FAILED", "nobody vouches for the server's certificate: see the option ssl_ca_certs"),
+    (r"CERTIFICATE_VERIFY_FAILED", "the server's certificate is not trusted: see the option ssl_ca_certs"),
     (r"Protocol Error", "what listens there is not Redis or Valkey, or it speaks TLS: then write rediss:// in its URL"),
 )
 """Mistakes that last, by what an error says, and how each is mended. A cluster's client hides them in another error."""
 
 _SECRETS = re.compile(r"(://)[^\s@]*(@)|(\b(?:username|password)['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,)>]+)")
 _ARGUMENTS = re.compile(r",? ?with args beginning with:.*", re.DOTALL)
-"""What a server that knows no EVALSHA repeats of it, which includes names of buckets."""
+"""What a server without EVALSHA repeats of it, which includes names of buckets."""
 
 
-class Faults:
-    """Tells the errors of one client library (redis or valkey) apart. `clustered`: the store uses a cluster."""
+class ClientErrors:
+    """Tells the errors of one client library (redis or valkey) apart. `clustered`: the store uses a cluster.
+
+    Of a cluster's nodes, three errors say that nothing was executed, so a request that is sent on is charged once:
+
+    MOVED     the slot is another node's now, for good: the client's map of the cluster is old
+    ASK       the slot is being moved, and this bucket is not here (any more): for this once, ask there
+    TRYAGAIN  of several buckets, some are here and some there, or none is anywhere yet: no node can decide now
+    """
 
     def __init__(self, library: Any, clustered: bool = False) -> None:
         errors = library.exceptions
@@ -69,7 +76,7 @@ class Faults:
         self.known: tuple[type[Exception], ...] = (library.RedisError, OSError, *cluster)
         self._clustered = clustered
         self._of_a_cluster = (errors.AskError, errors.TryAgainError)
-        # A pool of the caller's that is used up is no outage either: to pass requests for it would be to fail open.
+        # A caller's pool that is used up is not an outage either: to pass requests for it would be to fail open.
         used_up = (errors.MaxConnectionsError,) if hasattr(errors, "MaxConnectionsError") else ()
         self._lasting = (errors.AuthenticationError, errors.AuthorizationError, errors.InvalidResponse, *used_up)
         self._passing = (
@@ -78,11 +85,11 @@ class Faults:
         )  # fmt: skip
 
     def moving(self, error: Exception) -> bool:
-        """Is it that a slot is moved, or has been? Such a node answers, and its other slots are as they were."""
+        """Return whether a slot is moved, or has been. Such a node answers, and its other slots are as they were."""
         return self._clustered and isinstance(error, self.ask | self.try_again)
 
     def keeps(self, error: Exception) -> bool:
-        """May the connection of this error reply be used again? Not if a new one may lead to a server that can answer.
+        """Return whether the connection of this error reply may be used again. Not if a new one may find a primary.
 
         After a failover behind one address the old primary still answers on the old connections.
         """
@@ -90,7 +97,7 @@ class Faults:
 
     @staticmethod
     def refused(error: BaseException) -> bool:
-        """Is it that nobody listens there?"""
+        """Return whether the connection was refused: no process listens there."""
         if any(isinstance(one, ConnectionRefusedError | FileNotFoundError) for one in _chain(error)):
             return True
         return "Connect call failed" in str(error)  # asyncio's, of several addresses
@@ -115,7 +122,7 @@ class Faults:
 
 
 def told(error: BaseException) -> str:
-    """Return an error for people. Some client libraries put the options of a connection into it: no secret is shown."""
+    """Return an error for people, without secrets: some client libraries put the options of a connection into it."""
     return f"{type(error).__name__}: " + _SECRETS.sub(r"\1\3***\2", _ARGUMENTS.sub("", str(error)))
 
 
@@ -127,5 +134,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_split(error: BaseException) -> bool:
-    """Is it that the buckets of one call were not all on one node? Then nothing was done, and each may be asked for."""
+    """Return whether the buckets of one call were on several nodes. Then nothing was done; each may be asked for."""
     return type(error.__cause__).__name__ == "TryAgainError"  # so in both libraries
