@@ -180,7 +180,7 @@ def test_retry_after_is_never_too_early_also_over_months(store: TableStore, cloc
 def test_a_decision_is_immutable_and_a_value(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(2, 1), store=store)
     decision = limiter.try_acquire("a")
-    with pytest.raises(AttributeError, match=r"readonly|no setter|can't set"):
+    with pytest.raises(AttributeError, match=r"readonly|cannot|can't set|no setter"):
         decision.allowed = False  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(decision)) == decision
     assert hash(decision) == hash(pickle.loads(pickle.dumps(decision)))

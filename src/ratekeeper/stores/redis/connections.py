@@ -11,7 +11,7 @@ A cluster's redirects are followed here (see `ClientErrors`). Client libraries d
 sends ASKING and the command over different connections, so a stranger's next command may find a full bucket where it
 must not look at all. And a TRYAGAIN is tried sixteen times, with sleeps between.
 
-This file does not know what a call asks, nor whether a server is asked at all (see `call_monitor`).
+This file must not know requests, nor whether a server is asked at all (see `call_monitor`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Connections:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Have a client and a lock of its own, in a forked child. A caller's client is the caller's affair.
+        """Have a new client and a new lock, in a forked child. A caller's client is the caller's affair.
 
         The parent's client is kept: to collect an async one takes its sockets from the epoll that both processes share.
         """
@@ -270,7 +270,7 @@ class AsyncConnections(Connections):
         try:
             return await connect()
         except self.errors.known:
-            if late < beat_every / 2:
+            if late < beat_every:  # it did not stand still for a whole timeout
                 raise
         finally:
             for timer in timers:
@@ -279,7 +279,7 @@ class AsyncConnections(Connections):
 
 
 async def _read(connection: Any) -> Any:
-    """Return the answer. What has come while the event loop was busy counts, though its time is over.
+    """Return the answer. An answer that came while the event loop was busy counts, though its time is over.
 
     An event loop that was blocked for longer than the timeout finds the answer and the end of the wait together.
     """
