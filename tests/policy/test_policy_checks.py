@@ -355,7 +355,8 @@ def test_a_cost_of_nothing_is_an_error() -> None:
      ("redis://", "it names no host"), ("redis+cluster://h/1", "a cluster has only one database"),
      ("redis+sentinel://h", "after the hosts, the service's name must follow"),
      ("redis://h?dbb=1", "there is no option 'dbb'"),
-     ("shared:..", "is no name of a table"), ("shared:/tmp", "'/tmp' is a folder"), ("shared:", "a store is memory")],
+     ("shared:..", "is not a name of a table"),
+     ("shared:/tmp", "'/tmp' is a folder"), ("shared:", "a store is memory")],
 )  # fmt: skip
 def test_a_store_that_can_never_be_opened_is_an_error_without_opening_it(url: str, says: str) -> None:
     with pytest.raises(PolicyError, match=re.escape(says)) as caught:

@@ -295,7 +295,7 @@ HOSTILE = {
     make_directory: "directory",
     make_symlink: "is a symbolic link",
     make_dangling_symlink: "is a symbolic link",
-    make_fifo: "is no regular file",
+    make_fifo: "is not a regular file",
     make_socket: "cannot be opened",
     make_readable_to_all: r"others than its owner may use it \(mode 0644\)",
     make_text: "is not a table of ratekeeper",
@@ -496,7 +496,7 @@ def test_a_table_that_is_in_use_is_never_begun_anew(path: Path, monkeypatch: pyt
         limiter = Limiter("5/day", store=store)
         change_header(path, boot_id=b"another machine.")
         before = path.read_bytes()
-        with pytest.raises(StoreError, match="another machine uses it: each host needs a file of its own"):
+        with pytest.raises(StoreError, match="another machine uses it: each host needs its own file"):
             SharedMemoryStore(path, 1000)
         assert path.read_bytes() == before
         assert limiter.try_acquire("alice")

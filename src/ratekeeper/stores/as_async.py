@@ -1,6 +1,6 @@
-"""A local store in the form of an `AsyncStore`: so that what is written for asyncio is written once, for both kinds.
+"""A local store in the form of an `AsyncStore`: so code for asyncio is written once, for both kinds of store.
 
-Nothing here ever waits. It knows no limiter and no policy.
+Nothing here ever waits. This file must not know limiters and policies.
 """
 
 from __future__ import annotations

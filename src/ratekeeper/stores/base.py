@@ -1,7 +1,8 @@
-"""What a store is: it owns the state of all buckets and the time, and decides the charges of one request, all or
-nothing. A store never learns an algorithm: a charge is three integers (see `gcra`).
+"""The two protocols of a store, and the gates that bind limits to it.
 
-A `Store` answers at once, or blocks its thread; an `AsyncStore` is awaited. They differ in nothing else.
+A store owns the state of all buckets and the time, and decides the charges of one request, all or nothing. It must not
+know an algorithm: a charge is three integers (see `gcra`). A `Store` answers at once, or blocks its thread; an
+`AsyncStore` is awaited.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WaitForTurnAsync: TypeAlias = Callable[..., Awaitable[Decision]]
 
 
 class Store(Protocol):
-    """Where buckets live. `MemoryStore` is one; implement this to make your own.
+    """The owner of buckets and time. `MemoryStore` is one; implement this to make your own.
 
     A store that waits for another machine says so by an attribute `blocks = True`: no event loop may ask it.
     """
@@ -32,10 +33,10 @@ class Store(Protocol):
     wait_queue: WaitQueue
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
-        """Decide the charges of one request, and make all of them or none. Returns each one's own decision, in order.
+        """Decide the charges of one request, and make all of them or none. Returns a decision for each, in order.
 
-        `allowed` of each is what its own bucket says; the request passes if all that are not in shadow allow it.
-        No charges are no decisions. With `commit=False` nothing is written.
+        `allowed` of each is its own bucket's answer; the request passes if all that are not in shadow allow it.
+        Without charges there are no decisions. With `commit=False` nothing is written.
         """
         ...
 
@@ -93,7 +94,7 @@ class AsyncStore(Protocol):
     @property
     def wait_queue(self) -> AsyncWaitQueue | TaskQueue: ...
 
-    # Each is an `async def` in a store of your own.
+    # Each is an `async def` in your own store.
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> Answer[list[Decision]]: ...
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> Answer[None]: ...
     def reset(self, scope: str, key: str | bytes) -> Answer[None]: ...
@@ -122,7 +123,7 @@ def require_nonblocking(store: Store | AsyncStore) -> Store | AsyncStore:
 
 
 class _Charging:
-    """What both gates share: the charges of one limiter."""
+    """The charges of one limiter, for both gates."""
 
     def __init__(self, scopes: tuple[str, ...], limits: tuple[Limit, ...]) -> None:
         self._bound = tuple(zip(scopes, limits, strict=True))
@@ -132,7 +133,7 @@ class _Charging:
 
 
 class ChargeGate(_Charging):
-    """The gate for any store: builds the charges, and lets the most binding decision speak for all."""
+    """The gate for any store. It builds the charges, and returns the most restrictive decision."""
 
     def __init__(self, store: Store, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> None:
         super().__init__(scopes, limits)
@@ -168,8 +169,8 @@ class AsyncChargeGate(_Charging):
         return combine(await self._store.decide(self._charges(key, cost)))
 
     async def acquire(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
-        # Not by a question of its own, as ChargeGate does: that would be one more round trip for who must wait, and
-        # whoever joins the line is given back its charge if it is cancelled on the way.
+        # Not by a first question, as ChargeGate does: that would be one more round trip for a waiter. A waiter that is
+        # cancelled on the way gets its charge back.
         return await self._wait(key, cost, timeout)
 
     async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:

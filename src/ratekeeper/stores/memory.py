@@ -1,4 +1,4 @@
-"""MemoryStore: the buckets of one process, in a table of fixed size. Knows no limiter and no policy."""
+"""MemoryStore: the buckets of one process, in a table of fixed size. It must not know limiters and policies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class MemoryStore(TableStore):
     """Keep up to `max_keys` live buckets in this process, thread-safe, in 16 / 0.7 = 23 bytes each (C core).
 
     The memory is reserved at once and used only as keys come. When more buckets are live than fit, `on_full="evict"`
-    lets the one with the least debt go, so that a flood of new keys evicts the flood; `on_full="deny"` refuses the
-    newcomer. Both are counted in `stats()`. A forked child has a copy of its own: worker processes that are to share
-    their limits need a `SharedMemoryStore`.
+    evicts the one with the least debt, so that a flood of new keys evicts itself; `on_full="deny"` denies the newcomer.
+    Both are counted in `stats()`. A forked child has its own copy: worker processes that share their limits
+    need a `SharedMemoryStore`.
     """
 
     def __init__(

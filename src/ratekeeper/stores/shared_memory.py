@@ -1,4 +1,4 @@
-"""SharedMemoryStore: one table for all processes of a host, in a mapped file. Knows no limiter and no policy."""
+"""SharedMemoryStore: one table for all processes of a host, in a mapped file. It must not know limiters, policies."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from ratekeeper.stores.table_file import TableFile
 
 FOLDER = Path("/dev/shm")
-"""Where a table is that is given by name: a file system in memory."""
+"""The folder of a table that is given by its name: a file system in memory."""
 
 
 class SharedMemoryStore(TableStore):
     """Keep up to `max_keys` live buckets in a file that any number of processes map, in 23 bytes each.
 
     All of them decide on the same buckets, exactly, without a lock or a server: each change is one compare-and-swap, so
-    a process may die at any time. `path` is a file, or a name without a slash: a file in /dev/shm. The first to come
-    makes it, readable by its own user only, in its full size; the others attach. A store works on after a fork, and
+    a process may die at any time. `path` is a file, or a name without a slash: a file in /dev/shm. The first process
+    makes it, readable by its own user only, in its full size; the others attach. A store still works after a fork, and
     can be given to a spawned process. The table outlives its processes, and begins anew after a reboot.
 
-    All must say the same `max_keys` and `on_full` (see `MemoryStore`): another size needs another file. `StoreError`
-    says what is wrong with a file that cannot be used, and nothing is decided then. So it does without the C core: a
-    limit for each process would be no shared one. Linux only.
+    All must give the same `max_keys` and `on_full` (see `MemoryStore`): another size needs another file. A file that
+    cannot be used is a `StoreError`, which gives the reason. So is a missing C core: a limit for each process would not
+    be shared. Linux only.
 
     As a context manager it is closed at the end, and then every verb raises ValueError. The file stays: see `unlink`.
     """
@@ -70,7 +70,7 @@ class SharedMemoryStore(TableStore):
 
     @classmethod
     def temporary(cls, prefix: str) -> SharedMemoryStore:
-        """Make a table of the caller's own in /dev/shm, to be unlinked. Removes those that others left as they died."""
+        """Return a new private table in /dev/shm, to be unlinked. Removes the tables that dead processes left there."""
         _check_support()
         from ratekeeper.stores import table_file  # noqa: PLC0415
 
@@ -84,7 +84,7 @@ class SharedMemoryStore(TableStore):
 
     @property
     def on_full(self) -> Literal["evict", "deny"]:
-        """What happens to a newcomer when more buckets are live than fit."""
+        """The treatment of a newcomer when the table is full of live buckets."""
         return "deny" if self._file.shape.deny_when_full else "evict"
 
     @property
@@ -94,15 +94,15 @@ class SharedMemoryStore(TableStore):
 
     @property
     def made_at(self) -> float:
-        """When the table was made, in seconds since 1970."""
+        """The time when the table was made, in seconds since 1970."""
         return self._file.made_ns / 1e9
 
     def close(self) -> None:
-        """Decide no more: from now on every verb raises ValueError. Other processes are not concerned."""
+        """Stop deciding: from now on every verb raises ValueError. Other processes go on."""
         self._table.close()  # type: ignore[union-attr]
 
     def unlink(self) -> None:
-        """Remove the file. Who is attached goes on deciding on it; who comes later makes a new one, of full buckets."""
+        """Remove the file. Attached processes go on with it. A later process makes a new one, with full buckets."""
         self._file.unlink()
 
     def __enter__(self) -> SharedMemoryStore:
@@ -114,7 +114,7 @@ class SharedMemoryStore(TableStore):
         self.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Not by making it: a file that is gone meanwhile must be an error, not another table.
+        # Not by making it: a file that has been removed must be an error, not another table.
         return _attached, (str(self.path), self._own_clock)
 
     def __repr__(self) -> str:
@@ -122,11 +122,11 @@ class SharedMemoryStore(TableStore):
 
 
 def path_of(path: str | os.PathLike[str]) -> Path:
-    """Return the file that is meant: a text without a slash is a name in /dev/shm."""
+    """Return the path of a table's file. A string without a slash is a name in /dev/shm."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"a table's path must be a str or a Path, not {type(path).__name__}")
     if path in ("", ".", "..") or "\0" in str(path):
-        raise ValueError(f"{path!r} is no name of a table: use one such as 'ratekeeper-api'")
+        raise ValueError(f"{path!r} is not a name of a table: use one such as 'ratekeeper-api'")
     named = isinstance(path, str) and "/" not in path
     return FOLDER / path if named else Path(os.path.abspath(path))
 
@@ -141,5 +141,5 @@ def _check_support() -> None:
     if core.IMPLEMENTATION != "c":
         raise StoreError(
             "a SharedMemoryStore needs the C core, which is not in use here: install a C compiler (gcc or clang), then "
-            "reinstall ratekeeper, without RATEKEEPER_CORE=python. Each process would have a limit of its own otherwise"
+            "reinstall ratekeeper, without RATEKEEPER_CORE=python. Without it each process would have its own limit"
         )

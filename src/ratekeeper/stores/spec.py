@@ -1,4 +1,4 @@
-"""StoreSpec: a store as a policy, a command line or a limiter names it. A value; it opens a store when told to."""
+"""StoreSpec: a store as a policy, a command line or a limiter names it. A value, which can open the store."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FORMS = "memory, shared:NAME, or the URL of a server such as redis://host:6379/0
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
-    """Where buckets live: `memory` (this process), `shared:NAME` (this host), or a server's URL (see `RedisStore`).
+    """The name of a store: `memory` (this process), `shared:NAME` (this host), or a server's URL (see `RedisStore`).
 
     `max_keys` is for the first two (a shared table that exists keeps its size); all else is for servers.
-    `expected_nodes` counts the stores that share the limits, which is one a process; `on_error` "local" needs it.
+    `expected_nodes` is the number of stores that share the limits, one in each process; `on_error` "local" needs it.
     """
 
     url: str = field(repr=False)  # it may hold a password
@@ -46,12 +46,12 @@ class StoreSpec:
 
     @property
     def on_server(self) -> bool:
-        """It is a server's, so it can fail, and hosts share it."""
+        """Whether the store is on a server: it can fail, and hosts share it."""
         return self.url != MEMORY and not self.url.startswith(SHARED)
 
     @property
     def clustered(self) -> bool:
-        """Its buckets are spread over the slots of a cluster."""
+        """Whether its buckets are spread over the slots of a cluster."""
         return self.url.partition(":")[0].endswith("+cluster")
 
     @property
@@ -60,7 +60,7 @@ class StoreSpec:
         return hide_secrets(self.url)
 
     def open(self) -> Store:
-        """Open it to be called. Raises `StoreError`, MissingExtraError."""
+        """Return the store, opened. Raises `StoreError`, `MissingExtraError`."""
         if self.url == MEMORY:
             return MemoryStore(self.max_keys)
         if not self.on_server:
@@ -72,7 +72,7 @@ class StoreSpec:
         )  # fmt: skip
 
     def open_async(self) -> Store | AsyncStore:
-        """Open it for asyncio: a server's to be awaited."""
+        """Return the store for asyncio, opened. A store on a server must be awaited."""
         if not self.on_server:
             return self.open()
         return AsyncRedisStore(
@@ -84,9 +84,9 @@ class StoreSpec:
 def opened(
     store: Store | AsyncStore | str | None, opening: Callable[[StoreSpec], Store | AsyncStore]
 ) -> Store | AsyncStore:
-    """Return a store that was given, or else open the one that a string names; None is memory.
+    """Return a given store, or open the one that a string names; None is memory.
 
-    Raises TypeError for what is no store, with what would be right, and `StoreError`.
+    Raises TypeError for anything else, with the right forms, and `StoreError`.
     """
     if store is None or isinstance(store, str):
         return opening(StoreSpec(MEMORY if store is None else store))

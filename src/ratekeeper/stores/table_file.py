@@ -1,10 +1,10 @@
 """The file of a shared table: made once, attached to by any number of processes, checked before it is trusted.
 
-Knows bytes, locks, and whose file it is; no cell, no limiter. Linux only.
+This file knows bytes, locks and the file's owner. It must not know cells and limiters. Linux only.
 
-Who is attached holds a shared lock on the file, who makes one an exclusive one; the kernel takes a lock back from who
-dies. So one process makes the table while others wait; whoever dies at it leaves a draft, which the next one finishes;
-and nobody replaces a table on which somebody decides. Deciding itself takes no lock.
+An attached process holds a shared lock on the file, and a process that makes one an exclusive lock. The kernel
+releases the locks of a dead process. So one process makes the table while others wait. If it dies, it leaves a draft,
+and the next process finishes it. And no process replaces a table on which another decides. Deciding takes no lock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BETWEEN_TRIES = 0.005
 
 
 class Shape(NamedTuple):
-    """What all who use a table must agree on."""
+    """The properties of a table that all its users must agree on."""
 
     max_keys: int
     deny_when_full: bool
@@ -80,7 +80,7 @@ class TableFile:
 
 
 def remove_unused(folder: Path, prefix: str) -> None:
-    """Remove the tables of these names that nobody is attached to: whoever made them has died."""
+    """Remove the tables of these names to which no process is attached: their makers have died."""
     for path in folder.glob(prefix + "*"):
         with suppress(StoreError, OSError):
             fd = _open(path, create=False)
@@ -93,7 +93,7 @@ def remove_unused(folder: Path, prefix: str) -> None:
 
 
 def attach(path: Path, shape: Shape | None) -> TableFile:
-    """Attach to the table at `path`; make it in this shape if there is none. With None it must be there.
+    """Return the table at `path`, attached; make it in this shape if there is none. With None it must be there.
 
     Raises StoreError, which says what is wrong with the file, and what would be right.
     """
@@ -107,12 +107,12 @@ def attach(path: Path, shape: Shape | None) -> TableFile:
         raise StoreError(f"{path}: cannot be used: {error.strerror}") from None
     raise StoreError(
         f"{path}: another process has had it locked for {_TRIES * _BETWEEN_TRIES:.0f} s, or another machine uses it: "
-        "each host needs a file of its own"
+        "each host needs its own file"
     )
 
 
 def _try_to_attach(path: Path, shape: Shape | None) -> TableFile | None:
-    """Make and map the table, or map it. None: others are about to change it, so try again."""
+    """Return the table, mapped, after making it if need be. None: others are about to change it, so try again."""
     fd, attached = _open(path, create=shape is not None), None
     try:
         _check_kind_and_owner(os.fstat(fd), path)
@@ -168,15 +168,15 @@ def _make(fd: int, path: Path, shape: Shape) -> None:
 
 
 def _read_header(fd: int, path: Path) -> _Header:
-    """Read and check what must be so on this machine, but for the boot."""
+    """Return the header, checked, but for the boot. Raises StoreError if it is not one of this machine."""
     packed = os.pread(fd, _HEADER.size, 0)
     if len(packed) < _HEADER.size or not packed.startswith(_MAGIC):
         raise StoreError(f"{path}: is not a table of ratekeeper: give a path that no other program uses")
     header = _Header(*_HEADER.unpack(packed))
     if header.layout != _LAYOUT:
         raise StoreError(
-            f"{path}: has layout {header.layout}, and this ratekeeper reads layout {_LAYOUT}: give each version a file "
-            "of its own"
+            f"{path}: has layout {header.layout}, and this ratekeeper reads layout {_LAYOUT}: give each version its "
+            "own file"
         )
     if header.machine != _machine():
         raise StoreError(f"{path}: was made on {_text(header.machine)}, and this is {_text(_machine())}")
@@ -189,7 +189,7 @@ def _read_header(fd: int, path: Path) -> _Header:
 
 
 def _discard(path: Path, alone: bool, begin_anew: bool) -> None:
-    """Remove the table of an earlier boot, whose times mean nothing now, if nobody uses it (on another machine)."""
+    """Remove a table of an earlier boot, as its times mean nothing now, unless another machine uses it."""
     if not begin_anew:
         raise StoreError(f"{path}: was left by an earlier boot, and begins anew when it is next used")
     if alone:
@@ -210,7 +210,7 @@ def _check_size(fd: int, path: Path, header: _Header, asked: Shape | None) -> No
 
 
 def _open(path: Path, create: bool) -> int:
-    """Open without following a link. To open a FIFO for both directions does not wait for its other end."""
+    """Return a descriptor, without following a link. To open a FIFO for both directions does not block."""
     flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
         return os.open(path, flags, 0o600)
@@ -223,7 +223,7 @@ def _open(path: Path, create: bool) -> int:
 
 def _check_kind_and_owner(status: os.stat_result, path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise StoreError(f"{path}: is no regular file")
+        raise StoreError(f"{path}: is not a regular file")
     if status.st_uid != os.geteuid():
         raise StoreError(
             f"{path}: belongs to user {status.st_uid}, and this process runs as user {os.geteuid()}: all who share a "

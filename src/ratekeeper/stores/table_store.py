@@ -1,4 +1,4 @@
-"""What the stores on a local table share, wherever its memory is: the verbs, the gate, the line, the health."""
+"""The base of the stores on a local table, in whatever memory: the verbs, the gate, the wait queue, the statistics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ratekeeper.stores.base import ChargeGate, Gate, WaitForTurn
 from ratekeeper.waiting.wait_queue import WaitQueue
 
 MAX_KEYS = 1_000_000
-"""How many live buckets a table is for, unless told otherwise."""
+"""The live buckets that a table has room for, by default."""
 
 
 class StoreStats(NamedTuple):
     """A store's health. A bucket is live while it is not full again; a full one costs nothing to forget.
 
-    `evicted_live` are live buckets that had to go for newcomers, `refused_full` newcomers refused for want of room,
-    `retries` decisions that began again because another thread or process changed the bucket at the same instant.
+    `evicted_live` counts live buckets that were evicted for newcomers, and `refused_full` newcomers that found no room.
+    `retries` counts decisions that began again, because another thread or process changed the bucket at that instant.
     """
 
     max_keys: int
@@ -56,7 +56,7 @@ class TableStore:
 
 
 def denies_when_full(max_keys: int, on_full: str) -> bool:
-    """Check what a table is asked to be. Raises ValueError; returns whether it refuses newcomers when it is full."""
+    """Return whether a table denies newcomers when it is full. Raises ValueError for a bad argument."""
     if not isinstance(max_keys, int) or isinstance(max_keys, bool) or not 1 <= max_keys <= 2**32:
         raise ValueError(f"max_keys must be a whole number from 1 to 2**32, not {max_keys!r}")
     if on_full not in ("evict", "deny"):

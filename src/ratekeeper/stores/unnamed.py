@@ -1,4 +1,7 @@
-"""A warning for limiters without a name that share buckets by accident. Knows no limiter, and keeps no store alive."""
+"""A warning for limiters without a name that share buckets by accident.
+
+This file must not know limiters, nor keep a store alive.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from weakref import WeakValueDictionary
 
 
 class Unnamed:
-    """Stands for the living limiters of one text on one store; each of them holds it, and nothing else does."""
+    """The living limiters with the same limits on one store. Each of them holds this object, and nothing else does."""
 
     __slots__ = ("__weakref__", "warned")
 
@@ -21,15 +24,15 @@ _lock = threading.Lock()
 
 
 def join_unnamed(store: object, text: str, stacklevel: int) -> Unnamed:
-    """Return what the caller, a limiter without a name, must hold. Warns if another limiter holds it already.
+    """Return the object that a limiter without a name must hold. Warns if another limiter holds it already.
 
     `store` is the store that the limiter was given, or the string that names it.
     """
-    place = store if isinstance(store, str) else id(store)  # each limiter keeps its store, so the id is not used again
+    where = store if isinstance(store, str) else id(store)  # each limiter keeps its store, so the id is not used again
     with _lock:
-        group = _unnamed.get((place, text))
+        group = _unnamed.get((where, text))
         if group is None:
-            _unnamed[place, text] = group = Unnamed()
+            _unnamed[where, text] = group = Unnamed()
             return group
         warn, group.warned = not group.warned, True
     if warn:

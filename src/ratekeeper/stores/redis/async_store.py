@@ -1,12 +1,12 @@
 """AsyncRedisStore: RedisStore for asyncio; and how requests of many tasks travel together.
 
-What tasks ask for in the same turn of the event loop is one batch: one script call, which saves the client's and the
+Requests of tasks in the same turn of the event loop are one batch: one script call, which saves the client's and the
 server's work for each call. Nothing waits for a timer: a request that comes alone is sent at the end of the turn. While
 MAX_CALLS are under way, the next batch waits for one of them to come back, and so is the larger.
 
 Tasks that get their answers together ask again together, and then either they are at work or the server is, never both.
 So if nothing else is under way, the answers to a large batch are handed out in two halves: while the second half gets
-theirs, the server is at what the first half asks next. From then on two batches take turns.
+theirs, the server is at the next requests of the first half. From then on two batches take turns.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_CALLS_CLUSTERED = 32
 """The same on a cluster, where only requests for one slot can travel together."""
 
 LARGE = 16
-"""A batch of more is handed out in halves, if nothing else is under way: a call of its own is dear for a few."""
+"""A batch of more is handed out in halves, if nothing else is under way: a second call is dear for a few."""
 
 Call: TypeAlias = Callable[[Sequence[Request]], Awaitable[list[Reply]]]
 _Waiting: TypeAlias = tuple[Request, "asyncio.Future[Reply]"]
@@ -42,7 +42,7 @@ _Waiting: TypeAlias = tuple[Request, "asyncio.Future[Reply]"]
 class AsyncRedisStore(RedisStoreBase):
     """`RedisStore` for asyncio: the same arguments; a client that you give is one of `redis.asyncio`.
 
-    What tasks ask for in the same turn of the event loop travels in one script call. A task that is cancelled while it
+    Requests of tasks in the same turn of the event loop travel in one script call. A task that is cancelled while it
     waits for a decision may have been charged or not. For one event loop at a time: close it in each, best by `async
     with`. The next has new connections; a client that you gave must have none left.
     """
@@ -130,8 +130,8 @@ class Batches:
     def _schedule(self) -> None:
         """Have a batch sent at the end of this turn of the event loop, if one more may be under way.
 
-        What is under way is asked of the tasks themselves: a count would be wrong for ever after an exception between
-        two steps here, which a signal handler may raise.
+        The tasks themselves tell how many are under way. A count would be wrong for ever after an exception between two
+        steps here, which a signal handler may raise.
         """
         if self._next is not None and not self._next.done():
             return

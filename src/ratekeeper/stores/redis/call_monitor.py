@@ -1,9 +1,9 @@
-"""Whether a server is asked, and what came of it: each call is entered here before, and left after.
+"""The watch over calls: whether a server is asked, and how its calls end. Each call is entered before, and left after.
 
 `Breaker` decides whether a server that lately did not answer is asked again, so that an outage does not cost each
 request a timeout. `CallMonitor` has a breaker for each server, names errors, counts, and logs.
 
-No I/O. This file does not know what a call asks, nor what is answered instead (see `fallback`).
+No I/O. This file must not know requests, nor the answers in an outage (see `fallback`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOST = 10
 
 
 class Breaker:
-    """Decides whether one server is asked, by what calls have shown. Thread-safe.
+    """Decides by past calls whether one server is asked. Thread-safe.
 
     closed     every call goes. FAILURES in a row open it, or one that was refused: then no process listens there
     open       no call goes, until `retry` has passed

@@ -1,6 +1,6 @@
-"""What an error of a client library means: an outage, or a mistake in the configuration.
+"""The meaning of a client library's errors: an outage, or a mistake in the configuration.
 
-An outage passes by itself, and `on_error` says what becomes of requests meanwhile. A mistake in the configuration lasts
+An outage passes by itself, and `on_error` decides requests meanwhile. A mistake in the configuration lasts
 until a person mends it. It is a `StoreError`, whatever `on_error` says: to pass or refuse requests because of it would
 hide it for ever.
 """
@@ -43,11 +43,11 @@ _MENDS = (
     (r"CERTIFICATE_VERIFY_FAILED", "the server's certificate is not trusted: see the option ssl_ca_certs"),
     (r"Protocol Error", "what listens there is not Redis or Valkey, or it speaks TLS: then write rediss:// in its URL"),
 )
-"""Mistakes that last, by what an error says, and how each is mended. A cluster's client hides them in another error."""
+"""Mistakes that last, by words of an error, and their mends. A cluster's client hides them in another error."""
 
 _SECRETS = re.compile(r"(://)[^\s@]*(@)|(\b(?:username|password)['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,)>]+)")
 _ARGUMENTS = re.compile(r",? ?with args beginning with:.*", re.DOTALL)
-"""What a server without EVALSHA repeats of it, which includes names of buckets."""
+"""The part of a command that a server without EVALSHA repeats. It has names of buckets."""
 
 
 class ClientErrors:
@@ -127,7 +127,7 @@ def told(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those behind it: client libraries put the first cause behind an error of their own."""
+    """Yield an error and those behind it: client libraries put the first cause behind their own error."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Fallback: what is answered when the server does not answer, in the place of `questions`.
+"""Fallback: the answers when the server does not answer, in the place of `questions`.
 
 A request that could not be decided is answered by the strictest of its charges' `on_error`. Shadow charges have no say,
 as they must refuse nothing: if there are no others, what would raise is reported as refused, and passes.
@@ -120,7 +120,7 @@ class Fallback:
         await self._questions.reset(scope, key)
 
     def _mode(self, charges: Sequence[Charge]) -> str:
-        """Return the strictest of what these charges say."""
+        """Return the strictest `on_error` of these charges."""
         enforced = [charge for charge in charges if not charge.shadow]
         mode = min((charge.on_error or self._on_error for charge in enforced or charges), key=ON_ERROR.index)
         return "deny" if mode == "raise" and not enforced else mode
@@ -180,7 +180,7 @@ class Spans:
         forget_in_child(self)
 
     def forget(self) -> None:
-        """Have a free lock. What was charged before a fork is remembered after it."""
+        """Have a free lock. Charges from before a fork are remembered after it."""
         self._lock = threading.RLock()
 
     def add(self, at_ticks: int) -> None:

@@ -16,9 +16,9 @@
 -- for as long. So a bucket that was written in a second that has not come yet is moved: now it owes what it owed when
 -- it was written. Time has only passed since then, so in truth it owes no more: nothing is minted, and none waits longer
 -- than the debt there was. The move is written, also by a refusal: else the debt would stand still until the clock has
--- caught up. Steps within one second are left alone: what is owed grows by the step, and the next move takes that away,
--- so it is never more than a second too much. A step forward is time passed to whoever reads the clock: it lets through
--- what would refill in it, a full bucket at most, as with any wall clock.
+-- caught up. Steps within one second are left alone: the debt grows by the step, and the next move takes that away, so
+-- it is never more than a second too much. A step forward is time passed to every reader of the clock: it refills
+-- buckets, a full bucket at most, as with any wall clock.
 -- Example: full again at 1030, written at 1000, and the clock now says 400.25: full again at 430.25.
 
 local TICKS_PER_SECOND = 16000000000

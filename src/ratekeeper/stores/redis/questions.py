@@ -1,7 +1,7 @@
-"""What a store asks the script, and in which order, as coroutines: they await nothing but `send`.
+"""The questions of a store to the script, and their order, as coroutines: they await nothing but `send`.
 
 `send` takes requests, which may travel apart, and returns their replies. It may block or suspend: the sync store runs
-these coroutines by `run_sync`. Nothing here does I/O, or knows a client.
+these coroutines by `run_sync`. Nothing here does I/O. This file must not know clients.
 
 Several slots. On a cluster the charges of one request may live in several slots, which no script can reach together. So
 they are first looked at all, and if all fit they are charged slot by slot. If one is then refused after all, because

@@ -1,9 +1,9 @@
-"""What the script's replies mean: the server's time, decisions, and denials that need not be asked for again.
+"""The meaning of the script's replies: the server's time, decisions, and denials that need not be asked for again.
 
 Decisions are made here by the rule in Python, on the exact integers that the script saw. So whole decisions are the
 same, bit for bit, in a process and on a server.
 
-No I/O. This file does not know what was sent, nor how.
+No I/O. This file must not know how requests are sent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TICKS_PER_NS = TICKS_PER_SECOND // 1_000_000_000
 
 
 class Reply(NamedTuple):
-    """What the script says to one request: the time, and for each charge how much its bucket owed before it."""
+    """The script's answer to one request: the time, and for each charge the debt of its bucket before it."""
 
     now: int
     ticks: list[int]
@@ -147,7 +147,7 @@ class DenialCache:
     REMEMBERED at most; this process's own is seen at once. And what has been charged since makes `retry_after` later
     than is said here.
 
-    Safe for threads: each step is one of dict's own.
+    Safe for threads: each step is one operation of a dict.
     """
 
     def __init__(self, local: Callable[[], int]) -> None:

@@ -1,9 +1,9 @@
-"""What the script is sent: the names of buckets, and requests. Keys are secrets, so a name has only digests.
+"""The script's arguments: the names of buckets, and requests. Keys are secrets, so a name has only digests.
 
-What crosses the wire is little. For each charge, the bucket's name and two times go in, and one time comes out: what
-the bucket owed before the charge. All else follows from that by the rule (see `replies`).
+Little crosses the wire. For each charge, the bucket's name and two times go in, and one time comes out: the debt of the
+bucket before the charge. All else follows from that by the rule (see `replies`).
 
-No I/O. This file does not know what sends a request, nor what becomes of the reply.
+No I/O. This file must not know servers, clients and replies.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def load_script() -> Script:
 class BucketNames:
     """Names buckets: prefix, {digest of the key}, digest of the scope. The braces are a cluster's hash tag.
 
-    So all limits of one key are in one slot, and no key can choose its slot by braces of its own. A policy's key of
+    So all limits of one key are in one slot, and no key can choose its slot by braces in it. A policy's key of
     several attributes (see `policy.model.Rule.bucket`) has its tag from the first of them: rules for ["tenant"] and for
     ["tenant", "user"] share a slot. The rest of such a key goes into the second digest.
 
@@ -202,5 +202,5 @@ def wire(command: Sequence[bytes]) -> bytes:
 
 
 def clock_at(ticks: int) -> bytes:
-    """Return what tells the script the time, in place of the server's: for tests."""
+    """Return the time for the script, in place of the server's time: for tests."""
     return _time(*divmod(ticks, TICKS_PER_SECOND))

@@ -1,7 +1,7 @@
 """RedisStore: buckets that many hosts share, on Redis or Valkey. AsyncRedisStore shares all but the sending with it.
 
 A decision goes this way: `fallback` asks by `questions`, which packs requests (`script`) and sends them here; each call
-is watched (`call_monitor`) and made on a connection (`connections`); `replies` makes decisions of what comes back. All
+is watched (`call_monitor`) and made on a connection (`connections`); `replies` makes decisions of the answer. All
 of it is coroutines. Here they block, and never suspend, so `run_sync` runs them.
 """
 
@@ -31,7 +31,7 @@ MAX_BATCH = 128
 
 
 class RedisStats(NamedTuple):
-    """Counts of what a store has done. `calls` are round trips, of which each carries one or more `requests`.
+    """The counts of a store. `calls` are round trips, of which each carries one or more `requests`.
 
     `remembered` are denials that cost no round trip. `scripts_sent` counts how often a server did not have the script.
     `failures` are calls that a server did not answer; `opened` counts how often a circuit breaker opened.
@@ -85,7 +85,7 @@ class RedisStoreBase:
         self._begin()
 
     def _begin(self) -> None:
-        """Set up what is only one kind's."""
+        """Set up the parts that only one kind of store has."""
         raise NotImplementedError
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
-"""From a store's URL to what makes its client. A URL is checked whole before anything is opened.
+"""From a store's URL to its client. A URL is checked whole before anything is opened.
 
-Client libraries are loaded here, when one is used. This file does not know what a client is asked.
+Client libraries are loaded here, when one is used. This file must not know requests.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ELSEWHERE = {
     "timeout": _TIMEOUT, "socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT,
     "retry": _ONCE, "retry_on_timeout": _ONCE, "retry_on_error": _ONCE,
 }  # fmt: skip
-"""What a client library would take, and why it is not to be set."""
+"""Options of client libraries that must not be set, and why."""
 
 
 def read_url(url: str) -> SplitResult:
@@ -86,7 +86,7 @@ def hide_secrets(url: str) -> str:
 
 
 def bad_url(url: str, reason: str) -> StoreError:
-    """Return the error for a URL that cannot be one of a store, with what would be right."""
+    """Return the error for a URL that cannot be one of a store, with the right forms."""
     return StoreError(f"{hide_secrets(url)!r} is not a URL of a Redis store: {reason}. Write one of {_FORMS}")
 
 
@@ -121,7 +121,7 @@ class ClientMaker(NamedTuple):
 
 
 def client_maker(where: Any, timeout: float, asynchronous: bool) -> ClientMaker:
-    """Return what makes the client that a URL or a client says. Raises `StoreError` for a bad URL."""
+    """Return the maker of a URL's client, or of the given client. Raises `StoreError` for a bad URL."""
     if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
     return _from_url(where, timeout, asynchronous) if isinstance(where, str) else _from_client(where, asynchronous)
