@@ -107,7 +107,14 @@ def test_a_store_that_was_given_stays_open(table: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("store", "says"),
-    [("redsi://host", "did you mean 'redis'"), ("", "memory, shared:NAME, or the URL"), ("shared:", "shared:NAME")],
+    [
+        ("redsi://host", "did you mean 'redis'"),
+        ("", "memory, shared:NAME, or the URL"),
+        ("shared:", "shared:NAME"),
+        ("redis", "write redis://host:6379/0$"),
+        ("memory://", "write memory$"),
+        ("shared", "write shared:NAME$"),
+    ],
 )
 def test_a_name_of_no_store_is_an_error_that_says_what_is(kind: Any, store: str, says: str) -> None:
     with pytest.raises(StoreError, match=says):

@@ -34,7 +34,7 @@ def key_bytes(key: str | bytes) -> bytes:
         return key.encode("utf-8", "surrogatepass")
     if isinstance(key, bytes):
         return key
-    raise TypeError(f"a key must be str or bytes, not {type(key).__name__}")
+    raise TypeError(f"a key must be str or bytes, not {type(key).__name__}" + ": write str(key)" * isinstance(key, int))
 
 
 def scope_of(name: str, place: int = 0) -> str:

@@ -24,6 +24,8 @@ from ratekeeper.stores.base import (
 )
 from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
 from ratekeeper.stores.unnamed import join_unnamed
+from ratekeeper.usage import Usage
+from ratekeeper.verbs import with_hints
 from ratekeeper.waiting.turns import Reservation, reserve, wait_for_turn, wait_for_turn_async
 
 
@@ -67,7 +69,12 @@ class _Named:
         given = claim_refund(decision, cost)
         return [charge for charge in self._charges(decision.key, given) if given and not charge.limit.queues]
 
+    def _usage(self, looks: Sequence[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
+        pairs = zip(self._scopes, looks, strict=True)
+        return [Usage.of(str(look.limit), look, waiting_at(scope, look.key)) for scope, look in pairs]
 
+
+@with_hints
 class Limiter(_Named):
     """Say for each key whether a request may go ahead, under one or several limits: all are charged, or none.
 
@@ -128,6 +135,11 @@ class Limiter(_Named):
         """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
         return combine(self.store.decide(self._charges(key, cost, 0), commit=False))
 
+    def usage(self, key: str | bytes) -> list[Usage]:
+        """Return how much of each limit `key` has used, in the limits' order, charging nothing."""
+        looks = self.store.decide(self._charges(key, 1, 0), commit=False)
+        return self._usage(looks, self.store.wait_queue.waiting_at)
+
     def refund(self, decision: Decision, cost: int | None = None) -> None:
         """Give back what a decision was charged, or `cost` tokens of it, less what has refilled since.
 
@@ -172,6 +184,7 @@ class Limiter(_Named):
         return await wait_for_turn_async(as_async(self.store), self._charges, key, cost, timeout)
 
 
+@with_hints
 class AsyncLimiter(_Named):
     """`Limiter` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on.
 
@@ -227,6 +240,11 @@ class AsyncLimiter(_Named):
     async def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""
         return combine(await self._store.decide(self._charges(key, cost, 0), commit=False))
+
+    async def usage(self, key: str | bytes) -> list[Usage]:
+        """As `Limiter.usage`."""
+        looks = await self._store.decide(self._charges(key, 1, 0), commit=False)
+        return self._usage(looks, self._store.wait_queue.waiting_at)
 
     async def refund(self, decision: Decision, cost: int | None = None) -> None:
         """As `Limiter.refund`."""

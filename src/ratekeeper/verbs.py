@@ -6,6 +6,7 @@ take twice the time.
 
 from __future__ import annotations
 
+from inspect import getattr_static
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T", bound=type)
@@ -14,21 +15,38 @@ VERBS = {
     "hit": "try_acquire",
     "allow": "try_acquire",
     "allowed": "try_acquire",
+    "allow_request": "try_acquire",
     "is_allowed": "try_acquire",
-    "consume": "try_acquire",
+    "is_ratelimited": "try_acquire",
     "check": "try_acquire",
+    "consume": "try_acquire",
+    "try_consume": "try_acquire",
+    "throttle": "try_acquire",
+    "try_acquire_async": "try_acquire of AsyncLimiter or AsyncKeeper",
+    "acquire_async": "acquire of AsyncLimiter or AsyncKeeper",
+    "wait": "acquire",
     "test": "peek",
+    "has_capacity": "peek",
     "get_window_stats": "usage",
+    "get_remaining": "usage",
+    "remaining": "usage",
+    "release": "refund",
     "clear": "reset",
 }
-"""The verbs of limits, token-bucket and others, and ours."""
+"""The verbs of limits, pyrate-limiter, aiolimiter, throttled-py, token-bucket and others, and ours."""
 
 
 def with_hints(kind: T) -> T:
     """Return a class whose AttributeError for another library's verb names ours."""
     for verb, ours in VERBS.items():
-        setattr(kind, verb, _Missing(verb, ours))
+        if not hasattr(kind, verb):
+            setattr(kind, verb, _Missing(verb, ours))
+    setattr(kind, "__dir__", _own_names)  # noqa: B010  no completion may offer them
     return kind
+
+
+def _own_names(of: object) -> list[str]:
+    return [name for name in object.__dir__(of) if not isinstance(getattr_static(of, name, None), _Missing)]
 
 
 class _Missing:

@@ -17,7 +17,8 @@ bool rk_read_key(PyObject *key, rk_text *text)
         key = text->owner;
     } else if (!PyBytes_Check(key)) {
         const char *name = Py_TYPE(key)->tp_name, *dot = strrchr(name, '.');
-        PyErr_Format(PyExc_TypeError, "a key must be str or bytes, not %s", dot ? dot + 1 : name);
+        const char *mend = PyLong_Check(key) ? ": write str(key)" : "";
+        PyErr_Format(PyExc_TypeError, "a key must be str or bytes, not %s%s", dot ? dot + 1 : name, mend);
         return false;
     }
     text->bytes = PyBytes_AS_STRING(key);

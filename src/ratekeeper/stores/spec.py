@@ -40,6 +40,8 @@ class StoreSpec:
             hint = did_you_mean(scheme[:40], (MEMORY, "shared", *SCHEMES)) if scheme else ""
             if scheme in SCHEMES:
                 hint = f": write {scheme}://host:6379/0"
+            elif scheme in (MEMORY, "shared"):
+                hint = f": write {MEMORY if scheme == MEMORY else 'shared:NAME'}"
             raise StoreError(f"a store is {FORMS}; there is none called {scheme[:40]!r}{hint}")
         if self.on_server and self.on_error == "local" and self.expected_nodes is None:
             raise StoreError(NODES_NEEDED)
