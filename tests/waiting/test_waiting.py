@@ -498,7 +498,7 @@ def test_a_refusal_is_at_once_and_leaves_nobody_in_line() -> None:
     limiter = Limiter(LeakyBucket(0, "1/hour"), store=MemoryStore(1000))
     limiter.acquire("key")
     began = time.monotonic()
-    with pytest.raises(RateLimitExceeded, match=r"retry after 3600\.000 s"):
+    with pytest.raises(RateLimitExceeded, match=r"retry after (3600\.000|3599\.\d+) s"):
         limiter.acquire("key")
     with pytest.raises(RateLimitExceeded, match=r"retry after 3[56]"):
         limiter.acquire("key", timeout=0)
