@@ -72,7 +72,7 @@ CLOCK = "time.monotonic_ns()"
 DICT = "dict.get"
 AWAIT = "await an empty coroutine"
 ACQUIRE, TWO, LEAKY = "acquire, nobody waits", "try_acquire, two limits", "try_acquire, leaky bucket"
-AWAITED, KEEPER = "AsyncLimiter.try_acquire, awaited", "Keeper.check, 3 rules"
+AWAITED, KEEPER = "AsyncLimiter.try_acquire, awaited", "Keeper.try_acquire, 3 rules"
 BATCH, BATCH_SPREAD = "try_acquire_many, 1,000 keys in cache", "ratekeeper, try_acquire_many"
 
 
@@ -110,7 +110,7 @@ def verb_cases(keys: Sequence[str], load: Load) -> Iterator[Case]:
     asynchronous, batch = AsyncLimiter(limit).try_acquire, Limiter(limit).try_acquire_many
     spread_limit, table = TokenBucket(EACH.count, f"{EACH.count}/hour"), MemoryStore(len(keys))
     spread = Limiter(spread_limit, store=table).try_acquire_many
-    check = Keeper(Policy.parse(POLICY)).check
+    policy = Keeper(Policy.parse(POLICY)).try_acquire
     request = {"user": "alice", "path": "/search/shoes", "method": "GET"}
     calls = load.fast // 2
     yield Case(OURS, ACQUIRE, partial(timing.hot, Limiter(limit).acquire, HOT_KEY, calls))
@@ -118,7 +118,7 @@ def verb_cases(keys: Sequence[str], load: Load) -> Iterator[Case]:
     yield Case(OURS, LEAKY, partial(timing.hot, leaky, HOT_KEY, calls))
     yield Case(OURS, AWAITED, partial(timing.awaited, asynchronous, HOT_KEY, calls))
     yield Case(OURS, BATCH, partial(timing.batches, batch, keys[: load.batch], load.batches))
-    yield Case(OURS, KEEPER, partial(timing.hot, check, request, load.slow))
+    yield Case(OURS, KEEPER, partial(timing.hot, policy, request, load.slow))
     spread(keys)
     yield Case(SPREAD, BATCH_SPREAD, partial(timing.batches, spread, keys, 1))
 

@@ -125,9 +125,9 @@ def test_policies_and_queues_are_held_too() -> None:
     keeper = Keeper(Policy.parse('[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/hour"'))
     items: LeakyQueue[str] = LeakyQueue(5, "1/hour")
     with frozen() as time:
-        assert [keeper.check({"user": "a"}).allowed for _ in range(2)] == [True, False]
+        assert [keeper.try_acquire({"user": "a"}).allowed for _ in range(2)] == [True, False]
         time.advance(HOUR)
-        assert keeper.check({"user": "a"})
+        assert keeper.try_acquire({"user": "a"})
         for item in "ab":
             items.put(item)
         assert [items.get(), items.get()] == ["a", "b"]

@@ -152,7 +152,7 @@ def test_a_store_that_blocks_its_thread_is_not_for_asyncio(url: str) -> None:
             AsyncLimiter("5/s", store=store)
         with pytest.raises(TypeError, match=says):
             AsyncKeeper(policy, store)
-        assert Keeper(policy, store).check({})
+        assert Keeper(policy, store).try_acquire({})
         limiter = Limiter("5/s", store=store)
         assert limiter.limit(key="all")(lambda: "fine")() == "fine"
         with pytest.raises(TypeError, match=says):

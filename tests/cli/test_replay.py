@@ -304,7 +304,7 @@ def test_a_replay_decides_as_a_keeper_does(requests: list[dict[str, object]], ga
         at += gap
         lines.append(json.dumps({"ts": (1_700_000_000_000 + at), **request}))
         clock.set_ticks(TICKS_PER_SECOND + at * TICKS_PER_SECOND // 1000)
-        answer = keeper.check({name: str(value) for name, value in request.items()})
+        answer = keeper.reserve({name: str(value) for name, value in request.items()}).decision
         expected.update({("", answer.allowed): 1} | {(it.name, it.decision.allowed): 1 for it in answer.rules})
         delayed += answer.allowed and answer.delay > 0
     report = replay(policy, lines)

@@ -127,6 +127,6 @@ def test_a_long_header_takes_no_longer_to_read_than_it_is_long(value: str) -> No
 def test_what_our_own_server_says_is_understood() -> None:
     policy = Policy.parse('[[rules]]\nname = "all, \\"quoted\\""\nlimit = "2/minute"')
     keeper = Keeper(policy, MemoryStore(clock=ManualClock(start=1000)))
-    answers = [keeper.check({}) for _ in range(3)]
+    answers = [keeper.try_acquire({}) for _ in range(3)]
     paused = [pause_after(200 if one.allowed else 429, rate_limit_headers(one)) for one in answers]
     assert paused == [0, 30, 30]

@@ -111,13 +111,13 @@ def test_a_keeper_without_a_middleware_is_counted_too() -> None:
     count = prometheus.DecisionCounter(registry)
     keeper = Keeper(Policy.parse('[[rules]]\nname = "r"\nlimit = "1/hour"'), MemoryStore(clock=ManualClock()))
     for request in [{"path": "/1"}, {"path": "/2"}]:
-        count(request, keeper.check(request))
+        count(request, keeper.try_acquire(request))
     assert scraped(registry) == {("r", "allowed"): 1, ("r", "refused"): 1}
 
 
 def test_a_rule_in_shadow_delays_nobody() -> None:
     policy = Policy.parse('[[rules]]\nname = "r"\nshadow = true\nlimit = "1/hour"\nmax_wait = inf')
     keeper = Keeper(policy, MemoryStore(clock=ManualClock()))
-    decisions = [keeper.check({}) for _ in range(2)]
+    decisions = [keeper.try_acquire({}) for _ in range(2)]
     assert decisions[1].rules[0].decision.delay > 0
     assert [one.outcomes for one in decisions] == [(("r", "allowed"),)] * 2

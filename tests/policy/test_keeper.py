@@ -68,29 +68,29 @@ def keeper(store: TableStore) -> Keeper:
 
 def test_tiers_keys_and_overrides_choose_the_limit(keeper: Keeper) -> None:
     for key, capacity in (("x", 2), ("k-alice", 5), ("k-bob", 7)):
-        decision = keeper.check({"api_key": key, "path": "/api/x"}, cost=0)
+        decision = keeper.try_acquire({"api_key": key, "path": "/api/x"}, cost=0)
         assert decision.rules[0].limit.capacity == capacity
 
 
 def test_a_request_cannot_name_its_own_tier(keeper: Keeper) -> None:
-    decision = keeper.check({"api_key": "x", "path": "/api/x", "tier": "pro"})
+    decision = keeper.try_acquire({"api_key": "x", "path": "/api/x", "tier": "pro"})
     assert [rule.name for rule in decision.rules] == ["free keys", "everyone", "tried out"]
 
 
 def test_all_rules_that_match_are_charged_or_none_is(keeper: Keeper) -> None:
     request = {"api_key": "x", "path": "/api/x"}
-    assert [bool(keeper.check(request)) for _ in range(4)] == [True, True, False, False]
-    everyone = keeper.check({"api_key": "k-alice"}, cost=0).rules[1].decision
+    assert [bool(keeper.try_acquire(request)) for _ in range(4)] == [True, True, False, False]
+    everyone = keeper.try_acquire({"api_key": "k-alice"}, cost=0).rules[1].decision
     assert everyone.remaining == 4, "the two that were refused cost this rule nothing"
 
 
 def test_the_answer_is_that_of_the_most_binding_rule_and_carries_all(keeper: Keeper) -> None:
     request = {"api_key": "x", "path": "/api/x"}
-    decision = keeper.check(request)
+    decision = keeper.try_acquire(request)
     assert decision.rule is not None
     assert (decision.rule.name, decision.remaining) == ("free keys", 1)
-    keeper.check(request)
-    refused = keeper.check(request)
+    keeper.try_acquire(request)
+    refused = keeper.try_acquire(request)
     assert not refused
     assert refused.rule is not None
     assert (refused.rule.name, refused.retry_after) == ("free keys", 1.0)
@@ -103,7 +103,7 @@ def test_the_answer_is_that_of_the_most_binding_rule_and_carries_all(keeper: Kee
 
 def test_a_shadow_rule_reports_but_never_refuses(keeper: Keeper) -> None:
     request = {"api_key": "k-alice", "path": "/api/x"}
-    decisions = [keeper.check(request) for _ in range(3)]
+    decisions = [keeper.try_acquire(request) for _ in range(3)]
     assert all(decisions)
     assert [decision.rules[-1].decision.allowed for decision in decisions] == [True, False, False]
     assert decisions[-1].retry_after == 0.0
@@ -111,7 +111,7 @@ def test_a_shadow_rule_reports_but_never_refuses(keeper: Keeper) -> None:
 
 def test_without_a_matching_rule_nothing_limits_and_the_answer_says_so(store: TableStore) -> None:
     keeper = Keeper(Policy.parse('[[rules]]\nname = "r"\nmatch = { path = "/a" }\nlimit = "1/s"'), store)
-    decision = keeper.check({"path": "/b"})
+    decision = keeper.try_acquire({"path": "/b"})
     assert decision.allowed
     assert (decision.rules, decision.rule, decision.limit, decision.remaining) == ((), None, None, float("inf"))
 
@@ -124,32 +124,32 @@ def test_a_request_without_the_keys_attribute_is_treated_as_the_rule_says(
 ) -> None:
     text = f'[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "{missing}"'
     keeper = Keeper(Policy.parse(text), store)
-    assert [keeper.check({}).allowed for _ in range(2)] == outcomes
-    assert keeper.check({"user": ""}).allowed, "an empty value is not a missing one"
-    assert keeper.check({}).missing == ("user" if missing == "reject" else None)
+    assert [keeper.try_acquire({}).allowed for _ in range(2)] == outcomes
+    assert keeper.try_acquire({"user": ""}).allowed, "an empty value is not a missing one"
+    assert keeper.try_acquire({}).missing == ("user" if missing == "reject" else None)
 
 
 def test_a_shadow_rule_that_would_reject_for_a_missing_attribute_does_not(store: TableStore) -> None:
     text = '[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/day"\nmissing = "reject"\nshadow = true'
-    assert Keeper(Policy.parse(text), store).check({}).allowed
+    assert Keeper(Policy.parse(text), store).try_acquire({}).allowed
 
 
 def test_the_cost_of_a_rule_and_of_a_request_multiply(store: TableStore) -> None:
     text = '[[rules]]\nname = "r"\nlimit = "10/day"\ncost = 2\n[[rules]]\nname = "s"\nlimit = "30/day"\ncost = "tokens"'
     keeper = Keeper(Policy.parse(text), store)
-    decision = keeper.check({"tokens": "5"}, cost=3)
+    decision = keeper.try_acquire({"tokens": "5"}, cost=3)
     assert [rule.decision.remaining for rule in decision.rules] == [4, 15]
-    assert [rule.decision.remaining for rule in keeper.check({}).rules] == [2, 14]
+    assert [rule.decision.remaining for rule in keeper.try_acquire({}).rules] == [2, 14]
     with pytest.raises(ValueError, match="tokens must be a whole number"):
-        keeper.check({"tokens": "many"})
-    assert [rule.decision.remaining for rule in keeper.check({}, 0).rules] == [2, 14]
+        keeper.try_acquire({"tokens": "many"})
+    assert [rule.decision.remaining for rule in keeper.try_acquire({}, 0).rules] == [2, 14]
 
 
 def test_max_wait_delays_before_it_refuses(store: TableStore) -> None:
     text = '[[rules]]\nname = "r"\ncapacity = 1\nrefill_rate = 1\nmax_wait = 2'
     keeper = Keeper(Policy.parse(text), store)
-    decisions = [keeper.check({}) for _ in range(4)]
-    assert [(decision.allowed, decision.delay) for decision in decisions[:3]] == [(True, 0), (True, 1), (True, 2)]
+    decisions = [keeper.reserve({}) for _ in range(4)]
+    assert [(bool(decision), decision.delay) for decision in decisions[:3]] == [(True, 0), (True, 1), (True, 2)]
     assert not decisions[3]
     assert decisions[3].retry_after == 1.0
 
@@ -217,7 +217,7 @@ def test_the_async_keeper_decides_alike(clock: ManualClock, wrap: Any) -> None:
         keeper = Keeper(POLICY, MemoryStore(100, clock=clock))
         async_keeper = AsyncKeeper(POLICY, wrap(MemoryStore(100, clock=clock)))
         for _ in range(3):
-            assert await async_keeper.check(request) == keeper.check(request)
+            assert await async_keeper.try_acquire(request) == keeper.try_acquire(request)
         with pytest.raises(RateLimitExceeded, match=r"rule 'free keys': .* retry after 1\.000 s"):
             await async_keeper.acquire(request)
         explained = await async_keeper.explain(request)
@@ -238,7 +238,7 @@ def test_the_async_keeper_waits_and_refuses_alike(either_store: MemoryStore | As
             await keeper.acquire({"user": "a"}, timeout=0.5)
         with pytest.raises(RateLimitExceeded, match="the request has no user"):
             await keeper.acquire({})
-        assert (await keeper.check({})).missing == "user"
+        assert (await keeper.try_acquire({})).missing == "user"
 
     asyncio.run(use())
 
@@ -250,7 +250,7 @@ def test_a_keeper_that_cannot_await_its_store_says_who_can(store: TableStore) ->
 
 def outcome(keeper: Keeper, *asked: Any) -> object:
     try:
-        decision = keeper.check(*asked)
+        decision = keeper.try_acquire(*asked)
     except Exception as error:  # whatever it is, it is to be the same
         return type(error), str(error)
     return decision.missing, [(it.name, it.shadow, it.decision) for it in decision.rules]
@@ -313,8 +313,8 @@ def test_two_threads_that_refund_one_decision_give_its_charge_back_once(
 ) -> None:
     keeper = Keeper(Policy.parse(f'[[rules]]\nname = "r"\n{algorithm}'), store)
     if "limit" in algorithm:
-        keeper.check({}, cost=3)
-    rule = keeper.check({}, cost=2).rules[0]
+        keeper.try_acquire({}, cost=3)
+    rule = keeper.try_acquire({}, cost=2).rules[0]
     made = rule.decision
     one = moment(
         made.allowed, made.limit, made.key, made.cost,
@@ -324,7 +324,7 @@ def test_two_threads_that_refund_one_decision_give_its_charge_back_once(
     one.meanwhile = lambda: keeper.refund(taken)
     keeper.refund(taken)
     assert one.meanwhile is None, "the other thread did not come in between"
-    assert keeper.check({}, cost=0).remaining == (7 if "limit" in algorithm else 11)
+    assert keeper.try_acquire({}, cost=0).remaining == (7 if "limit" in algorithm else 11)
 
 
 def test_a_refund_gives_nothing_back_of_a_rule_in_shadow_that_refused() -> None:
@@ -332,15 +332,15 @@ def test_a_refund_gives_nothing_back_of_a_rule_in_shadow_that_refused() -> None:
         '[[rules]]\nname = "shadow"\nlimit = "1/hour"\nshadow = true\n[[rules]]\nname = "all"\nlimit = "9/hour"\n'
     )
     keeper = Keeper(policy, MemoryStore(clock=ManualClock()))
-    keeper.check({})
+    keeper.try_acquire({})
     for _ in range(2):
-        decision = keeper.check({})
+        decision = keeper.try_acquire({})
         assert [rule.decision.allowed for rule in decision.rules] == [False, True]
         keeper.refund(decision)
-    assert [rule.decision.remaining for rule in keeper.check({}).rules] == [0, 7]
+    assert [rule.decision.remaining for rule in keeper.try_acquire({}).rules] == [0, 7]
 
 
 def test_a_lone_leaky_rule_that_lets_nobody_wait_admits_one_at_a_time() -> None:
     policy = Policy((Rule("leaky", LeakyBucket(5, 1), max_wait=0),))
     keeper = Keeper(policy, MemoryStore(clock=ManualClock()))
-    assert [keeper.check({}).allowed for _ in range(3)] == [True, False, False]
+    assert [keeper.try_acquire({}).allowed for _ in range(3)] == [True, False, False]

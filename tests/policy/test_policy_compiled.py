@@ -218,7 +218,7 @@ def test_an_attribute_of_another_type_is_an_error_wherever_it_is_looked_at(name:
     )  # fmt: skip
     keeper = Keeper(policy, MemoryStore(9))
     with pytest.raises(TypeError, match=f"attribute '{name}' must be a str, not {type(value).__name__}"):
-        keeper.check({name: value})
+        keeper.try_acquire({name: value})
 
 
 class Text(str):
@@ -227,7 +227,7 @@ class Text(str):
 
 def test_a_string_of_another_class_is_a_string() -> None:
     keeper = Keeper(Policy.parse(RULE + 'match = { path = "/a*" }\n'), MemoryStore(9))
-    assert keeper.check({"user": Text("u"), "path": Text("/ab")}).rules
+    assert keeper.try_acquire({"user": Text("u"), "path": Text("/ab")}).rules
 
 
 # The cost of a request
@@ -308,10 +308,10 @@ def test_a_policy_of_fifty_thousand_keys_is_compiled_and_right() -> None:
     overrides = tuple(Override({"user": (f"k{number}",)}, TokenBucket(number + 1, 1)) for number in range(5_000))
     rule = Rule("r", TokenBucket(9_999, 1), match={"tier": ("pro",)}, key=("user",), overrides=overrides)
     keeper = Keeper(Policy((rule,), exempt=(exempt,), tiers=tiers), MemoryStore(9, clock=ManualClock()))
-    assert [keeper.check({"user": user}).remaining for user in ("k4999", "k49999")] == [4_999, 9_998]
-    assert [keeper.check({"user": "k1", "client": one}).rules for one in ("10.0.0.1", "10.31.63.255")] == [(), ()]
-    assert keeper.check({"user": "k1", "client": "10.31.64.0"}).rules
-    assert keeper.check({"user": "x"}).rules == ()
+    assert [keeper.try_acquire({"user": user}).remaining for user in ("k4999", "k49999")] == [4_999, 9_998]
+    assert [keeper.try_acquire({"user": "k1", "client": one}).rules for one in ("10.0.0.1", "10.31.63.255")] == [(), ()]
+    assert keeper.try_acquire({"user": "k1", "client": "10.31.64.0"}).rules
+    assert keeper.try_acquire({"user": "x"}).rules == ()
 
 
 @pytest.mark.parametrize("pattern", ["*a" * 40 + "b", "a*" * 40 + "b", "*?a" * 40, "?*" * 40 + "b"])

@@ -128,12 +128,12 @@ def test_an_attribute_that_may_be_no_address_may_have_any_pattern(attributes: st
 )  # fmt: skip
 def test_a_request_that_matches_an_entry_is_limited_by_no_rule(store: TableStore, attributes: dict[str, str]) -> None:
     keeper = Keeper(Policy.parse(EXEMPT + RULE), store)
-    decisions = [keeper.check(attributes) for _ in range(3)]
+    decisions = [keeper.try_acquire(attributes) for _ in range(3)]
     assert all(decisions)
     assert decisions[0].rules == ()
     assert keeper.acquire(attributes, timeout=0).rules == ()
     assert [(it.reason, it.decision) for it in keeper.explain(attributes)] == [("the request is exempt", None)]
-    assert keeper.check({}).remaining == 0, "the first that is charged"
+    assert keeper.try_acquire({}).remaining == 0, "the first that is charged"
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_a_request_that_matches_an_entry_is_limited_by_no_rule(store: TableStore
 )  # fmt: skip
 def test_a_request_that_matches_no_entry_whole_is_limited(store: TableStore, attributes: dict[str, str]) -> None:
     keeper = Keeper(Policy.parse(EXEMPT + RULE), store)
-    assert [keeper.check(attributes).allowed for _ in range(2)] == [True, False]
+    assert [keeper.try_acquire(attributes).allowed for _ in range(2)] == [True, False]
 
 
 def test_a_policy_of_one_plain_rule_exempts_too(store: TableStore) -> None:
     keeper = Keeper(Policy.parse('exempt = [{ path = "/x" }]\n' + RULE), store)
-    assert [keeper.check({"path": path}).allowed for path in ("/x", "/x", "/y", "/y", "/x")] == [
+    assert [keeper.try_acquire({"path": path}).allowed for path in ("/x", "/x", "/y", "/y", "/x")] == [
         True, True, True, False, True,
     ]  # fmt: skip
 
@@ -157,8 +157,8 @@ def test_a_policy_of_one_plain_rule_exempts_too(store: TableStore) -> None:
 def test_an_exempt_request_needs_no_attribute_that_a_rule_insists_on() -> None:
     policy = Policy.parse('exempt = [{ path = "/x" }]\n' + RULE + 'key = ["user"]\nmissing = "reject"\n')
     keeper = Keeper(policy, MemoryStore(10))
-    assert keeper.check({"path": "/x"}).allowed
-    assert not keeper.check({"path": "/y"}).allowed
+    assert keeper.try_acquire({"path": "/x"}).allowed
+    assert not keeper.try_acquire({"path": "/y"}).allowed
 
 
 def test_exempt_may_be_given_in_code_and_its_attributes_are_looked_at() -> None:

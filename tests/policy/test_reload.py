@@ -64,22 +64,22 @@ def test_what_a_bucket_owes_carries_over_in_time(
 ) -> None:
     """15 of 20 were taken at 5/s, so the bucket is full in 3 s, whatever its capacity and rate are from now on."""
     keeper = Keeper(bucket(20, 5), store)
-    assert keeper.check({}, cost=15).remaining == 5
+    assert keeper.try_acquire({}, cost=15).remaining == 5
     keeper.replace(bucket(capacity, rate))
-    decision = keeper.check({}, cost=0)
+    decision = keeper.try_acquire({}, cost=0)
     assert (decision.remaining, decision.reset_after) == (remaining, 3.0)
-    assert keeper.check({}).retry_after == wait
+    assert keeper.try_acquire({}).retry_after == wait
 
 
 def test_a_rule_that_goes_and_comes_back_still_knows_what_was_taken(store: TableStore, clock: ManualClock) -> None:
     keeper = Keeper(rule('limit = "2/hour"'), store)
-    assert keeper.check({}, cost=2)
+    assert keeper.try_acquire({}, cost=2)
     keeper.replace(rule('limit = "2/hour"', name="another"))
-    assert keeper.check({}).remaining == 1, "another name is another bucket"
+    assert keeper.try_acquire({}).remaining == 1, "another name is another bucket"
     keeper.replace(rule('limit = "2/hour"'))
-    assert not keeper.check({})
+    assert not keeper.try_acquire({})
     clock.advance(3600)
-    assert keeper.check({}).remaining == 1
+    assert keeper.try_acquire({}).remaining == 1
 
 
 def test_a_policy_that_is_replaced_keeps_the_keepers_store(store: TableStore) -> None:
@@ -92,7 +92,7 @@ def test_a_policy_that_is_replaced_keeps_the_keepers_store(store: TableStore) ->
 def test_a_replacement_that_is_no_policy_is_an_error_and_changes_nothing() -> None:
     policy = rule('limit = "2/hour"')
     for keeper in (Keeper(policy), AsyncKeeper(policy)):
-        with pytest.raises(TypeError, match=r"a keeper takes a Policy, such as Policy.load\('policy.toml'\)"):
+        with pytest.raises(TypeError, match=r"policy must be a Policy, such as Policy.load\('policy.toml'\)"):
             keeper.replace("policy.toml")  # type: ignore[arg-type]
         assert keeper.policy is policy
 
@@ -101,11 +101,11 @@ def test_a_request_under_way_ends_by_the_policy_that_it_began_with(clock: Manual
     async def use() -> None:
         awaited = AsyncMemoryStore(MemoryStore(100, clock=clock))
         keeper = AsyncKeeper(rule('limit = "2/hour"', name="old"), awaited)
-        asked = asyncio.create_task(keeper.check({}))
+        asked = asyncio.create_task(keeper.try_acquire({}))
         while not awaited.asking:
             await asyncio.sleep(0)
         keeper.replace(rule('limit = "9/hour"', name="new"))
-        old, new = await asked, await keeper.check({})
+        old, new = await asked, await keeper.try_acquire({})
         assert [(it.rules[0].name, it.remaining) for it in (old, new)] == [("old", 1), ("new", 8)]
 
     asyncio.run(use())
@@ -117,7 +117,7 @@ def test_all_that_follows_from_a_policy_is_replaced_with_it(store: TableStore) -
     keeper = Keeper(several, store)
     for policy, names in ((rule('limit = "9/day"'), ["r"]), (several, ["r", "s"]), (rule('limit = "9/day"'), ["r"])):
         keeper.replace(policy)
-        assert [[it.name for it in keeper.check({}, cost).rules] for cost in (1, 2)] == [names, names]
+        assert [[it.name for it in keeper.try_acquire({}, cost).rules] for cost in (1, 2)] == [names, names]
 
 
 def test_threads_see_one_policy_or_the_other_and_never_a_mixture() -> None:
@@ -127,7 +127,7 @@ def test_threads_see_one_policy_or_the_other_and_never_a_mixture() -> None:
 
     def ask() -> None:
         while not done.is_set():
-            seen.add(tuple(it.name for it in keeper.check({}).rules))
+            seen.add(tuple(it.name for it in keeper.try_acquire({}).rules))
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:

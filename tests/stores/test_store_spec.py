@@ -48,7 +48,7 @@ def test_a_keeper_opens_the_store_that_its_policy_chooses(server: Server, tmp_pa
     chosen = policy(f'url = "{server.url}"\nprefix = "keeper:"\ntimeout = 5')
     keepers = [Keeper(chosen), Keeper(chosen)]
     assert all(isinstance(keeper.store, RedisStore) for keeper in keepers)
-    assert [bool(keepers[n % 2].check({"api_key": "k"})) for n in range(5)] == [True] * 3 + [False] * 2
+    assert [bool(keepers[n % 2].try_acquire({"api_key": "k"})) for n in range(5)] == [True] * 3 + [False] * 2
     assert isinstance(AsyncKeeper(chosen).store, AsyncRedisStore)
     assert isinstance(Keeper(chosen, MemoryStore(10)).store, MemoryStore)
     need("the C core", IMPLEMENTATION == "c")

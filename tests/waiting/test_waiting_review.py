@@ -168,17 +168,17 @@ def test_ranges_of_a_bucket_without_a_mark_do_not_outlive_a_refund(core: str) ->
     clock = ManualClock()
     keeper = Keeper(rules(TENANT, USER), MemoryStore(clock=clock, implementation=core))  # type: ignore[arg-type]
 
-    early = keeper.check({"tenant": "t", "user": "early", "size": "5"})
+    early = keeper.try_acquire({"tenant": "t", "user": "early", "size": "5"})
     for _ in range(10):
-        assert keeper.check({"tenant": "other", "user": "waits", "size": "1"})
+        assert keeper.try_acquire({"tenant": "other", "user": "waits", "size": "1"})
     waiter = come(keeper, tenant="t", user="waits", size="3")
     assert waiter is not None
-    assert keeper.check({"tenant": "t", "user": "next", "size": "1"})
+    assert keeper.try_acquire({"tenant": "t", "user": "next", "size": "1"})
     keeper.store.wait_queue.give_up(waiter)
     keeper.refund(early)
     clock.advance(6.0)
     assert come(keeper, tenant="t", user="waits", size="3")
-    left = [keeper.check({"tenant": "t", "user": f"u{number}", "size": "1"}).allowed for number in range(20)]
+    left = [keeper.try_acquire({"tenant": "t", "user": f"u{number}", "size": "1"}).allowed for number in range(20)]
     assert 3 + sum(left) == 10
 
 
@@ -200,7 +200,7 @@ def test_a_rule_that_makes_nobody_wait_does_not_keep_turns_from_being_used() -> 
         newcomer = come(keeper, user="u", tenant="t") if step % 5 == 0 else None
         if newcomer:
             waiting.append((newcomer, step))
-        keeper.check({"user": f"other{step}", "tenant": "t"})
+        keeper.try_acquire({"user": f"other{step}", "tenant": "t"})
         clock.advance(0.01)
     assert used >= 99
 

@@ -86,7 +86,7 @@ def run_explain(args: argparse.Namespace) -> int:
         raise RatekeeperError(f"--cost must be 0 or more, not {args.cost}")
     keeper = Keeper(policy, MemoryStore(max_keys=1000, clock=ManualClock()))
     explanations = keeper.explain(attributes, args.cost)
-    decision = keeper.check(attributes, args.cost)
+    decision = keeper.reserve(attributes, args.cost).decision
     seen = keeper.compiled.seen(attributes)
     if policy.tiers is not None:
         print(f"tier: {seen['tier']}")

@@ -109,7 +109,7 @@ class _Charging(LimiterBase[K]):
         cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
         if policy.waiting_rules:
             return await self._decide_waiting(policy, exchange, attributes, cost * exchange.cost)
-        checked: PolicyDecision = await self._call(policy.keeper.check, attributes, cost * exchange.cost)
+        checked: PolicyDecision = await self._call(policy.keeper.try_acquire, attributes, cost * exchange.cost)
         return checked
 
     async def _decide_waiting(

@@ -25,7 +25,7 @@ class DecisionCounter:
     >>> count = DecisionCounter(CollectorRegistry())
     >>> keeper = Keeper(Policy.parse('[[rules]]\\nname = "all"\\nlimit = "1/hour"'))
     >>> request = {"method": "GET"}
-    >>> count(request, keeper.check(request))
+    >>> count(request, keeper.try_acquire(request))
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ratekeeper.decision import Charge, Decision, RuleDecision, scope_of
 from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits, tests_of
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.policy.model import Policy, Rule, checked_policy
 from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Globs
 from ratekeeper.policy.spelling import is_method, spelled_match
 from ratekeeper.stores.base import Store
@@ -75,7 +75,7 @@ class CompiledPolicy:
     )  # fmt: skip
 
     def __init__(self, policy: Policy, store: Store | None = None) -> None:
-        self.policy = checked(policy)
+        self.policy = checked_policy(policy)
         sources = policy.attributes
         self.lone = LoneRule.of(policy, store) if store is not None else None
         self.rules = tuple(CompiledRule(rule, sources) for rule in policy.rules)
@@ -117,7 +117,7 @@ class CompiledPolicy:
         return None
 
     def plan(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> Plan:
-        """Return what a request of a caller who is willing to wait `timeout` seconds is charged."""
+        """Return what a request is charged that may wait `timeout` seconds, None for as long as its rules let it."""
         seen = self.seen(attributes)
         rules: list[Rule] = []
         charges: list[Charge] = []
@@ -149,6 +149,13 @@ class CompiledPolicy:
             explanations.append(RuleExplanation(rule.rule, reason, bucket))
         return ExplanationPlan(explanations, charges)
 
+    def buckets(self, attributes: Mapping[str, str]) -> Plan:
+        """Return a charge of one token, without waiting, for each bucket that a request would be charged to."""
+        seen = self.seen(attributes)
+        rules = () if self.exempting(seen) is not None else self.rules
+        applied = [rule for rule in rules if rule.why_not_charged(seen) is None]
+        return Plan([rule.rule for rule in applied], [rule.charge_of_one(seen) for rule in applied])
+
     def bucket_name(self, rule: Rule, attributes: Mapping[str, str]) -> str:
         """Return a bucket's name for people. Keys are secrets, so most values show only as a keyed hash."""
         parts = [f"{name}={self.shown(name, attributes.get(name))}" for name in rule.key]
@@ -177,26 +184,19 @@ class LoneRule:
     def of(cls, policy: Policy, store: Store) -> LoneRule | None:
         """Return what decides by the policy, if it is of that kind."""
         rule = policy.rules[0]
-        plain = isinstance(rule.cost, int) and rule.max_wait == 0 and rule.missing == "shared" and rule.on_error is None
-        alike = not (policy.exempt or policy.tiers or rule.match or rule.overrides or rule.shadow or rule.limit.queues)
+        plain = isinstance(rule.cost, int) and rule.missing == "shared" and rule.on_error is None
+        alike = not (policy.exempt or policy.tiers or rule.match or rule.overrides or rule.shadow)
         if len(policy.rules) > 1 or not (alike and plain) or "method" in rule.key:
             return None
         return cls(rule, store.bind((scope_of(rule.name),), (rule.limit,), _never_waits).try_acquire)
 
-    def check(self, attributes: Mapping[str, str]) -> PolicyDecision:
-        """Decide a request of cost 1, and charge it if it is allowed."""
+    def try_acquire(self, attributes: Mapping[str, str]) -> PolicyDecision:
+        """As `Keeper.try_acquire`, for a request of cost 1."""
         rule = self._rule
         for name in rule.key:
             check_type(name, attributes.get(name))
         decision = self._ask(rule.bucket(attributes), self._cost)
         return _new(PolicyDecision, ((_new(RuleDecision, (rule.name, decision, False)),), None))
-
-
-def checked(policy: Policy) -> Policy:
-    """Return the policy. Raises TypeError if it is none."""
-    if not isinstance(policy, Policy):
-        raise TypeError(f"a keeper takes a Policy, such as Policy.load('policy.toml'), not {policy!r}")
-    return policy
 
 
 def check_type(name: str, value: object) -> None:

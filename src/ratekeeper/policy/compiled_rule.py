@@ -57,10 +57,12 @@ class CompiledRule:
         self._scope = scope_of(rule.name)
         self._tests = tests_of(spelled_match(rule.match, sources, slash_matters=False))
         self._overrides = _Overrides(rule.overrides, sources) if rule.overrides else None
-        # What the charge of a usual request is but for its key, for each override and, last, for the rule itself.
+        # All of a usual request's charge but its key: by the timeout, for each override and, last, for the rule itself.
         limits = (*(override.limit for override in rule.overrides), rule.limit)
-        alike = isinstance(rule.cost, int)
-        self._usual = tuple(self._charge("", limit, rule.cost_of({}), None)[2:] for limit in limits) if alike else None
+        waits: tuple[float | None, ...] = (0, None) if isinstance(rule.cost, int) else ()
+        self._usual = {
+            wait: tuple(self._charge("", limit, rule.cost_of({}), wait)[2:] for limit in limits) for wait in waits
+        }
 
     def matches(self, seen: Mapping[str, str]) -> bool:
         """Return whether the rule is for a request."""
@@ -97,14 +99,19 @@ class CompiledRule:
         return self.rule.limit if place < 0 else self.rule.overrides[place].limit
 
     def charge(self, seen: Mapping[str, str], cost: int, timeout: float | None = None) -> Charge:
-        """Build the charge of a request that takes `cost` times the rule's own.
+        """Return the charge of a request that takes `cost` times the rule's own.
 
-        Both the rule and the caller (`timeout`) say how long it may wait.
+        The request may wait as long as both the rule and the caller (`timeout`) allow. For a rule in shadow no request
+        waits: it is asked by its own `max_wait`, whatever the verb, so that it reports what its queue would do.
         """
         key = self.rule.bucket(seen)
-        if self._usual is not None and timeout is None and cost.__class__ is int and cost == 1:
-            return _new(Charge, (self._scope, key, *self._usual[self._override(seen)]))
+        if cost.__class__ is int and cost == 1 and (usual := self._usual.get(timeout)) is not None:
+            return _new(Charge, (self._scope, key, *usual[self._override(seen)]))
         return self._charge(key, self.limit_for(seen), self.rule.cost_of(seen) * cost, timeout)
+
+    def charge_of_one(self, seen: Mapping[str, str]) -> Charge:
+        """Return the charge of one token, without waiting."""
+        return Charge.of(self._scope, self.rule.bucket(seen), self.limit_for(seen), 1, 0, self.rule.shadow)
 
     def _override(self, seen: Mapping[str, str]) -> int:
         """Return the place of the override that counts, -1 if none does."""
@@ -119,7 +126,8 @@ class CompiledRule:
 
     def _charge(self, key: str, limit: Limit, cost: int, timeout: float | None) -> Charge:
         rule = self.rule
-        waits = [wait for wait in (rule.max_wait, timeout) if wait is not None]
+        allowed = (rule.max_wait,) if rule.shadow else (rule.max_wait, timeout)
+        waits = [wait for wait in allowed if wait is not None]
         return Charge.of(self._scope, key, limit, cost, min(waits, default=None), rule.shadow, rule.on_error)
 
 

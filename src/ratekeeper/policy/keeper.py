@@ -1,30 +1,70 @@
-"""Keeper and AsyncKeeper: a policy put to work on a store. They know no file and no HTTP."""
+"""Keeper and AsyncKeeper: a policy put to work on a store. They know no HTTP.
+
+Their verbs are a limiter's, with a request's attributes in place of a key. What is charged is in `compiled`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from os import PathLike
 
-from ratekeeper.decision import Charge, scope_of
+from ratekeeper.coroutines import run_sync
+from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limits import TokenBucket, wait_ticks
-from ratekeeper.policy.compiled import CompiledPolicy, Plan, RuleExplanation, checked
+from ratekeeper.policy.compiled import CompiledPolicy, Plan, RuleExplanation
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.policy.model import Policy
-from ratekeeper.refund import claim_refund
+from ratekeeper.policy.model import Policy, policy_of
+from ratekeeper.policy.refunds import charges_to_refund
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import AsyncStore, Store, is_async, require_nonblocking, require_sync
-from ratekeeper.stores.spec import MEMORY, StoreSpec
-from ratekeeper.waiting.turns import take_turn, take_turn_async
+from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
+from ratekeeper.usage import Usage
+from ratekeeper.verbs import with_hints
+from ratekeeper.waiting.turns import Reservation, reserve, take_turn, take_turn_async
 
-_OWN = StoreSpec(MEMORY)
-_LOOK = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_error="raise")
+_MEMORY = StoreSpec(MEMORY)
+_PROBE = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_error="raise")
 
 
-class Keeper:
+class _Keeping:
+    """What both keepers are made of: the compiled policy, which another may replace at any time."""
+
+    store: Store | AsyncStore
+    compiled: CompiledPolicy
+    _local: Store | None  # the store, if its answers come at once
+
+    @property
+    def policy(self) -> Policy:
+        """What it decides by."""
+        return self.compiled.policy
+
+    def replace(self, policy: Policy) -> None:
+        """Decide by another policy from now on. A request under way ends by the policy that it began with.
+
+        The store stays, whatever the policy's [store] says, and so does what each bucket owes: see docs/policy.md. Any
+        thread may call this.
+        """
+        self.compiled = CompiledPolicy(policy, self._local)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.policy!r}, store={type(self.store).__name__})"
+
+    def _plan(self, attributes: Mapping[str, str], cost: int, timeout: float | None) -> Plan:
+        wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
+        return self.compiled.plan(attributes, cost, timeout)
+
+
+@with_hints
+class Keeper(_Keeping):
     """Decide requests by a policy: every rule that matches is charged, or none is.
 
-    `store` is where the buckets live: by default the one that the policy chooses, or else a `MemoryStore` of its own.
-    Thread-safe.
+    `policy` is a policy, or the path of its file. `store` is where the buckets live: a store, or a string as for
+    `Limiter`. By default it is the one that the policy chooses, or else a `MemoryStore` of the keeper's own. A request
+    is a mapping of attributes. `cost` multiplies each rule's own. Thread-safe.
+
+    All verbs raise `CostError` if the attribute that a rule takes for its cost is not a number, and TypeError if one
+    that a rule looks at is not a string.
 
     >>> policy = Policy.parse('''
     ... [[rules]]
@@ -32,100 +72,112 @@ class Keeper:
     ... key = ["user"]
     ... limit = "10/minute"
     ... ''')
-    >>> decision = Keeper(policy).check({"user": "alice"})
+    >>> keeper = Keeper(policy)
+    >>> decision = keeper.try_acquire({"user": "alice"})
     >>> decision.allowed, decision.remaining
     (True, 9)
     """
 
-    def __init__(self, policy: Policy, store: Store | None = None) -> None:
-        self.store: Store = (
-            require_sync(store, "Keeper") if store is not None else (checked(policy).store or _OWN).open()
-        )
+    def __init__(self, policy: Policy | str | PathLike[str], store: Store | str | None = None) -> None:
+        policy = policy_of(policy)
+        own = (policy.store or _MEMORY).open() if store is None else opened(store, StoreSpec.open)
+        self.store: Store = require_sync(own, "Keeper")
+        self._local = self.store
         self.compiled = CompiledPolicy(policy, self.store)
 
-    @property
-    def policy(self) -> Policy:
-        """What it decides by."""
-        return self.compiled.policy
+    def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
+        """Decide one request and charge it if it is allowed: true if it may go ahead at this moment. Never blocks.
 
-    def replace(self, policy: Policy) -> None:
-        """Decide by another policy from now on; a request under way ends by the one that it began with.
-
-        The store stays, whatever the policy's [store] says, and with it what each bucket owes; see docs/policy.md.
-        """
-        self.compiled = CompiledPolicy(policy, self.store)
-
-    def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
-        """Decide one request and charge it if it is allowed. Never blocks; `delay` says how long it must wait.
-
-        `cost` multiplies each rule's own. Raises `CostError` if an attribute that should be a rule's cost is no number,
-        TypeError if one that a rule looks at is no str.
+        A request that would have to wait is refused, also where a rule's `max_wait` or queue would let it wait.
         """
         compiled = self.compiled
         if compiled.lone is not None and cost.__class__ is int and cost == 1:
-            return compiled.lone.check(attributes)
-        plan = compiled.plan(attributes, cost)
+            return compiled.lone.try_acquire(attributes)
+        plan = compiled.plan(attributes, cost, 0)
         return plan.answer(self.store.decide(plan.charges))
 
     def acquire(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> PolicyDecision:
         """Wait for the request's turn, as long as its rules' `max_wait` and `timeout` (seconds) allow.
 
-        Raises `RateLimitExceeded` at once if it is refused, or if its turn would come later. If the wait is
+        Raises `RateLimitExceeded` at once if the request is refused, or if its turn would come later. If the wait is
         interrupted, the place is given back, and those behind move up; see docs/waiting.md.
         """
-        plan = _plan_to_wait(self.compiled, attributes, cost, timeout)
+        plan = self._plan(attributes, cost, timeout)
         return _admitted(plan.answer(take_turn(self.store, plan.charges)))
 
-    def refund(self, decision: PolicyDecision) -> None:
-        """Give back what an allowed request was charged, less what has refilled since; nothing twice.
+    def reserve(
+        self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
+    ) -> Reservation[PolicyDecision]:
+        """Take the request's turn, and return at once: `delay` says when it comes.
 
-        A leaky bucket gets its place back if nobody has come since. A refused decision has nothing to give.
+        A turn that `acquire` would not wait for is not taken: then the reservation is false. It may be cancelled, and
+        as a context manager waits for its turn.
         """
-        tokens, places, at = _to_give_back(decision)
+        plan = self._plan(attributes, cost, timeout)
+        return run_sync(reserve(as_async(self.store), plan.charges, plan.answer, blocking=self.store))
+
+    def peek(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
+        """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
+        plan = self.compiled.plan(attributes, cost, 0)
+        return plan.answer(self.store.decide(plan.charges, commit=False))
+
+    def usage(self, attributes: Mapping[str, str]) -> list[Usage]:
+        """Return how much is used of each limit that the request would be charged to, in the file's order."""
+        plan = self.compiled.buckets(attributes)
+        return _usage(plan, self.store.decide(plan.charges, commit=False), self.store.wait_queue.waiting_at)
+
+    def refund(self, decision: PolicyDecision) -> None:
+        """Give back what an allowed request was charged, less what has refilled since. Nothing is given back twice.
+
+        A leaky bucket gets its place back if no request has come since. A refused request has nothing to give back.
+        """
+        tokens, places, at = charges_to_refund(decision)
         if tokens:
             self.store.refund(tokens, at)
         for place in places:
             self.store.rewind(*place)
 
-    def ready(self) -> None:
-        """Return if the store can decide. Raises `StoreUnavailable` if it does not answer."""
-        self.store.decide([_LOOK], commit=False)
+    def reset(self, attributes: Mapping[str, str]) -> None:
+        """Forget what the buckets owe that the request would be charged to: they are full again."""
+        charges = self.compiled.buckets(attributes).charges
+        for charge in charges:
+            self.store.reset(charge.scope, charge.key)
+        self.store.wait_queue.reset(charges)
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
-        """Say of each rule, in the file's order, whether it applies and what it would decide. Charges nothing."""
+        """Return of each rule, in the file's order, whether it applies and what it would decide. Charges nothing."""
         plan = self.compiled.explain(attributes, cost)
         return plan.answer(self.store.decide(plan.charges, commit=False))
 
+    def ready(self) -> None:
+        """Return if the store can decide. Raises `StoreUnavailable` if it does not answer."""
+        self.store.decide([_PROBE], commit=False)
 
-class AsyncKeeper:
-    """`Keeper` for asyncio: the same arguments and verbs, awaited.
+
+@with_hints
+class AsyncKeeper(_Keeping):
+    """`Keeper` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on.
 
     `store` may also be one that must be awaited, such as one on the network.
     """
 
-    def __init__(self, policy: Policy, store: Store | AsyncStore | None = None) -> None:
-        self.store: Store | AsyncStore = store if store is not None else (checked(policy).store or _OWN).open_async()
+    def __init__(self, policy: Policy | str | PathLike[str], store: Store | AsyncStore | str | None = None) -> None:
+        policy = policy_of(policy)
+        self.store: Store | AsyncStore = (
+            (policy.store or _MEMORY).open_async() if store is None else opened(store, StoreSpec.open_async)
+        )
         self._store = as_async(require_nonblocking(self.store))
         # A local store's answer comes at once: to await it would cost as much as the decision.
-        self._at_once = None if is_async(self.store) else require_sync(self.store, "Keeper")
-        self._decide = self._at_once.decide if self._at_once else None
-        self.compiled = CompiledPolicy(policy, self._at_once)
+        self._local = None if is_async(self.store) else require_sync(self.store, "Keeper")
+        self._decide = self._local.decide if self._local else None
+        self.compiled = CompiledPolicy(policy, self._local)
 
-    @property
-    def policy(self) -> Policy:
-        """What it decides by."""
-        return self.compiled.policy
-
-    def replace(self, policy: Policy) -> None:
-        """As `Keeper.replace`. Any thread may call it."""
-        self.compiled = CompiledPolicy(policy, self._at_once)
-
-    async def check(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
-        """As `Keeper.check`."""
+    async def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
+        """As `Keeper.try_acquire`."""
         compiled = self.compiled
         if compiled.lone is not None and cost.__class__ is int and cost == 1:
-            return compiled.lone.check(attributes)
-        plan = compiled.plan(attributes, cost)
+            return compiled.lone.try_acquire(attributes)
+        plan = compiled.plan(attributes, cost, 0)
         decide = self._decide
         return plan.answer(decide(plan.charges) if decide else await self._store.decide(plan.charges))
 
@@ -133,60 +185,59 @@ class AsyncKeeper:
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
     ) -> PolicyDecision:
         """As `Keeper.acquire`. A waiting task that is cancelled gives its place back."""
-        plan = _plan_to_wait(self.compiled, attributes, cost, timeout)
+        plan = self._plan(attributes, cost, timeout)
         return _admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
+
+    async def reserve(
+        self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
+    ) -> Reservation[PolicyDecision]:
+        """As `Keeper.reserve`; a context manager for `async with` only."""
+        plan = self._plan(attributes, cost, timeout)
+        return await reserve(self._store, plan.charges, plan.answer)
+
+    async def peek(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
+        """As `Keeper.peek`."""
+        plan = self.compiled.plan(attributes, cost, 0)
+        return plan.answer(await self._store.decide(plan.charges, commit=False))
+
+    async def usage(self, attributes: Mapping[str, str]) -> list[Usage]:
+        """As `Keeper.usage`."""
+        plan = self.compiled.buckets(attributes)
+        looks = await self._store.decide(plan.charges, commit=False)
+        return _usage(plan, looks, self._store.wait_queue.waiting_at)
 
     async def refund(self, decision: PolicyDecision) -> None:
         """As `Keeper.refund`."""
-        tokens, places, at = _to_give_back(decision)
+        tokens, places, at = charges_to_refund(decision)
         if tokens:
             await self._store.refund(tokens, at)
         for place in places:
             await self._store.rewind(*place)
 
-    async def ready(self) -> None:
-        """As `Keeper.ready`."""
-        await self._store.decide([_LOOK], commit=False)
+    async def reset(self, attributes: Mapping[str, str]) -> None:
+        """As `Keeper.reset`."""
+        charges = self.compiled.buckets(attributes).charges
+        for charge in charges:
+            await self._store.reset(charge.scope, charge.key)
+        self._store.wait_queue.reset(charges)
 
     async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """As `Keeper.explain`."""
         plan = self.compiled.explain(attributes, cost)
         return plan.answer(await self._store.decide(plan.charges, commit=False))
 
-
-def _plan_to_wait(compiled: CompiledPolicy, attributes: Mapping[str, str], cost: int, timeout: float | None) -> Plan:
-    """Plan for a caller who waits; raise at once for one that can only be refused."""
-    wait_ticks(timeout)
-    plan = compiled.plan(attributes, cost, timeout)
-    if plan.missing is not None:
-        raise RateLimitExceeded(plan.answer([]))
-    return plan
+    async def ready(self) -> None:
+        """As `Keeper.ready`."""
+        await self._store.decide([_PROBE], commit=False)
 
 
 def _admitted(decision: PolicyDecision) -> PolicyDecision:
+    """Return a decision that allows. Raises `RateLimitExceeded` for another."""
     if not decision.allowed:
         raise RateLimitExceeded(decision)
     return decision
 
 
-def _to_give_back(decision: PolicyDecision) -> tuple[list[Charge], list[tuple[str, str | bytes, int, int]], int]:
-    """Return the tokens to refund, the places in leaky buckets to rewind, and when they were charged.
-
-    Note that they are given back, so that they are not given twice.
-    """
-    tokens: list[Charge] = []
-    places: list[tuple[str, str | bytes, int, int]] = []
-    times: list[int] = []
-    for name, one, _ in decision.rules if decision.allowed else ():
-        # A rule in shadow may have refused, and a store that did not answer has charged nothing.
-        given = claim_refund(one) if one.allowed and one.source == "exact" else 0
-        if not given:
-            continue
-        charge = Charge.of(scope_of(name), one.key, one.limit, given)
-        times.append(one.at_ticks)
-        if one.limit.queues:
-            tat = one.at_ticks + one.debt_ticks
-            places.append((charge.scope, one.key, tat, tat - charge.increment))
-        else:
-            tokens.append(charge)
-    return tokens, places, min(times, default=0)
+def _usage(plan: Plan, looks: list[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
+    parts = zip(plan.rules, plan.charges, looks, strict=True)
+    return [Usage.of(rule.name, look, waiting_at(charge.scope, charge.key)) for rule, charge, look in parts]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from os import PathLike
+from typing import Literal, TypeAlias, get_args
 
 from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
@@ -18,9 +19,6 @@ from ratekeeper.policy.patterns import Globs, checked_globs, clipped
 from ratekeeper.policy.sources import AppSource, PathSource, Source
 from ratekeeper.policy.spelling import source_of, spelled
 from ratekeeper.stores.spec import StoreSpec
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 Missing: TypeAlias = Literal["shared", "skip", "reject"]
 
@@ -151,7 +149,7 @@ class Tiers:
         return tiers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Policy:
     """Rules, and what they need to know of a request. Immutable. Raises `PolicyError` if it would limit nothing.
 
@@ -170,6 +168,10 @@ class Policy:
     exempt: tuple[Globs, ...] = field(default=(), hash=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.rules, str | PathLike):
+            raise TypeError(
+                f"rules must be a tuple of Rule: to read a policy file, write Policy.load({str(self.rules)!r})"
+            )
         if not isinstance(self.exempt, tuple) or not all(isinstance(match, Mapping) and match for match in self.exempt):
             raise PolicyError(
                 f"{self.source}: exempt must be a tuple of mappings such as {{'path': ('/healthz',)}}, none of them "
@@ -218,6 +220,9 @@ class Policy:
 
         return parse_policy(text, source)
 
+    def __repr__(self) -> str:
+        return f"Policy({self.source!r}, rules={[rule.name for rule in self.rules]})"
+
     def names(self) -> frozenset[str]:
         """Return the names of all attributes that the policy looks at."""
         looked_at = set[str]().union(*self.exempt)
@@ -232,3 +237,15 @@ class Policy:
         known = {name for name, source in self.attributes.items() if not isinstance(source, AppSource)}
         known.update(given, ("tier",) if self.tiers else ())
         return sorted(self.names() - known)
+
+
+def checked_policy(policy: Policy) -> Policy:
+    """Return the policy. Raises TypeError for anything else."""
+    if not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a Policy, such as Policy.load('policy.toml'), not {policy!r}")
+    return policy
+
+
+def policy_of(policy: Policy | str | PathLike[str]) -> Policy:
+    """Return a policy, which is loaded if it is the path of its file. Raises `PolicyError`, TypeError."""
+    return Policy.load(policy) if isinstance(policy, str | PathLike) else checked_policy(policy)

@@ -87,6 +87,10 @@ class PolicyWatch:
         """Watch no more, some time after this returns. Takes no lock and waits for nobody, as a finalizer must not."""
         self._abandoned = True
 
+    def __repr__(self) -> str:
+        ended = ", stopped" if self._abandoned or self._stopping.is_set() else ""
+        return f"PolicyWatch({self._path!r}, every={self._every}, in_use={self._in_use!r}{ended})"
+
     def __enter__(self) -> PolicyWatch:
         return self
 

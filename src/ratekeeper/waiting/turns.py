@@ -207,13 +207,13 @@ class Reservation(Generic[D]):
         self._charged = charges, decisions
         self._held = [decision for decision in decisions if decision._refunded == 0]
         for decision in self._held:
-            object.__setattr__(decision, "_refunded", -1)
+            decision._refunded = -1
 
     def _end(self) -> None:
         """Note that the turn has been used: from now on a refund gives back what was charged."""
         self._ended = True
         for decision in self._held:
-            object.__setattr__(decision, "_refunded", 0)
+            decision._refunded = 0
         disown(self._waiter, *self._charged)
 
 

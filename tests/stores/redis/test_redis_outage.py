@@ -190,11 +190,11 @@ def test_of_several_charges_the_strictest_rules(modes: list[str | None], expecte
 def test_a_rule_in_shadow_has_no_say_and_never_refuses() -> None:
     text = '[[rules]]\nname = "r"\nlimit = "8/hour"\non_error = "{}"\nshadow = {}\n'
     strict, lax = text.format("raise", "true"), text.format("allow", "false").replace('"r"', '"s"')
-    assert Keeper(Policy.parse(strict), store=gone()).check({})
-    decision = Keeper(Policy.parse(strict + lax), store=gone()).check({})
+    assert Keeper(Policy.parse(strict), store=gone()).try_acquire({})
+    decision = Keeper(Policy.parse(strict + lax), store=gone()).try_acquire({})
     assert (decision.allowed, decision.source) == (True, "fallback")
     with pytest.raises(StoreUnavailable, match="does not answer"):
-        Keeper(Policy.parse(strict.replace("true", "false")), store=gone()).check({})
+        Keeper(Policy.parse(strict.replace("true", "false")), store=gone()).try_acquire({})
 
 
 def test_bad_settings_are_errors_that_say_what_would_be_right() -> None:

@@ -445,7 +445,7 @@ def test_a_limiter_and_a_keeper_give_back_and_forget(store: RedisStore) -> None:
     assert limiter.peek("a", 0).remaining == 5
     policy = Policy.parse('[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "2/minute"\n')
     keeper = Keeper(policy, store=store)
-    assert [keeper.check({"user": "alice"}).allowed for _ in range(3)] == [True, True, False]
+    assert [keeper.try_acquire({"user": "alice"}).allowed for _ in range(3)] == [True, True, False]
 
 
 # ---- asyncio: decisions that are asked for together travel together ----

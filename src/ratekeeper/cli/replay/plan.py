@@ -1,4 +1,4 @@
-"""What a policy charges for a request of a replay: the same as `Keeper.check` does, remembered.
+"""What a policy charges for a request of a replay: the same as `Keeper.reserve` does, remembered.
 
 Which rules match depends on few attributes (a path, a method), and so does each charge (an address). What follows
 from the values seen lately is looked up: that is what makes a million lines a matter of seconds. Knows no log, no time.
