@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from async_memory import AsyncMemoryStore
 from needs import need
 from servers import ratekeeper_service
 
-from ratekeeper import IMPLEMENTATION, MemoryStore, Policy
+from ratekeeper import IMPLEMENTATION, LeakyBucket, ManualClock, MemoryStore, Policy
 from ratekeeper.decision import Charge
 from ratekeeper.service.app import Service
 
@@ -46,6 +47,13 @@ match = { path = "/reports" }
 algorithm = "leaky_bucket"
 capacity = 2
 leak_rate = 2
+
+[[rules]]
+name = "slow"
+match = { path = "/slow" }
+algorithm = "leaky_bucket"
+capacity = 2
+leak_rate = "1/minute"
 """
 
 
@@ -208,6 +216,89 @@ def test_a_leaky_rule_holds_its_answers_until_their_turn(service: httpx.Client) 
         answers = list(pool.map(ask, range(5)))
     assert sorted(status for status, _ in answers) == [200, 200, 200, 429, 429]
     assert max(at for status, at in answers if status == 200) - began >= 1, "the third of two a second"
+
+
+def ask_json(service: httpx.Client, path: str = "/slow", **more: object) -> dict[str, Any]:
+    answer = service.post("/v1/check", json={"attributes": {"path": path}, **more})
+    assert answer.status_code == 200
+    report: dict[str, Any] = answer.json()
+    return report
+
+
+def test_a_program_is_answered_now_or_with_the_delay_of_a_turn_that_it_has_taken(service: httpx.Client) -> None:
+    assert [ask_json(service)["allowed"] for _ in range(2)] == [True, False], "true is now, on every kind of limit"
+    for timeout, turn in ((100, 60), (None, 120)):
+        reserved = ask_json(service, timeout=timeout, wait=False)
+        assert reserved["allowed"]
+        assert turn - 60 < reserved["delay"] <= turn
+    assert not ask_json(service, timeout=None, wait=False)["allowed"], "the queue is full"
+
+
+def test_a_program_is_held_until_its_turn_if_it_may_wait(service: httpx.Client) -> None:
+    began = time.monotonic()
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: ask_json(service, "/reports", timeout=60), range(3)))
+    assert [(answer["allowed"], answer["delay"]) for answer in answers] == [(True, 0.0)] * 3
+    assert time.monotonic() - began >= 1, "the third of two a second"
+
+
+def test_a_program_that_would_wait_longer_than_its_timeout_is_refused_at_once(service: httpx.Client) -> None:
+    ask_json(service)
+    for wait in (True, False):
+        refused = ask_json(service, timeout=0.5, wait=wait)
+        assert not refused["allowed"]
+        assert 0 < refused["retry_after"] <= 59.5
+    assert ask_json(service, timeout=60, wait=False)["allowed"], "neither of them has taken the turn"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"timeout": -1}, "timeout must be 0 or more seconds, or null"),
+        ({"timeout": "5"}, "timeout must be 0 or more seconds, or null"),
+        ({"timeout": True}, "timeout must be 0 or more seconds, or null"),
+        ({"wait": 1}, "wait must be true, to be answered at the turn, or false"),
+        ({"verb": "acquire"}, "unknown key 'verb'"),
+    ],
+)
+def test_a_verb_that_means_nothing_is_a_400_that_says_what_would_be_right(
+    service: httpx.Client, more: dict[str, object], says: str
+) -> None:
+    answer = service.post("/v1/check", json={"attributes": {"path": "/reports"}, **more})
+    assert (answer.status_code, says in answer.json()["detail"]) == (400, True)
+    nan = service.post("/v1/check", content=b'{"attributes": {"path": "/reports"}, "timeout": NaN}')
+    assert nan.status_code == 400
+
+
+@pytest.mark.parametrize("wrap", [lambda store: store, AsyncMemoryStore], ids=["local", "awaited"])
+def test_turns_that_programs_reserve_are_bounded_until_they_come(wrap: Any) -> None:
+    policy = replace(ONE_BY_ONE, rules=(replace(ONE_BY_ONE.rules[0], limit=LeakyBucket(50, 20)),))
+
+    async def use() -> None:
+        clock = ManualClock()
+        service = Service(policy, wrap(MemoryStore(100, clock=clock)), max_waiting=2)
+        answers = [await post_json(service, timeout=9, wait=False) for _ in range(5)]
+        assert [answer["allowed"] for answer in answers] == [True, True, True, False, False]
+        assert [answer["delay"] for answer in answers[:3]] == [0.0, 0.05, 0.1]
+        while not (await post_json(service, timeout=9, wait=False))["allowed"]:
+            await asyncio.sleep(0.01)  # until the event loop has come to a turn
+
+    asyncio.run(use())
+
+
+async def post_json(service: Service, **more: object) -> dict[str, Any]:
+    """Ask the application, without a server between."""
+    body, sent = json.dumps({"attributes": {}, **more}).encode(), []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await service({**SCOPE, "method": "POST", "path": "/v1/check"}, receive, send)
+    report: dict[str, Any] = json.loads(sent[-1]["body"])
+    return report
 
 
 ONE_BY_ONE = Policy.parse("""

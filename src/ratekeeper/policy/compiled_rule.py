@@ -49,7 +49,7 @@ def each_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
 class CompiledRule:
     """A rule, ready for requests. Immutable. `refuses_without_key` says what `lacking` means for the request."""
 
-    __slots__ = ("_overrides", "_scope", "_tests", "_usual", "refuses_without_key", "rule")
+    __slots__ = ("_at_once", "_overrides", "_scope", "_tests", "_usual", "refuses_without_key", "rule")
 
     def __init__(self, rule: Rule, sources: Mapping[str, Source]) -> None:
         self.rule = rule
@@ -57,12 +57,13 @@ class CompiledRule:
         self._scope = scope_of(rule.name)
         self._tests = tests_of(spelled_match(rule.match, sources, slash_matters=False))
         self._overrides = _Overrides(rule.overrides, sources) if rule.overrides else None
-        # All of a usual request's charge but its key: by the timeout, for each override and, last, for the rule itself.
+        # All of a usual request's charge but its key, for each override and, last, for the rule itself.
         limits = (*(override.limit for override in rule.overrides), rule.limit)
-        waits: tuple[float | None, ...] = (0, None) if isinstance(rule.cost, int) else ()
-        self._usual = {
-            wait: tuple(self._charge("", limit, rule.cost_of({}), wait)[2:] for limit in limits) for wait in waits
-        }
+        alike = isinstance(rule.cost, int)
+        self._at_once, self._usual = (
+            tuple(self._charge("", limit, rule.cost_of({}), timeout)[2:] for limit in limits) if alike else None
+            for timeout in (0, None)
+        )
 
     def matches(self, seen: Mapping[str, str]) -> bool:
         """Return whether the rule is for a request."""
@@ -105,7 +106,8 @@ class CompiledRule:
         waits: it is asked by its own `max_wait`, whatever the verb, so that it reports what its queue would do.
         """
         key = self.rule.bucket(seen)
-        if cost.__class__ is int and cost == 1 and (usual := self._usual.get(timeout)) is not None:
+        usual = self._at_once if timeout == 0 else self._usual if timeout is None else None
+        if usual is not None and cost.__class__ is int and cost == 1:
             return _new(Charge, (self._scope, key, *usual[self._override(seen)]))
         return self._charge(key, self.limit_for(seen), self.rule.cost_of(seen) * cost, timeout)
 

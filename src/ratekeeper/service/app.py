@@ -5,6 +5,7 @@ A gateway's question and a program's are exchanges like those of a framework, an
 
 from __future__ import annotations
 
+import asyncio
 import json
 from http import HTTPStatus
 from typing import cast
@@ -19,10 +20,12 @@ from ratekeeper.errors import (
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.frameworks.asgi import Receive, Scope, ScopeExchange, Send, answer_with
 from ratekeeper.http.attributes import AttributeReader
+from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.problem import explained, problem, response_to
 from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.http.response import Response
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.json_check import CheckRequest, parse_check, report
@@ -115,7 +118,7 @@ class Service:
         asked = parse_check(await _read_body(receive), self._limits.policy.names)
         exchange = ProgramExchange(self._limits, scope, receive, asked)
         await self._charge(exchange)
-        answer = json.dumps(report(exchange.decisions[-1])).encode()
+        answer = json.dumps(report(exchange.decisions[-1], asked.wait)).encode()
         return Response(200, [*exchange.limit_headers(), _JSON, _NO_STORE], answer)
 
     async def _charge(self, exchange: ScopeExchange) -> RatekeeperError | None:
@@ -137,7 +140,7 @@ class Service:
 
 
 class _Limiter(AsyncRequestLimiter):
-    """A limiter whose policy may look at what no gateway's request has, as programs can ask by it."""
+    """A limiter for gateways and programs. Its policy may look at attributes that only programs can state."""
 
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:
@@ -149,6 +152,38 @@ class _Limiter(AsyncRequestLimiter):
                 f"{policy.keeper.policy.source}: nothing in a gateway's request tells {policy.lacking[0]!r}: say in "
                 "[attributes] which header does, or restart, if only programs ask, at /v1/check"
             )
+
+    async def _decide_waiting(
+        self,
+        policy: RequestPolicy[AsyncKeeper],
+        exchange: Exchange,
+        attributes: dict[str, str],
+        cost: int,
+    ) -> PolicyDecision:
+        """Decide a request that may have to wait; a program's by the verb that it asks for."""
+        if isinstance(exchange, ProgramExchange):
+            if exchange.timeout == 0:
+                return await policy.keeper.try_acquire(attributes, cost)
+            if not exchange.waits:
+                return await self._reserve(policy.keeper, exchange.timeout, attributes, cost)
+        return await super()._decide_waiting(policy, exchange, attributes, cost)
+
+    async def _reserve(
+        self, keeper: AsyncKeeper, timeout: float | None, attributes: dict[str, str], cost: int
+    ) -> PolicyDecision:
+        """Take a turn for a program that waits for it by itself. Until the turn, it counts as one that waits here."""
+        client, waiting, delay = attributes.get("client"), self._room(), 0.0
+        if not waiting.enter(client):
+            return await keeper.try_acquire(attributes, cost)
+        try:
+            reservation = await keeper.reserve(attributes, cost, timeout)
+            delay = reservation.delay if reservation else 0.0
+        finally:
+            if delay:
+                asyncio.get_running_loop().call_later(delay, waiting.leave, client)
+            else:
+                waiting.leave(client)
+        return reservation.decision
 
 
 class GatewayExchange(ScopeExchange):
@@ -171,12 +206,14 @@ class GatewayExchange(ScopeExchange):
 
 
 class ProgramExchange(ScopeExchange):
-    """A request of which a program tells the attributes and the cost. The program, its peer, is not a client."""
+    """A request whose attributes and cost a program states. The program, its peer, is not a client."""
 
     def __init__(self, limits: AsyncRequestLimiter, scope: Scope, receive: Receive, asked: CheckRequest) -> None:
         super().__init__(limits, scope, receive)
         self._attributes = asked.attributes
         self.cost = asked.cost
+        self.timeout = asked.timeout
+        self.waits = asked.wait
 
     @property
     def peer(self) -> None:
@@ -184,6 +221,9 @@ class ProgramExchange(ScopeExchange):
 
     def read(self, reader: AttributeReader) -> dict[str, str]:
         return reader.respell(self._attributes)
+
+    def time_left(self) -> float | None:
+        return self.timeout
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -11,20 +11,28 @@ from ratekeeper.decision import Decision, RuleDecision
 from ratekeeper.errors import BadRequestError, did_you_mean
 from ratekeeper.policy.decision import PolicyDecision
 
-_SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1}'
+_SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1, "timeout": 0, "wait": true}'
 
 
 class CheckRequest(NamedTuple):
-    """Who asks, by attributes, and how much."""
+    """What a program asks for a request.
+
+    attributes  the request's attributes
+    cost        the tokens that it takes: each rule's own, times this
+    timeout     seconds that it may wait for its turn, None for as long as its rules allow; with 0 it may not wait
+    wait        the service holds the answer until the turn; else it answers at once, and the program waits
+    """
 
     attributes: dict[str, str]
-    cost: int
+    cost: int = 1
+    timeout: float | None = 0
+    wait: bool = True
 
 
 def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckRequest:
-    """Read the JSON body of a check. Raises `BadRequestError` for anything but the shape it names.
+    """Return what the JSON body of a check asks. Raises `BadRequestError`, which says what would be right.
 
-    With `known`, an attribute of another name is an error: nothing would limit by it, where something was meant to.
+    With `known`, an attribute of another name is an error: no rule would look at it, though the program means one.
     """
     try:
         asked = json.loads(body)
@@ -32,7 +40,7 @@ def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckReque
         raise BadRequestError(f"the body is not JSON ({error}): send {_SHAPE}") from None
     if not isinstance(asked, dict) or not isinstance(asked.get("attributes"), dict):
         raise BadRequestError(f"the body must be an object with an object 'attributes', as in {_SHAPE}")
-    unknown = set(asked) - {"attributes", "cost"}
+    unknown = set(asked) - set(CheckRequest._fields)
     if unknown:
         raise BadRequestError(f"unknown key {min(unknown)[:40]!r}: send {_SHAPE}")
     for name, value in asked["attributes"].items():
@@ -43,11 +51,21 @@ def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckReque
     cost = asked.get("cost", 1)
     if not isinstance(cost, int) or isinstance(cost, bool) or cost < 0:
         raise BadRequestError("cost must be a whole number, 0 or more")
-    return CheckRequest(asked["attributes"], cost)
+    timeout = asked.get("timeout", 0)
+    if timeout is not None and not (
+        isinstance(timeout, int | float) and not isinstance(timeout, bool) and timeout >= 0
+    ):
+        raise BadRequestError("timeout must be 0 or more seconds, or null to wait as long as the rules allow")
+    if not isinstance(wait := asked.get("wait", True), bool):
+        raise BadRequestError("wait must be true, to be answered at the turn, or false, to be answered at once")
+    return CheckRequest(asked["attributes"], cost, timeout, wait)
 
 
-def report(decision: PolicyDecision) -> dict[str, Any]:
-    """Return a decision as JSON. Times are seconds; null stands for never, and for no limit at all."""
+def report(decision: PolicyDecision, held: bool) -> dict[str, Any]:
+    """Return a decision as JSON. Times are in seconds; null means never, and no limit.
+
+    A request that was `held` until its turn has no more `delay`.
+    """
     rule = decision.rule
     return {
         "allowed": decision.allowed,
@@ -56,7 +74,7 @@ def report(decision: PolicyDecision) -> dict[str, Any]:
         "remaining": rule.decision.remaining if rule else None,
         "retry_after": _finite(decision.retry_after),
         "reset_after": decision.reset_after,
-        "delay": _finite(decision.delay),
+        "delay": 0.0 if held and decision.allowed else _finite(decision.delay),
         "rules": [{"name": one.name, "shadow": one.shadow, **_own(one, one.decision)} for one in decision.rules],
     }
 
