@@ -84,15 +84,11 @@ class Share(NamedTuple):
         )  # fmt: skip
 
 
-class Verdict(NamedTuple):
-    """What all rules together say of a request: may it pass, and after how many ticks."""
+def count(shares: Iterable[Share], decisions: Iterable[Decision], now: int) -> tuple[bool, int]:
+    """Count each rule's decision of a request. Return whether the request passes, and after how many ticks.
 
-    allowed: bool
-    delay: int
-
-
-def count(shares: Iterable[Share], decisions: Iterable[Decision], now: int) -> Verdict:
-    """Count what each rule said of a request, and note what it would have taken to admit it."""
+    Note for each bucket the capacity that it would have needed to admit the request.
+    """
     all_allow, longest = True, 0
     for share, decision in zip(shares, decisions, strict=True):
         _, tally, bucket, shadow, keyless, increment, interval, slack, least = share
@@ -113,7 +109,7 @@ def count(shares: Iterable[Share], decisions: Iterable[Decision], now: int) -> V
         needed = -((now + slack - tat) // interval)
         if needed > bucket.needed or least > bucket.needed:
             bucket.needed = max(needed, least)
-    return Verdict(all_allow, longest)
+    return all_allow, longest
 
 
 class Refusing(NamedTuple):
