@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from os import PathLike
+from typing import Any
 
 from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, Decision, scope_of
@@ -30,7 +31,7 @@ _PROBE = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_err
 class _Keeping:
     """What both keepers are made of: the compiled policy, which another may replace at any time."""
 
-    store: Store | AsyncStore
+    store: Any  # each keeper says of which type
     compiled: CompiledPolicy
     _local: Store | None  # the store, if its answers come at once
 

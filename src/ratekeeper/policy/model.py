@@ -153,7 +153,7 @@ class Tiers:
 class Policy:
     """Rules, and what they need to know of a request. Immutable. Raises `PolicyError` if it would limit nothing.
 
-    attributes  where each attribute comes from, for HTTP; who passes attributes of their own needs none
+    attributes  where each attribute comes from, for HTTP; a program that passes attributes itself needs none
     tiers       gives each request its attribute `tier`
     source      the file's name, for messages
     store       where buckets live; a keeper opens it unless it is given a store

@@ -33,7 +33,7 @@ def watch_policy(
 ) -> PolicyWatch:
     """Call `replace`, such as `Keeper.replace`, with the file's policy whenever it is another one than `in_use`.
 
-    The file is looked at once before this returns, and then each `every` seconds by a thread of its own, also in a
+    The file is looked at once before this returns, and then each `every` seconds by the watch's own thread, also in a
     forked child, until `stop`. Without `in_use`, whatever it holds is handed over first. A change is taken when the
     file has rested for `every` seconds and no process has it open for writing, so that none is read half written. Where
     the system cannot tell the latter, it must rest for `LONGER` times `every`. What happens is told by the logger

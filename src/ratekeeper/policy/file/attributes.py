@@ -1,4 +1,4 @@
-"""The table [attributes] of a policy file -> where each attribute comes from."""
+"""Reads the table [attributes] of a policy file into the source of each attribute."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPTIONS = {"client_ip": tuple(CLIENT_OPTIONS), "path": ("ignore_case",)}
 
 
 def read_attributes(table: Table | None, has_tiers: bool) -> dict[str, Source]:
-    """Return where each attribute comes from. One whose source is wrong may be anything: its uses are no errors too."""
+    """Return the source of each attribute. If a source is wrong, uses of its attribute are not errors too."""
     sources: dict[str, Source] = {}
     if table is None:
         return sources

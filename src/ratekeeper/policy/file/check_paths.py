@@ -1,4 +1,4 @@
-"""Patterns that no path can match, as paths are read: decoded, without a query, and with one spelling."""
+"""Finds patterns that no path can match: paths are decoded, have no query, and have one spelling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of a policy that no request can ever match, and exemptions that all match: each is an error with its mend.
+"""Finds patterns that no request can match, and exemptions that every request matches. Each error says the mend.
 
 A rule that never matches limits nothing, and says nothing. Only what cannot be right is an error: an attribute that the
 application or a header gives may have any value. Knows no file. Secrets are not shown: a header's pattern may be a key.

@@ -1,4 +1,4 @@
-"""A policy file (TOML) -> a `Policy`, whole or not at all: every error in it, in one `PolicyError`.
+"""Reads a policy file (TOML) into a `Policy`, or raises one `PolicyError` that lists every error in it.
 
 Knows the file's top level, `exempt` and [tiers]; a rule's table is read by `load_rule`, [attributes] by
 `load_attributes`, [store] by `load_store`.

@@ -1,6 +1,6 @@
-"""One [[rules]] table of a policy file -> a `Rule`. Errors go to the table's report; what is returned then is not used.
+"""Reads one [[rules]] table of a policy file into a `Rule`. Errors go to the table's report; then the rule is not used.
 
-Knows what a rule may say. Where the file comes from, and what else is in it, is `load`'s.
+Knows the keys of a rule. The file and its other tables are the business of `load`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table [store] of a policy file -> a `StoreSpec`. Opens nothing."""
+"""Reads the table [store] of a policy file into a `StoreSpec`. Opens nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in a TOML text each table, key and list item stands, which `tomllib` does not tell.
+"""Finds the line of each table, key and list item in a TOML file, which `tomllib` does not tell.
 
 A search for brackets and `key =`, over a text that tomllib has read already: it need not notice errors. It knows
 nothing of policies. Where it is at a loss, what it does not list is looked up as the table around it.
