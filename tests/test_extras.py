@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -57,6 +58,11 @@ def test_without_what_it_needs_an_adapter_says_what_to_install(module: str) -> N
     assert module.startswith(said[1]), "a part of an adapter names the whole"
     installed = packages_distributions()
     assert extra_packages(said[2]) & {normal(name) for one in NEEDS[module] for name in installed.get(one, ())}
+
+
+def test_every_framework_has_rate_limit_under_the_same_name() -> None:
+    for module in {module for module in MODULES if module.startswith("frameworks.")} - {"frameworks.grpc_call"}:
+        assert "rate_limit" in importlib.import_module(f"ratekeeper.{module}").__all__
 
 
 def test_importing_ratekeeper_imports_no_adapter_and_nothing_that_one_needs() -> None:

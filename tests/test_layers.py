@@ -40,7 +40,17 @@ ALLOWED_THIRD_PARTY = {
     "service": {"httptools", "uvicorn", "uvloop"},
     "cli": {"rich"},
     "stores": {"redis", "valkey"},
-    "frameworks": {"aiohttp", "asgiref", "django", "flask", "grpc", "rest_framework", "starlette", "werkzeug"},
+    "frameworks": {
+        "aiohttp",
+        "asgiref",
+        "django",
+        "fastapi",
+        "flask",
+        "grpc",
+        "rest_framework",
+        "starlette",
+        "werkzeug",
+    },
     "clients": {"aiohttp", "celery", "httpx", "requests"},
     "metrics": {"opentelemetry", "prometheus_client"},
 }

@@ -17,7 +17,7 @@ from redis_servers import Server, wait_for
 from starlette.responses import StreamingResponse
 
 from ratekeeper import ManualClock, MemoryStore, Policy
-from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate_limit
+from ratekeeper.frameworks.starlette import RateLimitMiddleware, rate_limit
 
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
 
@@ -39,7 +39,7 @@ def statuses(url: str, *headers: dict[str, str]) -> list[int]:
 
 def test_a_limit_without_a_key_is_each_clients_own_not_one_for_all() -> None:
     app = limited(trusted_proxies=1)
-    app.add_api_route("/own", lambda: "", dependencies=[Depends(RateLimit("2/minute"))])
+    app.add_api_route("/own", lambda: "", dependencies=[Depends(rate_limit("2/minute"))])
     clients = [{"x-forwarded-for": f"192.0.2.{number}"} for number in range(20)]
     with serving(app) as url:
         assert statuses(f"{url}/own", *clients, *clients) == [200] * 40
@@ -49,7 +49,7 @@ def test_a_limit_without_a_key_is_each_clients_own_not_one_for_all() -> None:
 def test_two_endpoints_with_the_same_limit_do_not_share_it() -> None:
     app = limited()
     for path in ("/a", "/b"):
-        app.add_api_route(path, lambda: "", dependencies=[Depends(RateLimit("1/minute"))])
+        app.add_api_route(path, lambda: "", dependencies=[Depends(rate_limit("1/minute"))])
     with serving(app) as url:
         assert [httpx.get(url + path).status_code for path in ("/a", "/a", "/b", "/b")] == [200, 429, 200, 429]
 

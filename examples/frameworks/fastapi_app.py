@@ -3,7 +3,7 @@
 from fastapi import Depends, FastAPI
 
 from ratekeeper import Policy
-from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate_limit
+from ratekeeper.frameworks.fastapi import RateLimitMiddleware, rate_limit
 
 POLICY = Policy.parse("""
 [attributes]
@@ -35,6 +35,6 @@ async def search(text: str = "") -> list[str]:
     return [text]
 
 
-@app.post("/reports", dependencies=[Depends(RateLimit("2/minute", key="api_key"))])  # or as a dependency
+@app.post("/reports", dependencies=[Depends(rate_limit("2/minute", key="api_key"))])  # or as a dependency
 def report() -> str:
     return "a report"

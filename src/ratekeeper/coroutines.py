@@ -1,7 +1,8 @@
-"""Coroutines that never suspend: so a flow is written once, for threads and for tasks. Knows nothing else."""
+"""Coroutines: tell what is async, and run a flow that never suspends, for threads and for tasks. Knows nothing else."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -36,3 +37,12 @@ def as_coroutine(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]
         return function(*arguments, **options)
 
     return call
+
+
+def is_async_function(function: object) -> bool:
+    """Return whether a call of a function, or of a callable object, must be awaited."""
+    return inspect.iscoroutinefunction(function) or (
+        not inspect.isroutine(function)
+        and not isinstance(function, type)
+        and inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004
+    )

@@ -8,6 +8,7 @@ from functools import partial, wraps
 from inspect import Parameter, Signature
 from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
+from ratekeeper.coroutines import is_async_function
 from ratekeeper.decision import Decision
 from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import DEFAULT_WAIT, Timeout, checked_cost, wait_ticks
@@ -56,7 +57,7 @@ class Guard:
         if not callable(cost):
             checked_cost(cost)
         for role, ask in (("key", key), ("cost", cost)):
-            if _is_async(ask):
+            if is_async_function(ask):
                 raise TypeError(f"the {role} function must not be async: nothing awaits it")
         if timeout is not DEFAULT_WAIT:
             wait_ticks(timeout)  # a bad one is an error now, not at the first call that has to wait
@@ -70,7 +71,7 @@ class Guard:
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         _check_function(function)
         key_of, cost_of, timeout = self._key_of(function), _of_call(self._cost, function, "cost"), self._timeout
-        if _is_async(function):
+        if is_async_function(function):
             take_turn_async = self._awaiting()
 
             @wraps(function)
@@ -196,14 +197,6 @@ def _signature(function: Callable[..., object]) -> Signature | None:
         return inspect.signature(function) if inspect.isfunction(written) or inspect.ismethod(written) else None
     except (TypeError, ValueError):  # it says something of its signature that cannot be
         return None
-
-
-def _is_async(function: object) -> bool:
-    return inspect.iscoroutinefunction(function) or (
-        not inspect.isroutine(function)
-        and not isinstance(function, type)
-        and inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004
-    )
 
 
 def _name(function: object) -> str:

@@ -16,7 +16,7 @@ from oracles import structured
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ratekeeper import IMPLEMENTATION, SharedMemoryStore
-from ratekeeper.frameworks.asgi import RateLimit, RateLimitMiddleware
+from ratekeeper.frameworks.asgi import RateLimitMiddleware, rate_limit
 
 # The client's side
 
@@ -98,12 +98,12 @@ def test_a_decoded_path_is_not_decoded_again_if_a_server_gives_no_raw_one() -> N
 # Endpoints' own limits, where the framework tells no routes
 
 
-async def charged(limit: RateLimit, scope: Any, receive: Any, send: Any) -> None:
+async def charged(limit: rate_limit, scope: Any, receive: Any, send: Any) -> None:
     await limit()
     await application(scope, receive, send)
 
 
-def with_limit(limit: RateLimit, **options: Any) -> RateLimitMiddleware:
+def with_limit(limit: rate_limit, **options: Any) -> RateLimitMiddleware:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await application(scope, receive, send)
@@ -119,14 +119,14 @@ def with_limit(limit: RateLimit, **options: Any) -> RateLimitMiddleware:
 
 
 def test_where_nothing_tells_endpoints_apart_a_limit_without_a_name_is_an_error() -> None:
-    with serving(with_limit(RateLimit("1/minute"))) as url:
+    with serving(with_limit(rate_limit("1/minute"))) as url:
         assert httpx.get(url).status_code == 500
-    with serving(with_limit(RateLimit("1/minute", name="all"))) as url:
+    with serving(with_limit(rate_limit("1/minute", name="all"))) as url:
         assert [httpx.get(url).status_code for _ in range(2)] == [200, 429]
 
 
 def test_a_websocket_is_refused_with_429_before_it_is_accepted_and_closed_with_1013_after() -> None:
-    with serving(with_limit(RateLimit("1/minute", name="sockets"))) as http:
+    with serving(with_limit(rate_limit("1/minute", name="sockets"))) as http:
         url = http.replace("http", "ws")
         with websockets.sync.client.connect(url) as socket:
             socket.send("hello")
@@ -153,7 +153,7 @@ def test_a_store_that_the_middleware_opened_is_closed_with_the_application_and_o
     for begin in (0, 3):
         with serving(app) as url:
             assert [httpx.get(url).status_code for _ in range(4)] == [200] * (3 - begin) + [429] * (1 + begin)
-        store = app.limits.store
+        store = app.limiter.store
         assert isinstance(store, SharedMemoryStore)
         with pytest.raises(ValueError, match="closed"):
             store.stats()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,9 @@ from asgi_servers import serving
 from redis_servers import wait_for
 
 from ratekeeper import ManualClock, MemoryStore, PolicyError
+from ratekeeper.frameworks import wsgi
+from ratekeeper.frameworks.asgi import rate_limit
+from ratekeeper.frameworks.flask import RateLimits
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.decision import PolicyDecision
 
@@ -104,6 +108,30 @@ def test_a_function_is_not_asked_for_what_no_rule_looks_at() -> None:
 
     with serving(limited(attributes={"user": fails})) as url:
         assert httpx.get(url).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: limited(polcy=""), "unknown option 'polcy': did you mean 'policy'?"),
+        (lambda: limited(exemt=None), "unknown option 'exemt': did you mean 'exempt'?"),
+        (lambda: wsgi.RateLimitMiddleware(lambda *_: [], stor="x"), "unknown option 'stor': did you mean 'store'?"),  # type: ignore[call-arg]
+        (lambda: RateLimits(on_decisions=print), "unknown option 'on_decisions': did you mean 'on_decision'?"),  # type: ignore[call-arg]
+        (lambda: rate_limit("1/s", kee="x"), "rate_limit has no option 'kee': did you mean 'key'?"),  # type: ignore[call-arg]
+        (lambda: rate_limit("1/s", max_wate=1), "rate_limit has no option 'max_wate': did you mean 'max_wait'?"),  # type: ignore[call-arg]
+        (lambda: limited(cost=True), "cost must be a whole number, 1 or more, or a function of the request, not True"),
+        (lambda: limited(on_decision=iter([print])), "or a list of such functions, not <"),
+        (
+            lambda: limited(on_decision=[None]),
+            "on_decision must be a function of the request and the decision, not N",
+        ),
+        (lambda: limited(legacy="utc"), "legacy must be 'epoch', 'delta' or None, not 'utc'"),
+        (lambda: limited(attributes={"user": 5}), "the attribute 'user' must be a function of the request"),
+    ],
+)
+def test_an_unknown_or_bad_option_is_an_error_that_says_what_is_right(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(words)):
+        make()
 
 
 class HeldClock(ManualClock):

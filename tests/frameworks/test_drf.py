@@ -8,9 +8,13 @@ from typing import Any
 import httpx
 import pytest
 from django.test import override_settings
+from django.urls import path
+from django_site import Api
+from rest_framework.response import Response
 from web_sites import django_asgi_site, django_wsgi_site, memory
 
 from ratekeeper import Policy
+from ratekeeper.frameworks.drf import rate_limit
 
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "2/minute"')
 ALICE, BOB = {"x-token": "alice"}, {"x-token": "bob"}
@@ -62,3 +66,18 @@ def test_with_the_middleware_all_responses_tell_the_throttles_limits(site: Any) 
         *_, refused = answers = [client.get("/api/report", headers=ALICE) for _ in range(3)]
     assert [one.headers["ratelimit"] for one in answers] == [f'"Hourly";r={left};t=1800' for left in (1, 0, 0)]
     assert refused.headers.get_list("retry-after") == ["1800"]
+
+
+class Decorated(Api):
+    throttle_classes = ()  # type: ignore[assignment]
+
+    @rate_limit("2/hour", key=lambda request: request.user.pk)
+    def get(self, request: Any) -> Response:
+        return Response("ok")
+
+
+def test_the_decorator_limits_a_views_method_by_the_user_of_the_token() -> None:
+    urls = (path("decorated", Decorated.as_view()),)
+    with override_settings(ROOT_URLCONF=urls), django_wsgi_site(store=memory()) as client:
+        for headers in (ALICE, BOB):
+            assert statuses(client, *["/decorated"] * 3, **headers) == [200, 200, 429]

@@ -533,7 +533,7 @@ def test_what_an_interceptor_opened_it_closes(server: Server, tmp_path: Path) ->
         asyncio.run(closing)
     assert watching() == before
     with pytest.raises(ValueError, match="closed"):
-        interceptor.limits.store.stats()
+        interceptor.limiter.store.stats()
 
 
 def test_the_example_serves_and_limits() -> None:

@@ -14,7 +14,7 @@ from asgi_apps import application
 from redis_servers import wait_for
 from servers import PATIENCE
 
-from ratekeeper.frameworks.asgi import RateLimit, RateLimitMiddleware
+from ratekeeper.frameworks.asgi import RateLimitMiddleware, rate_limit
 from ratekeeper.http.limiter import AsyncRequestLimiter
 
 RULE = '[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "{}/minute"'
@@ -40,7 +40,7 @@ def test_a_changed_policy_file_takes_effect_without_a_restart_and_a_broken_one_d
     file.write_text(RULE.format("many"))
     wait_for(lambda: "is not taken" in caplog.text)
     assert quota() == '"each";q=5;w=60'
-    asyncio.run(app.limits.close())
+    asyncio.run(app.limiter.close())
 
 
 def test_a_policy_that_lacks_what_nobody_gives_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -52,7 +52,7 @@ def test_a_policy_that_lacks_what_nobody_gives_is_not_taken(tmp_path: Path, capl
     [told] = caplog.records
     assert "policy.toml is not taken: what was in use before stays" in told.getMessage()
     assert told.exc_info is None, "a mistake in a policy is no failure of the program's: there is no traceback"
-    asyncio.run(app.limits.close())
+    asyncio.run(app.limiter.close())
 
 
 def test_a_policy_with_a_rule_that_is_named_as_an_endpoints_limit_is_not_taken(
@@ -61,7 +61,7 @@ def test_a_policy_with_a_rule_that_is_named_as_an_endpoints_limit_is_not_taken(
     file = tmp_path / "policy.toml"
     file.write_text(RULE.format(3))
     limits = AsyncRequestLimiter(file)
-    own = RateLimit("1/minute", name="own")
+    own = rate_limit("1/minute", name="own")
     limits.policy_of(own)
     caplog.set_level(logging.INFO, "ratekeeper")
     file.write_text(RULE.format(3).replace("each", "own"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import runpy
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from starlette.routing import Route
 from starlette_apps import BY_ENDPOINT, EACH, application, ask, limited, statuses
 
 from ratekeeper import Policy, PolicyError
-from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate_limit
+from ratekeeper.frameworks import fastapi
+from ratekeeper.frameworks.starlette import RateLimitMiddleware, rate_limit
 from ratekeeper.http.exchange import current
 
 # Routes
@@ -45,7 +48,7 @@ def test_mounted_applications_with_the_same_routes_do_not_share_an_endpoints_lim
     def small() -> FastAPI:
         app = FastAPI()
 
-        @app.get("/items/{n}", dependencies=[Depends(RateLimit("1/minute"))])
+        @app.get("/items/{n}", dependencies=[Depends(rate_limit("1/minute"))])
         async def items(n: int) -> int:
             return n
 
@@ -91,8 +94,55 @@ def test_a_decorator_needs_no_argument_of_the_endpoint_and_limits_a_function_tha
     assert statuses(app, "/send/a", **{"x-user": "bob"}) == [200]
 
 
+def test_one_object_is_a_decorator_and_a_dependency_each_with_its_own_buckets() -> None:
+    limit = rate_limit("1/minute", key=lambda request: int(request.headers["x-user"]))
+    app: FastAPI = limited(FastAPI())
+
+    @app.get("/decorated")
+    @limit
+    async def decorated(text: str = "") -> str:
+        return text
+
+    @app.get("/in-a-thread")
+    @limit
+    def in_a_thread() -> None:
+        """Answer in a thread."""
+
+    app.add_api_route("/in-a-list", lambda: "", dependencies=[Depends(limit)])
+
+    @app.get("/argument")
+    async def argument(limited: None = Depends(limit)) -> None:
+        """Answer after the dependency."""
+
+    for path in ("/decorated", "/in-a-thread", "/in-a-list", "/argument"):
+        assert statuses(app, path, path, **{"x-user": "7"}) == [200, 429], path
+    assert statuses(app, "/in-a-list", **{"x-user": "8"}) == [200]
+
+
+def test_fastapi_awaits_a_dependency_on_the_event_loop_and_not_in_a_thread() -> None:
+    waits = rate_limit("1/hour burst 1", max_wait=0)
+    assert inspect.iscoroutinefunction(waits.__call__)
+    assert not inspect.signature(waits).parameters
+    app: FastAPI = limited(FastAPI())
+
+    async def on_loop(limited: None = Depends(waits)) -> bool:
+        return True
+
+    def threads() -> set[int]:
+        return {thread.ident or 0 for thread in threading.enumerate() if "AnyIO" in thread.name}
+
+    app.add_api_route("/", on_loop)
+    before = threads()
+    assert statuses(app, "/", "/") == [200, 429]
+    assert threads() <= before, "a thread has run the dependency"
+
+
+def test_the_module_fastapi_has_the_names_of_starlettes() -> None:
+    assert (fastapi.RateLimitMiddleware, fastapi.rate_limit) == (RateLimitMiddleware, rate_limit)
+
+
 def test_a_routers_limit_counts_for_each_of_its_endpoints_on_its_own() -> None:
-    router = APIRouter(prefix="/r", dependencies=[Depends(RateLimit("1/minute"))])
+    router = APIRouter(prefix="/r", dependencies=[Depends(rate_limit("1/minute"))])
     router.add_api_route("/a", lambda: "a")
     router.add_api_route("/b", lambda: "b")
     app = limited(FastAPI())
@@ -102,9 +152,9 @@ def test_a_routers_limit_counts_for_each_of_its_endpoints_on_its_own() -> None:
 
 def test_two_limits_of_one_endpoint_that_would_share_buckets_are_an_error() -> None:
     app = limited(FastAPI())
-    both = [Depends(RateLimit("5/minute")), Depends(RateLimit("5/minute", key=lambda request: "x"))]
+    both = [Depends(rate_limit("5/minute")), Depends(rate_limit("5/minute", key=lambda request: "x"))]
     app.add_api_route("/same", lambda: "", dependencies=both)
-    named = [Depends(RateLimit("5/minute")), Depends(RateLimit("5/minute", name="other"))]
+    named = [Depends(rate_limit("5/minute")), Depends(rate_limit("5/minute", name="other"))]
     app.add_api_route("/named", lambda: "", dependencies=named)
     assert statuses(app, "/same", "/named") == [500, 200]
 
@@ -112,9 +162,9 @@ def test_two_limits_of_one_endpoint_that_would_share_buckets_are_an_error() -> N
 def test_limits_of_one_name_share_buckets_and_each_of_several_is_told_by_its_text() -> None:
     app = limited(FastAPI())
     for path in ("/a", "/b"):
-        app.add_api_route(path, lambda: "", dependencies=[Depends(RateLimit("2/minute", "9/hour", name="both"))])
-    app.add_api_route("/own", lambda: "", dependencies=[Depends(RateLimit("2/minute", "9/hour"))])
-    app.add_api_route("/one", lambda: "", dependencies=[Depends(RateLimit("2/minute", name="one"))])
+        app.add_api_route(path, lambda: "", dependencies=[Depends(rate_limit("2/minute", "9/hour", name="both"))])
+    app.add_api_route("/own", lambda: "", dependencies=[Depends(rate_limit("2/minute", "9/hour"))])
+    app.add_api_route("/one", lambda: "", dependencies=[Depends(rate_limit("2/minute", name="one"))])
     with serving(app) as url:
         answers = [httpx.get(url + path) for path in ("/a", "/b", "/a", "/b", "/own", "/one")]
     assert [one.status_code for one in answers] == [200, 200, 429, 429, 200, 200]
@@ -126,7 +176,7 @@ def test_limits_of_one_name_share_buckets_and_each_of_several_is_told_by_its_tex
 
 def test_an_endpoints_limit_with_the_name_of_a_rule_is_an_error() -> None:
     app = limited(FastAPI(), policy=EACH)
-    app.add_api_route("/", lambda: "", dependencies=[Depends(RateLimit("5/minute", name="each"))])
+    app.add_api_route("/", lambda: "", dependencies=[Depends(rate_limit("5/minute", name="each"))])
     with pytest.raises(PolicyError, match="both named 'each'"):
         ask(app)
 
@@ -138,8 +188,8 @@ def test_an_endpoints_limit_knows_attributes_clients_and_exemptions_as_the_polic
         '[[rules]]\nname = "all"\nlimit = "1000/s"\n'
     )
     app = limited(FastAPI(), policy=policy)
-    app.add_api_route("/client", lambda: "", dependencies=[Depends(RateLimit("1/minute"))])
-    app.add_api_route("/user", lambda: "", dependencies=[Depends(RateLimit("1/minute", key="user"))])
+    app.add_api_route("/client", lambda: "", dependencies=[Depends(rate_limit("1/minute"))])
+    app.add_api_route("/user", lambda: "", dependencies=[Depends(rate_limit("1/minute", key="user"))])
     with serving(app, proxy_headers=False) as url:
 
         def ask_as(path: str, name: str, value: str) -> int:
@@ -187,7 +237,7 @@ def test_a_method_of_a_class_and_an_object_that_is_awaited_can_be_limited_and_a_
 
 
 def test_a_dependency_can_be_overridden_in_tests_and_asks_nothing_of_the_client() -> None:
-    limit = RateLimit("1/minute")
+    limit = rate_limit("1/minute")
     app = limited(FastAPI())
     app.add_api_route("/", lambda: "", dependencies=[Depends(limit)])
     assert "parameters" not in app.openapi()["paths"]["/"]["get"]

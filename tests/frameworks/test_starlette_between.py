@@ -24,7 +24,7 @@ from starlette_apps import BY_ENDPOINT, EACH, application, ask, limited, statuse
 from websockets.exceptions import InvalidStatus
 
 from ratekeeper import ManualClock, MemoryStore, Policy
-from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware
+from ratekeeper.frameworks.starlette import RateLimitMiddleware, rate_limit
 
 # Code that stands in between
 
@@ -40,7 +40,7 @@ def test_a_middleware_of_starlettes_base_class_may_stand_on_either_side(limits_f
         Middleware(BaseHTTPMiddleware, dispatch=nothing),
     ]
     app = FastAPI(middleware=pair if limits_first else pair[::-1])
-    app.add_api_route("/", lambda: "", dependencies=[Depends(RateLimit("2/minute"))])
+    app.add_api_route("/", lambda: "", dependencies=[Depends(rate_limit("2/minute"))])
     with serving(app) as url:
         first, second, third = (httpx.get(url) for _ in range(3))
     assert [first.status_code, second.status_code, third.status_code] == [200, 200, 429]
@@ -51,7 +51,7 @@ def test_a_middleware_of_starlettes_base_class_may_stand_on_either_side(limits_f
 @pytest.mark.parametrize("between", [[], [Middleware(BaseHTTPMiddleware, dispatch=nothing)]], ids=["bare", "base"])
 def test_a_limit_in_a_mounted_application_refuses_with_429_not_500(between: list[Middleware]) -> None:
     sub = FastAPI(middleware=between)
-    sub.add_api_route("/x", lambda: "", dependencies=[Depends(RateLimit("1/minute"))])
+    sub.add_api_route("/x", lambda: "", dependencies=[Depends(rate_limit("1/minute"))])
     app = limited(FastAPI(middleware=between))
     app.mount("/sub", sub)
     with serving(app) as url:
@@ -95,7 +95,7 @@ def test_an_exception_handler_of_the_applications_may_answer_a_refusal_itself() 
         return PlainTextResponse("own", 420)
 
     app = limited(FastAPI(exception_handlers={RateLimitExceeded: own}))
-    app.add_api_route("/", lambda: "", dependencies=[Depends(RateLimit("1/minute"))])
+    app.add_api_route("/", lambda: "", dependencies=[Depends(rate_limit("1/minute"))])
     assert statuses(app, "/", "/") == [200, 420]
 
 
@@ -166,7 +166,7 @@ def test_a_rejection_is_a_response_of_starlettes_for_endpoints_limits_and_websoc
     app = application(rejection=lambda request, decision: PlainTextResponse("no", 420))
 
     @app.websocket("/ws")
-    async def ws(socket: WebSocket, limit: None = Depends(RateLimit("1/minute"))) -> None:
+    async def ws(socket: WebSocket, limit: None = Depends(rate_limit("1/minute"))) -> None:
         await socket.accept()
         await socket.close()
 
@@ -192,6 +192,6 @@ def test_one_application_serves_several_event_loops() -> None:
 
 def test_without_the_middleware_a_limit_says_so_rather_than_limit_nothing() -> None:
     app = FastAPI()
-    app.add_api_route("/", lambda: "", dependencies=[Depends(RateLimit("1/minute"))])
-    with pytest.raises(RuntimeError, match="add its middleware"):
+    app.add_api_route("/", lambda: "", dependencies=[Depends(rate_limit("1/minute"))])
+    with pytest.raises(RuntimeError, match="add ratekeeper's middleware"):
         ask(app)

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from ratekeeper import ManualClock, MemoryStore, Policy, PolicyError, RateLimitExceeded
 from ratekeeper.frameworks.drf import RateLimitThrottle
-from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate_limit
+from ratekeeper.frameworks.starlette import RateLimitMiddleware, rate_limit
 from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.limiter import RequestLimiter
 from ratekeeper.policy.sources import PathSource, readings_of
@@ -45,7 +45,7 @@ def starlette(endpoint: Any, policy: Policy | None = None, **options: Any) -> St
 
 
 def test_a_refusal_that_the_application_catches_makes_no_request_free() -> None:
-    once = RateLimit("1/hour", endpoint="resolver")
+    once = rate_limit("1/hour", endpoint="resolver")
 
     async def serve(request: Request) -> PlainTextResponse:
         try:
@@ -58,7 +58,7 @@ def test_a_refusal_that_the_application_catches_makes_no_request_free() -> None:
 
 
 def test_a_429_of_the_applications_own_after_a_refusal_costs_nothing() -> None:
-    once = RateLimit("1/hour", endpoint="resolver")
+    once = rate_limit("1/hour", endpoint="resolver")
 
     async def serve(request: Request) -> PlainTextResponse:
         try:
@@ -72,7 +72,7 @@ def test_a_429_of_the_applications_own_after_a_refusal_costs_nothing() -> None:
 
 
 def test_messages_of_a_websocket_are_charged_and_not_given_back_when_one_is_refused() -> None:
-    each = RateLimit("5/minute", endpoint="messages")
+    each = rate_limit("5/minute", endpoint="messages")
     done: list[int] = []
 
     async def chat(scope: Any, receive: Any, send: Any) -> None:
@@ -109,7 +109,7 @@ def test_a_body_that_comes_while_an_endpoints_limit_waits_is_not_lost() -> None:
 
 
 def test_a_limit_that_cannot_be_used_is_an_error_each_time_and_at_a_reload() -> None:
-    limits, own = RequestLimiter(routes=False), RateLimit("2/minute", key="usr", endpoint="e")
+    limits, own = RequestLimiter(routes=False), rate_limit("2/minute", key="usr", endpoint="e")
     for _ in range(3):
         with pytest.raises(PolicyError, match="nothing gives the attribute 'usr'"):
             limits.policy_of(own)
@@ -136,10 +136,10 @@ def test_a_prefix_is_taken_from_each_reading_in_the_paths_spelling() -> None:
 
 def test_limits_of_one_name_must_be_one_limit() -> None:
     limits = RequestLimiter(routes=False)
-    limits.policy_of(RateLimit("5/minute", name="x"))
-    limits.policy_of(RateLimit("5/minute", name="x"))
+    limits.policy_of(rate_limit("5/minute", name="x"))
+    limits.policy_of(rate_limit("5/minute", name="x"))
     with pytest.raises(PolicyError, match="two limits are named 'x'"):
-        limits.policy_of(RateLimit("100/minute", name="x"))
+        limits.policy_of(rate_limit("100/minute", name="x"))
 
 
 @pytest.mark.parametrize(

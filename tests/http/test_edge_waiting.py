@@ -209,7 +209,7 @@ def test_a_body_that_comes_while_its_request_waits_is_not_lost(
 # Several workers
 
 
-WARNS = "each worker process has rate limits of its own"
+WARNS = "each worker process has its own rate limits"
 TELL = """
 import logging, sys
 logging.basicConfig(stream=sys.stdout, format="%(message)s")

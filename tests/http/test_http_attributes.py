@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from http.cookies import SimpleCookie
 from string import ascii_letters
 from uuid import UUID
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from ratekeeper.errors import BadRequestError
 from ratekeeper.http.attributes import (
+    OWN_KEY,
     AttributeReader,
     client_address,
     put_attribute,
@@ -363,13 +365,24 @@ def test_basic_credentials_have_one_spelling() -> None:
     assert read(HeaderSource("authorization"), (b"authorization", b"Basic x")) == "basic x"
 
 
-def test_a_number_and_a_uuid_are_as_good_as_their_strings() -> None:
+def test_a_number_means_its_decimal_string_and_a_uuid_its_string() -> None:
     attributes: dict[str, str] = {}
-    for value in (7, UUID(int=7), "seven"):
+    for value, string in ((7, "7"), (-(10**20), "-100000000000000000000"), (HTTPStatus.OK, "200"), ("seven", "seven")):
         put_attribute(attributes, "user", value)
-        assert attributes == {"user": str(value)}
+        assert attributes == {"user": string}
+    put_attribute(attributes, "user", UUID(int=7))
+    assert attributes == {"user": "00000000-0000-0000-0000-000000000007"}
     put_attribute(attributes, "user", None)
     assert attributes == {}
+
+
+@pytest.mark.parametrize("value", [True, 7.0, b"7", ["7"], object()])
+def test_an_attribute_of_another_type_is_an_error_that_says_what_is_right(value: object) -> None:
+    what = f"must return a string, an int, a UUID or None, not {type(value).__name__}"
+    with pytest.raises(TypeError, match=f"the function of the attribute 'user' {what}"):
+        put_attribute({}, "user", value)
+    with pytest.raises(TypeError, match=f"a key function {what}"):
+        put_attribute({}, OWN_KEY, value)
 
 
 # Cookies

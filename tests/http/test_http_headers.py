@@ -15,7 +15,7 @@ from ratekeeper import PolicyDecision, RuleDecision
 from ratekeeper.decision import NEVER, Decision
 from ratekeeper.gcra import decide
 from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers
-from ratekeeper.http.problem import QUOTA_EXCEEDED, problem
+from ratekeeper.http.responses import QUOTA_EXCEEDED, problem
 from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket, parse_limit
 
 SECOND = TICKS_PER_SECOND

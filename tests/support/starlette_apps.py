@@ -10,7 +10,7 @@ from asgi_servers import serving
 from fastapi import Depends, FastAPI
 
 from ratekeeper import ManualClock, MemoryStore, Policy
-from ratekeeper.frameworks.starlette import RateLimit, RateLimitMiddleware, rate_limit
+from ratekeeper.frameworks.starlette import RateLimitMiddleware, rate_limit
 
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
 BY_ENDPOINT = Policy.parse('[[rules]]\nname = "e"\nkey = ["endpoint"]\nlimit = "1/minute"\nmissing = "skip"')
@@ -46,7 +46,7 @@ def application(**options: Any) -> FastAPI:
     async def item(item: int) -> int:
         return item
 
-    @app.get("/search/{query}", dependencies=[Depends(RateLimit("2/minute"))])
+    @app.get("/search/{query}", dependencies=[Depends(rate_limit("2/minute"))])
     async def search(query: str) -> str:
         return query
 

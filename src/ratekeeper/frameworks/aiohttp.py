@@ -1,7 +1,7 @@
-"""aiohttp's server: limits for an `aiohttp.web.Application`. Knows nothing of aiohttp's client.
+"""aiohttp's server: limits for an `aiohttp.web.Application`. Does not know aiohttp's client.
 
-A middleware decides, and a signal adds headers to each response when it is about to be sent: what streams has sent its
-own before its handler returns. Bodies, streams and websockets pass through as they are.
+A middleware decides. A signal adds headers to each response before it is sent: a stream sends its headers before its
+handler returns. Bodies, streams and websockets pass through as they are.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from os import PathLike
 from typing import Any, TypeAlias, Unpack
 
 from ratekeeper.errors import MissingExtraError
+from ratekeeper.http.application import Options
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
-from ratekeeper.http.options import Options
-from ratekeeper.http.rate_limit import RateLimit, check_endpoints, rate_limit
-from ratekeeper.http.response import Response
+from ratekeeper.http.rate_limit import check_endpoints, rate_limit
+from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
@@ -27,10 +27,10 @@ try:
 except ModuleNotFoundError:
     raise MissingExtraError("ratekeeper.frameworks.aiohttp", "aiohttp") from None
 
-__all__ = ["RateLimit", "rate_limit", "setup"]
+__all__ = ["rate_limit", "setup"]
 
 _LOOKS_EVERY = 0.5
-"""Seconds between two looks at whether the client of a request that waits is still there."""
+"""The seconds between two looks at whether the client of a held request has hung up."""
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,16 +44,16 @@ def setup(
 ) -> None:
     """Limit an application, before it is started: `setup(app, "policy.toml")`.
 
-    `policy` is the name of its file, or a `Policy`; without one, only handlers' own limits count (`rate_limit`).
-    `store` is where buckets live, a store or its string, such as "redis://localhost"; by default the policy's, or else
-    the process's memory. One that is opened here is closed when the application ends. For the options see
-    `ratekeeper.http.options`; their functions are given the `web.Request`, and may be async. `rejection` returns a
-    `web.Response`.
+    `policy` is a `Policy`, or the name of its file. Without one, only the handlers' own limits count (`rate_limit`).
+    `store` is a store, or its string, such as "redis://localhost"; the default is the policy's, or else the process's
+    memory. A store that is opened here is closed when the application ends. The options are
+    `ratekeeper.http.application.Options`. Their functions get the `web.Request`, and may be async. `rejection` returns
+    a `web.Response`.
 
-    The middleware goes behind those that the application has already, so its functions see what these have found out.
-    The attribute `route` is the resource's template, such as "/items/{id}", and `endpoint` that with the method; what
-    no route takes has neither. The handshake of a websocket is a request like any other; what comes after it is free.
-    When the application starts, a limit on a handler that cannot be used, or that limits nothing, is an error.
+    The middleware goes behind those that the application has already, so its functions see their results. The attribute
+    `route` is the resource's template, such as "/items/{id}", and `endpoint` is the method and the route; a request
+    without a route has neither. The handshake of a websocket is a request; its messages are not. When the application
+    starts, a handler's limit that cannot be used, or that limits nothing, is an error.
     """
     limited = _Limited(AsyncRequestLimiter(policy, store=store, **options))
     app.middlewares.append(limited.answer)
@@ -62,52 +62,52 @@ def setup(
 
 
 class _Limited:
-    """What is added to an application. While a request has no answer yet, its exchange is kept on the request."""
+    """The parts that are added to an application. A request without a response keeps its exchange."""
 
-    def __init__(self, limits: AsyncRequestLimiter) -> None:
-        self._limits = limits
-        name = f"exchange {id(self):#x}"  # one each: an application inside another may have limits of its own
+    def __init__(self, limiter: AsyncRequestLimiter) -> None:
+        self._limiter = limiter
+        name = f"exchange {id(self):#x}"  # one each: an application inside another may have its own limits
         self._key: Any = web.RequestKey(name, Exchange) if hasattr(web, "RequestKey") else name  # before aiohttp 3.14
 
     @web.middleware
     async def answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        exchange = request[self._key] = _Exchange(self._limits, request)
+        exchange = request[self._key] = _Exchange(self._limiter, request)
         token = CURRENT.set(exchange)
         try:
-            refusal = await self._limits.charge_async(exchange)
+            refusal = await self._limiter.charge_async(exchange)
             if refusal is None:
                 return await handler(request)
-        except REFUSALS as error:  # of a handler's limit, or of a limiter of the application's own
+        except REFUSALS as error:  # from a handler's limit, or from the application's own limiter
             if self._key not in request:
                 raise
             refusal = error
         finally:
             CURRENT.reset(token)
-        answer = await self._limits.answer_async(exchange, refusal)
+        answer = await self._limiter.answer_async(exchange, refusal)
         if isinstance(answer, Response):
             return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
-        return answer  # type: ignore[no-any-return]  # the user's own
+        return answer  # type: ignore[no-any-return]  # the user's own response
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         exchange: Exchange | None = request.pop(self._key, None)
-        if exchange is not None:  # else another middleware has answered
-            await self._limits.answered_async(exchange, response.status)
+        if exchange is not None:  # if it is missing, another middleware has answered
+            await self._limiter.answered_async(exchange, response.status)
             response.headers.extend(exchange.limit_headers())
 
     async def run(self, app: web.Application) -> AsyncIterator[None]:
-        """From the application's start to its end."""
-        check_endpoints((route.handler for route in app.router.routes()), self._limits.policy_of)
-        warn_if_limits_multiply(self._limits.store)
-        self._limits.reopen()
+        """Check the handlers' limits at the application's start. Close the limiter at its end."""
+        check_endpoints((route.handler for route in app.router.routes()), self._limiter.policy_of)
+        warn_if_limits_multiply(self._limiter.store)
+        self._limiter.reopen()
         yield
-        await self._limits.close()
+        await self._limiter.close()
 
 
 class _Exchange(Exchange):
-    """A request of aiohttp's, of which nothing is read before a policy looks at it."""
+    """A request, as aiohttp reads it."""
 
-    def __init__(self, limits: AsyncRequestLimiter, request: web.Request) -> None:
-        super().__init__(limits)
+    def __init__(self, limiter: AsyncRequestLimiter, request: web.Request) -> None:
+        super().__init__(limiter)
         self.loop = get_running_loop()
         self._request = request
 
@@ -125,12 +125,12 @@ class _Exchange(Exchange):
 
     @cached_property
     def lines(self) -> Sequence[tuple[bytes, bytes]]:
-        # Its own `headers` gives the first of those that are repeated.
+        # aiohttp's `headers` has only the first of repeated lines.
         return [(name.lower(), value) for name, value in self._request.raw_headers]
 
     @property
     def peer(self) -> str | None:
-        # Not `remote`, which others may have set to what a header says.
+        # Not `remote`, which others may have set by a header.
         name = self._request.get_extra_info("peername")
         return name[0] if isinstance(name, tuple) else None
 
@@ -142,5 +142,5 @@ class _Exchange(Exchange):
         return resource.canonical if resource is not None else None
 
     async def hung_up(self) -> None:
-        while self._request.transport is not None:  # aiohttp does not tell a handler when it goes
+        while self._request.transport is not None:  # aiohttp does not tell a handler of a hang-up
             await sleep(_LOOKS_EVERY)

@@ -1,7 +1,7 @@
-"""ASGI: limits for any asynchronous application. Knows no framework: Starlette's and FastAPI's own is `starlette`.
+"""ASGI: limits for any asynchronous application. Knows no framework; `starlette` is built on it.
 
-Pure ASGI: bodies, streams, websockets and the lifespan pass through as they are. Only the headers of a response are
-added to, and a refused request is answered here.
+Pure ASGI: bodies, streams, websockets and the lifespan pass through as they are. The middleware only adds headers to a
+response, and answers a refused request.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote, unquote_to_bytes
 
 from ratekeeper.errors import ClientDisconnected, PolicyError, RatekeeperError
+from ratekeeper.http.application import Options
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
-from ratekeeper.http.options import Options
-from ratekeeper.http.rate_limit import RateLimit, check_endpoints, rate_limit
-from ratekeeper.http.response import Response
+from ratekeeper.http.rate_limit import check_endpoints, rate_limit
+from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 
-__all__ = ["RateLimit", "RateLimitMiddleware", "rate_limit"]
+__all__ = ["RateLimitMiddleware", "rate_limit"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -33,7 +33,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_KEPT = 65_536
-"""Bytes of a body that are kept while its request waits for its turn. A longer one is read on when it goes ahead."""
+"""The bytes of a body that are kept while its request waits for its turn. The rest is read when it goes ahead."""
 
 _TRY_AGAIN_LATER = 1013
 _UNKNOWN_ERROR = 500
@@ -48,15 +48,15 @@ _ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.s
 class RateLimitMiddleware:
     """Decide each HTTP request by a policy, and tell the client its limits.
 
-    `policy` is the name of its file, or a `Policy`; without one, only endpoints' own limits count (`RateLimit`).
-    `store` is where buckets live, a store or its string, such as "redis://localhost"; by default the policy's, or else
-    the process's memory. For the options see `ratekeeper.http.options`; their functions are given the scope, and may be
-    async. `rejection` returns an ASGI application.
+    `policy` is a `Policy`, or the name of its file. Without one, only the endpoints' own limits count (`rate_limit`).
+    `store` is a store, or its string, such as "redis://localhost"; the default is the policy's, or else the process's
+    memory. The options are `ratekeeper.http.application.Options`. Their functions get the scope, and may be async.
+    `rejection` returns an ASGI application.
 
-    A refusal is 429 with a problem body (RFC 9457), or 503 if the store does not answer. The handshake of a websocket
-    counts as a GET. If it is refused before it is accepted it gets the same answer, later a close with code 1013. A
-    request whose rules let it wait is held until its turn, or until its client hangs up. A store that the middleware
-    has opened is closed at the end of the application's lifespan.
+    A refused request gets a 429 with a problem body (RFC 9457), or a 503 if the store does not answer. The handshake of
+    a websocket counts as a GET. A handshake that is refused gets the same answer; a websocket that is refused later is
+    closed with code 1013. A request whose rules let it wait is held until its turn, or until its client hangs up. A
+    store that the middleware has opened is closed at the end of the application's lifespan.
     """
 
     _tells_routes: ClassVar[bool] = False
@@ -70,7 +70,7 @@ class RateLimitMiddleware:
         **options: Unpack[Options],
     ) -> None:
         self.app = app
-        self.limits = AsyncRequestLimiter(policy, store=store, routes=self._tells_routes, **options)
+        self.limiter = AsyncRequestLimiter(policy, store=store, routes=self._tells_routes, **options)
         self._checked = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,13 +80,13 @@ class RateLimitMiddleware:
         if not self._checked:
             self._check(scope)
         exchange = self._exchange(scope, receive)
-        reply = _Reply(self.limits, exchange, send)
+        reply = _Reply(self.limiter, exchange, send)
         token = CURRENT.set(exchange)
         try:
-            refusal = await self.limits.charge_async(exchange)
+            refusal = await self.limiter.charge_async(exchange)
             if refusal is None:
                 await self.app(exchange.scope, exchange.receive, reply.send)
-        except REFUSALS as error:  # of an endpoint's limit, or of a limiter of the application's own
+        except REFUSALS as error:  # from an endpoint's limit, or from the application's own limiter
             refusal = error
             if reply.ended:
                 raise
@@ -97,7 +97,7 @@ class RateLimitMiddleware:
             await reply.refuse(refusal)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a lifespan through. Open the store again at its start, and close it at its end, if it is ours."""
+        """Pass a lifespan through. Open the store again at its start and close it at its end, if it was opened here."""
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
             return
@@ -106,36 +106,36 @@ class RateLimitMiddleware:
         except PolicyError as error:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise  # clients for tests look for that
-        self.limits.reopen()
+            raise  # test clients look for that
+        self.limiter.reopen()
 
         async def send_closing(message: Message) -> None:
             if message["type"] in _ENDINGS:
-                await self.limits.close()
+                await self.limiter.close()
             await send(message)
 
         await self.app(scope, receive, send_closing)
 
     def _exchange(self, scope: Scope, receive: Receive) -> ScopeExchange:
-        return ScopeExchange(self.limits, scope, receive)
+        return ScopeExchange(self.limiter, scope, receive)
 
     def _check(self, scope: Scope) -> None:
-        """Once, at the start: raise `PolicyError` for a limit that cannot be used, or that limits nothing."""
-        check_endpoints(self._endpoints(scope), self.limits.policy_of)
-        warn_if_limits_multiply(self.limits.store)
+        """Raise `PolicyError`, at the start, for an endpoint's limit that cannot be used, or that limits nothing."""
+        check_endpoints(self._endpoints(scope), self.limiter.policy_of)
+        warn_if_limits_multiply(self.limiter.store)
         self._checked = True
 
     def _endpoints(self, scope: Scope) -> Iterable[Any]:
-        """Return the functions of the application that requests may come to, as far as can be told."""
+        """Return the functions of the application that answer requests, if the application tells them."""
         functions = getattr(self.app, "view_functions", None)  # Quart's
         return functions.values() if isinstance(functions, dict) else ()
 
 
 class ScopeExchange(Exchange):
-    """A scope, of which nothing is read before it is asked for."""
+    """A request, as its scope has it."""
 
-    def __init__(self, limits: AsyncRequestLimiter, scope: Scope, receive: Receive) -> None:
-        super().__init__(limits)
+    def __init__(self, limiter: AsyncRequestLimiter, scope: Scope, receive: Receive) -> None:
+        super().__init__(limiter)
         self.loop = asyncio.get_running_loop()
         self.scope = scope
         self.prefix = scope.get("root_path", "")
@@ -152,7 +152,7 @@ class ScopeExchange(Exchange):
 
     @property
     def path(self) -> str | bytes:
-        # The application goes by `path`, which the server has decoded, and others may have rewritten.
+        # The application reads `path`, which the server has decoded, and others may have rewritten.
         path: str = self.scope["path"]
         raw: bytes | None = self.scope.get("raw_path")
         if raw is not None and unquote_to_bytes(raw) == path.encode("utf-8", "surrogatepass"):
@@ -179,13 +179,13 @@ class ScopeExchange(Exchange):
         return await (self._receive if self._inbox is None else self._inbox.receive)()
 
     def end(self) -> None:
-        """Leave nothing behind that still waits for the client."""
+        """Stop waiting for the client."""
         if self._inbox is not None:
             self._inbox.close()
 
 
 class _Inbox:
-    """What a client sends while its request waits, kept for the application. So a hang-up is seen."""
+    """Keeps for the application what a client sends while its request waits. So a hang-up is seen."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -193,18 +193,18 @@ class _Inbox:
         self._coming: asyncio.Task[Message] | None = None
 
     async def hung_up(self) -> None:
-        """Return when the client has gone. Keep what comes before that, up to `MOST_KEPT` bytes."""
+        """Return when the client has hung up. Keep the messages before that, up to `MOST_KEPT` bytes."""
         kept = 0
         while kept < MOST_KEPT:
             if self._coming is None:
                 self._coming = asyncio.ensure_future(self._receive())
-            await asyncio.wait({self._coming})  # if this is cancelled, the message is not
+            await asyncio.wait({self._coming})  # a cancelled wait does not lose the message
             message, self._coming = self._coming.result(), None
             self._kept.append(message)
             if message["type"] in _GONE:
                 return
             kept += 1 + len(message.get("body") or message.get("bytes") or message.get("text") or b"")
-        await asyncio.get_running_loop().create_future()  # nobody can tell any more
+        await asyncio.get_running_loop().create_future()  # a hang-up cannot be seen any more
 
     async def receive(self) -> Message:
         if self._kept:
@@ -220,21 +220,23 @@ class _Inbox:
 
 
 class _Reply:
-    """What the application sends, on its way out: with the headers about limits.
+    """Sends the application's messages on, with the headers about limits.
 
-    What does not know our error makes a 500 of it: some frameworks do, and mounted applications. The refusal is sent in
-    place of that, at once, as such an application may not return before the client has had an answer.
+    Some frameworks, and mounted applications, make a 500 of an error that they do not know. The refusal is sent in
+    place of that 500, at once: such an application may not return before the client has an answer.
     """
 
-    __slots__ = ("_accepted", "_exchange", "_limits", "_send", "ended", "replaced")
+    __slots__ = ("_accepted", "_exchange", "_limiter", "_send", "ended", "replaced")
 
-    def __init__(self, limits: AsyncRequestLimiter, exchange: ScopeExchange, send: Send) -> None:
-        self._limits = limits
+    def __init__(self, limiter: AsyncRequestLimiter, exchange: ScopeExchange, send: Send) -> None:
+        self._limiter = limiter
         self._exchange = exchange
         self._send = send
         self._accepted = False
-        self.ended = False  # the application has begun a response, or closed its websocket
+        self.ended = False
+        """Whether the application has begun a response, or closed its websocket."""
         self.replaced: RatekeeperError | None = None
+        """The refusal that was sent in place of the application's 500."""
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -259,10 +261,10 @@ class _Reply:
         if scope["type"] == "websocket" and (
             self._accepted or _HANDSHAKE_ANSWER not in (scope.get("extensions") or {})
         ):
-            await self._limits.give_back_async(self._exchange)
+            await self._limiter.give_back_async(self._exchange)
             await self._send({"type": _CLOSE, "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
             return
-        answer = await self._limits.answer_async(self._exchange, refusal)
+        answer = await self._limiter.answer_async(self._exchange, refusal)
         app = partial(answer_with, answer) if isinstance(answer, Response) else answer
         await app(scope, self._exchange.receive, self._send_refusal)
 
@@ -271,7 +273,7 @@ class _Reply:
 
     async def _send_told(self, message: Message) -> None:
         """Begin a response, or accept a websocket, with the headers about limits."""
-        await self._limits.answered_async(self._exchange, message.get("status", 101))
+        await self._limiter.answered_async(self._exchange, message.get("status", 101))
         headers = _raw(self._exchange.limit_headers())
         await self._send({**message, "headers": [*(message.get("headers") or ()), *headers]})
 

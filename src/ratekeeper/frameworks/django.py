@@ -1,7 +1,8 @@
-"""Django: a middleware, sync and async, that is set up in the settings. Knows no other framework.
+"""Django: a middleware, sync and async, that reads the settings. Knows no other framework.
 
-A request is charged in `process_view`: only there is the route known, and the user. What is answered without a view, by
-another middleware or as there is no such page, is charged when its answer comes by, so that guessing paths is limited.
+A request is charged in `process_view`, where the route and the user are known. A request that is answered without a
+view (by another middleware, or as there is no such page) is charged when its response passes. So guessing paths is
+limited too.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from urllib.parse import quote
 
 from ratekeeper.errors import MissingExtraError, did_you_mean
 from ratekeeper.frameworks.wsgi import EnvironExchange
+from ratekeeper.http.application import Options
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
-from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import check_endpoints, rate_limit
-from ratekeeper.http.response import Response
+from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 
 try:
@@ -41,16 +42,16 @@ _FUNCTIONS = frozenset({"attributes", "cost", "exempt", "on_decision", "rejectio
 
 
 class RateLimitMiddleware:
-    """Decide each request by a policy, and tell the client its limits. Goes before all that may answer itself.
+    """Decide each request by a policy, and tell the client its limits. Goes before all that may answer by itself.
 
-    The setting RATEKEEPER is a dict, such as {"policy": BASE_DIR / "policy.toml"}. For its `policy` and `store` see
-    `ratekeeper.frameworks.asgi`, for the others `ratekeeper.http.options`; a function may be given by its dotted
-    path. Functions are given Django's request, and may be async under ASGI. `rejection` returns an `HttpResponse`. The
-    attribute `route` is the route's template after a "/", such as "/items/<int:item>/", and `endpoint` that with the
-    method; what no view answers has neither.
+    The setting RATEKEEPER is a dict, such as {"policy": BASE_DIR / "policy.toml"}. Its keys are `policy`, `store` (see
+    `ratekeeper.frameworks.asgi`) and `ratekeeper.http.application.Options`. A function may be named by its dotted path.
+    Functions get Django's request, and may be async under ASGI. `rejection` returns an `HttpResponse`. The attribute
+    `route` is the route's template after a "/", such as "/items/<int:item>/", and `endpoint` is the method and the
+    route; a request without a view has neither.
 
-    A view's own limit is `@rate_limit("5/minute")`, on a function or on a method of a class, sync or async. A limit on
-    a view that cannot be used is an error when Django starts.
+    A view's own limit is `@rate_limit("5/minute")`, on a function or on a method of a class, sync or async. A view's
+    limit that cannot be used is an error when Django starts.
     """
 
     sync_capable: ClassVar[bool] = True
@@ -59,40 +60,47 @@ class RateLimitMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self._get_response = get_response
         self._is_async = iscoroutinefunction(get_response)
-        # Django looks at what kind of function a hook is: of the wrong kind, it would be run in another thread.
-        self.process_view = self._view_async if self._is_async else self._view
-        self.process_exception = self._exception_async if self._is_async else self._exception
         if self._is_async:
             markcoroutinefunction(self)
-        check_endpoints(_views(get_resolver().url_patterns), self._limits.policy_of)
+        check_endpoints(_views(get_resolver().url_patterns), self._limiter.policy_of)
         setting_changed.connect(self._changed)
 
     def __call__(self, request: HttpRequest) -> Any:
         if self._is_async:
             return self._call_async(request)
-        warn_if_limits_multiply(self._limits.store, bool(request.META.get("wsgi.multiprocess")))
-        exchange = RequestExchange(self._limits, request)
+        warn_if_limits_multiply(self._limiter.store, bool(request.META.get("wsgi.multiprocess")))
+        exchange = RequestExchange(self._limiter, request)
         token = CURRENT.set(exchange)
         try:
             response = self._get_response(request)
             response = response if exchange.charged else self._charge(exchange) or response
-            self._limits.answered(exchange, response.status_code)
+            self._limiter.answered(exchange, response.status_code)
             return _told(response, exchange)
         finally:
             CURRENT.reset(token)
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
-        warn_if_limits_multiply(self._limits.store)
-        exchange = RequestExchange(self._limits, request)
+        warn_if_limits_multiply(self._limiter.store)
+        exchange = RequestExchange(self._limiter, request)
         exchange.loop = get_running_loop()
         token = CURRENT.set(exchange)
         try:
             response = await self._get_response(request)
             response = response if exchange.charged else await self._charge_async(exchange) or response
-            await self._limits.answered_async(exchange, response.status_code)
+            await self._limiter.answered_async(exchange, response.status_code)
             return _told(response, exchange)
         finally:
             CURRENT.reset(token)
+
+    @property
+    def process_view(self) -> Callable[..., Any]:
+        """Django's hook before a view, of the middleware's kind: Django runs a hook of the other kind in a thread."""
+        return self._view_async if self._is_async else self._view
+
+    @property
+    def process_exception(self) -> Callable[..., Any]:
+        """Django's hook after an error of a view, of the middleware's kind."""
+        return self._exception_async if self._is_async else self._exception
 
     def _view(self, *_: Any) -> HttpResponseBase | None:
         return self._charge(_under_way())
@@ -101,44 +109,42 @@ class RateLimitMiddleware:
         return await self._charge_async(_under_way())
 
     def _exception(self, _: HttpRequest, error: Exception) -> HttpResponseBase | None:
-        return _response(self._limits.answer(_under_way(), error)) if isinstance(error, REFUSALS) else None
+        return _response(self._limiter.answer(_under_way(), error)) if isinstance(error, REFUSALS) else None
 
     async def _exception_async(self, _: HttpRequest, error: Exception) -> HttpResponseBase | None:
         if not isinstance(error, REFUSALS):
             return None
-        return _response(await self._limits.answer_async(_under_way(), error))
+        return _response(await self._limiter.answer_async(_under_way(), error))
 
     def _charge(self, exchange: RequestExchange) -> HttpResponseBase | None:
-        """Charge a request. Return the response to one that is refused."""
+        """Charge a request. Return the response if it is refused."""
         exchange.charged = True
-        refusal = self._limits.charge(exchange)
-        return None if refusal is None else _response(self._limits.answer(exchange, refusal))
+        refusal = self._limiter.charge(exchange)
+        return None if refusal is None else _response(self._limiter.answer(exchange, refusal))
 
     async def _charge_async(self, exchange: RequestExchange) -> HttpResponseBase | None:
         exchange.charged = True
-        refusal = await self._limits.charge_async(exchange)
-        return None if refusal is None else _response(await self._limits.answer_async(exchange, refusal))
+        refusal = await self._limiter.charge_async(exchange)
+        return None if refusal is None else _response(await self._limiter.answer_async(exchange, refusal))
 
     @cached_property
-    def _limits(self) -> Any:
+    def _limiter(self) -> Any:
         return AsyncRequestLimiter(**read_settings()) if self._is_async else RequestLimiter(**read_settings())
 
     def _changed(self, *, setting: str, **_: Any) -> None:
         """Follow `override_settings` in tests."""
         if setting == _SETTING:
-            self.__dict__.pop("_limits", None)
+            self.__dict__.pop("_limiter", None)
 
 
 class RequestExchange(EnvironExchange):
-    """A request of Django's, which has a WSGI environ under ASGI too.
+    """A request, as Django reads it. It has a WSGI environ under ASGI too."""
 
-    charged  whether it has been asked if the policy allows it
-    """
+    charged: bool = False
+    """Whether the policy has decided the request."""
 
-    charged = False
-
-    def __init__(self, limits: RequestLimiter | AsyncRequestLimiter, request: HttpRequest) -> None:
-        super().__init__(limits, request.META)
+    def __init__(self, limiter: RequestLimiter | AsyncRequestLimiter, request: HttpRequest) -> None:
+        super().__init__(limiter, request.META)
         self._request = request
 
     @property
@@ -147,7 +153,7 @@ class RequestExchange(EnvironExchange):
 
     @property
     def path(self) -> str:
-        # Not `path`: under ASGI it may lack the script's name, as a server that adds none has it.
+        # Not `path`: under ASGI it may lack the script's name.
         return quote(self._request.META["SCRIPT_NAME"].rstrip("/") + self._request.path_info)
 
     def cookie(self, name: str, /) -> str | None:
@@ -159,7 +165,7 @@ class RequestExchange(EnvironExchange):
 
 
 def _views(patterns: Iterable[Any]) -> Iterator[Any]:
-    """Yield the views of URL patterns, and the methods of those that are classes."""
+    """Yield the views of URL patterns, and the methods of class views."""
     for pattern in patterns:
         if hasattr(pattern, "url_patterns"):
             yield from _views(pattern.url_patterns)
@@ -170,7 +176,7 @@ def _views(patterns: Iterable[Any]) -> Iterator[Any]:
 
 
 def read_settings() -> dict[str, Any]:
-    """Return the arguments for a request limiter that the settings give. Raises ImproperlyConfigured."""
+    """Return the settings, as arguments of a request limiter. Raises ImproperlyConfigured."""
     given = getattr(settings, _SETTING, {})
     if not isinstance(given, Mapping):
         right = 'a dict, such as {"policy": BASE_DIR / "policy.toml"}'
@@ -182,7 +188,7 @@ def read_settings() -> dict[str, Any]:
 
 
 def _imported(value: Any, place: str) -> Any:
-    """Return a function that is given by its dotted path, or each of several; all else as it is."""
+    """Return the function of a dotted path, or of each of several paths; any other value as it is."""
     if isinstance(value, Mapping):
         return {name: _imported(one, f"{place}.{name}") for name, one in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""Django REST framework: a throttle, so that the framework itself answers who is refused. Set up as `django` is.
+"""Django REST framework: a throttle. So the framework itself answers a refused request. It reads Django's settings.
 
-It decides when the framework has found out who asks, by a token too; Django's middlewares are called before that.
+It decides when the framework has authenticated the user, by a token too. Django's middlewares run before that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ratekeeper.errors import MissingExtraError
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.exchange import CURRENT
 from ratekeeper.http.limiter import RequestLimiter
-from ratekeeper.http.rate_limit import Key, RateLimit
+from ratekeeper.http.rate_limit import Key, rate_limit
 from ratekeeper.limits import Limit
 
 try:
@@ -28,47 +28,46 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.drf", "drf") from None
 
-__all__ = ["RateLimitThrottle"]
+__all__ = ["RateLimitThrottle", "rate_limit"]
 
 Given: TypeAlias = str | Limit | tuple[str | Limit, ...] | list[str | Limit]
 
 _OWN = "_ratekeeper_exchange"
-_MAKING = threading.RLock()  # what is made once must not be made by two threads
+_MAKING = threading.RLock()  # two threads must not make the same object
 
 
 class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types of its own
-    """Limit a view's requests, of each user, or of each address where nobody has logged in.
+    """Limit a view's requests by user, or by address if no user has logged in.
 
-    limits  the limits of all views that use this class, or text such as "100/hour"; they share buckets, by `scope` or
-            else by the class's name
+    The limits are the view's `throttle_limits`, or else the class's `limits`. Without either, the policy of the
+    settings decides, unless `RateLimitMiddleware` has done so already. With `throttle_limits`, each endpoint has its
+    own buckets, or those of the view's `throttle_scope`.
 
-    A view's own `throttle_limits` come before these; each endpoint then has its own buckets, or those of its
-    `throttle_scope`. Without either it is the policy of the settings that decides, unless `RateLimitMiddleware` has
-    done so already.
-
-    Without that middleware the framework still tells Retry-After, but there are no RateLimit headers. A store that does
-    not answer, a repeated header and a bad cost are then errors of the application's, 500.
+    Without the middleware, the framework still sends Retry-After, but no RateLimit headers. A store that does not
+    answer, a repeated header and a bad cost are then a 500.
     """
 
     limits: ClassVar[Given] = ()
+    """The limits of all views that use this class, or strings such as "100/hour"."""
     scope: ClassVar[str | None] = None
+    """The name of the buckets of `limits`; the default is the class's name."""
 
     def __init__(self) -> None:
         self._wait: float | None = None
 
     def allow_request(self, request: Request, view: Any) -> bool:
-        """Charge the request; False if it is refused."""
+        """Charge the request. Return False if it is refused."""
         exchange = _exchange_of(request)
         limit = self._limit(request, view)
-        if exchange.error is not None:  # the framework asks all throttles, also after one has refused
+        if exchange.error is not None:  # the framework calls all throttles, also after one has refused
             return False
         if limit is None and exchange.charged:
             return True
         exchange.charged = True
-        refusal = exchange.limits.charge(exchange, limit)
+        refusal = exchange.limiter.charge(exchange, limit)
         if isinstance(refusal, RateLimitExceeded):
             exchange.error = refusal
-            exchange.limits.answered(exchange, HTTPStatus.TOO_MANY_REQUESTS)  # which the framework will say
+            exchange.limiter.answered(exchange, HTTPStatus.TOO_MANY_REQUESTS)  # the framework sends it
             wait = refusal.decision.retry_after
             self._wait = None if wait == inf else wait
             return False
@@ -77,10 +76,10 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types 
         return True
 
     def wait(self) -> float | None:
-        """Return the seconds after which a refused request would pass, None if it never would."""
+        """Return the seconds after which a refused request would pass; None if it never would."""
         return self._wait
 
-    def _limit(self, request: Request, view: Any) -> RateLimit | None:
+    def _limit(self, request: Request, view: Any) -> rate_limit | None:
         own = getattr(view, "throttle_limits", None)
         given = self.limits if own is None else own
         if not given:
@@ -89,44 +88,44 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types 
         known = bool(request.user and request.user.is_authenticated)
         limits = tuple(given) if isinstance(given, tuple | list) else (given,)
         with _MAKING:
-            return _rate_limit(limits, _user if known else "client", name)
+            return _limit_of(limits, _user if known else "client", name)
 
 
 def _user(request: HttpRequest) -> str:
-    return f"user {request.user.pk}"  # which no address looks like
+    return f"user {request.user.pk}"  # no address looks like this
 
 
 @lru_cache(maxsize=1024)
-def _rate_limit(limits: tuple[str | Limit, ...], key: Key, name: str | None) -> RateLimit:
-    limit = RateLimit(*limits, key=key, name=name)
+def _limit_of(limits: tuple[str | Limit, ...], key: Key, name: str | None) -> rate_limit:
+    limit = rate_limit(*limits, key=key, name=name)
     if key != "client":
-        limit.owner = _rate_limit(limits, "client", name)
+        limit.owner = _limit_of(limits, "client", name)
     return limit
 
 
 def _exchange_of(request: Request) -> RequestExchange:
-    """Return the one exchange of a request: the middleware's, or else one of our own."""
+    """Return the one exchange of a request: the middleware's, or else the throttle's own."""
     around = CURRENT.get()
     if isinstance(around, RequestExchange):
         return around
     own: RequestExchange | None = getattr(request._request, _OWN, None)
     if own is None:
         with _MAKING:
-            own = RequestExchange(_limits(), request._request)
+            own = RequestExchange(_shared_limiter(), request._request)
         setattr(request._request, _OWN, own)
     return own
 
 
 @lru_cache(maxsize=1)
-def _limits() -> RequestLimiter:
-    """The process's own, for when there is no middleware to have any."""
+def _shared_limiter() -> RequestLimiter:
+    """Return the process's limiter, for requests without the middleware."""
     return RequestLimiter(**read_settings())
 
 
 def _changed(*, setting: str, **_: Any) -> None:
     """Follow `override_settings` in tests."""
     if setting == "RATEKEEPER":
-        _limits.cache_clear()
+        _shared_limiter.cache_clear()
 
 
 setting_changed.connect(_changed)

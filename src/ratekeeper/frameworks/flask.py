@@ -1,4 +1,4 @@
-"""Flask: an extension. Flask's own error handlers see what is refused. Knows no other framework."""
+"""Flask: an extension. Flask's own error handlers see refusals. Knows no other framework."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Unpack
 
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.frameworks import wsgi
+from ratekeeper.http.application import Options, check_options
 from ratekeeper.http.exchange import CURRENT, current
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
-from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import check_endpoints, rate_limit
-from ratekeeper.http.response import Response
+from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import Store
@@ -30,17 +30,17 @@ __all__ = ["RateLimits", "rate_limit"]
 class RateLimits:
     """`RateLimits(app, "policy.toml")`: decide each request by a policy, and tell the client its limits.
 
-    For `policy` and `store` see `ratekeeper.frameworks.wsgi`, for the options `ratekeeper.http.options`; their
-    functions are given Flask's request, and are not async. `rejection` returns what a view may return. The attribute
-    `route` is the URL rule, such as "/items/<int:item>", and `endpoint` that with the method; what no rule takes has
-    neither. A view's own limit is `@rate_limit("5/minute")`, under `@app.route`.
+    For `policy` and `store` see `ratekeeper.frameworks.wsgi`. The options are `ratekeeper.http.application.Options`.
+    Their functions get Flask's request, and are not async. `rejection` returns a value that a view may return. The
+    attribute `route` is the URL rule, such as "/items/<int:item>", and `endpoint` is the method and the rule; a request
+    without a rule has neither. A view's own limit is `@rate_limit("5/minute")`, under `@app.route`.
 
-    Every request counts, those for static files too. It is charged by a `before_request`: those that were registered
-    earlier run first. A refusal is a `RateLimitExceeded`. The application may handle it, or 429, by an `errorhandler`;
-    if it does not, the client is sent a problem body (RFC 9457). A limit on a view that cannot be used, or that limits
-    nothing, is an error at the first request: Flask does not tell of a start.
+    Every request counts, also for static files. A `before_request` charges it; functions that were registered before it
+    run first. A refusal is a `RateLimitExceeded`. The application may handle it, or a 429, by an `errorhandler`. If it
+    does not, the client gets a problem body (RFC 9457). A view's limit that cannot be used, or that limits nothing, is
+    an error at the first request, as Flask has no hook at its start.
 
-    Each application that `init_app` is given has buckets of its own, unless `store` is shared.
+    Each application that is passed to `init_app` has its own buckets, unless `store` is shared.
     """
 
     def __init__(
@@ -51,8 +51,9 @@ class RateLimits:
         store: Store | str | None = None,
         **options: Unpack[Options],
     ) -> None:
+        check_options(policy, options)
         self._has_policy = policy is not None
-        self._limits = partial(RequestLimiter, policy, store=store, **options)
+        self._make_limiter = partial(RequestLimiter, policy, store=store, **options)
         if app is not None:
             self.init_app(app)
 
@@ -60,36 +61,36 @@ class RateLimits:
         """Limit the requests to an application. Raises RuntimeError if something does so already."""
         if "ratekeeper" in app.extensions:
             raise RuntimeError(f"{app!r} has RateLimits already: a second would charge each request twice")
-        middleware = app.extensions["ratekeeper"] = _Middleware(app, self._limits())
+        middleware = app.extensions["ratekeeper"] = _Middleware(app, self._make_limiter())
         app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's way to wrap an application
         if self._has_policy:
             app.before_request(_charge)
-        # Of an error's classes Flask takes the nearest that is handled: who handles RateLimitExceeded comes before us.
+        # Flask takes the handler of the nearest class: the application's, for RateLimitExceeded, comes before ours.
         app.register_error_handler(RatekeeperError, middleware.handle_error)
 
 
 def _charge() -> None:
-    """Charge a request: now the route is known, and Flask handles errors."""
+    """Charge a request. Now the route is known, and Flask handles errors."""
     exchange = current()
-    if (refusal := exchange.limits.charge(exchange)) is not None:
+    if (refusal := exchange.limiter.charge(exchange)) is not None:
         exchange.refuse(refusal)
 
 
 class _Middleware:
-    """What stands around the application, and what the application calls."""
+    """The WSGI middleware around the application, and its handler of errors."""
 
-    def __init__(self, app: flask.Flask, limits: RequestLimiter) -> None:
-        self.limits = limits
+    def __init__(self, app: flask.Flask, limiter: RequestLimiter) -> None:
+        self.limiter = limiter
         self._flask = app
         self._app = app.wsgi_app
         self._checked = False
 
     def __call__(self, environ: wsgi.Environ, start_response: wsgi.StartResponse) -> Iterable[bytes]:
         if not self._checked:
-            check_endpoints(self._flask.view_functions.values(), self.limits.policy_of)
-            warn_if_limits_multiply(self.limits.store, bool(environ.get("wsgi.multiprocess")))
+            check_endpoints(self._flask.view_functions.values(), self.limiter.policy_of)
+            warn_if_limits_multiply(self.limiter.store, bool(environ.get("wsgi.multiprocess")))
             self._checked = True
-        exchange = _Exchange(self.limits, environ)
+        exchange = _Exchange(self.limiter, environ)
         token = CURRENT.set(exchange)
         try:
             return self._app(environ, partial(wsgi.start_limited, exchange, start_response))
@@ -99,7 +100,7 @@ class _Middleware:
     def handle_error(self, error: RatekeeperError) -> Any:
         if not isinstance(error, REFUSALS):
             raise error
-        answer = self.limits.answer(current(), error)
+        answer = self.limiter.answer(current(), error)
         if not isinstance(answer, Response):
             return answer
         response = flask.Response(answer.body, answer.status, list(answer.headers))
@@ -107,7 +108,7 @@ class _Middleware:
 
 
 class _Exchange(wsgi.EnvironExchange):
-    """An environ that Flask has put its request into."""
+    """A request, as Flask reads it."""
 
     @property
     def native(self) -> flask.Request:

@@ -1,7 +1,7 @@
 """gRPC: interceptors that limit the methods of a server, of threads or of asyncio. Knows no servicer and no message.
 
-A handler is wrapped in one of its own kind, by which the server tells how to run it. Messages pass through as they are.
-What is read of a call, and how it is refused, is in `grpc_call`.
+A handler is wrapped in a handler of the same kind: by the kind, the server knows how to run it. Messages pass through
+as they are. How a call is read and refused is in `grpc_call`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, Unpack, cast
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks.grpc_call import Call, CallExchange, TaskContext, ThreadContext
+from ratekeeper.http import rate_limit as http
+from ratekeeper.http.application import Options
 from ratekeeper.http.limiter import AsyncRequestLimiter, RequestLimiter
-from ratekeeper.http.options import Options
-from ratekeeper.http.rate_limit import Cost, Key, RuleOptions
-from ratekeeper.http.rate_limit import rate_limit as _rate_limit
-from ratekeeper.limits import Limit
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 
@@ -40,20 +38,13 @@ R = TypeVar("R")
 _END = object()
 
 
-def rate_limit(
-    *limits: Limit | str,
-    key: Key = "client",
-    cost: Cost = 1,
-    name: str | None = None,
-    **rule_options: Unpack[RuleOptions],
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """As `ratekeeper.http.rate_limit`, for servicers: generators too, which gRPC begins before the response."""
-    limited = _rate_limit(*limits, key=key, cost=cost, name=name, **rule_options)
+class rate_limit(http.rate_limit):  # noqa: N801
+    """Limit a method of a servicer: as in every framework, and generators too."""
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+    def _limited(self, function: Callable[P, R]) -> Callable[P, R]:
         if inspect.isasyncgenfunction(function):
 
-            @limited
+            @super()._limited
             @wraps(function)
             async def begin_async(*args: P.args, **kwargs: P.kwargs) -> Any:
                 return function(*args, **kwargs)
@@ -67,7 +58,7 @@ def rate_limit(
             return cast("Callable[P, R]", stream_async)
         if inspect.isgeneratorfunction(function):
 
-            @limited
+            @super()._limited
             @wraps(function)
             def begin(*args: P.args, **kwargs: P.kwargs) -> Any:
                 return function(*args, **kwargs)
@@ -77,28 +68,26 @@ def rate_limit(
                 yield from begin(*args, **kwargs)
 
             return cast("Callable[P, R]", stream)
-        return limited(function)
-
-    return decorate
+        return super()._limited(function)
 
 
 class RateLimitInterceptor(grpc.ServerInterceptor):
     """`grpc.server(pool, interceptors=[RateLimitInterceptor("policy.toml")])`: decide each call by a policy.
 
-    `policy` is the name of its file, or a `Policy`; `store` is a store or its text, such as "redis://localhost", by
-    default the policy's, or else the process's memory. For the options see `ratekeeper.http.options`; their functions
-    are given the `Call`. `rejection` returns a status code and its details. A method's own limit is `rate_limit` on the
-    servicer's. gRPC tells an interceptor of no end, so `close` is to be called.
+    `policy` is a `Policy`, or the name of its file. `store` is a store, or its string, such as "redis://localhost"; the
+    default is the policy's, or else the process's memory. The options are `ratekeeper.http.application.Options`. Their
+    functions get the `Call`. `rejection` returns a status code and its details. A method's own limit is `rate_limit` on
+    the servicer's method. Call `close` at the end: gRPC does not tell an interceptor when the server stops.
 
-    Attributes: `path` and `route` are the method's full name, "/package.Service/Method"; `method` is POST, as HTTP has
-    it, for all; headers are the invocation metadata, but for binary ones ("-bin"); `client` is the peer's address.
+    Attributes: `path` and `route` are the method's full name, "/package.Service/Method"; `method` is always POST;
+    headers are the invocation metadata, without binary ones ("-bin"); `client` is the peer's address.
 
-    The headers about limits are initial metadata of what is answered. A refused call ends with RESOURCE_EXHAUSTED and
-    has them in its trailing metadata, with when to come back: `retry-after`, in seconds, and `grpc-retry-pushback-ms`,
-    which gRPC's own clients keep to when they retry. One that lacks an attribute ends with PERMISSION_DENIED, one with
-    a bad cost with INVALID_ARGUMENT, and with UNAVAILABLE if the store does not answer. An error of the servicer's own
-    stays as it is. A call waits for its turn if its rules say so, in a thread of the pool, but never longer than its
-    deadline. A method that the server does not have is not counted: gRPC answers it.
+    The headers about limits are initial metadata of the answer. A refused call ends with RESOURCE_EXHAUSTED, and has
+    them in its trailing metadata, with the time to wait: `retry-after` in seconds, and `grpc-retry-pushback-ms`, which
+    gRPC's own clients obey when they retry. A call without a required attribute ends with PERMISSION_DENIED, a bad cost
+    with INVALID_ARGUMENT, and UNAVAILABLE means that the store does not answer. The servicer's own errors stay as they
+    are. A call waits for its turn, if its rules let it, in a thread of the pool, and never longer than its deadline.
+    An unknown method is not counted: gRPC answers it.
     """
 
     def __init__(
@@ -108,22 +97,22 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
         store: Store | str | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.limits = RequestLimiter(policy, store=store, **options)
+        self.limiter = RequestLimiter(policy, store=store, **options)
 
     def close(self) -> None:
-        """Close the store, if it was opened here, and watch the policy's file no more. To be called when all ends."""
-        self.limits.close()
+        """Stop watching the policy's file. Close the store if it was opened here. Call it after the server."""
+        self.limiter.close()
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         handler, method = continuation(handler_call_details), handler_call_details.method
-        return handler and _wrapped(handler, lambda behavior: _limited(method, handler, behavior, self.limits))
+        return handler and _wrapped(handler, lambda behavior: _limited(method, handler, behavior, self.limiter))
 
 
 class AsyncRateLimitInterceptor(aio.ServerInterceptor):
     """`grpc.aio.server(interceptors=[AsyncRateLimitInterceptor("policy.toml")])`: as `RateLimitInterceptor`.
 
-    The options' functions may be async, and so may be the store. Who waits for a turn blocks nobody. Handlers that are
-    not async, which the server runs in threads, are limited as well.
+    The options' functions may be async, and so may the store. A call that waits for its turn blocks nothing. Handlers
+    that are not async are limited too: the server runs them in threads.
     """
 
     def __init__(
@@ -133,11 +122,11 @@ class AsyncRateLimitInterceptor(aio.ServerInterceptor):
         store: Store | AsyncStore | str | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.limits = AsyncRequestLimiter(policy, store=store, **options)
+        self.limiter = AsyncRequestLimiter(policy, store=store, **options)
 
     async def close(self) -> None:
-        """As `RateLimitInterceptor.close`."""
-        await self.limits.close()
+        """Stop watching the policy's file. Close the store if it was opened here."""
+        await self.limiter.close()
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         handler, method = await continuation(handler_call_details), handler_call_details.method
@@ -145,16 +134,16 @@ class AsyncRateLimitInterceptor(aio.ServerInterceptor):
 
         def wrap(behavior: Behavior) -> Behavior:
             if inspect.isasyncgenfunction(behavior):
-                return _limited_generator(method, handler, behavior, self.limits)
+                return _limited_generator(method, handler, behavior, self.limiter)
             if inspect.iscoroutinefunction(behavior):
-                return _limited_coroutine(method, handler, behavior, self.limits)
-            return _limited(method, handler, behavior, self.limits, loop)
+                return _limited_coroutine(method, handler, behavior, self.limiter)
+            return _limited(method, handler, behavior, self.limiter, loop)
 
         return handler and _wrapped(handler, wrap)
 
 
 def _wrapped(handler: Any, wrap: Callable[[Behavior], Behavior]) -> Any:
-    """Return a handler of the same kind, (de)serializing the same, that does what `wrap` makes of what it did."""
+    """Return a handler of the same kind and serialisers, with the wrapped function."""
     kind = "_".join("stream" if one else "unary" for one in (handler.request_streaming, handler.response_streaming))
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     return make(wrap(getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
@@ -164,13 +153,13 @@ def _limited(
     method: str,
     handler: Any,
     behavior: Behavior,
-    limits: RequestLimiter | AsyncRequestLimiter,
+    limiter: RequestLimiter | AsyncRequestLimiter,
     loop: asyncio.AbstractEventLoop | None = None,
 ) -> Behavior:
-    """Limit a handler that runs in a thread, of a server of threads or of the one on `loop`."""
+    """Return the limited function of a handler that runs in a thread, of a server of threads or on `loop`."""
 
     def charged(request: Any, context: Any) -> ThreadContext:
-        exchange = CallExchange(limits, _call(method, handler, request, context), loop)
+        exchange = CallExchange(limiter, _call(method, handler, request, context), loop)
         own = ThreadContext(context, exchange)
         own.step(own.charge)
         return own
@@ -182,7 +171,7 @@ def _limited(
         return answer
 
     def limited_stream(request: Any, context: Any) -> Iterator[Any]:
-        # A generator, as only its steps are run in threads by a server on asyncio: it calls the function on its loop.
+        # A generator: a server on asyncio calls the function on its loop, and only the generator's steps in threads.
         own = charged(request, context)
         responses = own.step(behavior, request, own)
         while (response := own.step(next, responses, _END)) is not _END:
@@ -192,9 +181,9 @@ def _limited(
     return limited_stream if handler.response_streaming else limited
 
 
-def _limited_coroutine(method: str, handler: Any, behavior: Behavior, limits: AsyncRequestLimiter) -> Behavior:
+def _limited_coroutine(method: str, handler: Any, behavior: Behavior, limiter: AsyncRequestLimiter) -> Behavior:
     async def limited(request: Any, context: Any) -> Any:
-        own = await _charged(_call(method, handler, request, context), limits)
+        own = await _charged(_call(method, handler, request, context), limiter)
         answer = await own.step(behavior(request, own))
         await own.send_headers()
         return answer
@@ -202,9 +191,9 @@ def _limited_coroutine(method: str, handler: Any, behavior: Behavior, limits: As
     return limited
 
 
-def _limited_generator(method: str, handler: Any, behavior: Behavior, limits: AsyncRequestLimiter) -> Behavior:
+def _limited_generator(method: str, handler: Any, behavior: Behavior, limiter: AsyncRequestLimiter) -> Behavior:
     async def limited(request: Any, context: Any) -> AsyncIterator[Any]:
-        own = await _charged(_call(method, handler, request, context), limits)
+        own = await _charged(_call(method, handler, request, context), limiter)
         async with aclosing(behavior(request, own)) as responses:
             while (response := await own.step(anext(responses, _END))) is not _END:
                 await own.send_headers()
@@ -217,8 +206,8 @@ def _call(method: str, handler: Any, request: Any, context: Any) -> Call:
     return Call(method, None if handler.request_streaming else request, context)
 
 
-async def _charged(call: Call, limits: AsyncRequestLimiter) -> TaskContext:
-    exchange = CallExchange(limits, call, asyncio.get_running_loop())
+async def _charged(call: Call, limiter: AsyncRequestLimiter) -> TaskContext:
+    exchange = CallExchange(limiter, call, asyncio.get_running_loop())
     own = TaskContext(call.context, exchange)
     await own.step(own.charge())
     return own

@@ -1,4 +1,4 @@
-"""One gRPC call: what is read of it, what its handler is given, and how it is refused. Knows no interceptor."""
+"""One gRPC call: how it is read and refused, and the context of its handler. Knows no interceptor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
-from ratekeeper.http.response import Response
+from ratekeeper.http.responses import Response
 
 try:
     import grpc
@@ -24,9 +24,9 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 _RETRY_AFTER = "Retry-After"
 _PUSHBACK = "grpc-retry-pushback-ms"
-"""What gRPC's own clients go by, if they are set to retry."""
+"""The metadata that gRPC's own clients obey when they retry."""
 
-_CODES = {  # of all others INVALID_ARGUMENT: a cost that is not a number, metadata that is repeated or too long
+_CODES = {  # all others are INVALID_ARGUMENT: a cost that is not a number, metadata that is repeated or too long
     403: grpc.StatusCode.PERMISSION_DENIED,  # an attribute is missing
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,  # the store does not answer
@@ -34,25 +34,23 @@ _CODES = {  # of all others INVALID_ARGUMENT: a cost that is not a number, metad
 
 
 class Call(NamedTuple):
-    """What the user's functions are given of a call.
-
-    method    its full name, "/package.Service/Method"
-    request   the message; None if the client sends a stream of them, which is the handler's to read
-    context   gRPC's own, for the metadata, the peer, and who has authenticated
-    """
+    """A call: the argument of the user's functions."""
 
     method: str
+    """The method's full name, "/package.Service/Method"."""
     request: Any
+    """The message; None if the client sends a stream, which the handler reads."""
     context: Any
+    """gRPC's own context, with the metadata, the peer, and its authentication."""
 
 
 class CallExchange(Exchange):
-    """A call, of which nothing is read before a policy looks at it. It waits for no turn after its deadline."""
+    """A call, as gRPC reads it. It waits for its turn no longer than its deadline."""
 
     def __init__(
-        self, limits: RequestLimiter | AsyncRequestLimiter, call: Call, loop: AbstractEventLoop | None
+        self, limiter: RequestLimiter | AsyncRequestLimiter, call: Call, loop: AbstractEventLoop | None
     ) -> None:
-        super().__init__(limits)
+        super().__init__(limiter)
         self.loop = loop
         self._call = call
 
@@ -76,7 +74,7 @@ class CallExchange(Exchange):
     @property
     def peer(self) -> str | None:
         kind, _, address = self._call.context.peer().partition(":")
-        return unquote(address) if kind in ("ipv4", "ipv6") else None  # else a Unix socket
+        return unquote(address) if kind in ("ipv4", "ipv6") else None  # any other is a Unix socket
 
     def route(self) -> str:
         return self._call.method
@@ -87,10 +85,10 @@ class CallExchange(Exchange):
 
 
 class LimitedContext:
-    """A call's context, as its handler sees it: gRPC's own, but that our initial metadata goes with the handler's.
+    """A call's context, as its handler sees it: gRPC's own, with our initial metadata added to the handler's.
 
-    It can be sent only once. Ours is complete when the handler begins to answer, as its own limits have decided then.
-    A call that ends before that has no initial metadata of ours: a client that has got any does not retry.
+    It can be sent only once, so it is sent when the handler begins to answer: its own limits have decided then. A call
+    that ends before that gets no initial metadata from us, as a client that has some does not retry.
     """
 
     def __init__(self, context: Any, exchange: CallExchange) -> None:
@@ -102,12 +100,12 @@ class LimitedContext:
         return getattr(self._context, name)
 
     def send_initial_metadata(self, initial_metadata: Any) -> Any:
-        """Return what gRPC's own does: on asyncio something to await."""
+        """Send initial metadata, with the headers about limits. On asyncio, await the result."""
         self._sent = self._exchange.begun = True
         return self._context.send_initial_metadata((*initial_metadata, *_lowered(self._exchange.limit_headers())))
 
     def refusal(self, answer: Any) -> tuple[grpc.StatusCode, str, Metadata]:
-        """Return the status code, its details, and the trailing metadata. An answer of the user's has the first two."""
+        """Return the status code, its details, and the trailing metadata. The user's own answer is the first two."""
         headers = self._exchange.limit_headers()
         if isinstance(answer, Response):
             headers += [(name, value) for name, value in answer.headers if name == _RETRY_AFTER]
@@ -120,25 +118,25 @@ class ThreadContext(LimitedContext):
     """The context of a handler that runs in a thread."""
 
     def send_headers(self) -> None:
-        """To be called before each answer: the first sends initial metadata, if nobody has yet."""
+        """Send initial metadata before the first answer, unless the handler has sent it."""
         if not self._sent and self._exchange.decisions:
             self.send_initial_metadata(())
 
     def charge(self) -> None:
         """Charge the call by the policy."""
-        if (refusal := self._exchange.limits.charge(self._exchange)) is not None:
+        if (refusal := self._exchange.limiter.charge(self._exchange)) is not None:
             self._exchange.refuse(refusal)
 
     def step(self, part: Callable[..., T], *args: Any) -> T:
-        """Do a part of what is to be done, with the call as the current exchange. Ends the call if a limit refuses."""
+        """Run a part of the handler, with the call as the current exchange. End the call if a limit refuses."""
         exchange = self._exchange
         token = CURRENT.set(exchange)
         try:
             return part(*args)
-        except REFUSALS as error:  # of a limit, or of a limiter of the application's own
-            code, details, trailing = self.refusal(exchange.limits.answer(exchange, error))
+        except REFUSALS as error:  # from a limit, or from the application's own limiter
+            code, details, trailing = self.refusal(exchange.limiter.answer(exchange, error))
             self._context.set_trailing_metadata(trailing)
-            self._context.abort(code, details)  # raises gRPC's own
+            self._context.abort(code, details)  # raises gRPC's own error
             raise
         finally:
             CURRENT.reset(token)
@@ -152,23 +150,23 @@ class TaskContext(LimitedContext):
         await self._context.write(message)
 
     async def send_headers(self) -> None:
-        """As `ThreadContext.send_headers`."""
+        """Send initial metadata before the first answer, unless the handler has sent it."""
         if not self._sent and self._exchange.decisions:
             await self.send_initial_metadata(())
 
     async def charge(self) -> None:
-        """As `ThreadContext.charge`."""
-        if (refusal := await self._exchange.limits.charge_async(self._exchange)) is not None:
+        """Charge the call by the policy."""
+        if (refusal := await self._exchange.limiter.charge_async(self._exchange)) is not None:
             self._exchange.refuse(refusal)
 
     async def step(self, part: Awaitable[T]) -> T:
-        """As `ThreadContext.step`."""
+        """Run a part of the handler, with the call as the current exchange. End the call if a limit refuses."""
         exchange = self._exchange
-        CURRENT.set(exchange)  # for good: each call has a task, and so a context, of its own
+        CURRENT.set(exchange)  # never reset: each call has its own task, and so its own context
         try:
             return await part
         except REFUSALS as error:
-            await self._context.abort(*self.refusal(await exchange.limits.answer_async(exchange, error)))
+            await self._context.abort(*self.refusal(await exchange.limiter.answer_async(exchange, error)))
             raise
 
 
@@ -181,4 +179,4 @@ def _lowered(headers: list[tuple[str, str]]) -> Metadata:
     return tuple((name.lower(), value) for name, value in headers)
 
 
-grpc.ServicerContext.register(ThreadContext)  # as its own is; on asyncio it is none of its class
+grpc.ServicerContext.register(ThreadContext)  # as gRPC's own is; on asyncio it is not

@@ -1,4 +1,4 @@
-"""Starlette and FastAPI: the ASGI middleware, with their requests and their routes."""
+"""Starlette: the ASGI middleware, with Starlette's requests and routes, and those of FastAPI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks import asgi
 from ratekeeper.http.header_lines import text_of
 from ratekeeper.http.limiter import AsyncRequestLimiter
-from ratekeeper.http.rate_limit import RateLimit, rate_limit
+from ratekeeper.http.rate_limit import rate_limit
 
 try:
     from starlette.requests import HTTPConnection, Request
@@ -18,43 +18,43 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.starlette", "starlette") from None
 
-__all__ = ["RateLimit", "RateLimitMiddleware", "rate_limit"]
+__all__ = ["RateLimitMiddleware", "rate_limit"]
 
 
 class RateLimitMiddleware(asgi.RateLimitMiddleware):
     """`app.add_middleware(RateLimitMiddleware, policy="policy.toml")`: see `ratekeeper.frameworks.asgi`.
 
-    Functions of the user's are given Starlette's `Request` (of a websocket, its `HTTPConnection`), without the body,
-    which is the endpoint's to read. `rejection` returns a Starlette response. The attribute `route` is the route's
-    template, such as "/items/{id}", and `endpoint` that with the method; what no route takes has neither. When the
-    application starts, a limit on an endpoint that cannot be used, or that limits nothing, is an error.
+    The user's functions get Starlette's `Request` (of a websocket, its `HTTPConnection`), without the body, which the
+    endpoint reads. `rejection` returns a Starlette response. The attribute `route` is the route's template, such as
+    "/items/{id}", and `endpoint` is the method and the route; a request without a route has neither. When the
+    application starts, an endpoint's limit that cannot be used, or that limits nothing, is an error.
     """
 
     _tells_routes: ClassVar[bool] = True
 
     def _exchange(self, scope: asgi.Scope, receive: asgi.Receive) -> asgi.ScopeExchange:
-        return _Exchange(self.limits, scope, receive, self._routes(scope))
+        return _Exchange(self.limiter, scope, receive, self._routes(scope))
 
     def _endpoints(self, scope: asgi.Scope) -> Iterable[Any]:
         return _endpoints(self._routes(scope))
 
     def _routes(self, scope: asgi.Scope) -> Iterable[Any]:
-        app: Any = scope.get("app") or self.app  # the middleware may also stand around the whole application
+        app: Any = scope.get("app") or self.app  # the middleware may stand around the whole application
         routes: Iterable[Any] = app.router.routes
         return routes
 
 
 class _Exchange(asgi.ScopeExchange):
-    """A scope that Starlette reads."""
+    """A request, as Starlette reads it."""
 
     def __init__(
-        self, limits: AsyncRequestLimiter, scope: asgi.Scope, receive: asgi.Receive, routes: Iterable[Any]
+        self, limiter: AsyncRequestLimiter, scope: asgi.Scope, receive: asgi.Receive, routes: Iterable[Any]
     ) -> None:
-        super().__init__(limits, scope, receive)
+        super().__init__(limiter, scope, receive)
         self._routes = routes
         # FastAPI(root_path="/api") takes "/api/x" for "/x", whether a proxy has taken "/api" away or not.
         self.prefix = self.prefix or getattr(scope.get("app"), "root_path", "")
-        # Routers write into the scope which way a request goes; a template is asked for from where it came in.
+        # Routers write into the scope on the way of a request. A template is found by the scope as it arrived.
         self._arrived = dict(scope)
 
     @cached_property
@@ -70,12 +70,12 @@ class _Exchange(asgi.ScopeExchange):
 
 
 def _template(routes: Iterable[Any], scope: asgi.Scope) -> str | None:
-    """Return the template of the route that takes a request, as the router will find it."""
+    """Return the template of a request's route, as the router will find it."""
     for route in routes:
         match, found = route.matches(scope)
         if match is not Match.FULL:
             continue
-        if included := getattr(route, "effective_candidates", None):  # FastAPI's, of a router that it includes
+        if included := getattr(route, "effective_candidates", None):  # FastAPI's included router
             return _template(included(), scope)
         route = getattr(route, "starlette_route", None) or route  # noqa: PLW2901
         if not isinstance(route, Mount | Host):
@@ -86,7 +86,7 @@ def _template(routes: Iterable[Any], scope: asgi.Scope) -> str | None:
 
 
 def _endpoints(routes: Iterable[Any]) -> Iterator[Any]:
-    """Yield the functions that requests come to, and what they depend on."""
+    """Yield the functions that answer requests, and their dependencies."""
     for route in routes:
         if included := getattr(route, "effective_candidates", None):
             yield from _endpoints(included())

@@ -1,7 +1,7 @@
-"""WSGI: limits for any application that is called. Knows no framework: Flask's own is `flask`, Django's `django`.
+"""WSGI: limits for any application that is called. Knows no framework; `flask` and `django` are built on it.
 
-What the application returns passes through as it is: a stream is not read, a file is left to the server, and `close` is
-called by who called us. Only the headers of a response are added to, and a refused request is answered here.
+The application's result passes through as it is: a stream is not read, a file is left to the server, and the server
+calls `close`. The middleware only adds headers to a response, and answers a refused request.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, TypeAlias, Unpack
 from urllib.parse import quote
 
 from ratekeeper.errors import BadRequestError, RatekeeperError
+from ratekeeper.http.application import Options
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import MOST_BYTES, text_of
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
-from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
-from ratekeeper.http.response import Response
+from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import Store
@@ -36,14 +36,14 @@ _NOT_HTTP = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 class RateLimitMiddleware:
     """Decide each request by a policy, and tell the client its limits.
 
-    `policy` is the name of its file, or a `Policy`; without one, only functions' own limits count (`rate_limit`).
-    `store` is where buckets live, a store or its string, such as "redis://localhost"; by default the policy's, or else
-    the process's memory. For the options see `ratekeeper.http.options`; their functions are given the environ.
-    `rejection` returns a WSGI application.
+    `policy` is a `Policy`, or the name of its file. Without one, only the functions' own limits count (`rate_limit`).
+    `store` is a store, or its string, such as "redis://localhost"; the default is the policy's, or else the process's
+    memory. The options are `ratekeeper.http.application.Options`. Their functions get the environ. `rejection` returns
+    a WSGI application.
 
-    A refusal is 429 with a problem body (RFC 9457), or 503 if the store does not answer. A request whose rules let it
-    wait is held until its turn, in its thread. A `rate_limit` counts while the application is called: in a generator
-    that it returns there is no request any more.
+    A refused request gets a 429 with a problem body (RFC 9457), or a 503 if the store does not answer. A request whose
+    rules let it wait is held until its turn, in its thread. A `rate_limit` counts while the application is called, and
+    not in a generator that it returns.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class RateLimitMiddleware:
         **options: Unpack[Options],
     ) -> None:
         self.app = app
-        self.limits = RequestLimiter(policy, store=store, routes=False, **options)
+        self.limiter = RequestLimiter(policy, store=store, routes=False, **options)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        warn_if_limits_multiply(self.limits.store, bool(environ.get("wsgi.multiprocess")))
-        exchange = EnvironExchange(self.limits, environ)
+        warn_if_limits_multiply(self.limiter.store, bool(environ.get("wsgi.multiprocess")))
+        exchange = EnvironExchange(self.limiter, environ)
         reply = _Reply(exchange, start_response)
         token = CURRENT.set(exchange)
         try:
-            refusal = self.limits.charge(exchange)
+            refusal = self.limiter.charge(exchange)
             if refusal is None:
                 body = self.app(environ, reply.start)
                 if reply.dropped is None:
@@ -72,13 +72,13 @@ class RateLimitMiddleware:
                 refusal = reply.dropped
                 if hasattr(body, "close"):
                     body.close()
-        except REFUSALS as error:  # of a function's limit, or of a limiter of the application's own
+        except REFUSALS as error:  # from a function's limit, or from the application's own limiter
             if reply.started:
                 raise
             refusal = error
         finally:
             CURRENT.reset(token)
-        answer = self.limits.answer(exchange, refusal)
+        answer = self.limiter.answer(exchange, refusal)
         app: App = partial(_answer, answer) if isinstance(answer, Response) else answer
         return app(environ, partial(start_limited, exchange, start_response))
 
@@ -87,12 +87,12 @@ def start_limited(
     exchange: Exchange, start_response: StartResponse, status: str, headers: list[tuple[str, str]], *exc_info: Any
 ) -> Any:
     """Begin a response, with the headers about limits."""
-    exchange.limits.answered(exchange, int(status[:3]))
+    exchange.limiter.answered(exchange, int(status[:3]))
     return start_response(status, headers + exchange.limit_headers(), *exc_info)
 
 
 class _Reply:
-    """What an application answers: whether it has begun to, and the refusal that takes its place."""
+    """Starts the application's response, or notes the refusal that takes its place."""
 
     __slots__ = ("_exchange", "_start_response", "dropped", "started")
 
@@ -100,10 +100,12 @@ class _Reply:
         self._exchange = exchange
         self._start_response = start_response
         self.started = False
+        """Whether the application has begun its response."""
         self.dropped: RatekeeperError | None = None
+        """The refusal in place of which the application has begun a 500."""
 
     def start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-        # What does not know our error makes a 500 of it: some frameworks do, and mounted applications.
+        # Some frameworks, and mounted applications, make a 500 of an error that they do not know.
         if self._exchange.error is not None and not self.started and status.startswith("500"):
             self.dropped = self._exchange.error
             return _write_nothing
@@ -112,17 +114,17 @@ class _Reply:
 
 
 def _write_nothing(data: bytes) -> None:
-    """Take what an application writes into a response that is dropped."""
+    """Ignore the data of a dropped response."""
 
 
 class EnvironExchange(Exchange):
-    """A WSGI environ, of which nothing is read before it is asked for. A framework that knows more has a subclass.
+    """A request, as its WSGI environ has it. A framework that knows more has a subclass.
 
-    A header that is repeated is as the server has joined it.
+    A repeated header is as the server has joined it.
     """
 
-    def __init__(self, limits: Any, environ: Environ) -> None:
-        super().__init__(limits)
+    def __init__(self, limiter: Any, environ: Environ) -> None:
+        super().__init__(limiter)
         self.prefix = environ.get("SCRIPT_NAME", "")
         self._environ = environ
 
@@ -137,9 +139,9 @@ class EnvironExchange(Exchange):
 
     @property
     def path(self) -> str:
-        """The path, encoded again. A server has decoded it, and hands on its bytes as characters (PEP 3333).
+        """The path, encoded again. The server has decoded it, and its characters are bytes (PEP 3333).
 
-        Read as a request line's it would be decoded twice, and what was "%2561" would pass for "a".
+        Without that it would be decoded twice, and "%2561" would be read as "a".
         """
         return quote(self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", ""), "/", "latin-1")
 

@@ -1,6 +1,6 @@
-"""From a request to its attributes: method, path, client, and what the policy takes from headers. Pure functions.
+"""From a request to its attributes: method, path, client, and the policy's own from headers. Pure functions.
 
-A request is judged as the application will read it. What can be read in two ways is refused, or judged by the stricter
+A request is judged as the application will read it. A part with two readings is refused, or judged by the stricter
 reading. So a client cannot choose a spelling that names a new bucket, leaves a rule, or joins an exemption. Knows no
 framework, no rule and no limiter.
 """
@@ -8,7 +8,7 @@ framework, no rule and no limiter.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from ratekeeper.errors import BadRequestError
@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 ALWAYS_KNOWN = frozenset({"method", "path", "client"})
 """The attributes of every HTTP request."""
 
+OWN_KEY = "(key)"
+"""The attribute that an endpoint's own key function returns. No policy can have one of this name."""
+
 OF_ROUTE = frozenset({"route", "endpoint"})
-"""Those of a request to a framework that tells its route."""
+"""The attributes of a request in a framework that tells its route."""
 
 _READ_AS = {**{method: method for method in METHODS}, "HEAD": "GET"}
 _AUTHORIZATION = "authorization"
@@ -45,7 +48,7 @@ _FORWARDED_FOR = "x-forwarded-for"
 
 
 class RequestLike(Protocol):
-    """What attributes are read from. An `Exchange` is one."""
+    """A request that attributes are read from. An `Exchange` is one."""
 
     @property
     def method(self) -> str: ...
@@ -63,7 +66,7 @@ class RequestLike(Protocol):
 class AttributeReader:
     """Reads requests' attributes, as a policy's `attributes` say. Built once, used for every request.
 
-    `wanted` are the names that the policy looks at; without them all are read that can be.
+    `wanted` are the names that the policy reads; without it, every attribute is read.
     """
 
     __slots__ = ("_method", "_readers", "_route", "_sources")
@@ -84,11 +87,11 @@ class AttributeReader:
         self._method = (wanted is None or "method" in wanted or self._route) and "method" not in attributes
 
     def read(self, request: RequestLike) -> dict[str, str]:
-        """Return the attributes: `method`, `path`, `client`, and those of the policy that have a value.
+        """Return the attributes: `method`, `path`, `client`, and the policy's own that have a value.
 
-        `route` is the template that the path matches, if the framework tells it, and `endpoint` that with the method.
-        A policy that takes `client` from a header gets it from there only: without the header there is no `client`.
-        Raises `BadRequestError` for a request that could be read in two ways.
+        `route` is the template of the request's route, if the framework tells it, and `endpoint` is the method and the
+        route. If the policy takes `client` from a header, a request without the header has no `client`. Raises
+        `BadRequestError` for a request that can be read in two ways.
         """
         found = {"method": read_method(request.method)} if self._method else {}
         for name, read in self._readers:
@@ -101,9 +104,9 @@ class AttributeReader:
         return found
 
     def respell(self, attributes: Mapping[str, str]) -> dict[str, str]:
-        """Return attributes that a program gives, in the spelling in which they would be read from a request.
+        """Return a program's attributes in the spelling that a request's would have.
 
-        An empty value is a missing one, as an empty header is.
+        An empty value is a missing value, as in a header.
         """
         spelled = {name: self._respelled(name, value) for name, value in attributes.items()}
         return {name: value for name, value in spelled.items() if value}
@@ -120,7 +123,7 @@ class AttributeReader:
 
 
 def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
-    """Return the function that reads a source's attribute; None for what only the application can tell."""
+    """Return the function that reads a source's attribute; None if only the application knows it."""
     if isinstance(source, PathSource):
         return partial(_path_of, source)
     if isinstance(source, ClientIP):
@@ -167,37 +170,43 @@ def _authorization_of(request: RequestLike) -> str | None:
 
 
 def _cookie_of(source: CookieSource, request: RequestLike) -> str | None:
-    if not request.header("cookie"):  # raises for more than can be looked at, before a framework looks
+    if not request.header("cookie"):  # raises for a header that is too long, before a framework reads it
         return None
     value = request.cookie(source.name)
     return source.spelled(value) if value else None
 
 
 def put_attribute(attributes: dict[str, str], name: str, value: object) -> None:
-    """Set an attribute that the application gives. A number or UUID, as most users' ids are, is as good as its string.
+    """Set an attribute to the value of the user's function: a string, or an int or a UUID, which means its string.
 
-    Another type is an error later. None takes the attribute away: of a header by this name the application knows
-    better.
+    None takes the attribute away: the application knows better than a header. Raises TypeError for another type.
     """
-    if value is None:
+    if isinstance(value, str):
+        attributes[name] = value
+    elif value is None:
         attributes.pop(name, None)
+    elif isinstance(value, UUID):
+        attributes[name] = str(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        attributes[name] = f"{value:d}"
     else:
-        attributes[name] = str(value) if isinstance(value, int | UUID) else cast("str", value)
+        what = "a key function" if name == OWN_KEY else f"the function of the attribute {name!r}"
+        raise TypeError(f"{what} must return a string, an int, a UUID or None, not {type(value).__name__}")
 
 
 def read_method(method: str) -> str:
-    """Return a request's method as rules see it: upper case, HEAD as GET, and `OTHER` for what is not registered."""
+    """Return a request's method as rules see it: upper case, HEAD as GET, `OTHER` if it is not registered."""
     return _READ_AS.get(method) or _READ_AS.get(method.upper(), OTHER)
 
 
 def client_address(forwarded_for: str | None, peer: str | None, source: ClientIP) -> str:
-    """Return whom to charge: the address that the outermost of the trusted proxies saw.
+    """Return the address to charge: the one that the outermost trusted proxy saw.
 
-    Each proxy appends the address it was connected from to `X-Forwarded-For`, so the n-th entry from the right was
-    written by the n-th proxy, and all to its left is hearsay. Without trusted proxies, or without the header, it is the
-    peer. With fewer entries than proxies the request took a shorter way, and the leftmost is the furthest that any
-    proxy saw: the peer would be a proxy, hence one bucket for all who come that way. It gives a forger nothing: who can
-    reach us past the proxies can as well send as many entries as are asked for.
+    Each proxy appends the address of its peer to `X-Forwarded-For`. So the n-th proxy wrote the n-th entry from the
+    right, and a client may have written all to its left. Without trusted proxies, or without the header, it is our
+    peer. With fewer entries than proxies, the request took a shorter way: then it is the leftmost entry. Our peer would
+    be a proxy, and all clients of that way would share one bucket. A forger gains nothing: one that can reach us past
+    the proxies could as well send enough entries.
 
     >>> client_address("10.9.9.9, 203.0.113.9:4711", "10.0.0.1", ClientIP(trusted_proxies=1))
     '203.0.113.9'

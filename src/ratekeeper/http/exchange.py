@@ -1,7 +1,7 @@
 """Exchange: one request on its way through a framework, and the decisions made of it. Knows no framework and no policy.
 
-A middleware makes one for each request and sets it as the current one, so that a limit on an endpoint finds it without
-an argument of the endpoint's.
+A middleware makes one for each request and sets it as the current one. So a limit on an endpoint finds it, and the
+endpoint needs no argument for it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from ratekeeper.http.header_lines import cookie_value, header_value
 from ratekeeper.http.headers import legacy_headers, rate_limit_headers
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from ratekeeper.http.attributes import AttributeReader
     from ratekeeper.http.headers import LegacyReset
 
+RequestFunction: TypeAlias = Callable[[Any], Any]
+"""The user's function of the framework's request."""
+
 MOST_DECISIONS = 100
-"""Decisions that are kept of one request."""
+"""The decisions about one request that are kept."""
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default=None)
-"""Set by a middleware for the time of a request."""
+"""The exchange of the request that is under way. A middleware sets it."""
 
 
-class Limits(Protocol):
-    """What decides the requests of an application: see `ratekeeper.http.limiter`."""
+class AnyRequestLimiter(Protocol):
+    """Decides the requests of an application: a `RequestLimiter` or an `AsyncRequestLimiter`."""
 
     legacy: LegacyReset | None
 
@@ -43,32 +46,33 @@ class Limits(Protocol):
 
 
 class Exchange(ABC):
-    """A request, of which nothing is read before a policy looks at it. An adapter says how each part is read.
-
-    prefix     what the application takes away from the beginning of a path, if it is there
-    limits     what decides the application's requests
-    decisions  made of this request so far, refused or not: the last ones of many
-    error      what an endpoint's limit has raised, so that an adapter can tell what became of it
-    begun      whether the application has begun to answer: what it was charged for has been had
-    loop       the event loop that the request is on, if it is on one
-    """
+    """A request. An adapter says how each part is read. Nothing is read before a policy looks at it."""
 
     prefix: str = ""
-    limits: Limits
-    loop: asyncio.AbstractEventLoop | None = None
+    """The beginning of a path that the application ignores."""
+    limiter: AnyRequestLimiter
+    """The limiter of the application."""
+    decisions: list[PolicyDecision]
+    """The decisions about this request so far, allowed or refused. Only the last ones are kept."""
+    keeper: Any = None
+    """The keeper on the store where the decisions can be given back."""
     error: RatekeeperError | None = None
+    """The refusal that an endpoint's limit has raised, so that an adapter can see what became of it."""
     begun: bool = False
+    """Whether the application has begun to answer: then the charge stays."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """The event loop of the request; None in a framework that calls."""
     cost: int = 1
+    """The tokens that the request takes, multiplied by the cost of the limit."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.keeper: Any = None
-        self.decisions: list[PolicyDecision] = []
+    def __init__(self, limiter: AnyRequestLimiter) -> None:
+        self.limiter = limiter
+        self.decisions = []
 
     def note(self, decision: PolicyDecision, keeper: Any) -> None:
-        """Keep a decision, and a keeper on the store by which it can be given back.
+        """Keep a decision, and the keeper that can give it back.
 
-        Of very many decisions, such as those of a long websocket, the first are forgotten.
+        A long websocket has very many decisions: the first are forgotten.
         """
         self.keeper = keeper
         self.decisions.append(decision)
@@ -78,16 +82,17 @@ class Exchange(ABC):
     @property
     @abstractmethod
     def native(self) -> Any:
-        """The framework's own request, which functions of the user's are given."""
+        """The framework's own request: the argument of the user's functions."""
 
     @property
     @abstractmethod
-    def method(self) -> str: ...
+    def method(self) -> str:
+        """The method, as the request line has it."""
 
     @property
     @abstractmethod
     def path(self) -> str | bytes:
-        """The request line's own, still percent-encoded."""
+        """The path, as the request line has it: still percent-encoded."""
 
     @property
     @abstractmethod
@@ -96,19 +101,19 @@ class Exchange(ABC):
 
     @property
     def lines(self) -> Sequence[tuple[bytes, bytes]]:
-        """The header lines, as they came, with names in lower case."""
+        """The header lines as they came, with names in lower case."""
         raise NotImplementedError
 
     def header(self, name: str, /) -> str | None:
-        """Return the value of a header. Raises `BadRequestError` if it can be read in two ways."""
+        """Return the value of a header; None if it is missing. Raises `BadRequestError` if it has two readings."""
         return header_value(self.lines, name)
 
     def cookie(self, name: str, /) -> str | None:
-        """Return a cookie as the application reads it. Raises `BadRequestError` if that cannot be told."""
+        """Return a cookie as the application reads it. Raises `BadRequestError` if applications differ in that."""
         return cookie_value(self.header("cookie"), name)
 
     def route(self) -> str | None:
-        """Return the template of the route that the request takes, such as "/items/{id}", if it can be told."""
+        """Return the template of the request's route, such as "/items/{id}"; None if it is unknown."""
         return None
 
     def read(self, reader: AttributeReader) -> dict[str, str]:
@@ -116,25 +121,25 @@ class Exchange(ABC):
         return reader.read(self)
 
     def time_left(self) -> float | None:
-        """Return for how many seconds the client will still wait, None if it does not say: HTTP's never do."""
+        """Return for how many seconds the client will still wait; None if it does not say, as in HTTP."""
         return None
 
     def hung_up(self) -> Coroutine[Any, Any, None] | None:
-        """Return a coroutine that ends when the client has gone, None if that cannot be told."""
+        """Return a coroutine that ends when the client hangs up; None if nothing tells that."""
         return None
 
     def refuse(self, refusal: RatekeeperError) -> NoReturn:
-        """Raise a refusal in an endpoint, or in a framework's hook: nothing else can stop the function."""
+        """Raise a refusal in an endpoint, or in a hook of the framework: nothing else can stop the function."""
         self.error = refusal
         raise refusal
 
     def limit_headers(self) -> list[tuple[str, str]]:
-        """Return the headers that tell the client of all decisions."""
+        """Return the headers that tell the client its limits, of all decisions."""
         if not self.decisions:
             return []
         decision = self.decisions[0] if len(self.decisions) == 1 else _combined(self.decisions)
         headers = rate_limit_headers(decision)
-        legacy = self.limits.legacy
+        legacy = self.limiter.legacy
         return headers + legacy_headers(decision, legacy, time.time()) if legacy else headers
 
 
@@ -145,8 +150,8 @@ def _combined(decisions: list[PolicyDecision]) -> PolicyDecision:
 
 
 def current() -> Exchange:
-    """Return the exchange that this function is called in. Raises RuntimeError if there is none."""
+    """Return the exchange of the request that is under way. Raises RuntimeError if there is none."""
     exchange = CURRENT.get()
     if exchange is None:
-        raise RuntimeError("no request is under way that ratekeeper knows of: add its middleware to the application")
+        raise RuntimeError("no request is under way: add ratekeeper's middleware, and use limits only within requests")
     return exchange

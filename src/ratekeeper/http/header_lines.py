@@ -1,6 +1,7 @@
 """From a request's header lines to the value of a header or a cookie. Pure functions; they know no policy.
 
-What can be read in two ways is refused. The work is linear in a request's size, which is bounded before it is joined.
+A header that can be read in two ways is refused. The work is linear in a request's size, which is bounded before
+anything is joined.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MOST_LINES = 1_000
-"""Header lines of a request that are looked at. More are a 431."""
+"""The header lines of a request that are read. More are a 431."""
 
 MOST_BYTES = 65_536
-"""Bytes of one header, in all its lines together. More are a 431."""
+"""The bytes of one header, in all its lines. More are a 431."""
 
 _DASHED = bytes.maketrans(b"_", b"-")
 
@@ -27,15 +28,14 @@ _LISTS = frozenset({
     "if-none-match", "pragma", "prefer", "te", "trailer", "transfer-encoding", "upgrade", "vary", "via",
     "warning", "x-forwarded-for",
 })  # fmt: skip
-"""The headers that are a list by their definition: their lines are joined."""
+"""The headers that are lists by their definition: their lines are joined."""
 
 
 def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
-    """Return the value of a header, of lines whose names are in lower case; None if it is missing or empty.
+    """Return the value of a header, from lines with names in lower case; None if it is missing or empty.
 
-    Lines of a header that is a list by its definition are joined. Raises `BadRequestError` if another header is
-    repeated, or is there with "_" for "-": servers differ in what they go by. Raises it too for more than can be
-    looked at.
+    The lines of a header that is a list by its definition are joined. Raises `BadRequestError` if another header is
+    repeated, or has "_" for "-": servers differ in how they read that. Raises it too for too many lines or bytes.
     """
     if len(lines) > MOST_LINES:
         raise BadRequestError(f"the request has more than {MOST_LINES} header lines", 431)
@@ -46,7 +46,7 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
         return None
     if any(key != raw_name for key, _ in found):
         raise BadRequestError(
-            f"the header {name!r} is written with other dashes and underscores, which some take for it"
+            f"the header {name!r} is written with other dashes and underscores, which some servers accept"
         )
     values = [value for _, value in found]
     if sum(map(len, values)) > MOST_BYTES:
@@ -61,10 +61,10 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
 
 
 def text_of(value: bytes) -> str:
-    """Return the characters of a header: UTF-8 if they are, else latin-1.
+    """Return the characters of a header: UTF-8 if they are valid, else latin-1.
 
-    Without spaces of any kind at the ends, as applications differ in which they take away. A value of nothing but
-    spaces beyond ASCII stays, as it is not an empty one.
+    Spaces of any kind at the ends are removed, as applications differ in that. A value of only spaces beyond ASCII
+    stays: it is not empty.
     """
     try:
         text = value.decode("utf-8")
@@ -74,9 +74,9 @@ def text_of(value: bytes) -> str:
 
 
 def cookie_value(header: str | None, name: str) -> str | None:
-    """Return a cookie's value, as `http.cookies` reads it, of a `Cookie` header; None if it is missing or empty.
+    """Return a cookie's value in a `Cookie` header, as `http.cookies` reads it; None if it is missing or empty.
 
-    Raises `BadRequestError` if the cookie is there with different values: applications differ in which they go by.
+    Raises `BadRequestError` if the cookie has different values: applications differ in which they take.
     """
     values = set(_cookie_values(header or "", name))
     if len(values) > 1:
@@ -89,7 +89,7 @@ def _cookie_values(header: str, name: str) -> Iterable[str]:
         key, _, value = pair.partition("=")
         if key.strip() == name:
             yield unquoted(value.strip())
-        # `http.cookies` takes white space for a separator too, others do not: "a=b s=c" has two readings.
+        # `http.cookies` reads white space as a separator too, and others do not: "a=b s=c" has two readings.
         words = "=".join(part.strip() for part in pair.split("=")).split()
         if len(words) > 1 and not is_quoted(value.strip()):
             found = [value for key, _, value in (word.partition("=") for word in words) if key == name]

@@ -1,7 +1,7 @@
-"""From a policy's decision to the headers that tell a client of it. Pure functions; knows no framework.
+"""From a policy's decision to the headers that tell a client its limits. Pure functions; they know no framework.
 
 `RateLimit-Policy` and `RateLimit` are those of draft-ietf-httpapi-ratelimit-headers-11, Lists of structured fields
-(RFC 9651); `Retry-After` is that of RFC 9110 and RFC 6585. A client that gets both is to go by `Retry-After`.
+(RFC 9651). `Retry-After` is that of RFC 9110 and RFC 6585. A client that gets both must obey `Retry-After`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ratekeeper.policy.decision import PolicyDecision
 
 LegacyReset: TypeAlias = Literal["epoch", "delta"]
-"""What X-RateLimit-Reset counts from: 1970, as GitHub has it, or now."""
+"""The start of X-RateLimit-Reset: 1970, as at GitHub, or now."""
 
 _LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
 _NOT_IN_A_STRING = pattern(r"[^ -~]")
@@ -28,16 +28,16 @@ _TO_ESCAPE = pattern(r'["\\]')
 
 
 def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
-    """Return the headers for a response, allowed or refused: one item for each rule that is not in shadow.
+    """Return the headers of a response, allowed or refused: one item for each rule that is not in shadow.
 
-    q   what a full bucket admits at once
-    w   seconds from a bucket without a token to a full one
-    r   whole tokens left
-    t   seconds until there is one more: until then no more than `r` can be used. Always given, also for a full bucket,
-        whose next token comes as long after the first is taken.
+    q   the tokens that a full bucket admits at once
+    w   the seconds from an empty bucket to a full bucket
+    r   the whole tokens that are left
+    t   the seconds until there is one more: until then only `r` tokens can be used. A full bucket has it too: its next
+        token comes that long after the first is taken.
 
     Times are whole seconds, rounded up from the exact rate (see `Limit.whole_seconds`), at least 1. `Retry-After` is
-    there if waiting helps. No rule, no header.
+    there if waiting helps. Without a rule there are no headers.
     """
     policies, states, waits = [], [], [0]
     for name, one, shadow in decision.rules:
@@ -58,9 +58,10 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
 
 
 def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> list[tuple[str, str]]:
-    """Return the X-RateLimit headers of the most binding rule, for clients that know no others.
+    """Return the X-RateLimit headers of the most restrictive rule, for older clients.
 
-    `X-RateLimit-Reset` is when the bucket is full again, in whole seconds, rounded up. `now` is in seconds since 1970.
+    `X-RateLimit-Reset` is the time when the bucket is full again, in whole seconds, rounded up. `now` is in seconds
+    since 1970.
     """
     rule = decision.rule
     if rule is None:
@@ -77,7 +78,7 @@ def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> 
 
 @lru_cache(maxsize=1024)
 def policy_name(name: str) -> str:
-    """Return a rule's name as clients see it: printable ASCII, as a field's String has nothing else, and "?".
+    """Return a rule's name as clients see it: printable ASCII, as in a String of a structured field, and "?".
 
     >>> policy_name("café 100%")
     'caf? 100%'
@@ -87,17 +88,17 @@ def policy_name(name: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _policy_item(name: str, most: int, window: int) -> tuple[str, str]:
-    """Return a rule's name as a String, and its item: the same in each response.
+    """Return a rule's name as a String, and its item, which is the same in each response.
 
-    Cached by integers: a limit's Fraction is slow to hash.
+    Cached by integers, as a limit's Fraction is slow to hash.
     """
     quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(name)) + '"'
     return quoted, f"{quoted};q={min(most, _LARGEST_INTEGER)};w={window}"
 
 
 def _state_item(quoted: str, decision: Decision, limit: Limit) -> str:
-    # One token more is there once the debt has come down to what leaves room for it. Of a full bucket this makes one
-    # interval, which is the draft's meaning of `t`: nobody can take more than `remaining` within it.
+    # The next token is there when the debt leaves room for it. For a full bucket this is one interval, which is the
+    # draft's meaning of `t`: no client can take more than `remaining` within it.
     interval, left = limit.interval * decision.nodes, limit.full - decision.debt_ticks
     remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
     if remaining > _LARGEST_INTEGER:

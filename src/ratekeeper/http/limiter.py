@@ -1,10 +1,10 @@
-"""RequestLimiter and AsyncRequestLimiter: how a request is charged, and what answers a refusal. Knows no framework.
+"""RequestLimiter and AsyncRequestLimiter: charge requests, and answer refusals. They know no framework.
 
 A framework's adapter makes an `Exchange` of each request and charges it. A refusal comes back as a value: the error
 that an endpoint's own limit would raise. The adapter sends the `answer` to it in place of the application's response.
-To whatever is sent it adds `exchange.limit_headers()`.
+It adds `exchange.limit_headers()` to every response.
 
-All is written once, as coroutines. In a framework that calls, they never suspend.
+Everything is written once, as coroutines. In a framework that calls, they never suspend.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from ratekeeper.errors import (
     StoreUnavailable,
 )
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.http.application import ApplicationLimits
 from ratekeeper.http.attributes import put_attribute
-from ratekeeper.http.exchange import Exchange
-from ratekeeper.http.limiter_base import LimiterBase
-from ratekeeper.http.options import Ask
-from ratekeeper.http.problem import response_to
-from ratekeeper.http.rate_limit import RateLimit
+from ratekeeper.http.exchange import Exchange, RequestFunction
+from ratekeeper.http.held import HELD_THREADS, HeldRequests, most_by_descriptors
+from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_policy import K, RequestPolicy
-from ratekeeper.http.waiting import WAITING_THREADS, WaitingRequests, places_by_descriptors
+from ratekeeper.http.responses import response_to
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
@@ -45,22 +44,22 @@ __all__ = ["REFUSALS", "AsyncRequestLimiter", "RequestLimiter"]
 T = TypeVar("T")
 
 _FOR_THREAD: ContextVar[bool] = ContextVar("ratekeeper_for_thread", default=False)
-"""Whether a thread waits for what a task does."""
+"""Whether a thread waits for the result of this task."""
 
 REFUSALS = (RateLimitExceeded, StoreUnavailable, CostError, BadRequestError, ClientDisconnected)
-"""The errors that are the refusal of a request. Each has a response."""
+"""The errors that refuse a request. Each has a response."""
 
 
-class _Charging(LimiterBase[K]):
-    """What both limiters do. They differ in how a function of the user's is called, and in who awaits."""
+class _Charging(ApplicationLimits[K]):
+    """The common part of both limiters. They differ in how they call the user's functions and the keeper."""
 
-    async def charge_async(self, exchange: Exchange, limit: RateLimit | None = None) -> RatekeeperError | None:
-        """Charge a request that is within the limits, by the policy or by an endpoint's `limit`. Wait for its turn.
+    async def charge_async(self, exchange: Exchange, limit: rate_limit | None = None) -> RatekeeperError | None:
+        """Charge a request by the policy, or by an endpoint's `limit`. Wait for its turn, if a rule lets it wait.
 
         Return None, or the refusal, one of `REFUSALS`.
         """
         policy = self.in_use if limit is None else self.policy_of(limit)
-        if policy is None or not self.enabled:
+        if policy is None or not self._enabled:
             return None
         decision: PolicyDecision | None = None
         refusal: RatekeeperError | None = None
@@ -78,32 +77,31 @@ class _Charging(LimiterBase[K]):
         return refusal
 
     async def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
-        """Return the `Response` to a refusal, or what `rejection` has made, which is the framework's own.
+        """Return the `Response` to a refusal, or the framework's own response that `rejection` has made.
 
-        A refused request costs nothing: what earlier limits have charged it is given back.
+        A refused request costs nothing: the charges of earlier limits are given back.
         """
         await self.give_back_async(exchange)
         if isinstance(refusal, RateLimitExceeded):
             decision = PolicyDecision(refusal.decision.rules, refusal.decision.missing)
-            if decision not in exchange.decisions:  # it is that of a limiter of the application's own
+            if decision not in exchange.decisions:  # the application's own limiter made it
                 exchange.decisions.append(decision)
-            if self.rejection is not None:
-                rejection = self.rejection
+            if (rejection := self._rejection) is not None:
                 own = await self._awaited(rejection(exchange.native, decision), rejection)
                 if own is not None:
                     return own
         return response_to(refusal)
 
     async def _decide(
-        self, policy: RequestPolicy[K], exchange: Exchange, limit: RateLimit | None
+        self, policy: RequestPolicy[K], exchange: Exchange, limit: rate_limit | None
     ) -> PolicyDecision | None:
-        """Return the decision about a request, None if it is exempt. Raises what else refuses it."""
+        """Return the decision about a request, None if it is exempt. Raises any other refusal."""
         if self._exempt is not None and await self._ask(self._exempt, exchange):
             return None
         attributes = exchange.read(policy.reader)
         attributes.update(policy.constants)
-        for name, ask in policy.functions:
-            put_attribute(attributes, name, await self._ask(ask, exchange))
+        for name, function in policy.functions:
+            put_attribute(attributes, name, await self._ask(function, exchange))
         if limit is not None and not limit.named:
             self._owners.claim(limit, attributes.get("endpoint"))
         cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
@@ -115,126 +113,127 @@ class _Charging(LimiterBase[K]):
     async def _decide_waiting(
         self, policy: RequestPolicy[K], exchange: Exchange, attributes: dict[str, str], cost: int
     ) -> PolicyDecision:
-        """Decide a request that may have to wait. Hold it until its turn, unless too many wait already."""
+        """Decide a request that may have to wait. Hold it until its turn, unless too many are held already."""
         keeper = policy.keeper
         decision = await self._decided(self._call(keeper.acquire, attributes, cost, 0))
         refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
         if not refusing or not policy.waiting_rules.issuperset(refusing):
             return decision
-        client, waiting = exchange.read(policy.client_reader).get("client") or exchange.peer, self._room()
-        if not waiting.enter(client):
+        client, held = exchange.read(policy.client_reader).get("client") or exchange.peer, self._held_here()
+        if not held.enter(client):
             return decision
         try:
             turn = self._call(keeper.acquire, attributes, cost, exchange.time_left())
             return await self._decided(self._until_hung_up(exchange, turn))
         finally:
-            waiting.leave(client)
+            held.leave(client)
 
-    def _room(self) -> WaitingRequests:
-        """Return where a request of this thread or task may wait."""
-        return self._waiting
+    def _held_here(self) -> HeldRequests:
+        """Return the held requests that a request of this thread or task belongs to."""
+        return self._held
 
     @staticmethod
     async def _decided(turn: Coroutine[Any, Any, PolicyDecision]) -> PolicyDecision:
-        """Return a turn's decision, whatever it is."""
+        """Return a turn's decision, also if it refuses."""
         try:
             return await turn
         except RateLimitExceeded as refused:
             return PolicyDecision(refused.decision.rules, refused.decision.missing)
 
     async def answered_async(self, exchange: Exchange, status: int) -> None:
-        """Record that the response has begun. Give charges back for the application's own 429 after a refusal."""
+        """Record that the response has begun. Give charges back if it is the application's own 429 to a refusal."""
         if exchange.error is not None and status == HTTPStatus.TOO_MANY_REQUESTS:
             await self.give_back_async(exchange)
         exchange.begun = True
 
     async def give_back_async(self, exchange: Exchange) -> None:
-        """Give back what a request was charged that is refused after all, unless its answer has begun."""
+        """Give back the charges of a refused request, unless its answer has begun."""
         made = [] if exchange.begun else exchange.decisions
-        for place, decision in enumerate(made):
+        for index, decision in enumerate(made):
             if decision.allowed and decision.rules:
-                with suppress(StoreUnavailable):  # it stays charged; the client must have its answer
+                with suppress(StoreUnavailable):  # it stays charged: the client must get its answer
                     await self._call(exchange.keeper.refund, decision)
-                    made[place] = decision.given_back()
+                    made[index] = decision.given_back()
 
     async def ready(self) -> None:
-        """Return if requests can be decided. Raises `StoreUnavailable` if the store does not answer."""
+        """Raise `StoreUnavailable` if the store does not answer."""
         if self.in_use is not None:
             await self._call(self.in_use.keeper.ready)
 
-    async def _ask(self, ask: Ask, exchange: Exchange) -> Any:
-        return await self._awaited(ask(exchange.native), ask)
+    async def _ask(self, function: RequestFunction, exchange: Exchange) -> Any:
+        return await self._awaited(function(exchange.native), function)
 
-    async def _awaited(self, value: Any, ask: Callable[..., Any]) -> Any:
-        """Return the value of a function of the user's, which may have to be awaited."""
+    async def _awaited(self, value: Any, function: Callable[..., Any]) -> Any:
+        """Return the value of the user's function. Await it, if the function is async."""
         raise NotImplementedError
 
     async def _until_hung_up(self, exchange: Exchange, turn: Coroutine[Any, Any, T]) -> T:
-        """Return what a turn comes to. Raises `ClientDisconnected` if the client goes before that."""
+        """Return the result of a turn. Raises `ClientDisconnected` if the client hangs up before that."""
         return await turn
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]:
+        """Call a method of the keeper, as a coroutine in both limiters."""
         raise NotImplementedError
 
 
 class RequestLimiter(_Charging[Keeper]):
-    """Limits for frameworks that call. Waiting for a turn blocks the request's thread."""
+    """Charges requests in frameworks that call. A request that waits for its turn blocks its thread."""
 
-    def charge(self, exchange: Exchange, limit: RateLimit | None = None) -> RatekeeperError | None:
-        """As `charge_async`."""
+    def charge(self, exchange: Exchange, limit: rate_limit | None = None) -> RatekeeperError | None:
+        """Charge a request: `charge_async`, called."""
         return run_sync(self.charge_async(exchange, limit))
 
     def answer(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
-        """As `answer_async`."""
+        """Return the response to a refusal: `answer_async`, called."""
         return run_sync(self.answer_async(exchange, refusal))
 
     def answered(self, exchange: Exchange, status: int) -> None:
-        """As `answered_async`."""
+        """Record that the response has begun: `answered_async`, called."""
         run_sync(self.answered_async(exchange, status))
 
     def close(self) -> None:
-        """Watch the policy's file no more, and close the store, if it was opened here."""
+        """Stop watching the policy's file. Close the store if it was opened here."""
         closing = self._closing()
         if closing:
             closing()
 
-    async def _awaited(self, value: Any, ask: Callable[..., Any]) -> Any:
+    async def _awaited(self, value: Any, function: Callable[..., Any]) -> Any:
         if isawaitable(value):
             if hasattr(value, "close"):
                 value.close()
-            raise TypeError(f"{ask!r} is async: this framework does not await it")
+            raise TypeError(f"{function!r} is async, but this framework does not await: write it without async")
         return value
 
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    def _open(self, choice: StoreSpec) -> Store:
-        return choice.open()
+    def _open(self, spec: StoreSpec) -> Store:
+        return spec.open()
 
     def _keeper(self, policy: Policy) -> Keeper:
-        return Keeper(policy, self.store)  # type: ignore[arg-type]  # it says itself if a store must be awaited
+        return Keeper(policy, self.store)  # type: ignore[arg-type]  # it raises if the store must be awaited
 
-    def _most_waiting(self) -> int:
-        return WAITING_THREADS
+    def _most_held(self) -> int:
+        return HELD_THREADS
 
 
 class AsyncRequestLimiter(_Charging[AsyncKeeper]):
-    """Limits for frameworks that await. Waiting for a turn lets the event loop go on."""
+    """Charges requests in frameworks that await. A request that waits for its turn blocks nothing."""
 
-    def charge(self, exchange: Exchange, limit: RateLimit | None = None) -> RatekeeperError | None:
-        """As `charge_async`, for an endpoint that is not async, in whatever thread the framework runs it."""
+    def charge(self, exchange: Exchange, limit: rate_limit | None = None) -> RatekeeperError | None:
+        """Charge a request from the thread of an endpoint that is not async."""
         return self._on_loop(exchange, self.charge_async(exchange, limit))
 
     def answer(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
-        """As `answer_async`, in whatever thread."""
+        """Return the response to a refusal, called from a thread."""
         return self._on_loop(exchange, self.answer_async(exchange, refusal))
 
     def answered(self, exchange: Exchange, status: int) -> None:
-        """As `answered_async`, in whatever thread."""
+        """Record that the response has begun, called from a thread."""
         self._on_loop(exchange, self.answered_async(exchange, status))
 
     async def close(self) -> None:
-        """As `RequestLimiter.close`."""
+        """Stop watching the policy's file. Close the store if it was opened here."""
         closing = self._closing()
         closed = closing() if closing else None
         if isawaitable(closed):
@@ -247,16 +246,16 @@ class AsyncRequestLimiter(_Charging[AsyncKeeper]):
         except RuntimeError:
             return asyncio.run_coroutine_threadsafe(self._for_thread(work), exchange.loop).result()
         work.close()
-        raise RuntimeError("a limit on a function that is not async, called on the event loop, would block the loop")
+        raise RuntimeError("this limit would block the event loop: make the function async, or call it in a thread")
 
     async def _for_thread(self, work: Coroutine[Any, Any, T]) -> T:
-        _FOR_THREAD.set(True)  # seen by this task alone: each task has its own context
+        _FOR_THREAD.set(True)  # only this task sees it: each task has its own context
         return await work
 
-    def _room(self) -> WaitingRequests:
-        return self._waiting_threads if _FOR_THREAD.get() else self._waiting
+    def _held_here(self) -> HeldRequests:
+        return self._held_threads if _FOR_THREAD.get() else self._held
 
-    async def _awaited(self, value: Any, ask: Callable[..., Any]) -> Any:
+    async def _awaited(self, value: Any, function: Callable[..., Any]) -> Any:
         return await value if isawaitable(value) else value
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]:
@@ -275,14 +274,14 @@ class AsyncRequestLimiter(_Charging[AsyncKeeper]):
         finally:
             turn_task.cancel()
             if gone.done() and not gone.cancelled():
-                gone.exception()  # a server's own: the client has gone
+                gone.exception()  # the server's error: the client has gone
             gone.cancel()
 
-    def _open(self, choice: StoreSpec) -> Store | AsyncStore:
-        return choice.open_async()
+    def _open(self, spec: StoreSpec) -> Store | AsyncStore:
+        return spec.open_async()
 
     def _keeper(self, policy: Policy) -> AsyncKeeper:
         return AsyncKeeper(policy, self.store)
 
-    def _most_waiting(self) -> int:
-        return places_by_descriptors()
+    def _most_held(self) -> int:
+        return most_by_descriptors()

@@ -1,4 +1,4 @@
-"""From a request target to a path, in all the ways in which routers read it. Pure functions; they know no request."""
+"""From a request target to a path, in all the readings of routers. Pure functions; they know no request."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_PATH = 8_192
-"""Characters of a path that are looked at. A longer one is a 414."""
+"""The characters that a path may have. A longer path is a 414."""
 
 MOST_READINGS = 100
 MOST_READ = 65_536
-"""Readings of a path, and characters of all of them. More are a 400: to read and match each costs time."""
+"""The readings of a path, and the characters of all of them. More are a 400, as each costs time to match."""
 
 _ORIGIN = pattern(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*")
 _PARAMETERS = pattern(r";[^/]*")
@@ -28,11 +28,11 @@ _ASCII = bytes(range(128))
 
 
 def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
-    """Return the path of a request target, in all its `Readings` if they differ. A key takes the first.
+    """Return the path of a request target, as `Readings` if there are several. A key takes the first.
 
-    The first has percent-encoding decoded, once (UTF-8; what is not becomes U+FFFD); then empty, `.` and `..` segments
-    resolved, and `;parameters` and a trailing slash taken away. The others are how routers may read it instead. A query
-    is not part of a path. Each begins with "/". Raises `BadRequestError` for a path that is too long or too ambiguous.
+    The first has percent-encoding decoded once (UTF-8; invalid bytes become U+FFFD), then empty, `.` and `..` segments
+    resolved, and `;parameters` and a trailing slash removed. The others are the readings of other routers. A query is
+    not part of a path. Each begins with "/". Raises `BadRequestError` for a path that is too long or too ambiguous.
 
     >>> read_path("/y/../%61pi//x/?page=2")
     '/api/x'
@@ -43,7 +43,7 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
     if len(raw) > MOST_PATH:
         raise BadRequestError(f"the path is longer than {MOST_PATH} characters", 414)
     if not raw.startswith("/"):
-        # A request line may name the origin too: "GET http://example.com/api/x" is a request for /api/x.
+        # A request line may have the origin too: "GET http://example.com/api/x" is a request for /api/x.
         raw = "/" + _ORIGIN.sub("", raw, count=1).removeprefix("/")
     marked = "%" in raw or "//" in raw or "/." in raw or ";" in raw or "#" in raw or "\\" in raw
     if marked or (raw.endswith("/") and raw != "/"):
@@ -53,7 +53,7 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
 
 
 def _few(readings: Iterator[str], most: int) -> list[str]:
-    """Return the readings that differ. Raise `BadRequestError` if they are more than `most`."""
+    """Return the different readings. Raise `BadRequestError` if there are more than `most`."""
     found: dict[str, None] = {}
     for reading in readings:
         found[reading] = None
@@ -63,7 +63,7 @@ def _few(readings: Iterator[str], most: int) -> list[str]:
 
 
 def _readings(raw: str) -> Iterator[str]:
-    """Yield the ways in which routers read a path, the resolved one first."""
+    """Yield the readings of a path by routers, the resolved one first."""
     texts = dict.fromkeys(text for target in _targets(raw) for text in _decoded(target))
     for text in texts:
         for reading in dict.fromkeys((_resolved(text), _MANY_SLASHES.sub("/", text), _resolved_as_url(text), text)):
@@ -72,38 +72,38 @@ def _readings(raw: str) -> Iterator[str]:
 
 
 def _targets(raw: str) -> Iterator[str]:
-    """Yield the paths that servers may find in a request target."""
-    if "#" in raw:  # the beginning of a fragment to some, to others a letter of the path
+    """Yield the paths that servers may read in a request target."""
+    if "#" in raw:  # some servers read the start of a fragment, others a letter of the path
         yield raw.partition("#")[0]
     yield raw
-    if raw.startswith("//"):  # the beginning of a host's name to some
+    if raw.startswith("//"):  # some servers read the start of a host's name
         yield "/" + raw[2:].partition("/")[2]
 
 
 def _decoded(target: str) -> Iterator[str]:
-    """Yield what a path may be decoded to: with and without parameters, encoded slashes as slashes or as letters."""
+    """Yield the decoded readings: with and without parameters, encoded slashes as slashes or as letters."""
     decoded = unquote(target, errors="replace")
     texts = [_PARAMETERS.sub("", decoded), decoded]
     if _ENCODED_SLASH.search(target):
         kept = unquote(_ENCODED_SLASH.sub("%252F", target), errors="replace")
         texts += [unquote(_PARAMETERS.sub("", target), errors="replace"), kept, _PARAMETERS.sub("", kept)]
     for text in texts:
-        if text.endswith("\n"):  # before which "$" in a regular expression, such as Starlette's, matches too
+        if text.endswith("\n"):  # "$" in a regular expression, such as Starlette's, matches before it too
             yield text[:-1]
         yield text
-        if "\\" in text:  # a slash to those who read it as browsers do
+        if "\\" in text:  # some routers read it as a slash, as browsers do
             yield text.replace("\\", "/")
 
 
 def _resolved(path: str) -> str:
-    """Return a decoded path with empty, `.` and `..` segments resolved; nothing climbs above the root."""
+    """Return a decoded path with empty, `.` and `..` segments resolved. The root is the top."""
     resolved = normpath(f"/{path.lstrip('/')}")
     folder = resolved != "/" and path.endswith(("/", "/.", "/.."))
     return f"{resolved}/" if folder else resolved
 
 
 def _resolved_as_url(path: str) -> str:
-    """Return a path as `_resolved` does, but as RFC 3986 has it: an empty segment is one that `..` takes away."""
+    """Return a path resolved as in RFC 3986: there `..` removes an empty segment too."""
     if "//" not in path or "/.." not in path:
         return path
     kept: list[str] = []

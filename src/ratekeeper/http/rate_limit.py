@@ -1,57 +1,77 @@
-"""RateLimit and rate_limit: a limit for one endpoint, in code. They know no framework, only the current exchange."""
+"""rate_limit: a limit of one endpoint, in code. It knows no framework, only the current exchange."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial, wraps
-from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast
+from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
+from ratekeeper.coroutines import is_async_function
 from ratekeeper.decision import OnError
-from ratekeeper.errors import PolicyError
-from ratekeeper.http.exchange import CURRENT, current
+from ratekeeper.errors import PolicyError, did_you_mean
+from ratekeeper.http.attributes import OWN_KEY
+from ratekeeper.http.exchange import CURRENT, RequestFunction, current
 from ratekeeper.limits import Limit, checked_cost, parse_limit
 from ratekeeper.policy.model import Missing, Policy, Rule
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Ask: TypeAlias = Callable[[Any], Any]
-Key: TypeAlias = str | tuple[str, ...] | Ask
-Cost: TypeAlias = int | Ask
-
-KEY = "(key)"
-"""The attribute that a RateLimit's own function gives. No policy has one of that name."""
+Key: TypeAlias = str | tuple[str, ...] | RequestFunction
+Cost: TypeAlias = int | RequestFunction
 
 _LIMIT = "__ratekeeper_limit__"
 _WRAPPED = "__ratekeeper_wrapped__"
 
 
 class RuleOptions(TypedDict, total=False):
-    """What a limit in code can say as a rule of a policy does: see `Rule`."""
+    """The options of a limit in code that a policy's rule has too: see `Rule`."""
 
     max_wait: float | None
+    """The seconds that a request may wait for its turn, instead of being refused."""
     shadow: bool
+    """True decides, but refuses nothing."""
     missing: Missing
+    """The treatment of a request without the key."""
     on_error: OnError | None
+    """The decision while the store does not answer."""
 
 
-class RateLimit:
-    """Limit the requests of the endpoints that it is put on. The middleware decides, on its store.
+class rate_limit:  # noqa: N801  it is written as a decorator is
+    """Limit an endpoint, as its decorator or as a dependency of FastAPI. The middleware decides, on its store.
 
-    limits    limits, or strings such as "10/second"; of several, all are charged or none
-    key       whom to charge: the attribute, or attributes, that tell callers apart ("client" is the address), or a
-              function of the request, awaited if it is async. One that returns None leaves the key out: see `missing`
-    cost      tokens a request takes, or a function of the request
-    name      endpoints whose limits have one name share buckets; without a name each endpoint has its own
-    endpoint  what to tell the endpoint by, if not by its route
-    others    as of `Rule`: max_wait, shadow, missing, on_error
+        @rate_limit("5/second", "100/hour")
+        Depends(rate_limit("2/minute", key="api_key"))
 
-    In FastAPI a dependency, `Depends(RateLimit("5/second"))`; everywhere else see `rate_limit`.
+    limits    limits, or strings such as "10/second". A request is charged by all of them, or by none
+    key       the attribute, or attributes, that tell callers apart ("client" is the address); or a function of the
+              request that returns a string, an int, a UUID or None. None leaves the key out: see `missing`
+    cost      the tokens that a request takes, or a function of the request that returns them
+    name      limits with one name share buckets; without a name, each endpoint has its own buckets
+    endpoint  a name for the endpoint, in place of its function or its route
+    others    as in `Rule`: max_wait, shadow, missing, on_error
+
+    The decorator goes directly above the function, under the framework's own decorator. The function may be sync or
+    async, with any arguments. A class's view and a method have the buckets of their class.
+
+    The object is called in two ways. With a function it returns the limited function. Without one it charges the
+    current request, and is awaited: FastAPI calls a dependency so. FastAPI must see an async function without
+    parameters: so each object has its own `__call__`, which is `charge_async`, and its own `__signature__`.
     """
 
-    owner: RateLimit | None = None
-    """Another limit that may charge the same buckets, as its keys are told from these."""
+    policy: Policy
+    """The limits, as rules."""
+    attributes: dict[str, RequestFunction | str]
+    """The attributes that only this limit's rules read."""
+    cost: Cost
+    """The tokens that a request takes, or a function that returns them."""
+    named: bool
+    """Whether the limit has a name, and shares its buckets by it."""
+    endpoint: str | None
+    """The name of the endpoint; None if the request's route tells it."""
+    owner: rate_limit | None = None
+    """Another limit that may charge the same buckets, as their keys differ."""
 
     def __init__(
         self,
@@ -62,73 +82,49 @@ class RateLimit:
         endpoint: str | None = None,
         **rule_options: Unpack[RuleOptions],
     ) -> None:
-        if not limits:
-            raise ValueError("a RateLimit without a limit would limit nothing: give one, such as '10/second'")
-        for given in limits:
-            if not isinstance(given, str | Limit):
-                raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {given!r}")
-        _check(key, cost, name)
-        self.named, self.endpoint = name is not None, endpoint
-        own = (KEY,) if callable(key) else (key,) if isinstance(key, str) else tuple(key)
-        bucket_key = own if self.named else ("endpoint", *own)
-        rules = []
-        for given in limits:
-            limit, text = (parse_limit(given), given) if isinstance(given, str) else (given, str(given))
-            rule_name = text if name is None else name if len(limits) == 1 else f"{name}: {text}"
-            rules.append(Rule(rule_name, limit, key=bucket_key, **rule_options))
-        self.policy = Policy(tuple(rules), source="RateLimit")
-        self.attributes: dict[str, Ask | str] = {KEY: key} if callable(key) else {}
+        _check(limits, key, cost, name, rule_options)
+        self.cost, self.named, self.endpoint = cost, name is not None, endpoint
+        self.attributes = {OWN_KEY: key} if callable(key) else {}
         if endpoint is not None:
             self.attributes["endpoint"] = endpoint
-        self.cost = cost
+        own = (OWN_KEY,) if callable(key) else (key,) if isinstance(key, str) else tuple(key)
+        self.policy = _policy(limits, own if self.named else ("endpoint", *own), name, rule_options)
+        self._in_request = name is None and endpoint is None and CURRENT.get() is not None
+        self._like_this = partial(type(self), *limits, key=key, cost=cost, name=name, **rule_options)
+        self._classes: dict[str, rate_limit] = {}  # Django decorates a class's view anew in each request
+        self.__dict__["__call__"] = self.charge_async
+        self.__signature__ = inspect.Signature()
 
     def charge(self) -> None:
-        """Charge the current request. Raises `RateLimitExceeded`, which the middleware turns into the response."""
+        """Charge the current request. Raises `RateLimitExceeded`, which the middleware answers."""
         exchange = current()
-        if (refusal := exchange.limits.charge(exchange, self)) is not None:
+        if (refusal := exchange.limiter.charge(exchange, self)) is not None:
             exchange.refuse(refusal)
 
     async def charge_async(self) -> None:
-        """As `charge`, in an async function."""
+        """Charge the current request, in an async function. Raises as `charge` does."""
         exchange = current()
-        if (refusal := await exchange.limits.charge_async(exchange, self)) is not None:
+        if (refusal := await exchange.limiter.charge_async(exchange, self)) is not None:
             exchange.refuse(refusal)
 
-    async def __call__(self) -> None:
-        """As `charge_async`: what FastAPI calls a dependency."""
-        await self.charge_async()
+    @overload
+    def __call__(self) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+    def __call__(self, function: Any = None) -> Any:
+        """Return a function with this limit. Without a function, charge the current request: see the class."""
+        return self.charge_async() if function is None else self._limited(function)
 
+    def _limited(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return a function that charges its request first.
 
-def rate_limit(
-    *limits: Limit | str,
-    key: Key = "client",
-    cost: Cost = 1,
-    name: str | None = None,
-    **rule_options: Unpack[RuleOptions],
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator that limits an endpoint, sync or async, whatever its arguments. See `RateLimit`.
-
-    Without a `name` each function has its own buckets; a class's view and a method are told by their class. It is to be
-    the inner one, under the framework's own decorator that makes a function an endpoint. Raises TypeError for a class,
-    whose methods it is for, and for a generator, which begins after its response.
-    """
-    if len(limits) == 1 and callable(limits[0]):
-        raise TypeError("write @rate_limit('5/second'): without a limit, the function would be taken for one")
-    within_request = name is None and CURRENT.get() is not None
-    make = partial(RateLimit, *limits, key=key, cost=cost, name=name, **rule_options)
-    make()  # a mistake shows here, also where nothing is decorated yet
-    made: dict[str, RateLimit] = {}  # of classes' views, which Django decorates anew for each request
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        Raises TypeError for a class, as the limit is for its methods, and for a generator, which begins after its
+        response.
+        """
         if inspect.isclass(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"rate_limit is for functions and methods that return, not for {function!r}")
-        own = _name_of(function)
-        if within_request and "<locals>" in own:
-            raise TypeError(f"rate_limit is put on {own} anew in each request: decorate it outside, or say name=")
-        limit = made.get(own) or make(endpoint=own)
-        if isinstance(function, partial) or hasattr(function, "view_class"):
-            limit = made.setdefault(own, limit)
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        limit = self._of(function)
+        if is_async_function(function):
 
             @wraps(function)
             async def limited_async(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -144,14 +140,24 @@ def rate_limit(
 
         return _marked(limited, function, limit)
 
-    return decorate
+    def _of(self, function: Callable[..., Any]) -> rate_limit:
+        """Return the limit for a function: this one if it has an endpoint, else a new one for the function."""
+        if self.endpoint is not None:
+            return self
+        own = _name_of(function)
+        if self._in_request and "<locals>" in own:
+            raise TypeError(f"rate_limit is put on {own} anew in each request: decorate it outside, or say name=")
+        limit = self._classes.get(own) or self._like_this(endpoint=own)
+        if isinstance(function, partial) or hasattr(function, "view_class"):
+            limit = self._classes.setdefault(own, limit)
+        return limit
 
 
-def check_endpoints(endpoints: Iterable[Any], check: Callable[[RateLimit], object]) -> None:
-    """Check the limits of an application's endpoints: `check` raises for one that cannot be used there.
+def check_endpoints(endpoints: Iterable[Any], check: Callable[[rate_limit], object]) -> None:
+    """Check the limits of an application's endpoints. `check` raises for a limit that cannot be used there.
 
-    Raise `PolicyError` for an endpoint that a `rate_limit` was put around after the framework had taken it: the
-    framework would call the function without its limit.
+    Raise `PolicyError` for a `rate_limit` above the framework's decorator: the framework would call the function
+    without its limit.
     """
     chains = [list(_chain(endpoint)) for endpoint in endpoints]
     inner = {id(getattr(function, "__wrapped__", None)) for chain in chains for function in chain if _limit(function)}
@@ -166,8 +172,19 @@ def check_endpoints(endpoints: Iterable[Any], check: Callable[[RateLimit], objec
                 )
 
 
-def _check(key: object, cost: object, name: object) -> None:
-    """Raise TypeError or ValueError for what cannot be a key, a cost or a name."""
+def _check(limits: tuple[object, ...], key: object, cost: object, name: object, options: Iterable[str]) -> None:
+    """Raise TypeError or ValueError for an argument of `rate_limit` that cannot be."""
+    if not limits:
+        raise ValueError("a rate_limit without a limit would limit nothing: give one, such as '10/second'")
+    for given in limits:
+        if callable(given):
+            raise TypeError("write @rate_limit('5/second'): without a limit, the function would be taken for one")
+        if not isinstance(given, str | Limit):
+            raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {given!r}")
+    for option in options:
+        if option not in RuleOptions.__annotations__:
+            known = ("key", "cost", "name", "endpoint", *RuleOptions.__annotations__)
+            raise TypeError(f"rate_limit has no option {option!r}{did_you_mean(option, known)}")
     attributes = key if isinstance(key, tuple | list) else () if callable(key) else (key,)
     if not all(isinstance(one, str) and one for one in attributes) or key in ((), []):
         raise TypeError(
@@ -177,6 +194,18 @@ def _check(key: object, cost: object, name: object) -> None:
         raise ValueError("a cost of 0 would limit nothing: leave the limit out")
     if name is not None and not (isinstance(name, str) and name):
         raise TypeError(f"name must be a string, not {name!r}")
+
+
+def _policy(
+    limits: tuple[Limit | str, ...], key: tuple[str, ...], name: str | None, rule_options: RuleOptions
+) -> Policy:
+    """Return limits as the rules of a policy."""
+    rules = []
+    for given in limits:
+        limit, text = (parse_limit(given), given) if isinstance(given, str) else (given, str(given))
+        rule_name = text if name is None else name if len(limits) == 1 else f"{name}: {text}"
+        rules.append(Rule(rule_name, limit, key=key, **rule_options))
+    return Policy(tuple(rules), source="rate_limit")
 
 
 def _chain(endpoint: Any) -> Iterator[Any]:
@@ -189,12 +218,12 @@ def _chain(endpoint: Any) -> Iterator[Any]:
         endpoint = endpoint.func if isinstance(endpoint, partial) else inner
 
 
-def _limit(function: Any) -> RateLimit | None:
-    return function if isinstance(function, RateLimit) else getattr(function, "__dict__", {}).get(_LIMIT)
+def _limit(function: Any) -> rate_limit | None:
+    return function if isinstance(function, rate_limit) else getattr(function, "__dict__", {}).get(_LIMIT)
 
 
-def _marked(limited: Callable[P, R], function: Callable[P, R], limit: RateLimit) -> Callable[P, R]:
-    """Return a limited function that tells its limit. Note on the function itself that there is one around it."""
+def _marked(limited: Callable[P, R], function: Callable[P, R], limit: rate_limit) -> Callable[P, R]:
+    """Return a limited function with a mark that names its limit. Mark the function itself as wrapped."""
     limited.__dict__.pop(_WRAPPED, None)  # `wraps` has copied it
     limited.__dict__[_LIMIT] = limit
     if inspect.isfunction(function):
@@ -203,7 +232,7 @@ def _marked(limited: Callable[P, R], function: Callable[P, R], limit: RateLimit)
 
 
 def _name_of(function: Any) -> str:
-    """Return what tells a function from others: its module and name, or those of its class."""
+    """Return the name that tells a function from others: of its module and itself, or of its class."""
     bound = function.func if isinstance(function, partial) else function
     owner = getattr(function, "view_class", None) or getattr(bound, "__self__", None)
     if owner is not None and not inspect.ismodule(owner):
@@ -212,6 +241,6 @@ def _name_of(function: Any) -> str:
         return f"{owner.__module__}.{owner.__qualname__}{method}"
     named = function if hasattr(function, "__qualname__") else type(function)
     name = named.__qualname__
-    if name.endswith(".as_view.<locals>.view"):  # Flask's, which gives each its own __name__ before it is decorated
+    if name.endswith(".as_view.<locals>.view"):  # Flask gives each view its __name__ before it is decorated
         name = named.__name__
     return f"{named.__module__}.{name}"

@@ -1,12 +1,12 @@
-"""RequestPolicy: what a policy means for an application's requests, worked out once. Knows no framework.
+"""RequestPolicy: a policy compiled for an application's requests. Knows no framework.
 
-The middlewares and the service share it, and a reload swaps it. `BucketOwners` sees to it that two limits do not charge
-the same buckets by accident.
+The middlewares and the service share it, and a reload swaps it. `BucketOwners` finds two limits that would charge the
+same buckets by accident.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -16,8 +16,8 @@ from ratekeeper.http.attributes import ALWAYS_KNOWN, OF_ROUTE, AttributeReader
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 
 if TYPE_CHECKING:
-    from ratekeeper.http.options import Ask
-    from ratekeeper.http.rate_limit import RateLimit
+    from ratekeeper.http.exchange import RequestFunction
+    from ratekeeper.http.rate_limit import rate_limit
     from ratekeeper.limits import Limit
     from ratekeeper.policy.model import Policy
     from ratekeeper.policy.sources import ClientIP
@@ -29,70 +29,81 @@ _SAID_BY_GATEWAYS = {"path": "x-forwarded-uri", "method": "x-forwarded-method"}
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What an application says of its requests, whatever its policy.
+    """An application's own options for its requests, whatever its policy."""
 
-    attributes  functions of the request, or constants, that give attributes
-    client      how `client` is read, unless the policy says
-    routes      whether the framework tells the route of a request
-    """
-
-    attributes: Mapping[str, Ask | str]
+    attributes: Mapping[str, RequestFunction | str]
+    """Functions of the request that return attributes, or constants."""
     client: ClientIP
+    """How `client` is read if the policy does not say."""
     routes: bool
+    """Whether the framework tells the route of a request."""
 
 
 class RequestPolicy(Generic[K]):
-    """A keeper, and all that follows from its policy for requests. Immutable.
+    """A keeper, and what its policy means for requests. Immutable."""
 
-    reader           reads the attributes that the policy looks at, but for those that the application gives
-    constants        attributes that are the same for all requests
-    functions        functions of the request that give the others
-    cost             tokens that a request takes, or a function of the request
-    waiting_rules    the names of the rules that let a request wait
-    lacking          the attributes that the policy looks at, and that no request has
-    names            the attributes that the policy knows; None if it knows any
-    gateway_headers  the headers in which a gateway must say what a request is for
-    """
+    keeper: K
+    """Decides by the policy, on the application's store."""
+    cost: int | RequestFunction
+    """The tokens that a request takes, or a function that returns them."""
+    reader: AttributeReader
+    """Reads the policy's attributes, but for the application's own."""
+    client_reader: AttributeReader
+    """Reads only `client`."""
+    constants: Mapping[str, str]
+    """The application's attributes that are the same for all requests."""
+    functions: tuple[tuple[str, RequestFunction], ...]
+    """The application's functions of the request, by the attribute that each returns."""
+    waiting_rules: frozenset[str]
+    """The names of the rules that let a request wait."""
+    lacking: Sequence[str]
+    """The attributes that the policy reads and no request has."""
+    names: frozenset[str] | None
+    """The attributes that the policy knows; None if it knows any."""
+    gateway_headers: tuple[str, ...]
+    """The headers that a gateway must send, as the policy reads them."""
 
-    def __init__(self, keeper: K, given: Given, cost: int | Ask) -> None:
+    def __init__(self, keeper: K, given: Given, cost: int | RequestFunction) -> None:
         policy = keeper.policy
         names = policy.names()
-        self.keeper: K = keeper
+        self.keeper = keeper
         self.cost = cost
         self.reader = AttributeReader(policy.attributes, given.client, names - given.attributes.keys())
         self.client_reader = AttributeReader(policy.attributes, given.client, {"client"})
         self.constants = {name: value for name, value in given.attributes.items() if isinstance(value, str)}
         self.functions = tuple(
-            (name, ask) for name, ask in given.attributes.items() if name in names and not isinstance(ask, str)
+            (name, function)
+            for name, function in given.attributes.items()
+            if name in names and not isinstance(function, str)
         )
         self.waiting_rules = keeper.compiled.waiting
         self.lacking = policy.lacking({*ALWAYS_KNOWN, *(OF_ROUTE if given.routes else ()), *given.attributes})
         self.names = names | policy.attributes.keys() | ALWAYS_KNOWN if policy.attributes else None
-        # A gateway that forgets these would have every request judged as one for /check, and so unlimited.
+        # Without them every request would be judged as one for /check, and so would be unlimited.
         self.gateway_headers = tuple(header for name, header in _SAID_BY_GATEWAYS.items() if name in names)
 
     def check_complete(self) -> None:
-        """Raise `PolicyError` if the policy looks at what no request has: all requests would share a bucket."""
+        """Raise `PolicyError` if the policy reads an attribute that no request has: all would share a bucket."""
         if self.lacking:
             name = self.lacking[0]
             raise PolicyError(
-                f"{self.keeper.policy.source}: nothing gives the attribute {name!r}: say attributes={{{name!r}: a "
-                "function of the request}, or in the policy's [attributes] where it comes from, such as "
+                f"{self.keeper.policy.source}: nothing gives the attribute {name!r}: write attributes={{{name!r}: a "
+                "function of the request}, or say in the policy's [attributes] where it is, such as "
                 f"{name} = 'header:x-{name}'"
             )
 
 
 class BucketOwners:
-    """Which endpoint's limit charges which buckets. Two may charge the same only if they are given one name."""
+    """Knows which endpoint's limit charges which buckets. Two limits may share buckets only by one name."""
 
     def __init__(self) -> None:
-        self._owners: WeakValueDictionary[tuple[str, str], RateLimit] = WeakValueDictionary()
+        self._owners: WeakValueDictionary[tuple[str, str], rate_limit] = WeakValueDictionary()
         self._named: dict[str, Limit] = {}
 
-    def claim(self, limit: RateLimit, endpoint: str | None) -> None:
-        """Note that a limit charges its buckets: of its name, or of an endpoint.
+    def claim(self, limit: rate_limit, endpoint: str | None) -> None:
+        """Note that a limit charges the buckets of its name, or of an endpoint.
 
-        Raise `PolicyError` if another limit charges them too, unless it has the same name and the same rate.
+        Raise `PolicyError` if another limit charges them, unless it has the same name and the same rate.
         """
         if limit.named:
             for rule in limit.policy.rules:
@@ -114,11 +125,11 @@ class BucketOwners:
                 )
 
     @staticmethod
-    def beside(policy: Policy | None, limit: RateLimit) -> Policy:
-        """Return the policy of an endpoint's limit beside that of the application.
+    def beside(policy: Policy | None, limit: rate_limit) -> Policy:
+        """Return the policy of an endpoint's limit beside the application's policy.
 
-        Attributes, tiers and exemptions are the application's: a client is who it is for the rules. Raise `PolicyError`
-        if both would charge the same buckets.
+        Attributes, tiers and exemptions are the application's. Raise `PolicyError` if both would charge the same
+        buckets.
         """
         if policy is None:
             return limit.policy

@@ -1,4 +1,4 @@
-"""Whether this process is one of several workers, so that a limit in its own memory is one of several limits."""
+"""Warns if this process is one of several workers, and each has its own limits in its own memory."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _warned = False
 def warn_if_limits_multiply(store: object, several: bool | None = None) -> None:
     """Log a warning, once in a process, if there are several workers and they do not share their limits.
 
-    `several` says whether there are other workers, where the server tells. Else it is guessed from how the process was
-    started.
+    `several` says whether there are other workers, if the server tells. Without it, the process's arguments and
+    environment are a guess.
     """
     global _warned  # noqa: PLW0603  once in a process
     if not isinstance(store, MemoryStore) or _warned or not (_has_siblings() if several is None else several):
         return
     _warned = True
     _log.warning(
-        "each worker process has rate limits of its own, in its memory, so together they admit several times as much: "
-        'say store="shared:NAME" for one limit across the workers of a host, or the URL of a server'
+        "each worker process has its own rate limits, in its memory, so together they admit several times as much: "
+        'write store="shared:NAME" for one limit across the workers of a host, or the URL of a server'
     )
 
 
@@ -42,7 +42,7 @@ def _has_siblings() -> bool:
 
 
 def _count_in(arguments: list[str]) -> int:
-    """Return the number of workers that a server's arguments say, 0 if they say none."""
+    """Return the number of workers in a server's arguments; 0 if they have none."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if found := _WORKERS.fullmatch(argument):
             return _count(found[1] or found[2] or following)

@@ -22,9 +22,8 @@ from ratekeeper.frameworks.asgi import Receive, Scope, ScopeExchange, Send, answ
 from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
-from ratekeeper.http.problem import explained, problem, response_to
 from ratekeeper.http.request_policy import RequestPolicy
-from ratekeeper.http.response import Response
+from ratekeeper.http.responses import Response, explained, problem, response_to
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.policy.model import Policy
@@ -56,14 +55,14 @@ class Service:
         *,
         max_waiting: int | None = None,
     ) -> None:
-        self._limits = _Limiter(policy, store=store, routes=False, trusted_proxies=1, max_waiting=max_waiting)
+        self._limiter = _Limiter(policy, store=store, routes=False, trusted_proxies=1, max_waiting=max_waiting)
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from the next request on.
 
         Raises `PolicyError` if gateways could ask before, and could not any more.
         """
-        self._limits.replace(policy)
+        self._limiter.replace(policy)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -76,7 +75,7 @@ class Service:
 
     async def close(self) -> None:
         """Close the store. No request may come after this."""
-        close = getattr(self._limits.store, "close", None)
+        close = getattr(self._limiter.store, "close", None)
         closing = close() if close is not None else None
         if closing is not None:
             await closing
@@ -86,7 +85,7 @@ class Service:
         # A status to deny with is a part of the path: a client's own query goes through some gateways to here.
         place, _, status = path.rpartition("/") if path.startswith(f"{_CHECK}/") else (path, "", "")
         if place == _CHECK and (not status or status in _STATUSES):
-            return await self._check(GatewayExchange(self._limits, scope, receive), _STATUSES.get(status))
+            return await self._check(GatewayExchange(self._limiter, scope, receive), _STATUSES.get(status))
         if path == _CHECK_JSON:
             if scope["method"] != "POST":
                 return explained(405, "ask by POST, with a JSON body", ("Allow", "POST"))
@@ -100,7 +99,7 @@ class Service:
         return explained(404, f"there is no {path[:100]!r}: ask /check, /v1/check, /healthz or /readyz")
 
     async def _check(self, exchange: GatewayExchange, deny_status: int | None) -> Response:
-        policy = self._limits.policy
+        policy = self._limiter.policy
         if policy.lacking:
             what = f"the policy looks at {policy.lacking[0]!r}, which nothing in a gateway's request tells"
             raise BadRequestError(f"{what}: say in [attributes] which header does, or ask /v1/check", 500)
@@ -115,8 +114,8 @@ class Service:
         return response._replace(headers=[*limits, *response.headers])
 
     async def _check_json(self, scope: Scope, receive: Receive) -> Response:
-        asked = parse_check(await _read_body(receive), self._limits.policy.names)
-        exchange = ProgramExchange(self._limits, scope, receive, asked)
+        asked = parse_check(await _read_body(receive), self._limiter.policy.names)
+        exchange = ProgramExchange(self._limiter, scope, receive, asked)
         await self._charge(exchange)
         answer = json.dumps(report(exchange.decisions[-1], asked.wait)).encode()
         return Response(200, [*exchange.limit_headers(), _JSON, _NO_STORE], answer)
@@ -124,7 +123,7 @@ class Service:
     async def _charge(self, exchange: ScopeExchange) -> RatekeeperError | None:
         """Return None, or that a limit is exceeded. Raises another refusal."""
         try:
-            refusal = await self._limits.charge_async(exchange)
+            refusal = await self._limiter.charge_async(exchange)
         finally:
             exchange.end()
         if refusal is not None and not isinstance(refusal, RateLimitExceeded):
@@ -133,7 +132,7 @@ class Service:
 
     async def _ready(self) -> Response:
         try:
-            await self._limits.ready()
+            await self._limiter.ready()
         except StoreUnavailable:
             return Response(503, [_PLAIN, _NO_STORE], b"the store does not answer\n")
         return Response(200, [_PLAIN, _NO_STORE], b"ready\n")
@@ -172,17 +171,17 @@ class _Limiter(AsyncRequestLimiter):
         self, keeper: AsyncKeeper, timeout: float | None, attributes: dict[str, str], cost: int
     ) -> PolicyDecision:
         """Take a turn for a program that waits for it by itself. Until the turn, it counts as one that waits here."""
-        client, waiting, delay = attributes.get("client"), self._room(), 0.0
-        if not waiting.enter(client):
+        client, held, delay = attributes.get("client"), self._held_here(), 0.0
+        if not held.enter(client):
             return await keeper.try_acquire(attributes, cost)
         try:
             reservation = await keeper.reserve(attributes, cost, timeout)
             delay = reservation.delay if reservation else 0.0
         finally:
             if delay:
-                asyncio.get_running_loop().call_later(delay, waiting.leave, client)
+                asyncio.get_running_loop().call_later(delay, held.leave, client)
             else:
-                waiting.leave(client)
+                held.leave(client)
         return reservation.decision
 
 
@@ -208,8 +207,8 @@ class GatewayExchange(ScopeExchange):
 class ProgramExchange(ScopeExchange):
     """A request whose attributes and cost a program states. The program, its peer, is not a client."""
 
-    def __init__(self, limits: AsyncRequestLimiter, scope: Scope, receive: Receive, asked: CheckRequest) -> None:
-        super().__init__(limits, scope, receive)
+    def __init__(self, limiter: AsyncRequestLimiter, scope: Scope, receive: Receive, asked: CheckRequest) -> None:
+        super().__init__(limiter, scope, receive)
         self._attributes = asked.attributes
         self.cost = asked.cost
         self.timeout = asked.timeout

@@ -22,7 +22,7 @@ from ratekeeper import (
 )
 from ratekeeper.decision import Charge, combine
 from ratekeeper.http.headers import rate_limit_headers
-from ratekeeper.http.problem import REDUCED_CAPACITY, problem
+from ratekeeper.http.responses import REDUCED_CAPACITY, problem
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.redis.call_monitor import LOST, Breaker
 from ratekeeper.stores.redis.client_errors import ClientErrors

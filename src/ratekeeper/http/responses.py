@@ -1,7 +1,7 @@
-"""From a refusal to the body that explains it: problem details for people and programs (RFC 9457). Pure functions.
+"""From a refusal to its response, whose body explains it: problem details (RFC 9457). Pure functions.
 
-Knows no framework. The headers about limits are in `headers`, as allowed responses carry them too; here are only those
-that every refusal needs and no other response does.
+Knows no framework. The headers about limits are in `headers`, as allowed responses have them too. Here are only the
+headers that every refusal needs, and no other response.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ratekeeper.errors import (
     BadRequestError,
@@ -20,29 +20,41 @@ from ratekeeper.errors import (
 )
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.headers import policy_name
-from ratekeeper.http.response import Response
 from ratekeeper.policy.decision import PolicyDecision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ratekeeper.decision import RuleDecision
 
 QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 REDUCED_CAPACITY = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
 
 CLIENT_CLOSED_REQUEST = 499
-"""What access logs say, as nginx has it, of a request whose client has gone. Nobody gets it."""
+"""The status of a request whose client has hung up, in access logs, as in nginx. No client gets it."""
 
-# Here and not in `rate_limit_headers`: a 429 must not be stored by a cache (RFC 6585, section 4), nor a 403 that stands
-# for one, while how an allowed response may be cached is the application's own affair.
+# Here and not in `rate_limit_headers`: a cache must not store a 429 (RFC 6585, section 4), nor a 403 in its place. The
+# application decides whether a cache may store an allowed response.
 _HEADERS = (("Content-Type", "application/problem+json"), ("Cache-Control", "no-store"))
 
 
-def problem(decision: PolicyDecision, status: int | None = None) -> Response:
-    """Return the response to a refused request, but for the headers about limits: see `rate_limit_headers`.
+class Response(NamedTuple):
+    """An HTTP response that every framework can send. The sender adds its length."""
 
-    The status is 429, 403 if an attribute is missing, or 503 if the store did not answer and is set to "deny"; unless
-    given: nginx's `auth_request` understands only 403.
-    Raises ValueError if the decision is no refusal, or the status none of HTTP's.
+    status: int
+    """The status code."""
+    headers: Iterable[tuple[str, str]] = ()
+    """The headers, without Content-Length."""
+    body: bytes = b""
+    """The whole body."""
+
+
+def problem(decision: PolicyDecision, status: int | None = None) -> Response:
+    """Return the response to a refused request, without the headers about limits: see `rate_limit_headers`.
+
+    The status is 429; 403 if an attribute is missing; 503 if the store did not answer and `on_error` is "deny".
+    `status` replaces it: nginx's `auth_request` understands only 403. Raises ValueError if the request is allowed, or
+    if HTTP has no such status.
     """
     if decision.allowed:
         raise ValueError("the request is allowed: there is no problem to describe")
@@ -55,9 +67,9 @@ def problem(decision: PolicyDecision, status: int | None = None) -> Response:
 
 
 def unavailable(status: int | None = None, retry_after: float | None = None) -> Response:
-    """Return the response to a request that nobody could decide: no quota is exceeded, and all may be well soon.
+    """Return the response to a request that could not be decided. No quota is exceeded.
 
-    `retry_after` is in seconds. What is wrong is the log's, and no client's affair.
+    `retry_after` is in seconds. The cause is in the log, and not in the response.
     """
     chosen = HTTPStatus(503 if status is None else status)
     details = {
@@ -71,13 +83,13 @@ def unavailable(status: int | None = None, retry_after: float | None = None) -> 
 
 
 def explained(status: int, detail: str, *headers: tuple[str, str]) -> Response:
-    """Return the response to a request that cannot be judged, as it is wrong in itself."""
+    """Return the response to a request that cannot be decided, as it is wrong in itself."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return Response(status, (*headers, *_HEADERS), json.dumps(body).encode("ascii"))
 
 
 def response_to(refusal: RatekeeperError) -> Response:
-    """Return the response to a refused request, but for the headers about limits. Raises what is not a refusal."""
+    """Return the response to a refusal, without the headers about limits. Raises an error that is not a refusal."""
     if isinstance(refusal, RateLimitExceeded):
         return problem(PolicyDecision(refusal.decision.rules, refusal.decision.missing))
     if isinstance(refusal, StoreUnavailable):
@@ -98,17 +110,17 @@ def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
         "title": "Request cannot be satisfied as assigned quota has been exceeded",
         "status": status.value,
         "detail": _explanation(refusing, decision.retry_after_seconds),
-        # As spelt in the headers, so that a client finds them there; `detail` has the names as they are.
+        # Spelt as in the headers, so that a client finds them there. `detail` has the names as they are.
         "violated-policies": [policy_name(rule.name) for rule in refusing],
     }
     return Response(status.value, _HEADERS, json.dumps(details).encode("ascii"))
 
 
 def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
-    """Describe a refusal for want of an attribute.
+    """Return the response to a request without a required attribute.
 
-    No quota was exceeded, and a client that waited for one would wait for ever. RFC 9457 (4.2.1) has "about:blank" for
-    a problem of which the status says all that a program needs to know; its title is then the status's own phrase.
+    No quota was exceeded, so a client must not wait. The type is "about:blank", as the status says all that a program
+    needs (RFC 9457, 4.2.1); the title is then the status's own phrase.
     """
     details = {
         "type": "about:blank",
@@ -120,7 +132,7 @@ def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
 
 
 def _explanation(refusing: list[RuleDecision], wait: int | None) -> str:
-    """Say in a sentence what was exceeded, and what helps. Without a `wait` nothing but a smaller cost does."""
+    """Return a sentence that says what was exceeded, and what helps. Without a `wait`, only a smaller cost helps."""
     if wait is None:
         rule = next(rule for rule in refusing if rule.decision.impossible)
         return (

@@ -1,0 +1,252 @@
+"""ApplicationLimits: an application's policy, options and store, from its start to its end.
+
+How a request is charged is in `limiter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from inspect import iscoroutinefunction
+from os import PathLike
+from typing import Any, Generic, TypeAlias, TypedDict, Unpack, get_args
+from weakref import WeakKeyDictionary, WeakMethod, finalize
+
+from ratekeeper.errors import did_you_mean
+from ratekeeper.http.exchange import RequestFunction
+from ratekeeper.http.headers import LegacyReset
+from ratekeeper.http.held import HELD_THREADS, HeldRequests
+from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.request_policy import BucketOwners, Given, K, RequestPolicy
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.model import Policy
+from ratekeeper.policy.reload import PolicyWatch, watch_policy
+from ratekeeper.policy.sources import ClientIP
+from ratekeeper.stores.base import AsyncStore, Store
+from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
+
+Observer: TypeAlias = Callable[[Any, PolicyDecision], object]
+"""A function of the request and the decision."""
+
+
+class Options(TypedDict, total=False):
+    """The options of an application's limits: the same in every framework.
+
+    Their functions get the framework's own request. Where the framework is asynchronous, they may be async.
+    """
+
+    attributes: Mapping[str, RequestFunction | str]
+    """Functions that return attributes, such as {"user": lambda request: request.user.id}; None means no attribute.
+
+    A string is the same attribute for all requests.
+    """
+    cost: int | RequestFunction
+    """The tokens that a request takes, or a function that returns them. A rule's own cost is multiplied by it."""
+    exempt: RequestFunction | None
+    """A function: if it returns true, nothing limits the request."""
+    on_decision: Observer | Collection[Observer]
+    """A function, or several, called with the request and each decision, allowed or refused."""
+    rejection: Callable[[Any, PolicyDecision], Any] | None
+    """A function that returns the response to a refused request; None means the usual response."""
+    trusted_proxies: int
+    """The number of trusted proxies in front. It counts if the policy does not say how `client` is read."""
+    legacy: LegacyReset | None
+    """Add X-RateLimit headers, whose Reset is in seconds since 1970 ("epoch") or from now ("delta")."""
+    enabled: bool
+    """False limits nothing: for tests."""
+    max_waiting: int | None
+    """The requests that may wait for their turn at once in a process. More are refused. A client may have a tenth.
+
+    The default is 10,000, but at most half of the files that the process may open; 2 where each request holds a thread.
+    """
+
+
+class ApplicationLimits(Generic[K]):
+    """The rules for an application's requests, and the store of their buckets.
+
+    `policy` is a policy, or the name of its file. A file is watched: a change takes effect within a second, and a file
+    with a mistake changes nothing (see `watch_policy`). Without a policy, only the endpoints' own limits count. `store`
+    is a store, or its string as for `StoreSpec`; the default is the policy's, or else this process's memory. `routes`
+    says whether the framework tells the route of a request.
+    """
+
+    store: Store | AsyncStore
+    """The store of the buckets."""
+    in_use: RequestPolicy[K] | None = None
+    """The compiled policy that decides requests now; None without a policy."""
+    legacy: LegacyReset | None
+    """See `Options`."""
+
+    def __init__(
+        self,
+        policy: Policy | str | PathLike[str] | None = None,
+        *,
+        store: Store | AsyncStore | str | None = None,
+        routes: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        check_options(policy, options)
+        self._path = policy if isinstance(policy, str | PathLike) else None
+        if isinstance(policy, str | PathLike):
+            policy = Policy.load(policy)
+        spec = StoreSpec(store) if isinstance(store, str) else (policy and policy.store) or StoreSpec(MEMORY)
+        self._spec = spec if store is None or isinstance(store, str) else None
+        self._closed = False
+        self.store = opened(store, self._open) if self._spec is None else self._open(self._spec)
+        self.legacy = options.get("legacy")
+        self._rejection = options.get("rejection")
+        self._enabled = options.get("enabled", True)
+        trusted = ClientIP(options.get("trusted_proxies", 0))
+        self._given = Given(dict(options.get("attributes") or {}), trusted, routes)
+        self._cost = options.get("cost", 1)
+        self._exempt = options.get("exempt")
+        observers = options.get("on_decision", ())
+        self._observers = (observers,) if callable(observers) else tuple(observers)
+        most = options.get("max_waiting")
+        most = self._most_held() if most is None else most
+        self._held = HeldRequests(most)
+        self._held_threads = HeldRequests(min(most, HELD_THREADS))
+        self._owners = BucketOwners()
+        self._endpoints: WeakKeyDictionary[rate_limit, RequestPolicy[K]] = WeakKeyDictionary()
+        self.in_use = self._compiled(policy) if policy is not None else None
+        self._watch = self._watched()
+
+    def policy_of(self, limit: rate_limit) -> RequestPolicy[K]:
+        """Return the compiled policy of an endpoint's own limit, on the same store and with the same options.
+
+        Raises `PolicyError` if it reads an attribute that no request has, or would charge the buckets of another limit.
+        """
+        endpoints = self._endpoints  # a reload makes another one, with the policy
+        known = endpoints.get(limit)
+        if known is None:
+            if limit.named or limit.endpoint is not None:
+                self._owners.claim(limit, limit.endpoint)
+            known = endpoints[limit] = self._compiled_beside(self._policy, limit)
+        return known
+
+    def _compiled_beside(self, policy: Policy | None, limit: rate_limit) -> RequestPolicy[K]:
+        given = replace(self._given, attributes={**self._given.attributes, **limit.attributes})
+        compiled = RequestPolicy(self._keeper(self._owners.beside(policy, limit)), given, limit.cost)
+        compiled.check_complete()
+        return compiled
+
+    def replace(self, policy: Policy) -> None:
+        """Decide by another policy from now on, on the same store: what each bucket owes stays."""
+        compiled, endpoints = self._compiled(policy), WeakKeyDictionary[rate_limit, RequestPolicy[K]]()
+        for limit in [known for reference in self._endpoints.keyrefs() if (known := reference()) is not None]:
+            endpoints[limit] = self._compiled_beside(policy, limit)
+        self.in_use, self._endpoints = compiled, endpoints
+
+    def reopen(self) -> None:
+        """Go on after `close`: open the store again, and watch the policy's file."""
+        if not self._closed:
+            return
+        self._closed = False
+        if self._spec is not None:
+            self.store = self._open(self._spec)
+            self._endpoints.clear()
+            self.in_use = self._compiled(self._policy) if self._policy else None
+        self._watch = self._watched()
+
+    @property
+    def _policy(self) -> Policy | None:
+        return None if self.in_use is None else self.in_use.keeper.policy
+
+    def _compiled(self, policy: Policy) -> RequestPolicy[K]:
+        compiled = RequestPolicy(self._keeper(policy), self._given, self._cost)
+        self._check(compiled)
+        return compiled
+
+    def _check(self, policy: RequestPolicy[K]) -> None:
+        """Raise `PolicyError` if a policy cannot be used here."""
+        policy.check_complete()
+
+    def _watched(self) -> PolicyWatch | None:
+        if self._path is None:
+            return None
+        # Some frameworks never end an application, and tests make many: the watch ends with this object.
+        own = WeakMethod(self.replace)
+
+        def replace_if_alive(policy: Policy) -> None:
+            if (still := own()) is not None:
+                still(policy)
+
+        watch = watch_policy(self._path, replace_if_alive, in_use=self._policy)
+        finalize(self, watch.abandon)
+        return watch
+
+    def _closing(self) -> Any:
+        """Stop watching the policy's file. Return the `close` of a store that was opened here, to call or await."""
+        if self._closed:
+            return None
+        self._closed = True
+        if self._watch is not None:
+            self._watch.stop()
+        return getattr(self.store, "close", None) if self._spec is not None else None
+
+    def _open(self, spec: StoreSpec) -> Store | AsyncStore:
+        raise NotImplementedError
+
+    def _keeper(self, policy: Policy) -> K:
+        raise NotImplementedError
+
+    def _most_held(self) -> int:
+        raise NotImplementedError
+
+
+def check_options(policy: object, options: Mapping[str, object]) -> None:
+    """Raise TypeError for an unknown option, or for a value that an option cannot have."""
+    if not (policy is None or isinstance(policy, str | PathLike | Policy)):
+        raise TypeError(f"policy must be a Policy, or the name of its file, not {policy!r}")
+    for name, value in options.items():
+        if name not in _RIGHT:
+            raise TypeError(f"unknown option {name!r}{did_you_mean(name, ('policy', 'store', *_RIGHT))}")
+        is_right, right = _RIGHT[name]
+        if not is_right(value):
+            raise TypeError(f"{name} must be {right}, not {value!r}")
+    _check_attributes(options.get("attributes") or {})
+    observers: Any = options.get("on_decision", ())
+    for observe in (observers,) if callable(observers) else observers:
+        if not callable(observe):
+            raise TypeError(f"on_decision must be a function of the request and the decision, not {observe!r}")
+        if iscoroutinefunction(observe):
+            raise TypeError("on_decision is called, not awaited: it must not be async")
+
+
+def _check_attributes(attributes: Any) -> None:
+    for name, given in attributes.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"an attribute's name must be a string, not {name!r}")
+        if not (callable(given) or (isinstance(given, str) and given)):
+            raise TypeError(f"the attribute {name!r} must be a function of the request, or a string, not {given!r}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _function_or_none(value: object) -> bool:
+    return value is None or callable(value)
+
+
+_RIGHT: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "attributes": (
+        lambda value: value is None or isinstance(value, Mapping),
+        "a mapping such as {'user': lambda request: ...}",
+    ),
+    "cost": (
+        lambda value: callable(value) or (_whole(value) and value != 0),
+        "a whole number, 1 or more, or a function of the request",
+    ),
+    "exempt": (_function_or_none, "a function of the request"),
+    "on_decision": (
+        lambda value: callable(value) or (isinstance(value, Collection) and not isinstance(value, str)),
+        "a function of the request and the decision, or a list of such functions",
+    ),
+    "rejection": (_function_or_none, "a function of the request and the decision"),
+    "trusted_proxies": (_whole, "a number of proxies, 0 or more"),
+    "legacy": (lambda value: value in (None, *get_args(LegacyReset)), "'epoch', 'delta' or None"),
+    "enabled": (lambda value: isinstance(value, bool), "True or False"),
+    "max_waiting": (lambda value: value is None or _whole(value), "a number of requests, 0 or more, or None"),
+}
+"""For each option, whether a value is right, and what would be."""
