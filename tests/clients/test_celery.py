@@ -63,8 +63,8 @@ def test_tasks_whose_turns_passed_without_a_worker_do_not_all_begin_when_one_is_
         wait_for(lambda: all(result.state != "PENDING" for result in results))
     left = [result for result in results if result.state != "SUCCESS"]
     assert len(left) > tasks.BURST + 2
-    line = Limiter(*tasks.limiter.limits, store=tasks.limiter.store, name=f"{tasks.limiter.name} (tasks in line)")
-    wait_for(lambda: line.peek("limited").reset_after == 0)
+    turns = Limiter(*tasks.limiter.limits, store=tasks.limiter.store, name=f"{tasks.limiter.name} (turns of tasks)")
+    wait_for(lambda: turns.peek("limited").reset_after == 0)
     with worker(tasks):
         # A worker that is stopped may lose what it is passing on at that moment: that is Celery's.
         wait_for(lambda: sum(result.ready() for result in left) >= len(left) - 4)
@@ -109,9 +109,9 @@ def test_a_wrong_argument_is_still_an_error_where_the_task_is_called(tasks: Modu
 
 def test_each_task_that_waits_has_a_time_of_its_own_to_come_back(store: TableStore) -> None:
     turns = _Turns(Limiter("10/s burst 2", "1000/hour", store=store))
-    assert [round(turns._place_in_line("key", 1), 6) for _ in range(5)] == [0, 0, 0.1, 0.2, 0.3]
+    assert [round(turns._seconds_to_turn("key", 1), 6) for _ in range(5)] == [0, 0, 0.1, 0.2, 0.3]
     evenly = _Turns(Limiter(LeakyBucket(capacity=1, leak_rate=10), store=store))
-    assert [round(evenly._place_in_line("key", 1), 6) for _ in range(5)] == [0, 0.1, 0.2, 0.3, 0.4]
+    assert [round(evenly._seconds_to_turn("key", 1), 6) for _ in range(5)] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def test_two_tasks_with_equal_limits_do_not_share_a_bucket_unless_they_say_so(cl
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda: rate_limit("1/s"), r"say where the buckets live.*store=RedisStore\(url\)"),
-        (lambda: rate_limit(Limiter("1/s"), store=MemoryStore()), "a Limiter has a store already"),
+        (lambda: rate_limit("1/s"), r"give a store.*store=RedisStore\(url\)"),
+        (lambda: rate_limit(Limiter("1/s"), store=MemoryStore()), "a Limiter has its own store"),
         (lambda: rate_limit("1/s", store=MemoryStore(), cost=-1), "cost must be 0 or more"),
         (
             lambda: rate_limit("1/s", store=MemoryStore())(Celery(set_as_current=False).task(begun)),

@@ -47,7 +47,7 @@ async def httpx_client(limit: Pace, answered: Callable[[], None], **options: Any
             return response
 
     sending = Telling(limits=httpx.Limits(max_connections=1))
-    transport = AsyncRateLimitTransport(limit, sending, **options)
+    transport = AsyncRateLimitTransport(limit, transport=sending, **options)
     async with httpx.AsyncClient(transport=transport, timeout=PATIENCE) as client:
 
         async def get(url: str) -> int:
@@ -186,7 +186,7 @@ def test_a_task_cancelled_while_a_429_is_closed_sends_nothing_again() -> None:
             sent.append(request)
             return httpx.Response(429, stream=body)
 
-        transport = AsyncRateLimitTransport("100/s", httpx.MockTransport(answer), retries=3)
+        transport = AsyncRateLimitTransport("100/s", transport=httpx.MockTransport(answer), retries=3)
         task = asyncio.ensure_future(transport.handle_async_request(httpx.Request("GET", "http://a.example")))
         await until(lambda: body.closed)
         task.cancel()
@@ -212,12 +212,12 @@ def test_an_answer_is_closed_if_its_pause_cannot_be_charged(
     answers = httpx.MockTransport(lambda request: httpx.Response(429, headers={"Retry-After": "3"}, stream=body))
     request = httpx.Request("GET", "http://a.example")
     with pytest.raises(type(error), match=f"^{error}$"):
-        RateLimitTransport(Limiter("100/s", store=store), answers).handle_request(request)
+        RateLimitTransport(Limiter("100/s", store=store), transport=answers).handle_request(request)
     assert body.closed == 1
     if isinstance(error, StoreError):
         limiter = Limiter("100/s", store=store, name="another")
         with pytest.raises(StoreError, match="no access"):
-            asyncio.run(AsyncRateLimitTransport(limiter, answers).handle_async_request(request))
+            asyncio.run(AsyncRateLimitTransport(limiter, transport=answers).handle_async_request(request))
         assert body.closed == 2
 
 
@@ -225,8 +225,11 @@ def test_an_answer_that_is_returned_is_neither_read_nor_closed() -> None:
     body = Body()
     answers = httpx.MockTransport(lambda request: httpx.Response(429, headers={"Retry-After": "3"}, stream=body))
     request = httpx.Request("GET", "http://a.example")
-    assert RateLimitTransport("100/s", answers).handle_request(request).status_code == 429
-    assert asyncio.run(AsyncRateLimitTransport("100/s", answers).handle_async_request(request)).status_code == 429
+    assert RateLimitTransport("100/s", transport=answers).handle_request(request).status_code == 429
+    assert (
+        asyncio.run(AsyncRateLimitTransport("100/s", transport=answers).handle_async_request(request)).status_code
+        == 429
+    )
     assert body.closed == 0
 
 

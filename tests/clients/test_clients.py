@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 
+import httpx
 import pytest
 from async_memory import AsyncMemoryStore
 from limited_api import Answer, LimitedAPI, limited_api, too_many
@@ -205,11 +207,52 @@ def test_a_client_that_blocks_refuses_a_store_that_must_be_awaited(kind: str, wa
         CLIENTS[kind](AsyncLimiter("1/s", store=AsyncMemoryStore(watch.store)))
 
 
+def test_every_client_takes_several_limits_of_which_each_request_is_charged_by_all(
+    client_of: Opener, api: LimitedAPI
+) -> None:
+    client = client_of("1000/s", "2/hour", timeout=0)
+    assert [client.send(api.url).status for _ in range(2)] == [200, 200]
+    with pytest.raises(RateLimitExceeded):
+        client.send(api.url)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ((), "give limits, such as '5/s' and '100/minute', or one Limiter"),
+        ((5,), "a limit must be a string such as '5/s', a TokenBucket, a LeakyBucket, or one Limiter, not 5"),
+        (("5/s", None), "a limit must be a string .* not None"),
+        ((Limiter("5/s"), "9/m"), "give limits, such as '5/s' and '100/minute', or one Limiter"),
+    ],
+)
+@pytest.mark.parametrize(
+    "kind", [RateLimitTransport, AsyncRateLimitTransport, RateLimitAdapter, RateLimitClientMiddleware]
+)
+def test_what_is_not_a_limit_is_an_error_that_says_what_to_write(
+    kind: Callable[..., object], limits: tuple[object, ...], words: str
+) -> None:
+    with pytest.raises(TypeError, match=words):
+        kind(*limits)
+
+
+def test_a_transport_in_the_wrong_place_or_of_the_wrong_kind_is_an_error_that_says_what_to_write() -> None:
+    with httpx.HTTPTransport() as sending:
+        for kind in (RateLimitTransport, AsyncRateLimitTransport):
+            with pytest.raises(TypeError, match="a HTTPTransport is not a limit: write transport=HTTPTransport"):
+                kind("5/s", sending)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="must have a method handle_async_request, as AsyncRate"):
+            AsyncRateLimitTransport("5/s", transport=sending)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match=r"for httpx\.AsyncClient write AsyncRateLimitTransport"):
+        asyncio.run(httpx.AsyncClient(transport=RateLimitTransport("5/s")).get("http://localhost"))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match=r"for httpx\.Client write RateLimitTransport"):
+        httpx.Client(transport=AsyncRateLimitTransport("5/s")).get("http://localhost")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"timeout": -1}, "timeout must be 0 or more seconds"),
-        ({"retries": -1}, "retries must be how often a 429 is sent again, 0 or more, not -1"),
+        ({"retries": -1}, "retries must be a number of times that a 429 is sent again, 0 or more, not -1"),
         ({"longest_pause": float("inf")}, "longest_pause must be a number of seconds, 0 or more, not inf"),
         ({"cost": -1}, "cost must be 0 or more"),
         ({"key": 5}, "key must be str, bytes, or a function of the request"),

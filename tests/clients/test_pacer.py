@@ -18,7 +18,7 @@ RETRY_AFTER_30 = [("Retry-After", "30")]
 
 
 def pacer_of(limiter: Limiter, timeout: float | None = None) -> Pacer[None]:
-    return Pacer(limiter, "key", 1, timeout, 0, 3600.0)
+    return Pacer([limiter], "key", 1, timeout, 0, 3600.0)
 
 
 def turns(pacer: Pacer[None], number: int, cost: int = 1) -> list[float]:
@@ -92,7 +92,7 @@ def test_the_pause_is_kept_on_a_server() -> None:
 def test_tasks_keep_the_same_pause(either_store: TableStore | AsyncMemoryStore, clock: ManualClock) -> None:
     async def take_turns() -> list[float]:
         pacer: AsyncPacer[None] = AsyncPacer(
-            AsyncLimiter("10/s burst 5", store=either_store), "key", 1, None, 0, 3600.0
+            [AsyncLimiter("10/s burst 5", store=either_store)], "key", 1, None, 0, 3600.0
         )
         await asyncio.gather(*(pacer.heed("key", 1, 429, RETRY_AFTER_30) for _ in range(10)))
         began, came = clock.ticks(), []

@@ -42,8 +42,8 @@ class _Blocking:
 
 
 class Httpx(_Blocking):
-    def __init__(self, limit: Pace, **options: Any) -> None:
-        self._client = httpx.Client(transport=RateLimitTransport(limit, **options))
+    def __init__(self, *limits: Pace, **options: Any) -> None:
+        self._client = httpx.Client(transport=RateLimitTransport(*limits, **options))
 
     def send(self, url: str, body: bytes | Iterable[bytes] | None = None) -> Reply:
         answer = self._client.request("GET" if body is None else "POST", url, content=body)
@@ -58,9 +58,9 @@ class Httpx(_Blocking):
 
 
 class Requests(_Blocking):
-    def __init__(self, limit: Pace, **options: Any) -> None:
+    def __init__(self, *limits: Pace, **options: Any) -> None:
         self._session = requests.Session()
-        self._session.mount("http://", RateLimitAdapter(limit, **options))
+        self._session.mount("http://", RateLimitAdapter(*limits, **options))
 
     def send(self, url: str, body: bytes | Iterable[bytes] | None = None) -> Reply:
         answer = self._session.request("GET" if body is None else "POST", url, data=body)
@@ -101,9 +101,9 @@ class _Awaited:
 
 
 class AsyncHttpx(_Awaited):
-    def __init__(self, limit: Pace, **options: Any) -> None:
+    def __init__(self, *limits: Pace, **options: Any) -> None:
         super().__init__()
-        self._client = httpx.AsyncClient(transport=AsyncRateLimitTransport(limit, **options))
+        self._client = httpx.AsyncClient(transport=AsyncRateLimitTransport(*limits, **options))
 
     async def _send(self, url: str, body: Any = None) -> Reply:
         content = body if body is None or isinstance(body, bytes) else _later(body)
@@ -122,11 +122,11 @@ class AsyncHttpx(_Awaited):
 
 
 class Aiohttp(_Awaited):
-    def __init__(self, limit: Pace, **options: Any) -> None:
+    def __init__(self, *limits: Pace, **options: Any) -> None:
         super().__init__()
 
         async def begin() -> aiohttp.ClientSession:
-            return aiohttp.ClientSession(middlewares=[RateLimitClientMiddleware(limit, **options)])
+            return aiohttp.ClientSession(middlewares=[RateLimitClientMiddleware(*limits, **options)])
 
         self._session = self._runner.run(begin())
 
@@ -161,8 +161,8 @@ class Opener:
         self._open = CLIENTS[kind]
         self._closing = closing
 
-    def __call__(self, limit: Pace, **options: Any) -> Client:
-        client = self._open(limit, **options)
+    def __call__(self, *limits: Pace, **options: Any) -> Client:
+        client = self._open(*limits, **options)
         self._closing.callback(client.close)
         return client
 

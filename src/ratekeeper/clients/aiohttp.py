@@ -1,4 +1,4 @@
-"""A client middleware for aiohttp that lets requests leave at the pace of a limit. It knows the pacer, no store."""
+"""A client middleware for aiohttp: requests leave at the rate of a limit. It knows the pacer, and no store."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ _AIOHTTP = Library[ClientRequest, ClientResponse](
 
 
 class RateLimitClientMiddleware:
-    """Lets each request wait for its turn, and holds back further ones when the server says so.
+    """Makes each request wait for its turn, and holds back further requests when the server says so.
 
-        session = aiohttp.ClientSession(middlewares=[RateLimitClientMiddleware("5/s")])
+        session = aiohttp.ClientSession(middlewares=[RateLimitClientMiddleware("5/s", "100/minute")])
 
-    `limit` is a text, a limit, or a limiter to share. `key` and `cost` are constants, or functions of the request.
-    `timeout` bounds the wait for a turn, None does not; if the turn would come later, `RateLimitExceeded` is raised at
-    once. The wait is part of the session's `ClientTimeout.total`, which is 5 minutes unless told otherwise.
+    `limits` are strings or limits, or one limiter to share. `key` and `cost` are constants, or functions of the
+    request. `timeout` bounds the wait for a turn in seconds, and None does not. If the turn would come later,
+    `RateLimitExceeded` is raised at once. The wait is part of the session's `ClientTimeout.total` (5 minutes by
+    default).
 
     A 429 or 503 with `Retry-After`, or `RateLimit` with nothing left, holds back all requests of its key for that long,
-    at most `longest_pause` seconds. The answer itself is handed on. With `retries`, a 429 is sent again up to so often,
-    in its turn, if its body is there to be sent again (bytes, text, JSON; no stream and no file).
+    at most `longest_pause` seconds. The caller gets the response as it is. With `retries`, a request that gets a 429 is
+    sent again, up to `retries` times, in its turn, if its body can be sent again (bytes, strings, JSON).
     """
 
     def __init__(
         self,
-        limit: Pace,
-        *,
+        *limits: Pace,
         key: Key = host_of,
         cost: Cost = 1,
         timeout: float | None = None,
         retries: int = 0,
         longest_pause: float = LONGEST_PAUSE,
     ) -> None:
-        self._pacer = AsyncPacer(limit, key, cost, timeout, retries, longest_pause)
+        self._pacer = AsyncPacer(limits, key, cost, timeout, retries, longest_pause)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         return await self._pacer.send(request, handler, _AIOHTTP)

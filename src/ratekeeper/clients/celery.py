@@ -1,13 +1,13 @@
-"""A decorator for Celery tasks that come back when it is their turn, instead of blocking a worker. It knows no store.
+"""A decorator for Celery tasks, which come back at their turn instead of blocking a worker. It knows no store.
 
-There are two buckets for each key. The limit's own is asked when a task is about to run, so the limit holds whatever
-becomes of workers and messages: in any time t at most `capacity + refill_rate * t` tasks begin. The other is the line:
-it has the same rate, and only tells each task that must wait when to come back, so each has a time of its own, in order
-of arrival, and a thousand that wait do not come back at one instant. Who comes back and is refused after all, as when
-the workers were down and many turns have passed, takes a new place in the line.
+There are two buckets for each key. The limit's own is asked when a task is about to run. So the limit holds whatever
+happens to workers and messages: in any time t at most `capacity + refill_rate * t` tasks begin. The other has the same
+rate, and gives turns: it tells each task that must wait when to come back. So tasks come back one by one, in order of
+arrival. A task that comes back and is refused takes a new turn. That happens when the workers were down and many turns
+have passed.
 
-So nothing is charged before a task runs. A worker that dies loses what Celery lets it lose, and at worst a place in the
-line stays empty.
+So nothing is charged before a task runs. If a worker dies, Celery decides about its task, and at worst one turn stays
+unused.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from functools import wraps
 from inspect import signature
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from ratekeeper.clients.pacer import blocking_limiter
+from ratekeeper.clients.pacer import blocking_limiter, divided
 from ratekeeper.decision import Charge, combine, scope_of
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.limiter import AsyncLimiter, Limiter
+from ratekeeper.limiter import Limiter
 from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, checked_cost
 from ratekeeper.stores.base import Store
 
@@ -35,39 +35,38 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _RETURNED = "ratekeeper_returned"
-"""The header of a message whose task has had its place in the line."""
+"""The header of a message that was sent again, to come back at its turn."""
 
 _WAIT_HERE = 0.1
-"""Seconds that are slept rather than sent through the broker, which would take as long."""
+"""The seconds that a task waits in its worker: a way through the broker would take as long."""
 
 
 def rate_limit(
-    limit: str | Limit | Limiter,
-    *,
+    *limits: str | Limit | Limiter,
     store: Store | None = None,
     key: str | bytes | Callable[..., str | bytes] | None = None,
     cost: int | Callable[..., int] = 1,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Let a task begin only as often as a limit allows, on all workers together. Goes below `app.task`.
+    """Return a decorator that lets a task begin as often as limits allow, on all workers. It goes below `app.task`.
 
         @app.task
         @rate_limit("10/minute", store=RedisStore("redis://localhost"))
         def send(letter): ...
 
-    A task whose turn has not come is sent to its queue again, to come back at its turn; its state is RETRY meanwhile.
-    That is none of its own retries. Called without a worker, or by `task_always_eager`, it blocks until its turn.
+    A task before its turn is sent to its queue again, to come back at its turn. Its state is RETRY meanwhile. It does
+    not count as a retry. Called without a worker, or by `task_always_eager`, a task blocks until its turn.
 
-    `store` is where the buckets live, and must be one for all workers. `limit` may be a `Limiter`, which has a store.
-    `key` and `cost` are constants, or functions of the task's arguments; without a key, all runs of the task have one
-    bucket. A cost that can never pass fails the task with `RateLimitExceeded`. A leaky bucket spaces tasks evenly; its
-    capacity bounds nothing here, as the queue is the broker's.
+    `store` has the buckets, and must be the same for all workers. One `Limiter` may stand for the limits: it has its
+    own store. `key` and `cost` are constants, or functions of the task's arguments. Without a key, all runs of the task
+    have one bucket. A cost that can never pass fails the task with `RateLimitExceeded`. A leaky bucket spaces tasks
+    evenly; its capacity bounds nothing here, as the broker has the queue.
     """
-    turns = _Turns(_limiter_of(limit, store))
+    turns = _Turns(_limiter_of(limits, store))
     if not callable(cost):
         checked_cost(cost)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        name = _name_of(function)  # also where it is not needed, as it sees to it that this is a function
+        name = _name_of(function)  # also with a key: it raises for a task
         own_key = name if key is None else key
 
         @wraps(function)
@@ -88,54 +87,56 @@ def _name_of(function: Callable[..., object]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-def _limiter_of(limit: str | Limit | Limiter, store: Store | None) -> Limiter:
-    if isinstance(limit, Limiter | AsyncLimiter):
+def _limiter_of(limits: tuple[str | Limit | Limiter, ...], store: Store | None) -> Limiter:
+    own, given = divided(limits)
+    if given is not None:
         if store is not None:
-            raise TypeError("a Limiter has a store already: give either a limiter, or a limit and a store")
-        return blocking_limiter(limit)
+            raise TypeError("a Limiter has its own store: give either a Limiter, or limits and a store")
+        return blocking_limiter(given)
     if store is None:
         raise TypeError(
-            "say where the buckets live, or each worker process would have its own: store=RedisStore(url) for workers "
-            "on many hosts, SharedMemoryStore(name) for those of one host, MemoryStore() for a single process"
+            "give a store, or each worker process would have its own buckets: store=RedisStore(url) for workers on "
+            "many hosts, SharedMemoryStore(name) for workers of one host, MemoryStore() for a single process"
         )
-    return Limiter(limit, store=store, name=str(limit))  # tasks of one limit and one key share a bucket on purpose
+    name = " and ".join(map(str, own))  # by intent, tasks of the same limits and the same key share a bucket
+    return Limiter(*own, store=store, name=name)
 
 
 class _Turns:
-    """A limiter, and the line of the tasks that wait for it."""
+    """A limiter, and the turns of the tasks that wait for it."""
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
-        self._scopes = [scope_of(f"{limiter.name} (tasks in line)", place) for place in range(len(limiter.limits))]
+        self._scopes = [scope_of(f"{limiter.name} (turns of tasks)", index) for index in range(len(limiter.limits))]
 
     def take(self, key: str | bytes, cost: int) -> None:
-        """Return if the current task may go ahead. Raises `Retry` if it has been sent off to come back later."""
+        """Return if the current task may begin. Raises `Retry` if it was sent again, to come back later."""
         request = current_task.request if current_task else None
         if request is None or request.called_directly or request.is_eager:
             self._limiter.acquire(key, cost)
             return
-        wait = 0.0 if request.get(_RETURNED) else self._place_in_line(key, cost)
+        wait = 0.0 if request.get(_RETURNED) else self._seconds_to_turn(key, cost)
         if wait <= _WAIT_HERE:
             try:
                 self._limiter.acquire(key, cost, timeout=_WAIT_HERE)
             except RateLimitExceeded as refused:
-                wait = max(refused.decision.retry_after, self._place_in_line(key, cost))
+                wait = max(refused.decision.retry_after, self._seconds_to_turn(key, cost))
             else:
                 return
-        self._send_off(current_task, wait)
+        self._send_again(current_task, wait)
 
-    def _place_in_line(self, key: str | bytes, cost: int) -> float:
-        """Return in how many seconds a task that comes now has its turn. Raises `RateLimitExceeded` if it never has."""
-        placed = zip(self._scopes, self._limiter.limits, strict=True)
-        charges = [Charge.of(scope, key, limit, cost, None) for scope, limit in placed]
+    def _seconds_to_turn(self, key: str | bytes, cost: int) -> float:
+        """Take a turn. Return the seconds until then. Raises `RateLimitExceeded` if it never comes."""
+        pairs = zip(self._scopes, self._limiter.limits, strict=True)
+        charges = [Charge.of(scope, key, limit, cost, None) for scope, limit in pairs]
         endless = [charge._replace(tolerance=MAX_AHEAD_TICKS) for charge in charges]
         decision = combine(self._limiter.store.decide(endless))
         if decision.impossible:
             raise RateLimitExceeded(decision)
         return decision.delay if decision.allowed else decision.retry_after
 
-    def _send_off(self, task: Any, wait: float) -> NoReturn:
-        """Send the current task's message again. As `Task.retry` does, but this is none of the task's own retries."""
+    def _send_again(self, task: Any, wait: float) -> NoReturn:
+        """Send the current task's message again, as `Task.retry` does. It does not count as a retry of the task."""
         request = task.request
         headers = {**(request.headers or {}), _RETURNED: True}
         task.signature_from_request(request, countdown=wait, retries=request.retries, headers=headers).apply_async()

@@ -1,26 +1,25 @@
-"""Pacer and AsyncPacer: a limiter before requests that leave, and what the servers answer. They know no HTTP library.
+"""Pacer and AsyncPacer: let requests leave at the rate of a limiter, and pause as servers ask. They know no library.
 
 The flow of a request is `_Flow._send`, a coroutine. A task awaits it; a thread runs it to its end.
 
-When a server says not to ask it again for a while, this is charged to the key's bucket: it is set to where it will
-have, when the pause is over, just what the request that was answered costs. So
+When a server asks for a pause, the pause is charged to the key's bucket. When the pause is over, the bucket has just
+the tokens that the answered request costs. So
 
-- a pause needs no memory of its own, and who waits for its end waits for a turn as any other: in order, by `timeout`;
-- all who share the store keep it, also other processes, and it outlives them if the store does;
-- nobody rushes in when it is over: the burst is spent, and requests go one by one, at the limit's rate. The server has
-  just said that it has nothing left.
+- requests wait for the end of a pause as for any turn: in order, by `timeout`;
+- all clients of the store keep the pause, also in other processes, and it lasts as long as the store;
+- the burst is spent when the pause is over: requests go one by one, at the limit's rate.
 
-Of several limits the fastest is charged, which so takes the least away once the pause is over.
+Of several limits, the fastest is charged: so the pause takes the least away once it is over.
 
-Those who waited in line before the pause have earlier turns, which are void: they take new ones. For this the pause's
-end is remembered too, for a bounded number of keys.
+Requests that waited before the pause have earlier turns, which are void: they take new turns. For this the end of the
+pause is remembered too, for a bounded number of keys.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 from ratekeeper.clients.pauses import pause_after
@@ -37,7 +36,7 @@ A = TypeVar("A")
 L = TypeVar("L", Limiter, AsyncLimiter)
 
 Pace: TypeAlias = str | Limit | Limiter | AsyncLimiter
-"""What a client is paced by: a limit, or a limiter to share buckets with."""
+"""A limit of a client, or a limiter whose buckets it shares."""
 Headers: TypeAlias = Iterable[tuple[str, str]]
 
 _MOST_KEYS = 10_000
@@ -45,37 +44,56 @@ _TRIES = 10
 
 
 class Library(NamedTuple, Generic[R, A]):
-    """What a pacer must be told of an HTTP library's requests and answers. `close` is awaited by an `AsyncPacer`."""
+    """How to use an HTTP library's requests and responses."""
 
     repeatable: Callable[[R], bool]
+    """Returns whether a request can be sent again."""
     said: Callable[[A], tuple[int, Headers]]
+    """Returns a response's status and headers."""
     close: Callable[[A], object]
+    """Closes a response. An `AsyncPacer` awaits it."""
 
 
 def host_of(request: Any) -> str:
-    """Return the host that a request is for: what it is charged to, unless told otherwise."""
+    """Return the host of a request: the default key."""
     url = request.url
     host: str | None = urlsplit(url).hostname if isinstance(url, str) else url.host
     return host or ""
 
 
-def blocking_limiter(limit: Pace) -> Limiter:
-    """Return a limiter, of the same buckets if it is one for asyncio. Raise TypeError if its store must be awaited."""
-    if isinstance(limit, AsyncLimiter):
-        return Limiter(*limit.limits, store=require_sync(limit.store, "Limiter"), name=limit.name)
-    return limit if isinstance(limit, Limiter) else Limiter(limit)
+def blocking_limiter(*limits: Pace) -> Limiter:
+    """Return a limiter of limits, or on a limiter's buckets. Raise TypeError if its store must be awaited."""
+    own, given = divided(limits)
+    if isinstance(given, AsyncLimiter):
+        return Limiter(*given.limits, store=require_sync(given.store, "Limiter"), name=given.name)
+    return Limiter(*own) if given is None else given
 
 
-def awaited_limiter(limit: Pace) -> AsyncLimiter:
-    """Return a limiter for asyncio, of the same buckets if it is another. Raise TypeError if its store would block."""
-    if not isinstance(limit, Limiter | AsyncLimiter):
-        return AsyncLimiter(limit)
-    store = require_nonblocking(limit.store)
-    return limit if isinstance(limit, AsyncLimiter) else AsyncLimiter(*limit.limits, store=store, name=limit.name)
+def awaited_limiter(*limits: Pace) -> AsyncLimiter:
+    """Return an asyncio limiter of limits, or on a limiter's buckets. Raise TypeError if its store would block."""
+    own, given = divided(limits)
+    if given is None:
+        return AsyncLimiter(*own)
+    store = require_nonblocking(given.store)
+    return given if isinstance(given, AsyncLimiter) else AsyncLimiter(*given.limits, store=store, name=given.name)
+
+
+def divided(limits: Sequence[Pace]) -> tuple[Sequence[str | Limit], Limiter | AsyncLimiter | None]:
+    """Return limits and None, or nothing and the one limiter. Raise TypeError for anything else."""
+    own = [one for one in limits if isinstance(one, str | Limit)]
+    if limits and len(own) == len(limits):
+        return own, None
+    for one in limits:
+        if not isinstance(one, str | Limit | Limiter | AsyncLimiter):
+            right = "a string such as '5/s', a TokenBucket, a LeakyBucket, or one Limiter"
+            raise TypeError(f"a limit must be {right}, not {one!r}")
+    if len(limits) != 1:
+        raise TypeError("give limits, such as '5/s' and '100/minute', or one Limiter, which has its own limits")
+    return (), cast("Limiter | AsyncLimiter", limits[0])
 
 
 class _Pauses:
-    """Until when each key is held back, in ticks of the store's clock. Of too many keys the oldest are forgotten."""
+    """The end of each key's pause, in ticks of the store's clock. Of too many keys the oldest are forgotten."""
 
     def __init__(self) -> None:
         self._ends: dict[str | bytes, int] = {}
@@ -100,36 +118,36 @@ class _Pauses:
 
 
 async def _charge_pause(limiter: Limiter | AsyncLimiter, key: str | bytes, cost: int, until: int) -> None:
-    """Charge to a key's bucket what it lacks to be, at `until`, where it must be."""
-    place, limit = min(enumerate(limiter.limits), key=lambda placed: placed[1].interval)
-    # A leaky bucket lets the next go when it owes nothing; a token bucket, when the cost fits beside what it owes.
+    """Charge a pause to a key's bucket: at `until`, it has just the tokens for `cost`."""
+    index, limit = min(enumerate(limiter.limits), key=lambda numbered: numbered[1].interval)
+    # A leaky bucket admits the next when its debt is 0; a token bucket, when the cost fits beside its debt.
     room = max(1, min(cost, limit.max_cost)) * limit.interval
     beside = 0 if limit.queues else limit.full - room
-    store, look = as_async(limiter.store), Charge.of(scope_of(limiter.name, place), key, limit, 0)
+    store, look = as_async(limiter.store), Charge.of(scope_of(limiter.name, index), key, limit, 0)
     for _ in range(_TRIES):
         seen = (await store.decide([look], commit=False))[0]
         ahead = until - seen.at_ticks + beside
         lacking = ahead - seen.debt_ticks
         if lacking <= 0:
             return
-        # Its tolerance is where it leads to. If others charge the bucket meanwhile, it is refused, not made twice.
+        # Its tolerance is its result. So if another charges the bucket meanwhile, it is refused, and not made twice.
         charge = look._replace(increment=lacking, burst=ahead, tolerance=ahead)
         if (await store.decide([charge]))[0].allowed:
             return
 
 
 class _Flow(Generic[R, L]):
-    """How a request leaves, from its turn to its answer.
+    """The flow of a request, from its turn to its response.
 
-    It is written once for both pacers. They differ in their limiter, and in how they call its verbs and the library's.
+    It is written once for both pacers. They differ in their limiter, and in how they call its methods and the library.
     """
 
-    _limiter_of: Callable[[Pace], L]
+    _limiter_of: Callable[..., L]
     _call: Callable[..., Awaitable[Any]]
 
     def __init__(
         self,
-        limit: Pace,
+        limits: Sequence[Pace],
         key: str | bytes | Callable[[R], str | bytes],
         cost: int | Callable[[R], int],
         timeout: float | None,
@@ -140,12 +158,12 @@ class _Flow(Generic[R, L]):
             raise TypeError(f"key must be str, bytes, or a function of the request that returns one, not {key!r}")
         wait_ticks(timeout)
         if not isinstance(retries, int) or retries < 0:
-            raise ValueError(f"retries must be how often a 429 is sent again, 0 or more, not {retries!r}")
+            raise ValueError(f"retries must be a number of times that a 429 is sent again, 0 or more, not {retries!r}")
         if not 0 <= longest_pause < float("inf"):
             raise ValueError(f"longest_pause must be a number of seconds, 0 or more, not {longest_pause!r}")
         if not callable(cost):
             checked_cost(cost)
-        self.limiter: L = self._limiter_of(limit)
+        self.limiter: L = self._limiter_of(*limits)
         self._key = key
         self._cost = cost
         self._timeout = timeout
@@ -155,9 +173,9 @@ class _Flow(Generic[R, L]):
         self._now: Callable[[], int] = self.limiter.store.clock.ticks
 
     async def _send(self, request: R, send: Callable[[R], Any], library: Library[R, A]) -> A:
-        """Send a request in its turn, and a 429 again as often as may be. Return the answer, of which nothing is read.
+        """Send a request in its turn, and again after a 429, up to `retries` times. Return the response, unread.
 
-        An answer that is not returned is closed, also if this is interrupted or cancelled.
+        A response that is not returned is closed, also if this is interrupted or cancelled.
         """
         key = self._key(request) if callable(self._key) else self._key
         cost = self._cost(request) if callable(self._cost) else self._cost
@@ -185,10 +203,10 @@ class _Flow(Generic[R, L]):
             await self._call(self.limiter.acquire, key, cost, self._left(began))
 
     async def _heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
-        """Hold back further requests if an answer says so.
+        """Hold back further requests if a response asks for it.
 
-        If the store does not answer, the pause is not kept: the caller must have its answer, and the next request will
-        meet the outage itself.
+        If the store does not answer, there is no pause: the caller must get its response, and the next request meets
+        the outage itself.
         """
         seconds = pause_after(status, headers, self._longest)
         if not seconds:
@@ -201,14 +219,14 @@ class _Flow(Generic[R, L]):
         self._pauses.hold(key, until)
 
     def _left(self, began: int) -> float | None:
-        """Return what is left of the timeout of a caller that began to wait at `began`."""
+        """Return the rest of the timeout of a caller that has waited since `began`."""
         if self._timeout is None:
             return None
         return max(0.0, self._timeout - (self._now() - began) / TICKS_PER_SECOND)
 
 
 class Pacer(_Flow[R, Limiter]):
-    """Takes the turns of requests, and keeps the pauses that answers ask for. Thread-safe."""
+    """Lets requests leave in their turns, and pauses as responses ask. Thread-safe."""
 
     _limiter_of = staticmethod(blocking_limiter)
 
@@ -217,7 +235,7 @@ class Pacer(_Flow[R, Limiter]):
         return verb(*arguments)
 
     def send(self, request: R, send: Callable[[R], A], library: Library[R, A]) -> A:
-        """Send a request in its turn, and a 429 again as often as may be. Return the answer."""
+        """Send a request in its turn, and again after a 429, up to `retries` times. Return the response."""
         return run_sync(self._send(request, send, library))
 
     def take_turn(self, key: str | bytes, cost: int) -> None:
@@ -225,12 +243,12 @@ class Pacer(_Flow[R, Limiter]):
         run_sync(self._take_turn(key, cost))
 
     def heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
-        """Hold back further requests if an answer says so."""
+        """Hold back further requests if a response asks for it."""
         run_sync(self._heed(key, cost, status, headers))
 
 
 class AsyncPacer(_Flow[R, AsyncLimiter]):
-    """As `Pacer`, for tasks: a request leaves by the same coroutines, awaited."""
+    """As `Pacer`, for tasks, which await the same coroutines."""
 
     _limiter_of = staticmethod(awaited_limiter)
 

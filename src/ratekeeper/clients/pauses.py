@@ -1,16 +1,16 @@
-"""From a server's answer to how long not to ask it again: the reader's side of `headers`. Pure functions.
+"""From a server's response to the length of a pause before the next request. Pure functions.
 
-Three ways to say it are read, the first that says anything wins:
+A server asks for a pause in one of three ways. The first that is there counts:
 
-1. `Retry-After` of a 429 or 503 (RFC 9110), seconds or a date. Elsewhere it means something else, or nothing.
-2. `RateLimit` of any answer (draft-ietf-httpapi-ratelimit-headers-11): `"name";r=0;t=30`. Of several that have nothing
-   left, the longest `t` counts.
-3. `X-RateLimit-Remaining: 0` with `X-RateLimit-Reset` of any answer, which many servers send, each in its own way: the
-   reset is in seconds from now, or since 1970, or in milliseconds since 1970; its size tells.
+1. `Retry-After` of a 429 or 503 (RFC 9110), in seconds or as a date. Elsewhere it means something else, or nothing.
+2. `RateLimit` of any response (draft-ietf-httpapi-ratelimit-headers-11): `"name";r=0;t=30`. The longest `t` of the
+   items with nothing left counts.
+3. `X-RateLimit-Remaining: 0` with `X-RateLimit-Reset` of any response. The reset is in seconds from now, in seconds
+   since 1970, or in milliseconds since 1970: its size tells which.
 
-A server is not trusted: what cannot be read says nothing, and nothing makes a client wait longer than it is willing to.
-Times since 1970 are reckoned from the answer's own `Date`, so that no clock but the server's is read; without a `Date`
-they say nothing. Knows no framework, no limiter and no clock.
+A server is not trusted: a header that cannot be read is ignored, and a pause is never longer than the client's bound.
+Times since 1970 are compared with the response's own `Date`, so that only the server's clock counts. Without a `Date`
+they are ignored. Knows no library, no limiter and no clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 LONGEST_PAUSE = 3600.0
-"""Seconds that a server can make us wait, unless told otherwise: the longest window that public APIs have."""
+"""The seconds that a server can make a client wait, by default: the longest window of public APIs."""
 
 _LEGACY = [(f"{prefix}-remaining", f"{prefix}-reset") for prefix in ("x-ratelimit", "ratelimit", "x-rate-limit")]
 _SINCE_1970 = 1e9  # seconds from now would be 30 years
@@ -40,7 +40,7 @@ _ITEM = pattern(rf"[ \t]*(?:{_STRING}|{_TOKEN})((?:{_PARAMETER})*)[ \t]*(,|$)", 
 
 
 def pause_after(status: int, headers: Iterable[tuple[str, str]], longest: float = LONGEST_PAUSE) -> float:
-    """Return the seconds for which a server, by this answer, does not want to be asked again: from 0 to `longest`.
+    """Return the seconds for which a response asks the client to pause: from 0 to `longest`.
 
     >>> pause_after(429, [("Retry-After", "30")])
     30.0
@@ -59,7 +59,7 @@ def pause_after(status: int, headers: Iterable[tuple[str, str]], longest: float 
 
 
 def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return fields by lower-cased name. Lines of one name are one list (RFC 9110, 5.3)."""
+    """Return the fields by name in lower case. Lines of one name are one list (RFC 9110, 5.3)."""
     fields: dict[str, str] = {}
     for raw_name, value in headers:
         name = raw_name.lower()
@@ -74,7 +74,7 @@ def _retry_after(fields: Mapping[str, str]) -> float | None:
 
 
 def _rate_limit(value: str) -> float | None:
-    """Return the longest time until there is more, of the items that have nothing left. A broken list says nothing."""
+    """Return the longest `t` of the items with nothing left. A broken list is ignored."""
     waits = []
     at = 0
     while at < len(value):
@@ -100,9 +100,9 @@ def _legacy(fields: Mapping[str, str]) -> float | None:
 
 
 def _from_now(since_1970: float | None, fields: Mapping[str, str]) -> float | None:
-    """Return how long after the answer's `Date` a time is.
+    """Return the seconds from the response's `Date` to a time.
 
-    A `Date` is cut to whole seconds, so this is up to a second too long, never too short.
+    A `Date` is in whole seconds, so the result is up to a second too long, and never too short.
     """
     now = _date(fields.get("date", ""))
     return None if now is None or since_1970 is None else since_1970 - now
@@ -113,9 +113,9 @@ def _number(value: str) -> float | None:
 
 
 def _date(value: str) -> float | None:
-    """Return an HTTP-date, in any of its three forms, in seconds since 1970. The form without a zone is UTC too."""
+    """Return an HTTP-date in seconds since 1970, in any of its three forms. The form without a zone is UTC too."""
     try:
         parsed = parsedate_to_datetime(value)
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):  # what it raises for garbage has changed over time
+    except (ValueError, TypeError, IndexError, OverflowError):  # Python versions differ in the error for garbage
         return None

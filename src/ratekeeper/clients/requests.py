@@ -1,4 +1,4 @@
-"""An adapter for requests that lets them leave at the pace of a limit. It knows the pacer and requests, no store."""
+"""An adapter for requests: they leave at the rate of a limit. It knows the pacer and requests, and no store."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ _REQUESTS = Library[PreparedRequest, Response](
 
 
 class RateLimitAdapter(HTTPAdapter):
-    """Lets each request wait for its turn, and holds back further ones when the server says so.
+    """Makes each request wait for its turn, and holds back further requests when the server says so.
 
-        session.mount("https://api.example.com", RateLimitAdapter("5/s"))
+        session.mount("https://api.example.com", RateLimitAdapter("5/s", "100/minute"))
 
-    `limit` is a text, a limit, or a limiter to share. `key` and `cost` are constants, or functions of the prepared
-    request. `timeout` bounds the wait for a turn, None does not; if the turn would come later,
-    `RateLimitExceeded` is raised at once. (A request's own `timeout` is the server's time to answer, as ever.)
+    `limits` are strings or limits, or one limiter to share. `key` and `cost` are constants, or functions of the
+    prepared request. `timeout` bounds the wait for a turn in seconds, and None does not. If the turn would come later,
+    `RateLimitExceeded` is raised at once. (A request's own `timeout` is the server's time to answer, as always.)
 
     A 429 or 503 with `Retry-After`, or `RateLimit` with nothing left, holds back all requests of its key for that long,
-    at most `longest_pause` seconds. The answer itself is handed on. With `retries`, a 429 is sent again up to so often,
-    in its turn, if its body is there to be sent again (bytes or text; no stream and no file).
+    at most `longest_pause` seconds. The caller gets the response as it is. With `retries`, a request that gets a 429 is
+    sent again, up to `retries` times, in its turn, if its body can be sent again (bytes or strings).
 
-    All else goes to `HTTPAdapter`; its own `max_retries` would send again without asking the limit. Thread-safe.
+    Other options go to `HTTPAdapter`. Its own `max_retries` would send again without asking the limit. Thread-safe.
     """
 
     def __init__(
         self,
-        limit: Pace,
-        *,
+        *limits: Pace,
         key: Key = host_of,
         cost: Cost = 1,
         timeout: float | None = None,
@@ -53,7 +52,7 @@ class RateLimitAdapter(HTTPAdapter):
         longest_pause: float = LONGEST_PAUSE,
         **adapter: Any,
     ) -> None:
-        self._pacer = Pacer(limit, key, cost, timeout, retries, longest_pause)
+        self._pacer = Pacer(limits, key, cost, timeout, retries, longest_pause)
         super().__init__(**adapter)
 
     def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:

@@ -16,8 +16,8 @@ __all__ = ["DecisionCounter"]
 class DecisionCounter:
     """Counts `ratekeeper.decisions`, with attributes `rule` and `outcome`: `on_decision=DecisionCounter()`.
 
-    The outcomes, and how to call it without a middleware, are those of `ratekeeper.metrics.prometheus`. `meter` is
-    by default one named "ratekeeper", of the application's own provider.
+    The outcomes are those of `ratekeeper.metrics.prometheus`, and it is called in the same way. The default of `meter`
+    is named "ratekeeper", of the application's own provider.
     """
 
     def __init__(self, meter: Meter | None = None) -> None:

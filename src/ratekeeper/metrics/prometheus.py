@@ -1,4 +1,4 @@
-"""Prometheus: a counter of decisions, by rule and outcome. Knows no framework, and no key: labels are a policy's."""
+"""Prometheus: a counter of decisions, by rule and outcome. Knows no framework and no key."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ __all__ = ["DecisionCounter"]
 class DecisionCounter:
     """Counts `ratekeeper_decisions_total{rule, outcome}`: `on_decision=DecisionCounter()` in any middleware.
 
-    Each rule that a request meets is counted: "allowed", "delayed", "refused" or "shadow_refused", by what the rule
-    alone says. A request without an attribute that it must have is "refused" by the rule "".
+    Each rule that a request meets is counted: "allowed", "delayed", "refused" or "shadow_refused", as the rule alone
+    decides. A request without a required attribute is "refused" by the rule "".
 
-    `registry` is where it is registered, by default Prometheus' own, once as any metric. Without a middleware, call it:
+    `registry` is the registry of the metric, by default Prometheus' own. A registry takes it once, as any metric.
+    Without a middleware, call it:
 
     >>> from ratekeeper import Keeper, Policy
     >>> count = DecisionCounter(CollectorRegistry())
