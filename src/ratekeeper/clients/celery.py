@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from ratekeeper.clients.pacer import blocking_limiter, divided
 from ratekeeper.decision import Charge, combine, scope_of
@@ -111,7 +111,7 @@ class _Turns:
 
     def take(self, key: str | bytes, cost: int) -> None:
         """Return if the current task may begin. Raises `Retry` if it was sent again, to come back later."""
-        request = current_task.request if current_task else None
+        request = cast("Any", current_task).request if current_task else None
         if request is None or request.called_directly or request.is_eager:
             self._limiter.acquire(key, cost)
             return

@@ -124,7 +124,7 @@ class _Exchange(Exchange):
         return self._request.raw_path.encode("utf-8", "surrogateescape")
 
     @cached_property
-    def lines(self) -> Sequence[tuple[bytes, bytes]]:
+    def lines(self) -> Sequence[tuple[bytes, bytes]]:  # pyright: ignore[reportIncompatibleMethodOverride]  # cached
         # aiohttp's `headers` has only the first of repeated lines.
         return [(name.lower(), value) for name, value in self._request.raw_headers]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from urllib.parse import quote
 
 from ratekeeper.errors import MissingExtraError, did_you_mean
@@ -62,7 +62,7 @@ class RateLimitMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        check_endpoints(_views(get_resolver().url_patterns), self._limiter.policy_of)
+        check_endpoints(_views(cast("Any", get_resolver()).url_patterns), self._limiter.policy_of)
         setting_changed.connect(self._changed)
 
     def __call__(self, request: HttpRequest) -> Any:

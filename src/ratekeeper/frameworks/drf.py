@@ -20,7 +20,6 @@ from ratekeeper.limits import Limit
 
 try:
     from django.core.signals import setting_changed
-    from django.http import HttpRequest
     from rest_framework.request import Request
     from rest_framework.throttling import BaseThrottle
 
@@ -75,7 +74,7 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types 
             exchange.refuse(refusal)  # the store does not answer, or the request is wrong in itself
         return True
 
-    def wait(self) -> float | None:
+    def wait(self) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]  # its own has no types
         """Return the seconds after which a refused request would pass; None if it never would."""
         return self._wait
 
@@ -91,7 +90,7 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types 
             return _limit_of(limits, _user if known else "client", name)
 
 
-def _user(request: HttpRequest) -> str:
+def _user(request: Any) -> str:
     return f"user {request.user.pk}"  # no address looks like this
 
 

@@ -67,7 +67,7 @@ class CallExchange(Exchange):
         return self._call.method
 
     @cached_property
-    def lines(self) -> Sequence[tuple[bytes, bytes]]:
+    def lines(self) -> Sequence[tuple[bytes, bytes]]:  # pyright: ignore[reportIncompatibleMethodOverride]  # cached
         pairs = self._call.context.invocation_metadata() or ()
         return [(name.encode(), value.encode()) for name, value in pairs if not name.endswith("-bin")]
 

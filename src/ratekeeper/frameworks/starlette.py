@@ -58,7 +58,7 @@ class _Exchange(asgi.ScopeExchange):
         self._arrived = dict(scope)
 
     @cached_property
-    def native(self) -> HTTPConnection:
+    def native(self) -> HTTPConnection:  # pyright: ignore[reportIncompatibleMethodOverride]  # cached
         return Request(self.scope) if self.scope["type"] == "http" else HTTPConnection(self.scope)
 
     def cookie(self, name: str, /) -> str | None:

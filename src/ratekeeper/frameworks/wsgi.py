@@ -70,8 +70,8 @@ class RateLimitMiddleware:
                     exchange.error = None  # a response that begins later is not a refusal
                     return body
                 refusal = reply.dropped
-                if hasattr(body, "close"):
-                    body.close()
+                if (close := getattr(body, "close", None)) is not None:
+                    close()
         except REFUSALS as error:  # from a function's limit, or from the application's own limiter
             if reply.started:
                 raise

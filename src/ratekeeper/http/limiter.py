@@ -199,8 +199,8 @@ class RequestLimiter(_Charging[Keeper]):
 
     async def _awaited(self, value: Any, function: Callable[..., Any]) -> Any:
         if isawaitable(value):
-            if hasattr(value, "close"):
-                value.close()
+            if (close := getattr(value, "close", None)) is not None:
+                close()
             raise TypeError(f"{function!r} is async, but this framework does not await: write it without async")
         return value
 

@@ -239,7 +239,7 @@ def _name_of(function: Any) -> str:
         owner = owner if inspect.isclass(owner) else type(owner)
         method = "" if hasattr(function, "view_class") else f".{bound.__name__}"
         return f"{owner.__module__}.{owner.__qualname__}{method}"
-    named = function if hasattr(function, "__qualname__") else type(function)
+    named = cast("Any", function if hasattr(function, "__qualname__") else type(function))
     name = named.__qualname__
     if name.endswith(".as_view.<locals>.view"):  # Flask gives each view its __name__ before it is decorated
         name = named.__name__
