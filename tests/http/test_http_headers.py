@@ -256,7 +256,7 @@ def test_a_missing_attribute_is_named_and_no_quota_is_blamed() -> None:
         "type": "about:blank",
         "title": "Forbidden",
         "status": 403,
-        "detail": "The request has no 'api_key', without which it cannot be told whose quota to charge.",
+        "detail": "The request has no 'api_key', which names the quota to charge.",
     }
     assert [name for name, _ in rate_limit_headers(verdict)] == ["RateLimit-Policy", "RateLimit"]
     assert json.loads(problem(verdict, 400).body)["title"] == "Bad Request", "the title is the status's own phrase"

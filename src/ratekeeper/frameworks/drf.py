@@ -35,7 +35,7 @@ _OWN = "_ratekeeper_exchange"
 _MAKING = threading.RLock()  # two threads must not make the same object
 
 
-class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types of its own
+class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types
     """Limit a view's requests by user, or by address if no user has logged in.
 
     The limits are the view's `throttle_limits`, or else the class's `limits`. Without either, the policy of the

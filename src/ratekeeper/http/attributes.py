@@ -163,9 +163,7 @@ def _bearer_of(request: RequestLike) -> str | None:
 def _authorization_of(request: RequestLike) -> str | None:
     value = request.header(_AUTHORIZATION)
     if value and is_ambiguous(value):
-        raise BadRequestError(
-            "the header 'authorization' has several tokens, so it cannot be told whose request this is"
-        )
+        raise BadRequestError("the header 'authorization' has several tokens, so the caller is ambiguous")
     return value
 
 

@@ -56,7 +56,7 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
     if name in _LISTS:
         return ", ".join(part.strip() for part in text_of(b",".join(values)).split(",")) or None
     if len(values) > 1:
-        raise BadRequestError(f"the header {name!r} is repeated, so it cannot be told whose request this is")
+        raise BadRequestError(f"the header {name!r} is repeated, so the caller is ambiguous")
     return text_of(values[0]) or None
 
 
@@ -80,7 +80,7 @@ def cookie_value(header: str | None, name: str) -> str | None:
     """
     values = set(_cookie_values(header or "", name))
     if len(values) > 1:
-        raise BadRequestError(f"the cookie {name!r} has several values, so it cannot be told whose request this is")
+        raise BadRequestError(f"the cookie {name!r} has several values, so the caller is ambiguous")
     return next(iter(values), None) or None
 
 

@@ -126,7 +126,7 @@ def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
         "type": "about:blank",
         "title": status.phrase,
         "status": status.value,
-        "detail": f"The request has no {attribute!r}, without which it cannot be told whose quota to charge.",
+        "detail": f"The request has no {attribute!r}, which names the quota to charge.",
     }
     return Response(status.value, _HEADERS, json.dumps(details).encode("ascii"))
 
