@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import django_site  # noqa: F401  it sets Django up
 import httpx
 import pytest
+from django.core.wsgi import get_wsgi_application
+from django.test import override_settings
 from redis_servers import wait_for
 from servers import free_port, program, wait_until_answers
-from web_sites import memory, serving
+from web_sites import flask_app, memory, serving
 
 from ratekeeper import MissingExtraError, Policy, RateLimitExceeded
+from ratekeeper.frameworks.flask import RateLimits
 from ratekeeper.frameworks.wsgi import RateLimitMiddleware, rate_limit
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "frameworks"
@@ -156,6 +160,55 @@ def test_a_limit_that_the_application_has_dealt_with_takes_no_later_response_awa
     with serving(limited(application)) as client:
         answers = [client.get("/") for _ in range(2)]
     assert [(one.status_code, one.text) for one in answers] == [(500, "of another kind")] * 2
+
+
+INSIDE_AND_OUTSIDE = Policy.parse(
+    '[[rules]]\nname = "inside"\nmatch.path = "/items/*"\nlimit = "9/hour"\n'
+    '[[rules]]\nname = "outside"\nmatch.path = ["/api/items/*", "/café/items/*"]\nlimit = "9/hour"'
+)
+
+
+def mounted(application: Any, name: str) -> Any:
+    """Return an application that is mounted below a path, as a dispatcher does it."""
+    script_name = name.encode().decode("latin-1")  # PEP 3333
+
+    def mount(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["SCRIPT_NAME"] = script_name
+        environ["PATH_INFO"] = environ["PATH_INFO"].removeprefix(script_name)
+        returned: Iterable[bytes] = application(environ, start_response)
+        return returned
+
+    return mount
+
+
+@contextmanager
+def mounted_site(framework: str, name: str) -> Iterator[httpx.Client]:
+    options = {"policy": INSIDE_AND_OUTSIDE, "store": memory()}
+    if framework == "django":
+        with override_settings(RATEKEEPER=options), serving(mounted(get_wsgi_application(), name)) as client:
+            yield client
+    else:
+        app: Any = flask_app() if framework == "flask" else RateLimitMiddleware(small, **options)
+        if framework == "flask":
+            RateLimits(app, **options)
+        with serving(mounted(app, name)) as client:
+            yield client
+
+
+def small(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return [environ["PATH_INFO"].removeprefix("/items/").encode()]
+
+
+@pytest.mark.parametrize("name", ["/api", "/café"])
+@pytest.mark.parametrize("framework", ["wsgi", "flask", "django"])
+def test_a_mounted_application_is_limited_by_its_paths_with_and_without_where_it_is_mounted(
+    framework: str, name: str
+) -> None:
+    with mounted_site(framework, name) as client:
+        answer = client.get(f"{name}/items/1")
+    assert answer.text == "1"
+    assert answer.headers["ratelimit"] == '"inside";r=8;t=400, "outside";r=8;t=400'
 
 
 SERVED = {

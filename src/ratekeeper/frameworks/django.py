@@ -145,6 +145,7 @@ class RequestExchange(EnvironExchange):
 
     def __init__(self, limiter: RequestLimiter | AsyncRequestLimiter, request: HttpRequest) -> None:
         super().__init__(limiter, request.META)
+        self.prefix = request.META["SCRIPT_NAME"]  # which Django has decoded
         self._request = request
 
     @property

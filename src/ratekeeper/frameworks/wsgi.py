@@ -125,7 +125,8 @@ class EnvironExchange(Exchange):
 
     def __init__(self, limiter: Any, environ: Environ) -> None:
         super().__init__(limiter)
-        self.prefix = environ.get("SCRIPT_NAME", "")
+        mounted = environ.get("SCRIPT_NAME")  # its bytes as characters, as in `path`
+        self.prefix = mounted.encode("latin-1", "replace").decode("utf-8", "replace") if mounted else ""
         self._environ = environ
 
     @property
