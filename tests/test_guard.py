@@ -10,8 +10,19 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from async_memory import AsyncMemoryStore
 
-from ratekeeper import AsyncLimiter, Limiter, MemoryStore, PolicyDecision, RateLimitExceeded, RuleDecision, TokenBucket
+from ratekeeper import (
+    AsyncLimiter,
+    Limiter,
+    ManualClock,
+    MemoryStore,
+    PolicyDecision,
+    RateLimitExceeded,
+    RuleDecision,
+    TokenBucket,
+)
+from ratekeeper.limits import TICKS_PER_SECOND
 
 
 class Keys(Limiter):
@@ -349,6 +360,47 @@ def test_an_object_with_an_async_call_is_an_async_function() -> None:
             await guarded("alice")
 
     asyncio.run(use())
+
+
+def test_cost_and_timeout_count_around_functions_and_blocks_sync_and_async(
+    either_store: Any, clock: ManualClock
+) -> None:
+    limit, began = TokenBucket(3, 1), clock.ticks()
+
+    def waited() -> float:
+        return (clock.ticks() - began) / TICKS_PER_SECOND
+
+    async def use(limiter: Limiter | AsyncLimiter) -> None:
+        take = limiter.limit("all", cost=lambda count: count, timeout=2)(asleep)
+        await take(3)
+        before = waited()
+        await take(2)
+        async with limiter.limit("all", cost=2, timeout=2):
+            assert waited() - before == 4
+        with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
+            await take(3)
+        with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
+            async with limiter.limit("all", cost=3, timeout=2):
+                pytest.fail("the block must not be entered")
+        assert waited() - before == 4
+
+    async def asleep(count: int) -> None: ...
+
+    asyncio.run(use(AsyncLimiter(limit, store=either_store, name="awaited")))
+    if isinstance(either_store, AsyncMemoryStore):
+        return
+    limiter = Limiter(limit, store=either_store, name="blocking")
+    asyncio.run(use(limiter))
+    limiter.reset("all")
+    take = limiter.limit("all", cost=lambda count: count, timeout=2)(lambda count: waited())
+    before = take(3)
+    assert take(2) - before == 2
+    with limiter.limit("all", cost=2, timeout=2):
+        assert waited() - before == 4
+    with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
+        take(3)
+    with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"), limiter.limit("all", cost=3, timeout=2):
+        pytest.fail("the block must not be entered")
 
 
 def test_a_generator_is_charged_when_it_is_called() -> None:

@@ -227,6 +227,27 @@ def test_a_refund_of_a_wrong_cost_raises_and_burns_nothing(store: TableStore, wr
     assert limiter.peek("a").remaining == 10
 
 
+def test_a_refund_of_nothing_or_too_late_gives_nothing_back(store: TableStore, clock: ManualClock) -> None:
+    limiter = Limiter(TokenBucket(10, 1), store=store)
+    decision = limiter.try_acquire("a", 9)
+    limiter.refund(decision, 0)
+    assert limiter.peek("a", 0).remaining == 1
+    clock.advance(2)
+    limiter.refund(decision, 2)  # these have refilled
+    assert limiter.peek("a", 0).remaining == 3
+    limiter.refund(decision, 3)
+    assert limiter.peek("a", 0).remaining == 4
+
+
+def test_a_refund_gives_a_leaky_bucket_nothing_back_and_a_token_bucket_beside_it_all(store: TableStore) -> None:
+    limiter = Limiter(TokenBucket(10, 1), LeakyBucket(10, 1), store=store)
+    tokens = Limiter(limiter.limits[0], store=store, name=limiter.name)
+    limiter.refund(limiter.try_acquire("a", 3))
+    assert tokens.peek("a", 0).debt_ticks == 0
+    refused = limiter.try_acquire("a")
+    assert (refused.limit, refused.retry_after) == (limiter.limits[1], 3.0)
+
+
 def test_threads_refund_one_decision_once() -> None:
     limiter = Limiter(TokenBucket(1_000, "1/day"))
     limiter.try_acquire("a", 500)

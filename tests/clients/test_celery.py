@@ -153,15 +153,23 @@ def test_key_and_cost_may_be_functions_of_the_arguments(alone: Celery, clock: Ma
 def test_two_tasks_with_equal_limits_do_not_share_a_bucket_unless_they_say_so(clock: ManualClock) -> None:
     shared = MemoryStore(clock=clock)
 
-    def first() -> None: ...
-    def second() -> None: ...
+    def task(module: str, name: str) -> Callable[[], None]:
+        def run() -> None: ...
 
-    for function in (first, second):
+        run.__module__, run.__qualname__ = module, name
+        return run
+
+    functions = [task("mail", "send"), task("mail", "fetch"), task("chat", "send"), task("chat", "Bot.send")]
+    for function in functions:
         rate_limit("1/minute", store=shared)(function)()
     assert clock.ticks() == 1000 * 16e9
-    for function in (first, second):
+    for function in functions[:2]:
         rate_limit("1/minute", store=shared, key="both")(function)()
     assert clock.ticks() == 1060 * 16e9
+    rate_limit("1/minute", store=shared)(task("mail", "send"))()  # as another process defines it
+    assert clock.ticks() == 1060 * 16e9
+    rate_limit("1/minute", store=shared)(task("mail", "send"))()
+    assert clock.ticks() == 1120 * 16e9
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,44 @@ def test_a_refund_gives_nothing_back_of_a_rule_in_shadow_that_refused() -> None:
     assert [rule.decision.remaining for rule in keeper.try_acquire({}).rules] == [0, 7]
 
 
+@pytest.mark.parametrize("make", [Keeper, AsyncKeeper])
+def test_a_refund_gives_back_once_what_was_charged_and_a_leaky_place_if_nobody_came_since(
+    make: Any, store: TableStore, clock: ManualClock
+) -> None:
+    policy = Policy.parse(
+        '[[rules]]\nname = "tokens"\nkey = ["user"]\nlimit = "9/hour"\ncost = 2\n'
+        '[[rules]]\nname = "queue"\nalgorithm = "leaky_bucket"\ncapacity = 5\nleak_rate = "1/hour"\n'
+    )
+    keeper = make(policy, store)
+
+    def done(verb: Callable[..., Any], *arguments: Any) -> Any:
+        if make is Keeper:
+            return verb(*arguments)
+
+        async def awaiting() -> Any:
+            return await verb(*arguments)
+
+        return asyncio.run(awaiting())
+
+    def left() -> tuple[int, int]:
+        tokens, queue = (rule.decision for rule in done(keeper.check, {"user": "a"}, 0).rules)
+        return tokens.remaining, queue.remaining
+
+    first, second, third = (done(keeper.check, {"user": "a"}) for _ in range(3))
+    assert left() == (3, 3)
+    for _ in range(2):
+        done(keeper.refund, third)
+        assert left() == (5, 4)
+    done(keeper.refund, first)  # the second has the place behind it
+    assert left() == (7, 4)
+    done(keeper.refund, done(keeper.check, {"user": "a"}, 9))
+    assert left() == (7, 4)
+    clock.advance(3600)
+    assert left() == (9, 5)
+    done(keeper.refund, second)  # its tokens have refilled, and its place is the last
+    assert left() == (9, 6)
+
+
 def test_a_lone_leaky_rule_that_lets_nobody_wait_admits_one_at_a_time() -> None:
     policy = Policy((Rule("leaky", LeakyBucket(5, 1), max_wait=0),))
     keeper = Keeper(policy, MemoryStore(clock=ManualClock()))

@@ -43,6 +43,7 @@ from ratekeeper import (
 )
 from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge
+from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.redis.questions import Questions
 from ratekeeper.stores.redis.script import BucketNames, Request, tag_of
 
@@ -150,6 +151,17 @@ def test_what_writes_nothing_writes_nothing(server: Server, store: RedisStore) -
     assert server.ask("KEYS", prefix + b"*") == []
 
 
+def test_a_key_goes_when_its_bucket_is_full_and_never_before(server: Server) -> None:
+    """By the server's own clock, on which a key goes within two milliseconds."""
+    for limit in (TokenBucket(5, "5/7s"), TokenBucket(3, "1/day"), TokenBucket(9, "9/minute")):
+        prefix = f"{next(fresh)}:"
+        with RedisStore(server.url, prefix=prefix, timeout=5) as store:
+            made = one(store, cost=3, limit=limit)
+            [name] = server.ask("KEYS", f"{prefix}*")
+            late = server.ask("PEXPIRETIME", name) * TICKS_PER_SECOND // 1000 - made.at_ticks - made.debt_ticks
+            assert 0 <= late <= 2 * TICKS_PER_SECOND // 1000
+
+
 def test_a_refund_of_all_deletes_the_key(server: Server, store: RedisStore) -> None:
     name = store._questions._names.name("test/0", "a")
     decision = one(store)
@@ -249,6 +261,16 @@ def test_a_refused_caller_costs_no_round_trip_and_is_let_in_on_time(server: Serv
         clock.advance_ticks(1)
         assert one(store, limit=limit)
         assert server.calls() == before + 1
+
+
+def test_a_denial_is_recalled_though_the_server_s_clock_is_far_from_this_machine_s(server: Server) -> None:
+    with RedisStore(server.url, prefix=f"{next(fresh)}:", timeout=5) as store:  # the one counts from 1970
+        limit = TokenBucket(1, "1/hour")
+        one(store, limit=limit)
+        told, recalled = one(store, limit=limit), one(store, limit=limit)
+        assert store.stats().remembered == 1
+        assert told.at_ticks <= recalled.at_ticks < told.at_ticks + 60 * TICKS_PER_SECOND
+        assert recalled.at_ticks + recalled.retry_ticks == told.at_ticks + told.retry_ticks
 
 
 def test_a_smaller_cost_than_was_refused_is_still_asked(store: RedisStore) -> None:
