@@ -10,7 +10,7 @@ PROSE := docs CONTRIBUTING.md CHANGELOG.md benchmarks examples tests Makefile .c
 # The caller's environment must not choose another library or core than the installed one.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: run test check format bench test-c clean
+.PHONY: run test check format bench mutants test-c clean
 
 run: $(VENV)/run.stamp  ## serve the example policy on this machine
 	@$(BIN)/ratekeeper serve $(POLICY) --port $(PORT)
@@ -37,6 +37,9 @@ bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, a few min
 	@$(BIN)/python -m benchmarks.frameworks
 	@$(BIN)/python -m benchmarks.load
 
+mutants: $(VENV)/mutants.stamp  ## do the tests notice careless mistakes? (ARGS="--count 300 --seed 7" for more)
+	@cd tests && $(abspath $(BIN))/python -m mutants $(ARGS)
+
 test-c:  ## the C table alone, under ThreadSanitizer and Address/UB sanitizers
 	@$(MAKE) --no-print-directory -C tests/c -j2 --output-sync=target
 
@@ -61,3 +64,4 @@ $(VENV)/%.stamp: $(VENV)/run.stamp
 GROUPS_test := test
 GROUPS_check := test check
 GROUPS_bench := bench
+GROUPS_mutants := test mutants

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from async_memory import AsyncMemoryStore
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from needs import need
 
 from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, SharedMemoryStore
@@ -15,7 +16,9 @@ from ratekeeper.stores.table_store import TableStore
 
 # Random deadlines would be timed assertions. CI's machine is slow and shared.
 settings.register_profile("ratekeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("ratekeeper")
+# `make mutants` asks only whether a test fails, not how small the example can be.
+settings.register_profile("mutants", settings.get_profile("ratekeeper"), phases=[Phase.explicit, Phase.generate])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ratekeeper"))
 
 pytest_plugins = ["redis_fixtures"]
 

@@ -183,7 +183,7 @@ def mounted(application: Any, name: str) -> Any:
 
 @contextmanager
 def mounted_site(framework: str, name: str) -> Iterator[httpx.Client]:
-    options = {"policy": INSIDE_AND_OUTSIDE, "store": memory()}
+    options: dict[str, Any] = {"policy": INSIDE_AND_OUTSIDE, "store": memory()}
     if framework == "django":
         with override_settings(RATEKEEPER=options), serving(mounted(get_wsgi_application(), name)) as client:
             yield client

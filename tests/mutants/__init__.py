@@ -1,0 +1,1 @@
+"""Mutation tests of src: see `__main__`."""

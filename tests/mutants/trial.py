@@ -1,0 +1,119 @@
+"""Trying one mutant: the tests that run its line, until one fails; and whether those pass on the unchanged tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mutants import tree
+from mutants.sample import Mutant
+
+SECONDS = 60  # for one mutant
+BUDGET = 15  # of them for its tests, by the time that these took when they were measured
+FIRST_FILES = 3  # are tried before the others are even imported
+HANGS = f"stopped after {SECONDS} s"
+
+# The tests of C and Lua, for which nothing says which test runs which line.
+C_TESTS = ["tests/test_limiter.py", "tests/test_conformance.py", "tests/test_limiter_store.py", "tests/stores"]
+C_OPTIONS = ("-k", "not python and not valkey and not redis and not cluster")
+C_PROGRAMS = ["fast", "interleave"]
+LUA_TESTS = ["tests/stores/redis/test_redis_script.py", "tests/stores/redis/test_redis_store.py"]
+
+
+class Result(NamedTuple):
+    """How a mutant ended. `killer` is the test that failed, or how else it was noticed; None: it survived."""
+
+    mutant: Mutant
+    killer: str | None
+    tried: Sequence[str] = ()
+    note: str = ""
+
+
+def try_python(mutant: Mutant, seconds: dict[str, float]) -> Result:
+    """Return what becomes of a mutant that knows its tests."""
+    chosen = quickest(mutant.tests, seconds)
+    note = "" if len(chosen) == len(mutant.tests) else f"{len(mutant.tests) - len(chosen)} slow tests not tried"
+    if not chosen:
+        return Result(mutant, None, note="no test runs this line")
+    files = in_order(chosen, seconds)
+    stages = [
+        flat
+        for part in (files[:FIRST_FILES], files[FIRST_FILES:])
+        if (flat := [test for tests in part for test in tests])
+    ]
+    with tree.changed(mutant.file, mutant.text):
+        for stage in stages:
+            killer = first_failure(stage)
+            if killer:
+                return Result(mutant, killer, stage)
+    return Result(mutant, None, note=note)
+
+
+def quickest(tests: Iterable[str], seconds: dict[str, float]) -> list[str]:
+    """Return as many of the tests as the budget allows."""
+    chosen: list[str] = []
+    left = float(BUDGET)
+    for test in sorted(tests, key=lambda test: seconds[test]):
+        left -= seconds[test]
+        if left < 0 and chosen:
+            break
+        chosen.append(test)
+    return chosen
+
+
+def in_order(tests: Iterable[str], seconds: dict[str, float]) -> list[list[str]]:
+    """Return the tests by their files, so that each file's servers start once; quick files first."""
+    files: dict[str, list[str]] = {}
+    for test in sorted(tests):
+        files.setdefault(test.partition("::")[0], []).append(test)
+    return sorted(files.values(), key=lambda tests: sum(seconds[test] for test in tests))
+
+
+def first_failure(tests: Sequence[str], *options: str, limit: float = SECONDS) -> str | None:
+    """Return the first of the tests that fails, or how else they end; None if all pass."""
+    done = tree.pytest(tests, limit, "-x", *options)
+    if done.code == 0:
+        return None
+    if done.code is None:
+        return HANGS
+    failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", done.output, re.MULTILINE)
+    return failed[1] if failed else f"pytest ended with {done.code}"
+
+
+def try_c(mutant: Mutant) -> Result:
+    """Return what becomes of a mutant of the C core. One that does not compile is a mistake in the list."""
+    with tree.changed(mutant.file, mutant.text):
+        tree.build()
+        killer = first_failure(C_TESTS, *C_OPTIONS)
+        if not killer:
+            done = tree.run(["make", "-C", "tests/c", "--silent", *C_PROGRAMS], 3 * SECONDS)
+            if " error: " in done.output:
+                raise SystemExit(f"mutants.toml: {mutant.after!r} does not compile:\n{done.output}")
+            failed = re.search(r"^not ok.*", done.output, re.MULTILINE)
+            killer = None if done.code == 0 else f"tests/c: {failed[0] if failed else f'ended with {done.code}'}"
+    tree.build()
+    return Result(mutant, killer, C_TESTS)
+
+
+def try_lua(mutant: Mutant) -> Result:
+    """Return what becomes of a mutant of the script on the server."""
+    with tree.changed(mutant.file, mutant.text):
+        return Result(mutant, first_failure(LUA_TESTS), LUA_TESTS)
+
+
+def confirmed(results: Sequence[Result]) -> list[Result]:
+    """Return the results without kills by tests that fail also on the unchanged tree, which are nobody's kills."""
+    killers = sorted({result.killer for result in results if result.killer and "::" in result.killer})
+    done = tree.pytest(killers, len(killers) * SECONDS) if killers else tree.Outcome(0, "")
+    flaky = {test for test in killers if done.code != 0 and f"{test} - " in done.output + " - "}
+
+    def void(result: Result) -> bool:
+        if result.killer == HANGS:
+            return first_failure(result.tried, limit=2 * SECONDS) == HANGS
+        return result.killer in flaky
+
+    return [
+        result._replace(killer=None, note=f"{result.killer}: without it too") if void(result) else result
+        for result in results
+    ]
