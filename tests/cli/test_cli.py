@@ -53,6 +53,26 @@ def test_validate_and_explain_tell_of_who_is_exempt_and_name_no_key(
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "within", "beyond", "says"),
+    [
+        ("--port", ["0", "65535"], ["65536", "-1", "1.5", "٣"], "a port is a number from 0 to 65535"),
+        ("--workers", ["1", "1000"], ["0", "1001", "10000", "000010000", "٣"], "from 1 to 1000 processes"),
+        ("--grace", ["0", "0.5", "999999"], ["1000000", "-1", "1e3", ".5"], "must be seconds, 0 or more"),
+    ],
+)
+def test_a_number_for_serve_is_taken_up_to_its_bounds(
+    capsys: pytest.CaptureFixture[str], option: str, within: list[str], beyond: list[str], says: str
+) -> None:
+    for value in within:
+        code, _, err = run(capsys, "serve", "/no/such/policy.toml", f"{option}={value}")
+        assert (code, "/no/such/policy.toml" in err) == (2, True)
+    for value in beyond:
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main(["serve", "/no/such/policy.toml", f"{option}={value}"])
+        assert says in capsys.readouterr().err
+
+
 def test_a_bad_policy_is_an_error_with_all_its_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('[[rules]]\nname = "r"\ncapcity = 5\nrefill_rate = "5/minuet"\n')

@@ -145,6 +145,6 @@ def _seconds(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:4]) <= 1000:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text) or int(text) > 1000:
         raise argparse.ArgumentTypeError(f"must be from 1 to 1000 processes, not {text!r}")
     return int(text)
