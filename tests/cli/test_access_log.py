@@ -183,6 +183,22 @@ def test_a_json_line_of_caddy_is_read() -> None:
     }.items()  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"request_method": "post", "request_uri": "/a//b?c", "remote_ip": "192.0.2.7", "user_id": "u"}, "POST"),
+        ({"http_method": "PUT", "url": "/a/b", "remote_host": "192.0.2.7", "username": "u"}, "PUT"),
+        ({"RequestMethod": "GET", "RequestPath": "/a/b", "ClientHost": "192.0.2.7", "ClientUsername": "u"}, "GET"),
+        ({"method": "GET", "http_method": "PUT", "path": "/a/b", "url": "/x", "ip": "192.0.2.7", "user": "u"}, "GET"),
+    ],
+)
+def test_a_json_line_may_name_its_fields_as_others_do_and_the_usual_name_comes_first(
+    fields: dict[str, object], found: str
+) -> None:
+    read_as = of_json(**fields)
+    assert [read_as[name] for name in ("method", "path", "client", "user")] == [found, "/a/b", "192.0.2.7", "u"]
+
+
 def test_what_a_proxy_logs_besides_requests_is_not_taken_for_one() -> None:
     with pytest.raises(UnreadableLine, match="no path"):
         read('{"level": "info", "ts": 971211336.25, "msg": "serving initial configuration"}')

@@ -121,6 +121,17 @@ def test_keys_are_hashed_unless_asked_for(policy: str, tmp_path: Path, capsys: p
     assert "api_key=k-secret" in capsys.readouterr().out
 
 
+def test_hashes_are_explained_only_where_there_are_some(
+    policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = log(tmp_path, LOG.replace('"a"', '"#a"'))
+    command(policy, path, "--show-keys")
+    assert "hashes stand for them" not in capsys.readouterr().out
+    Path(policy).write_text('[[rules]]\nname = "all"\nlimit = "2/minute"')
+    command(policy, path)
+    assert "hashes stand for them" not in capsys.readouterr().out
+
+
 def test_what_a_log_says_does_nothing_to_a_terminal(
     policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -201,6 +201,20 @@ def test_a_key_that_no_request_has_is_an_error_at_the_start(start: Callable[...,
     assert "nothing gives the attribute 'usr'" in (start(rate_limit("1/hour", key="usr")(endpoint)) or "")
 
 
+def test_on_a_server_without_lifespan_an_error_of_the_start_is_found_at_the_first_request() -> None:
+    async def endpoint() -> None: ...
+
+    app: Any = quart.Quart("tests")
+    app.get("/")(rate_limit("1/hour", key="usr")(endpoint))
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("192.0.2.1", 1)}
+
+    async def unused(*_: Any) -> Any:
+        raise AssertionError("nothing is read or sent")
+
+    with pytest.raises(PolicyError, match="nothing gives the attribute 'usr'"):
+        asyncio.run(asgi.RateLimitMiddleware(app, store=memory())(scope, unused, unused))
+
+
 # Middlewares before the limits, and after
 
 

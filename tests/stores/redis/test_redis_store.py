@@ -491,6 +491,32 @@ def test_requests_of_one_turn_of_the_event_loop_are_one_call(server: Server) -> 
     asyncio.run(_ask_together(server.url, server))
 
 
+async def _ask_all_kinds(server: Server, clock: ManualClock) -> None:
+    limit = TokenBucket(5, 1)
+
+    def charge(key: str, cost: int = 1) -> Charge:
+        return Charge.of("s", key, limit, cost)
+
+    async with AsyncRedisStore(server.url, prefix=f"{next(fresh)}:", clock=clock, timeout=5) as store:
+        await store.decide([charge(key, 3) for key in "abcdef"])
+        at, before = clock.ticks(), server.calls()
+        await asyncio.gather(
+            store.refund([charge("a", 1), charge("b", 2)], at),
+            store.reset("s", "d"),
+            store.rewind("s", "e", at + 3 * limit.interval, at + limit.interval),
+            store.decide([charge("c"), charge("d")]),
+            store.decide([charge("f")], commit=False),
+            store.decide([charge("f", 2)]),
+        )
+        assert server.calls() == before + 1
+        left = await store.decide([charge(key, 0) for key in "abcdef"], commit=False)
+        assert [decision.remaining for decision in left] == [3, 4, 1, 4, 4, 0]
+
+
+def test_requests_of_all_kinds_travel_together_and_each_gets_its_own(server: Server, clock: ManualClock) -> None:
+    asyncio.run(_ask_all_kinds(server, clock))
+
+
 async def _cancel_some(url: str) -> None:
     async with AsyncRedisStore(url, prefix=f"{next(fresh)}:", timeout=5) as store:
         limit = TokenBucket(100, "1/day")
