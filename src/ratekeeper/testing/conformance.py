@@ -139,6 +139,15 @@ class StoreConformance:
         self.store.refund([charge("nobody", limit, 3)], made.at_ticks)
         assert self._left("nobody", limit) == 10
 
+    def test_a_refund_of_nothing_or_of_units_that_have_refilled_gives_nothing_back(self) -> None:
+        limit = TokenBucket(10, 1)
+        [made] = self.store.decide([charge("a", limit, 9)])
+        self.clock.advance_ticks(2 * limit.interval)
+        self.store.refund([charge("a", limit, 0), charge("a", limit, 2)], made.at_ticks)
+        assert self._debt("a", limit) == 7 * limit.interval
+        self.store.refund([charge("a", limit, 2), charge("a", limit, 3)], made.at_ticks)
+        assert self._debt("a", limit) == 6 * limit.interval
+
     def test_a_refund_gives_nothing_back_once_a_later_departure_was_promised_until_the_bucket_is_full(self) -> None:
         limit = TokenBucket(2, 1)
         [made] = self.store.decide([charge("a", limit, 2)])
@@ -161,8 +170,11 @@ class StoreConformance:
         assert not self.store.rewind("test/0", "a", tat + 1, made.at_ticks)
         assert not self.store.rewind("test/0", "nobody", tat, made.at_ticks)
         assert self._left("a", limit) == 2
+        assert not self.store.rewind("test/0", "a", tat, -1)
         assert self.store.rewind("test/0", "a", tat, tat - limit.interval)
         assert self._left("a", limit) == 3
+        assert self.store.rewind("test/0", "a", tat - limit.interval, 0)
+        assert self._debt("a", limit) == 0
 
     def test_a_reset_fills_its_bucket_and_no_other(self) -> None:
         limit = TokenBucket(1, 1)
