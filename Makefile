@@ -62,6 +62,6 @@ $(VENV)/%.stamp: $(VENV)/run.stamp
 	@touch $@
 
 GROUPS_test := test
-GROUPS_check := test check
+GROUPS_check := test check mutants
 GROUPS_bench := bench
 GROUPS_mutants := test mutants
