@@ -360,21 +360,22 @@ def test_a_refund_gives_back_once_what_was_charged_and_a_leaky_place_if_nobody_c
         return asyncio.run(awaiting())
 
     def left() -> tuple[int, int]:
-        tokens, queue = (rule.decision for rule in done(keeper.check, {"user": "a"}, 0).rules)
+        tokens, queue = (rule.decision for rule in done(keeper.peek, {"user": "a"}, 0).rules)
         return tokens.remaining, queue.remaining
 
-    first, second, third = (done(keeper.check, {"user": "a"}) for _ in range(3))
-    assert left() == (3, 3)
+    first = done(keeper.try_acquire, {"user": "a"})
+    assert left() == (7, 5)
     for _ in range(2):
-        done(keeper.refund, third)
-        assert left() == (5, 4)
-    done(keeper.refund, first)  # the second has the place behind it
-    assert left() == (7, 4)
-    done(keeper.refund, done(keeper.check, {"user": "a"}, 9))
-    assert left() == (7, 4)
+        done(keeper.refund, first)
+        assert left() == (9, 6)
+    first = done(keeper.try_acquire, {"user": "a"})
     clock.advance(3600)
-    assert left() == (9, 5)
-    done(keeper.refund, second)  # its tokens have refilled, and its place is the last
+    second = done(keeper.try_acquire, {"user": "a"})
+    done(keeper.refund, first)  # its tokens have refilled, and the second has the place behind it
+    assert left() == (7, 5)
+    done(keeper.refund, done(keeper.try_acquire, {"user": "a"}, 9))  # it was refused
+    assert left() == (7, 5)
+    done(keeper.refund, second)
     assert left() == (9, 6)
 
 
