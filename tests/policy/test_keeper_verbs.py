@@ -280,7 +280,7 @@ def test_another_librarys_verb_is_an_error_that_names_ours(kind: type) -> None:
     for verb, ours in VERBS.items():
         with pytest.raises(AttributeError, match=f"{kind.__name__} has no '{verb}': use {ours}"):
             getattr(keeper, verb)
-        assert hasattr(keeper, ours)
+        assert hasattr(keeper, ours.split()[0])
 
 
 @pytest.mark.parametrize("kind", [Keeper, AsyncKeeper])
