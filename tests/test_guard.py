@@ -23,6 +23,7 @@ from ratekeeper import (
     TokenBucket,
 )
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.testing import frozen
 
 
 class Keys(Limiter):
@@ -348,6 +349,7 @@ def test_a_bad_timeout_is_an_error_when_decorating(limiter: Keys, timeout: Any) 
         limiter.limit(key="all", timeout=timeout)
 
 
+@frozen()
 def test_an_object_with_an_async_call_is_an_async_function() -> None:
     class Send:
         async def __call__(self, user: str) -> str:
@@ -403,6 +405,7 @@ def test_cost_and_timeout_count_around_functions_and_blocks_sync_and_async(
         pytest.fail("the block must not be entered")
 
 
+@frozen()
 def test_a_generator_is_charged_when_it_is_called() -> None:
     @Limiter("1/s").limit(key=lambda user: user)
     def numbers(user: str) -> Iterator[int]:

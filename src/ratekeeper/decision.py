@@ -26,10 +26,7 @@ ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 
 
 def key_bytes(key: str | bytes) -> bytes:
-    """Return a key's bytes; of a str, its UTF-8. A lone surrogate, which an attacker may send, is as good as any.
-
-    Raises TypeError for another type.
-    """
+    """Return a key's bytes; of a str, its UTF-8, also of lone surrogates. Raises TypeError for another type."""
     if isinstance(key, str):
         return key.encode("utf-8", "surrogatepass")
     if isinstance(key, bytes):
@@ -48,6 +45,10 @@ class Charge(NamedTuple):
     The bucket is (`scope`, `key`): the limiter's or rule's name with the limit's number in it, and the caller's
     key. A str key is the same as its UTF-8 bytes. A `shadow` charge is decided like any other, but refuses nothing.
     `on_error` decides the request if the store does not answer; None is the store's own setting.
+
+    >>> from ratekeeper import TokenBucket
+    >>> Charge.of("search/0", "alice", TokenBucket(5, 1), cost=2)[:4]
+    ('search/0', 'alice', TokenBucket(capacity=5, refill_rate=1), 2)
     """
 
     scope: str
@@ -89,6 +90,10 @@ class Decision:
 
     Everything follows from a few exact integers, in ticks of 1/16 ns. The C core's type keeps them in C, and
     inherits all else from here.
+
+    >>> from ratekeeper import Limiter
+    >>> Limiter("5/s").try_acquire("alice", 3)
+    Decision(allowed=True, remaining=2, delay=0, reset_after=0.6, limit='token_bucket of 5 at 5/s', cost=3)
     """
 
     __slots__ = ("_refunded", "_values")
@@ -233,7 +238,12 @@ class Decision:
 
 
 class RuleDecision(NamedTuple):
-    """One rule's own decision. `decision.allowed` is what this rule alone says, also when another rule refuses."""
+    """One rule's own decision. `decision.allowed` is what this rule alone says, also when another rule refuses.
+
+    >>> from ratekeeper import Limiter
+    >>> RuleDecision("each user", Limiter("5/s").try_acquire("alice")).outcome
+    'allowed'
+    """
 
     name: str
     decision: Decision

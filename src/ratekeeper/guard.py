@@ -68,6 +68,12 @@ class Guard:
         self._cost = cost
         self._timeout = timeout
 
+    def __repr__(self) -> str:
+        # A key is a secret.
+        key, cost = (_name(ask) if callable(ask) else repr(ask) for ask in (self._key, self._cost))
+        timeout = "" if self._timeout is DEFAULT_WAIT else f", timeout={self._timeout!r}"
+        return f"Guard(key={key if callable(self._key) else '...'}, cost={cost}{timeout})"
+
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         _check_function(function)
         key_of, cost_of, timeout = self._key_of(function), _of_call(self._cost, function, "cost"), self._timeout

@@ -1,11 +1,14 @@
 """LeakyQueue: the flow that the leaky bucket is drawn for, as an object. Items wait in it and leave at a constant rate.
 
-It shares limits, clocks and ways to sleep, and nothing else: no store, no keys. Producers are told at once when it is
-full; consumers, threads or tasks, are served in the order in which they came.
+It shares limits, clocks and ways to sleep, and nothing else: no store, no keys. A producer learns at once that the
+queue is full. Consumers, threads or tasks, are served in the order in which they came.
 
-A consumer takes its item itself, so that none is lost with a consumer. What an exception interrupts, a signal's handler
-may raise one anywhere, leaves nothing half done: a consumer that is gone says so in one step, and whoever looks at the
-first one next takes it out.
+Its consumers are not in a `waiting.waitlist`. There each waiter owns ranges, and so has a turn, as it joins; here the
+turn depends on an item that may not have been put yet.
+
+A consumer takes its item itself, so that none is lost with a consumer. A signal's handler may raise an exception
+anywhere, and it leaves nothing half done: a consumer that is gone says so in one step, and the next look at the first
+consumer takes it out.
 """
 
 from __future__ import annotations
@@ -29,7 +32,11 @@ T = TypeVar("T")
 
 
 class QueueStats(NamedTuple):
-    """How a queue is doing. `longest_wait` is in seconds, of all items so far, those that still wait too."""
+    """How a queue is doing. `longest_wait` is in seconds, of all items so far, those that still wait too.
+
+    >>> LeakyQueue(capacity=5, leak_rate=10).stats()
+    QueueStats(waiting=0, longest_wait=0.0, refused=0, taken=0)
+    """
 
     waiting: int
     longest_wait: float
@@ -168,6 +175,9 @@ class LeakyQueue(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"LeakyQueue(capacity={self.limit.capacity!r}, leak_rate={self.limit.leak_rate!r})"
 
     def stats(self) -> QueueStats:
         """Say how the queue is doing."""

@@ -84,7 +84,8 @@ class Limiter(_Named):
     a bucket's identity: limiters of one name on one store share buckets. It defaults to the text of the limits; with
     one of your own, debts stay when limits change.
 
-    Thread-safe. Keys are str or bytes; costs are whole numbers.
+    Thread-safe. Keys are str or bytes; costs are whole numbers. `try_acquire`, `try_acquire_many` and `acquire` of an
+    instance are its store's, unless a subclass has its own: no Python code of ours runs when they are called.
 
     >>> limiter = Limiter("100/minute burst 20")
     >>> decision = limiter.try_acquire("alice")
@@ -189,6 +190,12 @@ class AsyncLimiter(_Named):
     """`Limiter` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on.
 
     `store` may also be one that must be awaited, such as one on the network.
+
+    >>> limiter = AsyncLimiter("1/hour")
+    >>> async def ask() -> list[bool]:
+    ...     return [(await limiter.try_acquire("alice")).allowed for _ in range(2)]
+    >>> asyncio.run(ask())
+    [True, False]
     """
 
     def __init__(

@@ -52,6 +52,9 @@ class Limit:
 
     `interval` is the ticks a token takes to refill; `full` the ticks of debt at which nothing more fits; `max_cost` the
     largest cost that can ever be admitted at once.
+
+    >>> isinstance(TokenBucket(20, 5), Limit), TokenBucket(20, 5).max_cost
+    (True, 20)
     """
 
     algorithm: ClassVar[str]

@@ -19,6 +19,12 @@ class Usage:
     reset_after  seconds until the bucket is full again
     retry_after  seconds until one token can be taken; 0.0 if it can be taken now
     waiting      how many requests of this process wait for the bucket
+
+    >>> from ratekeeper import Limiter
+    >>> limiter = Limiter("5/s")
+    >>> decision = limiter.try_acquire("alice", 2)
+    >>> limiter.usage("alice")[0].remaining
+    3
     """
 
     name: str

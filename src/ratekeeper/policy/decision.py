@@ -18,6 +18,11 @@ class PolicyDecision(NamedTuple):
 
     The other attributes are those of `Decision`, for the most binding rule. If no rule matched, nothing limits the
     request: allowed, `rule` and `limit` None, `remaining` inf.
+
+    >>> from ratekeeper import Keeper, Policy
+    >>> decision = Keeper(Policy.parse('rules = [{name = "all", limit = "2/s"}]')).check({})
+    >>> decision.allowed, decision.remaining, [rule.name for rule in decision.rules]
+    (True, 1, ['all'])
     """
 
     rules: tuple[RuleDecision, ...] = ()

@@ -160,6 +160,13 @@ class AsyncKeeper(_Keeping):
     """`Keeper` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on.
 
     `store` may also be one that must be awaited, such as one on the network.
+
+    >>> import asyncio
+    >>> keeper = AsyncKeeper(Policy.parse('rules = [{name = "all", limit = "1/hour"}]'))
+    >>> async def ask() -> list[bool]:
+    ...     return [(await keeper.check({})).allowed for _ in range(2)]
+    >>> asyncio.run(ask())
+    [True, False]
     """
 
     def __init__(self, policy: Policy | str | PathLike[str], store: Store | AsyncStore | str | None = None) -> None:

@@ -158,6 +158,9 @@ class Policy:
     source      the file's name, for messages
     store       where buckets live; a keeper opens it unless it is given a store
     exempt      the requests that no rule limits: those whose attributes match all patterns of an entry
+
+    >>> Policy.parse('rules = [{name = "all", limit = "100/minute"}]').rules[0].name
+    'all'
     """
 
     rules: tuple[Rule, ...]

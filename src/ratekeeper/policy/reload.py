@@ -40,12 +40,23 @@ def watch_policy(
     "ratekeeper": a policy that is taken (INFO), a file with mistakes, which changes nothing (ERROR, once for each
     content), and another [store], which only a restart can take (WARNING). A `PolicyError` that `replace` raises is a
     mistake too.
+
+    >>> from ratekeeper import Keeper, Policy
+    >>> keeper = Keeper(Policy.load("examples/policy.toml"))
+    >>> watch = watch_policy("examples/policy.toml", keeper.replace, in_use=keeper.policy)
+    >>> watch.stop()
     """
     return PolicyWatch(path, replace, in_use, every)
 
 
 class PolicyWatch:
-    """A watch over a policy file, begun by `watch_policy`. As a context manager it is stopped at the end."""
+    """A watch over a policy file, begun by `watch_policy`. As a context manager it is stopped at the end.
+
+    >>> from ratekeeper import Keeper, Policy
+    >>> keeper = Keeper(Policy.load("examples/policy.toml"))
+    >>> with watch_policy("examples/policy.toml", keeper.replace, in_use=keeper.policy) as watch:
+    ...     watch.reload()  # look now
+    """
 
     def __init__(self, path: str | os.PathLike[str], replace: Replace, in_use: Policy | None, every: float) -> None:
         if not callable(replace):

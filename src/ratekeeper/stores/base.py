@@ -133,7 +133,13 @@ class _Charging:
 
 
 class ChargeGate(_Charging):
-    """The gate for any store. It builds the charges, and returns the most restrictive decision."""
+    """The gate for any store. It builds the charges, and returns the most restrictive decision.
+
+    >>> from ratekeeper import MemoryStore, TokenBucket
+    >>> gate = ChargeGate(MemoryStore(100), ("search/0",), (TokenBucket(5, 1),), wait=print)
+    >>> gate.try_acquire("alice").remaining
+    4
+    """
 
     def __init__(self, store: Store, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> None:
         super().__init__(scopes, limits)
@@ -156,7 +162,15 @@ class ChargeGate(_Charging):
 
 
 class AsyncChargeGate(_Charging):
-    """As `ChargeGate`, for any store that is awaited."""
+    """As `ChargeGate`, for any store that is awaited.
+
+    >>> from ratekeeper import MemoryStore, TokenBucket
+    >>> from ratekeeper.stores.as_async import as_async
+    >>> store = as_async(MemoryStore(100))
+    >>> gate = AsyncChargeGate(store, ("search/0",), (TokenBucket(5, 1),), wait=print)
+    >>> asyncio.run(gate.try_acquire("alice")).remaining
+    4
+    """
 
     def __init__(
         self, store: AsyncStore, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurnAsync

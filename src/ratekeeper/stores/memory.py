@@ -16,6 +16,10 @@ class MemoryStore(TableStore):
     evicts the one with the least debt, so that a flood of new keys evicts itself; `on_full="deny"` denies the newcomer.
     Both are counted in `stats()`. A forked child has its own copy: worker processes that share their limits
     need a `SharedMemoryStore`.
+
+    >>> store = MemoryStore(max_keys=10_000)
+    >>> store.stats().live
+    0
     """
 
     def __init__(

@@ -34,6 +34,11 @@ class SharedMemoryStore(TableStore):
     be shared. Linux only.
 
     As a context manager it is closed at the end, and then every verb raises ValueError. The file stays: see `unlink`.
+
+    >>> with SharedMemoryStore("ratekeeper-example", max_keys=1000) as store:
+    ...     store.stats().live
+    ...     store.unlink()
+    0
     """
 
     def __init__(

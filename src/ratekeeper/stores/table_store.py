@@ -21,6 +21,9 @@ class StoreStats(NamedTuple):
 
     `evicted_live` counts live buckets that were evicted for newcomers, and `refused_full` newcomers that found no room.
     `retries` counts decisions that began again, because another thread or process changed the bucket at that instant.
+
+    >>> StoreStats(max_keys=1000, live=5, evicted_live=0, refused_full=0, retries=0).live
+    5
     """
 
     max_keys: int

@@ -40,6 +40,10 @@ class StoreConformance:
     """The claims. `make_store` makes an empty store on the clock that it is given, a `Store` or an `AsyncStore`.
 
     Its buckets must be its own, also when the tests run again: give one on a server a prefix that nobody else has.
+
+    >>> class TestMyStore(StoreConformance):
+    ...     def make_store(self, clock: ManualClock) -> MemoryStore:
+    ...         return MemoryStore(clock=clock)  # yours
     """
 
     clock: ManualClock
@@ -258,7 +262,11 @@ def charge(
     scope: str = "test/0",
     shadow: bool = False,
 ) -> Charge:
-    """Build a charge for a test."""
+    """Build a charge for a test.
+
+    >>> charge("alice", TokenBucket(5, 1), cost=2).key
+    'alice'
+    """
     return Charge.of(scope, key, limit, cost, timeout, shadow)
 
 

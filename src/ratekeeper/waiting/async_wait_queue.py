@@ -27,7 +27,14 @@ T = TypeVar("T")
 
 
 class AsyncWaitQueue(BaseWaitQueue):
-    """The waiters of one store on the network in this process."""
+    """The waiters of one store on the network in this process.
+
+    >>> from ratekeeper import MemoryStore
+    >>> from ratekeeper.stores.as_async import as_async
+    >>> store = as_async(MemoryStore(100))
+    >>> len(AsyncWaitQueue(store, store.clock))
+    0
+    """
 
     def __init__(self, store: AsyncStore, clock: Clock) -> None:
         super().__init__(store.decide, store.rewind, clock)

@@ -114,6 +114,13 @@ class Reservation(Generic[D]):
     As a context manager, `with` or `async with`, it waits for its turn; if it was refused, it raises
     `RateLimitExceeded`. Without one, the caller goes ahead after `delay`, or gives the turn back by `cancel`.
     A refund of a turn that was not granted at once gives nothing back before the context manager has waited for it.
+
+    >>> from ratekeeper import Limiter
+    >>> limiter = Limiter("1/hour")
+    >>> first, second = limiter.reserve("alice"), limiter.reserve("alice")
+    >>> first.delay, second.delay > 3500
+    (0.0, True)
+    >>> second.cancel()
     """
 
     def __init__(self, store: AsyncStore, blocking: Store | None) -> None:

@@ -31,7 +31,13 @@ LOCKS = 64
 
 
 class WaitQueue(BaseWaitQueue):
-    """The waiters of one store in this process. Thread-safe."""
+    """The waiters of one store in this process. Thread-safe.
+
+    >>> from ratekeeper import MemoryStore
+    >>> store = MemoryStore(100)
+    >>> len(WaitQueue(store, store.clock))
+    0
+    """
 
     def __init__(self, store: Store | Table, clock: Clock) -> None:
         super().__init__(as_coroutine(store.decide), as_coroutine(store.rewind), clock)

@@ -45,6 +45,13 @@ class AsyncRedisStore(RedisStoreBase):
     Requests of tasks in the same turn of the event loop travel in one script call. A task that is cancelled while it
     waits for a decision may have been charged or not. For one event loop at a time: close it in each, best by `async
     with`. The next has new connections; a client that you gave must have none left.
+
+    >>> import asyncio
+    >>> async def calls() -> int:
+    ...     async with AsyncRedisStore("redis://127.0.0.1:6379/0") as store:  # connects when it is first asked
+    ...         return store.stats().calls
+    >>> asyncio.run(calls())
+    0
     """
 
     _connections_of = AsyncConnections
