@@ -1,4 +1,4 @@
-"""The stand-alone service as an ASGI application: what a gateway asks, request by request. Knows no server.
+"""The stand-alone service as an ASGI application: it answers the questions of gateways and programs. Knows no server.
 
 A gateway's question and a program's are exchanges like those of a framework, and the same limiter decides them.
 """
@@ -31,7 +31,7 @@ from ratekeeper.service.json_check import CheckRequest, parse_check, report
 from ratekeeper.stores.base import AsyncStore, Store
 
 MOST_BODY = 65_536
-"""Bytes of a request's body that are read; a longer one is refused."""
+"""Bytes of the longest body that is accepted."""
 
 _JSON = ("Content-Type", "application/json")
 _PLAIN = ("Content-Type", "text/plain")

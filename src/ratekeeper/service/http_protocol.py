@@ -1,8 +1,8 @@
 """HTTP/1.1 by uvicorn's protocol on httptools, with bounds on what a client can make it hold, and on how long.
 
-uvicorn keeps all that a client sends of a header block, queues all that it pipelines, and waits for the rest for ever.
+uvicorn keeps the whole header block of a client, queues all pipelined requests, and waits for the rest for ever.
 Here every piece is counted before it is kept, and each connection has one deadline, which its server looks at. A client
-that breaks a bound gets one answer, and nothing more of it is read. This module knows no application.
+that exceeds a bound gets one answer, and nothing more of it is read. This module knows no application.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STOPPING = "503 Service Unavailable", "the service stops: ask again"
 
 
 class _BoundError(Exception):
-    """The client broke a bound. Holds the status line and the detail of the answer."""
+    """The client exceeded a bound. Its text is the status line of the answer."""
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -33,10 +33,10 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, config: Config, state: ServerState, bounds: Bounds) -> None:
         super().__init__(config, state, {})
         self._bounds = bounds
-        self._broken: tuple[str, str] | None = None  # the bound that the client broke
+        self._exceeded: tuple[str, str] | None = None  # the answer to a client that exceeded a bound
         self._active: RequestResponseCycle | None = None  # the request that is being answered; `cycle` is the newest
-        self._deaf = False  # nothing more is read
-        self._done = False  # nothing more is written
+        self._input_ended = False  # nothing more is read
+        self._output_ended = False  # nothing more is written
         self._ending = False  # the next answer is the last
         self._in_head = self._in_body = False
         self._messages = 0
@@ -63,7 +63,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._abort_at = inf
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._input_ended:
             return
         messages = self._messages
         try:
@@ -71,7 +71,7 @@ class BoundedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._end_after_answers()  # it is answered as any other request
         except httptools.HttpParserError:
-            self._refuse(self._broken or _BAD_REQUEST)
+            self._refuse(self._exceeded or _BAD_REQUEST)
         else:
             if self._in_head and messages == self._messages:
                 self._unfinished_bytes += len(data)
@@ -82,7 +82,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= self._bounds.pipelined - 1:
-            self._break(*_BAD_REQUEST)
+            self._exceed(*_BAD_REQUEST)
         super().on_message_begin()
         self._messages += 1
         self._in_head = True
@@ -91,14 +91,14 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         if len(self.url) + len(url) > self._bounds.target_bytes:
-            self._break("414 URI Too Long", f"the path and query are longer than {self._bounds.target_bytes} bytes")
+            self._exceed("414 URI Too Long", f"the path and query are longer than {self._bounds.target_bytes} bytes")
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._lines += 1
         self._head_bytes += len(name) + len(value) + 4
         if self._lines > self._bounds.head_lines or self._head_bytes > self._bounds.head_bytes:
-            self._break(*self._head_too_long())
+            self._exceed(*self._head_too_long())
         if self._in_head:  # trailers, behind the body, are not headers
             super().on_header(name, value)
 
@@ -153,7 +153,7 @@ class BoundedHttp(HttpToolsProtocol):
         if now >= self._abort_at:
             self.transport.abort()
         elif now >= self._deadline and not self.flow.read_paused:
-            if self._done or self._in_body:
+            if self._output_ended or self._in_body:
                 self.transport.close()
             else:
                 self._end_after_answers()
@@ -186,8 +186,8 @@ class BoundedHttp(HttpToolsProtocol):
         detail = f"the headers are longer than {bounds.head_bytes} bytes or more than {bounds.head_lines} lines"
         return "431 Request Header Fields Too Large", detail
 
-    def _break(self, status: str, detail: str) -> None:
-        self._broken = status, detail
+    def _exceed(self, status: str, detail: str) -> None:
+        self._exceeded = status, detail
         raise _BoundError(status)
 
     def _refuse(self, answer: tuple[str, str]) -> None:
@@ -201,7 +201,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._disconnect()
             # The client still sends. To close now would reset the connection, and the client would lose the answer.
             self.transport.write_eof()
-            self._deaf = self._done = True
+            self._input_ended = self._output_ended = True
             self._deadline = self.loop.time() + self._bounds.last_time
 
     def _write_refusal(self, status: str, detail: str) -> None:
@@ -212,7 +212,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _end_after_answers(self) -> None:
         """Read no more, and close with the answer to the last request that was read."""
-        self._deaf, self._deadline = True, inf
+        self._input_ended, self._deadline = True, inf
         if self._unanswered():
             self.cycle.keep_alive = False
         else:

@@ -57,7 +57,7 @@ def serve(serving: Serving, host: str, port: int, announce: Callable[[str], None
     if the address cannot be had, `MissingExtraError` without uvicorn.
     """
     try:
-        import uvicorn  # noqa: PLC0415, F401  an extra: only who serves needs it
+        import uvicorn  # noqa: PLC0415, F401  an extra, which only serving needs
     except ImportError:
         raise MissingExtraError("ratekeeper serve", "service") from None
     bounds = replace(serving.bounds, connections=connections_allowed(serving.bounds.connections))

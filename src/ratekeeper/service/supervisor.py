@@ -1,4 +1,4 @@
-"""Supervisor: the parent of several workers. It owns the socket, the policy and the workers' lives; it answers nothing.
+"""Supervisor: the parent of several workers. It owns the socket, the policy and the workers; it answers no request.
 
 A worker is a new interpreter (fork and exec, by `subprocess`). A fork alone is not safe: the policy's watch is a
 thread, and the child would keep any lock that the thread holds at that moment. `multiprocessing` with "spawn" is safe
@@ -34,7 +34,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 """Seconds before a worker that died at its start, or soon after, is replaced: doubled each time."""
 
 _SOON = 10.0
-_PATIENCE = 5.0
+"""Seconds: a worker that ends sooner is replaced after a pause."""
+
+_REPLY_TIME = 5.0
+"""Seconds that a worker has to confirm a policy, or to end after its grace."""
 
 _log = logging.getLogger("ratekeeper")
 
@@ -72,7 +75,7 @@ class Supervisor:
         await self._stopping.wait()
         self._listening.close()
         announcing.cancel()
-        grace = self._start.grace + _PATIENCE
+        grace = self._start.grace + _REPLY_TIME
         await asyncio.wait(keeping, timeout=grace)
         self._signal(signal.SIGKILL)
         await asyncio.gather(*keeping)
@@ -85,10 +88,10 @@ class Supervisor:
         """
         self._rehearsal.replace(policy)
         if not self._stopping.is_set():
-            asyncio.run_coroutine_threadsafe(self._hand_out(policy), self._loop).result(2 * _PATIENCE)
+            asyncio.run_coroutine_threadsafe(self._hand_out(policy), self._loop).result(2 * _REPLY_TIME)
 
     async def _hand_out(self, policy: Policy) -> None:
-        """Return when every worker that serves has it."""
+        """Give the policy to the workers, and return when each worker that serves uses it."""
         self._start = replace(self._start, policy=policy)
 
         def agreed() -> bool:
@@ -98,9 +101,9 @@ class Supervisor:
         async with self._changed:
             self._changed.notify_all()
             try:
-                await asyncio.wait_for(self._changed.wait_for(agreed), _PATIENCE)
+                await asyncio.wait_for(self._changed.wait_for(agreed), _REPLY_TIME)
             except TimeoutError:
-                _log.error("a worker does not answer: it goes by the policy from before until it does")
+                _log.error("a worker does not answer: it uses the previous policy until it does")
 
     async def _announce(self, announce: Callable[[], None]) -> None:
         async with self._changed:
@@ -155,15 +158,15 @@ class Supervisor:
         return _Worker(process, await Control.over(ours))
 
     async def _see_to_its_end(self, worker: _Worker) -> str:
-        """Lead a worker until it ends; return why it did."""
+        """Direct a worker until it ends, and return why it ended."""
         self._workers.add(worker)
         if self._stopping.is_set():
             self._signal(signal.SIGTERM)
-        leading = self._loop.create_task(self._lead(worker))
+        directing = self._loop.create_task(self._direct(worker))
         code = await worker.process.wait()
-        leading.cancel()
+        directing.cancel()
         with suppress(asyncio.CancelledError):
-            await leading
+            await directing
         worker.control.close()
         self._workers.discard(worker)
         async with self._changed:
@@ -173,7 +176,7 @@ class Supervisor:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"worker {worker.process.pid} {how}"
 
-    async def _lead(self, worker: _Worker) -> None:
+    async def _direct(self, worker: _Worker) -> None:
         """Give a worker its orders, and the policy that is in use, for as long as it lives."""
         order: Start | Policy | str = self._start
         try:
@@ -197,7 +200,7 @@ class Supervisor:
         except (EOFError, OSError):
             return  # it is about to end
         except Exception as error:
-            worker.failure = f"it cannot be led: {error!r}"
+            worker.failure = f"the parent cannot direct it: {error!r}"
             with suppress(ProcessLookupError):
                 worker.process.kill()
 
