@@ -26,7 +26,7 @@ from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import LeakyBucket, wait_ticks
 from ratekeeper.rates import Rate
-from ratekeeper.waiting.wakeups import Wakeup, wake_task
+from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup, wake_task
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class LeakyQueue(Generic[T]):
 
     async def get_async(self) -> T:
         """As `get`, but let the event loop go on. A task that is cancelled loses no item."""
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        loop, woken = asyncio.get_running_loop(), TaskWakeup()
         consumer: _Consumer[T] = _Consumer(lambda: wake_task(loop, woken), self._clock.ticks())
         try:
             self._enter(consumer)

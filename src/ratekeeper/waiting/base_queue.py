@@ -156,7 +156,8 @@ class BaseWaitQueue:
         if not one.may_wait:
             return await self._decide(one.charges)
         waitlist = self._lists.get(one.buckets)
-        if waitlist is not None and all(waitlist.spare):  # else there is nothing to take
+        # A signal's handler in the middle of a section is refused there, before it is charged.
+        if self._busy or (waitlist is not None and all(waitlist.spare)):
             taken = self._section(lambda: self._take_spare(one))
             if taken is not None:
                 return await self._decisions_on(one, *taken)
