@@ -61,4 +61,4 @@ def test_every_mutant_that_is_written_by_hand_has_its_line() -> None:
 
 def test_every_equivalent_mutant_is_there_and_has_its_reason() -> None:
     assert stale_equivalents(ROOT) == []
-    assert all(equivalent.why for equivalent in equivalents())
+    assert all(equivalent.why for equivalent in equivalents(ROOT))

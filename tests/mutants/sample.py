@@ -16,7 +16,7 @@ from mutants.mutations import Functions, Mutation, function_at, functions_of, mu
 if TYPE_CHECKING:
     from mutants.coverage_map import CoverageMap
 
-HERE = Path(__file__).parent
+LISTS = Path("tests") / "mutants"
 SOURCE = Path("src") / "ratekeeper"
 
 
@@ -43,7 +43,7 @@ def drawn(root: Path, count: int, seed: int, within: str, covered: CoverageMap) 
     files = [file for file in python_files(root) if within in str(file)]
     every = [(file, mutation) for file in files for mutation in mutations_of((root / file).read_text())]
     random.Random(seed).shuffle(every)
-    known = {equivalent.identity for equivalent in equivalents()}
+    known = {equivalent.identity for equivalent in equivalents(root)}
     found: list[Mutant] = []
     for file, mutation in every:
         text = (root / file).read_text()
@@ -81,17 +81,17 @@ class Equivalent(NamedTuple):
     why: str
 
 
-def equivalents() -> list[Equivalent]:
+def equivalents(root: Path) -> list[Equivalent]:
     """Return the known equivalent mutants."""
     return [
         Equivalent((entry["file"], entry["function"], entry["before"], entry["after"]), entry["why"])
-        for entry in _entries("equivalent.toml")
+        for entry in _entries(root, "equivalent.toml")
     ]
 
 
 def stale_equivalents(root: Path) -> list[Equivalent]:
     """Return those whose lines are no longer there."""
-    missing = {equivalent.identity: equivalent for equivalent in equivalents()}
+    missing = {equivalent.identity: equivalent for equivalent in equivalents(root)}
     wanted = {name for name, *_ in missing}
     for file in python_files(root):
         if file.name in wanted:
@@ -108,7 +108,7 @@ def written(root: Path, suffixes: Iterable[str]) -> list[Mutant]:
 
 
 def _written(root: Path, suffixes: set[str]) -> Iterator[Mutant]:
-    for entry in _entries("mutants.toml"):
+    for entry in _entries(root, "mutants.toml"):
         if Path(entry["file"]).suffix not in suffixes:
             continue
         file = next((root / SOURCE).rglob(entry["file"]), None)
@@ -125,6 +125,6 @@ def _written(root: Path, suffixes: set[str]) -> Iterator[Mutant]:
         yield Mutant("written", file.relative_to(root), number + 1, "", entry["line"], entry["new"], "".join(lines), ())
 
 
-def _entries(name: str) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = tomllib.loads((HERE / name).read_text())["mutant"]
+def _entries(root: Path, name: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = tomllib.loads((root / LISTS / name).read_text())["mutant"]
     return entries

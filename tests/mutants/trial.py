@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from mutants import tree
-from mutants.sample import Mutant
+from mutants.sample import SOURCE, Mutant
 
-SECONDS = 60  # for one mutant
+SECONDS = 60  # for each of the two
 LONGER = 180  # for one of C or Lua
-BUDGET = 15  # of them for its tests, by the time that these took when they were measured
-FIRST_FILES = 3  # are tried before the others are even imported
+BUDGET = 20  # seconds for the tests that are about its file, and for the others, by the time that these took before
 HANGS = "stopped at its time limit"
 
 # The tests of C and Lua, for which nothing says which test runs which line.
@@ -34,26 +34,27 @@ class Result(NamedTuple):
 
 def try_python(mutant: Mutant, seconds: dict[str, float]) -> Result:
     """Return what becomes of a mutant that knows its tests."""
-    chosen = quickest(mutant.tests, seconds)
-    note = "" if len(chosen) == len(mutant.tests) else f"{len(mutant.tests) - len(chosen)} slow tests not tried"
-    if not chosen:
-        return Result(mutant, None, note="no test runs this line")
-    files = in_order(chosen, seconds)
-    stages = [
-        flat
-        for part in (files[:FIRST_FILES], files[FIRST_FILES:])
-        if (flat := [test for tests in part for test in tests])
-    ]
+    near = {test for test in mutant.tests if is_near(mutant.file, test)}
+    stages = [quickest(near, seconds), quickest(set(mutant.tests) - near, seconds)]
+    left_out = len(mutant.tests) - sum(map(len, stages))
     with tree.changed(mutant.file, mutant.text):
-        for stage in stages:
-            killer = first_failure(stage)
+        for stage in filter(None, stages):
+            killer = first_failure(in_order(stage, seconds))
             if killer:
                 return Result(mutant, killer, stage)
-    return Result(mutant, None, note=note)
+    if not any(stages):
+        return Result(mutant, None, note="no test runs this line")
+    return Result(mutant, None, note=f"{left_out} slow tests were not tried" if left_out else "")
+
+
+def is_near(file: Path, test: str) -> bool:
+    """Return whether a test is about a file, as the folders of tests are named after those of src."""
+    folder, _, rest = file.relative_to(SOURCE).as_posix().partition("/")
+    return test.startswith(f"tests/{folder}/" if rest else f"tests/test_{file.stem}")
 
 
 def quickest(tests: Iterable[str], seconds: dict[str, float]) -> list[str]:
-    """Return as many of the tests as the budget allows."""
+    """Return as many of the tests as the budget allows, and at least one."""
     chosen: list[str] = []
     left = float(BUDGET)
     for test in sorted(tests, key=lambda test: seconds[test]):
@@ -64,12 +65,13 @@ def quickest(tests: Iterable[str], seconds: dict[str, float]) -> list[str]:
     return chosen
 
 
-def in_order(tests: Iterable[str], seconds: dict[str, float]) -> list[list[str]]:
+def in_order(tests: Iterable[str], seconds: dict[str, float]) -> list[str]:
     """Return the tests by their files, so that each file's servers start once; quick files first."""
     files: dict[str, list[str]] = {}
     for test in sorted(tests):
         files.setdefault(test.partition("::")[0], []).append(test)
-    return sorted(files.values(), key=lambda tests: sum(seconds[test] for test in tests))
+    by_time = sorted(files.values(), key=lambda tests: sum(seconds[test] for test in tests))
+    return [test for tests in by_time for test in tests]
 
 
 def first_failure(tests: Sequence[str], *options: str, limit: float = SECONDS) -> str | None:
