@@ -20,7 +20,7 @@ class PolicyDecision(NamedTuple):
     request: allowed, `rule` and `limit` None, `remaining` inf.
 
     >>> from ratekeeper import Keeper, Policy
-    >>> decision = Keeper(Policy.parse('rules = [{name = "all", limit = "2/s"}]')).check({})
+    >>> decision = Keeper(Policy.parse('rules = [{name = "all", limit = "2/s"}]')).try_acquire({})
     >>> decision.allowed, decision.remaining, [rule.name for rule in decision.rules]
     (True, 1, ['all'])
     """

@@ -164,7 +164,7 @@ class AsyncKeeper(_Keeping):
     >>> import asyncio
     >>> keeper = AsyncKeeper(Policy.parse('rules = [{name = "all", limit = "1/hour"}]'))
     >>> async def ask() -> list[bool]:
-    ...     return [(await keeper.check({})).allowed for _ in range(2)]
+    ...     return [(await keeper.try_acquire({})).allowed for _ in range(2)]
     >>> asyncio.run(ask())
     [True, False]
     """
