@@ -26,7 +26,7 @@ from ratekeeper.clock import Clock, local_ticks
 from ratekeeper.decision import Charge, Decision, key_bytes
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.waiting.joining import Joining, delays, range_of
-from ratekeeper.waiting.places import Place, Range, forget_past, put
+from ratekeeper.waiting.places import Place, Range, forget_past
 from ratekeeper.waiting.waitlist import Buckets, Waiter, Waitlist
 
 T = TypeVar("T")
@@ -155,13 +155,16 @@ class BaseWaitQueue:
         """
         if not one.may_wait:
             return await self._decide(one.charges)
-        waitlist = self._lists.get(one.buckets)
-        # A signal's handler in the middle of a section is refused there, before it is charged.
-        if self._busy or (waitlist is not None and all(waitlist.spare)):
-            taken = self._section(lambda: self._take_spare(one))
-            if taken is not None:
-                return await self._decisions_on(one, *taken)
-        return await (self._charge_for_departure(one) if one.for_departure else self._charge(one))
+        while True:
+            waitlist = self._lists.get(one.buckets)
+            # A signal's handler in the middle of a section is refused there, before it is charged.
+            if self._busy or (waitlist is not None and all(waitlist.spare)):
+                taken = self._section(lambda: self._take_spare(one))
+                if taken is not None:
+                    return await self._decisions_on(one, *taken)
+            decisions = await (self._charge_for_departure(one) if one.for_departure else self._charge(one))
+            if decisions is not None:
+                return decisions
 
     def _take_spare(self, one: Joining) -> tuple[Place, int] | None:
         waitlist = self._lists.get(one.buckets)
@@ -192,35 +195,31 @@ class BaseWaitQueue:
                 self._section(lambda: self._enter(one, decisions, ranges, delay))
         return decisions
 
-    async def _charge_for_departure(self, one: Joining) -> list[Decision]:
+    async def _charge_for_departure(self, one: Joining) -> list[Decision] | None:
         """Charge each bucket for when the request leaves, which may be later than the bucket itself would let it go.
 
         First it asks to leave at once. A refusal charges nothing, and says how long the wait would be. If
-        another process charges between the two, the ranges may be short: they are given back, and it begins again.
+        another process charges between the two, the ranges may be short: they are given back. None: begin again.
         """
-        at_once = one.at_once()
-        while True:
-            looked = await self._decide(at_once)
-            if one.passes(looked):
-                return looked
-            if any(decision.source != "exact" for decision in looked):  # an outage: it says nothing of the buckets
-                return await self._charge(one)
-            delay = max(one.each(looked, lambda _, decision: decision.delay_ticks))
-            if any(one.each(looked, lambda charge, seen: seen.delay_ticks > charge.tolerance - charge.burst)):
-                refused = await self._decide(one.charges, commit=False)
-                if not one.passes(refused):
-                    return refused
-                continue
-            due = one._replace(charges=one.due(looked, delay))
-            decisions = await self._decide(due.charges)
-            if not due.passes(decisions):
-                continue
-            ranges = due.each(decisions, range_of)
-            place = self._section(partial(self._enter, one, decisions, ranges, delay))
-            if place is not None:
-                return one.granted(decisions, place)
-            for (scope, key), (start, end) in zip(one.buckets, ranges, strict=True):
-                await self._rewind(scope, key, end, start)
+        looked = await self._decide(one.at_once())
+        if one.passes(looked):
+            return looked
+        if any(decision.source != "exact" for decision in looked):  # an outage: it says nothing of the buckets
+            return await self._charge(one)
+        delay = max(one.each(looked, lambda _, decision: decision.delay_ticks))
+        if any(one.each(looked, lambda charge, seen: seen.delay_ticks > charge.tolerance - charge.burst)):
+            refused = await self._decide(one.charges, commit=False)
+            return None if one.passes(refused) else refused
+        due = one._replace(charges=one.due(looked, delay))
+        decisions = await self._decide(due.charges)
+        if not due.passes(decisions):
+            return None
+        ranges = due.each(decisions, range_of)
+        place = self._section(partial(self._enter, one, decisions, ranges, delay))
+        if place is not None:
+            return one.granted(decisions, place)
+        await self._take_back(self._section(lambda: self._list_for(one, self._lead())), ranges)
+        return None
 
     def _enter(self, one: Joining, decisions: Sequence[Decision], ranges: Sequence[Range], delay: int) -> Place | None:
         """Put a request into the list that was charged these ranges. None: they are too short for it."""
@@ -265,17 +264,20 @@ class BaseWaitQueue:
             del self._lists[waitlist.buckets]
 
     async def _settle(self) -> None:
-        """Take back in the store what gave-up ranges are at the end of an axis. The others serve the next to come."""
+        """Take back in the store the last of what was given up."""
         while self._unsettled:
             waitlist, _ = self._unsettled.popitem(last=False)
-            last = self._section(partial(self._last_spare, waitlist))
-            left = list(last)
-            for place, ((scope, key), piece) in enumerate(zip(waitlist.buckets, last, strict=True)):
-                if piece is not None and await self._rewind(scope, key, piece[1], piece[0]):
-                    left[place] = None
-            if any(left):
-                self._section(partial(self._keep, waitlist, left))
+            await self._take_back(waitlist, self._section(partial(self._last_spare, waitlist)))
             self._section(partial(self._forget_if_idle, waitlist, self._local() + waitlist.lead))
+
+    async def _take_back(self, waitlist: Waitlist, ranges: Sequence[Range | None]) -> None:
+        """Take those ranges back in the store that are at the end of an axis. The others serve this process."""
+        left = list(ranges)
+        for place, ((scope, key), piece) in enumerate(zip(waitlist.buckets, ranges, strict=True)):
+            if piece is not None and await self._rewind(scope, key, piece[1], piece[0]):
+                left[place] = None
+        if any(left):
+            self._section(partial(self._keep, waitlist, left))
 
     def _keep(self, waitlist: Waitlist, left: Sequence[Range | None]) -> None:
         """Have ranges spare again that are not at the end of the axis. Others may have begun a list meanwhile."""
@@ -283,9 +285,8 @@ class BaseWaitQueue:
             return
         kept = self._lists.setdefault(waitlist.buckets, waitlist)
         if abs(kept.lead - waitlist.lead) < TICKS_PER_SECOND:
-            for ranges, piece in zip(kept.spare, left, strict=True):
-                if piece is not None:
-                    put(ranges, piece)
+            kept.keep(left, self._let_go(kept))
+            self._tell_first(kept)
 
     def _last_spare(self, waitlist: Waitlist) -> list[Range | None]:
         """Take out the last of the spare ranges of each bucket. While the store is asked, they are nobody's."""

@@ -16,6 +16,7 @@ step, or is done again by the next call (`_finish_leaving`). A waiter whose thre
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -170,6 +171,19 @@ class Waitlist:
         """Take out those who gave up among waiters of different costs."""
         if self._gone:
             self._cut_anew(now)
+
+    def keep(self, pieces: Sequence[Range | None], now: int) -> None:
+        """Have ranges spare that lie before others which were charged meanwhile. Waiters that have these move up."""
+        for ranges, piece in zip(self.spare, pieces, strict=True):
+            if piece is not None:
+                put(ranges, piece)
+        if len(self._costs) > 1:
+            self._cut_anew(now)
+        elif self._waiters:
+            [needs] = self._costs
+            while (found := fit(needs, self.spare, now, now, self.by_leaving)) and found.turn < self._places[-1].turn:
+                insort(self._places, take(found, self.spare), key=lambda place: place.turn)
+                self._spare_last()
 
     def forget_spare(self, buckets: Container[tuple[str, bytes]]) -> None:
         """Own no spare ranges of these buckets any more."""
