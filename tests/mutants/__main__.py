@@ -4,8 +4,9 @@
     make mutants ARGS="--only c --only lua"
     make mutants ARGS="--count 20 --file stores/"
 
-Each mutant is written in a scratch copy under build/mutants. The tests that run its line try it, quick ones first,
-until one fails. The first run measures which test runs which line; that takes as long as the suite, twice.
+Each mutant is written in a scratch copy under build/mutants. The tests that run its line try it until one fails: those
+of its folder first, and of these the quick ones. The first run measures which test runs which line; that takes as long
+as the suite, twice.
 
 Why our own code: mutmut 3 leaves out decorated functions and all that is outside of functions, chooses tests by
 function, does not see what the processes of a test run, and draws no sample. Cosmic Ray runs one command for all
@@ -55,11 +56,9 @@ def tried(language: str, options: argparse.Namespace) -> Iterator[Result]:
                 result = trial.try_c(mutant)
             case _:
                 result = trial.try_lua(mutant)
-        word = "killed" if result.killer else "SURVIVED"
+        end = f"killed by {result.killer}" if result.killer else "SURVIVED"
         seconds = time.monotonic() - began
-        print(
-            f"{language} {number}/{len(found)}: {word} {mutant.file.name}:{mutant.line} ({seconds:.0f} s)", flush=True
-        )
+        print(f"{language} {number}/{len(found)}, {seconds:.0f} s: {mutant.file}:{mutant.line} {end}", flush=True)
         yield result
 
 

@@ -1,8 +1,8 @@
 """Which tests run which line of src: measured once, a test file at a time, and kept under build/mutants/lines.
 
-A line is known by its function and its text, not by its number, so the data of an older tree still serve. A mutant in
-code that is newer than the data has too few tests: `--fresh` measures all again. A test file is measured again if it
-changes.
+A line is known by its function and its text, not by its number, so the data of an older tree still serve. A function
+that is newer than the data is tried by the tests of its folder; `--fresh` measures all again. A test file is measured
+again if it changes.
 """
 
 from __future__ import annotations
@@ -69,6 +69,16 @@ class CoverageMap:
             if text in known:
                 return known[text] & self.seconds.keys()
         return set().union(*known.values()) & self.seconds.keys()
+
+    def tests_about(self, file: Path) -> set[str]:
+        """Return the tests that are about a file of src."""
+        return {test for test in self.seconds if is_about(test, file)}
+
+
+def is_about(test: str, file: Path) -> bool:
+    """Return whether a test is about a file of src: folders of tests are named after those of src."""
+    folder, _, rest = file.relative_to(tree.SOURCE).as_posix().partition("/")
+    return test.startswith(f"tests/{folder}/" if rest else f"tests/test_{file.stem}")
 
 
 def load(*, fresh: bool) -> CoverageMap:

@@ -70,6 +70,8 @@ def made(file: Path, text: str, mutation: Mutation, functions: Functions, covere
         tests = covered.tests_of(function, texts)
     elif covered:  # run when the module is imported: whatever runs the module may tell
         tests = set().union(*(covered.tests_of(name, ()) for *_, name in functions))
+    if covered:
+        tests = tests or covered.tests_about(file)
     before, after = lines[mutation.line - 1].strip(), changed.splitlines()[mutation.line - 1].strip()
     return Mutant(mutation.kind, file, mutation.line, function or "", before, after, changed, tuple(tests))
 

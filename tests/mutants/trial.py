@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from mutants import tree
-from mutants.sample import SOURCE, Mutant
+from mutants.coverage_map import is_about
+from mutants.sample import Mutant
 
-SECONDS = 60  # for each of the two
-LONGER = 180  # for one of C or Lua
-BUDGET = 20  # seconds for the tests that are about its file, and for the others, by the time that these took before
+SECONDS = 60  # for the tests of a mutant's folder, and again for the others
+LONGER = 180  # for a mutant of C or Lua
+BUDGET = 20  # of those 60, by the time that the tests took when they were measured
 HANGS = "stopped at its time limit"
 
 # The tests of C and Lua, for which nothing says which test runs which line.
@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
 def try_python(mutant: Mutant, seconds: dict[str, float]) -> Result:
     """Return what becomes of a mutant that knows its tests."""
-    near = {test for test in mutant.tests if is_near(mutant.file, test)}
+    near = {test for test in mutant.tests if is_about(test, mutant.file)}
     stages = [quickest(near, seconds), quickest(set(mutant.tests) - near, seconds)]
     left_out = len(mutant.tests) - sum(map(len, stages))
     with tree.changed(mutant.file, mutant.text):
@@ -45,12 +45,6 @@ def try_python(mutant: Mutant, seconds: dict[str, float]) -> Result:
     if not any(stages):
         return Result(mutant, None, note="no test runs this line")
     return Result(mutant, None, note=f"{left_out} slow tests were not tried" if left_out else "")
-
-
-def is_near(file: Path, test: str) -> bool:
-    """Return whether a test is about a file, as the folders of tests are named after those of src."""
-    folder, _, rest = file.relative_to(SOURCE).as_posix().partition("/")
-    return test.startswith(f"tests/{folder}/" if rest else f"tests/test_{file.stem}")
 
 
 def quickest(tests: Iterable[str], seconds: dict[str, float]) -> list[str]:
