@@ -1,34 +1,24 @@
-"""What every store promises, as tests: the stores of ratekeeper pass them, and so should one of your own.
+"""The promises of every store, as tests. The stores of ratekeeper pass them, and so should your own.
 
-Derive a class from `StoreConformance` in a test file, and say how to make the store; pytest does the rest:
-
-    class TestMyStore(StoreConformance):
-        def make_store(self, clock):
-            return MyStore(clock=clock)
-
-It knows stores by their protocol only, no test runner, and has no dependency.
+It knows stores by their protocol only. It must not know a test runner, and has no dependency.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from random import Random
 from threading import Barrier
-from typing import Any, TypeVar
 
 from ratekeeper.clock import ManualClock
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.decision import Charge
 from ratekeeper.limiter import Limiter
 from ratekeeper.limits import DEFAULT_WAIT, LeakyBucket, Limit, Timeout, TokenBucket
-from ratekeeper.stores.base import AsyncStore, ChargeGate, Gate, Store, WaitForTurn, is_async
+from ratekeeper.stores.base import AsyncStore, Store, is_async
 from ratekeeper.stores.memory import MemoryStore
-from ratekeeper.waiting.wait_queue import WaitQueue
+from ratekeeper.testing.blocking import Blocking
 from ratekeeper.waiting.waitlist import Waiter
-
-T = TypeVar("T")
 
 RATES = ("3/s", "7/minute", "80000/s", "999983/hour", "1000/365 days", "2/500ms")
 """Rates that do not divide a nanosecond, are very high, or very low."""
@@ -37,9 +27,10 @@ TRACES, STEPS, THREADS = 10, 60, 8
 
 
 class StoreConformance:
-    """The claims. `make_store` makes an empty store on the clock that it is given, a `Store` or an `AsyncStore`.
+    """Hold what every store promises. Derive a class, and say how to make the store; pytest does the rest.
 
-    Its buckets must be its own, also when the tests run again: give one on a server a prefix that nobody else has.
+    `make_store` returns an empty `Store` or `AsyncStore` on the given clock. No other test may use its buckets, also
+    when the tests run again: give a store on a server a prefix that nobody else has.
 
     >>> class TestMyStore(StoreConformance):
     ...     def make_store(self, clock: ManualClock) -> MemoryStore:
@@ -268,40 +259,3 @@ def charge(
     'alice'
     """
     return Charge.of(scope, key, limit, cost, timeout, shadow)
-
-
-class Blocking:
-    """A store that must be awaited as one that need not be: each verb runs on an event loop of its own to its end."""
-
-    def __init__(self, store: AsyncStore) -> None:
-        self._store = store
-        self._loop = asyncio.new_event_loop()
-        self.clock = store.clock
-        self.wait_queue = WaitQueue(self, store.clock)
-
-    def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
-        return self._run(self._store.decide(charges, commit=commit))
-
-    def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
-        self._run(self._store.refund(charges, at_ticks))
-
-    def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
-        return self._run(self._store.rewind(scope, key, expected_ticks, tat_ticks))
-
-    def reset(self, scope: str, key: str | bytes) -> None:
-        self._run(self._store.reset(scope, key))
-
-    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
-        return ChargeGate(self, scopes, limits, wait)
-
-    def close(self) -> None:
-        close: Callable[[], Coroutine[Any, Any, None]] | None = getattr(self._store, "close", None)
-        if close is not None:
-            self._run(close())
-        self._loop.close()
-
-    def _run(self, work: Awaitable[T]) -> T:
-        async def awaiting() -> T:
-            return await work
-
-        return self._loop.run_until_complete(awaiting())
