@@ -103,7 +103,7 @@ REMOTE_HELD = """
     remote = RedisStore("redis://127.0.0.1:1", on_error="local", expected_nodes=1, retry=1e-9)  # nobody listens there
     fallback = remote._fallback
     with ExitStack() as held:
-        for part in (remote._link, remote._attempts, fallback, fallback._spans, fallback._table):
+        for part in (remote._connections, remote._monitor, fallback, fallback._spans, fallback._table):
             held.enter_context(part._lock)
         in_child(lambda: Limiter("5/s", store=remote).acquire("key"))
 """
@@ -117,7 +117,7 @@ REMOTE_AWAITED = """
     async def parent():
         async with remote:
             await limiter.acquire("key")
-            pool = remote._link.client().connection_pool
+            pool = remote._connections.client().connection_pool
             pool.cycle, pool = pool, None  # so that only the collector takes it
             in_child(lambda: asyncio.run(child()))
             await limiter.acquire("key")
