@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 CORE := pyproject.toml setup.py $(wildcard src/ratekeeper/core/*.[ch])
 POLICY ?= examples/policy.toml
 PORT ?= 8080
-PROSE := docs CONTRIBUTING.md CHANGELOG.md benchmarks examples tests Makefile .ci/run pyproject.toml setup.py \
-	$(addprefix src/ratekeeper/,clients frameworks http metrics)
+PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md benchmarks examples tests Makefile .ci/run pyproject.toml setup.py
 # The caller's environment must not choose another library or core than the installed one.
 unexport PYTHONPATH PYTHONHOME
 

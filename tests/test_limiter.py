@@ -296,7 +296,7 @@ def test_a_named_limiter_keeps_its_debts_when_its_numbers_change(store: TableSto
     ("limits", "error", "message"),
     [
         ((), ValueError, "needs at least one limit"),
-        ((5,), TypeError, "a limit must be a TokenBucket, a LeakyBucket or text, not 5"),
+        ((5,), TypeError, "a limit must be a TokenBucket, a LeakyBucket or a string, not 5"),
         (("5/minuet",), ValueError, "did you mean 'minute'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""usage: how much of each limit a key has used, and who waits; and the mistakes of users of other libraries."""
+"""usage: the part of each limit that a key has used, and its waiters; and the mistakes of users of other libraries."""
 
 from __future__ import annotations
 

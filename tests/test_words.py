@@ -106,4 +106,4 @@ def test_the_command_says_where_and_what_to_write_and_fails(tmp_path: Path) -> N
 
 def test_make_check_runs_it() -> None:
     done = subprocess.run(["make", "--dry-run", "check"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "python tests/support/words.py docs " in done.stdout
+    assert "python tests/support/words.py docs src README.md " in done.stdout

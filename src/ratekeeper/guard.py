@@ -26,10 +26,10 @@ _BY_PLACE = frozenset({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWOR
 class Guard:
     """Charge a limiter before each call of a function, or on entering a block.
 
-    Raises `RateLimitExceeded` instead of going ahead when the limiter refuses. Waits for its turn up to `timeout`
-    seconds, None for as long as it takes; by default a token bucket's caller does not wait, and a leaky bucket's does.
-    `key` and `cost` are constants or, around a function, functions of its arguments. These get, by name, only the
-    parameters that they name.
+    Raise `RateLimitExceeded` instead of going ahead when the limiter refuses. The guard waits for its turn up to
+    `timeout` seconds; None has no bound. By default a token bucket's caller does not wait, and a leaky bucket's does.
+    `key` and `cost` are constants or, around a function, functions of its arguments. Such a function gets, by name,
+    only the parameters that it names.
 
         @limiter.limit(key=lambda user: user, cost=lambda text: len(text))
         def send(user: str, text: str) -> None: ...
@@ -63,7 +63,7 @@ class Guard:
             wait_ticks(timeout)  # a bad one is an error now, not at the first call that has to wait
         self._take_turn_async = take_turn_async
         self._take_turn = take_turn  # None: it must not block a thread
-        self._check_async = check_async  # raises TypeError if nothing async may be guarded
+        self._check_async = check_async  # raises TypeError if async code must not be guarded
         self._key = key
         self._cost = cost
         self._timeout = timeout
@@ -132,7 +132,7 @@ class Guard:
 
 
 def _check_function(function: object) -> None:
-    """Raise TypeError for what a decorator cannot guard, with what to do instead."""
+    """Raise TypeError for an object that a decorator cannot guard, and say what to do instead."""
     if isinstance(function, type):
         raise TypeError(
             f"limit() guards functions, not the class {function.__name__}: put it on a method, such as __init__"
@@ -146,7 +146,7 @@ def _check_function(function: object) -> None:
 def _of_call(ask: object, function: Callable[..., object], role: str) -> Callable[..., Any]:
     """Return a key or a cost as a function of the arguments of `function`.
 
-    Raises TypeError if it names a parameter that `function` has not.
+    Raise TypeError if it names a parameter that `function` does not have.
     """
     if isinstance(ask, str | bytes) or not callable(ask):
         return lambda *args, **kwargs: ask
@@ -167,8 +167,8 @@ def _of_call(ask: object, function: Callable[..., object], role: str) -> Callabl
 def _picking(ask: Callable[..., Any], wanted: Signature, offered: Signature, called: str) -> Callable[..., Any]:
     """Return a function that calls `ask` with the arguments that it names.
 
-    Which those are is worked out once: to bind each call by `inspect` takes many times as long as a decision. A call
-    may lack arguments that `ask` does not want, as another decorator may add them.
+    The names are found once: to bind each call by `inspect` takes many times as long as a decision. A call may lack
+    arguments that `ask` does not want, as another decorator may add them.
     """
     by_place = [name for name, one in offered.parameters.items() if one.kind in _BY_PLACE]
     places = {name: place for place, name in enumerate(by_place)}
@@ -192,7 +192,7 @@ def _picking(ask: Callable[..., Any], wanted: Signature, offered: Signature, cal
 
 
 def _signature(function: Callable[..., object]) -> Signature | None:
-    """Return the signature of a function that is written in Python: the names in others mean nothing to people."""
+    """Return the signature of a function written in Python, or None: other functions' names mean nothing to people."""
     written: object = function
     while isinstance(written, partial):
         written = written.func

@@ -30,7 +30,7 @@ from ratekeeper.waiting.turns import Reservation, reserve, wait_for_turn, wait_f
 
 
 class _Named:
-    """Limits under a name: what both limiters are made of."""
+    """Limits under a name: the base of both limiters."""
 
     def __init__(
         self, limits: tuple[Limit | str, ...], name: str | None, store: Store | AsyncStore | str | None
@@ -40,7 +40,7 @@ class _Named:
         self.limits = tuple(parse_limit(limit) if isinstance(limit, str) else limit for limit in limits)
         for limit in self.limits:
             if not isinstance(limit, Limit):
-                raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or text, not {limit!r}")
+                raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {limit!r}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string, not {type(name).__name__}")
         self.name = " and ".join(map(str, self.limits)) if name is None else name
@@ -76,16 +76,16 @@ class _Named:
 
 @with_hints
 class Limiter(_Named):
-    """Say for each key whether a request may go ahead, under one or several limits: all are charged, or none.
+    """Decide for each key whether a request may go ahead, under one or several limits: all are charged, or none.
 
-    `limits` are `TokenBucket`s, `LeakyBucket`s or texts for `parse_limit`. `store` is where the buckets live: a store,
-    or a string that names one, "shared:NAME" or a server's URL such as "redis://host:6379/0"; by default a
-    `MemoryStore` of the limiter's own. `close()` closes a store that the limiter opened by its name. `name` and key are
-    a bucket's identity: limiters of one name on one store share buckets. It defaults to the text of the limits; with
-    one of your own, debts stay when limits change.
+    `limits` are `TokenBucket`s, `LeakyBucket`s or strings for `parse_limit`. `store` holds the buckets: a store, or a
+    string that names one, "shared:NAME" or a server's URL such as "redis://host:6379/0"; by default a new
+    `MemoryStore`. `close()` closes a store that the limiter opened by its name. `name` and key identify a bucket:
+    limiters of one name on one store share buckets. `name` defaults to the limits as a string; if you give a name,
+    debts stay when limits change.
 
     Thread-safe. Keys are str or bytes; costs are whole numbers. `try_acquire`, `try_acquire_many` and `acquire` of an
-    instance are its store's, unless a subclass has its own: no Python code of ours runs when they are called.
+    instance are its store's, unless a subclass overrides them: a call runs no Python code of this library.
 
     >>> limiter = Limiter("100/minute burst 20")
     >>> decision = limiter.try_acquire("alice")
@@ -96,12 +96,12 @@ class Limiter(_Named):
     def __init__(self, *limits: Limit | str, store: Store | str | None = None, name: str | None = None) -> None:
         super().__init__(limits, name, store)
         self.store: Store = require_sync(opened(store, StoreSpec.open), "Limiter")
-        # What waits must not refer to this limiter, which refers to the gate: a cycle would keep a dropped table alive.
+        # The function that waits must not refer to this limiter: a cycle through the gate would keep a table alive.
         self._wait = partial(wait_for_turn, self.store, self._charges)
         self._gate: Gate = self.store.bind(self._scopes, self.limits, self._wait)
         for verb in ("try_acquire", "try_acquire_many", "acquire"):
-            if getattr(type(self), verb) is getattr(Limiter, verb):  # else a subclass has a say
-                setattr(self, verb, getattr(self._gate, verb))  # no Python code of ours on the hot path
+            if getattr(type(self), verb) is getattr(Limiter, verb):  # else a subclass overrides it
+                setattr(self, verb, getattr(self._gate, verb))  # none of our Python code on the hot path
 
     def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
         """Ask for `cost` tokens for `key`: true if the caller may go ahead at this moment. Never blocks."""
@@ -110,14 +110,14 @@ class Limiter(_Named):
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
         """Ask once for each key, in order, at one instant.
 
-        Raises before any is charged if one is no key. True: it may go ahead at this moment.
+        Raise before any charge if one is not a key. True means that it may go ahead at this moment.
         """
         return self._gate.try_acquire_many(keys, cost)
 
     def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         """Wait for the turn of `cost` tokens for `key`; return the decision when it has come.
 
-        `timeout` is in seconds, as in `queue.Queue.get`: None waits as long as it takes, 0 not at all. Raises
+        `timeout` is in seconds, as in `queue.Queue.get`: None waits as long as it takes, 0 not at all. Raise
         `RateLimitExceeded` at once if the turn would come later, if a leaky bucket's queue is full, or if `cost` can
         never pass. If the wait is interrupted, the place is given back, and those behind move up (docs/waiting.md).
         """
@@ -133,7 +133,7 @@ class Limiter(_Named):
         return run_sync(reserve(as_async(self.store), charges, combine, blocking=self.store))
 
     def peek(self, key: str | bytes, cost: int = 1) -> Decision:
-        """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
+        """Return what `try_acquire` would answer now, charging nothing: `remaining` is the number of tokens left."""
         return combine(self.store.decide(self._charges(key, cost, 0), commit=False))
 
     def usage(self, key: str | bytes) -> list[Usage]:
@@ -142,15 +142,15 @@ class Limiter(_Named):
         return self._usage(looks, self.store.wait_queue.waiting_at)
 
     def refund(self, decision: Decision, cost: int | None = None) -> None:
-        """Give back what a decision was charged, or `cost` tokens of it, less what has refilled since.
+        """Give back a decision's charge, or `cost` tokens of it, less the tokens that have refilled since.
 
-        For work that was not done, or that cost less than was charged. What has refilled in the meantime is not given
-        again, so after `cost / refill_rate` seconds nothing is. No token is given back twice; a refused decision has
-        nothing to give. Once a caller waits for a bucket, refunds give nothing until it is full: see docs/waiting.md.
+        Use it for work that was not done, or that cost less than its charge. Refilled tokens are not given again, so
+        after `cost / refill_rate` seconds nothing is. No token is given back twice; a refused decision has nothing to
+        give. Once a caller waits for a bucket, refunds give nothing until it is full: see docs/waiting.md.
 
-        A leaky bucket gets nothing back: those behind have their turns already. (A waiter gives its place back by
-        giving up the wait.) Raises ValueError for more than was charged, or for a decision by a limit that this
-        limiter has not.
+        A leaky bucket gets nothing back: later callers have their turns already. (A waiter gives its place back by
+        giving up the wait.) Raise ValueError for more than the charge, or for a decision by a limit that this limiter
+        does not have.
         """
         tokens = self._to_give_back(decision, cost)
         if tokens:
@@ -169,7 +169,7 @@ class Limiter(_Named):
         )
 
     def close(self) -> None:
-        """Close the store, if this limiter opened it by its name; a store that was given stays open."""
+        """Close the store if this limiter opened it by its name. Any other store stays open."""
         close = getattr(self.store, "close", None)
         if self._opened and close is not None:
             close()
@@ -207,8 +207,8 @@ class AsyncLimiter(_Named):
         self._wait = partial(
             wait_for_turn_async, self._store, self._charges
         )  # does not refer to this limiter: see Limiter
-        # A store that must be awaited has a gate to await; a local one's verbs are called in a coroutine of our own.
-        # To see which costs some ns; to await a gate for both would cost as much as a decision.
+        # A store that must be awaited has a gate to await; a local one's verbs are called in our own coroutine.
+        # To check which costs some ns; to await a gate for both would cost as much as a decision.
         self._ask: Callable[..., Decision] | None = None
         self._ask_many: Callable[..., list[bool]] | None = None
         if is_async(self.store):

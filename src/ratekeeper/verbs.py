@@ -1,7 +1,7 @@
-"""What the verbs of other libraries are called here. It knows no limiter and no keeper.
+"""The names here for the verbs of other libraries. This module knows no limiter and no keeper.
 
-`__getattr__` would say it too, but a type that has one is looked up slowly: on Python 3.11, a call of any verb would
-take twice the time.
+`__getattr__` would do it too, but it makes every look-up on a type slow: on Python 3.11, a call of any verb would take
+twice the time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _own_names(of: object) -> list[str]:
 
 
 class _Missing:
-    """An attribute that a class has not: to get it raises AttributeError, so `hasattr` is false."""
+    """An attribute that a class does not have: to get it raises AttributeError, so `hasattr` is false."""
 
     def __init__(self, name: str, ours: str) -> None:
         self._name = name

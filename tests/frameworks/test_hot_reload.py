@@ -58,7 +58,7 @@ def test_a_policy_that_lacks_what_nobody_gives_is_not_taken(tmp_path: Path, capl
     file.write_text(RULE.format(4).replace("client", "user"))
     wait_for(lambda: "nothing gives the attribute 'user'" in caplog.text)
     [told] = caplog.records
-    assert "policy.toml is not taken: what was in use before stays" in told.getMessage()
+    assert "policy.toml is not taken: the policy in use before stays" in told.getMessage()
     assert told.exc_info is None, "a mistake in a policy is no failure of the program's: there is no traceback"
     asyncio.run(app.limiter.close())
 

@@ -1,4 +1,4 @@
-"""A keeper's verbs are a limiter's: what is true, what waits, and what is charged. Both keepers, each store."""
+"""A keeper's verbs are a limiter's: their truth, waits and charges. Both keepers, each store."""
 
 from __future__ import annotations
 

@@ -215,13 +215,13 @@ def test_a_broken_file_changes_nothing_and_is_told_with_all_its_mistakes(
             watched.put(text)
             poll(lambda known=known: len(caplog.records) > known)  # type: ignore[misc]
     first, second = said(caplog, logging.ERROR)
-    assert "policy.toml is not taken: what was in use before stays" in first
+    assert "policy.toml is not taken: the policy in use before stays" in first
     assert "policy.toml:3: rule 'one': unknown key 'limt': did you mean 'limit'?" in first
     assert "policy.toml:4: rule 'one': 'shadow' must be true or false" in first
     assert second == first, "another content, though its mistakes are the same"
     assert watched.taken == [["two"]]
     assert [re.sub(".*policy.toml", "policy.toml", line) for line in said(caplog, logging.INFO)] == [
-        "policy.toml is mended: it says what is in use",
+        "policy.toml is mended: it holds the policy in use",
         "policy.toml is in use: added 'two'; removed 'one'",
     ]
 
@@ -342,11 +342,11 @@ def test_a_requested_reload_is_immediate_and_logs_its_result(
     watched.path.write_text(ONE)
     with watch_policy(watched.path, watched.take, in_use=Policy.load(watched.path), every=3600) as watch:
         for text, told in (
-            (ONE, "says what is in use: nothing changes"),
+            (ONE, "holds the policy in use: nothing changes"),
             (TWO, "is in use: added 'two'; removed 'one'"),
-            (BROKEN, "is not taken: what was in use before stays"),
-            (BROKEN, "is not taken: what was in use before stays"),
-            (TWO, "is mended: it says what is in use"),
+            (BROKEN, "is not taken: the policy in use before stays"),
+            (BROKEN, "is not taken: the policy in use before stays"),
+            (TWO, "is mended: it holds the policy in use"),
         ):
             known = len(caplog.records)
             watched.put(text)
@@ -572,7 +572,7 @@ def test_a_change_after_which_gateways_could_not_ask_any_more_is_not_taken(tmp_p
     policy.write_text(SERVED)
     with serving(policy) as (url, said):
         policy.write_text(SERVED.replace('key = ["user"]', 'key = ["route"]'))
-        assert "policy.toml is not taken: what was in use before stays" in said.readline()
+        assert "policy.toml is not taken: the policy in use before stays" in said.readline()
         assert "policy.toml: nothing in a gateway's request tells 'route'" in said.readline()
         assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=4;')
 

@@ -68,10 +68,10 @@ def test_sighup_reloads_at_once_and_logs_the_result(policy: Path, workers: str) 
     with running(policy, "--workers", workers, "--no-reload") as service:
         for text, quota, told in (
             (POLICY.format(7), "7", "is in use: changed 'r'"),
-            (BROKEN, "7", "is not taken: what was in use before stays"),
+            (BROKEN, "7", "is not taken: the policy in use before stays"),
             (UNANSWERABLE, "7", "nothing in a gateway's request tells 'route'"),
-            (POLICY.format(7), "7", "is mended: it says what is in use"),
-            (POLICY.format(7), "7", "says what is in use: nothing changes"),
+            (POLICY.format(7), "7", "is mended: it holds the policy in use"),
+            (POLICY.format(7), "7", "holds the policy in use: nothing changes"),
         ):
             put(policy, text)
             service.signal(signal.SIGHUP)
@@ -96,7 +96,7 @@ def test_a_policy_that_workers_would_refuse_is_refused_before_any_takes_it(polic
         before = service.workers()
         put(policy, UNANSWERABLE)
         poll(lambda: "nothing in a gateway's request tells 'route'" in service.log)
-        assert service.log.count("is not taken: what was in use before stays") == 1
+        assert service.log.count("is not taken: the policy in use before stays") == 1
         assert {service.quota() for _ in range(10)} == {"5"}
         assert service.workers() == before
 

@@ -65,7 +65,7 @@ def test_a_keeper_opens_the_store_that_its_policy_chooses(server: Server, tmp_pa
         ("", r"2: \[store\]: 'url' is missing|: \[store\]: 'url' is missing"),
         ('url = "reddis://host"', r":2: \[store\]: .*did you mean 'redis'\?"),
         ('url = "localhost"', r":2: \[store\]: .*memory, shared:NAME, or the URL"),
-        ("url = 5", r":2: \[store\]: 'url' must be a text"),
+        ("url = 5", r":2: \[store\]: 'url' must be a string"),
         ('url = "redis://h"\non_error = "alow"', r":3: .*'alow': did you mean 'allow'\?"),
         ('url = "redis://h"\non_eror = "allow"', r":3: .*unknown key 'on_eror': did you mean 'on_error'\?"),
         ('url = "redis://h"\nmax_keys = 5', r":3: .*'max_keys' means nothing for a store that is on a server"),

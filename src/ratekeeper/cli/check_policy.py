@@ -1,4 +1,4 @@
-"""`ratekeeper validate` and `ratekeeper explain`: what a policy file says, and what it makes of one request."""
+"""`ratekeeper validate` and `ratekeeper explain`: show a policy's rules, and its decision of one request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Declare both commands."""
-    validate = commands.add_parser("validate", help="check a policy file, and say what it limits")
+    validate = commands.add_parser("validate", help="check a policy file, and show its limits")
     validate.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
     validate.set_defaults(run=run_validate)
     explain = commands.add_parser("explain", help="say of each rule whether it applies to a request, and why")
@@ -58,7 +58,7 @@ def run_validate(args: argparse.Namespace) -> int:
 
 
 def _unlimited_tiers(policy: Policy) -> list[str]:
-    """Return the tiers whose requests no rule can ever limit, but for those that are exempt."""
+    """Return the tiers that no rule can ever limit, except exempt ones."""
     if policy.tiers is None:
         return []
     exempt = accepts(pattern for match in policy.exempt if match.keys() == {"tier"} for pattern in match["tier"])
@@ -68,7 +68,7 @@ def _unlimited_tiers(policy: Policy) -> list[str]:
 
 
 def _slots(policy: Policy) -> str:
-    """Say which rules of a request are one script call on a cluster: those whose keys begin with the same attribute."""
+    """Return the rules that share a script call on a cluster: their keys begin with the same attribute."""
     groups: dict[str, list[str]] = {}
     for rule in policy.rules:
         groups.setdefault(f"by {rule.key[0]}" if rule.key else f"{rule.name}, without a key", []).append(rule.name)
@@ -104,7 +104,7 @@ def run_explain(args: argparse.Namespace) -> int:
 
 
 def describe(limit: Limit) -> str:
-    """Say what a limit admits, in words that cannot be misunderstood."""
+    """Return a limit in words that cannot be misunderstood."""
     rate = rate_text(limit.rate)
     if limit.queues:
         return f"one at a time, {rate}; {limit.capacity} may wait, more are refused"
@@ -129,7 +129,7 @@ def _requests(rule: Rule) -> str:
 
 
 def _conditions(match: Globs) -> str:
-    """Return what must match; of what may be a secret only how many values there are."""
+    """Return the values that must match, but only the number of values that may be secrets."""
     return ", ".join(
         f"{name} {' or '.join(globs) if name in PUBLIC else f'({len(globs)} given)'}" for name, globs in match.items()
     )

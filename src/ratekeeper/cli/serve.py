@@ -1,4 +1,4 @@
-"""`ratekeeper serve`: the arguments, and what a person sees when it starts."""
+"""`ratekeeper serve`: the arguments, and the text that a person sees when it starts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--store",
         metavar="STORE",
         help="where buckets live, in place of the policy's [store]: memory (default for one worker), shared:NAME, a "
-        "table in /dev/shm (default for several workers: one of their own, gone when they stop), or a server's URL, "
+        "table in /dev/shm (default for several workers: a new one, removed when they stop), or a server's URL, "
         "redis://, rediss://, valkey://, unix://, redis+cluster:// or redis+sentinel://",
     )
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _Opened(NamedTuple):
-    """How a worker opens the store, and the line that says where it is, if it is not its own memory."""
+    """The function by which a worker opens the store, and the line that says where a shared one is."""
 
     open_store: OpenStore
     place: str = ""
@@ -87,7 +87,7 @@ class _Opened(NamedTuple):
 
 @contextmanager
 def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
-    """Choose the store, one that all workers share; see that it can be opened."""
+    """Choose the store that all workers share, and check that it can be opened."""
     choice = policy.store
     if args.store is not None:
         choice = StoreSpec(args.store) if choice is None else replace(choice, url=args.store)
@@ -101,7 +101,7 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
     choice = choice or StoreSpec(MEMORY)
     if choice.url == MEMORY and args.workers > 1:
         raise RatekeeperError(
-            f"a store in memory with --workers {args.workers}: each worker would have limits of its own, and so admit "
+            f"a store in memory with --workers {args.workers}: each worker would have its own limits, and so admit "
             f"{args.workers} times as much; leave it out, or use shared:NAME"
         )
     if choice.expected_nodes is not None:  # each worker counts as a separate node
@@ -114,7 +114,7 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
 
 
 def _hello(policy: Policy, args: argparse.Namespace, place: str, url: str) -> str:
-    """Return what to try, with the first header that the policy reads."""
+    """Return the text with requests to try, with the first header that the policy reads."""
     named = [(name, source.name) for name, source in policy.attributes.items() if isinstance(source, HeaderSource)]
     name, header = named[0] if named else ("", "")
     notes = [place] if place else []

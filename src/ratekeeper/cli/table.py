@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print once, or until interrupted. Raises `StoreError` if there is no such table."""
+    """Print once, or until interrupted. Raise `StoreError` if there is no such table."""
     with SharedMemoryStore.open(args.path) as store:
         if args.watch:
             _watch(store)
@@ -53,7 +53,7 @@ def _watch(store: SharedMemoryStore) -> None:
 
 
 def health(store: SharedMemoryStore, stats: StoreStats, second_ago: StoreStats | None = None) -> str:
-    """Return a table's health as text; with the figures of a second ago, also what came since."""
+    """Return a table's health for people; with the figures of a second ago, also the changes since."""
     load = stats.live / stats.max_keys
     filled = min(_BAR, ceil(_BAR * load))
     made = datetime.fromtimestamp(store.made_at, UTC)

@@ -16,7 +16,7 @@ IPV6_PREFIX = 64
 """The bits that tell clients apart, unless a policy says otherwise: an IPv6 customer gets a whole /64."""
 
 UNKNOWN_CLIENT = "unknown"
-"""The client of every request whose address cannot be told: one value, so that nonsense buys no fresh bucket."""
+"""The client of every request without a readable address: one value, so that nonsense buys no fresh bucket."""
 
 _LONGEST = 100  # characters, with brackets, zone and port; anything longer is not worth a place in the cache
 
@@ -24,8 +24,8 @@ _LONGEST = 100  # characters, with brackets, zone and port; anything longer is n
 def client_of(entry: str, ipv4_prefix: int = IPV4_PREFIX, ipv6_prefix: int = IPV6_PREFIX) -> str:
     """Return the client that an address belongs to: the address in its one spelling, or its network if it has a prefix.
 
-    `entry` may have brackets, a port or a zone, as `X-Forwarded-For` and sockets have them. What is not an address is
-    `UNKNOWN_CLIENT`.
+    `entry` may have brackets, a port or a zone, as `X-Forwarded-For` and sockets have them. If it is not an address,
+    return `UNKNOWN_CLIENT`.
 
     >>> client_of("[2001:DB8:0:7::1]:443"), client_of("192.0.2.7"), client_of("192.0.2.7", ipv4_prefix=24)
     ('2001:db8:0:7::/64', '192.0.2.7', '192.0.2.0/24')
@@ -78,14 +78,14 @@ def _bits_of(value: str) -> Bits | None:
 
 
 def _prefix_of(text: str, most: int) -> int | None:
-    """Return the prefix that a text is, if it is a number up to `most`."""
+    """Return the prefix in a string, if it is a number up to `most`."""
     right = text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most
     return int(text) if right else None
 
 
 @lru_cache(maxsize=16_384)  # the policies of an application's endpoints have the same patterns
 def network_of(pattern: str) -> Network | None:
-    """Return the network that a pattern is, in CIDR notation; None if it is another pattern."""
+    """Return the network of a pattern in CIDR notation; None for another pattern."""
     start, prefix = _parts(pattern)
     if start is None or _prefix_of(prefix, start.max_prefixlen) is None:
         return None
@@ -94,7 +94,7 @@ def network_of(pattern: str) -> Network | None:
 
 
 def why_no_network(pattern: str, ipv4_prefix: int = 32, ipv6_prefix: int = 128) -> str | None:
-    """Return what is wrong with a pattern that is meant to be a network, and what to write; None if nothing is.
+    """Return the mistake in a pattern that is meant to be a network, and its correction; None if there is none.
 
     Clients are told apart by the given prefixes, so a network with a longer one is wrong: it would match nobody.
     """
@@ -114,7 +114,7 @@ def why_no_network(pattern: str, ipv4_prefix: int = 32, ipv6_prefix: int = 128) 
 
 
 def _parts(pattern: str) -> tuple[IPv4Address | IPv6Address | None, str]:
-    """Return the address before a pattern's slash, None if there is none, and what follows the slash."""
+    """Return the address before a pattern's slash, or None, and the string after the slash."""
     start, slash, prefix = pattern.partition("/")
     if not slash or "*" in prefix or "?" in prefix or len(pattern) > _LONGEST or "%" in start:
         return None, prefix
@@ -125,6 +125,6 @@ def _parts(pattern: str) -> tuple[IPv4Address | IPv6Address | None, str]:
 
 
 def told_apart(pattern: str, network: Network, prefix: int) -> str:
-    """Return the error that a pattern is narrower than a client, and which network to write."""
+    """Return the error that a pattern is narrower than a client, and the network to write."""
     whole = network.supernet(new_prefix=prefix)
     return f"{pattern!r}: IPv{network.version} clients are told apart by their /{prefix}: write {str(whole)!r}"

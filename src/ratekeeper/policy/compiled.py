@@ -1,6 +1,6 @@
-"""CompiledPolicy: all that follows from a policy, worked out once: which rules a request is charged, and what for.
+"""CompiledPolicy: a policy made ready once to find the rules, the buckets and the costs of each request.
 
-Immutable, so a reload swaps it by one assignment, and a request ends by the one that it began with. Knows no HTTP.
+Immutable, so a reload swaps it by one assignment, and a request ends by the one that it began with. It knows no HTTP.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ratekeeper.policy.spelling import is_method, spelled_match
 from ratekeeper.stores.base import Store
 
 _new = tuple.__new__
-"""Makes a named tuple without its own constructor, which is written in Python: for what is made for each request."""
+"""Makes a named tuple without its own constructor, which is written in Python. Use it for each request."""
 
 
 class RuleExplanation(NamedTuple):
-    """What one rule makes of a request: the bucket and what it would decide now, or why the rule does not apply."""
+    """One rule's view of a request: the bucket and its decision now, or the reason why the rule does not apply."""
 
     rule: Rule
     reason: str | None
@@ -32,14 +32,14 @@ class RuleExplanation(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The charges of one request, each with its rule, or the attribute for want of which it is refused."""
+    """The charges of one request, each with its rule, or the missing attribute that refuses it."""
 
     rules: list[Rule]
     charges: list[Charge]
     missing: str | None = None
 
     def answer(self, decisions: Iterable[Decision]) -> PolicyDecision:
-        """Return what the decisions, one for each charge, make together."""
+        """Return the policy's decision, made of one decision for each charge."""
         pairs = zip(self.rules, decisions, strict=True)
         own = [_new(RuleDecision, (rule.name, one, rule.shadow)) for rule, one in pairs]
         return _new(PolicyDecision, (tuple(own), self.missing))
@@ -52,7 +52,7 @@ class ExplanationPlan(NamedTuple):
     charges: list[Charge]
 
     def answer(self, decisions: Iterable[Decision]) -> list[RuleExplanation]:
-        """Return the explanations, whole."""
+        """Return the explanations with their decisions."""
         each = iter(decisions)
         return [it._replace(decision=next(each)) if it.reason is None else it for it in self.explanations]
 
@@ -60,9 +60,9 @@ class ExplanationPlan(NamedTuple):
 class CompiledPolicy:
     """A policy, ready to be asked what a request is charged.
 
-    policy    what it was made from
+    policy    the policy that it was made from
     rules     its rules, compiled, in the file's order
-    names     the attributes that make a difference to it; a request needs no others
+    names     the attributes that can change its decision; a request needs no others
     waiting   the names of the rules that let a request wait for its turn
     lone      decides by the whole policy, if that is one plain rule and there is a store; else None
 
@@ -92,7 +92,7 @@ class CompiledPolicy:
     def seen(self, attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the attributes that the policy looks at and the request has, with its tier.
 
-        A tier of the request's own cannot promote it. Raises TypeError if one of them is not a str.
+        A request cannot promote itself by its own attribute `tier`. Raise TypeError if an attribute is not a str.
         """
         get = attributes.get
         seen = {}
@@ -117,7 +117,7 @@ class CompiledPolicy:
         return None
 
     def plan(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> Plan:
-        """Return what a request is charged that may wait `timeout` seconds, None for as long as its rules let it."""
+        """Return the charges of a request that may wait `timeout` seconds, None for as long as its rules allow."""
         seen = self.seen(attributes)
         rules: list[Rule] = []
         charges: list[Charge] = []
@@ -135,7 +135,7 @@ class CompiledPolicy:
         return _new(Plan, (rules, charges, None))
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> ExplanationPlan:
-        """Return what each rule makes of a request, in the file's order."""
+        """Return each rule's view of a request, in the file's order."""
         seen = self.seen(attributes)
         if self.exempting(seen) is not None:
             return ExplanationPlan([RuleExplanation(rule, "the request is exempt") for rule in self.policy.rules], [])
@@ -182,7 +182,7 @@ class LoneRule:
 
     @classmethod
     def of(cls, policy: Policy, store: Store) -> LoneRule | None:
-        """Return what decides by the policy, if it is of that kind."""
+        """Return the limiter that decides by the policy, or None if the policy is not of that kind."""
         rule = policy.rules[0]
         plain = isinstance(rule.cost, int) and rule.missing == "shared" and rule.on_error is None
         alike = not (policy.exempt or policy.tiers or rule.match or rule.overrides or rule.shadow)

@@ -1,6 +1,6 @@
-"""CompiledRule: one rule of a policy, as tests and charges: does it match a request, and what does it charge.
+"""CompiledRule: one rule of a policy, as the tests of a request and its charges.
 
-It is given what `CompiledPolicy.seen` returns: strings only, each in its one spelling.
+It gets the attributes that `CompiledPolicy.seen` returns: strings only, each in its one spelling.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def tests_of(match: Globs) -> Tests:
 
 
 def any_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
-    """Return whether each test accepts a reading of what the request has. A missing attribute matches nothing."""
+    """Return whether each test accepts a reading of its attribute. A missing attribute matches nothing."""
     for name, accept in tests:
         value = seen.get(name)
         if value is None or not (accept(value) or (isinstance(value, Readings) and any(map(accept, value.all)))):
@@ -38,7 +38,7 @@ def any_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
 
 
 def each_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
-    """Return whether each test accepts all readings of what the request has."""
+    """Return whether each test accepts all readings of its attribute. A missing attribute matches nothing."""
     for name, accept in tests:
         value = seen.get(name)
         if value is None or not all(map(accept, readings_of(value))):
@@ -70,7 +70,7 @@ class CompiledRule:
         return not self._tests or any_reading_fits(self._tests, seen)
 
     def lacking(self, seen: Mapping[str, str]) -> str | None:
-        """Return the first attribute of the key for want of which the rule does not charge a request, or None."""
+        """Return the first missing attribute of the key that keeps the rule from charging a request, or None."""
         if self.rule.missing != "shared":
             for name in self.rule.key:
                 if name not in seen:
@@ -103,7 +103,7 @@ class CompiledRule:
         """Return the charge of a request that takes `cost` times the rule's own.
 
         The request may wait as long as both the rule and the caller (`timeout`) allow. For a rule in shadow no request
-        waits: it is asked by its own `max_wait`, whatever the verb, so that it reports what its queue would do.
+        waits: every verb asks it with its own `max_wait`, so that it reports the decision of its queue.
         """
         key = self.rule.bucket(seen)
         usual = self._at_once if timeout == 0 else self._usual if timeout is None else None

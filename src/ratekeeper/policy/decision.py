@@ -1,4 +1,4 @@
-"""What a policy says of one request: each matching rule's own decision, and the one that speaks for all."""
+"""PolicyDecision: each matching rule's own decision on a request, and the one that speaks for all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ratekeeper.limits import Limit
 
 
 class PolicyDecision(NamedTuple):
-    """May the request go ahead: true if every rule that is not in shadow allows it. Immutable.
+    """The decision of a policy on one request: true if every rule that is not in shadow allows it. Immutable.
 
     rules       every rule that matched, in the file's order, shadow rules too; empty if none did
-    missing     the attribute for want of which a rule with `missing = "reject"` refused, or else None
+    missing     the missing attribute that made a rule with `missing = "reject"` refuse, or else None
 
     The other attributes are those of `Decision`, for the most binding rule. If no rule matched, nothing limits the
     request: allowed, `rule` and `limit` None, `remaining` inf.
@@ -83,7 +83,7 @@ class PolicyDecision(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Where it comes from: "exact", or "fallback" if a rule's store did not answer."""
+        """The origin of the decision: "exact", or "fallback" if a rule's store did not answer."""
         return "fallback" if any(rule.decision.source == "fallback" for rule in self.rules) else "exact"
 
     @property
@@ -93,16 +93,16 @@ class PolicyDecision(NamedTuple):
 
     @property
     def delay(self) -> float:
-        """Seconds to wait before going ahead: the longest of the rules'."""
+        """The seconds to wait before going ahead: the longest delay of the rules."""
         return _longest([rule.decision.delay for rule in self.enforced])
 
     def given_back(self) -> PolicyDecision:
-        """Return the decision as it is told once its charges have been given back: nothing was taken."""
+        """Return the decision as it is reported after its charges were given back: nothing was taken."""
         return PolicyDecision(tuple(map(_given_back, self.rules)), self.missing)
 
     @property
     def refusal(self) -> str:
-        """Why a refused request was refused, in a sentence without any key."""
+        """The reason of a refusal, in a sentence without any key."""
         rule = self.rule
         if self.missing is not None or rule is None:
             return f"the request has no {self.missing}"
@@ -120,7 +120,7 @@ def _given_back(rule: RuleDecision) -> RuleDecision:
     made = rule.decision
     if not made.allowed:
         return rule
-    if made.on_error is not None:  # it was made without the store, which so has nothing to give back
+    if made.on_error is not None:  # it was made without the store, which therefore has nothing to give back
         return rule
     debt = max(0, made.debt_ticks - made.cost * made.limit.interval)
     values = (made.allowed, made.limit, made.key, 0, debt, 0, made.retry_ticks, made.at_ticks)

@@ -1,6 +1,6 @@
 """Keeper and AsyncKeeper: a policy put to work on a store. They know no HTTP.
 
-Their verbs are a limiter's, with a request's attributes in place of a key. What is charged is in `compiled`.
+Their verbs are a limiter's, with a request's attributes in place of a key. `compiled` finds the charges.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _PROBE = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_err
 
 
 class _Keeping:
-    """What both keepers are made of: the compiled policy, which another may replace at any time."""
+    """The base of both keepers: the compiled policy, which another may replace at any time."""
 
-    store: Any  # each keeper says of which type
+    store: Any  # each keeper declares the type
     compiled: CompiledPolicy
     _local: Store | None  # the store, if its answers come at once
 
     @property
     def policy(self) -> Policy:
-        """What it decides by."""
+        """The policy that it decides by."""
         return self.compiled.policy
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from now on. A request under way ends by the policy that it began with.
 
-        The store stays, whatever the policy's [store] says, and so does what each bucket owes: see docs/policy.md. Any
-        thread may call this.
+        The store stays, even if the policy has another [store], and so does each bucket's debt: see docs/policy.md.
+        Any thread may call this.
         """
         self.compiled = CompiledPolicy(policy, self._local)
 
@@ -60,12 +60,12 @@ class _Keeping:
 class Keeper(_Keeping):
     """Decide requests by a policy: every rule that matches is charged, or none is.
 
-    `policy` is a policy, or the path of its file. `store` is where the buckets live: a store, or a string as for
-    `Limiter`. By default it is the one that the policy chooses, or else a `MemoryStore` of the keeper's own. A request
-    is a mapping of attributes. `cost` multiplies each rule's own. Thread-safe.
+    `policy` is a policy, or the path of its file. `store` holds the buckets: a store, or a string as for `Limiter`. By
+    default it is the one that the policy chooses, or else a new `MemoryStore`. A request is a mapping of attributes.
+    `cost` multiplies each rule's own cost. Thread-safe.
 
-    All verbs raise `CostError` if the attribute that a rule takes for its cost is not a number, and TypeError if one
-    that a rule looks at is not a string.
+    All verbs raise `CostError` if the attribute for a rule's cost is not a number, and TypeError if an attribute that a
+    rule looks at is not a string.
 
     >>> policy = Policy.parse('''
     ... [[rules]]
@@ -100,7 +100,7 @@ class Keeper(_Keeping):
     def acquire(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> PolicyDecision:
         """Wait for the request's turn, as long as its rules' `max_wait` and `timeout` (seconds) allow.
 
-        Raises `RateLimitExceeded` at once if the request is refused, or if its turn would come later. If the wait is
+        Raise `RateLimitExceeded` at once if the request is refused, or if its turn would come later. If the wait is
         interrupted, the place is given back, and those behind move up; see docs/waiting.md.
         """
         plan = self._plan(attributes, cost, timeout)
@@ -118,17 +118,17 @@ class Keeper(_Keeping):
         return run_sync(reserve(as_async(self.store), plan.charges, plan.answer, blocking=self.store))
 
     def peek(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
-        """Return what `try_acquire` would answer now, charging nothing: `remaining` is what is there."""
+        """Return what `try_acquire` would answer now, charging nothing: `remaining` is the number of tokens left."""
         plan = self.compiled.plan(attributes, cost, 0)
         return plan.answer(self.store.decide(plan.charges, commit=False))
 
     def usage(self, attributes: Mapping[str, str]) -> list[Usage]:
-        """Return how much is used of each limit that the request would be charged to, in the file's order."""
+        """Return the usage of each limit that the request would be charged to, in the file's order."""
         plan = self.compiled.buckets(attributes)
         return _usage(plan, self.store.decide(plan.charges, commit=False), self.store.wait_queue.waiting_at)
 
     def refund(self, decision: PolicyDecision) -> None:
-        """Give back what an allowed request was charged, less what has refilled since. Nothing is given back twice.
+        """Give back an allowed request's charges, less the tokens that have refilled since. Give nothing back twice.
 
         A leaky bucket gets its place back if no request has come since. A refused request has nothing to give back.
         """
@@ -139,19 +139,19 @@ class Keeper(_Keeping):
             self.store.rewind(*place)
 
     def reset(self, attributes: Mapping[str, str]) -> None:
-        """Forget what the buckets owe that the request would be charged to: they are full again."""
+        """Forget the debts of the buckets that the request would be charged to: they are full again."""
         charges = self.compiled.buckets(attributes).charges
         for charge in charges:
             self.store.reset(charge.scope, charge.key)
         self.store.wait_queue.reset(charges)
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
-        """Return of each rule, in the file's order, whether it applies and what it would decide. Charges nothing."""
+        """Return each rule's decision, or why it does not apply, in the file's order. Charge nothing."""
         plan = self.compiled.explain(attributes, cost)
         return plan.answer(self.store.decide(plan.charges, commit=False))
 
     def ready(self) -> None:
-        """Return if the store can decide. Raises `StoreUnavailable` if it does not answer."""
+        """Return if the store can decide. Raise `StoreUnavailable` if it does not answer."""
         self.store.decide([_PROBE], commit=False)
 
 
@@ -240,7 +240,7 @@ class AsyncKeeper(_Keeping):
 
 
 def _admitted(decision: PolicyDecision) -> PolicyDecision:
-    """Return a decision that allows. Raises `RateLimitExceeded` for another."""
+    """Return a decision that allows. Raise `RateLimitExceeded` for another."""
     if not decision.allowed:
         raise RateLimitExceeded(decision)
     return decision

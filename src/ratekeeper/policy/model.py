@@ -1,7 +1,7 @@
-"""What a policy is: its rules, what they match, where attributes come from, and which tier each key is in.
+"""Policy: rules and the requests that they match, the sources of attributes, and the tier of each key.
 
-Values: checked once, then trusted. Nothing here reads a file's syntax (see `load`) or decides (see `compiled`), and
-nothing knows a clock or HTTP.
+These are values: checked once, then trusted. Nothing here reads a file's syntax (see `load`) or decides (see
+`compiled`), and nothing knows a clock or HTTP.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COST_SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Another limit for the requests whose attributes match, in place of the rule's own."""
+    """Another limit, in place of that of the rule, for the requests with attributes that match."""
 
     match: Globs = field(hash=False, repr=False)
     limit: Limit
@@ -39,18 +39,18 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A limit, the requests that it is for, and by what they are told apart. Raises `PolicyError`.
+    """A limit, the requests that it is for, and the key that tells them apart. Raise `PolicyError` for a mistake.
 
     match      the patterns that a request's attributes must match; without any, the rule is for every request
     key        one bucket for each distinct value of these attributes; without any, one bucket for the rule
     overrides  other limits for some; the first that matches counts
-    cost       tokens a request takes, or the name of the attribute that says so
-    max_wait   seconds a request may be delayed rather than refused. None is what suits the limit: a token bucket does
+    cost       tokens a request takes, or the name of the attribute with that number
+    max_wait   seconds a request may be delayed rather than refused. With None the limit decides: a token bucket does
                not wait (0), a leaky bucket lets its whole queue wait
     shadow     count and report, never refuse
-    missing    what happens to a request that lacks an attribute of the key
-    on_error   what happens to it when the store does not answer: "raise", "deny", "local" or "allow"; None is what the
-               store is set to
+    missing    the treatment of a request that lacks an attribute of the key
+    on_error   the treatment of a request when the store does not answer: "raise", "deny", "local" or "allow"; None
+               takes the store's setting
 
     An attribute that is None is missing. A pattern has `*` (any run of characters, `/` included) and `?` (any one);
     all else, brackets too, is literal. Case counts, except in `method`.
@@ -77,7 +77,7 @@ class Rule:
         checked_globs(self.match)
 
     def _check(self) -> None:
-        """Refuse what a policy file could not say, for rules that are built in code."""
+        """Raise for a value that a policy file could not express, for rules that are built in code."""
         wait = self.max_wait
         cost_is_right = isinstance(self.cost, str) or (self.cost.__class__ is int and self.cost >= 1)
         wait_is_right = wait is None or (isinstance(wait, int | float) and wait >= 0)
@@ -95,7 +95,7 @@ class Rule:
     def bucket(self, attributes: Mapping[str, str]) -> str:
         """Return the bucket's key: for each attribute of `key` its length and value, or "-" if the request lacks it.
 
-        The lengths make it one-to-one: no value can be made up that looks like another's, or like a missing one.
+        The lengths make it one-to-one: nobody can make up a value with another value's key, or a missing one's.
 
         >>> Rule("r", TokenBucket(1, 1), key=("user", "team")).bucket({"user": "alice"})
         '5:alice-'
@@ -107,9 +107,9 @@ class Rule:
         return bucket
 
     def cost_of(self, attributes: Mapping[str, str]) -> int:
-        """Return the tokens that the request takes; 1 if it lacks the attribute that would say so.
+        """Return the tokens that the request takes; 1 if it lacks the attribute with their number.
 
-        Raises `CostError` if that attribute is not a whole number of at most 18 digits.
+        Raise `CostError` if that attribute is not a whole number of at most 18 digits.
         """
         if isinstance(self.cost, int):
             return self.cost
@@ -125,7 +125,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Which tier a request is in, by the value of its attribute `by`; with any other value it is in tier `default`."""
+    """The tier of a request by the value of its attribute `by`; with any other value it is in tier `default`."""
 
     by: str
     default: str
@@ -135,7 +135,7 @@ class Tiers:
     )
 
     def spelled(self, sources: Mapping[str, Source]) -> Mapping[str, str]:
-        """Return the tiers by the spelling that a request's values have. Raises `PolicyError`."""
+        """Return the tiers by the spelling of a request's values. Raise `PolicyError` for a mistake."""
         source = source_of(self.by, sources)
         if self._spelled is not None and self._spelled[0] == source:  # as of the policy of an endpoint's own limit
             return self._spelled[1]
@@ -151,13 +151,13 @@ class Tiers:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Policy:
-    """Rules, and what they need to know of a request. Immutable. Raises `PolicyError` if it would limit nothing.
+    """Rules, and all that they need for a request. Immutable. Raise `PolicyError` if they would limit nothing.
 
-    attributes  where each attribute comes from, for HTTP; a program that passes attributes itself needs none
+    attributes  the source of each attribute, for HTTP; a program that passes attributes itself needs none
     tiers       gives each request its attribute `tier`
     source      the file's name, for messages
-    store       where buckets live; a keeper opens it unless it is given a store
-    exempt      the requests that no rule limits: those whose attributes match all patterns of an entry
+    store       the place of the buckets; a keeper opens it unless it is given a store
+    exempt      the requests that no rule limits: their attributes match all patterns of an entry
 
     >>> Policy.parse('rules = [{name = "all", limit = "100/minute"}]').rules[0].name
     'all'
@@ -192,7 +192,7 @@ class Policy:
         self._check_texts()
 
     def _check_texts(self) -> None:
-        """Raise `PolicyError` for what no request could match, and for exemptions that all would."""
+        """Raise `PolicyError` for patterns that no request could match, and for exemptions that match every request."""
         matches = []
         for rule in self.rules:
             matches.append((f"rule {rule.name!r}: match", rule.match))
@@ -211,14 +211,14 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:
-        """Read a policy file (TOML). Raises `PolicyError`, which lists everything that is wrong with it."""
+        """Read a policy file (TOML). Raise `PolicyError` with all of its mistakes."""
         from ratekeeper.policy.file.load import load_policy  # noqa: PLC0415  `load` builds what is defined here
 
         return load_policy(path)
 
     @classmethod
     def parse(cls, text: str, source: str = "<policy>") -> Policy:
-        """Read a policy from the text of a policy file. Raises `PolicyError`, naming `source`."""
+        """Read a policy from the text of a policy file. Raise `PolicyError`, with `source` as the file's name."""
         from ratekeeper.policy.file.load import parse_policy  # noqa: PLC0415
 
         return parse_policy(text, source)
@@ -236,19 +236,19 @@ class Policy:
         return frozenset(looked_at if self.tiers is None else looked_at | {self.tiers.by})
 
     def lacking(self, given: Iterable[str]) -> list[str]:
-        """Return the attributes that the policy looks at, and that neither it nor `given` says where to get."""
+        """Return the attributes that the policy looks at, and that have no source in it or in `given`."""
         known = {name for name, source in self.attributes.items() if not isinstance(source, AppSource)}
         known.update(given, ("tier",) if self.tiers else ())
         return sorted(self.names() - known)
 
 
 def checked_policy(policy: Policy) -> Policy:
-    """Return the policy. Raises TypeError for anything else."""
+    """Return the policy. Raise TypeError for anything else."""
     if not isinstance(policy, Policy):
         raise TypeError(f"policy must be a Policy, such as Policy.load('policy.toml'), not {policy!r}")
     return policy
 
 
 def policy_of(policy: Policy | str | PathLike[str]) -> Policy:
-    """Return a policy, which is loaded if it is the path of its file. Raises `PolicyError`, TypeError."""
+    """Return a policy, loaded if it is the path of its file. Raise `PolicyError` or TypeError if it cannot be."""
     return Policy.load(policy) if isinstance(policy, str | PathLike) else checked_policy(policy)

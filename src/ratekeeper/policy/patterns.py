@@ -1,8 +1,8 @@
 """Patterns: globs and networks, and the tests and look-ups that they are compiled to.
 
-What a request costs does not grow with the number of patterns: exact values are in a set, prefixes and suffixes in a
-set for each length, networks in a set for each prefix length. A regular expression is used for other globs only. Knows
-no rule and no limit. Most attributes are secrets (an API key): only those in `PUBLIC` are ever shown to people.
+The time of a request does not grow with the number of patterns: exact values are in a set, prefixes and suffixes in a
+set for each length, networks in a set for each prefix length. A regular expression is used for other globs only. This
+module knows no rule and no limit. Most attributes are secrets (an API key): only those in `PUBLIC` are ever shown.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ratekeeper.errors import PolicyError
 from ratekeeper.policy.addresses import Bits, bits_of, network_of
 
 Globs: TypeAlias = Mapping[str, tuple[str, ...]]
-"""For each attribute the patterns of which one must match: `*` any run of characters, `/` too, `?` any one; or a
-network, such as 10.0.0.0/8, which matches the addresses in it."""
+"""The patterns of each attribute, of which one must match: `*` is any run of characters, `/` too, `?` any one. A
+network, such as 10.0.0.0/8, matches the addresses in it."""
 
 Accepts: TypeAlias = Callable[[str], bool]
-"""Says whether a value matches."""
+"""A function that returns whether a value matches."""
 
 PUBLIC = frozenset({"tier", "path", "method", "route", "endpoint"})
 """The attributes whose values may be shown."""
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 _WILDCARD = re.compile(r"[*?]")
 _MOST_COMBINATIONS = 64
-"""Of exact values of several attributes, listed for one entry. An entry with more is found by one attribute."""
+"""The limit on combinations of exact values that are listed for one entry. With more, one attribute finds the entry."""
 
 
 class Kind(Enum):
-    """What a pattern asks for, the most selective first."""
+    """The kinds of patterns, the most selective first."""
 
     EXACT = "exact"
     NETWORK = "network"
@@ -70,7 +70,7 @@ class Pattern(NamedTuple):
 
 
 class _Lookup(Generic[T]):
-    """From a value to what was put under the patterns that it matches; of a glob, those whose literal ends fit."""
+    """A map from a value to the items under the patterns that it may match. A glob is judged by its literal ends."""
 
     __slots__ = ("_exact", "_heads", "_networks", "_tails")
 
@@ -81,7 +81,7 @@ class _Lookup(Generic[T]):
         self._networks: dict[tuple[int, int], dict[int, list[T]]] = {}
 
     def put(self, pattern: Pattern, thing: T) -> bool:
-        """Put a thing under a pattern. Return false if the pattern has no literal end to be found by."""
+        """Put an item under a pattern. Return false if the pattern has no literal end to look up."""
         if pattern.kind is Kind.EXACT:
             self._exact.setdefault(pattern.text, []).append(thing)
         elif pattern.kind is Kind.NETWORK:
@@ -97,7 +97,7 @@ class _Lookup(Generic[T]):
         return True
 
     def find(self, value: str) -> list[T]:
-        """Return what is under the patterns that a value may match."""
+        """Return the items under the patterns that a value may match."""
         found = [*self._exact.get(value, ())]
         for length, heads in self._heads.items():
             found += heads.get(value[:length], ())
@@ -179,14 +179,14 @@ def _is_in(networks: Iterable[Pattern]) -> Accepts:
 
 
 def _fits(globs: Iterable[Pattern]) -> Accepts:
-    # `translate` would take [...] for a set of characters; here brackets are literal. What it makes does not backtrack
+    # `translate` would take [...] for a set of characters; here brackets are literal. Its result does not backtrack
     # into a `*` once passed, so no request can be made slow to match.
     match = re.compile("|".join(fnmatch.translate(glob.text.replace("[", "[[]")) for glob in globs)).match
     return lambda value: match(value) is not None
 
 
 class EntryIndex:
-    """Finds the few of many entries, overrides or exemptions, that a request may match. The caller tests those."""
+    """Finds the few entries, overrides or exemptions, that a request may match. The caller tests them."""
 
     __slots__ = ("_always", "_by_attribute", "_by_values")
 
@@ -206,7 +206,7 @@ class EntryIndex:
                 self._put(place, entry, uses)
 
     def _put(self, place: int, entry: Mapping[str, tuple[Pattern, ...]], uses: Counter[tuple[str, Pattern]]) -> None:
-        """Have an entry found by the attribute whose patterns the fewest entries share."""
+        """Index an entry by the attribute with the patterns that the fewest entries share."""
 
         def shared(name: str) -> int:
             return max(uses[name, one] if _has_end(one) else len(uses) + 1 for one in entry[name])
@@ -233,7 +233,7 @@ class EntryIndex:
 
 
 def _is_listed(entry: Mapping[str, tuple[Pattern, ...]]) -> bool:
-    """Return whether an entry is of exact values only, and of few enough combinations to list them all."""
+    """Return whether an entry has exact values only, and few enough combinations to list them all."""
     exact = all(pattern.kind is Kind.EXACT for patterns in entry.values() for pattern in patterns)
     return exact and (len(entry) == 1 or prod(map(len, entry.values())) <= _MOST_COMBINATIONS)
 
@@ -246,10 +246,10 @@ def checked_globs(match: Globs) -> None:
     """Raise `PolicyError` unless each attribute has a tuple of patterns."""
     for name, globs in match.items():
         if not isinstance(globs, tuple) or not globs or not all(isinstance(glob, str) and glob for glob in globs):
-            # A bare str would match letter by letter, so never: the rule would silently limit nothing.
+            # A bare str would match letter by letter, that is never: the rule would silently limit nothing.
             raise PolicyError(f"match on {name!r}: the patterns must be a tuple of strings, at least one, none empty")
 
 
 def clipped(text: str, most: int = 80) -> str:
-    """Quote a text, cut short if it is longer than `most`."""
+    """Quote a string, cut short if it is longer than `most`."""
     return repr(text if len(text) <= most else text[:most] + "...")

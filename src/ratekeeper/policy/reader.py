@@ -1,7 +1,7 @@
-"""Reading TOML tables with types: each value is what it should be, or an error says where and what would be right.
+"""Read TOML tables with types: each value has its type, or an error says where it is and what would be right.
 
-Errors are collected, so that a person can mend all of a file at once. Knows TOML's types and nothing of policies. A
-value is not quoted unless it can be no secret: a text in a policy may be an API key.
+Errors are collected, so that a person can mend all of a file at once. This module knows TOML's types and nothing of
+policies. It quotes a value only if it cannot be a secret: a string in a policy may be an API key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHOWN = 40
 
 
 class Report:
-    """Everything that is wrong with one file."""
+    """All errors of one file."""
 
     def __init__(self, source: str, lines: Mapping[Path, int]) -> None:
         self._source = source
@@ -53,7 +53,7 @@ class Report:
 class Table:
     """One table of the file. The methods that read a key add an error and return a stand-in when it is not right.
 
-    `title` is how messages call the table: "[tiers]" or "rule 'free keys'".
+    `title` is the table's name in messages: "[tiers]" or "rule 'free keys'".
     """
 
     values: Mapping[str, object]
@@ -66,7 +66,7 @@ class Table:
         self.report.add((*self.path, *inner), f"{self.title}: {message}" if self.title else message)
 
     def unknown(self, key: str, known: Iterable[str]) -> None:
-        """Add the error that the table has a key that means nothing, with the nearest that does."""
+        """Add the error that the table has an unknown key, with the nearest known one."""
         self.error(f"unknown key {shown(key)}{did_you_mean(key[:_SHOWN], known)}", key)
 
     def check_keys(self, known: Iterable[str]) -> None:
@@ -77,7 +77,7 @@ class Table:
                 self.unknown(key, known)
 
     def lacks(self, key: str, example: str, known: Iterable[str]) -> bool:
-        """Say whether a required key is missing. Adds an error, unless a misspelt key has one already."""
+        """Return whether a required key is missing. If so, add an error, unless a misspelt key has one already."""
         if key in self.values:
             return False
         strangers = [other[:_SHOWN].lower() for other in self.values if other not in set(known)]
@@ -86,26 +86,26 @@ class Table:
         return True
 
     def text(self, key: str, default: str = "") -> str:
-        """Return a text that is not empty."""
+        """Return a string that is not empty."""
         value = self.values.get(key, default)
         if isinstance(value, str) and (value or key not in self.values):
             return value
-        self.error(f"{key!r} must be a text, not {kind(value)}", key)
+        self.error(f"{key!r} must be a string, not {kind(value)}", key)
         return default
 
     def texts(self, key: str, single: bool = True) -> tuple[str, ...]:
-        """Return the texts of a list; of a lone text too, if `single`. Empty if there is an error."""
+        """Return the strings of a list; if `single`, also a lone string. Empty if there is an error."""
         value = self.values[key]
         if isinstance(value, str) and single:
             value = [value]
         if not isinstance(value, list):
-            wanted = "a text or a list of texts" if single else "a list"
+            wanted = "a string or a list of strings" if single else "a list"
             hint = f': write {key} = ["..."]' if isinstance(value, str) else ""
             self.error(f"{key!r} must be {wanted}, not {kind(value)}{hint}", key)
             return ()
         for place, item in enumerate(value):
             if not isinstance(item, str) or not item:
-                self.error(f"{key!r} must hold texts: number {place + 1} is {kind(item)}", key, place)
+                self.error(f"{key!r} must hold strings: number {place + 1} is {kind(item)}", key, place)
                 return ()
         return tuple(value)
 
@@ -118,7 +118,7 @@ class Table:
         return False
 
     def choice(self, key: str, choices: Mapping[str, T], default: str) -> T | None:
-        """Return what the word stands for, or None if it is not one of the choices."""
+        """Return the meaning of the word, or None if it is not one of the choices."""
         word = self.values.get(key, default)
         if isinstance(word, str) and word in choices:
             return choices[word]
@@ -153,7 +153,7 @@ def kind(value: object) -> str:
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, str):
-        return "a text" if value else "an empty text"
+        return "a string" if value else "an empty string"
     if isinstance(value, int | float) and value < 0:
         return "a negative number"
     if isinstance(value, float) and isnan(value):
@@ -163,5 +163,5 @@ def kind(value: object) -> str:
 
 
 def shown(text: str) -> str:
-    """Quote a text, cut short if it is long."""
+    """Quote a string, cut short if it is long."""
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")

@@ -1,4 +1,4 @@
-"""What a keeper's refund gives back of a decision. It knows no store."""
+"""The charges that a keeper's refund gives back. This module knows no store."""
 
 from __future__ import annotations
 

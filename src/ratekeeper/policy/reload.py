@@ -1,8 +1,8 @@
-"""watch_policy(): hands over the policy of a file each time that the file changes; a broken file changes nothing.
+"""watch_policy(): hand over the policy of a file each time that the file changes; a broken file changes nothing.
 
 It asks for the file's status now and then, which works on every file system, for files that are renamed over it, and
 for links that are turned, as Kubernetes does. It knows a file and a function that takes policies, and no keeper.
-When a file is at rest, so that nobody is still writing it, is the business of `at_rest`.
+`at_rest` decides whether the file is at rest, so that nobody is still writing it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ratekeeper.policy.model import Policy
 Replace: TypeAlias = Callable[[Policy], None]
 
 LONGER = 8
-"""Where nobody can tell whether a file is still being written, so many looks must see it unchanged."""
+"""The number of looks that must see a file unchanged if the system cannot tell whether it is being written."""
 
 _log = logging.getLogger("ratekeeper")
 
@@ -31,15 +31,14 @@ _log = logging.getLogger("ratekeeper")
 def watch_policy(
     path: str | os.PathLike[str], replace: Replace, *, in_use: Policy | None = None, every: float = 0.25
 ) -> PolicyWatch:
-    """Call `replace`, such as `Keeper.replace`, with the file's policy whenever it is another one than `in_use`.
+    """Call `replace`, such as `Keeper.replace`, with the file's policy whenever it differs from `in_use`.
 
     The file is looked at once before this returns, and then each `every` seconds by the watch's own thread, also in a
-    forked child, until `stop`. Without `in_use`, whatever it holds is handed over first. A change is taken when the
-    file has rested for `every` seconds and no process has it open for writing, so that none is read half written. Where
-    the system cannot tell the latter, it must rest for `LONGER` times `every`. What happens is told by the logger
-    "ratekeeper": a policy that is taken (INFO), a file with mistakes, which changes nothing (ERROR, once for each
-    content), and another [store], which only a restart can take (WARNING). A `PolicyError` that `replace` raises is a
-    mistake too.
+    forked child, until `stop`. Without `in_use`, the file's first policy is handed over too. A change is taken when the
+    file has rested for `every` seconds and no process has it open for writing, so that none is read half written. If
+    the system cannot tell the latter, the file must rest for `LONGER` times `every`. The logger "ratekeeper" reports a
+    policy that is taken (INFO), a file with mistakes, which changes nothing (ERROR, once for each content), and another
+    [store], which only a restart can take (WARNING). A `PolicyError` that `replace` raises is a mistake too.
 
     >>> from ratekeeper import Keeper, Policy
     >>> keeper = Keeper(Policy.load("examples/policy.toml"))
@@ -67,7 +66,7 @@ class PolicyWatch:
         self._replace = replace
         self._every = every
         self._in_use = self._begun_with = in_use
-        self._text: str | None = None  # what was last taken, or refused
+        self._text: str | None = None  # the text last taken or refused
         self._refused = False
         self._seen = _status(self._path)
         self._rested = 0
@@ -80,22 +79,22 @@ class PolicyWatch:
         forget_in_child(self)
 
     def reload(self) -> None:
-        """Have the thread judge the file now, and tell what came of it, also if nothing changed.
+        """Make the thread read the file now, and log the result, also if nothing changed.
 
-        Return before that is done. The file needs no rest, but is not read while a process has it open for writing.
+        Return before it is done. The file needs no rest, but is not read while a process has it open for writing.
         """
         self._reloads = True
         self._wake.set()
 
     def stop(self) -> None:
-        """Watch no more: when this returns, nothing is handed over any more."""
+        """Stop watching: after this returns, nothing is handed over."""
         self._stopping.set()
         self._wake.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
     def abandon(self) -> None:
-        """Watch no more, some time after this returns. Takes no lock and waits for nobody, as a finalizer must not."""
+        """Stop watching, some time after this returns. Take no lock and wait for nobody, as a finalizer must."""
         self._abandoned = True
 
     def __repr__(self) -> str:
@@ -164,7 +163,7 @@ class PolicyWatch:
             self._judge(asked=True)
 
     def _judge(self, asked: bool = False) -> None:
-        """Take the file's policy, or tell why not. If someone `asked`, tell also that nothing changes."""
+        """Take the file's policy, or log why not. If someone `asked`, log also that nothing changes."""
         text, policy = _read(self._path)
         if _status(self._path) != self._seen:
             if asked:
@@ -176,10 +175,10 @@ class PolicyWatch:
         mistakes = self._tried(policy, asked) if isinstance(policy, Policy) else policy
         self._refused = mistakes is not None
         if mistakes is not None:
-            _log.error("%s is not taken: what was in use before stays. Its mistakes:\n%s", self._path, mistakes)
+            _log.error("%s is not taken: the policy in use before stays. Its mistakes:\n%s", self._path, mistakes)
 
     def _tried(self, policy: Policy, asked: bool) -> PolicyError | None:
-        """Hand a policy over; return why it cannot be used where it is meant to be, if `replace` says so."""
+        """Hand a policy over. Return the error if `replace` cannot use it."""
         try:
             self._take(policy, asked)
         except PolicyError as error:
@@ -187,13 +186,13 @@ class PolicyWatch:
         return None
 
     def _take(self, policy: Policy, asked: bool) -> None:
-        """Hand a policy over, unless it says what the one in use says."""
+        """Hand a policy over, unless it is the same as the one in use."""
         before, changes = self._in_use, [] if self._in_use is None else _changes(self._in_use, policy)
         if before is not None and not changes:
             if self._refused:
-                _log.info("%s is mended: it says what is in use", self._path)
+                _log.info("%s is mended: it holds the policy in use", self._path)
             elif asked:
-                _log.info("%s says what is in use: nothing changes", self._path)
+                _log.info("%s holds the policy in use: nothing changes", self._path)
             return
         self._replace(policy)
         self._in_use, self._begun_with = policy, self._begun_with or policy
@@ -206,7 +205,7 @@ _Status: TypeAlias = tuple[int, int, int, int]
 
 
 def _status(path: str) -> _Status:
-    """Return what changes when a file does; all 0 if there is none."""
+    """Return the numbers that change when a file does; all 0 if there is none."""
     try:
         it = os.stat(path)
     except OSError:
@@ -215,7 +214,7 @@ def _status(path: str) -> _Status:
 
 
 def _read(path: str) -> tuple[str, Policy | PolicyError]:
-    """Return a file's text, or why it has none, and its policy, or why it has none."""
+    """Return a file's text, or the error instead, and its policy, or the error instead."""
     text = ""
     try:
         text = policy_text(path)
@@ -225,7 +224,7 @@ def _read(path: str) -> tuple[str, Policy | PolicyError]:
 
 
 def _changes(before: Policy, after: Policy) -> list[str]:
-    """Say what another policy changes; nothing if it says the same."""
+    """Return the changes that another policy makes; empty if it is the same."""
     old, new = _by_name(before), _by_name(after)
     stay = [name for name in new if name in old]
     of_rules = {

@@ -1,9 +1,9 @@
-"""Where a request's attributes come from, and the one spelling of each. Values and pure functions.
+"""The sources of a request's attributes, and the one spelling of each. Values and pure functions.
 
 They know no request.
 
-A client may write many values in more than one way. An attribute has one spelling, and a policy's own texts are brought
-to the same one (`spelled`), so that they match by their meaning.
+A client may write many values in more than one way. An attribute has one spelling, and a policy's own strings are
+brought to the same one (`spelled`), so that they match by their meaning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ratekeeper.errors import PolicyError
 from ratekeeper.policy.addresses import IPV4_PREFIX, IPV6_PREFIX
 
 OTHER = "OTHER"
-"""The `method` of every request whose method is not registered: one value, so that inventions buy no fresh bucket."""
+"""The `method` of every request with an unregistered method: one value, so that inventions buy no fresh bucket."""
 
 METHODS = frozenset({
     "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "LABEL", "LINK",
@@ -32,7 +32,7 @@ METHODS = frozenset({
 
 _AUTHORIZATION = "authorization"
 _LETTERS_OF_ONE_CASE = str.maketrans("\u0130\u0131\u017f", "iis")
-"""What a regular expression that ignores case takes for an i or an s, and `lower` does not."""
+"""The letters that a regular expression that ignores case takes for an i or an s, and `lower` does not."""
 _OF_ONE_WORD = frozenset({"basic", "bearer", "token"})
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
@@ -43,7 +43,7 @@ _ESCAPE = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 class Readings(str):
     """A value that can be read in more than one way, such as a path with `..` in it.
 
-    As a string it is the reading that a key takes. `all` are all readings, that one first. A rule matches if any
+    As a string it is the reading that a key takes. `all` has all readings, that one first. A rule matches if any
     reading does, an exemption only if each does.
     """
 
@@ -98,16 +98,16 @@ class CookieSource:
     def spelled(self, value: str) -> str:
         """Return the one spelling of a cookie's value: without quotes, escapes and percent-encoding.
 
-        Applications differ in which of these they read, and in whether "+" is a space.
+        Some applications do not read all of these, and some read "+" as a space.
         """
         return unquote(unquoted(value), errors="replace").replace(" ", "+")
 
 
 @dataclass(frozen=True, slots=True)
 class ClientIP:
-    """An attribute that is the client's address, as seen by the outermost of `trusted_proxies` proxies of one's own.
+    """An attribute that is the client's address, as the outermost of your `trusted_proxies` proxies sees it.
 
-    Clients are told apart by the first `ipv4_prefix` or `ipv6_prefix` bits. Raises `PolicyError`.
+    Clients are told apart by the first `ipv4_prefix` or `ipv6_prefix` bits. Raise `PolicyError` for a wrong number.
     """
 
     trusted_proxies: int = 0
@@ -161,7 +161,7 @@ def is_quoted(value: str) -> bool:
 
 
 def is_ambiguous(authorization: str) -> bool:
-    """Say whether an `Authorization` header has several words where one token should be: applications take any.
+    """Return whether an `Authorization` header has several words where one token should be: applications take any.
 
     >>> is_ambiguous("Bearer k-1 k-2"), is_ambiguous('Digest username="a", uri="/"')
     (True, False)
@@ -198,8 +198,8 @@ def _scheme_and_rest(authorization: str) -> tuple[str, str]:
 def _token(token: str) -> str:
     """Return a token; of a signed one (JWS: three parts of base64) with the signature in its one spelling.
 
-    The signature is all of it that can be written in more than one way: libraries pass over what is not base64, and the
-    last character has bits that mean nothing.
+    Only the signature can be written in more than one way: libraries skip characters that are not base64, and the last
+    character has bits that mean nothing.
     """
     token = token.strip()
     if token.count(".") == 2:
@@ -210,7 +210,7 @@ def _token(token: str) -> str:
 
 
 def _base64(text: str) -> str | None:
-    """Return base64 in its one spelling, read as leniently as libraries do; None if it is none."""
+    """Return base64 in its one spelling, read as leniently as libraries do; None if it is not base64."""
     letters = _NOT_BASE64.sub("", text.translate(_FROM_URL_SAFE))
     try:
         return b64encode(binascii.a2b_base64(letters + "=" * (-len(letters) % 4))).decode("ascii")

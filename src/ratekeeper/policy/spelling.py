@@ -1,6 +1,6 @@
-"""A policy's own texts in the spelling that a request's attributes have, so that they match by their meaning.
+"""Bring a policy's strings to the spelling of a request's attributes, so that they match by their meaning.
 
-Pure functions; they know the sources of attributes, and no rule.
+These are pure functions; they know the sources of attributes, and no rule.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AUTHORIZATION = HeaderSource("authorization")
 
 
 def source_of(name: str, sources: Mapping[str, Source]) -> Source | None:
-    """Return where an attribute comes from. None is for those that are part of each request, and for unknown ones."""
+    """Return the source of an attribute; None if it is part of each request, or unknown."""
     return sources.get(name) or _BUILT_IN.get(name)
 
 

@@ -1,4 +1,4 @@
-"""The bounds on what clients can make a server hold: bytes, requests, connections, time. Knows no protocol."""
+"""The bounds of a server against its clients: bytes, requests, connections, time. This module knows no protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESERVED = 64
 
 
 MOST_CONNECTIONS = 10_000
-"""Of one process, however many descriptors it may have."""
+"""The most connections of one process, even if it may have more descriptors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Bounds:
 
 
 def connections_allowed(most: int = MOST_CONNECTIONS) -> int:
-    """Return how many connections this process may have, by its limit of descriptors, which is raised if it may be."""
+    """Return the number of connections that this process may have. Raise its limit of descriptors first, if allowed."""
     if resource is None:
         return min(most, 500)  # what a selector of Windows can watch
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by uvicorn's protocol on httptools, with bounds on what a client can make it hold, and on how long.
+"""HTTP/1.1 by uvicorn's protocol on httptools, with bounds on the bytes, requests and time that a client can take.
 
 uvicorn keeps the whole header block of a client, queues all pipelined requests, and waits for the rest for ever.
 Here every piece is counted before it is kept, and each connection has one deadline, which its server looks at. A client
@@ -24,7 +24,7 @@ _STOPPING = "503 Service Unavailable", "the service stops: ask again"
 
 
 class _BoundError(Exception):
-    """The client exceeded a bound. Its text is the status line of the answer."""
+    """The client exceeded a bound. Its message is the status line of the answer."""
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -124,7 +124,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request. This is in place of uvicorn's, whose timer knows no deadline of ours."""
+        """Go on to the next request. It replaces uvicorn's method, which has a timer of another kind."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return

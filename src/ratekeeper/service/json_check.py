@@ -1,4 +1,4 @@
-"""`POST /v1/check`: the question and the answer as JSON. Pure functions; knows no server."""
+"""`POST /v1/check`: the question and the answer as JSON. These are pure functions; they know no server."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1, "time
 
 
 class CheckRequest(NamedTuple):
-    """What a program asks for a request.
+    """The question of a program about a request.
 
     attributes  the request's attributes
     cost        the tokens that it takes: each rule's own, times this
-    timeout     seconds that it may wait for its turn, None for as long as its rules allow; with 0 it may not wait
+    timeout     seconds that it may wait for its turn, None for as long as its rules allow; with 0 it must not wait
     wait        the service holds the answer until the turn; else it answers at once, and the program waits
     """
 
@@ -30,7 +30,7 @@ class CheckRequest(NamedTuple):
 
 
 def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckRequest:
-    """Return what the JSON body of a check asks. Raises `BadRequestError`, which says what would be right.
+    """Return the question in the JSON body of a check. Raise `BadRequestError`, which says what would be right.
 
     With `known`, an attribute of another name is an error: no rule would look at it, though the program means one.
     """

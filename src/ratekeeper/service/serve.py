@@ -1,6 +1,6 @@
-"""Serves the service on one socket, from one process or several, until a signal stops it.
+"""Serve the service on one socket, from one process or several, until a signal stops it.
 
-Knows a policy and its file, a store, a host and a port. A single process is its own parent: the server is the same.
+It knows a policy and its file, a store, a host and a port. A single process is its own parent: the server is the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEVER = TIMEOUT_MAX / 2
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What to serve, and how.
+    """The policy to serve, and the options of the service.
 
     file, watched    the policy's file, read again on SIGHUP, and whether also when it changes
     grace            seconds from the signal to stop until requests that still wait are cut off

@@ -1,4 +1,4 @@
-"""What a maker of a store needs: the protocols, the gates and wait queues to use, and the values that cross."""
+"""All that the author of a store needs: the protocols, the gates and wait queues to use, and the values they pass."""
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge

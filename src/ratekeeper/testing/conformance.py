@@ -27,7 +27,7 @@ TRACES, STEPS, THREADS = 10, 60, 8
 
 
 class StoreConformance:
-    """Hold what every store promises. Derive a class, and say how to make the store; pytest does the rest.
+    """The promises of a store. Derive a class, and say how to make the store; pytest does the rest.
 
     `make_store` returns an empty `Store` or `AsyncStore` on the given clock. No other test may use its buckets, also
     when the tests run again: give a store on a server a prefix that nobody else has.
@@ -149,7 +149,7 @@ class StoreConformance:
         self.store.decide([charge("a", limit, 1, 60)])
         self.store.refund([charge("a", limit)], made.at_ticks)
         assert self._debt("a", limit) == 3 * limit.interval
-        self.clock.advance(2)  # whoever waited has left, but nobody here knows
+        self.clock.advance(2)  # the waiter has left, but the store does not know
         [made] = self.store.decide([charge("a", limit)])
         self.store.refund([charge("a", limit)], made.at_ticks)
         assert self._debt("a", limit) == 2 * limit.interval
@@ -208,7 +208,7 @@ class StoreConformance:
 
     def test_threads_admit_exactly_the_capacity(self) -> None:
         if isinstance(self.store, Blocking):
-            return  # it is for tasks
+            return  # an async store is for tasks, not threads
         limiter, barrier = Limiter(TokenBucket(100, "1/day"), store=self.store), Barrier(THREADS)
 
         def ask_often(_: int) -> int:

@@ -1,7 +1,7 @@
 """frozen: hold the time of all stores in a test. It knows clocks and the core, and no store.
 
-All that has no clock of its own reads `SystemClock`, or the system's clock in the C core. So both are held at one place
-each, whatever was made before. A store on a server sends the time of its clock while it is held, as it does for a
+An object without its own clock reads `SystemClock`, or the system's clock in the C core. Each of the two is held at one
+place, so objects that were made before are held too. A store on a server sends the held time, as it does for a
 `ManualClock`.
 """
 
@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 class _HeldClock(ManualClock):
-    """What tells the time while it is held. The C core is told of each step."""
+    """The clock that tells the time while it is held. It reports each step to the C core."""
 
     blocks = 0
 
@@ -33,7 +33,7 @@ class _HeldClock(ManualClock):
 
 _lock = threading.Lock()
 _held: list[_HeldClock] = []
-"""The one that tells the time, if any."""
+"""The clock that tells the time, if any."""
 
 
 class FrozenTime:
@@ -98,11 +98,11 @@ class FrozenTime:
 def frozen() -> FrozenTime:
     """Return a context manager, which is a decorator too, that holds the time of all stores of this process.
 
-    Stores may be made before or inside; those with a clock of their own, such as a `ManualClock`, keep to it. Time goes
+    Stores may be made before or inside; a store with its own clock, such as a `ManualClock`, keeps to it. Time goes
     on by `advance(seconds)`; and by waiting, which takes no time, as with a `ManualClock`. A block inside another
-    shares its time. At the end real time goes on, from where the time stands: it does not step back.
+    shares its time. At the end real time goes on from the held time: it does not step back.
 
-    A store on a server decides by the held time, too. Other processes keep to the real one.
+    A store on a server decides by the held time, too. Other processes keep to the real time.
 
     >>> from ratekeeper import Limiter
     >>> limiter = Limiter("1/minute")

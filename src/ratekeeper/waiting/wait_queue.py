@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ratekeeper")
 
 LOCKS = 64
-"""Of so many keys at once, those who join for several limits do not wait for each other."""
+"""The number of locks. Waiters of so many keys at once, for several limits, do not block each other."""
 
 
 class WaitQueue(BaseWaitQueue):
@@ -50,7 +50,7 @@ class WaitQueue(BaseWaitQueue):
         self._joining = [threading.RLock() for _ in range(LOCKS)]
 
     def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
-        """Charge, and put the waiter into the list if it must wait. Returns each charge's decision."""
+        """Charge, and put the waiter into the list if it must wait. Return each charge's decision."""
         one = Joining.of(waiter, charges)
         if not (one.for_departure and one.may_wait):
             return run_sync(self._join(one))
@@ -58,10 +58,10 @@ class WaitQueue(BaseWaitQueue):
             return run_sync(self._join(one))
 
     def give_up(self, waiter: Waiter, later: Callable[[Callable[[], None]], object] | None = None) -> None:
-        """Take a waiter out that will not use its turn: those behind it move up.
+        """Take out a waiter that will not use its turn: the waiters behind it move up.
 
-        The ranges that are left are taken back in the store: with `later`, a function that calls another soon, once for
-        all that gave up until then.
+        The store takes back the ranges that are left: with `later`, a function that calls another soon, once for all
+        waiters that gave up until then.
         """
         self._give_up(waiter)
         if later is None:
@@ -70,7 +70,7 @@ class WaitQueue(BaseWaitQueue):
             later(self.settle)
 
     def settle(self) -> None:
-        """Take back in the store the ranges that are left of waiters that gave up."""
+        """Make the store take back the ranges that are left of waiters that gave up."""
         with self._lock:  # another thread in a section is waited for
             inside = self._busy
         if self._unsettled and not inside:
@@ -92,7 +92,7 @@ class TaskQueue:
         return self._queue.join(waiter, charges)
 
     def give_up(self, waiter: Waiter) -> None:
-        """As `WaitQueue.give_up`. What is left is taken back in the store soon, once for all who give up together."""
+        """As `WaitQueue.give_up`. The store takes back the rest soon, once for all that give up together."""
         try:
             later = asyncio.get_running_loop().call_soon
         except RuntimeError:  # the loop is gone

@@ -1,8 +1,8 @@
-"""A line of an access log -> a `LogEntry`: when, and the request's attributes as a policy would have seen them live.
+"""A line of an access log -> a `LogEntry`: the time, and the attributes that a policy would have seen live.
 
 Reads the common and combined log formats (Apache, nginx) and JSON lines (Caddy, nginx, Traefik, an application's own).
-Which one is found out line by line, so a log may mix them. Knows no file, no limiter, and of a policy only which
-attributes it asks for.
+The format is recognised line by line, so a log may mix them. This module knows no file, no limiter, and of a policy
+only the attributes that it asks for.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _USER = ("user", "remote_user", "user_id", "username", "ClientUsername")
 
 
 class LogEntry(NamedTuple):
-    """One request of a log. Entries sort by time, and those of one time as they stand in the log.
+    """One request of a log. Entries sort by time, and entries of the same time by their line.
 
     `at` is in ticks since 1970; `line` counts from 1.
     """
@@ -54,7 +54,7 @@ class LogEntry(NamedTuple):
 
 
 class _Header(NamedTuple):
-    """A header that a policy takes an attribute from, and the names by which a log may have it as a field."""
+    """A header that gives a policy an attribute, and the names that its field may have in a log."""
 
     attribute: str
     name: str
@@ -73,10 +73,10 @@ class LineReader:
     """Reads the lines of one log for one policy.
 
     Attributes are read as they are live (`http.attributes`): paths normalised, IPv6 clients by /64. A header that the
-    log does not have may stand in a field of the header's name, or of the attribute's. The log is taken to be that of
-    the proxy in front, so the address it logged is the one that `trusted_proxies = 1` is about; only with more proxies
-    than that is X-Forwarded-For looked at. A host name, where the log has resolved addresses, stands for the address.
-    Of a JSON line's fields those are kept that say who asks for what, and all that the policy asks for.
+    log does not have may stand in a field with the header's name or the attribute's name. The log is taken to be the
+    front proxy's, so its address is the one that `trusted_proxies = 1` names. X-Forwarded-For is read only for more
+    proxies than one. If the log has resolved an address, the host name stands for it. A JSON line's client, user and
+    request are kept, and all fields that the policy asks for.
 
     >>> reader = LineReader(Policy.parse('[[rules]]\\nname = "all"\\nlimit = "5/s"'))
     >>> reader.read('::1 - bob [10/Oct/2000:13:55:36 -0700] "get /a//b?c HTTP/1.0" 200 1').attributes
@@ -100,7 +100,7 @@ class LineReader:
         self._logged_headers = tuple(it for it in self._headers if it.name in ("referer", "user-agent"))
 
     def read(self, text: str, line: int = 1) -> LogEntry:
-        """Read a line. Raises `UnreadableLine`."""
+        """Read a line. Raise `UnreadableLine` if it cannot be read."""
         text = text.strip()
         return self._read_json(text, line) if text.startswith("{") else self._read_combined(text, line)
 
@@ -148,7 +148,7 @@ class LineReader:
         return LogEntry(at, line, attributes)
 
     def _add_from_headers(self, attributes: dict[str, str], fields: Mapping[str, object]) -> None:
-        """Add what the policy takes from headers, and the clients."""
+        """Add the attributes that the policy takes from headers, and the clients."""
         logged = fields.get("headers")
         headers: dict[str, str] = {}
         if isinstance(logged, dict):
@@ -174,7 +174,7 @@ class _RequestLine(NamedTuple):
 
 
 def asked_for(policy: Policy) -> frozenset[str]:
-    """Return the names of all attributes that can make a difference to what the policy says of a request."""
+    """Return the names of all attributes that can change the policy's decision of a request."""
     names: set[str] = set().union(*policy.exempt)
     for rule in policy.rules:
         names.update(rule.match, rule.key, *(override.match for override in rule.overrides))
@@ -196,7 +196,7 @@ def _request_line(text: str) -> _RequestLine:
 
 @lru_cache(maxsize=65_536)
 def _client(forwarded: str | None, peer: str | None, source: ClientIP) -> str:
-    """Return the client as it would be live; or the host name, where the log has resolved the address."""
+    """Return the client as it would be live, or the host name if the log has resolved the address."""
     address = client_address(forwarded, peer, source)
     from_peer = peer is not None and not (forwarded and source.trusted_proxies)
     return str(peer) if address == UNKNOWN_CLIENT and from_peer else address
@@ -215,7 +215,7 @@ def _unescaped(text: str) -> str:
 
 
 def _fields(text: str) -> dict[str, object]:
-    """Return a JSON line's fields, and those of the object `request`, which Caddy has, among them."""
+    """Return a JSON line's fields, together with the fields of Caddy's object `request`."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -232,7 +232,7 @@ def _first(fields: Mapping[str, object], names: Iterable[str], complaint: str) -
 
 
 def _rename(attributes: dict[str, str], names: tuple[str, ...]) -> None:
-    """Give the first of the names that is there its usual name, which is the first of all."""
+    """Rename the first of these fields that is present to the usual name, the first in the list."""
     for name in names:
         if name in attributes:
             attributes[names[0]] = attributes[name]

@@ -5,13 +5,13 @@ Time
     request ends, and some servers (Apache) write the time at which it began, so lines step back by seconds. A clock
     that followed them would be wrong: a request of 12:00:05 would be refused for tokens that are taken at 12:00:09. So
     entries pass through a heap that holds the last 10,000 and lets the earliest go first, which puts such logs in
-    order. An entry that comes later still is decided at the latest time there was, and is counted as `late`.
+    order. An entry that comes even later is decided at the latest time so far, and is counted as `late`.
 
-    The clock covers nine years: those that hold the most of the first 10,000 entries, and a month before. So a line of
-    1970, from a server whose clock was not set, is a line that is not read, and takes no other with it.
+    The clock covers the nine years with the most of the first 10,000 entries, and a month before. So a line of 1970,
+    from a server with an unset clock, is not read, and the other lines are.
 
 Memory
-    Grows with the number of distinct buckets, by some 300 bytes each, and with nothing else.
+    It grows by some 300 bytes for each distinct bucket, and with nothing else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.stores.memory import MemoryStore
 
 HELD_BACK = 10_000
-"""Entries that wait in case an earlier one follows."""
+"""The number of entries that wait in case an earlier one follows."""
 
 LINES_PER_PROGRESS = 2048
 _BAD_LINES_TOLD = 3
@@ -51,11 +51,11 @@ def replay(
     max_keys: int = 1_000_000,
     show_keys: bool = False,
 ) -> Report:
-    """Run the lines of an access log through a policy, and return what it would have done.
+    """Run the lines of an access log through a policy, and return a report of its decisions.
 
-    `progress` is called now and then with the number of lines read. `top` is how many of the buckets with the most
-    rejections to name: by a keyed hash, which differs from run to run, unless `show_keys`. `max_keys` is the size of
-    the store. Lines that are no requests are counted, and raise nothing.
+    `progress` is called now and then with the number of lines read. The report names the `top` buckets with the most
+    rejections: by a keyed hash, which differs from run to run, unless `show_keys`. `max_keys` is the size of the
+    store. Lines that are not requests are counted, and raise nothing.
 
     >>> policy = Policy.parse('[[rules]]\\nname = "all"\\nlimit = "1/minute"')
     >>> report = replay(policy, ['{"ts": 0, "path": "/"}', '{"ts": 9, "path": "/"}'])
@@ -113,7 +113,7 @@ class _Replay:
             self.bad_lines.append(BadLine(line, str(reason)))
 
     def _in_order(self, entries: Iterator[LogEntry]) -> Iterator[LogEntry]:
-        """Put entries in order of time, as far as holding some back can do; set the clock by the first ones."""
+        """Put entries in order of time, as far as the heap can; set the clock by the first ones."""
         held = sorted(islice(entries, HELD_BACK))
         if held:
             self.offset = _FIRST_TICK + _MONTH - _start_of_most([entry.at for entry in held])
@@ -197,7 +197,7 @@ class _Replay:
 
 
 def _start_of_most(times: list[int]) -> int:
-    """Return where those nine years begin that hold the most of some sorted times; the latest such, if several do."""
+    """Return the start of the nine years with the most of some sorted times; of several, the latest."""
     most, start, first = 0, times[0], 0
     for last, at in enumerate(times):
         while at - times[first] > _NINE_YEARS:

@@ -1,6 +1,7 @@
 """The times that access logs write, in ticks since 1970, exactly: dates of the common log format, ISO 8601, numbers.
 
-Knows nothing of the lines around them. Consecutive lines repeat the same second, so texts are converted once.
+This module knows nothing of the lines around them. Consecutive lines repeat the same second, so each string is
+converted once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _END = 253_402_300_800 * TICKS_PER_SECOND
 """The end of the year 9999 in UTC, the last that a date can show."""
 
 _TICKS_PER_US = TICKS_PER_SECOND // 1_000_000
-# By name rather than by strptime, whose names are those of the reader's language, not of the log's.
+# By name rather than by strptime, which expects the reader's language, not that of the log.
 _MONTHS = {
     "Jan": 1, "Feb": 2, "Mar": 3, "Apr": 4, "May": 5, "Jun": 6,
     "Jul": 7, "Aug": 8, "Sep": 9, "Oct": 10, "Nov": 11, "Dec": 12,
@@ -25,31 +26,31 @@ _MONTHS = {
 _COMMON = re.compile(r"(\d{1,2})/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9})\d*)? ([+-])(\d\d):?(\d\d)")
 _NUMBER = re.compile(r"(\d{1,20})(?:\.(\d{1,9})\d*)?")
 _UNITS = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000), (10**20, 1_000_000_000))
-"""Numbers since 1970 tell their unit by their size: below 10**11 they are seconds, which lasts until the year 5138."""
+"""A number since 1970 shows its unit by its size: below 10**11 it is in seconds, which works until the year 5138."""
 
 
 class UnreadableLine(ValueError):
-    """A line of a log is not a request. Its text says why without quoting the line, which may hold a key."""
+    """A line of a log is not a request. Its message says why without quoting the line, which may hold a key."""
 
 
 def ticks_of(value: object) -> int:
-    """Return a JSON value's time: seconds, ms, us or ns since 1970, or text. Raises `UnreadableLine`."""
+    """Return a JSON value's time: seconds, ms, us or ns since 1970, or a string. Raise `UnreadableLine` for others."""
     if isinstance(value, str):
         return text_ticks(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value in (inf, -inf) or value != value:
-        raise UnreadableLine("its time is neither a number nor text")
+        raise UnreadableLine("its time is neither a number nor a string")
     per_second = _units_per_second(value)
     if isinstance(value, int):
         return value * (TICKS_PER_SECOND // per_second)
-    # A float of today's seconds is good to a quarter of a microsecond: nothing is lost by naming the microsecond meant.
+    # A float of today's seconds is good to a quarter of a microsecond: rounding to a microsecond loses nothing.
     return round(value / per_second * 1_000_000) * _TICKS_PER_US
 
 
 @lru_cache(maxsize=4096)
 def text_ticks(text: str) -> int:
-    """Return the time that a text says: ISO 8601 (UTC unless it says), the common log format's, or a number since 1970.
+    """Return the time in a string: ISO 8601 (UTC by default), the common log format, or a number since 1970.
 
-    Raises `UnreadableLine`.
+    Raise `UnreadableLine` if it is none of them.
 
     >>> text_ticks("10/Oct/2000:13:55:36 -0700") == text_ticks("2000-10-10T20:55:36Z") == text_ticks("971211336")
     True
@@ -91,7 +92,7 @@ def _common_ticks(match: re.Match[str]) -> int:
 
 
 def _part(fraction: str, whole: int) -> int:
-    """Return so much of `whole` as the digits behind a point say."""
+    """Return the part of `whole` that the digits after a point give."""
     return int(fraction or 0) * whole // int("1" + "0" * len(fraction))
 
 

@@ -1,7 +1,7 @@
-"""What a policy charges for a request of a replay: the same as `Keeper.reserve` does, remembered.
+"""The charges of a policy for a request of a replay: the same as those of `Keeper.reserve`, but remembered.
 
-Which rules match depends on few attributes (a path, a method), and so does each charge (an address). What follows
-from the values seen lately is looked up: that is what makes a million lines a matter of seconds. Knows no log, no time.
+The match of a rule depends on few attributes (a path, a method), and so does each charge (an address). The results for
+recent values are looked up, so a million lines take seconds. This module knows no log and no time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _REMEMBERED = 50_000
 
 
 class Lacking(Exception):
-    """A rule with `missing = "reject"` refuses the request, for want of `attribute`."""
+    """A rule with `missing = "reject"` refuses the request, because `attribute` is missing."""
 
     def __init__(self, attribute: str) -> None:
         super().__init__(attribute)
@@ -29,7 +29,7 @@ class Lacking(Exception):
 
 
 class Planner:
-    """Finds the shares that the rules have in a request. Of all requests, so it has the tallies, one for each rule."""
+    """Finds the shares of the rules in a request. It plans all requests, so it keeps the tallies, one for each rule."""
 
     __slots__ = ("_compiled", "_match_names", "_matching", "_tallies", "tallies")
 
@@ -44,8 +44,8 @@ class Planner:
     def shares(self, attributes: Mapping[str, str]) -> list[Share]:
         """Return the shares of the rules that match, in the file's order.
 
-        Raises `Lacking`, and `UnreadableLine` if the attribute that should be a rule's cost is no number: such a
-        request is not refused live, but an error.
+        Raise `Lacking`. Raise `UnreadableLine` if the attribute for a rule's cost is not a number: live, such a request
+        is an error, not refused.
         """
         seen = self._compiled.seen(attributes)
         if any(

@@ -1,5 +1,6 @@
-"""What a replay found out: values, counted by `engine` and shown by `tables`. They hold no key in clear,
-unless the replay was told to show keys.
+"""The results of a replay: values, counted by `engine` and shown by `tables`.
+
+They hold no key in clear, unless the replay was asked to show keys.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class BadLine(NamedTuple):
 
 
 class TimeSpan(NamedTuple):
-    """From a log's first request to its last, in ticks since 1970."""
+    """The times of a log's first and last request, in ticks since 1970."""
 
     first: int
     last: int
@@ -36,12 +37,12 @@ class BucketReport(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RuleReport:
-    """What one rule said of the requests that it matched, whatever other rules said of them.
+    """The decisions of one rule on the requests that it matched, without regard to other rules.
 
     delayed     admitted requests that the rule would have had wait
     buckets     distinct buckets that were asked
     needed      the least capacity, at the same rate, with which the rule would have admitted every request of the log,
-                had all other rules too; for a leaky bucket's callers, if they wait as long as its queue takes
+                if all other rules had too; a leaky bucket's callers are taken to wait for their turn
     needed_99   the same for 99 % of the buckets: the worst one per cent left out
     keyless     requests without an attribute of the rule's key, which shared a bucket
     """
@@ -62,14 +63,14 @@ class RuleReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a policy would have made of a log.
+    """The decisions of a policy on a log.
 
     lines       lines read, blank ones left out
     requests    lines that were replayed; each was admitted or rejected
     bad_lines   the first lines that could not be replayed, of `unreadable` in all
     unmatched   requests that no rule matched: admitted
     delayed     admitted requests that would have had to wait, the longest for `longest_delay` seconds
-    lacking     rejected requests by the attribute for want of which a rule with `missing = "reject"` refused them
+    lacking     rejected requests by the missing attribute that made a rule with `missing = "reject"` refuse them
     absent      attributes that the policy asks for, and that no request has
     late        requests so far behind others in the log that they were replayed at a later time than their own
     lateness    how much later at most, in seconds

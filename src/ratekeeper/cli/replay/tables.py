@@ -1,7 +1,7 @@
-"""A replay's report for people: the totals, two tables, and the notes that one has to know to read them. Needs `rich`.
+"""A replay's report for people: the totals, two tables, and the notes that explain them. It needs `rich`.
 
-Knows the report and the terminal, nothing else. What comes from a log may have been made up by anybody: it is shown
-with control characters escaped, and never read as markup.
+This module knows the report and the terminal, nothing else. Anybody may have made up the values in a log: they are
+shown with control characters escaped, and never read as markup.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _notes(report: Report, keys_shown: bool) -> Table:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    """Yield what the log and the policy lack, and may not have been meant to."""
+    """Yield notes on parts that the log and the policy lack, perhaps by mistake."""
     for bad in report.bad_lines:
         yield f"line {bad.line:,} was not read: {_safe(bad.reason)}"
     if report.absent:
@@ -141,7 +141,7 @@ def _explanations(report: Report, keys_shown: bool) -> Iterator[str]:
 
 
 def _share(part: int, whole: int) -> str:
-    """Return a share for people; one that is small but not nothing never reads as nothing."""
+    """Return a share for people; a small one never reads as nothing, nor a large one as all."""
     if not part or not whole:
         return "0 %"
     percent = 100 * part / whole
@@ -166,7 +166,7 @@ def _period(span: TimeSpan) -> str:
 
 
 def _safe(text: str) -> str:
-    """Return a text from outside so that it can do nothing to a terminal."""
+    """Return a string from outside with escapes, so that it cannot control a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -1,4 +1,4 @@
-"""The tallies of a replay: what each bucket of each rule was asked and answered. Knows no log, no store, no clock."""
+"""The tallies of a replay: the requests and answers of each bucket of each rule. It knows no log, store or clock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ratekeeper.decision import Charge, Decision
 from ratekeeper.policy.model import Rule
 
 Values: TypeAlias = tuple[str | None, ...]
-"""The values of some attributes, in an order agreed on; None for one that a request lacks."""
+"""The values of some attributes, in an agreed order; None for a missing one."""
 
 
 class Bucket:
-    """What one bucket was asked. `tat` is what its TAT would be if nothing had ever been refused."""
+    """The requests of one bucket. `tat` is the TAT that it would have if nothing had ever been refused."""
 
     __slots__ = ("admitted", "needed", "rejected", "tat")
 
@@ -25,7 +25,7 @@ class Bucket:
 
 
 class Tally:
-    """What one rule was asked, by the values of its key. `shares` are by the values of `names`, which decide them."""
+    """The requests of one rule, by the values of its key. `shares` are by the values of `names`, which decide them."""
 
     __slots__ = ("buckets", "delayed", "keyless", "names", "rule", "shares")
 
@@ -54,12 +54,12 @@ class Tally:
 
 
 class Share(NamedTuple):
-    """One rule's share in what is decided of some requests: the charge, whom to tally, and the capacity needed.
+    """One rule's share in the decision of some requests: the charge, its tally and bucket, and the needed capacity.
 
-    "Needed" is the capacity at which a bucket would never have refused. Had it not, its debt would be that of `tat`:
-    `ahead = tat - now` after each request. The limit's tolerance is `capacity * interval + slack`, so that takes
-    `(ahead - slack) / interval`, rounded up; and no capacity under `least` ever admits the request's cost. The most
-    that any request took is exact, and one number for each bucket.
+    "Needed" is the capacity at which a bucket would never have refused. Then its debt would be `ahead = tat - now`
+    after each request. The limit's tolerance is `capacity * interval + slack`, so the needed capacity is
+    `(ahead - slack) / interval`, rounded up. No capacity under `least` ever admits the request's cost. The maximum
+    over all requests is exact, and needs one number for each bucket.
     """
 
     charge: Charge
@@ -85,7 +85,7 @@ class Share(NamedTuple):
 
 
 def count(shares: Iterable[Share], decisions: Iterable[Decision], now: int) -> tuple[bool, int]:
-    """Count each rule's decision of a request. Return whether the request passes, and after how many ticks.
+    """Count each rule's decision of a request. Return whether the request passes, and its delay in ticks.
 
     Note for each bucket the capacity that it would have needed to admit the request.
     """

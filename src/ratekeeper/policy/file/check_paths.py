@@ -14,7 +14,7 @@ _ENCODED = re.compile(r"%[0-9A-Fa-f]{2}")
 
 
 class _Mistake(NamedTuple):
-    """What a pattern must not have, what is wrong with it, and what to put in its place."""
+    """A part that a pattern must not have, the reason, and the part to write instead."""
 
     found: re.Pattern[str]
     why: str
@@ -33,7 +33,7 @@ _MISTAKES = (
 
 
 def why_no_path(pattern: str) -> str | None:
-    """Return why a pattern can match no path, and what to write; None if it can.
+    """Return the reason why a pattern can match no path, and its correction; None if it can match.
 
     >>> why_no_path("/users/{id}")
     "'/users/{id}': a path has no placeholders, a 'route' has: write '/users/*'"
@@ -48,7 +48,7 @@ def why_no_path(pattern: str) -> str | None:
 
 
 def _mended(pattern: str) -> tuple[str, str] | None:
-    """Return what is wrong with a pattern, and the pattern without it; None if nothing is."""
+    """Return the mistake in a pattern, and the pattern without it; None if there is none."""
     mend, reasons = pattern, []
     if _ORIGIN.match(mend):
         reasons.append("a path has no scheme and no host")

@@ -1,6 +1,6 @@
 """Reads one [[rules]] table of a policy file into a `Rule`. Errors go to the table's report; then the rule is not used.
 
-Knows the keys of a rule. The file and its other tables are the business of `load`.
+This module knows the keys of a rule. `load` reads the file and its other tables.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _ON_ERROR: Mapping[str, OnError] = {word: word for word in ON_ERROR}
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What the rules of one file may refer to: attributes (None: any) and tiers (None: there are none to check).
+    """The names that the rules of one file may use: attributes (None: any) and tiers (None: the file has no tiers).
 
-    `sources` says where the attributes come from that [attributes] declares.
+    `sources` are the sources of the attributes that [attributes] declares.
     """
 
     attributes: frozenset[str] | None
@@ -52,14 +52,14 @@ class Vocabulary:
 
     @property
     def has_tiers(self) -> bool:
-        """Every request is in a tier."""
+        """True if the file declares tiers: then every request is in one."""
         return self.tiers is not None
 
     def check(self, table: Table, name: str, *inner: str | int) -> None:
         """Add an error at `inner` if there is no attribute of this name."""
         if name.startswith(HEADER):
             table.error(
-                f'{shown(name)} is no attribute: add it to [attributes], such as user = "header:x-user"', *inner
+                f'{shown(name)} is not an attribute: add it to [attributes], such as user = "header:x-user"', *inner
             )
         elif self.attributes is not None and name not in self.attributes:
             table.error(f"unknown attribute {shown(name)}{did_you_mean(name[:40], self.attributes)}", *inner)
@@ -104,7 +104,7 @@ def read_rule(table: Table, vocabulary: Vocabulary) -> Rule | None:
 
 
 def cost_source(rule: Rule) -> HeaderSource | None:
-    """Return the header that a rule's cost is read from, if it is one: then the attribute is named "header:NAME"."""
+    """Return the header that gives a rule's cost, or None: the attribute of a header is named "header:NAME"."""
     if isinstance(rule.cost, str) and rule.cost.startswith(HEADER):
         return HeaderSource(rule.cost.removeprefix(HEADER))
     return None
@@ -121,7 +121,7 @@ def _titled(table: Table) -> Table:
 
 
 def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) -> Limit | None:
-    """Return the limit that a rule or an override gives. What an override leaves out is `inherited`."""
+    """Return the limit of a rule or an override. An override takes missing values from `inherited`."""
     given, rate_key = table.values, algorithm.rate_key
     if algorithm.other_rate_key in given:
         other = next(word for word, other in _ALGORITHMS.items() if other.rate_key == algorithm.other_rate_key)
@@ -134,7 +134,7 @@ def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) 
     if not inherited:
         examples = {"capacity": "capacity = 20", rate_key: f"{rate_key} = 5"}
         lacking = [key for key, example in examples.items() if table.lacks(key, example, _RULE_KEYS)]
-    default = inherited or algorithm.build(1, 1)  # with one of the two lacking, the other is checked all the same
+    default = inherited or algorithm.build(1, 1)  # if one of the two is missing, check the other
     try:
         limit = algorithm.build(given.get("capacity", default.capacity), given.get(rate_key, default.rate))
         return None if lacking else limit
@@ -152,7 +152,7 @@ def _limit_from_text(table: Table, algorithm: _Algorithm) -> Limit | None:
     if twice:
         table.error(f"'limit' says what {' and '.join(map(repr, twice))} would: give one or the other", twice[0])
     try:
-        return parse_limit(text)  # type: ignore[arg-type]  # it says itself what is wrong with anything but a text
+        return parse_limit(text)  # type: ignore[arg-type]  # its error explains a wrong type
     except _BAD_NUMBERS as error:
         table.error(str(error), "limit")
         return None
@@ -191,7 +191,7 @@ def _override_match(table: Table, algorithm: _Algorithm, vocabulary: Vocabulary)
 
 
 def _is_slip(name: str, value: object, vocabulary: Vocabulary) -> bool:
-    """Return whether a key of an override is rather a mistake than an attribute: a misspelt "refil_rate"."""
+    """Return whether a key of an override is a mistake rather than an attribute: a misspelt "refil_rate"."""
     if vocabulary.attributes is not None:
         return name not in vocabulary.attributes
     likeness = 0.75 if isinstance(value, str | list) else 0.6

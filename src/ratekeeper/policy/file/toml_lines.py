@@ -1,7 +1,7 @@
 """Finds the line of each table, key and list item in a TOML file, which `tomllib` does not tell.
 
-A search for brackets and `key =`, over a text that tomllib has read already: it need not notice errors. It knows
-nothing of policies. Where it is at a loss, what it does not list is looked up as the table around it.
+It searches for brackets and `key =` in TOML that tomllib has read already, so it need not notice errors. It knows
+nothing of policies. If it does not list a value, the line is that of the table around the value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Path: TypeAlias = tuple[str | int, ...]
-"""How to come to a value: keys, and indices of lists: ("rules", 0, "match", "path")."""
+"""The keys and the list indices that lead to a value: ("rules", 0, "match", "path")."""
 
 _PART = r"""(?:[\w-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*')"""
 _KEY = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
