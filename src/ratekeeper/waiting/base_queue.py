@@ -264,7 +264,7 @@ class BaseWaitQueue:
             del self._lists[waitlist.buckets]
 
     async def _settle(self) -> None:
-        """Take back in the store the last of what was given up."""
+        """Take back in the store the last ranges that were given up."""
         while self._unsettled:
             waitlist, _ = self._unsettled.popitem(last=False)
             await self._take_back(waitlist, self._section(partial(self._last_spare, waitlist)))
