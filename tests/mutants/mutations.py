@@ -62,7 +62,8 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 # Without these the file cannot be imported, or the change says nothing to Python.
 KEPT_DECORATORS = {"overload", "override", "final", "abstractmethod", "runtime_checkable", "property", "setter"}
 # With their arguments swapped these do the same, or fail at once.
-UNORDERED_CALLS = {"isinstance", "issubclass", "getattr", "setattr", "hasattr", "cast", "max", "min"}
+UNORDERED_CALLS = {"isinstance", "issubclass", "getattr", "setattr", "hasattr", "cast", "max", "min", "suppress"}
+UNSEEN_KEYWORDS = {"slots", "strict", "maxsize"}  # memory, assertions, caches
 
 
 def mutations_of(text: str) -> list[Mutation]:
@@ -124,7 +125,7 @@ class _Finder:
 
 def _changeable(node: ast.AST) -> Iterator[ast.AST]:
     """Yield the parts of a node in which a change has to do with behaviour."""
-    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg in ("slots", "strict")):
+    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg in UNSEEN_KEYWORDS):
         return  # Python 3.11 does not know where the parts of an f-string are
     for name, value in ast.iter_fields(node):
         if name not in ("annotation", "returns"):
