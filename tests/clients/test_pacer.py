@@ -9,7 +9,16 @@ import pytest
 from async_memory import AsyncMemoryStore
 from redis_servers import redis_server
 
-from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, ManualClock, MemoryStore, RedisStore, TokenBucket
+from ratekeeper import (
+    AsyncLimiter,
+    LeakyBucket,
+    Limiter,
+    ManualClock,
+    MemoryStore,
+    RateLimitExceeded,
+    RedisStore,
+    TokenBucket,
+)
 from ratekeeper.clients import pacer
 from ratekeeper.clients.pacer import AsyncPacer, Pacer, awaited_limiter
 from ratekeeper.stores.table_store import TableStore
@@ -69,6 +78,18 @@ def test_of_several_limits_the_fastest_bears_the_pause(store: TableStore) -> Non
     pacer = pacer_of(limiter)
     pacer.heed("key", 1, 429, RETRY_AFTER_30)
     assert turns(pacer, 3) == [30, 30.1, 30.2]  # the 1000 of the hour are still there
+
+
+def test_a_caller_that_waits_through_a_pause_waits_no_longer_than_its_timeout_in_all(
+    store: TableStore, clock: ManualClock
+) -> None:
+    pacer = pacer_of(Limiter("1/s", store=store), timeout=3)
+    pacer.heed("key", 1, 429, RETRY_AFTER_30)
+    pacer.limiter.reset("key")  # so it gets turns, but they come in the pause
+    began = clock.ticks()
+    with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
+        pacer.take_turn("key", 1)
+    assert clock.ticks() - began == 3 * 16_000_000_000
 
 
 def test_other_keys_go_on(store: TableStore) -> None:

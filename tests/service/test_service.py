@@ -115,7 +115,14 @@ def test_json_attributes_have_one_spelling_and_known_names(service: httpx.Client
     assert "did you mean 'api_key'?" in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("status", ["200", "abc", "500", "4030", "-403", "٤٠٣", "418418"])
+@pytest.mark.parametrize("status", [400, 403, 451])
+def test_a_gateway_may_say_with_which_status_to_deny(service: httpx.Client, status: int) -> None:
+    answers = [check(service, "/api/x", f"/check/{status}", x_api_key="k") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, status]
+    assert answers[-1].json()["status"] == status
+
+
+@pytest.mark.parametrize("status", ["200", "399", "abc", "500", "4030", "-403", "٤٠٣", "418418"])
 def test_a_status_that_cannot_deny_is_refused_loudly(service: httpx.Client, status: str) -> None:
     answer = service.get(f"/check/{status}")
     assert answer.status_code == 404
