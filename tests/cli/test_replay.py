@@ -225,6 +225,13 @@ LINES = [
 ]
 
 
+def test_a_path_that_the_service_would_refuse_makes_a_line_unreadable() -> None:
+    line = '{"time": 1700000000, "method": "GET", "path": "/%s"}'
+    report = replay(Policy.parse(SMALL), [line % "a", line % ("a" * 9000)])
+    assert (report.requests, report.unreadable) == (1, 1)
+    assert report.bad_lines[0].reason == "the path is longer than 8192 characters"
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_line_makes_a_traceback(data: st.DataObject) -> None:

@@ -66,8 +66,8 @@ def test_tasks_whose_turns_passed_without_a_worker_do_not_all_begin_when_one_is_
     turns = Limiter(*tasks.limiter.limits, store=tasks.limiter.store, name=f"{tasks.limiter.name} (turns of tasks)")
     wait_for(lambda: turns.peek("limited").reset_after == 0)
     with worker(tasks):
-        # A worker that is stopped may lose what it is passing on at that moment: that is Celery's.
-        wait_for(lambda: sum(result.ready() for result in left) >= len(left) - 4)
+        # A worker that is stopped may lose tasks that it is passing on at that moment: that is Celery's.
+        wait_for(lambda: 2 * sum(result.ready() for result in left) >= len(left))
         at = sorted(at for _, at in begun([result for result in left if result.ready()]))
     assert at[-1] - at[0] >= (len(at) - tasks.BURST) / tasks.RATE - LATE
 

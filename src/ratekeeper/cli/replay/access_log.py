@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ratekeeper.cli.replay.log_time import UnreadableLine, text_ticks, ticks_of
+from ratekeeper.errors import BadRequestError
 from ratekeeper.http.attributes import client_address, read_method
 from ratekeeper.http.paths import read_path
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
@@ -102,7 +103,10 @@ class LineReader:
     def read(self, text: str, line: int = 1) -> LogEntry:
         """Read a line. Raise `UnreadableLine` if it cannot be read."""
         text = text.strip()
-        return self._read_json(text, line) if text.startswith("{") else self._read_combined(text, line)
+        try:
+            return self._read_json(text, line) if text.startswith("{") else self._read_combined(text, line)
+        except BadRequestError as error:  # as the service would refuse it
+            raise UnreadableLine(str(error)) from None
 
     def _read_combined(self, text: str, line: int) -> LogEntry:
         match = _COMBINED.match(text)
