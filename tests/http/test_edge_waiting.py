@@ -229,6 +229,8 @@ for _ in range(3):
         ("/bin/uvicorn app:app --workers 2", {}, True),
         ("/bin/uvicorn app:app", {"WEB_CONCURRENCY": "2"}, True),
         ("/bin/gunicorn app:app", {"WEB_CONCURRENCY": "2"}, True),
+        ("/bin/gunicorn -w 99999 app:app", {}, True),
+        ("/bin/gunicorn -w 100000 app:app", {}, False),  # that is not a number of workers
         ("/bin/gunicorn -w 1 app:app", {}, False),
         ("/bin/uvicorn app:app --workers 1", {"WEB_CONCURRENCY": "1"}, False),
         ("/bin/uvicorn app:app", {}, False),

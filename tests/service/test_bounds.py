@@ -302,6 +302,22 @@ def test_a_client_that_goes_on_by_drips_is_cut_off_as_well(echo: Echo, bound: st
         poll(lambda: server.open == 0)
 
 
+def test_each_piece_of_a_body_allows_another_pause(echo: Echo) -> None:
+    with serving(echo, head_time=500, pause=2000) as server:
+        client = server.client()
+        client.send(b"POST /body HTTP/1.1\r\nContent-Length: 2\r\n\r\n")
+        poll(lambda: server.open == 1)
+        connections: Any = server._server._state.connections
+        [connection] = connections
+        poll(lambda: connection._deadline - server._loop.time() > 1000)
+        before = connection._deadline
+        poll(lambda: server._loop.time() + 2000 > before + 0.01)
+        client.send(b"x")
+        poll(lambda: connection._deadline > before)
+        client.send(b"y")
+        assert client.answer().endswith(b"/body")
+
+
 def test_a_request_that_is_slow_to_come_takes_no_answer_from_the_one_before(echo: Echo) -> None:
     echo.go.clear()
     with serving(echo, head_time=0.05) as server:
