@@ -454,7 +454,7 @@ def test_waiting_costs_no_cpu() -> None:
 def test_fifty_of_a_hundred_cancelled_at_random_leave_no_hole(make: Any, turns: int) -> None:
     async def run() -> None:
         store = make(1000)
-        limiter = AsyncLimiter(LeakyBucket(200, 100), store=store)
+        limiter = AsyncLimiter(LeakyBucket(200, 40), store=store)
         left: list[int] = []
 
         async def wait() -> None:
