@@ -41,7 +41,10 @@ _MENDS = (
     (r"WRONGTYPE|wrong kind of value", "something else uses the bucket's name: give the store another prefix"),
     (r"WRONG_VERSION_NUMBER|record layer failure", "the server does not speak TLS: write redis:// in its URL"),
     (r"CERTIFICATE_VERIFY_FAILED", "the server's certificate is not trusted: see the option ssl_ca_certs"),
-    (r"Protocol [Ee]rror", "what listens there is not Redis or Valkey, or it speaks TLS: then write rediss:// in its URL"),
+    (
+        r"Protocol [Ee]rror",
+        "what listens there is not Redis or Valkey, or it speaks TLS: then write rediss:// in its URL",
+    ),
 )
 """Mistakes that last, by words of an error, and their mends. A cluster's client hides them in another error."""
 
