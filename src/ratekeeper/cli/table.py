@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print once, or until interrupted. Raise `StoreError` if there is no such table."""
+    """Print once, or until interrupted. Raise `StoreError` if the table does not exist."""
     with SharedMemoryStore.open(args.path) as store:
         if args.watch:
             _watch(store)

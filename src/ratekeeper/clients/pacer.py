@@ -205,8 +205,8 @@ class _Flow(Generic[R, L]):
     async def _heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
         """Hold back further requests if a response asks for it.
 
-        If the store does not answer, there is no pause: the caller must get its response, and the next request meets
-        the outage itself.
+        If the store does not answer, no pause is stored. The caller gets its response, and the next request meets the
+        outage.
         """
         seconds = pause_after(status, headers, self._longest)
         if not seconds:

@@ -6,8 +6,8 @@
  *   cell     | fingerprint: 63 bits | mark: 1 bit | TAT: 64 bits |      16 bytes; all zero: never used
  *
  * A key may live in either of two lines. Their 16 cells are its slots, numbered from 0. Every change is one 16-byte
- * compare-and-swap. So there is no lock, and a process that dies leaves nothing half done. A cell with a TAT in the past
- * is a full bucket, and so is free.
+ * compare-and-swap. So the table needs no lock, and a process that dies leaves nothing half done. A cell with a TAT in
+ * the past is a full bucket, and so is free.
  *
  * At most one live cell per fingerprint. Charging changes a live cell in place, so only newcomers could break this: two
  * threads that meet a new key at once, and choose different cells. So a newcomer is written in three steps.

@@ -1,8 +1,8 @@
 """Django: a middleware, sync and async, that reads the settings. Knows no other framework.
 
 A request is charged in `process_view`, where the route and the user are known. A request that is answered without a
-view (by another middleware, or as there is no such page) is charged when its response passes. So guessing paths is
-limited too.
+view (by another middleware, or because the page does not exist) is charged when its response passes. So guessing paths
+is limited too.
 """
 
 from __future__ import annotations

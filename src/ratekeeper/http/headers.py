@@ -37,7 +37,7 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
         token comes that long after the first is taken.
 
     Times are whole seconds, rounded up from the exact rate (see `Limit.whole_seconds`), at least 1. `Retry-After` is
-    there if waiting helps. Without a rule there are no headers.
+    there if waiting helps. If no rule applies, the result is empty.
     """
     policies, states, waits = [], [], [0]
     for name, one, shadow in decision.rules:

@@ -36,7 +36,7 @@ class Store(Protocol):
         """Decide the charges of one request, and make all of them or none. Returns a decision for each, in order.
 
         `allowed` of each is its own bucket's answer; the request passes if all that are not in shadow allow it.
-        Without charges there are no decisions. With `commit=False` nothing is written.
+        An empty list of charges gets an empty list. With `commit=False` nothing is written.
         """
         ...
 
