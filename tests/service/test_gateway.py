@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from gateways import GATEWAYS, Site, site_behind
+from gateways import GATEWAYS, Site, limited_site, site_behind
 from oracles import structured
-from servers import free_port, ratekeeper_service
+from servers import free_port
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -78,10 +78,7 @@ limit = "5/hour"
 @pytest.fixture(scope="module", params=GATEWAYS)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Return one site for all tests of a gateway: each takes a rule or keys that no other does."""
-    folder = tmp_path_factory.mktemp(request.param)
-    policy = folder / "policy.toml"
-    policy.write_text(POLICY)
-    with ratekeeper_service(policy) as service, site_behind(request.param, service, folder) as site:
+    with limited_site(request.param, POLICY, tmp_path_factory.mktemp(request.param)) as site:
         yield site
 
 
@@ -218,10 +215,8 @@ def test_nothing_passes_while_the_service_is_down(gateway: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("gateway", GATEWAYS)
 def test_a_store_that_is_away_is_a_503_and_nothing_passes(gateway: str, tmp_path: Path) -> None:
-    policy = tmp_path / "policy.toml"
-    policy.write_text(AWAY)
-    with ratekeeper_service(policy) as service, site_behind(gateway, service, tmp_path) as site:
+    with limited_site(gateway, AWAY, tmp_path) as site:
         assert [site.ask("/a").status_code for _ in range(3)] == [503] * 3
-        assert httpx.get(f"{service}/readyz").status_code == 503
-        assert httpx.get(f"{service}/healthz").status_code == 200
+        assert httpx.get(f"{site.service}/readyz").status_code == 503
+        assert httpx.get(f"{site.service}/healthz").status_code == 200
         assert not site.backend.seen

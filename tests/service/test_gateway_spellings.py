@@ -15,8 +15,8 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import unquote
 
 import pytest
-from gateways import GATEWAYS, Site, site_behind
-from servers import PATIENCE, Seen, ratekeeper_service
+from gateways import GATEWAYS, Site, limited_site
+from servers import PATIENCE, Seen
 from starlette.requests import cookie_parser
 
 POLICY = """
@@ -64,10 +64,7 @@ Request = tuple[str, str, list[Line]]
 
 @pytest.fixture(scope="module", params=GATEWAYS)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp(request.param)
-    policy = folder / "policy.toml"
-    policy.write_text(POLICY)
-    with ratekeeper_service(policy) as service, site_behind(request.param, service, folder) as site:
+    with limited_site(request.param, POLICY, tmp_path_factory.mktemp(request.param)) as site:
         yield site
 
 

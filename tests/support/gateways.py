@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import httpx
 from needs import need_program
-from servers import PATIENCE, Backend, backend, caddy, free_port, nginx, program, wait_until_answers
+from servers import PATIENCE, Backend, backend, caddy, free_port, nginx, program, ratekeeper_service, wait_until_answers
 
 PAGE = Path(__file__).parents[2] / "docs" / "gateways.md"
 SCRIPT = PAGE.parents[1] / "examples" / "haproxy.lua"
@@ -114,3 +114,12 @@ def site_behind(gateway: str, service: str, folder: Path) -> Iterator[Site]:
         with GATEWAYS[gateway](addresses, folder) as url, httpx.Client(base_url=url) as client:
             behind.seen.clear()
             yield Site(gateway, url, client, behind, service)
+
+
+@contextmanager
+def limited_site(gateway: str, policy: str, folder: Path) -> Iterator[Site]:
+    """Start the service with a policy's text, and a backend behind a gateway that asks it."""
+    file = folder / "policy.toml"
+    file.write_text(policy)
+    with ratekeeper_service(file) as service, site_behind(gateway, service, folder) as site:
+        yield site
