@@ -6,13 +6,16 @@ Beside aiolimiter, throttled-py and pyrate-limiter where they are installed. All
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
+from random import Random
 from statistics import median
 from typing import Any
 
@@ -21,6 +24,7 @@ from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, MemoryStore, TokenBuc
 ROUNDS, CALLS, SLOW_CALLS = 30, 10_000, 500
 WAITERS, RATE = 200, 100
 MANY = TokenBucket(100_000_000, "100000000/hour")
+CROWD, CROWDS, GIVE_UPS = 100_000, 3, 10_000
 
 Ask = Callable[[str], Awaitable[object]]
 
@@ -142,6 +146,107 @@ async def cost_of_many() -> tuple[float, float, float]:
     return times[1] - times[0], times[2] - times[1], times[3] - times[2]
 
 
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """The cost of CROWD tasks that are all due within a second."""
+
+    to_come: float  # us of CPU a task
+    to_leave: float
+    last: float  # seconds from the first turn to the last departure
+
+
+def measure_crowds() -> dict[str, list[Crowd]]:
+    """Return what a crowd costs that sleeps by itself, and one that waits for its turns."""
+    kinds: dict[str, Callable[[float], Awaitable[Crowd | None]]] = {
+        "asyncio alone: loop.call_at": crowd_that_sleeps,
+        "AsyncLimiter.acquire": crowd_that_waits,
+    }
+    crowds: dict[str, list[Crowd]] = {kind: [] for kind in kinds}
+    ahead = 8.0
+    for _ in range(CROWDS):
+        for kind, run in kinds.items():
+            while (crowd := asyncio.run(awaiting(run, ahead))) is None:
+                ahead *= 1.5
+            crowds[kind].append(crowd)
+    return crowds
+
+
+async def awaiting(run: Callable[[float], Awaitable[Crowd | None]], ahead: float) -> Crowd | None:
+    return await run(ahead)
+
+
+async def crowd_that_sleeps(ahead: float) -> Crowd | None:
+    """Let each task sleep by its own timer. The first is due in `ahead` seconds."""
+    loop = asyncio.get_running_loop()
+    first, numbers = loop.time() + ahead, iter(range(CROWD))
+
+    async def sleep() -> float:
+        due: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_at(first + next(numbers) / CROWD, due.set_result, None)
+        try:
+            await due
+        finally:
+            timer.cancel()
+        return loop.time()
+
+    return await measure_crowd(sleep, first)
+
+
+async def crowd_that_waits(ahead: float) -> Crowd | None:
+    """Let each task wait at a bucket that is in debt for the next `ahead` seconds."""
+    loop = asyncio.get_running_loop()
+    limiter = AsyncLimiter(LeakyBucket(1_000 * CROWD, CROWD), store=MemoryStore(100))
+    first = loop.time() + ahead
+    await limiter.try_acquire("key", round(ahead * CROWD))
+
+    async def wait() -> float:
+        await limiter.acquire("key")
+        return loop.time()
+
+    return await measure_crowd(wait, first)
+
+
+async def measure_crowd(come: Callable[[], Coroutine[Any, Any, float]], first: float) -> Crowd | None:
+    """Return what CROWD tasks cost, or None if the first was due before all had come."""
+    gc.collect()
+    times = [time.process_time()]
+    tasks = [asyncio.create_task(come()) for _ in range(CROWD)]
+    await asyncio.sleep(0)
+    times.append(time.process_time())
+    in_time = asyncio.get_running_loop().time() < first
+    left = await asyncio.gather(*tasks)
+    times.append(time.process_time())
+    came, gone = ((later - earlier) / CROWD * 1e6 for earlier, later in pairwise(times))
+    return Crowd(came, gone, max(left) - first) if in_time else None
+
+
+def time_give_ups() -> float:
+    """Return seconds of CPU for GIVE_UPS of CROWD waiters to give up, one after the other."""
+    limiter = Limiter(LeakyBucket(CROWD, "1/minute"), store=MemoryStore(100))
+    waiting = [limiter.reserve("key") for _ in range(CROWD)]
+    began = time.process_time()
+    for reservation in Random(1).sample(waiting[1:], GIVE_UPS):
+        reservation.cancel()
+    return time.process_time() - began
+
+
+def print_crowds() -> None:
+    crowds = measure_crowds()
+    print(f"\n### {CROWD:,} tasks that are due within one second\n")
+    print("| best / median | us of CPU to come | us of CPU to leave | last left, s after the first was due |")
+    print("| --- | ---: | ---: | ---: |")
+    for kind, runs in crowds.items():
+        columns = [[run.to_come for run in runs], [run.to_leave for run in runs], [run.last for run in runs]]
+        print(f"| {kind} | {' | '.join(f'{min(column):.2f} / {median(column):.2f}' for column in columns)} |")
+    floor, ours = crowds.values()
+    come, leave = (
+        min(getattr(run, what) for run in ours) / min(getattr(run, what) for run in floor)
+        for what in ("to_come", "to_leave")
+    )
+    print(f"\nbeside asyncio alone: {come:.1f} x to come, {leave:.1f} x to leave")
+    print(f"{GIVE_UPS:,} of {CROWD:,} give up, one after the other: {time_give_ups():.2f} s of CPU (at most 1)")
+
+
 def print_table(title: str, taken: dict[str, list[float]], base: str) -> None:
     print(f"\n### {title}\n\n| best / median | ns a call | x {base} |\n| --- | ---: | ---: |")
     floor = taken[base]
@@ -160,11 +265,12 @@ def main() -> None:
     for late in measure_lateness():
         print(f"| {late.who} | {late.median:.2f} | {late.worst:.2f} |")
     came, waited, gone = asyncio.run(cost_of_many())
-    print(f"\n10,000 tasks: {came:.2f} s of CPU to come, {waited:.3f} s to wait for 2 s, {gone:.2f} s to give up\n")
+    print(f"\n10,000 tasks: {came:.2f} s of CPU to come, {waited:.3f} s to wait for 2 s, {gone:.2f} s to give up")
+    print_crowds()
     took = min(awaiting["AsyncLimiter.acquire, nobody waits"])
     most = 2 * min(awaiting["await an empty coroutine"]) + min(blocking["Limiter.try_acquire"])
     ratio = min(blocking["Limiter.acquire, nobody waits"]) / min(blocking["Limiter.try_acquire"])
-    print(f"acquire: {ratio:.2f} x try_acquire (at most 1.3); awaited: {took:.0f} ns (at most {most:.0f})")
+    print(f"\nacquire: {ratio:.2f} x try_acquire (at most 1.3); awaited: {took:.0f} ns (at most {most:.0f})")
 
 
 if __name__ == "__main__":
