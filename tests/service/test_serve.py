@@ -217,7 +217,7 @@ def test_a_broken_table_is_one_log_line_and_a_back_off_until_it_is_mended(
         lines = service.log.splitlines()
         assert sum("cannot serve" in line for line in lines) == 1, service.log
         assert len(lines) == 3, service.log  # and two were killed
-        assert str(table) in lines[-1] or str(table) in lines[-2]
+        assert any(str(table) in line for line in lines)
         shutil.rmtree(table) if table.is_dir() else table.unlink(missing_ok=True)
         SharedMemoryStore(table).close()
         assert service.check().status_code == 200, "it was asked before any worker served again"

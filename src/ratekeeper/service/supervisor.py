@@ -206,9 +206,10 @@ class Supervisor:
 
     def _tell(self, reason: str, pause: float, repeats: bool) -> None:
         """Log why a worker ended. One reason that all workers have, again and again, is told once."""
-        if repeats and reason == self._told:
-            return
-        self._told = reason if repeats else None
+        if repeats:
+            if reason == self._told:
+                return
+            self._told = reason
         when = f"in {pause:g} s" if pause else "now"
         _log.error(
             "%s: %s", reason, f"another try {when}, then ever later" if repeats else f"another one starts {when}"
