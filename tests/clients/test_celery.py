@@ -63,7 +63,7 @@ def test_tasks_whose_turns_passed_without_a_worker_do_not_all_begin_when_one_is_
     with worker(tasks) as process:
         results = [tasks.limited.delay(number) for number in range(30)]  # for 5.6 s
         wait_for(lambda: all(result.state != "PENDING" for result in results))
-        process.send_signal(signal.SIGSTOP)  # its pool goes on, with what it has
+        process.send_signal(signal.SIGSTOP)  # its pool goes on
         left = [result for result in results if result.state != "SUCCESS"]
         assert len(left) > tasks.BURST + 2
         turns = Limiter(*tasks.limiter.limits, store=tasks.limiter.store, name=f"{tasks.limiter.name} (turns of tasks)")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_oracle import Asked, planned
+from policy_strategies import REQUESTS, policies
 
-from ratekeeper import AsyncKeeper, Keeper, LeakyBucket, ManualClock, MemoryStore, Policy, TokenBucket
+from ratekeeper import AsyncKeeper, Keeper, LeakyBucket, ManualClock, MemoryStore, Policy, TokenBucket, core
 from ratekeeper.http.paths import read_path
-from ratekeeper.policy.compiled import CompiledPolicy
-from ratekeeper.policy.model import Missing, Override, Rule, Tiers
+from ratekeeper.policy.compiled import CompiledPolicy, Matcher, Program, PythonMatcher
+from ratekeeper.policy.model import Override, Rule, Tiers
 from ratekeeper.policy.sources import (
     AppSource,
     BearerSource,
@@ -33,61 +34,16 @@ RULE = '[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1000/s"\n'
 
 # It means what the definition says
 
-USERS = st.sampled_from(["a", "ab", "abc", "b", "ba", "A", "", "10.1.2.3", "10.9.9.9"])
-PATHS = st.sampled_from(["/", "/a", "/a/", "/a/b", "/a/b/", "/b", "/b;x", "/a/../b"])
-METHODS = st.sampled_from(["GET", "get", "POST", "OTHER"])
-CLIENTS = st.sampled_from(["10.1.2.3", "10.9.9.9", "192.0.2.7", "2001:db8:0:7::/64", "unknown"])
-REQUESTS = st.fixed_dictionaries(
-    {},
-    optional={
-        "user": USERS,
-        "team": USERS,
-        "path": st.lists(PATHS, min_size=1, max_size=3).map(Readings.of),
-        "method": METHODS,
-        "client": CLIENTS,
-    },
-)
-FREE = st.sampled_from(["a", "ab", "a*", "*b", "*", "a?", "?", "*a*", "a*c", "**", "10.0.0.0/8", "[ab]", "b"])
-PATTERNS = {
-    "user": FREE,
-    "team": FREE,
-    "path": st.sampled_from(["/a", "/a/", "/a*", "/a/*", "*/b", "*/", "/", "/*/", "/?", "/b", "*b*", "/a/b/", "*"]),
-    "method": st.sampled_from(["GET", "post", "P*", "*", "OTHER", "?ET"]),
-    "client": st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7", "2001:db8::/32", "::/0", "unknown", "1*"]),
-}
-MATCHES = st.lists(st.sampled_from(sorted(PATTERNS)), unique=True, max_size=3).flatmap(
-    lambda names: st.fixed_dictionaries(
-        {name: st.lists(PATTERNS[name], min_size=1, max_size=3).map(tuple) for name in names}
-    )
-)
-LIMITS = st.builds(TokenBucket, st.integers(1, 3), st.integers(1, 3))
-OVERRIDES = st.lists(st.builds(Override, MATCHES.filter(bool), LIMITS), max_size=6).map(tuple)
-KEYS = st.sampled_from([(), ("user",), ("path", "user"), ("client",)])
-MISSING: st.SearchStrategy[Missing] = st.sampled_from(get_args(Missing))
+MATCHERS = [PythonMatcher] if core.matcher is None else [PythonMatcher, core.matcher]
 
 
-@st.composite
-def policies(draw: st.DrawFn) -> Policy:
-    rules = tuple(
-        Rule(
-            f"rule {number}", draw(LIMITS), match=draw(MATCHES), key=draw(KEYS), overrides=draw(OVERRIDES),
-            missing=draw(MISSING), shadow=draw(st.booleans()),
-        )
-        for number in range(draw(st.integers(1, 3)))
-    )  # fmt: skip
-    exempt = [match for match in draw(st.lists(MATCHES, max_size=4)) if match]
-    tiers = draw(st.sampled_from([None, Tiers("user", "free", {"a": "pro", "b": "team"})]))
-    while True:  # an exemption of everything is an error, and not what this is about
-        try:
-            return Policy(rules, exempt=tuple(exempt), tiers=tiers)
-        except ValueError:
-            exempt.pop()
-
-
+@pytest.mark.parametrize("matcher", MATCHERS)
 @settings(max_examples=300)
-@given(policies(), st.lists(REQUESTS, min_size=1, max_size=8))
-def test_a_compiled_policy_charges_what_the_definition_says(policy: Policy, requests: list[dict[str, str]]) -> None:
-    compiled = CompiledPolicy(policy)
+@given(policy=policies(), requests=st.lists(REQUESTS, min_size=1, max_size=8))
+def test_a_compiled_policy_charges_what_the_definition_says(
+    matcher: Callable[[Program], Matcher], policy: Policy, requests: list[dict[str, str]]
+) -> None:
+    compiled = CompiledPolicy(policy, matcher=matcher)
     for request in requests:
         plan = compiled.plan(request)
         found = [(rule.name, charge.key, charge.limit) for rule, charge in zip(plan.rules, plan.charges, strict=True)]
@@ -237,7 +193,7 @@ COUNT = 400
 
 def lines_of_work(policy: Policy, request: dict[str, str]) -> int:
     """Return how many lines of Python a plan takes. Look-ups in C take one, whatever the size of the table."""
-    compiled, lines = CompiledPolicy(policy), 0
+    compiled, lines = CompiledPolicy(policy, matcher=PythonMatcher), 0
     compiled.plan(request)  # the address is in the cache now
 
     def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:

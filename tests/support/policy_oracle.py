@@ -29,7 +29,7 @@ class Asked:
         return self.rule.why_not_charged(self.policy.seen(attributes))
 
     def limit_for(self, attributes: Values) -> Limit:
-        return self.rule.limit_for(self.policy.seen(attributes))
+        return self.rule.limits[self.rule.limit_place(self.policy.seen(attributes))]
 
     def capacity_for(self, **attributes: str) -> int:
         return self.limit_for(attributes).capacity
@@ -96,7 +96,7 @@ def limit_for(rule: Rule, request: Values) -> Limit:
     def limit(read: Values) -> Limit:
         return next((it.limit for it in rule.overrides if matches(it.match, read)), rule.limit)
 
-    return min(map(limit, readings(request)), key=lambda limit: (limit.rate, limit.capacity))
+    return min(map(limit, readings(request)), key=lambda limit: (limit.rate, limit.capacity, not limit.queues))
 
 
 def planned(policy: Policy, request: Values) -> tuple[list[tuple[str, str, Limit]], str | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from math import ceil
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ratekeeper.clock import SystemClock
 from ratekeeper.core import pytable
@@ -29,6 +29,9 @@ SEED_BYTES = 16
 IMPLEMENTATION: Literal["c", "python"] = "python"
 """Which core is in use."""
 
+matcher: Callable[[Any], Any] | None = None
+"""Makes the C matcher of a policy's program; None where the C core is not in use."""
+
 _wanted = os.environ.get("RATEKEEPER_CORE", "auto")
 if _wanted not in ("auto", "require", "python"):
     raise ImportError(f"RATEKEEPER_CORE must be auto, require or python, not {_wanted!r}")
@@ -43,6 +46,7 @@ if _wanted != "python":
             ) from error
     else:
         IMPLEMENTATION = "c"
+        matcher = _table.Matcher
 
 
 def lines_for(max_keys: int) -> int:
@@ -69,6 +73,11 @@ def attach_table(
 ) -> _table.Table:
     """Return the C table in memory that processes share: `lines_for(max_keys) + 1` lines, at first of zeros."""
     return _table.Table(memory, len(memory) // LINE_BYTES - 1, deny_when_full, seed, clock)
+
+
+def is_native(matcher: object) -> bool:
+    """Return whether a policy's matcher is in C."""
+    return IMPLEMENTATION == "c" and isinstance(matcher, _table.Matcher)
 
 
 def hold_time(held: int | None, ahead: int) -> None:

@@ -16,9 +16,8 @@ bool rk_read_key(PyObject *key, rk_text *text)
             return false;
         key = text->owner;
     } else if (!PyBytes_Check(key)) {
-        const char *name = Py_TYPE(key)->tp_name, *dot = strrchr(name, '.');
         const char *mend = PyLong_Check(key) ? ": write str(key)" : "";
-        PyErr_Format(PyExc_TypeError, "a key must be str or bytes, not %s%s", dot ? dot + 1 : name, mend);
+        PyErr_Format(PyExc_TypeError, "a key must be str or bytes, not %s%s", rk_type_name(key), mend);
         return false;
     }
     text->bytes = PyBytes_AS_STRING(key);
@@ -97,12 +96,9 @@ static bool keyword_is(PyObject *keyword, const char *name)
     return PyUnicode_CompareWithASCIIString(keyword, name) == 0;
 }
 
-/* Reads (key, cost=1[, timeout]), by position or by name. By hand: the general parser takes as long as the decision. */
-bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
-                     rk_request *request)
+bool rk_read_arguments(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                       const char *const *names, int max_args, PyObject **given)
 {
-    PyObject *given[3] = {NULL, NULL, NULL};
-    const char *const names[3] = {"key", "cost", "timeout"};
     if (count > max_args) {
         PyErr_Format(PyExc_TypeError, "%s() takes at most %d arguments (%zd given)", verb, max_args, count);
         return false;
@@ -120,10 +116,61 @@ bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, 
         }
         given[i] = args[count + k];
     }
-    if (!given[0]) {
-        PyErr_Format(PyExc_TypeError, "%s() needs a key", verb);
+    if (!given[0])
+        PyErr_Format(PyExc_TypeError, "%s() needs %s", verb, names[0]);
+    return given[0] != NULL;
+}
+
+/* Reads (key, cost=1[, timeout]). */
+bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
+                     rk_request *request)
+{
+    static const char *const names[3] = {"key", "cost", "timeout"};
+    PyObject *given[3] = {NULL, NULL, NULL};
+    if (!rk_read_arguments(verb, args, count, keywords, names, max_args, given))
         return false;
-    }
     *request = (rk_request){given[0], 1, given[2]};
     return !given[1] || rk_read_cost(given[1], &request->cost);
+}
+
+bool rk_read_limit(PyObject *limit, rk_limit *value)
+{
+    PyObject *queues = PyObject_GetAttrString(limit, "queues");
+    if (!queues)
+        return false;
+    value->queues = PyObject_IsTrue(queues) == 1;
+    Py_DECREF(queues);
+    if (!rk_read_int64_attribute(limit, "interval", &value->interval) ||
+        !rk_read_int64_attribute(limit, "full", &value->full) ||
+        !rk_read_int64_attribute(limit, "max_cost", &value->max_cost))
+        return false;
+    bool sane = value->interval > 0 && value->max_cost >= 0 && value->max_cost <= value->full / value->interval;
+    if (!sane)
+        PyErr_Format(PyExc_ValueError, "%R is not a limit that adds up", limit);
+    return sane;
+}
+
+void rk_set_terms(const rk_limit *limit, int64_t cost, int64_t wait, rk_demand *demand)
+{
+    demand->shadow = false;
+    demand->impossible = cost > limit->max_cost;
+    if (demand->impossible)
+        return;
+    int64_t increment = cost * limit->interval;
+    int64_t burst = limit->queues ? increment : limit->full;
+    int64_t tolerance = wait < RK_MAX_AHEAD - burst ? burst + wait : RK_MAX_AHEAD;
+    if (limit->queues && tolerance > limit->full)
+        tolerance = limit->full;
+    demand->terms = (rk_terms){increment, burst, tolerance};
+}
+
+PyObject *rk_text_of(const char *bytes, size_t length)
+{
+    return PyUnicode_DecodeUTF8(bytes, (Py_ssize_t)length, "surrogatepass");
+}
+
+const char *rk_type_name(PyObject *value)
+{
+    const char *name = Py_TYPE(value)->tp_name, *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
 }

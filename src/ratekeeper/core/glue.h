@@ -13,10 +13,16 @@
 enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
-enum { RK_NOT_HELD = -1 };
+enum { RK_NOT_HELD = -1, RK_TYPES = 7 };
 
 typedef struct {
-    PyTypeObject *decision, *table, *gate;
+    union {
+        struct {
+            PyTypeObject *decision, *table, *gate, *matcher, *policy_gate, *policy_decision;
+            PyTypeObject *rule_decision; /* ratekeeper.decision.RuleDecision */
+        };
+        PyTypeObject *types[RK_TYPES];
+    };
     int64_t held;  /* what the system's clock tells, in ticks, or RK_NOT_HELD: see SystemClock in clock.py */
     int64_t ahead; /* ticks that it is ahead of the machine's clock */
 } rk_module;
@@ -53,6 +59,24 @@ bool rk_read_cost(PyObject *cost, int64_t *value);
 bool rk_read_ticks(PyObject *number, int64_t *ticks);
 bool rk_read_wait(PyObject *timeout, int64_t *ticks);
 bool rk_read_int64_attribute(PyObject *object, const char *name, int64_t *value);
+
+/* A limit's integers, and the terms of a demand on it: see Limit.terms in limits.py. */
+typedef struct {
+    int64_t interval, full, max_cost;
+    bool queues; /* a leaky bucket: no burst, its callers wait their turn */
+} rk_limit;
+bool rk_read_limit(PyObject *limit, rk_limit *value);
+void rk_set_terms(const rk_limit *limit, int64_t cost, int64_t wait, rk_demand *demand); /* `wait` in ticks */
+
+/* Reads the arguments of a verb, by position or by name. By hand: the general parser takes as long as a decision. */
+bool rk_read_arguments(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                       const char *const *names, int max_args, PyObject **given);
+
+/* A key's bytes as a string, also of lone surrogates. */
+PyObject *rk_text_of(const char *bytes, size_t length);
+
+/* The name of a value's type, as Python code has it. */
+const char *rk_type_name(PyObject *value);
 
 /* The arguments that all verbs share. */
 typedef struct {

@@ -1,5 +1,5 @@
 /* The extension module ratekeeper.core._table. */
-#include "glue.h"
+#include "policy.h"
 
 PyTypeObject *rk_add_type(PyObject *module, PyType_Spec *spec, PyObject *base)
 {
@@ -9,37 +9,51 @@ PyTypeObject *rk_add_type(PyObject *module, PyType_Spec *spec, PyObject *base)
     return (PyTypeObject *)type;
 }
 
+/* A class of a Python module, or NULL with a Python error set. */
+static PyTypeObject *imported(const char *name, const char *type)
+{
+    PyObject *of = PyImport_ImportModule(name);
+    PyObject *found = of ? PyObject_GetAttrString(of, type) : NULL;
+    Py_XDECREF(of);
+    return (PyTypeObject *)found;
+}
+
 static int module_exec(PyObject *module)
 {
     rk_module *state = PyModule_GetState(module);
     state->held = RK_NOT_HELD;
-    PyObject *decisions = PyImport_ImportModule("ratekeeper.decision");
-    PyObject *base = decisions ? PyObject_GetAttrString(decisions, "Decision") : NULL;
-    Py_XDECREF(decisions);
-    if (!base)
+    PyTypeObject *decision = imported("ratekeeper.decision", "Decision");
+    PyTypeObject *policy_decision = imported("ratekeeper.policy.decision", "PolicyDecision");
+    state->rule_decision = imported("ratekeeper.decision", "RuleDecision");
+    if (decision)
+        state->decision = rk_add_decision_type(module, decision);
+    if (policy_decision)
+        state->policy_decision = rk_add_policy_decision_type(module, policy_decision);
+    Py_XDECREF(decision);
+    Py_XDECREF(policy_decision);
+    if (!state->rule_decision || !state->decision || !state->policy_decision)
         return -1;
-    state->decision = rk_add_decision_type(module, (PyTypeObject *)base);
-    Py_DECREF(base);
     state->table = rk_add_type(module, &rk_table_spec, NULL);
     state->gate = rk_add_type(module, &rk_gate_spec, NULL);
-    return state->decision && state->table && state->gate ? 0 : -1;
+    state->matcher = rk_add_type(module, &rk_matcher_spec, NULL);
+    state->policy_gate = rk_add_type(module, &rk_policy_gate_spec, NULL);
+    return state->table && state->gate && state->matcher && state->policy_gate ? 0 : -1;
 }
 
+/* All of the module's types, in the order of its struct. */
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     rk_module *state = PyModule_GetState(module);
-    Py_VISIT(state->decision);
-    Py_VISIT(state->table);
-    Py_VISIT(state->gate);
+    for (int i = 0; i < RK_TYPES; i++)
+        Py_VISIT(state->types[i]);
     return 0;
 }
 
 static int module_clear(PyObject *module)
 {
     rk_module *state = PyModule_GetState(module);
-    Py_CLEAR(state->decision);
-    Py_CLEAR(state->table);
-    Py_CLEAR(state->gate);
+    for (int i = 0; i < RK_TYPES; i++)
+        Py_CLEAR(state->types[i]);
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* Table: the C table as a Python object: its memory, its clock, and the store's verbs. Glue only. */
 #include <sys/mman.h>
 
-#include "glue.h"
+#include "policy.h"
 
 /* The fields of ratekeeper.decision.Charge, a named tuple. */
 enum { SCOPE, KEY, LIMIT, COST, INCREMENT, BURST, TOLERANCE, SHADOW, ON_ERROR, CHARGE_FIELDS };
@@ -174,6 +174,13 @@ static PyObject *table_gate(rk_table_object *self, PyObject *args)
     return rk_make_gate(self, scopes, limits, wait);
 }
 
+static PyObject *table_policy_gate(rk_table_object *self, PyObject *matcher)
+{
+    if (!PyObject_TypeCheck(matcher, self->module->matcher))
+        return PyErr_Format(PyExc_TypeError, "a policy's gate takes a matcher, not %R", matcher);
+    return rk_make_policy_gate(self, (rk_matcher_object *)matcher);
+}
+
 /* The memory of a table is a line for the counters, and then its lines of cells. */
 static bool take_memory(rk_table_object *self, PyObject *memory, uint64_t lines)
 {
@@ -261,6 +268,7 @@ static PyMethodDef table_methods[] = {
     {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
     {"close", (PyCFunction)table_close, METH_NOARGS, NULL},
     {"gate", (PyCFunction)table_gate, METH_VARARGS, NULL},
+    {"policy_gate", (PyCFunction)table_policy_gate, METH_O, NULL},
     {NULL},
 };
 

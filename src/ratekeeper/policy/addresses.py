@@ -58,6 +58,27 @@ class Bits(NamedTuple):
     number: int
     prefix: int
 
+    def key(self) -> bytes:
+        """Return the version and the number as bytes, in the order of the numbers."""
+        return bytes((self.version,)) + self.number.to_bytes(16, "big")
+
+    def after(self) -> bytes | None:
+        """Return the key of the first address behind the network; None behind the last address."""
+        number = self.number + (1 << ((32 if self.version == 4 else 128) - self.prefix))
+        return self._replace(number=number).key() if number < 1 << 128 else None
+
+    def holds(self, other: Bits) -> bool:
+        """Return whether another network is in this one."""
+        unknown = (32 if self.version == 4 else 128) - self.prefix
+        same = self.version == other.version and self.number >> unknown == other.number >> unknown
+        return same and self.prefix <= other.prefix
+
+
+def key_and_prefix(value: str) -> tuple[bytes, int] | None:
+    """Return the key and the prefix of an address, or of a client's network; None for another value."""
+    bits = bits_of(value)
+    return None if bits is None else (bits.key(), bits.prefix)
+
 
 def bits_of(value: str) -> Bits | None:
     """Return the address, or the network, that an attribute's value is; None if it is neither."""

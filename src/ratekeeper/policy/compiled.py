@@ -8,15 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ratekeeper.decision import Charge, Decision, RuleDecision, scope_of
-from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits, tests_of
+from ratekeeper import core
+from ratekeeper.decision import Charge, Decision, RuleDecision
+from ratekeeper.limits import checked_cost
+from ratekeeper.policy.compiled_rule import CompiledRule, Tests, each_reading_fits, tests_of
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy, Rule, checked_policy
 from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Globs
+from ratekeeper.policy.sources import Readings
 from ratekeeper.policy.spelling import is_method, spelled_match
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.table_store import TableStore
 
 _new = tuple.__new__
 """Makes a named tuple without its own constructor, which is written in Python. Use it for each request."""
@@ -31,6 +35,15 @@ class RuleExplanation(NamedTuple):
     decision: Decision | None = None
 
 
+class Match(NamedTuple):
+    """A rule that charges a request: its place, that of its limit (see `CompiledRule`), the bucket and its own cost."""
+
+    rule: int
+    limit: int
+    bucket: str
+    cost: int
+
+
 class Plan(NamedTuple):
     """The charges of one request, each with its rule, or the missing attribute that refuses it."""
 
@@ -42,7 +55,7 @@ class Plan(NamedTuple):
         """Return the policy's decision, made of one decision for each charge."""
         pairs = zip(self.rules, decisions, strict=True)
         own = [_new(RuleDecision, (rule.name, one, rule.shadow)) for rule, one in pairs]
-        return _new(PolicyDecision, (tuple(own), self.missing))
+        return PolicyDecision(tuple(own), self.missing)
 
 
 class ExplanationPlan(NamedTuple):
@@ -57,81 +70,137 @@ class ExplanationPlan(NamedTuple):
         return [it._replace(decision=next(each)) if it.reason is None else it for it in self.explanations]
 
 
+class Exempt(NamedTuple):
+    """The exemptions of a policy: an index of them, and the tests of each."""
+
+    entries: EntryIndex
+    tests: tuple[Tests, ...]
+
+
+class TierOf(NamedTuple):
+    """The tier of a request: by the value in a slot, or else the default."""
+
+    slot: int
+    by: str
+    tier_by_value: Mapping[str, str]
+    default: str
+
+
+class Program(NamedTuple):
+    """All that finds the rules of a request. The C core (matcher_object.c) reads it too, in this order.
+
+    names     the attributes that a request is read for: each has its place as its slot; the tier has the last slot
+    method    the slot of the request's method, -1 if no rule looks at it
+    readings  the class `Readings`
+    """
+
+    names: tuple[str, ...]
+    method: int
+    tier: TierOf | None
+    exempt: Exempt | None
+    rules: tuple[CompiledRule, ...]
+    readings: type[Readings]
+
+
+class Matcher(Protocol):
+    """Finds the rules that charge a request."""
+
+    def match(self, attributes: Mapping[str, str]) -> list[Match] | str:
+        """Return the matches in the file's order, or the missing attribute that refuses the request.
+
+        Raise TypeError if an attribute is not a string, and `CostError` if a cost is not a number.
+        """
+        ...
+
+
+class PythonMatcher:
+    """The matcher in Python: the reference, and the matcher of machines without the C core."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def match(self, attributes: Mapping[str, str]) -> list[Match] | str:
+        """As `Matcher.match`."""
+        program = self._program
+        seen = seen_by(program, attributes)
+        if program.exempt is not None and exempting(program.exempt, seen) >= 0:
+            return []
+        matches = []
+        for place, rule in enumerate(program.rules):
+            if not rule.matches(seen):
+                continue
+            if rule.missing and (lacking := rule.lacking(seen)) is not None:
+                if rule.refuses_without_key:
+                    return lacking
+                continue
+            own = rule.rule
+            matches.append(_new(Match, (place, rule.limit_place(seen), own.bucket(seen), own.cost_of(seen))))
+        return matches
+
+
 class CompiledPolicy:
     """A policy, ready to be asked what a request is charged.
 
-    policy    the policy that it was made from
-    rules     its rules, compiled, in the file's order
-    names     the attributes that can change its decision; a request needs no others
-    waiting   the names of the rules that let a request wait for its turn
-    lone      decides by the whole policy, if that is one plain rule and there is a store; else None
+    policy       the policy that it was made from
+    rules        its rules, compiled, in the file's order
+    names        the attributes that can change its decision; a request needs no others
+    waiting      the names of the rules that let a request wait for its turn
+    try_acquire  decides one request without waiting and charges it, if a local store was given; else it raises
 
     A rule matches if any reading of each attribute does (see `Readings`), an exemption only if all readings do.
     """
 
-    __slots__ = (
-        "_exempt", "_exempt_index", "_method", "_secret", "_tier_by_value", "_tiers",
-        "lone", "names", "policy", "rules", "waiting",
-    )  # fmt: skip
+    __slots__ = ("_matcher", "_program", "_secret", "names", "policy", "rules", "try_acquire", "waiting")
 
-    def __init__(self, policy: Policy, store: Store | None = None) -> None:
+    def __init__(
+        self, policy: Policy, store: Store | None = None, matcher: Callable[[Program], Matcher] | None = None
+    ) -> None:
         self.policy = checked_policy(policy)
-        sources = policy.attributes
-        self.lone = LoneRule.of(policy, store) if store is not None else None
-        self.rules = tuple(CompiledRule(rule, sources) for rule in policy.rules)
+        self._program = _program_of(policy)
+        self.rules, self.names = self._program.rules, self._program.names
         self.waiting = frozenset(rule.name for rule in policy.rules if rule.max_wait != 0 and not rule.shadow)
-        self.names = tuple(sorted(policy.names() - ({"tier"} if policy.tiers else set())))
-        self._method = "method" in self.names and is_method("method", sources)
-        self._tiers = policy.tiers
-        self._tier_by_value = policy.tiers.spelled(sources) if policy.tiers else {}
-        exempt = [spelled_match(match, sources, slash_matters=True) for match in policy.exempt]
-        self._exempt = tuple(map(tests_of, exempt))
-        self._exempt_index = EntryIndex(exempt)
+        self._matcher = (matcher or core.matcher or PythonMatcher)(self._program)
         self._secret = os.urandom(16)
+        self.try_acquire = self._verb(store)
+
+    def _verb(self, store: Store | None) -> Callable[..., PolicyDecision]:
+        """Return `try_acquire` on a store: a C function, if the store's table and the matcher are in C."""
+        gate = store.policy_gate(self._matcher) if isinstance(store, TableStore) else None
+        if gate is not None:
+            decide: Callable[..., PolicyDecision] = gate.try_acquire
+            return decide
+
+        def try_acquire(attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
+            plan = self.plan(attributes, cost, 0)
+            return plan.answer(store.decide(plan.charges))  # type: ignore[union-attr]
+
+        return try_acquire
 
     def seen(self, attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the attributes that the policy looks at and the request has, with its tier.
 
         A request cannot promote itself by its own attribute `tier`. Raise TypeError if an attribute is not a str.
         """
-        get = attributes.get
-        seen = {}
-        for name in self.names:
-            value = get(name)
-            if value is not None:
-                if value.__class__ is not str:
-                    check_type(name, value)
-                seen[name] = value
-        if self._method and "method" in seen and seen["method"].isascii():
-            seen["method"] = seen["method"].upper()
-        if (tiers := self._tiers) is not None:
-            value = seen.get(tiers.by)
-            seen["tier"] = tiers.default if value is None else self._tier_by_value.get(value, tiers.default)
-        return seen
+        return seen_by(self._program, attributes)
 
     def exempting(self, seen: Mapping[str, str]) -> Globs | None:
         """Return the first entry of `exempt` that a request (see `seen`) matches whole, or None."""
-        for place in self._exempt_index.candidates(seen):
-            if each_reading_fits(self._exempt[place], seen):
-                return self.policy.exempt[place]
-        return None
+        exempt = self._program.exempt
+        place = -1 if exempt is None else exempting(exempt, seen)
+        return None if place < 0 else self.policy.exempt[place]
 
     def plan(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> Plan:
         """Return the charges of a request that may wait `timeout` seconds, None for as long as its rules allow."""
-        seen = self.seen(attributes)
+        checked_cost(cost)
+        matches = self._matcher.match(attributes)
+        if isinstance(matches, str):
+            return Plan([], [], matches)
         rules: list[Rule] = []
         charges: list[Charge] = []
-        if self._exempt and self.exempting(seen) is not None:
-            return Plan(rules, charges)
-        for rule in self.rules:
-            if not rule.matches(seen):
-                continue
-            if (lacking := rule.lacking(seen)) is not None:
-                if rule.refuses_without_key:
-                    return Plan([], [], lacking)
-                continue
-            rules.append(rule.rule)
-            charges.append(rule.charge(seen, cost, timeout))
+        for place, limit, bucket, own_cost in matches:
+            compiled = self.rules[place]
+            rules.append(compiled.rule)
+            charges.append(compiled.charge_at(limit, bucket, own_cost, cost, timeout))
         return _new(Plan, (rules, charges, None))
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> ExplanationPlan:
@@ -170,40 +239,50 @@ class CompiledPolicy:
         return "#" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=4, key=self._secret).hexdigest()
 
 
-class LoneRule:
-    """A policy of one rule that treats all requests alike is a limiter: the store's gate decides, without a charge."""
-
-    __slots__ = ("_ask", "_cost", "_rule")
-
-    def __init__(self, rule: Rule, ask: Callable[[str, int], Decision]) -> None:
-        self._rule = rule
-        self._ask = ask
-        self._cost = int(rule.cost)
-
-    @classmethod
-    def of(cls, policy: Policy, store: Store) -> LoneRule | None:
-        """Return the limiter that decides by the policy, or None if the policy is not of that kind."""
-        rule = policy.rules[0]
-        plain = isinstance(rule.cost, int) and rule.missing == "shared" and rule.on_error is None
-        alike = not (policy.exempt or policy.tiers or rule.match or rule.overrides or rule.shadow)
-        if len(policy.rules) > 1 or not (alike and plain) or "method" in rule.key:
-            return None
-        return cls(rule, store.bind((scope_of(rule.name),), (rule.limit,), _never_waits).try_acquire)
-
-    def try_acquire(self, attributes: Mapping[str, str]) -> PolicyDecision:
-        """As `Keeper.try_acquire`, for a request of cost 1."""
-        rule = self._rule
-        for name in rule.key:
-            check_type(name, attributes.get(name))
-        decision = self._ask(rule.bucket(attributes), self._cost)
-        return _new(PolicyDecision, ((_new(RuleDecision, (rule.name, decision, False)),), None))
+def _program_of(policy: Policy) -> Program:
+    sources, tiers = policy.attributes, policy.tiers
+    names = tuple(sorted(policy.names() - ({"tier"} if tiers else set())))
+    slots = {name: slot for slot, name in enumerate((*names, "tier") if tiers else names)}
+    exempt = [spelled_match(match, sources, slash_matters=True) for match in policy.exempt]
+    tier = TierOf(slots[tiers.by], tiers.by, tiers.spelled(sources), tiers.default) if tiers else None
+    return Program(
+        names=names,
+        method=slots["method"] if "method" in names and is_method("method", sources) else -1,
+        tier=tier,
+        exempt=Exempt(EntryIndex.of(exempt, slots), tuple(tests_of(one, slots) for one in exempt)) if exempt else None,
+        rules=tuple(CompiledRule.of(rule, sources, slots) for rule in policy.rules),
+        readings=Readings,
+    )
 
 
-def check_type(name: str, value: object) -> None:
-    """Raise TypeError if an attribute is not a string."""
-    if value is not None and not isinstance(value, str):
+def seen_by(program: Program, attributes: Mapping[str, str]) -> dict[str, str]:
+    """Return the attributes that a program reads and the request has, with its tier. See `CompiledPolicy.seen`."""
+    get = getattr(attributes, "get", None)
+    if get is None:
+        raise TypeError(f"a request is a mapping of attributes, such as a dict, not {type(attributes).__name__}")
+    seen = {}
+    for name in program.names:
+        value = get(name)
+        if value is not None:
+            seen[name] = value if value.__class__ is str else _plain(name, value)
+    if program.method >= 0 and "method" in seen and seen["method"].isascii():
+        seen["method"] = seen["method"].upper()
+    if (tier := program.tier) is not None:
+        value = seen.get(tier.by)
+        seen["tier"] = tier.default if value is None else tier.tier_by_value.get(value, tier.default)
+    return seen
+
+
+def exempting(exempt: Exempt, seen: Mapping[str, str]) -> int:
+    """Return the place of the first exemption that a request matches whole, or -1."""
+    for place in exempt.entries.candidates(seen):
+        if each_reading_fits(exempt.tests[place], seen):
+            return place
+    return -1
+
+
+def _plain(name: str, value: str) -> str:
+    """Return an attribute as a plain string, unless it has readings. Raise TypeError if it is not a string."""
+    if not isinstance(value, str):
         raise TypeError(f"attribute {name!r} must be a str, not {type(value).__name__}")
-
-
-def _never_waits(*_: object) -> Decision:
-    raise AssertionError("a lone rule is asked without waiting")
+    return value if value.__class__ is Readings else str.__str__(value)

@@ -1,77 +1,172 @@
 """CompiledRule: one rule of a policy, as the tests of a request and its charges.
 
-It gets the attributes that `CompiledPolicy.seen` returns: strings only, each in its one spelling.
+It gets the attributes that `CompiledPolicy.seen` returns: strings only, each in its one spelling. Both classes are
+named tuples: the C core (matcher_object.c) reads their fields too, in this order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import product
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ratekeeper.decision import Charge, scope_of
-from ratekeeper.limits import Limit
-from ratekeeper.policy.model import Override, Rule
-from ratekeeper.policy.patterns import PUBLIC, Accepts, EntryIndex, Globs, accepts, clipped
+from ratekeeper.limits import Limit, wait_ticks
+from ratekeeper.policy.model import Rule
+from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Globs, Test, clipped
 from ratekeeper.policy.sources import Readings, Source, readings_of
 from ratekeeper.policy.spelling import spelled_match
 
-Tests: TypeAlias = tuple[tuple[str, Accepts], ...]
-"""The attributes that must match, each with the test of its value."""
+Tests: TypeAlias = tuple[Test, ...]
+"""The tests of a request, of which each must succeed. Each is of another attribute."""
+
+MISSING = ("shared", "skip", "reject")
+"""The values of `CompiledRule.missing`: the places here."""
 
 _new = tuple.__new__
 
 
-def tests_of(match: Globs) -> Tests:
+def tests_of(match: Globs, slots: Mapping[str, int]) -> Tests:
     """Return the tests of a rule, an override or an exemption."""
-    return tuple((name, accepts(globs)) for name, globs in match.items())
+    return tuple(Test.of(globs, name, slots[name]) for name, globs in match.items())
 
 
 def any_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
     """Return whether each test accepts a reading of its attribute. A missing attribute matches nothing."""
-    for name, accept in tests:
-        value = seen.get(name)
-        if value is None or not (accept(value) or (isinstance(value, Readings) and any(map(accept, value.all)))):
+    for test in tests:
+        value = seen.get(test.name)
+        if value is None or not any(map(test.accepts, readings_of(value))):
             return False
     return True
 
 
 def each_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
     """Return whether each test accepts all readings of its attribute. A missing attribute matches nothing."""
-    for name, accept in tests:
-        value = seen.get(name)
-        if value is None or not all(map(accept, readings_of(value))):
+    for test in tests:
+        value = seen.get(test.name)
+        if value is None or not all(map(test.accepts, readings_of(value))):
             return False
     return True
 
 
-class CompiledRule:
-    """A rule, ready for requests. Immutable. `refuses_without_key` says what `lacking` means for the request."""
+class Overrides(NamedTuple):
+    """The overrides of a rule: finds the one that counts.
 
-    __slots__ = ("_at_once", "_overrides", "_scope", "_tests", "_usual", "refuses_without_key", "rule")
+    ranks  the place of each override's limit in the order of strictness, and last that of the rule's limit
+    """
 
-    def __init__(self, rule: Rule, sources: Mapping[str, Source]) -> None:
-        self.rule = rule
-        self.refuses_without_key = rule.missing == "reject" and not rule.shadow
-        self._scope = scope_of(rule.name)
-        self._tests = tests_of(spelled_match(rule.match, sources, slash_matters=False))
-        self._overrides = _Overrides(rule.overrides, sources) if rule.overrides else None
-        # All of a usual request's charge but its key, for each override and, last, for the rule itself.
-        limits = (*(override.limit for override in rule.overrides), rule.limit)
-        alike = isinstance(rule.cost, int)
-        self._at_once, self._usual = (
-            tuple(self._charge("", limit, rule.cost_of({}), timeout)[2:] for limit in limits) if alike else None
+    entries: EntryIndex
+    tests: tuple[Tests, ...]
+    ranks: tuple[int, ...]
+    names: tuple[str, ...]
+    slots: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rule: Rule, sources: Mapping[str, Source], slots: Mapping[str, int]) -> Overrides | None:
+        """Return the overrides of a rule; None if it has none."""
+        if not rule.overrides:
+            return None
+        matches = [spelled_match(override.match, sources, slash_matters=False) for override in rule.overrides]
+        names = tuple(sorted(set().union(*matches)))
+        limits = limits_of(rule)
+        ranks = [0] * len(limits)
+        for rank, place in enumerate(sorted(range(len(limits)), key=lambda place: _strictness(limits[place]))):
+            ranks[place] = rank
+        tests = tuple(tests_of(match, slots) for match in matches)
+        return cls(EntryIndex.of(matches, slots), tests, tuple(ranks), names, tuple(slots[name] for name in names))
+
+    def place(self, seen: Mapping[str, str]) -> int:
+        """Return the place of the first override that matches, -1 if none does; of several readings the strictest."""
+        several = [name for name in self.names if isinstance(seen.get(name), Readings)]
+        if not several:
+            return self._first(seen)
+        choices = product(*(readings_of(seen[name]) for name in several))
+        places = (self._first({**seen, **dict(zip(several, choice, strict=True))}) for choice in choices)
+        return min(places, key=lambda place: self.ranks[place])
+
+    def _first(self, seen: Mapping[str, str]) -> int:
+        for place in self.entries.candidates(seen):
+            if any_reading_fits(self.tests[place], seen):
+                return place
+        return -1
+
+
+def _strictness(limit: Limit) -> tuple[Fraction, int, bool]:
+    return limit.rate, limit.capacity, not limit.queues
+
+
+def limits_of(rule: Rule) -> tuple[Limit, ...]:
+    """Return the limits of a rule's overrides, and last its own: at the place -1."""
+    return (*(override.limit for override in rule.overrides), rule.limit)
+
+
+class CompiledRule(NamedTuple):
+    """A rule, ready for requests.
+
+    slots    the places of its key's attributes
+    missing  the place in `MISSING`; a rule in shadow refuses no request, so "reject" is "skip" there
+    limits   the limits of its overrides, and last its own
+    cost     the tokens that a request takes, or the slot of the attribute with their number
+    fixed    whether `cost` is the tokens
+    wait     the ticks that a request may wait when it is asked without waiting: in shadow, the rule's own
+    """
+
+    name: str
+    scope: str
+    tests: Tests
+    slots: tuple[int, ...]
+    missing: int
+    overrides: Overrides | None
+    limits: tuple[Limit, ...]
+    cost: int
+    fixed: bool
+    cost_of: Callable[[str], int]
+    shadow: bool
+    wait: int
+    rule: Rule
+    at_once: tuple[tuple[object, ...], ...] | None
+    usual: tuple[tuple[object, ...], ...] | None
+
+    @classmethod
+    def of(cls, rule: Rule, sources: Mapping[str, Source], slots: Mapping[str, int]) -> CompiledRule:
+        """Compile a rule. `slots` are the places of the policy's attributes."""
+        limits, fixed = limits_of(rule), isinstance(rule.cost, int)
+        # All of a usual request's charge but its key, for each limit.
+        at_once, usual = (
+            tuple(_charge(rule, "", limit, int(rule.cost), timeout)[2:] for limit in limits) if fixed else None
             for timeout in (0, None)
         )
+        return cls(
+            name=rule.name,
+            scope=scope_of(rule.name),
+            tests=tests_of(spelled_match(rule.match, sources, slash_matters=False), slots),
+            slots=tuple(slots[name] for name in rule.key),
+            missing=MISSING.index("skip" if rule.shadow and rule.missing == "reject" else rule.missing),
+            overrides=Overrides.of(rule, sources, slots),
+            limits=limits,
+            cost=rule.cost if isinstance(rule.cost, int) else slots[rule.cost],
+            fixed=fixed,
+            cost_of=lambda value: rule.cost_of({str(rule.cost): value}),
+            shadow=rule.shadow,
+            wait=wait_ticks(rule.max_wait) if rule.shadow else 0,
+            rule=rule,
+            at_once=at_once,
+            usual=usual,
+        )
+
+    @property
+    def refuses_without_key(self) -> bool:
+        """Whether a request is refused if it lacks an attribute of the key."""
+        return MISSING[self.missing] == "reject"
 
     def matches(self, seen: Mapping[str, str]) -> bool:
         """Return whether the rule is for a request."""
-        return not self._tests or any_reading_fits(self._tests, seen)
+        return not self.tests or any_reading_fits(self.tests, seen)
 
     def lacking(self, seen: Mapping[str, str]) -> str | None:
         """Return the first missing attribute of the key that keeps the rule from charging a request, or None."""
-        if self.rule.missing != "shared":
+        if MISSING[self.missing] != "shared":
             for name in self.rule.key:
                 if name not in seen:
                     return name
@@ -79,8 +174,8 @@ class CompiledRule:
 
     def why_not_charged(self, seen: Mapping[str, str]) -> str | None:
         """Return why a request is not charged, without any secret; None if it is."""
-        for test in self._tests:
-            name, _ = test
+        for test in self.tests:
+            name = test.name
             if name not in seen:
                 return f"no {name}"
             if not any_reading_fits((test,), seen):
@@ -91,69 +186,36 @@ class CompiledRule:
             return f"{'refused' if self.refuses_without_key else 'skipped'}: the request has no {missing}"
         return None
 
-    def limit_for(self, seen: Mapping[str, str]) -> Limit:
-        """Return the limit of the first override that matches, or else the rule's own.
+    def limit_place(self, seen: Mapping[str, str]) -> int:
+        """Return the place in `limits` of the first override that matches, or else -1: the rule's own.
 
-        If readings lead to different limits, the strictest counts: the one with the lowest rate, or else capacity.
+        If readings lead to different limits, the strictest counts: the one with the lowest rate, or else capacity, or
+        else a leaky bucket.
         """
-        place = self._override(seen)
-        return self.rule.limit if place < 0 else self.rule.overrides[place].limit
+        return -1 if self.overrides is None else self.overrides.place(seen)
 
     def charge(self, seen: Mapping[str, str], cost: int, timeout: float | None = None) -> Charge:
-        """Return the charge of a request that takes `cost` times the rule's own.
+        """Return the charge of a request that takes `cost` times the rule's own. See `charge_at`."""
+        return self.charge_at(self.limit_place(seen), self.rule.bucket(seen), self.rule.cost_of(seen), cost, timeout)
+
+    def charge_at(self, place: int, key: str, own_cost: int, cost: int, timeout: float | None) -> Charge:
+        """Return the charge of `own_cost * cost` tokens on a bucket with the limit at `place`.
 
         The request may wait as long as both the rule and the caller (`timeout`) allow. For a rule in shadow no request
         waits: every verb asks it with its own `max_wait`, so that it reports the decision of its queue.
         """
-        key = self.rule.bucket(seen)
-        usual = self._at_once if timeout == 0 else self._usual if timeout is None else None
+        usual = self.at_once if timeout == 0 else self.usual if timeout is None else None
         if usual is not None and cost.__class__ is int and cost == 1:
-            return _new(Charge, (self._scope, key, *usual[self._override(seen)]))
-        return self._charge(key, self.limit_for(seen), self.rule.cost_of(seen) * cost, timeout)
+            return _new(Charge, (self.scope, key, *usual[place]))
+        return _charge(self.rule, key, self.limits[place], own_cost * cost, timeout)
 
     def charge_of_one(self, seen: Mapping[str, str]) -> Charge:
         """Return the charge of one token, without waiting."""
-        return Charge.of(self._scope, self.rule.bucket(seen), self.limit_for(seen), 1, 0, self.rule.shadow)
-
-    def _override(self, seen: Mapping[str, str]) -> int:
-        """Return the place of the override that counts, -1 if none does."""
-        if self._overrides is None:
-            return -1
-        places = self._overrides.places(seen)
-        return min(places, key=self._strictness) if len(places) > 1 else places[0]
-
-    def _strictness(self, place: int) -> tuple[Fraction, int]:
-        limit = self.rule.limit if place < 0 else self.rule.overrides[place].limit
-        return limit.rate, limit.capacity
-
-    def _charge(self, key: str, limit: Limit, cost: int, timeout: float | None) -> Charge:
-        rule = self.rule
-        allowed = (rule.max_wait,) if rule.shadow else (rule.max_wait, timeout)
-        waits = [wait for wait in allowed if wait is not None]
-        return Charge.of(self._scope, key, limit, cost, min(waits, default=None), rule.shadow, rule.on_error)
+        limit = self.limits[self.limit_place(seen)]
+        return Charge.of(self.scope, self.rule.bucket(seen), limit, 1, 0, self.shadow)
 
 
-class _Overrides:
-    """The overrides of a rule: which of them is the first that matches."""
-
-    __slots__ = ("_index", "_names", "_tests")
-
-    def __init__(self, overrides: tuple[Override, ...], sources: Mapping[str, Source]) -> None:
-        matches = [spelled_match(override.match, sources, slash_matters=False) for override in overrides]
-        self._tests = tuple(map(tests_of, matches))
-        self._index = EntryIndex(matches)
-        self._names = tuple(sorted(set().union(*matches)))
-
-    def places(self, seen: Mapping[str, str]) -> list[int]:
-        """Return the place of the override that counts, -1 if none does; of several readings, a place for each."""
-        several = [name for name in self._names if isinstance(seen.get(name), Readings)]
-        if not several:
-            return [self._first(seen)]
-        choices = product(*(readings_of(seen[name]) for name in several))
-        return [self._first({**seen, **dict(zip(several, choice, strict=True))}) for choice in choices]
-
-    def _first(self, seen: Mapping[str, str]) -> int:
-        for place in self._index.candidates(seen):
-            if any_reading_fits(self._tests[place], seen):
-                return place
-        return -1
+def _charge(rule: Rule, key: str, limit: Limit, cost: int, timeout: float | None) -> Charge:
+    allowed = (rule.max_wait,) if rule.shadow else (rule.max_wait, timeout)
+    waits = [wait for wait in allowed if wait is not None]
+    return Charge.of(scope_of(rule.name), key, limit, cost, min(waits, default=None), rule.shadow, rule.on_error)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import NamedTuple
 
 from ratekeeper.decision import Decision, Outcome, RuleDecision, most_restrictive
 from ratekeeper.limits import Limit
 
 
-class PolicyDecision(NamedTuple):
+class PolicyDecision:
     """The decision of a policy on one request: true if every rule that is not in shadow allows it. Immutable.
+
+    All else follows from `rules` and `missing`. The C core's type makes `rules` when they are asked for.
 
     rules       every rule that matched, in the file's order, shadow rules too; empty if none did
     missing     the missing attribute that made a rule with `missing = "reject"` refuse, or else None
@@ -25,8 +26,21 @@ class PolicyDecision(NamedTuple):
     (True, 1, ['all'])
     """
 
-    rules: tuple[RuleDecision, ...] = ()
-    missing: str | None = None
+    __slots__ = ("_missing", "_rules")
+
+    def __init__(self, rules: tuple[RuleDecision, ...] = (), missing: str | None = None) -> None:
+        self._rules = rules
+        self._missing = missing
+
+    @property
+    def rules(self) -> tuple[RuleDecision, ...]:
+        """The decision of every rule that matched."""
+        return self._rules
+
+    @property
+    def missing(self) -> str | None:
+        """The missing attribute that made a rule refuse, or None."""
+        return self._missing
 
     @property
     def enforced(self) -> tuple[RuleDecision, ...]:
@@ -110,6 +124,20 @@ class PolicyDecision(NamedTuple):
 
     def __bool__(self) -> bool:
         return self.allowed
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PolicyDecision):
+            return NotImplemented
+        return self.rules == other.rules and self.missing == other.missing
+
+    def __hash__(self) -> int:
+        return hash((self.rules, self.missing))
+
+    def __repr__(self) -> str:
+        return f"PolicyDecision(rules={self.rules!r}, missing={self.missing!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return PolicyDecision, (self.rules, self.missing)
 
 
 def _longest(waits: Sequence[float]) -> float:

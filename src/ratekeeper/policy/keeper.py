@@ -91,11 +91,7 @@ class Keeper(_Keeping):
 
         A request that would have to wait is refused, also where a rule's `max_wait` or queue would let it wait.
         """
-        compiled = self.compiled
-        if compiled.lone is not None and cost.__class__ is int and cost == 1:
-            return compiled.lone.try_acquire(attributes)
-        plan = compiled.plan(attributes, cost, 0)
-        return plan.answer(self.store.decide(plan.charges))
+        return self.compiled.try_acquire(attributes, cost)
 
     def acquire(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> PolicyDecision:
         """Wait for the request's turn, as long as its rules' `max_wait` and `timeout` (seconds) allow.
@@ -177,17 +173,14 @@ class AsyncKeeper(_Keeping):
         self._store = as_async(require_nonblocking(self.store))
         # A local store's answer comes at once: to await it would cost as much as the decision.
         self._local = None if is_async(self.store) else require_sync(self.store, "Keeper")
-        self._decide = self._local.decide if self._local else None
         self.compiled = CompiledPolicy(policy, self._local)
 
     async def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.try_acquire`."""
-        compiled = self.compiled
-        if compiled.lone is not None and cost.__class__ is int and cost == 1:
-            return compiled.lone.try_acquire(attributes)
-        plan = compiled.plan(attributes, cost, 0)
-        decide = self._decide
-        return plan.answer(decide(plan.charges) if decide else await self._store.decide(plan.charges))
+        if self._local is not None:
+            return self.compiled.try_acquire(attributes, cost)
+        plan = self.compiled.plan(attributes, cost, 0)
+        return plan.answer(await self._store.decide(plan.charges))
 
     async def acquire(
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None

@@ -1,35 +1,34 @@
 """Patterns: globs and networks, and the tests and look-ups that they are compiled to.
 
-The time of a request does not grow with the number of patterns: exact values are in a set, prefixes and suffixes in a
-set for each length, networks in a set for each prefix length. A regular expression is used for other globs only. This
-module knows no rule and no limit. Most attributes are secrets (an API key): only those in `PUBLIC` are ever shown.
+The time of a request does not grow with the number of patterns: exact values are in a dictionary, prefixes and suffixes
+in one for each length, networks in a sorted list. A regular expression is used for other globs only. The results are
+named tuples: the C core (patterns.c) reads them too, field by field in this order. This module knows no rule and no
+limit. Most attributes are secrets (an API key): only those in `PUBLIC` are ever shown.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import product
 from math import prod
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from ratekeeper.errors import PolicyError
-from ratekeeper.policy.addresses import Bits, bits_of, network_of
+from ratekeeper.policy.addresses import Bits, key_and_prefix, network_of
 
 Globs: TypeAlias = Mapping[str, tuple[str, ...]]
 """The patterns of each attribute, of which one must match: `*` is any run of characters, `/` too, `?` any one. A
 network, such as 10.0.0.0/8, matches the addresses in it."""
 
-Accepts: TypeAlias = Callable[[str], bool]
-"""A function that returns whether a value matches."""
-
 PUBLIC = frozenset({"tier", "path", "method", "route", "endpoint"})
 """The attributes whose values may be shown."""
 
-T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 _WILDCARD = re.compile(r"[*?]")
 _MOST_COMBINATIONS = 64
@@ -69,45 +68,96 @@ class Pattern(NamedTuple):
         return cls(kind, text, head, tail)
 
 
-class _Lookup(Generic[T]):
-    """A map from a value to the items under the patterns that it may match. A glob is judged by its literal ends."""
+Places: TypeAlias = tuple[int, ...]
+"""The numbers of the entries under one pattern."""
 
-    __slots__ = ("_exact", "_heads", "_networks", "_tails")
+Literals: TypeAlias = tuple[tuple[int, Mapping[str, Places]], ...]
+"""Prefixes or suffixes, by their length."""
 
-    def __init__(self) -> None:
-        self._exact: dict[str, list[T]] = {}
-        self._heads: dict[int, dict[str, list[T]]] = {}
-        self._tails: dict[int, dict[str, list[T]]] = {}
-        self._networks: dict[tuple[int, int], dict[int, list[T]]] = {}
 
-    def put(self, pattern: Pattern, thing: T) -> bool:
-        """Put an item under a pattern. Return false if the pattern has no literal end to look up."""
-        if pattern.kind is Kind.EXACT:
-            self._exact.setdefault(pattern.text, []).append(thing)
-        elif pattern.kind is Kind.NETWORK:
-            network = _bits(pattern)
-            table = self._networks.setdefault((network.version, network.prefix), {})
-            table.setdefault(_start(network, network.prefix), []).append(thing)
-        elif pattern.head:
-            self._heads.setdefault(len(pattern.head), {}).setdefault(pattern.head, []).append(thing)
-        elif pattern.tail:
-            self._tails.setdefault(len(pattern.tail), {}).setdefault(pattern.tail, []).append(thing)
-        else:
-            return False
-        return True
+class Networks(NamedTuple):
+    """From an address to the networks that it is in, by one binary search. Networks are nested or disjoint.
 
-    def find(self, value: str) -> list[T]:
-        """Return the items under the patterns that a value may match."""
-        found = [*self._exact.get(value, ())]
-        for length, heads in self._heads.items():
+    starts   the start of each span of addresses that are in the same networks, in order: see `span_key`
+    spans    the networks of each span, as pairs of prefix and places
+    key_of   returns the key and the prefix of a value, None if it is not an address
+    """
+
+    starts: tuple[bytes, ...]
+    spans: tuple[tuple[tuple[int, Places], ...], ...]
+    key_of: Callable[[str], tuple[bytes, int] | None]
+
+    @classmethod
+    def of(cls, places: Mapping[Bits, Places]) -> Networks | None:
+        """Return the networks, or None if there are none."""
+        spans: dict[bytes, tuple[Bits, ...]] = {}
+        around: list[Bits] = []
+        for network in [*sorted(places), None]:
+            while around and (network is None or not around[-1].holds(network)):
+                after = around.pop().after()
+                if after is not None:
+                    spans[after] = tuple(around)
+            if network is not None:
+                around.append(network)
+                spans[network.key()] = tuple(around)
+        order = sorted(spans)
+        own = tuple(tuple((network.prefix, places[network]) for network in spans[start]) for start in order)
+        return cls(tuple(order), own, key_and_prefix) if places else None
+
+    def find(self, value: str) -> list[int]:
+        """Return the places of the networks that hold an address, or all of a client's network."""
+        key = self.key_of(value)
+        place = bisect_right(self.starts, key[0]) - 1 if key else -1
+        if key is None or place < 0:
+            return []
+        return [one for prefix, places in self.spans[place] if prefix <= key[1] for one in places]
+
+
+class ValueIndex(NamedTuple):
+    """From a value to the places of the patterns that it may match. A glob is judged by its literal ends."""
+
+    exact: Mapping[str, Places]
+    heads: Literals
+    tails: Literals
+    networks: Networks | None
+
+    @classmethod
+    def of(cls, patterns: Iterable[tuple[Pattern, int]]) -> ValueIndex:
+        """Return the index of patterns, each with its place. Each pattern must have a literal end."""
+        exact: defaultdict[str, list[int]] = defaultdict(list)
+        heads: defaultdict[str, list[int]] = defaultdict(list)
+        tails: defaultdict[str, list[int]] = defaultdict(list)
+        networks: defaultdict[Bits, list[int]] = defaultdict(list)
+        for pattern, place in patterns:
+            if pattern.kind is Kind.EXACT:
+                exact[pattern.text].append(place)
+            elif pattern.kind is Kind.NETWORK:
+                networks[_bits(pattern)].append(place)
+            elif pattern.head:
+                heads[pattern.head].append(place)
+            else:
+                tails[pattern.tail].append(place)
+        return cls(_frozen(exact), _by_length(heads), _by_length(tails), Networks.of(_frozen(networks)))
+
+    def find(self, value: str) -> list[int]:
+        """Return the places of the patterns that a value may match."""
+        found = [*self.exact.get(value, ())]
+        for length, heads in self.heads:
             found += heads.get(value[:length], ())
-        for length, tails in self._tails.items():
+        for length, tails in self.tails:
             found += tails.get(value[-length:], ())
-        if self._networks and (bits := bits_of(value)) is not None:
-            for (version, prefix), starts in self._networks.items():
-                if version == bits.version and prefix <= bits.prefix:
-                    found += starts.get(_start(bits, prefix), ())
+        if self.networks is not None:
+            found += self.networks.find(value)
         return found
+
+
+def _frozen(places: Mapping[K, Iterable[int]]) -> dict[K, Places]:
+    return {key: tuple(found) for key, found in places.items()}
+
+
+def _by_length(literals: Mapping[str, Iterable[int]]) -> Literals:
+    lengths = sorted(set(map(len, literals)))
+    return tuple((length, {one: tuple(literals[one]) for one in literals if len(one) == length}) for length in lengths)
 
 
 def _bits(pattern: Pattern) -> Bits:
@@ -116,126 +166,113 @@ def _bits(pattern: Pattern) -> Bits:
     return Bits(network.version, int(network.network_address), network.prefixlen)
 
 
-def _start(bits: Bits, prefix: int) -> int:
-    """Return the first bits of an address."""
-    return bits.number >> ((32 if bits.version == 4 else 128) - prefix)
+class Test(NamedTuple):
+    """The test of one attribute: does its value match a pattern?
+
+    name    the attribute, and `slot` its place among the attributes of a policy
+    always  whether each value matches
+    known   the patterns that are not globs
+    glob    the match of the globs, a regular expression; None if there are none
+    """
+
+    name: str
+    slot: int
+    always: bool
+    known: ValueIndex
+    glob: Callable[[str], object] | None
+
+    @classmethod
+    def of(cls, patterns: Iterable[str], name: str = "", slot: int = 0) -> Test:
+        """Return the test of the values that match one of the patterns."""
+        each = [Pattern.of(text) for text in patterns]
+        known = ValueIndex.of([(one, 0) for one in each if one.kind not in (Kind.GLOB, Kind.ANY)])
+        globs = [one for one in each if one.kind is Kind.GLOB]
+        return cls(name, slot, any(one.kind is Kind.ANY for one in each), known, _regex_match(globs) if globs else None)
+
+    def accepts(self, value: str) -> bool:
+        """Return whether a value matches."""
+        return self.always or bool(self.known.find(value)) or (self.glob is not None and self.glob(value) is not None)
 
 
-def accepts(patterns: Iterable[str]) -> Accepts:
-    """Return the test of the values that match one of the patterns."""
-    by_kind: defaultdict[Kind, list[Pattern]] = defaultdict(list)
-    for text in patterns:
-        pattern = Pattern.of(text)
-        by_kind[pattern.kind].append(pattern)
-    if Kind.ANY in by_kind:
-        return lambda value: True
-    tests: list[Accepts] = []
-    if Kind.EXACT in by_kind:
-        tests.append(frozenset(pattern.text for pattern in by_kind[Kind.EXACT]).__contains__)
-    if Kind.PREFIX in by_kind:
-        tests.append(_begins({pattern.head for pattern in by_kind[Kind.PREFIX]}))
-    if Kind.SUFFIX in by_kind:
-        tests.append(_ends({pattern.tail for pattern in by_kind[Kind.SUFFIX]}))
-    if Kind.NETWORK in by_kind:
-        tests.append(_is_in(by_kind[Kind.NETWORK]))
-    if Kind.GLOB in by_kind:
-        tests.append(_fits(by_kind[Kind.GLOB]))
-    return tests[0] if len(tests) == 1 else _one_of(tuple(tests))  # of no pattern: none of them
-
-
-def _one_of(tests: tuple[Accepts, ...]) -> Accepts:
-    def accepts(value: str) -> bool:
-        for test in tests:  # noqa: SIM110  a generator for `any` costs more than the tests
-            if test(value):
-                return True
-        return False
-
-    return accepts
-
-
-def _begins(heads: set[str]) -> Accepts:
-    if len(heads) == 1:
-        (head,) = heads
-        return lambda value: value.startswith(head)
-    by_length = _by_length(heads)
-    return lambda value: any(value[:length] in same for length, same in by_length)
-
-
-def _ends(tails: set[str]) -> Accepts:
-    by_length = _by_length(tails)
-    return lambda value: any(value[-length:] in same for length, same in by_length)
-
-
-def _by_length(texts: set[str]) -> tuple[tuple[int, frozenset[str]], ...]:
-    lengths = sorted({len(text) for text in texts})
-    return tuple((length, frozenset(text for text in texts if len(text) == length)) for length in lengths)
-
-
-def _is_in(networks: Iterable[Pattern]) -> Accepts:
-    lookup = _Lookup[bool]()
-    for network in networks:
-        lookup.put(network, True)
-    return lambda value: bool(lookup.find(value))
-
-
-def _fits(globs: Iterable[Pattern]) -> Accepts:
+def _regex_match(globs: Iterable[Pattern]) -> Callable[[str], object]:
     # `translate` would take [...] for a set of characters; here brackets are literal. Its result does not backtrack
     # into a `*` once passed, so no request can be made slow to match.
-    match = re.compile("|".join(fnmatch.translate(glob.text.replace("[", "[[]")) for glob in globs)).match
-    return lambda value: match(value) is not None
+    return re.compile("|".join(fnmatch.translate(glob.text.replace("[", "[[]")) for glob in globs)).match
 
 
-class EntryIndex:
-    """Finds the few entries, overrides or exemptions, that a request may match. The caller tests them."""
+def accepts(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return a function that returns whether a value matches one of the patterns."""
+    return Test.of(patterns).accepts
 
-    __slots__ = ("_always", "_by_attribute", "_by_values")
 
-    def __init__(self, entries: Sequence[Globs]) -> None:
+class EntryIndex(NamedTuple):
+    """Finds the few entries, overrides or exemptions, that a request may match. The caller tests them.
+
+    always   the entries that nothing finds
+    tables   attributes and their slots, and the entries by their exact values: a tuple, or one value of one attribute
+    lookups  an attribute, its slot, and the entries by its value
+    """
+
+    always: Places
+    tables: tuple[tuple[tuple[str, ...], Places, Mapping[str | tuple[str, ...], Places]], ...]
+    lookups: tuple[tuple[str, int, ValueIndex], ...]
+
+    @classmethod
+    def of(cls, entries: Sequence[Globs], slots: Mapping[str, int]) -> EntryIndex:
+        """Return the index of entries. Each attribute has a slot."""
         each = [{name: tuple(map(Pattern.of, globs)) for name, globs in entry.items()} for entry in entries]
         uses = Counter((name, one) for entry in each for name, patterns in entry.items() for one in patterns)
-        self._always: list[int] = []
-        self._by_values: dict[tuple[str, ...], dict[tuple[str | None, ...], list[int]]] = {}
-        self._by_attribute: dict[str, _Lookup[int]] = {}
+        always: list[int] = []
+        tables: dict[tuple[str, ...], defaultdict[str | tuple[str, ...], list[int]]] = {}
+        lookups: defaultdict[str, list[tuple[Pattern, int]]] = defaultdict(list)
         for place, entry in enumerate(each):
             if _is_listed(entry):
                 names = tuple(sorted(entry))
-                table = self._by_values.setdefault(names, {})
+                table = tables.setdefault(names, defaultdict(list))
                 for values in product(*({pattern.text for pattern in entry[name]} for name in names)):
-                    table.setdefault(values, []).append(place)
+                    table[_key(values)].append(place)
+            elif (name := _finding(entry, uses)) is not None:
+                lookups[name] += [(pattern, place) for pattern in entry[name]]
             else:
-                self._put(place, entry, uses)
-
-    def _put(self, place: int, entry: Mapping[str, tuple[Pattern, ...]], uses: Counter[tuple[str, Pattern]]) -> None:
-        """Index an entry by the attribute with the patterns that the fewest entries share."""
-
-        def shared(name: str) -> int:
-            return max(uses[name, one] if _has_end(one) else len(uses) + 1 for one in entry[name])
-
-        name = min(entry, key=shared)
-        if all(_has_end(pattern) for pattern in entry[name]):
-            lookup = self._by_attribute.setdefault(name, _Lookup())
-            for pattern in entry[name]:
-                lookup.put(pattern, place)
-        else:
-            self._always.append(place)
+                always.append(place)
+        return cls(
+            tuple(always),
+            tuple((names, tuple(slots[name] for name in names), _frozen(table)) for names, table in tables.items()),
+            tuple((name, slots[name], ValueIndex.of(patterns)) for name, patterns in lookups.items()),
+        )
 
     def candidates(self, attributes: Mapping[str, str]) -> list[int]:
         """Return the places of the entries that may match, in order."""
-        found = self._always.copy()
-        for names, table in self._by_values.items():
-            found += table.get(tuple(map(attributes.get, names)), ())
-        for name, lookup in self._by_attribute.items():
-            value = attributes.get(name)
-            if value is not None:
-                found += lookup.find(value)
+        found = [*self.always]
+        for names, _, table in self.tables:
+            values = tuple(attributes[name] for name in names if name in attributes)
+            if len(values) == len(names):
+                found += table.get(_key(values), ())
+        for name, _, index in self.lookups:
+            if (value := attributes.get(name)) is not None:
+                found += index.find(value)
         found.sort()
         return found
+
+
+def _key(values: tuple[str, ...]) -> str | tuple[str, ...]:
+    return values if len(values) > 1 else next(iter(values))
 
 
 def _is_listed(entry: Mapping[str, tuple[Pattern, ...]]) -> bool:
     """Return whether an entry has exact values only, and few enough combinations to list them all."""
     exact = all(pattern.kind is Kind.EXACT for patterns in entry.values() for pattern in patterns)
-    return exact and (len(entry) == 1 or prod(map(len, entry.values())) <= _MOST_COMBINATIONS)
+    return exact and bool(entry) and (len(entry) == 1 or prod(map(len, entry.values())) <= _MOST_COMBINATIONS)
+
+
+def _finding(entry: Mapping[str, tuple[Pattern, ...]], uses: Counter[tuple[str, Pattern]]) -> str | None:
+    """Return the attribute with the patterns that the fewest entries share; None if nothing finds the entry."""
+
+    def shared(name: str) -> int:
+        return max(uses[name, one] if _has_end(one) else len(uses) + 1 for one in entry[name])
+
+    name = min(entry, key=shared, default=None)
+    return name if name is not None and all(map(_has_end, entry[name])) else None
 
 
 def _has_end(pattern: Pattern) -> bool:

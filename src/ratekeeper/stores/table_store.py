@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ratekeeper import core
 from ratekeeper.clock import Clock, SystemClock
@@ -52,6 +52,11 @@ class TableStore:
         """Return the hot path for one limiter: a C object where the C core is in use."""
         gate = getattr(self._table, "gate", None)
         return gate(scopes, limits, wait) if gate else ChargeGate(self, scopes, limits, wait)
+
+    def policy_gate(self, matcher: object) -> Any:
+        """Return the hot path for a policy, a C object; None if the table or the matcher is in Python."""
+        gate = getattr(self._table, "policy_gate", None)
+        return gate(matcher) if gate is not None and core.is_native(matcher) else None
 
     def stats(self) -> StoreStats:
         """Count the live buckets, by a look at every cell: some milliseconds for a million."""

@@ -1,0 +1,72 @@
+/* The bucket and the cost of a rule for one request: the twin of Rule.bucket and Rule.cost_of in policy/model.py. */
+#include <string.h>
+
+#include "matcher.h"
+
+enum { COST_DIGITS = 18 };
+
+static bool append(rk_found *found, const char *bytes, size_t length)
+{
+    if (length > found->room - found->length) {
+        size_t room = 2 * (found->length + length);
+        char *more = PyMem_Malloc(room);
+        if (!more)
+            return PyErr_NoMemory(), false;
+        memcpy(more, found->bytes, found->length);
+        if (found->bytes != found->short_bytes)
+            PyMem_Free(found->bytes);
+        found->bytes = more;
+        found->room = room;
+    }
+    memcpy(found->bytes + found->length, bytes, length);
+    found->length += length;
+    return true;
+}
+
+bool rk_append_bucket(PyObject *rule, rk_found *found)
+{
+    PyObject *slots = RK_AT(rule, RULE_SLOTS);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(slots); i++) {
+        PyObject *value = found->values[rk_number_at(slots, i)];
+        char digits[24], *first = digits + sizeof digits;
+        rk_text text;
+        if (!value) {
+            if (!append(found, "-", 1))
+                return false;
+            continue;
+        }
+        if (!rk_read_key(value, &text))
+            return false;
+        *--first = ':';
+        size_t length = (size_t)PyUnicode_GET_LENGTH(value);
+        do
+            *--first = (char)('0' + length % 10);
+        while (length /= 10);
+        bool done = append(found, first, (size_t)(digits + sizeof digits - first)) &&
+                    append(found, text.bytes, (size_t)text.length);
+        Py_XDECREF(text.owner);
+        if (!done)
+            return false;
+    }
+    return true;
+}
+
+bool rk_read_own_cost(PyObject *rule, PyObject *const *values, int64_t *cost)
+{
+    if (RK_AT(rule, RULE_FIXED) == Py_True)
+        return rk_read_cost(RK_AT(rule, RULE_COST), cost);
+    PyObject *value = values[rk_number_at(rule, RULE_COST)];
+    *cost = value ? 0 : 1;
+    if (!value)
+        return true;
+    Py_ssize_t size = PyUnicode_GET_LENGTH(value), i = 0;
+    if (PyUnicode_IS_ASCII(value) && size <= COST_DIGITS)
+        for (const char *text = PyUnicode_DATA(value); i < size && text[i] >= '0' && text[i] <= '9'; i++)
+            *cost = *cost * 10 + (text[i] - '0');
+    if (i == size && size > 0)
+        return true;
+    PyObject *number = PyObject_CallOneArg(RK_AT(rule, RULE_COST_OF), value); /* it raises the error */
+    bool read = number && rk_read_cost(number, cost);
+    Py_XDECREF(number);
+    return read;
+}

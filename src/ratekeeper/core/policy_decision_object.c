@@ -1,0 +1,151 @@
+/* NativePolicyDecision: the decision of a policy, as the numbers that its rules' decisions are made of when asked for.
+ *
+ * All else it inherits from ratekeeper.policy.decision.PolicyDecision. Like a decision, it is allocated as collectable
+ * but never tracked: it refers to limits, strings and decisions, which refer to nothing else.
+ */
+#include <string.h>
+
+#include "policy.h"
+
+enum { PYTHON_SLOTS = 2 };
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *slots[PYTHON_SLOTS]; /* the base's: empty here */
+    PyObject *of_policy; /* the compiled rules */
+    PyObject *rules;     /* the decision of each rule that matched, or NULL until somebody asks */
+    PyObject *missing;
+    rk_rule_answer *answers; /* and the bytes of the keys */
+    Py_ssize_t count;
+    char allowed, charged;
+} rk_policy_decision_object;
+
+PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base)
+{
+    if (base->tp_basicsize != offsetof(rk_policy_decision_object, of_policy))
+        return PyErr_SetString(PyExc_ImportError, "the C core was built for another ratekeeper: reinstall it"), NULL;
+    return rk_add_type(module, &rk_policy_decision_spec, (PyObject *)base);
+}
+
+PyObject *rk_make_policy_decision(rk_module *module, PyObject *of_policy, const rk_found *found,
+                                  const rk_rule_answer *answers, bool allowed, bool charged)
+{
+    size_t size = (size_t)found->count * sizeof *answers;
+    rk_rule_answer *own = PyMem_Malloc(size + found->length);
+    if (!own)
+        return PyErr_NoMemory();
+    rk_policy_decision_object *self = PyObject_GC_New(rk_policy_decision_object, module->policy_decision);
+    if (!self) {
+        PyMem_Free(own);
+        return NULL;
+    }
+    memcpy(own, answers, size);
+    memcpy(own + found->count, found->bytes, found->length);
+    memset(self->slots, 0, sizeof self->slots);
+    self->of_policy = Py_NewRef(of_policy);
+    self->rules = NULL;
+    self->missing = Py_NewRef(found->missing ? found->missing : Py_None);
+    self->answers = own;
+    self->count = found->count;
+    self->allowed = allowed;
+    self->charged = charged;
+    return (PyObject *)self;
+}
+
+/* The decision of one rule: a RuleDecision, which is a named tuple. */
+static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module *module, Py_ssize_t i)
+{
+    const rk_rule_answer *answer = &self->answers[i];
+    const char *bytes = (const char *)(self->answers + self->count);
+    PyObject *rule = RK_AT(self->of_policy, answer->match.rule), *limits = RK_AT(rule, RULE_LIMITS);
+    Py_ssize_t limit = answer->match.limit < 0 ? PyTuple_GET_SIZE(limits) - 1 : answer->match.limit;
+    PyObject *key = rk_text_of(bytes + answer->match.begin, answer->match.end - answer->match.begin);
+    PyObject *decision = !key ? NULL
+                              : rk_make_decision(module, RK_AT(limits, limit), key, answer->match.cost, &answer->answer,
+                                                 self->charged && answer->answer.allowed);
+    Py_XDECREF(key);
+    PyObject *made = decision ? module->rule_decision->tp_alloc(module->rule_decision, 3) : NULL;
+    if (!made) {
+        Py_XDECREF(decision);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(made, 0, Py_NewRef(RK_AT(rule, RULE_NAME)));
+    PyTuple_SET_ITEM(made, 1, decision);
+    PyTuple_SET_ITEM(made, 2, Py_NewRef(RK_AT(rule, RULE_SHADOW)));
+    return made;
+}
+
+static PyObject *get_rules(rk_policy_decision_object *self, void *Py_UNUSED(closure))
+{
+    if (!self->rules) {
+        rk_module *module = PyType_GetModuleState(Py_TYPE(self));
+        PyObject *rules = PyTuple_New(self->count);
+        for (Py_ssize_t i = 0; rules && i < self->count; i++) {
+            PyObject *one = rule_decision(self, module, i);
+            if (one)
+                PyTuple_SET_ITEM(rules, i, one);
+            else
+                Py_CLEAR(rules);
+        }
+        if (!rules)
+            return NULL;
+        if (self->rules) /* another thread was faster: all must see the same decisions, which remember their refunds */
+            Py_DECREF(rules);
+        else
+            self->rules = rules;
+    }
+    return Py_NewRef(self->rules);
+}
+
+static void policy_decision_dealloc(rk_policy_decision_object *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    Py_DECREF(self->of_policy);
+    Py_XDECREF(self->rules);
+    Py_DECREF(self->missing);
+    PyMem_Free(self->answers);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static int policy_decision_traverse(rk_policy_decision_object *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->of_policy);
+    Py_VISIT(self->rules);
+    Py_VISIT(self->missing);
+    return 0;
+}
+
+static int policy_decision_bool(rk_policy_decision_object *self)
+{
+    return self->allowed;
+}
+
+static PyMemberDef policy_decision_members[] = {
+    {"allowed", T_BOOL, offsetof(rk_policy_decision_object, allowed), READONLY, NULL},
+    {"missing", T_OBJECT_EX, offsetof(rk_policy_decision_object, missing), READONLY, NULL},
+    {NULL},
+};
+
+static PyGetSetDef policy_decision_getters[] = {
+    {"rules", (getter)get_rules, NULL, NULL, NULL},
+    {NULL},
+};
+
+static PyType_Slot policy_decision_slots[] = {
+    {Py_tp_doc, "A policy's decision made by the C core."},
+    {Py_tp_dealloc, policy_decision_dealloc},
+    {Py_tp_traverse, policy_decision_traverse},
+    {Py_tp_members, policy_decision_members},
+    {Py_tp_getset, policy_decision_getters},
+    {Py_nb_bool, policy_decision_bool},
+    {0, NULL},
+};
+
+PyType_Spec rk_policy_decision_spec = {
+    .name = "ratekeeper.core._table.NativePolicyDecision",
+    .basicsize = sizeof(rk_policy_decision_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = policy_decision_slots,
+};

@@ -1,0 +1,176 @@
+/* PolicyGate: a policy on one table. Attributes in, one decision out; no Python code runs, but for globs and odd costs. */
+#include <string.h>
+
+#include "policy.h"
+
+typedef struct {
+    rk_key scope_key;
+    rk_limit *limits; /* of its overrides, and last its own */
+    Py_ssize_t last;
+    int64_t wait; /* ticks that a request may wait: none, but for a rule in shadow */
+    bool shadow;
+} rk_policy_rule;
+
+typedef struct {
+    PyObject_VAR_HEAD
+    rk_table_object *table;
+    rk_matcher_object *matcher;
+    rk_limit *limits; /* of all rules */
+    rk_policy_rule rules[];
+} rk_policy_gate_object;
+
+static int64_t product(int64_t own, int64_t cost)
+{
+    int64_t whole;
+    return __builtin_mul_overflow(own, cost, &whole) ? INT64_MAX : whole;
+}
+
+static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t cost, rk_demand *demands,
+                        rk_rule_answer *answers)
+{
+    rk_table_object *table = self->table;
+    int64_t now;
+    for (Py_ssize_t i = 0; i < found->count; i++) {
+        rk_match *match = &found->matches[i];
+        const rk_policy_rule *rule = &self->rules[match->rule];
+        demands[i].fingerprint =
+            rk_fingerprint(rule->scope_key, found->bytes + match->begin, match->end - match->begin);
+        rk_prefetch(&table->table, demands[i].fingerprint);
+        match->cost = product(match->cost, cost);
+        rk_set_terms(&rule->limits[match->limit < 0 ? rule->last : match->limit], match->cost, rule->wait, &demands[i]);
+        demands[i].shadow = rule->shadow;
+    }
+    if (!rk_read_clock(table, &now))
+        return NULL;
+    bool allowed = rk_charge_all(&table->table, demands, (size_t)found->count, now, true, &table->later);
+    if (table->clock && PyErr_Occurred())
+        return NULL;
+    for (Py_ssize_t i = 0; i < found->count; i++)
+        answers[i] = (rk_rule_answer){found->matches[i], demands[i].answer};
+    return rk_make_policy_decision(table->module, self->matcher->rules, found, answers, allowed && !found->missing, allowed);
+}
+
+/* Reads (attributes, cost=1), by position or by name. */
+static bool read_arguments(PyObject *const *args, Py_ssize_t count, PyObject *keywords, PyObject **attributes,
+                           int64_t *cost)
+{
+    static const char *const names[2] = {"attributes", "cost"};
+    PyObject *given[2] = {NULL, NULL};
+    return rk_read_arguments("try_acquire", args, count, keywords, names, 2, given) &&
+           (*attributes = given[0], !given[1] || rk_read_cost(given[1], cost));
+}
+
+static PyObject *policy_gate_try_acquire(rk_policy_gate_object *self, PyObject *const *args, Py_ssize_t count,
+                                         PyObject *keywords)
+{
+    rk_demand few_demands[RK_FEW], *demands = few_demands;
+    rk_rule_answer few_answers[RK_FEW], *answers = few_answers;
+    rk_found found;
+    PyObject *attributes, *decision = NULL;
+    int64_t cost = 1;
+    if (!read_arguments(args, count, keywords, &attributes, &cost))
+        return NULL;
+    bool read = rk_find_rules(self->matcher, attributes, &found);
+    if (read && found.missing)
+        found.count = 0, found.length = 0; /* what matched before is not charged */
+    if (read && found.count > RK_FEW) {
+        demands = PyMem_New(rk_demand, found.count);
+        answers = PyMem_New(rk_rule_answer, found.count);
+    }
+    if (read && demands && answers)
+        decision = decide(self, &found, cost, demands, answers);
+    else if (read)
+        PyErr_NoMemory();
+    if (demands != few_demands) {
+        PyMem_Free(demands);
+        PyMem_Free(answers);
+    }
+    rk_release_found(&found);
+    return decision;
+}
+
+static bool bind_rule(rk_policy_gate_object *self, Py_ssize_t place, rk_limit *limits)
+{
+    rk_policy_rule *rule = &self->rules[place];
+    PyObject *compiled = RK_AT(self->matcher->rules, place), *of_rule = RK_AT(compiled, RULE_LIMITS);
+    Py_ssize_t length;
+    const char *scope = PyUnicode_AsUTF8AndSize(RK_AT(compiled, RULE_SCOPE), &length);
+    if (!scope || !rk_read_ticks(RK_AT(compiled, RULE_WAIT), &rule->wait))
+        return false;
+    rule->scope_key = rk_scope_key(self->table->table.seed, scope, (size_t)length);
+    rule->shadow = RK_AT(compiled, RULE_SHADOW) == Py_True;
+    rule->limits = limits;
+    rule->last = PyTuple_GET_SIZE(of_rule) - 1;
+    for (Py_ssize_t i = 0; i <= rule->last; i++)
+        if (!rk_read_limit(RK_AT(of_rule, i), &limits[i]))
+            return false;
+    return true;
+}
+
+PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(matcher->rules), limits = 0;
+    PyTypeObject *type = table->module->policy_gate;
+    rk_policy_gate_object *self = (rk_policy_gate_object *)type->tp_alloc(type, count);
+    if (!self)
+        return NULL;
+    self->table = (rk_table_object *)Py_NewRef((PyObject *)table);
+    self->matcher = (rk_matcher_object *)Py_NewRef((PyObject *)matcher);
+    for (Py_ssize_t i = 0; i < count; i++)
+        limits += PyTuple_GET_SIZE(RK_AT(RK_AT(matcher->rules, i), RULE_LIMITS));
+    self->limits = PyMem_New(rk_limit, limits);
+    bool bound = self->limits != NULL;
+    if (!bound)
+        PyErr_NoMemory();
+    rk_limit *next = self->limits;
+    for (Py_ssize_t i = 0; bound && i < count; i++) {
+        bound = bind_rule(self, i, next);
+        next += self->rules[i].last + 1;
+    }
+    if (!bound)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static int policy_gate_traverse(rk_policy_gate_object *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->table);
+    Py_VISIT(self->matcher);
+    return 0;
+}
+
+/* No tp_clear: as a Gate, it must keep what it asks. */
+static void policy_gate_dealloc(rk_policy_gate_object *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    PyMem_Free(self->limits);
+    Py_XDECREF(self->matcher);
+    Py_XDECREF(self->table);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef policy_gate_methods[] = {
+    {"try_acquire", (PyCFunction)(void (*)(void))policy_gate_try_acquire, METH_FASTCALL | METH_KEYWORDS,
+     "try_acquire($self, attributes, cost=1)\n--\n\n"
+     "Decide one request and charge it if it is allowed: true if it may go ahead at this moment. Never blocks."},
+    {NULL},
+};
+
+static PyType_Slot policy_gate_slots[] = {
+    {Py_tp_doc, "A policy on one table."},
+    {Py_tp_dealloc, policy_gate_dealloc},
+    {Py_tp_traverse, policy_gate_traverse},
+    {Py_tp_methods, policy_gate_methods},
+    {0, NULL},
+};
+
+PyType_Spec rk_policy_gate_spec = {
+    .name = "ratekeeper.core._table.PolicyGate",
+    .basicsize = sizeof(rk_policy_gate_object),
+    .itemsize = sizeof(rk_policy_rule),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = policy_gate_slots,
+};

@@ -1,0 +1,184 @@
+"""The policy in C and its twin in Python: the same decisions on the same requests, and the same errors."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from needs import need
+from policy_strategies import REQUESTS, policies
+
+from ratekeeper import Decision, ManualClock, MemoryStore, Policy, TokenBucket, core
+from ratekeeper.policy.compiled import CompiledPolicy, PythonMatcher
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.model import Override, Rule, Tiers
+from ratekeeper.policy.sources import Readings
+
+
+class Twins:
+    """One policy on two tables with one clock: in C, and in Python."""
+
+    def __init__(self, policy: Policy) -> None:
+        need("the C core", core.matcher is not None)
+        self.clock = ManualClock(1000)
+        self.stores = MemoryStore(100, clock=self.clock), MemoryStore(100, clock=self.clock, implementation="python")
+        self.c = CompiledPolicy(policy, self.stores[0])
+        self.python = CompiledPolicy(policy, self.stores[1], PythonMatcher)
+        assert type(self.c.try_acquire.__self__).__name__ == "PolicyGate"  # type: ignore[attr-defined]
+
+    def ask(self, attributes: Any, *cost: Any) -> PolicyDecision | tuple[type[Exception], str]:
+        """Return what both answer, a decision or an error."""
+        results = [outcome(compiled, attributes, *cost) for compiled in (self.c, self.python)]
+        assert results[0] == results[1]
+        first, second = results
+        if isinstance(first, PolicyDecision):
+            assert isinstance(second, PolicyDecision)
+            assert (first.allowed, first.missing, bool(first)) == (second.allowed, second.missing, bool(second))
+            assert [refundable(one.decision) for one in first.rules] == [
+                refundable(one.decision) for one in second.rules
+            ]
+            assert repr(first) == repr(second)
+        return first
+
+
+def refundable(decision: Decision) -> int:
+    return 0 if decision._refunded < 0 else decision.cost - decision._refunded
+
+
+def outcome(compiled: CompiledPolicy, attributes: Any, *cost: Any) -> PolicyDecision | tuple[type[Exception], str]:
+    try:
+        return compiled.try_acquire(attributes, *cost)
+    except Exception as error:
+        return type(error), str(error)
+
+
+@settings(max_examples=300)
+@given(policies(), st.lists(st.tuples(REQUESTS, st.sampled_from([1, 1, 1, 2, 0, 10**6]), st.floats(0, 2)), max_size=8))
+def test_both_decide_alike(policy: Policy, requests: list[tuple[dict[str, str], int, float]]) -> None:
+    twins = Twins(policy)
+    for attributes, cost, pause in requests:
+        twins.ask(attributes, cost)
+        twins.clock.advance(pause)
+
+
+class Text(str):
+    """A string of another class, with another idea of equality."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("nothing may ask")
+
+    def __hash__(self) -> int:
+        raise AssertionError("nothing may ask")
+
+
+ODD = Policy(
+    (
+        Rule("plain", TokenBucket(1, 1), key=("user",), cost="tokens"),
+        Rule("match", TokenBucket(2, 1), match={"path": ("/a*", "*.css", "/x?y"), "method": ("GET",)},
+             key=("path", "user"),
+             overrides=(Override({"client": ("10.0.0.0/8", "2001:db8::/32")}, TokenBucket(5, 1)),)),
+        Rule("needs", TokenBucket(3, 1), match={"tier": ("pro",)}, key=("team",), missing="reject"),
+    ),
+    tiers=Tiers("user", "free", {"k": "pro", "\ud800": "pro"}),
+    exempt=({"client": ("192.0.2.0/24",), "user": ("ops",)},),
+)  # fmt: skip
+STRINGS = st.sampled_from([
+    "k", "", "\ud800", "\0", "é" * 3, "日本", "\U0001f600", "x" * 5000, "1", "-1", "\u0663", "1" * 19, " 1", "ops",
+    "/a", "/xéy", "x.css", "get", "gét", "PUT", "10.1.2.3", "10.01.2.3", "10.1.2", "10.1.2.3.4", "10.1.2.256",
+    "010.1.2.3", "10.1.2.3/8", "10.1.2.\u0663", "::ffff:10.1.1.1", "2001:db8::/64", "2001:db8::1%eth0", "192.0.2.9",
+    "99999999999999.1.1.1",
+])  # fmt: skip
+VALUES = st.one_of(
+    STRINGS, STRINGS.map(Text), st.lists(STRINGS, min_size=1, max_size=3).map(Readings.of), st.text(max_size=4),
+    st.sampled_from([None, 7, b"k", ["k"], 1.5, PurePosixPath("/a"), Readings("no others")]),
+)  # fmt: skip
+NAMES = ["user", "path", "method", "client", "team", "tokens", "tier", "other"]
+
+
+@settings(max_examples=400)
+@given(st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES), min_size=1, max_size=3))
+def test_hostile_attributes_get_the_same_answer_or_the_same_error(requests: list[dict[str, Any]]) -> None:
+    twins = Twins(ODD)
+    for attributes in requests:
+        twins.ask(attributes)
+
+
+@pytest.mark.parametrize("attributes", [None, 7, "user", ["user"], object(), ManualClock])
+def test_what_is_no_mapping_is_an_error(attributes: Any) -> None:
+    error = Twins(ODD).ask(attributes)
+    assert error == (
+        TypeError,
+        f"a request is a mapping of attributes, such as a dict, not {type(attributes).__name__}",
+    )
+
+
+@pytest.mark.parametrize("cost", [-1, 1.5, "1", None, True, -(10**400)])
+def test_a_bad_cost_is_the_same_error_also_where_no_rule_matches(cost: Any) -> None:
+    none_matches = Policy((Rule("r", TokenBucket(1, 1), match={"user": ("a",)}),))
+    for policy in (ODD, none_matches):
+        Twins(policy).ask({"user": "b"}, cost)
+
+
+@pytest.mark.parametrize("cost", [2**62, 2**63, 2**64 + 1, 10**400])
+def test_a_cost_beyond_all_limits_can_never_pass(cost: int) -> None:
+    twins = Twins(Policy((Rule("r", TokenBucket(1, 1), cost=3),)))
+    for compiled in (twins.c, twins.python):
+        decision = compiled.try_acquire({}, cost)
+        assert not decision
+        assert decision.rules[0].decision.impossible
+
+
+class Raising(Mapping[str, str]):
+    """A mapping that fails while it is read."""
+
+    def __getitem__(self, name: str) -> str:
+        raise KeyError(name) if name != "team" else RuntimeError("the database is away")
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_any_mapping_is_read_as_it_wants_to_be() -> None:
+    twins = Twins(ODD)
+    for attributes in (
+        {"user": "k", "team": "t"},
+        UserDict(user="k", team="t"),
+        MappingProxyType({"user": "k", "team": "t"}),
+    ):
+        twins.ask(attributes)
+    assert twins.ask(Raising()) == (RuntimeError, "the database is away")
+
+
+def test_a_policy_with_many_rules_overrides_and_long_keys_decides_alike() -> None:
+    overrides = tuple(Override({"user": (f"u-{n}",), "team": (f"t-{n}",)}, TokenBucket(n + 1, 1)) for n in range(100))
+    rules = tuple(
+        Rule(f"rule {n}", TokenBucket(n + 1, 1), key=("user", "team"), overrides=overrides,
+             missing="skip" if n % 2 else "shared")
+        for n in range(100)
+    )  # fmt: skip
+    attributes = tuple(Rule(f"attribute {n}", TokenBucket(1, 1), match={f"a{n}": ("x",)}) for n in range(40))
+    twins = Twins(Policy(rules + attributes))
+    for request in (
+        {"user": "u-7", "team": "t-7"},
+        {"user": "u-7"},
+        {"a3": "x"},
+        {"user": "u" * 9000, "team": "t" * 9000},
+    ):
+        twins.ask(request)
+
+
+def test_the_rules_decisions_stay_the_same_objects_so_that_none_is_refunded_twice() -> None:
+    decision = Twins(ODD).c.try_acquire({"user": "a"})
+    assert decision.rules is decision.rules
+    assert decision.rules[0].decision is decision.rules[0].decision

@@ -1,0 +1,65 @@
+"""Policies and requests for Hypothesis: patterns of all kinds, few values, so that many match."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from hypothesis import strategies as st
+
+from ratekeeper import LeakyBucket, Policy, TokenBucket
+from ratekeeper.policy.model import Missing, Override, Rule, Tiers
+from ratekeeper.policy.sources import Readings
+
+USERS = st.sampled_from(["a", "ab", "abc", "b", "ba", "A", "", "10.1.2.3", "10.9.9.9"])
+PATHS = st.sampled_from(["/", "/a", "/a/", "/a/b", "/a/b/", "/b", "/b;x", "/a/../b"])
+METHODS = st.sampled_from(["GET", "get", "POST", "OTHER"])
+CLIENTS = st.sampled_from(["10.1.2.3", "10.9.9.9", "192.0.2.7", "2001:db8:0:7::/64", "unknown"])
+REQUESTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "user": USERS,
+        "team": USERS,
+        "path": st.lists(PATHS, min_size=1, max_size=3).map(Readings.of),
+        "method": METHODS,
+        "client": CLIENTS,
+        "tokens": st.sampled_from(["1", "2", "0", "007", "9" * 9]),
+    },
+)
+FREE = st.sampled_from(["a", "ab", "a*", "*b", "*", "a?", "?", "*a*", "a*c", "**", "10.0.0.0/8", "[ab]", "b"])
+PATTERNS = {
+    "user": FREE,
+    "team": FREE,
+    "path": st.sampled_from(["/a", "/a/", "/a*", "/a/*", "*/b", "*/", "/", "/*/", "/?", "/b", "*b*", "/a/b/", "*"]),
+    "method": st.sampled_from(["GET", "post", "P*", "*", "OTHER", "?ET"]),
+    "client": st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7", "2001:db8::/32", "::/0", "unknown", "1*"]),
+}
+MATCHES = st.lists(st.sampled_from(sorted(PATTERNS)), unique=True, max_size=3).flatmap(
+    lambda names: st.fixed_dictionaries(
+        {name: st.lists(PATTERNS[name], min_size=1, max_size=3).map(tuple) for name in names}
+    )
+)
+LIMITS = st.builds(TokenBucket, st.integers(1, 3), st.integers(1, 3)) | st.builds(
+    LeakyBucket, st.integers(0, 2), st.integers(1, 3)
+)
+COSTS: st.SearchStrategy[int | str] = st.sampled_from([1, 1, 1, 2, 3, 10**6, "tokens"])
+OVERRIDES = st.lists(st.builds(Override, MATCHES.filter(bool), LIMITS), max_size=6).map(tuple)
+KEYS = st.sampled_from([(), ("user",), ("path", "user"), ("client",)])
+MISSING: st.SearchStrategy[Missing] = st.sampled_from(get_args(Missing))
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    rules = tuple(
+        Rule(
+            f"rule {number}", draw(LIMITS), match=draw(MATCHES), key=draw(KEYS), overrides=draw(OVERRIDES),
+            missing=draw(MISSING), shadow=draw(st.booleans()), cost=draw(COSTS),
+        )
+        for number in range(draw(st.integers(1, 3)))
+    )  # fmt: skip
+    exempt = [match for match in draw(st.lists(MATCHES, max_size=4)) if match]
+    tiers = draw(st.sampled_from([None, Tiers("user", "free", {"a": "pro", "b": "team"})]))
+    while True:  # an exemption of everything is an error, and not what this is about
+        try:
+            return Policy(rules, exempt=tuple(exempt), tiers=tiers)
+        except ValueError:
+            exempt.pop()
