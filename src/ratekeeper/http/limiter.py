@@ -61,20 +61,16 @@ class _Charging(ApplicationLimits[K]):
         policy = self.in_use if limit is None else self.policy_of(limit)
         if policy is None or not self._enabled:
             return None
-        decision: PolicyDecision | None = None
-        refusal: RatekeeperError | None = None
         try:
+            if self._exempt is not None and await self._ask(self._exempt, exchange):
+                return None
             decision = await self._decide(policy, exchange, limit)
         except REFUSALS as error:
-            refusal = error
-        else:
-            if decision is not None and not decision.allowed:
-                refusal = RateLimitExceeded(decision)
-        if decision is not None:
-            exchange.note(decision, policy.keeper)
-            for observe in self._observers:
-                observe(exchange.native, decision)
-        return refusal
+            return error
+        exchange.note(decision, policy.keeper)
+        for observe in self._observers:
+            observe(exchange.native, decision)
+        return None if decision.allowed else RateLimitExceeded(decision)
 
     async def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
         """Return the `Response` to a refusal, or the framework's own response that `rejection` has made.
@@ -94,10 +90,8 @@ class _Charging(ApplicationLimits[K]):
 
     async def _decide(
         self, policy: RequestPolicy[K], exchange: Exchange, limit: rate_limit | None
-    ) -> PolicyDecision | None:
-        """Return the decision about a request, None if it is exempt. Raises any other refusal."""
-        if self._exempt is not None and await self._ask(self._exempt, exchange):
-            return None
+    ) -> PolicyDecision:
+        """Return the decision about a request. Raises any other refusal."""
         attributes = exchange.read(policy.reader)
         attributes.update(policy.constants)
         for name, function in policy.functions:
@@ -105,17 +99,26 @@ class _Charging(ApplicationLimits[K]):
         if limit is not None and not limit.named:
             self._owners.claim(limit, attributes.get("endpoint"))
         cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
-        if policy.waiting_rules:
-            return await self._decide_waiting(policy, exchange, attributes, cost * exchange.cost)
-        checked: PolicyDecision = await self._call(policy.keeper.try_acquire, attributes, cost * exchange.cost)
-        return checked
+        cost = cost * exchange.cost
+        decision: PolicyDecision
+        if policy.at_once is not None:
+            decision = policy.at_once(attributes, cost)
+        else:
+            decision = await self._call(policy.keeper.try_acquire, attributes, cost)
+        if policy.waiting_rules and not decision.allowed:
+            return await self._wait(policy, exchange, attributes, cost, decision)
+        return decision
 
-    async def _decide_waiting(
-        self, policy: RequestPolicy[K], exchange: Exchange, attributes: dict[str, str], cost: int
+    async def _wait(
+        self,
+        policy: RequestPolicy[K],
+        exchange: Exchange,
+        attributes: dict[str, str],
+        cost: int,
+        decision: PolicyDecision,
     ) -> PolicyDecision:
-        """Decide a request that may have to wait. Hold it until its turn, unless too many are held already."""
+        """Hold a request that is refused at this moment until its turn, unless too many are held already."""
         keeper = policy.keeper
-        decision = await self._decided(self._call(keeper.acquire, attributes, cost, 0))
         refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
         if not refusing or not policy.waiting_rules.issuperset(refusing):
             return decision

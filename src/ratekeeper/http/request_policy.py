@@ -6,7 +6,7 @@ same buckets by accident.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ratekeeper.http.exchange import RequestFunction
     from ratekeeper.http.rate_limit import rate_limit
     from ratekeeper.limits import Limit
+    from ratekeeper.policy.decision import PolicyDecision
     from ratekeeper.policy.model import Policy
     from ratekeeper.policy.sources import ClientIP
 
@@ -44,6 +45,8 @@ class RequestPolicy(Generic[K]):
 
     keeper: K
     """Decides by the policy, on the application's store."""
+    at_once: Callable[..., PolicyDecision] | None
+    """Decides as the keeper's `try_acquire`, without a coroutine; None if the store must be awaited."""
     cost: int | RequestFunction
     """The tokens that a request takes, or a function that returns them."""
     reader: AttributeReader
@@ -67,6 +70,7 @@ class RequestPolicy(Generic[K]):
         policy = keeper.policy
         names = policy.names()
         self.keeper = keeper
+        self.at_once = keeper.compiled.try_acquire
         self.cost = cost
         self.reader = AttributeReader(policy.attributes, given.client, names - given.attributes.keys())
         self.client_reader = AttributeReader(policy.attributes, given.client, {"client"})

@@ -145,7 +145,7 @@ class CompiledPolicy:
     rules        its rules, compiled, in the file's order
     names        the attributes that can change its decision; a request needs no others
     waiting      the names of the rules that let a request wait for its turn
-    try_acquire  decides one request without waiting and charges it, if a local store was given; else it raises
+    try_acquire  decides one request without waiting, and charges it; None without a local store
 
     A rule matches if any reading of each attribute does (see `Readings`), an exemption only if all readings do.
     """
@@ -161,9 +161,9 @@ class CompiledPolicy:
         self.waiting = frozenset(rule.name for rule in policy.rules if rule.max_wait != 0 and not rule.shadow)
         self._matcher = (matcher or core.matcher or PythonMatcher)(self._program)
         self._secret = os.urandom(16)
-        self.try_acquire = self._verb(store)
+        self.try_acquire = None if store is None else self._verb(store)
 
-    def _verb(self, store: Store | None) -> Callable[..., PolicyDecision]:
+    def _verb(self, store: Store) -> Callable[..., PolicyDecision]:
         """Return `try_acquire` on a store: a C function, if the store's table and the matcher are in C."""
         gate = store.policy_gate(self._matcher) if isinstance(store, TableStore) else None
         if gate is not None:
@@ -172,7 +172,7 @@ class CompiledPolicy:
 
         def try_acquire(attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
             plan = self.plan(attributes, cost, 0)
-            return plan.answer(store.decide(plan.charges))  # type: ignore[union-attr]
+            return plan.answer(store.decide(plan.charges))
 
         return try_acquire
 

@@ -91,7 +91,7 @@ class Keeper(_Keeping):
 
         A request that would have to wait is refused, also where a rule's `max_wait` or queue would let it wait.
         """
-        return self.compiled.try_acquire(attributes, cost)
+        return self.compiled.try_acquire(attributes, cost)  # type: ignore[misc]  # it has a local store
 
     def acquire(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> PolicyDecision:
         """Wait for the request's turn, as long as its rules' `max_wait` and `timeout` (seconds) allow.
@@ -177,9 +177,10 @@ class AsyncKeeper(_Keeping):
 
     async def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.try_acquire`."""
-        if self._local is not None:
-            return self.compiled.try_acquire(attributes, cost)
-        plan = self.compiled.plan(attributes, cost, 0)
+        compiled = self.compiled
+        if compiled.try_acquire is not None:
+            return compiled.try_acquire(attributes, cost)
+        plan = compiled.plan(attributes, cost, 0)
         return plan.answer(await self._store.decide(plan.charges))
 
     async def acquire(

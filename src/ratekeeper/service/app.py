@@ -152,20 +152,21 @@ class _Limiter(AsyncRequestLimiter):
                 "[attributes] which header does, or restart, if only programs ask, at /v1/check"
             )
 
-    async def _decide_waiting(
+    async def _wait(
         self,
         policy: RequestPolicy[AsyncKeeper],
         exchange: Exchange,
         attributes: dict[str, str],
         cost: int,
+        decision: PolicyDecision,
     ) -> PolicyDecision:
         """Decide a request that may have to wait; a program's by the verb that it asks for."""
         if isinstance(exchange, ProgramExchange):
             if exchange.timeout == 0:
-                return await policy.keeper.try_acquire(attributes, cost)
+                return decision
             if not exchange.waits:
                 return await self._reserve(policy.keeper, exchange.timeout, attributes, cost)
-        return await super()._decide_waiting(policy, exchange, attributes, cost)
+        return await super()._wait(policy, exchange, attributes, cost, decision)
 
     async def _reserve(
         self, keeper: AsyncKeeper, timeout: float | None, attributes: dict[str, str], cost: int
