@@ -133,6 +133,23 @@ bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, 
     return !given[1] || rk_read_cost(given[1], &request->cost);
 }
 
+/* The exact seconds of a limit's ticks, if the numbers fit. */
+static bool read_second(PyObject *limit, rk_limit *value)
+{
+    int too_long = 0, also = 0;
+    PyObject *pair = PyObject_GetAttrString(limit, "_exact_second");
+    if (!pair || !PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
+        Py_XDECREF(pair);
+        return PyErr_Occurred() ? false : PyErr_Format(PyExc_TypeError, "%R is not a limit", limit) != NULL;
+    }
+    value->second = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(pair, 0), &too_long);
+    value->parts = PyLong_AsLongLongAndOverflow(PyTuple_GET_ITEM(pair, 1), &also);
+    Py_DECREF(pair);
+    if (too_long || also)
+        value->second = 0;
+    return !PyErr_Occurred();
+}
+
 bool rk_read_limit(PyObject *limit, rk_limit *value)
 {
     PyObject *queues = PyObject_GetAttrString(limit, "queues");
@@ -143,6 +160,8 @@ bool rk_read_limit(PyObject *limit, rk_limit *value)
     if (!rk_read_int64_attribute(limit, "interval", &value->interval) ||
         !rk_read_int64_attribute(limit, "full", &value->full) ||
         !rk_read_int64_attribute(limit, "max_cost", &value->max_cost))
+        return false;
+    if (!read_second(limit, value))
         return false;
     bool sane = value->interval > 0 && value->max_cost >= 0 && value->max_cost <= value->full / value->interval;
     if (!sane)

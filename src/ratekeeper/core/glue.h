@@ -25,6 +25,7 @@ typedef struct {
     };
     int64_t held;  /* what the system's clock tells, in ticks, or RK_NOT_HELD: see SystemClock in clock.py */
     int64_t ahead; /* ticks that it is ahead of the machine's clock */
+    uint64_t policies; /* the policies that have been bound to tables: each has its number */
 } rk_module;
 
 typedef struct {
@@ -63,6 +64,7 @@ bool rk_read_int64_attribute(PyObject *object, const char *name, int64_t *value)
 /* A limit's integers, and the terms of a demand on it: see Limit.terms in limits.py. */
 typedef struct {
     int64_t interval, full, max_cost;
+    int64_t second, parts; /* `parts` seconds are `second` ticks: Limit._exact_second; 0 if they do not fit */
     bool queues; /* a leaky bucket: no burst, its callers wait their turn */
 } rk_limit;
 bool rk_read_limit(PyObject *limit, rk_limit *value);

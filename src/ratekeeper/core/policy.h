@@ -8,11 +8,20 @@
 typedef struct {
     rk_match match;
     rk_answer answer;
+    rk_limit limit;
+    bool shadow;
 } rk_rule_answer;
 
 /* policy_decision_object.c */
 PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base);
-PyObject *rk_make_policy_decision(rk_module *module, PyObject *of_policy, const rk_found *found,
+
+/* The policy of a decision: its compiled rules, and its number in this interpreter. */
+typedef struct {
+    PyObject *rules;
+    uint64_t number;
+} rk_policy;
+
+PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_found *found,
                                   const rk_rule_answer *answers, bool allowed, bool charged);
 
 /* policy_gate_object.c */

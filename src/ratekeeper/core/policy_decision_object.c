@@ -12,7 +12,7 @@ enum { PYTHON_SLOTS = 2 };
 typedef struct {
     PyObject_HEAD
     PyObject *slots[PYTHON_SLOTS]; /* the base's: empty here */
-    PyObject *of_policy; /* the compiled rules */
+    rk_policy policy;
     PyObject *rules;     /* the decision of each rule that matched, or NULL until somebody asks */
     PyObject *missing;
     rk_rule_answer *answers; /* and the bytes of the keys */
@@ -22,12 +22,12 @@ typedef struct {
 
 PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base)
 {
-    if (base->tp_basicsize != offsetof(rk_policy_decision_object, of_policy))
+    if (base->tp_basicsize != offsetof(rk_policy_decision_object, policy))
         return PyErr_SetString(PyExc_ImportError, "the C core was built for another ratekeeper: reinstall it"), NULL;
     return rk_add_type(module, &rk_policy_decision_spec, (PyObject *)base);
 }
 
-PyObject *rk_make_policy_decision(rk_module *module, PyObject *of_policy, const rk_found *found,
+PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_found *found,
                                   const rk_rule_answer *answers, bool allowed, bool charged)
 {
     size_t size = (size_t)found->count * sizeof *answers;
@@ -42,7 +42,8 @@ PyObject *rk_make_policy_decision(rk_module *module, PyObject *of_policy, const 
     memcpy(own, answers, size);
     memcpy(own + found->count, found->bytes, found->length);
     memset(self->slots, 0, sizeof self->slots);
-    self->of_policy = Py_NewRef(of_policy);
+    self->policy = policy;
+    Py_INCREF(policy.rules);
     self->rules = NULL;
     self->missing = Py_NewRef(found->missing ? found->missing : Py_None);
     self->answers = own;
@@ -57,7 +58,7 @@ static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module 
 {
     const rk_rule_answer *answer = &self->answers[i];
     const char *bytes = (const char *)(self->answers + self->count);
-    PyObject *rule = RK_AT(self->of_policy, answer->match.rule), *limits = RK_AT(rule, RULE_LIMITS);
+    PyObject *rule = RK_AT(self->policy.rules, answer->match.rule), *limits = RK_AT(rule, RULE_LIMITS);
     Py_ssize_t limit = answer->match.limit < 0 ? PyTuple_GET_SIZE(limits) - 1 : answer->match.limit;
     PyObject *key = rk_text_of(bytes + answer->match.begin, answer->match.end - answer->match.begin);
     PyObject *decision = !key ? NULL
@@ -97,10 +98,52 @@ static PyObject *get_rules(rk_policy_decision_object *self, void *Py_UNUSED(clos
     return Py_NewRef(self->rules);
 }
 
+/* Bytes that are equal for decisions by the same rules and limits: the policy's number, and both places of each. */
+static PyObject *get_combination(rk_policy_decision_object *self, void *Py_UNUSED(closure))
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (1 + 2 * self->count) * (Py_ssize_t)sizeof(int64_t));
+    if (!bytes)
+        return NULL;
+    char *next = PyBytes_AS_STRING(bytes);
+    memcpy(next, &self->policy.number, sizeof(int64_t));
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        int64_t places[2] = {self->answers[i].match.rule, self->answers[i].match.limit};
+        memcpy(next + (1 + 2 * i) * (Py_ssize_t)sizeof(int64_t), places, sizeof places);
+    }
+    return bytes;
+}
+
+/* As PolicyDecision.states. */
+static PyObject *get_states(rk_policy_decision_object *self, void *Py_UNUSED(closure))
+{
+    Py_ssize_t shown = 0;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        if (!self->answers[i].limit.second)
+            return PyObject_CallMethod((PyObject *)self, "_states", NULL);
+        shown += !self->answers[i].shadow;
+    }
+    PyObject *states = PyTuple_New(2 * shown);
+    Py_ssize_t next = 0;
+    for (Py_ssize_t i = 0; states && i < self->count; i++) {
+        const rk_limit *limit = &self->answers[i].limit;
+        if (self->answers[i].shadow)
+            continue;
+        int64_t left = limit->full - self->answers[i].answer.debt, tokens = left > 0 ? left / limit->interval : 0;
+        rk_wide ticks = limit->interval - ((rk_wide)left - tokens * limit->interval);
+        rk_wide seconds = (ticks * limit->parts + limit->second - 1) / limit->second;
+        PyObject *whole = PyLong_FromLongLong(tokens), *wait = PyLong_FromLongLong((int64_t)seconds);
+        PyTuple_SET_ITEM(states, next++, whole);
+        PyTuple_SET_ITEM(states, next++, wait);
+        if (!whole || !wait)
+            Py_CLEAR(states);
+    }
+    return states;
+}
+
 static void policy_decision_dealloc(rk_policy_decision_object *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    Py_DECREF(self->of_policy);
+    Py_DECREF(self->policy.rules);
     Py_XDECREF(self->rules);
     Py_DECREF(self->missing);
     PyMem_Free(self->answers);
@@ -111,7 +154,7 @@ static void policy_decision_dealloc(rk_policy_decision_object *self)
 static int policy_decision_traverse(rk_policy_decision_object *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->of_policy);
+    Py_VISIT(self->policy.rules);
     Py_VISIT(self->rules);
     Py_VISIT(self->missing);
     return 0;
@@ -130,6 +173,8 @@ static PyMemberDef policy_decision_members[] = {
 
 static PyGetSetDef policy_decision_getters[] = {
     {"rules", (getter)get_rules, NULL, NULL, NULL},
+    {"combination", (getter)get_combination, NULL, NULL, NULL},
+    {"states", (getter)get_states, NULL, NULL, NULL},
     {NULL},
 };
 

@@ -16,6 +16,7 @@ typedef struct {
     rk_table_object *table;
     rk_matcher_object *matcher;
     rk_limit *limits; /* of all rules */
+    uint64_t number;  /* the policy's, in this interpreter */
     rk_policy_rule rules[];
 } rk_policy_gate_object;
 
@@ -37,7 +38,10 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
             rk_fingerprint(rule->scope_key, found->bytes + match->begin, match->end - match->begin);
         rk_prefetch(&table->table, demands[i].fingerprint);
         match->cost = product(match->cost, cost);
-        rk_set_terms(&rule->limits[match->limit < 0 ? rule->last : match->limit], match->cost, rule->wait, &demands[i]);
+        answers[i].limit = rule->limits[match->limit < 0 ? rule->last : match->limit];
+        answers[i].match = *match;
+        answers[i].shadow = rule->shadow;
+        rk_set_terms(&answers[i].limit, match->cost, rule->wait, &demands[i]);
         demands[i].shadow = rule->shadow;
     }
     if (!rk_read_clock(table, &now))
@@ -46,8 +50,9 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
     if (table->clock && PyErr_Occurred())
         return NULL;
     for (Py_ssize_t i = 0; i < found->count; i++)
-        answers[i] = (rk_rule_answer){found->matches[i], demands[i].answer};
-    return rk_make_policy_decision(table->module, self->matcher->rules, found, answers, allowed && !found->missing, allowed);
+        answers[i].answer = demands[i].answer;
+    rk_policy policy = {self->matcher->rules, self->number};
+    return rk_make_policy_decision(table->module, policy, found, answers, allowed && !found->missing, allowed);
 }
 
 /* Reads (attributes, cost=1), by position or by name. */
@@ -116,6 +121,7 @@ PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher
         return NULL;
     self->table = (rk_table_object *)Py_NewRef((PyObject *)table);
     self->matcher = (rk_matcher_object *)Py_NewRef((PyObject *)matcher);
+    self->number = ++table->module->policies;
     for (Py_ssize_t i = 0; i < count; i++)
         limits += PyTuple_GET_SIZE(RK_AT(RK_AT(matcher->rules, i), RULE_LIMITS));
     self->limits = PyMem_New(rk_limit, limits);

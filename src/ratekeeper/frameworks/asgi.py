@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote, unquote_to_bytes
@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote_to_bytes
 from ratekeeper.errors import ClientDisconnected, PolicyError, RatekeeperError
 from ratekeeper.http.application import Options
 from ratekeeper.http.exchange import CURRENT, Exchange
+from ratekeeper.http.header_lines import raw_lines
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.rate_limit import check_endpoints, rate_limit
 from ratekeeper.http.responses import Response
@@ -40,6 +41,7 @@ _UNKNOWN_ERROR = 500
 _HANDSHAKE_ANSWER = "websocket.http.response"
 _STARTS = {"http.response.start", f"{_HANDSHAKE_ANSWER}.start"}
 _ACCEPT, _CLOSE = "websocket.accept", "websocket.close"
+_BODY = "http.response.body"
 _GONE = {"http.disconnect", "websocket.disconnect"}
 _LIMITED = {"http", "websocket"}
 _ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
@@ -155,7 +157,7 @@ class ScopeExchange(Exchange):
         # The application reads `path`, which the server has decoded, and others may have rewritten.
         path: str = self.scope["path"]
         raw: bytes | None = self.scope.get("raw_path")
-        if raw is not None and unquote_to_bytes(raw) == path.encode("utf-8", "surrogatepass"):
+        if raw is not None and (unquote_to_bytes(raw) if b"%" in raw else raw) == path.encode("utf-8", "surrogatepass"):
             return raw
         return quote(path, errors="surrogatepass")
 
@@ -240,7 +242,10 @@ class _Reply:
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        if kind in _STARTS:
+        if kind == _BODY:
+            if self.replaced is None:
+                await self._send(message)
+        elif kind in _STARTS:
             error = self._exchange.error
             if error is not None and message["status"] == _UNKNOWN_ERROR:
                 self.replaced = error
@@ -273,23 +278,17 @@ class _Reply:
 
     async def _send_told(self, message: Message) -> None:
         """Begin a response, or accept a websocket, with the headers about limits."""
-        await self._limiter.answered_async(self._exchange, message.get("status", 101))
-        headers = _raw(self._exchange.limit_headers())
-        await self._send({**message, "headers": [*(message.get("headers") or ()), *headers]})
+        exchange = self._exchange
+        if exchange.error is not None:
+            await self._limiter.answered_async(exchange, message.get("status", 101))
+        exchange.begun = True
+        headers = [*(message.get("headers") or ()), *raw_lines(exchange.limit_headers())]
+        await self._send({**message, "headers": headers})
 
 
 async def answer_with(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """Send a response: an ASGI application."""
-    headers = [*_raw(response.headers), (b"content-length", b"%d" % len(response.body))]
+    headers = [*raw_lines(response.headers), (b"content-length", b"%d" % len(response.body))]
     kind = "http.response" if scope["type"] == "http" else _HANDSHAKE_ANSWER
     await send({"type": f"{kind}.start", "status": response.status, "headers": headers})
     await send({"type": f"{kind}.body", "body": response.body})
-
-
-def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(_raw_name(name), value.encode("latin-1")) for name, value in headers]
-
-
-@lru_cache(maxsize=64)
-def _raw_name(name: str) -> bytes:
-    return name.lower().encode("latin-1")

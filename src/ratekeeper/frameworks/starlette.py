@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -33,7 +33,7 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
     _tells_routes: ClassVar[bool] = True
 
     def _exchange(self, scope: asgi.Scope, receive: asgi.Receive) -> asgi.ScopeExchange:
-        return _Exchange(self.limiter, scope, receive, self._routes(scope))
+        return _Exchange(self.limiter, scope, receive, self._routes)
 
     def _endpoints(self, scope: asgi.Scope) -> Iterable[Any]:
         return _endpoints(self._routes(scope))
@@ -48,7 +48,11 @@ class _Exchange(asgi.ScopeExchange):
     """A request, as Starlette reads it."""
 
     def __init__(
-        self, limiter: AsyncRequestLimiter, scope: asgi.Scope, receive: asgi.Receive, routes: Iterable[Any]
+        self,
+        limiter: AsyncRequestLimiter,
+        scope: asgi.Scope,
+        receive: asgi.Receive,
+        routes: Callable[[asgi.Scope], Iterable[Any]],
     ) -> None:
         super().__init__(limiter, scope, receive)
         self._routes = routes
@@ -66,7 +70,7 @@ class _Exchange(asgi.ScopeExchange):
         return text_of(value.encode("latin-1", "replace")) if value else None
 
     def route(self) -> str | None:
-        return _template(self._routes, self._arrived)
+        return _template(self._routes(self._arrived), self._arrived)
 
 
 def _template(routes: Iterable[Any], scope: asgi.Scope) -> str | None:

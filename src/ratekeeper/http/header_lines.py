@@ -6,6 +6,7 @@ anything is joined.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ratekeeper.errors import BadRequestError
@@ -94,3 +95,13 @@ def _cookie_values(header: str, name: str) -> Iterable[str]:
         if len(words) > 1 and not is_quoted(value.strip()):
             found = [value for key, _, value in (word.partition("=") for word in words) if key == name]
             yield from ("", *map(unquoted, found)) if found else ()
+
+
+def raw_lines(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return headers as the lines of a response: bytes, with names in lower case."""
+    return [(_raw_name(name), value.encode("latin-1")) for name, value in headers]
+
+
+@lru_cache(maxsize=64)
+def _raw_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")

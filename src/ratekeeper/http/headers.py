@@ -12,17 +12,16 @@ from math import ceil
 from re import compile as pattern
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ratekeeper.decision import NEVER
-
 if TYPE_CHECKING:
-    from ratekeeper.decision import Decision
-    from ratekeeper.limits import Limit
+    from collections.abc import Hashable
+
     from ratekeeper.policy.decision import PolicyDecision
 
 LegacyReset: TypeAlias = Literal["epoch", "delta"]
 """The start of X-RateLimit-Reset: 1970, as at GitHub, or now."""
 
 _LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
+_MOST_TEXTS = 1024
 _NOT_IN_A_STRING = pattern(r"[^ -~]")
 _TO_ESCAPE = pattern(r'["\\]')
 
@@ -39,21 +38,19 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     Times are whole seconds, rounded up from the exact rate (see `Limit.whole_seconds`), at least 1. `Retry-After` is
     there if waiting helps. If no rule applies, the result is empty.
     """
-    policies, states, waits = [], [], [0]
-    for name, one, shadow in decision.rules:
-        if not shadow:
-            limit = one.limit
-            quoted, policy_item = _policy_item(name, limit.max_cost, limit.whole_seconds(limit.full))
-            policies.append(policy_item)
-            states.append(_state_item(quoted, one, limit))
-            if wait := one.retry_ticks:
-                waits.append(wait if wait == NEVER else max(1, limit.whole_seconds(wait)))
+    key = decision.combination
+    texts = _texts.get(key)
+    if texts is None:
+        texts = _remember(key, decision)
+    policies, states, most = texts
     if not policies:
         return []
-    headers = [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
-    # By each rule's own rate, so the longest in ticks need not be the longest in seconds.
-    if 0 < (longest := max(waits)) < NEVER and decision.missing is None:
-        headers.append(("Retry-After", str(longest)))
+    numbers = decision.states
+    if most > _LARGEST_INTEGER:
+        numbers = tuple([min(number, _LARGEST_INTEGER) for number in numbers])
+    headers = [("RateLimit-Policy", policies), ("RateLimit", states % numbers)]
+    if not decision.allowed and (wait := decision.retry_after_seconds) is not None:
+        headers.append(("Retry-After", str(wait)))
     return headers
 
 
@@ -86,21 +83,24 @@ def policy_name(name: str) -> str:
     return _NOT_IN_A_STRING.sub("?", name)
 
 
-@lru_cache(maxsize=1024)
-def _policy_item(name: str, most: int, window: int) -> tuple[str, str]:
-    """Return a rule's name as a String, and its item, which is the same in each response.
+_Texts: TypeAlias = tuple[str, str, int]
+"""The value of RateLimit-Policy; that of RateLimit, in which each rule's two numbers are %d; the largest capacity."""
 
-    Cached by integers, as a limit's Fraction is slow to hash.
-    """
-    quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(name)) + '"'
-    return quoted, f"{quoted};q={min(most, _LARGEST_INTEGER)};w={window}"
+_texts: dict[Hashable, _Texts] = {}
+"""The texts that are the same for all decisions by the same rules and limits. Bounded."""
 
 
-def _state_item(quoted: str, decision: Decision, limit: Limit) -> str:
-    # The next token is there when the debt leaves room for it. For a full bucket this is one interval, which is the
-    # draft's meaning of `t`: no client can take more than `remaining` within it.
-    interval, left = limit.interval * decision.nodes, limit.full - decision.debt_ticks
-    remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
-    if remaining > _LARGEST_INTEGER:
-        remaining = _LARGEST_INTEGER
-    return f"{quoted};r={remaining};t={limit.whole_seconds(interval - begun)}"
+def _remember(key: Hashable, decision: PolicyDecision) -> _Texts:
+    """Make the texts of a combination of rules and limits, and keep them."""
+    policies, states, largest = [], [], 0
+    for rule in decision.enforced:
+        limit = rule.limit
+        quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(rule.name)) + '"'
+        most, window = min(limit.max_cost, _LARGEST_INTEGER), limit.whole_seconds(limit.full)
+        policies.append(f"{quoted};q={most};w={window}")
+        states.append(f"{quoted.replace('%', '%%')};r=%d;t=%d")
+        largest = max(largest, limit.max_cost)
+    if len(_texts) >= _MOST_TEXTS:
+        _texts.clear()
+    _texts[key] = texts = ", ".join(policies), ", ".join(states), largest
+    return texts

@@ -33,7 +33,7 @@ from ratekeeper.http.held import HELD_THREADS, HeldRequests, most_by_descriptors
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_policy import K, RequestPolicy
 from ratekeeper.http.responses import response_to
-from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision, as_policy_decision
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
@@ -79,7 +79,7 @@ class _Charging(ApplicationLimits[K]):
         """
         await self.give_back_async(exchange)
         if isinstance(refusal, RateLimitExceeded):
-            decision = PolicyDecision(refusal.decision.rules, refusal.decision.missing)
+            decision = as_policy_decision(refusal.decision)
             if decision not in exchange.decisions:  # the application's own limiter made it
                 exchange.decisions.append(decision)
             if (rejection := self._rejection) is not None:
@@ -88,9 +88,7 @@ class _Charging(ApplicationLimits[K]):
                     return own
         return response_to(refusal)
 
-    async def _decide(
-        self, policy: RequestPolicy[K], exchange: Exchange, limit: rate_limit | None
-    ) -> PolicyDecision:
+    async def _decide(self, policy: RequestPolicy[K], exchange: Exchange, limit: rate_limit | None) -> PolicyDecision:
         """Return the decision about a request. Raises any other refusal."""
         attributes = exchange.read(policy.reader)
         attributes.update(policy.constants)
@@ -141,7 +139,7 @@ class _Charging(ApplicationLimits[K]):
         try:
             return await turn
         except RateLimitExceeded as refused:
-            return PolicyDecision(refused.decision.rules, refused.decision.missing)
+            return as_policy_decision(refused.decision)
 
     async def answered_async(self, exchange: Exchange, status: int) -> None:
         """Record that the response has begun. Give charges back if it is the application's own 429 to a refusal."""

@@ -20,10 +20,10 @@ from ratekeeper.errors import (
 )
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.headers import policy_name
-from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision, as_policy_decision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable
 
     from ratekeeper.decision import RuleDecision
 
@@ -36,6 +36,11 @@ CLIENT_CLOSED_REQUEST = 499
 # Here and not in `rate_limit_headers`: a cache must not store a 429 (RFC 6585, section 4), nor a 403 in its place. The
 # application decides whether a cache may store an allowed response.
 _HEADERS = (("Content-Type", "application/problem+json"), ("Cache-Control", "no-store"))
+
+
+_MOST_BODIES = 1024
+_bodies: dict[Hashable, tuple[bytes, bytes]] = {}
+"""The bodies of refusals by the same rules: the parts before and after the seconds to wait. Bounded."""
 
 
 class Response(NamedTuple):
@@ -60,9 +65,10 @@ def problem(decision: PolicyDecision, status: int | None = None) -> Response:
         raise ValueError("the request is allowed: there is no problem to describe")
     if decision.missing is not None:
         return _missing_attribute(decision.missing, HTTPStatus(403 if status is None else status))
-    decisions = [rule.decision for rule in decision.enforced]
-    if any(one.on_error == "deny" for one in decisions) and not any(one.impossible for one in decisions):
-        return unavailable(status)
+    if decision.source == "fallback":
+        decisions = [rule.decision for rule in decision.enforced]
+        if any(one.on_error == "deny" for one in decisions) and not any(one.impossible for one in decisions):
+            return unavailable(status)
     return _quota_exceeded(decision, HTTPStatus(429 if status is None else status))
 
 
@@ -91,7 +97,7 @@ def explained(status: int, detail: str, *headers: tuple[str, str]) -> Response:
 def response_to(refusal: RatekeeperError) -> Response:
     """Return the response to a refusal, without the headers about limits. Raises an error that is not a refusal."""
     if isinstance(refusal, RateLimitExceeded):
-        return problem(PolicyDecision(refusal.decision.rules, refusal.decision.missing))
+        return problem(as_policy_decision(refusal.decision))
     if isinstance(refusal, StoreUnavailable):
         return unavailable(retry_after=refusal.retry_after)
     if isinstance(refusal, CostError):
@@ -104,16 +110,32 @@ def response_to(refusal: RatekeeperError) -> Response:
 
 
 def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
+    wait = decision.retry_after_seconds
+    if wait is None:
+        before, after = _quota_body(decision, status, None)
+        return Response(status.value, _HEADERS, before + after)
+    key = decision.combination, tuple([rule.decision.allowed for rule in decision.rules]), status, wait == 1
+    body = _bodies.get(key)
+    if body is None:
+        if len(_bodies) >= _MOST_BODIES:
+            _bodies.clear()
+        body = _bodies[key] = _quota_body(decision, status, wait)
+    return Response(status.value, _HEADERS, b"%b%d%b" % (body[0], wait, body[1]))
+
+
+def _quota_body(decision: PolicyDecision, status: HTTPStatus, wait: int | None) -> tuple[bytes, bytes]:
+    """Return the body, in the parts before and after the seconds to wait. Without a `wait`, no wait would help."""
     refusing = [rule for rule in decision.enforced if not rule.decision.allowed]
-    details = {
+    before, after = _explanation(refusing, wait)
+    head = {
         "type": QUOTA_EXCEEDED,
         "title": "Request cannot be satisfied as assigned quota has been exceeded",
         "status": status.value,
-        "detail": _explanation(refusing, decision.retry_after_seconds),
-        # Spelt as in the headers, so that a client finds them there. `detail` has the names as they are.
-        "violated-policies": [policy_name(rule.name) for rule in refusing],
+        "detail": before,
     }
-    return Response(status.value, _HEADERS, json.dumps(details).encode("ascii"))
+    # Spelt as in the headers, so that a client finds them there. `detail` has the names as they are.
+    tail = {"": after, "violated-policies": [policy_name(rule.name) for rule in refusing]}
+    return json.dumps(head).encode("ascii")[: -len('"}')], json.dumps(tail).encode("ascii")[len('{"": "') :]
 
 
 def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
@@ -131,13 +153,17 @@ def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
     return Response(status.value, _HEADERS, json.dumps(details).encode("ascii"))
 
 
-def _explanation(refusing: list[RuleDecision], wait: int | None) -> str:
-    """Return a sentence that says what was exceeded, and what helps. Without a `wait`, only a smaller cost helps."""
+def _explanation(refusing: list[RuleDecision], wait: int | None) -> tuple[str, str]:
+    """Return a sentence that says what was exceeded, and what helps: before and after the seconds to wait.
+
+    Without a `wait`, only a smaller cost helps.
+    """
     if wait is None:
         rule = next(rule for rule in refusing if rule.decision.impossible)
         return (
             f"The request costs {rule.decision.cost}, and {rule.name!r} never admits more than {rule.limit.max_cost} "
-            "at once: waiting will not help, asking for less will."
+            "at once: waiting will not help, asking for less will.",
+            "",
         )
     names = " and ".join(f"{rule.name!r} ({rule.limit})" for rule in refusing)
-    return f"Over the limit of {names}: try again in {wait} second{'s' if wait > 1 else ''}."
+    return f"Over the limit of {names}: try again in ", f" second{'s' if wait > 1 else ''}."

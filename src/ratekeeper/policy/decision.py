@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from math import inf
 
 from ratekeeper.decision import Decision, Outcome, RuleDecision, most_restrictive
+from ratekeeper.exceeded import AnyDecision
 from ratekeeper.limits import Limit
 
 
@@ -89,6 +90,31 @@ class PolicyDecision:
         return None if self.missing is not None or len(known) < len(waits) else max(known, default=None)
 
     @property
+    def combination(self) -> Hashable:
+        """A value that is equal for decisions by the same rules and limits."""
+        limits = [(rule.name, rule.limit, rule.shadow) for rule in self.rules]
+        return tuple([(name, it.max_cost, it.interval, it._exact_second, shadow) for name, it, shadow in limits])
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """The tokens left for each enforced rule, and the whole seconds until there is one more, one after the other.
+
+        They are rounded up by the exact rate. A full bucket has them too: its next token comes that long after the
+        first is taken.
+        """
+        return self._states()
+
+    def _states(self) -> tuple[int, ...]:
+        states: list[int] = []
+        for rule in self.enforced:
+            one, limit = rule.decision, rule.limit
+            # The next token is there when the debt leaves room for it. For a full bucket this is one interval.
+            interval, left = limit.interval * one.nodes, limit.full - one.debt_ticks
+            remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
+            states += (remaining, limit.whole_seconds(interval - begun))
+        return tuple(states)
+
+    @property
     def outcomes(self) -> tuple[tuple[str, Outcome], ...]:
         """Each rule's name and outcome, for counters. No rule is named, "", if an attribute was missing."""
         if self.missing is not None:
@@ -138,6 +164,11 @@ class PolicyDecision:
 
     def __reduce__(self) -> tuple[object, ...]:
         return PolicyDecision, (self.rules, self.missing)
+
+
+def as_policy_decision(decision: AnyDecision) -> PolicyDecision:
+    """Return a limiter's or a policy's decision as a policy's."""
+    return decision if isinstance(decision, PolicyDecision) else PolicyDecision(decision.rules, decision.missing)
 
 
 def _longest(waits: Sequence[float]) -> float:
