@@ -8,11 +8,11 @@
 
 #include "matcher.h"
 
-enum { ENTRIES, ENTRIES_TESTS, OVERRIDES_RANKS, OVERRIDES_NAMES, OVERRIDES_SLOTS }; /* exemptions: the first two */
+enum { OVERRIDES_ENTRIES, OVERRIDES_RANKS, OVERRIDES_NAMES, OVERRIDES_SLOTS };
 enum { TEST_NAME, TEST_SLOT, TEST_ALWAYS, TEST_KNOWN, TEST_GLOB };
 enum { INDEX_EXACT, INDEX_HEADS, INDEX_TAILS, INDEX_NETWORKS };
 enum { NETWORK_STARTS, NETWORK_SPANS, NETWORK_KEY_OF };
-enum { ALWAYS, TABLES, LOOKUPS };
+enum { ENTRIES_ALWAYS, ENTRIES_TABLES, ENTRIES_LOOKUPS, ENTRIES_TESTS };
 enum { ADDRESS_BYTES = 17 };
 
 /* Called with the places of the entries that a value may match. 1 ends the search. */
@@ -214,10 +214,10 @@ static int visit_table(PyObject *table, entry_search *search)
     return result;
 }
 
-static int first_entry(entry_search *search, PyObject *index)
+static int first_entry(entry_search *search, PyObject *entries)
 {
-    PyObject *tables = RK_AT(index, TABLES), *lookups = RK_AT(index, LOOKUPS);
-    int result = visit_entries(search, RK_AT(index, ALWAYS));
+    PyObject *tables = RK_AT(entries, ENTRIES_TABLES), *lookups = RK_AT(entries, ENTRIES_LOOKUPS);
+    int result = visit_entries(search, RK_AT(entries, ENTRIES_ALWAYS));
     for (Py_ssize_t i = 0; !result && i < PyTuple_GET_SIZE(tables); i++)
         result = visit_table(RK_AT(tables, i), search);
     for (Py_ssize_t i = 0; !result && i < PyTuple_GET_SIZE(lookups); i++) {
@@ -233,7 +233,7 @@ int rk_is_exempt(const rk_matcher_object *self, PyObject *exempt, PyObject *cons
     if (exempt == Py_None)
         return 0;
     entry_search search = {self, RK_AT(exempt, ENTRIES_TESTS), values, true, -1};
-    return first_entry(&search, RK_AT(exempt, ENTRIES)) < 0 ? -1 : search.first >= 0;
+    return first_entry(&search, exempt) < 0 ? -1 : search.first >= 0;
 }
 
 static Py_ssize_t rank_of(PyObject *ranks, Py_ssize_t place)
@@ -261,8 +261,9 @@ int rk_find_override(const rk_matcher_object *self, PyObject *overrides, PyObjec
         Py_XDECREF(all);
         return result;
     }
-    entry_search search = {self, RK_AT(overrides, ENTRIES_TESTS), values, false, -1};
-    if (first_entry(&search, RK_AT(overrides, ENTRIES)) < 0)
+    PyObject *entries = RK_AT(overrides, OVERRIDES_ENTRIES);
+    entry_search search = {self, RK_AT(entries, ENTRIES_TESTS), values, false, -1};
+    if (first_entry(&search, entries) < 0)
         return -1;
     if (*place == RK_NONE_YET || rank_of(ranks, search.first) < rank_of(ranks, *place))
         *place = search.first;

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from ratekeeper import core
 from ratekeeper.decision import Charge, Decision, RuleDecision
 from ratekeeper.limits import checked_cost
-from ratekeeper.policy.compiled_rule import CompiledRule, Tests, each_reading_fits, tests_of
+from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy, Rule, checked_policy
 from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Globs
@@ -70,13 +70,6 @@ class ExplanationPlan(NamedTuple):
         return [it._replace(decision=next(each)) if it.reason is None else it for it in self.explanations]
 
 
-class Exempt(NamedTuple):
-    """The exemptions of a policy: an index of them, and the tests of each."""
-
-    entries: EntryIndex
-    tests: tuple[Tests, ...]
-
-
 class TierOf(NamedTuple):
     """The tier of a request: by the value in a slot, or else the default."""
 
@@ -97,7 +90,7 @@ class Program(NamedTuple):
     names: tuple[str, ...]
     method: int
     tier: TierOf | None
-    exempt: Exempt | None
+    exempt: EntryIndex | None
     rules: tuple[CompiledRule, ...]
     readings: type[Readings]
 
@@ -249,7 +242,7 @@ def _program_of(policy: Policy) -> Program:
         names=names,
         method=slots["method"] if "method" in names and is_method("method", sources) else -1,
         tier=tier,
-        exempt=Exempt(EntryIndex.of(exempt, slots), tuple(tests_of(one, slots) for one in exempt)) if exempt else None,
+        exempt=EntryIndex.of(exempt, slots, one_reading=False) if exempt else None,
         rules=tuple(CompiledRule.of(rule, sources, slots) for rule in policy.rules),
         readings=Readings,
     )
@@ -273,9 +266,9 @@ def seen_by(program: Program, attributes: Mapping[str, str]) -> dict[str, str]:
     return seen
 
 
-def exempting(exempt: Exempt, seen: Mapping[str, str]) -> int:
+def exempting(exempt: EntryIndex, seen: Mapping[str, str]) -> int:
     """Return the place of the first exemption that a request matches whole, or -1."""
-    for place in exempt.entries.candidates(seen):
+    for place in exempt.candidates(seen):
         if each_reading_fits(exempt.tests[place], seen):
             return place
     return -1

@@ -9,27 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import product
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ratekeeper.decision import Charge, scope_of
 from ratekeeper.limits import Limit, wait_ticks
 from ratekeeper.policy.model import Rule
-from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Globs, Test, clipped
+from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Tests, clipped, tests_of
 from ratekeeper.policy.sources import Readings, Source, readings_of
 from ratekeeper.policy.spelling import spelled_match
-
-Tests: TypeAlias = tuple[Test, ...]
-"""The tests of a request, of which each must succeed. Each is of another attribute."""
 
 MISSING = ("shared", "skip", "reject")
 """The values of `CompiledRule.missing`: the places here."""
 
 _new = tuple.__new__
-
-
-def tests_of(match: Globs, slots: Mapping[str, int]) -> Tests:
-    """Return the tests of a rule, an override or an exemption."""
-    return tuple(Test.of(globs, name, slots[name]) for name, globs in match.items())
 
 
 def any_reading_fits(tests: Tests, seen: Mapping[str, str]) -> bool:
@@ -57,7 +49,6 @@ class Overrides(NamedTuple):
     """
 
     entries: EntryIndex
-    tests: tuple[Tests, ...]
     ranks: tuple[int, ...]
     names: tuple[str, ...]
     slots: tuple[int, ...]
@@ -73,8 +64,8 @@ class Overrides(NamedTuple):
         ranks = [0] * len(limits)
         for rank, place in enumerate(sorted(range(len(limits)), key=lambda place: _strictness(limits[place]))):
             ranks[place] = rank
-        tests = tuple(tests_of(match, slots) for match in matches)
-        return cls(EntryIndex.of(matches, slots), tests, tuple(ranks), names, tuple(slots[name] for name in names))
+        index = EntryIndex.of(matches, slots, one_reading=True)  # `place` chooses them one by one
+        return cls(index, tuple(ranks), names, tuple(slots[name] for name in names))
 
     def place(self, seen: Mapping[str, str]) -> int:
         """Return the place of the first override that matches, -1 if none does; of several readings the strictest."""
@@ -87,7 +78,7 @@ class Overrides(NamedTuple):
 
     def _first(self, seen: Mapping[str, str]) -> int:
         for place in self.entries.candidates(seen):
-            if any_reading_fits(self.tests[place], seen):
+            if any_reading_fits(self.entries.tests[place], seen):
                 return place
         return -1
 
@@ -110,6 +101,7 @@ class CompiledRule(NamedTuple):
     cost     the tokens that a request takes, or the slot of the attribute with their number
     fixed    whether `cost` is the tokens
     wait     the ticks that a request may wait when it is asked without waiting: in shadow, the rule's own
+    usual    the charges of usual requests but for their keys, by place of the limit and timeout: made when first asked
     """
 
     name: str
@@ -125,18 +117,11 @@ class CompiledRule(NamedTuple):
     shadow: bool
     wait: int
     rule: Rule
-    at_once: tuple[tuple[object, ...], ...] | None
-    usual: tuple[tuple[object, ...], ...] | None
+    usual: dict[tuple[int, float | None], tuple[object, ...]]
 
     @classmethod
     def of(cls, rule: Rule, sources: Mapping[str, Source], slots: Mapping[str, int]) -> CompiledRule:
         """Compile a rule. `slots` are the places of the policy's attributes."""
-        limits, fixed = limits_of(rule), isinstance(rule.cost, int)
-        # All of a usual request's charge but its key, for each limit.
-        at_once, usual = (
-            tuple(_charge(rule, "", limit, int(rule.cost), timeout)[2:] for limit in limits) if fixed else None
-            for timeout in (0, None)
-        )
         return cls(
             name=rule.name,
             scope=scope_of(rule.name),
@@ -144,15 +129,14 @@ class CompiledRule(NamedTuple):
             slots=tuple(slots[name] for name in rule.key),
             missing=MISSING.index("skip" if rule.shadow and rule.missing == "reject" else rule.missing),
             overrides=Overrides.of(rule, sources, slots),
-            limits=limits,
+            limits=limits_of(rule),
             cost=rule.cost if isinstance(rule.cost, int) else slots[rule.cost],
-            fixed=fixed,
+            fixed=isinstance(rule.cost, int),
             cost_of=lambda value: rule.cost_of({str(rule.cost): value}),
             shadow=rule.shadow,
             wait=wait_ticks(rule.max_wait) if rule.shadow else 0,
             rule=rule,
-            at_once=at_once,
-            usual=usual,
+            usual={},
         )
 
     @property
@@ -204,10 +188,12 @@ class CompiledRule(NamedTuple):
         The request may wait as long as both the rule and the caller (`timeout`) allow. For a rule in shadow no request
         waits: every verb asks it with its own `max_wait`, so that it reports the decision of its queue.
         """
-        usual = self.at_once if timeout == 0 else self.usual if timeout is None else None
-        if usual is not None and cost.__class__ is int and cost == 1:
-            return _new(Charge, (self.scope, key, *usual[place]))
-        return _charge(self.rule, key, self.limits[place], own_cost * cost, timeout)
+        if not self.fixed or cost.__class__ is not int or cost != 1 or timeout not in (0, None):
+            return _charge(self.rule, key, self.limits[place], own_cost * cost, timeout)
+        rest = self.usual.get((place, timeout))
+        if rest is None:
+            rest = self.usual[place, timeout] = _charge(self.rule, key, self.limits[place], own_cost, timeout)[2:]
+        return _new(Charge, (self.scope, key, *rest))
 
     def charge_of_one(self, seen: Mapping[str, str]) -> Charge:
         """Return the charge of one token, without waiting."""

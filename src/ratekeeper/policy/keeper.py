@@ -99,7 +99,11 @@ class Keeper(_Keeping):
         Raise `RateLimitExceeded` at once if the request is refused, or if its turn would come later. If the wait is
         interrupted, the place is given back, and those behind move up; see docs/waiting.md.
         """
-        plan = self._plan(attributes, cost, timeout)
+        wait_ticks(timeout)  # a bad one is an error, whether or not the request must wait
+        decision = self.try_acquire(attributes, cost)
+        if decision.allowed:
+            return decision
+        plan = self.compiled.plan(attributes, cost, timeout)
         return _admitted(plan.answer(take_turn(self.store, plan.charges)))
 
     def reserve(
@@ -187,7 +191,13 @@ class AsyncKeeper(_Keeping):
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
     ) -> PolicyDecision:
         """As `Keeper.acquire`. A waiting task that is cancelled gives its place back."""
-        plan = self._plan(attributes, cost, timeout)
+        wait_ticks(timeout)
+        compiled = self.compiled
+        if compiled.try_acquire is not None:
+            decision = compiled.try_acquire(attributes, cost)
+            if decision.allowed:
+                return decision
+        plan = compiled.plan(attributes, cost, timeout)
         return _admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
 
     async def reserve(

@@ -78,7 +78,7 @@ Literals: TypeAlias = tuple[tuple[int, Mapping[str, Places]], ...]
 class Networks(NamedTuple):
     """From an address to the networks that it is in, by one binary search. Networks are nested or disjoint.
 
-    starts   the start of each span of addresses that are in the same networks, in order: see `span_key`
+    starts   the key of the first address of each span of addresses that are in the same networks, in order
     spans    the networks of each span, as pairs of prefix and places
     key_of   returns the key and the prefix of a value, None if it is not an address
     """
@@ -106,11 +106,13 @@ class Networks(NamedTuple):
 
     def find(self, value: str) -> list[int]:
         """Return the places of the networks that hold an address, or all of a client's network."""
-        key = self.key_of(value)
-        place = bisect_right(self.starts, key[0]) - 1 if key else -1
-        if key is None or place < 0:
+        found = self.key_of(value)
+        if found is None:
             return []
-        return [one for prefix, places in self.spans[place] if prefix <= key[1] for one in places]
+        key, known = found
+        place = bisect_right(self.starts, key) - 1
+        span = self.spans[place] if place >= 0 else ()
+        return [one for prefix, places in span if prefix <= known for one in places]
 
 
 class ValueIndex(NamedTuple):
@@ -205,28 +207,46 @@ def accepts(patterns: Iterable[str]) -> Callable[[str], bool]:
     return Test.of(patterns).accepts
 
 
+Tests: TypeAlias = tuple[Test, ...]
+"""The tests of a request, of which each must succeed. Each is of another attribute."""
+
+
+def tests_of(match: Globs, slots: Mapping[str, int]) -> Tests:
+    """Return the tests of a rule, an override or an exemption. Each attribute has a slot."""
+    return tuple(Test.of(globs, name, slots[name]) for name, globs in match.items())
+
+
 class EntryIndex(NamedTuple):
     """Finds the few entries, overrides or exemptions, that a request may match. The caller tests them.
 
     always   the entries that nothing finds
     tables   attributes and their slots, and the entries by their exact values: a tuple, or one value of one attribute
     lookups  an attribute, its slot, and the entries by its value
+    tests    the tests of each entry
     """
 
     always: Places
     tables: tuple[tuple[tuple[str, ...], Places, Mapping[str | tuple[str, ...], Places]], ...]
     lookups: tuple[tuple[str, int, ValueIndex], ...]
+    tests: tuple[Tests, ...]
 
     @classmethod
-    def of(cls, entries: Sequence[Globs], slots: Mapping[str, int]) -> EntryIndex:
-        """Return the index of entries. Each attribute has a slot."""
+    def of(cls, entries: Sequence[Globs], slots: Mapping[str, int], one_reading: bool) -> EntryIndex:
+        """Return the index of entries. Each attribute has a slot.
+
+        If each attribute has `one_reading`, an entry that is found by all of its patterns needs no test.
+        """
         each = [{name: tuple(map(Pattern.of, globs)) for name, globs in entry.items()} for entry in entries]
         uses = Counter((name, one) for entry in each for name, patterns in entry.items() for one in patterns)
         always: list[int] = []
         tables: dict[tuple[str, ...], defaultdict[str | tuple[str, ...], list[int]]] = {}
         lookups: defaultdict[str, list[tuple[Pattern, int]]] = defaultdict(list)
+        tests: list[Tests] = []
         for place, entry in enumerate(each):
-            if _is_listed(entry):
+            listed = _is_listed(entry)
+            known = one_reading and (listed or (len(entry) == 1 and all(map(_is_found, *entry.values()))))
+            tests.append(() if known else tests_of(entries[place], slots))
+            if listed:
                 names = tuple(sorted(entry))
                 table = tables.setdefault(names, defaultdict(list))
                 for values in product(*({pattern.text for pattern in entry[name]} for name in names)):
@@ -239,6 +259,7 @@ class EntryIndex(NamedTuple):
             tuple(always),
             tuple((names, tuple(slots[name] for name in names), _frozen(table)) for names, table in tables.items()),
             tuple((name, slots[name], ValueIndex.of(patterns)) for name, patterns in lookups.items()),
+            tuple(tests),
         )
 
     def candidates(self, attributes: Mapping[str, str]) -> list[int]:
@@ -273,6 +294,11 @@ def _finding(entry: Mapping[str, tuple[Pattern, ...]], uses: Counter[tuple[str, 
 
     name = min(entry, key=shared, default=None)
     return name if name is not None and all(map(_has_end, entry[name])) else None
+
+
+def _is_found(pattern: Pattern) -> bool:
+    """Return whether an index finds a pattern's values and no others."""
+    return pattern.kind not in (Kind.GLOB, Kind.ANY)
 
 
 def _has_end(pattern: Pattern) -> bool:
