@@ -8,9 +8,10 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import QueueOracle, TokenBucketOracle
+from rulings import decide
 
 from ratekeeper import LeakyBucket, TokenBucket
-from ratekeeper.gcra import decide, refundable
+from ratekeeper.gcra import refundable
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
 
 # Rates that divide nothing, by the hour and by the nanosecond.

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from operator import index
 from typing import ClassVar, Protocol
 
@@ -18,7 +19,10 @@ MAX_TICKS = 2**62 - 1
 
 _PERIOD = 2**26 * TICKS_PER_SECOND  # two years; a ManualClock's ticks count from a multiple of it
 _LONGEST = 10**15  # seconds
-_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
+# Boot time goes on while the machine sleeps, as buckets should; elsewhere the monotonic clock does.
+_machine_ns: Callable[[], int] = (
+    partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns
+)
 
 
 class Clock(Protocol):
@@ -49,9 +53,7 @@ def ticks_of(clock: Clock | None) -> Callable[[], int] | None:
 
 def machine_ticks() -> int:
     """Return the machine's time since boot."""
-    # Boot time goes on while the machine sleeps, as buckets should; elsewhere the monotonic clock does.
-    ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.monotonic_ns()
-    return ns * _TICKS_PER_NS
+    return _machine_ns() * _TICKS_PER_NS
 
 
 class SystemClock:
@@ -68,7 +70,7 @@ class SystemClock:
 
     def ticks(self) -> int:
         held = self.held
-        return machine_ticks() + self.ahead if held is None else held.ticks()
+        return _machine_ns() * _TICKS_PER_NS + self.ahead if held is None else held.ticks()  # as machine_ticks()
 
     def wait(self, woken: threading.Event, seconds: float) -> None:
         held = self.held

@@ -21,7 +21,6 @@ Outcome: TypeAlias = Literal["allowed", "delayed", "refused", "shadow_refused"]
 
 OnError: TypeAlias = Literal["raise", "deny", "local", "allow"]
 """The answer to a request when the store does not answer: the strictest first."""
-
 ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 
 
@@ -75,7 +74,8 @@ class Charge(NamedTuple):
         """Build the charge of a caller who is willing to wait `timeout` seconds (see `Limit.terms`)."""
         if on_error is not None:
             checked_on_error(on_error)
-        return cls(scope, key, limit, checked_cost(cost), *limit.terms(cost, timeout), shadow, on_error)
+        whole = cost if type(cost) is int else checked_cost(cost)
+        return tuple.__new__(cls, (scope, key, limit, whole, *limit.terms(whole, timeout), shadow, on_error))
 
 
 def checked_on_error(on_error: str) -> str:

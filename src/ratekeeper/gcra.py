@@ -50,32 +50,23 @@ Why integers, and why taking a then b equals taking a + b
 
 from __future__ import annotations
 
-from typing import NamedTuple
 
+def decide(tat: int, now: int, increment: int, burst: int, tolerance: int) -> tuple[bool, int, int, int, int]:
+    """Return `allowed`, `new_tat`, `ahead`, `delay` and `retry_after` of one request against one bucket.
 
-class Ruling(NamedTuple):
-    """The rule's answer, in ticks. `new_tat` is to be stored if `allowed`, and else nothing."""
-
-    allowed: bool
-    new_tat: int
-    ahead: int
-    delay: int
-    retry_after: int
-
-
-def decide(tat: int, now: int, increment: int, burst: int, tolerance: int) -> Ruling:
-    """Decide one request against one bucket. All in ticks; `increment` is the cost times the limit's interval.
+    All is in ticks; `increment` is the cost times the limit's interval. `new_tat` is to be stored if it is allowed.
+    A named tuple or `max` would take as long as all the rest.
 
     >>> decide(tat=30, now=5, increment=10, burst=30, tolerance=30)
-    Ruling(allowed=False, new_tat=40, ahead=35, delay=5, retry_after=5)
+    (False, 40, 35, 5, 5)
     """
-    start = max(tat, now)
+    start = tat if tat > now else now
     new_tat = start + increment
     ahead = new_tat - now
     allowed = ahead <= tolerance
-    delay = max(0, ahead - burst)
-    retry_after = max(0, ahead - tolerance)
-    return Ruling(allowed, new_tat, ahead, delay, retry_after)
+    delay = ahead - burst if ahead > burst else 0
+    retry_after = 0 if allowed else ahead - tolerance
+    return allowed, new_tat, ahead, delay, retry_after
 
 
 def refundable(increment: int, elapsed: int) -> int:

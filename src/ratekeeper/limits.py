@@ -11,7 +11,7 @@ from enum import Enum
 from fractions import Fraction
 from math import ceil
 from operator import index
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from ratekeeper.errors import LimitError
 from ratekeeper.rates import RATE, Rate, count_of, parse_rate, rate_text, trimmed, unreadable
@@ -38,12 +38,8 @@ _BURST = re.compile(r"\s*[,;]?\s*\bburst\s*=?\s*(\d+(?:_\d+)*)", re.IGNORECASE |
 _BETWEEN_LIMITS = re.compile(r"[;,|](?!\s*burst\b)", re.IGNORECASE)
 
 
-class Terms(NamedTuple):
-    """One request's demand on one bucket, in ticks: the arguments of `gcra.decide`."""
-
-    increment: int
-    burst: int
-    tolerance: int
+Terms: TypeAlias = tuple[int, int, int]
+"""One request's demand on one bucket, in ticks: the `increment`, `burst` and `tolerance` of `gcra.decide`."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +141,7 @@ class TokenBucket(Limit):
     def terms(self, cost: int, timeout: Timeout = DEFAULT_WAIT) -> Terms:
         full = self.full
         tolerance = full if timeout is DEFAULT_WAIT else min(MAX_AHEAD_TICKS, full + wait_ticks(timeout))
-        return Terms(checked_cost(cost) * self.interval, full, tolerance)
+        return checked_cost(cost) * self.interval, full, tolerance
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,7 @@ class LeakyBucket(Limit):
     def terms(self, cost: int, timeout: Timeout = DEFAULT_WAIT) -> Terms:
         increment = checked_cost(cost) * self.interval
         tolerance = self.full if timeout is DEFAULT_WAIT else min(self.full, increment + wait_ticks(timeout))
-        return Terms(increment, increment, tolerance)
+        return increment, increment, tolerance
 
 
 def checked_cost(cost: int) -> int:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from oracles import structured
+from rulings import decide
 
 from ratekeeper import PolicyDecision, RuleDecision
 from ratekeeper.decision import NEVER, Decision
-from ratekeeper.gcra import decide
 from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers
 from ratekeeper.http.responses import QUOTA_EXCEEDED, problem
 from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket, parse_limit

@@ -44,6 +44,7 @@ from ratekeeper import (
 from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.stores.redis.fallback import Fallback
 from ratekeeper.stores.redis.questions import Questions
 from ratekeeper.stores.redis.script import BucketNames, Request, tag_of
 
@@ -82,7 +83,7 @@ def paused(requests: Sequence[Request]) -> Generator[Any, Any, Any]:
 def deciding(store: RedisStore, charges: list[Charge]) -> Coroutine[Any, Any, list[Decision]]:
     """Return the decision of a request over several slots, which stops before each request."""
     questions = Questions(store._questions._names, store._denials, True, paused)
-    return questions.decide(charges, commit=True)
+    return Fallback(questions, store.clock.ticks, "raise", None).decide(charges, commit=True)
 
 
 def sent(store: RedisStore, requests: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.forks import forget_in_child
+from ratekeeper.stores.base import Answer
 from ratekeeper.stores.redis.client_errors import is_split
 from ratekeeper.stores.redis.connections import AsyncConnections
 from ratekeeper.stores.redis.replies import Reply
@@ -36,7 +37,7 @@ LARGE = 16
 """A batch of more is handed out in halves, if nothing else is under way: a second call is dear for a few."""
 
 Call: TypeAlias = Callable[[Sequence[Request]], Awaitable[list[Reply]]]
-_Waiting: TypeAlias = tuple[Request, "asyncio.Future[Reply]"]
+_Waiting: TypeAlias = tuple[Request, "asyncio.Future[list[Reply]]"]
 
 
 class AsyncRedisStore(RedisStoreBase):
@@ -60,9 +61,9 @@ class AsyncRedisStore(RedisStoreBase):
         self._batches = Batches(self._call, self._clustered, self._connections.renew)
         self.wait_queue = AsyncWaitQueue(self, self.clock)
 
-    async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
+    def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> Answer[list[Decision]]:
         """As `RedisStore.decide`."""
-        return await self._fallback.decide(charges, commit)
+        return self._fallback.decide(charges, commit)
 
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """As `RedisStore.refund`."""
@@ -89,10 +90,13 @@ class AsyncRedisStore(RedisStoreBase):
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    async def _send(self, requests: Sequence[Request]) -> list[Reply]:
-        if len(requests) == 1:
-            return [await self._batches.send(requests[0])]
-        return await asyncio.gather(*map(self._batches.send, requests))
+    def _send(self, requests: Sequence[Request]) -> Awaitable[list[Reply]]:
+        if len(requests) == 1:  # no coroutine on the hot path
+            return self._batches.send(requests[0])
+        return self._send_each(requests)
+
+    async def _send_each(self, requests: Sequence[Request]) -> list[Reply]:
+        return [reply for [reply] in await asyncio.gather(*map(self._batches.send, requests))]
 
 
 class Batches:
@@ -127,9 +131,9 @@ class Batches:
             self._loop = loop
         return loop
 
-    def send(self, request: Request) -> asyncio.Future[Reply]:
-        """Send a request with those that come in the same turn of the event loop. Returns what brings its reply."""
-        coming: asyncio.Future[Reply] = self.running().create_future()
+    def send(self, request: Request) -> asyncio.Future[list[Reply]]:
+        """Send a request with those that come in the same turn of the event loop. Returns what brings its one reply."""
+        coming: asyncio.Future[list[Reply]] = self.running().create_future()
         self._waiting.append((request, coming))
         self._schedule()
         return coming
@@ -202,7 +206,7 @@ class Batches:
                 await asyncio.sleep(0)  # the first half asks
                 await asyncio.sleep(0)  # and is sent
             if not coming.done():
-                coming.set_result(reply)
+                coming.set_result([reply])
 
 
 def _by_buckets(batch: list[_Waiting]) -> list[list[_Waiting]]:

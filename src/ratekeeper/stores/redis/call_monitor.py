@@ -115,7 +115,7 @@ class CallMonitor:
     def __init__(self, errors: ClientErrors, retry: int, local: Callable[[], int]) -> None:
         self._errors = errors
         self._retry = retry
-        self._local = local
+        self.local = local
         self.failures = self.opened = 0
         self.forget()
         forget_in_child(self)
@@ -125,15 +125,15 @@ class CallMonitor:
         self._lock = threading.RLock()
         self._breakers: dict[str, Breaker] = {}
 
-    def to(self, node: str = "") -> MonitoredCall:
-        """Return what is to be entered around one call of a node."""
+    def breaker(self, node: str) -> Breaker:
+        """Return the breaker of a node."""
         breaker = self._breakers.get(node)
         if breaker is None:
             with self._lock:
                 if len(self._breakers) >= MAX_BREAKERS:
                     self._breakers.clear()
                 breaker = self._breakers.setdefault(node, Breaker(self._retry))
-        return MonitoredCall(self, breaker, node)
+        return breaker
 
     def named(self, look_up: Callable[[T], V], what: T) -> V:
         """Return `look_up(what)`, with errors named. It asks no server, so it says nothing of any."""
@@ -142,39 +142,25 @@ class CallMonitor:
         except self._errors.known as error:
             raise self._errors.named(error) from error
 
-    def begin(self, breaker: Breaker, node: str) -> tuple[int, int]:
-        """Return the epoch of a call, and the time. Raises `StoreUnavailable` if it is not to be made."""
-        now = self._local()
-        epoch = breaker.enter(now)
-        if epoch is None:
-            wait = seconds(breaker.wait(now))
-            text = f"{_text_of(node)} is not asked, as it did not answer a moment ago: the next try is in {wait:.3f} s"
-            raise StoreUnavailable(text, wait)
-        return epoch, now
-
-    def end(self, call: MonitoredCall, error: BaseException | None) -> None:
-        """Note what came of a call. Raises the error that the caller is to get, for one of a client library's."""
+    def ended(self, call: MonitoredCall, error: BaseException) -> None:
+        """Note how a call ended that has failed. Raises the caller's error for one of a client library's."""
         breaker, epoch = call.breaker, call.epoch
-        if error is None:
-            if breaker.succeeded(epoch):
-                _log.warning("%s answers again: decisions are exact from now on", _text_of(call.node))
-            return
         if not isinstance(error, self._errors.known):
-            breaker.abandoned(epoch, self._local())
+            breaker.abandoned(epoch, self.local())
             return
         named = self._errors.named(error)
         if not isinstance(named, StoreUnavailable):  # a mistake to be mended tells nothing of the server
-            breaker.abandoned(epoch, self._local())
+            breaker.abandoned(epoch, self.local())
         else:
             if self._errors.moving(error):
                 breaker.succeeded(epoch)
             else:
                 self._failed(call, error)
-            named.retry_after = seconds(breaker.wait(self._local()))
+            named.retry_after = seconds(breaker.wait(self.local()))
         raise named from error
 
     def _failed(self, call: MonitoredCall, error: Exception) -> None:
-        call.opened = call.breaker.failed(call.epoch, self._local(), self._errors.refused(error))
+        call.opened = call.breaker.failed(call.epoch, self.local(), self._errors.refused(error))
         with self._lock:
             self.failures += 1
             self.opened += call.opened
@@ -183,24 +169,39 @@ class CallMonitor:
 
 
 class MonitoredCall:
-    """One call. To enter it returns the local time; `opened` says whether its end has opened the breaker."""
+    """One call of a node, "" of the only server. `opened` says whether its end has opened the breaker.
+
+    To enter it returns the local time, or raises `StoreUnavailable` if the call is not to be made.
+    """
 
     __slots__ = ("_monitor", "breaker", "epoch", "node", "opened")
 
-    def __init__(self, monitor: CallMonitor, breaker: Breaker, node: str) -> None:
+    def __init__(self, monitor: CallMonitor, node: str = "") -> None:
         self._monitor = monitor
-        self.breaker = breaker
+        self.breaker = monitor.breaker(node)
         self.node = node
         self.opened = False
 
     def __enter__(self) -> int:
-        self.epoch, now = self._monitor.begin(self.breaker, self.node)
+        now = self._monitor.local()
+        epoch = self.breaker.enter(now)
+        if epoch is None:
+            wait = seconds(self.breaker.wait(now))
+            raise StoreUnavailable(
+                f"{_text_of(self.node)} is not asked, as it did not answer a moment ago: "
+                f"the next try is in {wait:.3f} s",
+                wait,
+            )
+        self.epoch = epoch
         return now
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._monitor.end(self, error)
+        if error is not None:
+            self._monitor.ended(self, error)
+        elif self.breaker.succeeded(self.epoch):
+            _log.warning("%s answers again: decisions are exact from now on", _text_of(self.node))
 
 
 def _text_of(node: str) -> str:

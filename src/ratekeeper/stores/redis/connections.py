@@ -127,7 +127,7 @@ class BlockingConnections(Connections):
 
     def pool(self, node: Any = None) -> Any:
         """Return the pool of one node of a cluster, or of the only server that there is."""
-        client = self.client()
+        client = self._client if self._client is not None else self.client()  # as it is on the hot path
         if node is not None:
             client = getattr(client, f"get_{self.maker.library.__name__}_connection")(node)
         return client.connection_pool

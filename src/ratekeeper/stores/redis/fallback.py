@@ -74,11 +74,17 @@ class Fallback:
 
     async def decide(self, charges: Sequence[Charge], commit: bool) -> list[Decision]:
         """Return the decisions on the charges of one request."""
-        charges = self.checked(charges)
+        charges, questions = self.checked(charges), self._questions
+        question = questions.question(charges, commit)
+        if isinstance(question, list):
+            return question
         try:
-            return await self._questions.decide(charges, commit)
+            if question.slots:
+                return await questions.over_slots(question)
+            [reply] = await questions.send([question.request()])
         except StoreUnavailable as error:
             return self.instead(error, charges, commit)
+        return questions.answer(question, reply)
 
     def instead(self, error: StoreUnavailable, charges: Sequence[Charge], commit: bool) -> list[Decision]:
         """Return the decisions on a request that ended with this error; or raise it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -40,6 +41,9 @@ class Reply(NamedTuple):
     sent: int  # the local time just before
 
 
+_reply: Callable[[tuple[int, list[int], int]], Reply] = partial(tuple.__new__, Reply)  # half the price
+
+
 def own_answer(answer: Any, arguments: Sequence[bytes]) -> str | bytes | None:
     """Return what follows the number in the answer to a call with these arguments; None of the answer to another."""
     number = arguments[-1]
@@ -50,13 +54,15 @@ def own_answer(answer: Any, arguments: Sequence[bytes]) -> str | bytes | None:
 
 def read_replies(text: str | bytes, requests: Sequence[Request], sent: int) -> list[Reply]:
     """Return what the script says to each of these requests, which were sent at the local time `sent`."""
-    numbers = map(int, text.split())
-    now, *ticks = [whole * TICKS_PER_SECOND + part for whole, part in zip(numbers, numbers, strict=True)]
-    if len(requests) == 1:
-        return [Reply(now, ticks, sent)]
+    numbers = [*map(int, text.split())]
+    if len(numbers) == 4 and len(requests) == 1:  # of one charge: the hot path
+        seconds, part, debt_seconds, debt_part = numbers
+        return [_reply((seconds * TICKS_PER_SECOND + part, [debt_seconds * TICKS_PER_SECOND + debt_part], sent))]
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    now, *ticks = [seconds * TICKS_PER_SECOND + part for seconds, part in pairs]
     replies, first = [], 0
     for request in requests:
-        replies.append(Reply(now, ticks[first : first + request.times], sent))
+        replies.append(_reply((now, ticks[first : first + request.times], sent)))
         first += request.times
     return replies
 
@@ -73,9 +79,8 @@ class ServerClock(SystemClock):
         self._learn_at = 0
         self._latest = 0
 
-    def local(self) -> int:
-        """Return this machine's monotonic time."""
-        return super().ticks()
+    local = SystemClock.ticks
+    """Return this machine's monotonic time."""
 
     def learn(self, now: int, sent: int) -> None:
         """Note the server's time from a reply that has just come, to a call that was sent at the local time `sent`."""

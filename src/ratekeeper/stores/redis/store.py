@@ -7,7 +7,7 @@ of it is coroutines. Here they block, and never suspend, so `run_sync` runs them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from ratekeeper.clock import Clock, SystemClock
@@ -16,7 +16,7 @@ from ratekeeper.decision import Charge, Decision, OnError, combine
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
 from ratekeeper.stores.base import Answer, ChargeGate, Gate, WaitForTurn, checked_keys
-from ratekeeper.stores.redis.call_monitor import CallMonitor
+from ratekeeper.stores.redis.call_monitor import CallMonitor, MonitoredCall
 from ratekeeper.stores.redis.client_errors import ClientErrors
 from ratekeeper.stores.redis.connections import MAX_HOPS, SINGLE, AsyncConnections, BlockingConnections, Hop
 from ratekeeper.stores.redis.fallback import Fallback
@@ -102,7 +102,7 @@ class RedisStoreBase:
             self._monitor.failures, self._fallback.count, self._monitor.opened,
         )  # fmt: skip
 
-    def _send(self, requests: Sequence[Request]) -> Answer[list[Reply]]:
+    def _send(self, requests: Sequence[Request]) -> Awaitable[list[Reply]]:
         """Send requests, each of whose buckets are in one slot, and return their replies."""
         raise NotImplementedError
 
@@ -127,7 +127,7 @@ class RedisStoreBase:
         raise AssertionError("unreachable")
 
     async def _call_at(self, hop: Hop, requests: Sequence[Request], words: list[bytes]) -> list[Reply]:
-        call = self._monitor.to(hop.name)
+        call = MonitoredCall(self._monitor, hop.name)
         try:
             with call as sent:
                 try:
@@ -147,7 +147,7 @@ class RedisStoreBase:
     async def _node(self, name: bytes) -> Any:
         """Return the node of a cluster that has a bucket. Raises as a call does: a cluster is first looked up."""
         if not self._connections.knows_map:
-            with self._monitor.to():
+            with MonitoredCall(self._monitor):
                 await self._connections.read_map()
         return self._monitor.named(self._connections.client().get_node_from_key, name)
 
