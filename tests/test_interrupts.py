@@ -47,6 +47,7 @@ def verb(used: Table, choice: random.Random) -> Callable[[Table], object]:
     tat = used._tats.get(used._fingerprint("test/0", str(keys[0])), 0)
     verbs: list[Callable[[Table], object]] = [
         lambda it: it.decide([charge(keys[0], cost)]),
+        lambda it: it.charge("test/0", str(keys[0]), cost * SMALL.interval, SMALL.full),
         lambda it: it.decide([charge(key, 2) for key in keys]),
         lambda it: it.decide([charge(key) for key in keys], commit=False),
         lambda it: it.refund([charge(keys[0], 2)], now),
@@ -102,9 +103,13 @@ def test_a_verb_that_is_called_in_the_middle_of_another_has_its_way_and_nothing_
     """In one thread: by a signal handler, or by an object that is collected."""
     used, choice, large = table(1000, False), random.Random(3), TokenBucket(10**8, 1000)
     charged = [0]
+    used.decide([charge("three", 1, large)])
 
     def take(cost: int = 1) -> None:
         assert used.decide([charge("one", cost, large), charge("two", cost, large)])[0].allowed
+        made = used.charge("test/0", "three", cost * large.interval, large.full)
+        assert made
+        assert made[1][0]
         charged[0] += cost
 
     def strike(*_: object) -> None:
@@ -127,8 +132,8 @@ def test_a_verb_that_is_called_in_the_middle_of_another_has_its_way_and_nothing_
         signal.signal(signal.SIGALRM, before)
     gc.collect()
     assert charged[0] > 30_000
-    looked = used.decide([charge("one", 0, large), charge("two", 0, large)], commit=False)
-    assert [large.capacity - look.remaining for look in looked] == [charged[0]] * 2
+    looked = used.decide([charge(key, 0, large) for key in ("one", "two", "three")], commit=False)
+    assert [large.capacity - look.remaining for look in looked] == [charged[0], charged[0], charged[0] + 1]
     check(used)
 
 

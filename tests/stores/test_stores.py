@@ -142,6 +142,19 @@ def test_a_clock_that_fails_when_a_newcomer_reads_it_again_is_its_own_error() ->
         ask(f"key {number}")  # and nobody is stuck
 
 
+def test_a_mark_stops_refunds_until_the_bucket_is_full(store: TableStore, clock: ManualClock) -> None:
+    limiter = Limiter(TokenBucket(5, 1), store=store)
+    limiter.try_acquire("a", 5)
+    assert limiter._gate.reserve("a", 1, 10).delay == 1
+    clock.advance(2)
+    limiter.refund(limiter.try_acquire("a"))
+    assert limiter.peek("a").remaining == 0
+    clock.advance(5)
+    assert limiter.peek("a").remaining == 5
+    limiter.refund(limiter.try_acquire("a", 3))
+    assert limiter.peek("a").remaining == 5
+
+
 def test_a_dropped_limiter_frees_its_table_at_once(implementation: Any) -> None:
     store = MemoryStore(100, implementation=implementation)
     limiter = Limiter("5/s", store=store)
@@ -241,12 +254,12 @@ class Twin:
 
 
 class TwinsDecideAlike(RuleBasedStateMachine):
-    """C's gate, C's table by charges, and the Python table get the same trace, and give the same whole decisions."""
+    """Both tables, each by its own gate and by charges, get the same trace, and give the same whole decisions."""
 
     @initialize()
     def begin(self) -> None:
         self.clock = ManualClock(start=10_000)
-        self.twins = [Twin("python", self.clock, True)]
+        self.twins = [Twin("python", self.clock, generic) for generic in (True, False)]
         if IMPLEMENTATION == "c":
             self.twins += [Twin("c", self.clock, False), Twin("c", self.clock, True)]
 

@@ -7,7 +7,7 @@ A signal handler may raise between any two steps here, and the next call must fi
 the TATs needs two steps: those of a request change by one call of `dict.update`. The heap beside them is only a hint.
 
 A signal handler or a `__del__` may also call a verb while its own thread is in another one, which holds the lock. It
-has its way at once. The call that it interrupted has read what is out of date: it loses its turn, and begins again.
+has its way at once. The call that it interrupted has read what is out of date: it loses its right, and begins again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush, heapreplace
-from typing import Any, TypeVar
+from itertools import compress
+from operator import setitem
+from typing import Any, TypeAlias, TypeVar
 
 from ratekeeper.decision import NEVER, Charge, Decision, key_bytes
 from ratekeeper.gcra import decide, refundable
@@ -26,54 +28,21 @@ REMEMBERED = 60 * TICKS_PER_SECOND
 
 T = TypeVar("T")
 _Entry = tuple[int, int]  # a TAT and its bucket
+_DISTURBED = object()
 
 
 class _Disturbed(Exception):
     """Another call of this thread has changed the table meanwhile."""
 
 
-class _Turn:
-    """The right of one call to change the table, until it ends or another call takes it.
-
-    Each method looks at the right and uses it within one call of a function in C, so nothing can come in between.
-    """
-
-    __slots__ = ("_by_tat", "_marked", "_tats")
-
-    def __init__(self, tats: dict[int, int], by_tat: list[_Entry], marked: set[int]) -> None:
-        self._tats = [tats]
-        self._by_tat = [by_tat]
-        self._marked = [marked]
-
-    def end(self) -> None:
-        self._tats.clear()
-        self._by_tat.clear()
-        self._marked.clear()
-
-    def write(self, changes: dict[int, int]) -> None:
-        _use(self._tats, dict.update, changes)
-
-    def mark(self, buckets: list[int]) -> None:
-        _use(self._marked, set.update, buckets)
-
-    def unmark(self, buckets: list[int]) -> None:
-        _use(self._marked, set.difference_update, buckets)
-
-    def forget(self, bucket: int) -> None:
-        _use(self._tats, dict.pop, bucket, None)
-
-    def drop_top(self) -> None:
-        _use(self._by_tat, heappop)
-
-    def replace_top(self, entry: _Entry) -> None:
-        _use(self._by_tat, heapreplace, entry)
-
-    def replace_all(self, entries: list[_Entry]) -> None:
-        _use(self._by_tat, list.__init__, entries)
+_Right: TypeAlias = "list[dict[int, int]]"
+"""The right of one call to change the table: the TATs. Empty, if another call of the same thread took it."""
 
 
-def _use(right: list[Any], change: Callable[..., object], *what: object) -> None:
-    if not list(map(change, right, *((each,) for each in what))):
+def _use(right: _Right, change: Callable[..., object], part: object, *what: object) -> None:
+    """Change a part of the table. One call of `next` looks at the right and uses it, so nothing can come in between."""
+    here = compress((part,), map(id, right))
+    if next(map(change, here, *((each,) for each in what)), _DISTURBED) is _DISTURBED:
         raise _Disturbed
 
 
@@ -90,7 +59,7 @@ class Table:
         self._by_tat: list[_Entry] = []
         # Buckets of whose axis somebody owns a range for a later departure: see rk_refund. One too many does no harm.
         self._marked: set[int] = set()
-        self._turn = _Turn(self._tats, self._by_tat, self._marked)
+        self._right: _Right = []
         self._evicted_live = 0
         self._refused_full = 0
         self.forget()
@@ -104,6 +73,28 @@ class Table:
         charges = tuple(charges)  # the clock may be anybody's code, and change the caller's list
         buckets = [self._fingerprint(charge.scope, charge.key) for charge in charges]
         return self._alone(self._decide, charges, buckets, commit)
+
+    def charge(
+        self, scope: str, key: str | bytes, increment: int, burst: int
+    ) -> tuple[int, tuple[bool, int, int, int, int]] | None:
+        """Charge a known bucket, for a caller who does not wait. Returns the time, and the rule's answer.
+
+        This is the hot path, which only adds to one TAT. If there is more to do, it does nothing and returns None: then
+        ask `decide`.
+        """
+        bucket = hash((self._seed, scope, key.encode("utf-8", "surrogatepass") if type(key) is str else key_bytes(key)))
+        with self._lock:
+            while True:
+                self._right.clear()
+                right = self._right = [self._tats]
+                now = self._clock()
+                tat = self._tats.get(bucket)
+                if tat is None or bucket in self._marked:
+                    return None
+                answer = decide(tat, now, increment, burst, burst)
+                # As in _use, one call of `next` looks at the right and uses it. `setitem` makes no object meanwhile.
+                if not answer[0] or next(map(setitem, right, (bucket,), (answer[1],)), _DISTURBED) is None:
+                    return now, answer
 
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         """Give back what may still be given back of charges that were made at the time `at_ticks`."""
@@ -128,22 +119,22 @@ class Table:
         return hash((self._seed, scope, key_bytes(key)))
 
     def _alone(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do work on the table as it is at one instant: with a turn, the time, and these arguments.
+        """Do work on the table as it is at one instant: with the right to change it, the time, and these arguments.
 
         The time is read while nobody else changes the table. A caller who was held up after it had read the clock could
         find a bucket forgotten that was not full at its own time.
         """
         with self._lock:
             while True:
-                self._turn.end()
-                turn = self._turn = _Turn(self._tats, self._by_tat, self._marked)
+                self._right.clear()
+                right = self._right = [self._tats]
                 try:
-                    return work(turn, self._clock(), *arguments)
+                    return work(right, self._clock(), *arguments)
                 except _Disturbed:
                     pass
 
     def _decide(
-        self, turn: _Turn, now: int, charges: Sequence[Charge], buckets: Sequence[int], commit: bool
+        self, right: _Right, now: int, charges: Sequence[Charge], buckets: Sequence[int], commit: bool
     ) -> list[Decision]:
         tats = self._tats
         looked: list[Decision] = []
@@ -158,7 +149,7 @@ class Table:
             known = changes if bucket in changes else tats
             decision, new_tat = _answer(charge, known.get(bucket, 0), now, commit=True)
             if new_tat and bucket not in known:
-                full_for = self._make_room(turn, changes, now)
+                full_for = self._make_room(right, changes, now)
                 if full_for:
                     decision, new_tat = _refused(decision, full_for), 0
             if new_tat:
@@ -168,7 +159,8 @@ class Table:
                 return [*looked[:place], decision, *looked[place + 1 :]]
             decisions.append(decision)
         if self._marked:  # a bucket that was full has lost its mark
-            turn.unmark([bucket for bucket in changes if tats.get(bucket, 0) <= now])
+            full = [bucket for bucket in changes if tats.get(bucket, 0) <= now]
+            _use(right, set.difference_update, self._marked, full)
         made = zip(charges, buckets, decisions, strict=True)
         marked = [
             bucket
@@ -176,68 +168,68 @@ class Table:
             if one.allowed and one.delay_ticks and charge.increment and bucket in changes  # else evicted again
         ]
         if marked:
-            turn.mark(marked)
-        self._write(turn, changes)
+            _use(right, set.update, self._marked, marked)
+        self._write(right, changes)
         return decisions
 
-    def _refund(self, turn: _Turn, now: int, bucket: int, charge: Charge, at: int) -> None:
+    def _refund(self, right: _Right, now: int, bucket: int, charge: Charge, at: int) -> None:
         tat = self._tats.get(bucket, 0)
         given = refundable(charge.increment, now - at)
         if tat and given and tat - now <= charge.burst and bucket not in self._marked:
-            self._write(turn, {bucket: max(0, tat - given)})
+            self._write(right, {bucket: max(0, tat - given)})
 
-    def _rewind(self, turn: _Turn, _: int, bucket: int, expected: int, tat: int) -> bool:
+    def _rewind(self, right: _Right, _: int, bucket: int, expected: int, tat: int) -> bool:
         if self._tats.get(bucket) != expected or tat < 0:
             return False
-        self._write(turn, {bucket: tat})
+        self._write(right, {bucket: tat})
         return True
 
-    def _reset(self, turn: _Turn, _: int, bucket: int) -> None:
-        self._forget(turn, bucket)
+    def _reset(self, right: _Right, _: int, bucket: int) -> None:
+        self._forget(right, bucket)
 
-    def _forget(self, turn: _Turn, bucket: int) -> None:
-        turn.forget(bucket)
+    def _forget(self, right: _Right, bucket: int) -> None:
+        _use(right, dict.pop, self._tats, bucket, None)
         if self._marked:
-            turn.unmark([bucket])
+            _use(right, set.discard, self._marked, bucket)
 
-    def _write(self, turn: _Turn, changes: dict[int, int]) -> None:
+    def _write(self, right: _Right, changes: dict[int, int]) -> None:
         """Set TATs. Beforehand, a newcomer or a bucket that owes less than it did gets its entry in the heap."""
         for bucket, tat in changes.items():
             if bucket not in self._tats or tat < self._tats[bucket]:
                 heappush(self._by_tat, (tat, bucket))
-        turn.write(changes)
+        _use(right, dict.update, self._tats, changes)
         if len(self._by_tat) > 2 * len(self._tats) + 64:  # of many refunds
-            turn.replace_all(sorted((tat, bucket) for bucket, tat in self._tats.items()))
+            _use(right, list.__init__, self._by_tat, sorted((tat, bucket) for bucket, tat in self._tats.items()))
 
-    def _make_room(self, turn: _Turn, changes: dict[int, int], now: int) -> int:
+    def _make_room(self, right: _Right, changes: dict[int, int], now: int) -> int:
         """Return 0 if there is room for one bucket beside those in `changes`, or the ticks until there is.
 
         Forgets up to two buckets that have long been full for each newcomer, and a live one if all are live.
         """
         for _ in range(2):
-            if self._tats and (least := self._least(turn))[0] < now - REMEMBERED:
-                self._forget(turn, least[1])
+            if self._tats and (least := self._least(right))[0] < now - REMEMBERED:
+                self._forget(right, least[1])
         while len(self._tats) + sum(bucket not in self._tats for bucket in changes) >= self._max_keys:
             own = [(tat, bucket) for bucket, tat in changes.items() if bucket not in self._tats]
-            tat, bucket = min([*own, self._least(turn)] if self._tats else own)
+            tat, bucket = min([*own, self._least(right)] if self._tats else own)
             if tat > now:
                 if self._deny_when_full:
                     self._refused_full += 1
                     return tat - now
                 self._evicted_live += 1
-            self._forget(turn, bucket)
+            self._forget(right, bucket)
             changes.pop(bucket, None)
         return 0
 
-    def _least(self, turn: _Turn) -> _Entry:
+    def _least(self, right: _Right) -> _Entry:
         """Return the least TAT and its bucket, bringing the top of the heap up to date."""
         while True:
             tat, bucket = self._by_tat[0]
             current = self._tats.get(bucket)
             if current is None:
-                turn.drop_top()
+                _use(right, heappop, self._by_tat)
             elif current > tat:
-                turn.replace_top((current, bucket))
+                _use(right, heapreplace, self._by_tat, (current, bucket))
             else:
                 return current, bucket
 

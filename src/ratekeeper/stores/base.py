@@ -164,7 +164,7 @@ class ChargeGate(_Charging):
 
     def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         wait_ticks(timeout)  # a bad timeout is an error, whether or not it would be needed
-        decision = self.reserve(key, cost, 0)
+        decision = self.try_acquire(key, cost)
         return decision if decision.allowed else self._wait(key, cost, timeout)
 
     def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:

@@ -10,6 +10,7 @@ from ratekeeper.core import pytable
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import Limit
 from ratekeeper.stores.base import ChargeGate, Gate, WaitForTurn
+from ratekeeper.stores.table_gate import TableGate
 from ratekeeper.waiting.wait_queue import WaitQueue
 
 MAX_KEYS = 1_000_000
@@ -50,8 +51,12 @@ class TableStore:
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         """Return the hot path for one limiter: a C object where the C core is in use."""
-        gate = getattr(self._table, "gate", None)
-        return gate(scopes, limits, wait) if gate else ChargeGate(self, scopes, limits, wait)
+        table = self._table
+        if not isinstance(table, pytable.Table):
+            return table.gate(scopes, limits, wait)
+        if len(limits) == 1:
+            return TableGate(self, table, scopes[0], limits[0], wait)
+        return ChargeGate(self, scopes, limits, wait)
 
     def policy_gate(self, matcher: object) -> Any:
         """Return the hot path for a policy, a C object; None if the table or the matcher is in Python."""
