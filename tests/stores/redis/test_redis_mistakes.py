@@ -177,5 +177,5 @@ def test_a_mistake_neither_closes_an_open_breaker_nor_hides_behind_it(server: Se
             with pytest.raises(StoreError, match="another prefix"):
                 limiter.try_acquire("wrong")
         assert store.stats().opened == 1
-        assert not store._monitor._breakers[""]._closed
+        assert not store._monitor.breakers[""]._closed
         assert limiter.try_acquire("key").source == "exact"

@@ -22,6 +22,7 @@ from ratekeeper.forks import forget_in_child
 from ratekeeper.stores.base import Answer
 from ratekeeper.stores.redis.client_errors import is_split
 from ratekeeper.stores.redis.connections import AsyncConnections
+from ratekeeper.stores.redis.questions import Send
 from ratekeeper.stores.redis.replies import Reply
 from ratekeeper.stores.redis.script import Request, tag_of
 from ratekeeper.stores.redis.store import MAX_BATCH, RedisStoreBase
@@ -89,6 +90,9 @@ class AsyncRedisStore(RedisStoreBase):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
+
+    def _sender(self) -> Send:
+        return self._send
 
     def _send(self, requests: Sequence[Request]) -> Awaitable[list[Reply]]:
         if len(requests) == 1:  # no coroutine on the hot path

@@ -123,17 +123,14 @@ class CallMonitor:
     def forget(self) -> None:
         """Forget all servers' state. In a forked child the probe under way is the parent's."""
         self._lock = threading.RLock()
-        self._breakers: dict[str, Breaker] = {}
+        self.breakers: dict[str, Breaker] = {}
 
     def breaker(self, node: str) -> Breaker:
-        """Return the breaker of a node."""
-        breaker = self._breakers.get(node)
-        if breaker is None:
-            with self._lock:
-                if len(self._breakers) >= MAX_BREAKERS:
-                    self._breakers.clear()
-                breaker = self._breakers.setdefault(node, Breaker(self._retry))
-        return breaker
+        """Return the breaker of a node, which may be new."""
+        with self._lock:
+            if len(self.breakers) >= MAX_BREAKERS:
+                self.breakers.clear()
+            return self.breakers.setdefault(node, Breaker(self._retry))
 
     def named(self, look_up: Callable[[T], V], what: T) -> V:
         """Return `look_up(what)`, with errors named. It asks no server, so it says nothing of any."""
@@ -178,7 +175,7 @@ class MonitoredCall:
 
     def __init__(self, monitor: CallMonitor, node: str = "") -> None:
         self._monitor = monitor
-        self.breaker = monitor.breaker(node)
+        self.breaker = monitor.breakers.get(node) or monitor.breaker(node)
         self.node = node
         self.opened = False
 

@@ -7,7 +7,7 @@ of it is coroutines. Here they block, and never suspend, so `run_sync` runs them
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from ratekeeper.clock import Clock, SystemClock
@@ -20,7 +20,7 @@ from ratekeeper.stores.redis.call_monitor import CallMonitor, MonitoredCall
 from ratekeeper.stores.redis.client_errors import ClientErrors
 from ratekeeper.stores.redis.connections import MAX_HOPS, SINGLE, AsyncConnections, BlockingConnections, Hop
 from ratekeeper.stores.redis.fallback import Fallback
-from ratekeeper.stores.redis.questions import Question, Questions
+from ratekeeper.stores.redis.questions import Question, Questions, Send
 from ratekeeper.stores.redis.replies import DenialCache, Reply, ServerClock, read_replies
 from ratekeeper.stores.redis.script import SERVER_TIME, BucketNames, Request, arguments, clock_at, load_script
 from ratekeeper.stores.redis.urls import client_maker
@@ -82,7 +82,7 @@ class RedisStoreBase:
         local = self._server_clock.local if clock is None else clock.ticks
         self._monitor = CallMonitor(self._errors, max(1, round(retry * TICKS_PER_SECOND)), local)
         self._denials = DenialCache(local) if remember_denials else None
-        self._questions = Questions(BucketNames(prefix, secret), self._denials, self._clustered, self._send)
+        self._questions = Questions(BucketNames(prefix, secret), self._denials, self._clustered, self._sender())
         self._fallback = Fallback(self._questions, self.clock.ticks, on_error, expected_nodes)
         self._calls = self._requests = self._scripts_sent = 0
         self._begin()
@@ -102,8 +102,8 @@ class RedisStoreBase:
             self._monitor.failures, self._fallback.count, self._monitor.opened,
         )  # fmt: skip
 
-    def _send(self, requests: Sequence[Request]) -> Awaitable[list[Reply]]:
-        """Send requests, each of whose buckets are in one slot, and return their replies."""
+    def _sender(self) -> Send:
+        """Return what sends requests, each of whose buckets are in one slot, and returns their replies."""
         raise NotImplementedError
 
     # No `async def` here or there, as each costs a decision a few hundred ns.
@@ -242,8 +242,8 @@ class RedisStore(RedisStoreBase):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _send(self, requests: Sequence[Request]) -> Answer[list[Reply]]:
-        return self._send_each(requests) if self._clustered else self._call(requests)
+    def _sender(self) -> Send:
+        return self._send_each if self._clustered else self._call
 
     async def _send_each(self, requests: Sequence[Request]) -> list[Reply]:
         return [(await self._call([request]))[0] for request in requests]
