@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import httpx._transports.default as httpx_transports
 import pytest
 from async_memory import AsyncMemoryStore
 from hypothesis import HealthCheck, Phase, settings
@@ -19,6 +21,9 @@ settings.register_profile("ratekeeper", deadline=None, suppress_health_check=[He
 # `make mutants` asks only whether a test fails, not how small the example can be.
 settings.register_profile("mutants", settings.get_profile("ratekeeper"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ratekeeper"))
+
+# httpx reads the certificates of all authorities for each client: 60 ms of CPU, of which there are hundreds.
+vars(httpx_transports)["create_ssl_context"] = cache(vars(httpx_transports)["create_ssl_context"])
 
 pytest_plugins = ["redis_fixtures"]
 
