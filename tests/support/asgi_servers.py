@@ -22,7 +22,14 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
     need("uvicorn", importlib.util.find_spec("uvicorn") is not None)
     import uvicorn  # noqa: PLC0415  an extra
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, **options))
+    class Server(uvicorn.Server):
+        """uvicorn looks ten times a second whether it should exit. This looks more often."""
+
+        async def main_loop(self) -> None:
+            while not await self.on_tick(0):
+                await asyncio.sleep(0.005)
+
+    server = Server(uvicorn.Config(app, port=0, log_config=None, **options))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
