@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 import threading
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,17 @@ import pytest
 from needs import need
 from servers import PATIENCE
 from service_process import RawClient, Running, poll, running
+from service_thread import serving_in_thread
 
 from ratekeeper import MemoryStore, Policy
-from ratekeeper.service.bounds import RESERVED, Bounds
-from ratekeeper.service.loop import run_loop
-from ratekeeper.service.served import Served, make_service
+from ratekeeper.service.bounds import RESERVED
+from ratekeeper.service.served import make_service
 
 POLICY = '[attributes]\nuser = "header:x-user"\n[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1000000/day"\n'
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 CHECK = b"GET /check HTTP/1.1\r\nHost: x\r\nX-Forwarded-Uri: /x\r\n%s\r\n"
 MEGABYTE = 2**20
 BRIEF = {"head_time": 0.3, "idle_time": 0.3, "pause": 0.3, "body_time": 0.6, "write_time": 0.3, "last_time": 0.2}
-LONG = dict.fromkeys(BRIEF, 3600.0)
 
 
 class Echo:
@@ -63,48 +60,6 @@ class Echo:
 
     async def close(self) -> None:
         pass
-
-
-class InThread:
-    """A server in this process, whose bounds are the test's own."""
-
-    def __init__(self, served: Served, bounds: Bounds) -> None:
-        from ratekeeper.service.server import Server  # noqa: PLC0415  needs the extra
-
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._listening.setblocking(False)
-        self.address = self._listening.getsockname()
-        self._started = threading.Event()
-
-        async def serve() -> None:
-            self._loop = asyncio.get_running_loop()
-            self._server = Server(served, self._listening, bounds, 0.2)
-            await self._server.run(self._started.set)
-
-        self._thread = threading.Thread(target=lambda: run_loop(serve()))
-        self._thread.start()
-        assert self._started.wait(PATIENCE)
-
-    @property
-    def open(self) -> int:
-        return len(self._server._state.connections)
-
-    def client(self) -> RawClient:
-        return RawClient(self.address)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._server.stop)
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-
-
-@contextmanager
-def serving(served: Served, **bounds: Any) -> Iterator[InThread]:
-    server = InThread(served, Bounds(**{**LONG, "last_time": 0.2, **bounds}))
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -143,7 +98,7 @@ def policy(tmp_path: Path) -> Path:
 def test_a_head_beyond_its_bounds_gets_one_error_and_the_connection_closes(
     echo: Echo, head: bytes, status: bytes
 ) -> None:
-    with serving(echo) as server:
+    with serving_in_thread(echo) as server:
         client = server.client()
         client.send(head + b"\r\n")
         answer = client.answer()
@@ -162,7 +117,7 @@ def test_a_head_beyond_its_bounds_gets_one_error_and_the_connection_closes(
      (b"GET /", b"x" * 10_000, b"414")],
 )  # fmt: skip
 def test_a_head_that_does_not_end_is_cut_at_its_bound(echo: Echo, first: bytes, again: bytes, status: bytes) -> None:
-    with serving(echo) as server:
+    with serving_in_thread(echo) as server:
         client = server.client()
         client.send(first)
         while client.send(again):
@@ -172,7 +127,7 @@ def test_a_head_that_does_not_end_is_cut_at_its_bound(echo: Echo, first: bytes, 
 
 
 def test_trailers_are_not_headers(echo: Echo) -> None:
-    with serving(echo) as server:
+    with serving_in_thread(echo) as server:
         client = server.client()
         client.send(b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         client.send(b"0\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n")
@@ -189,7 +144,7 @@ def test_trailers_are_not_headers(echo: Echo) -> None:
 )
 def test_a_bad_request_takes_no_answer_from_the_one_before(echo: Echo, second: bytes) -> None:
     echo.go.clear()
-    with serving(echo) as server:
+    with serving_in_thread(echo) as server:
         client = server.client()
         client.send(b"GET /wait HTTP/1.1\r\n\r\n" + second)
         poll(lambda: server.open == 1)
@@ -201,7 +156,7 @@ def test_a_bad_request_takes_no_answer_from_the_one_before(echo: Echo, second: b
 
 
 def test_a_body_that_turns_bad_after_its_answer_gets_no_second_one(echo: Echo) -> None:
-    with serving(echo) as server:
+    with serving_in_thread(echo) as server:
         client = server.client()
         client.send(b"POST /early HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         assert client.answer().endswith(b"/early")
@@ -211,7 +166,7 @@ def test_a_body_that_turns_bad_after_its_answer_gets_no_second_one(echo: Echo) -
 
 def test_pipelined_requests_are_answered_in_order_and_so_many_are_kept_and_no_more(echo: Echo) -> None:
     echo.go.clear()
-    with serving(echo, pipelined=5) as server:
+    with serving_in_thread(echo, pipelined=5) as server:
         client = server.client()
         client.send(b"GET /wait HTTP/1.1\r\n\r\n" + b"".join(b"GET /%d HTTP/1.1\r\n\r\n" % n for n in range(50)))
         poll(lambda: server.open == 1)
@@ -224,7 +179,7 @@ def test_pipelined_requests_are_answered_in_order_and_so_many_are_kept_and_no_mo
 
 @pytest.mark.parametrize("more", [b"", b"GET /next HTTP/1.1\r\n\r\n"])
 def test_the_application_learns_of_a_hang_up_also_with_another_request_behind(echo: Echo, more: bytes) -> None:
-    with serving(echo) as server:
+    with serving_in_thread(echo) as server:
         client = server.client()
         client.send(b"GET /hold HTTP/1.1\r\n\r\n" + more)
         poll(lambda: server.open == 1)
@@ -242,7 +197,7 @@ def test_the_application_learns_of_a_hang_up_also_with_another_request_behind(ec
 )  # fmt: skip
 def test_an_upgrade_that_a_gateway_hands_on_is_answered_as_any_request_is(upgrade: bytes) -> None:
     policy = Policy.parse(POLICY.replace("1000000/day", "2/day"))
-    with serving(make_service(policy, lambda: MemoryStore(100))) as server:
+    with serving_in_thread(make_service(policy, lambda: MemoryStore(100))) as server:
         answers = []
         for _ in range(3):
             client = server.client()
@@ -273,10 +228,10 @@ def test_an_upgrade_that_a_gateway_hands_on_is_answered_as_any_request_is(upgrad
     ],
 )
 def test_a_client_that_does_not_go_on_is_cut_off_by_one_bound_and_no_other(echo: Echo, bound: str, sent: bytes) -> None:
-    with serving(echo) as server:
+    with serving_in_thread(echo) as server:
         patient = server.client()
         patient.send(sent)
-        with serving(echo, **{bound: 0.1}) as hurried:
+        with serving_in_thread(echo, **{bound: 0.1}) as hurried:
             client = hurried.client()
             client.send(sent)
             poll(lambda: hurried.open == 0)
@@ -295,7 +250,7 @@ def test_a_client_that_does_not_go_on_is_cut_off_by_one_bound_and_no_other(echo:
     ],
 )
 def test_a_client_that_goes_on_by_drips_is_cut_off_as_well(echo: Echo, bound: str, first: bytes, drip: bytes) -> None:
-    with serving(echo, head_lines=10**9, **{bound: 0.2}) as server:
+    with serving_in_thread(echo, head_lines=10**9, **{bound: 0.2}) as server:
         client = server.client()
         client.send(first)
         poll(lambda: not client.send(drip))
@@ -303,7 +258,7 @@ def test_a_client_that_goes_on_by_drips_is_cut_off_as_well(echo: Echo, bound: st
 
 
 def test_each_piece_of_a_body_allows_another_pause(echo: Echo) -> None:
-    with serving(echo, head_time=500, pause=2000) as server:
+    with serving_in_thread(echo, head_time=500, pause=2000) as server:
         client = server.client()
         client.send(b"POST /body HTTP/1.1\r\nContent-Length: 2\r\n\r\n")
         poll(lambda: server.open == 1)
@@ -320,7 +275,7 @@ def test_each_piece_of_a_body_allows_another_pause(echo: Echo) -> None:
 
 def test_a_request_that_is_slow_to_come_takes_no_answer_from_the_one_before(echo: Echo) -> None:
     echo.go.clear()
-    with serving(echo, head_time=0.05) as server:
+    with serving_in_thread(echo, head_time=0.05) as server:
         client = server.client()
         client.send(b"GET /wait HTTP/1.1\r\n\r\nGET /slow")
         poll(lambda: server.open == 1)
@@ -333,7 +288,7 @@ def test_a_request_that_is_slow_to_come_takes_no_answer_from_the_one_before(echo
 
 def test_a_request_that_the_application_holds_is_under_no_bound(echo: Echo) -> None:
     echo.go.clear()
-    with serving(echo, **{**BRIEF, "head_time": 0.1, "idle_time": 0.1}) as server:
+    with serving_in_thread(echo, **{**BRIEF, "head_time": 0.1, "idle_time": 0.1}) as server:
         client, idle = server.client(), server.client()
         client.send(b"GET /wait HTTP/1.1\r\n\r\n")
         idle.send(b"GET / HTTP/1.1\r\n\r\n")
@@ -347,7 +302,7 @@ def test_a_request_that_the_application_holds_is_under_no_bound(echo: Echo) -> N
 
 
 def test_further_connections_wait_until_others_close(echo: Echo) -> None:
-    with serving(echo, connections=10) as server:
+    with serving_in_thread(echo, connections=10) as server:
         clients = [server.client() for _ in range(30)]
         for number, client in enumerate(clients):
             client.send(b"GET /%d HTTP/1.1\r\n\r\n" % number)

@@ -333,17 +333,6 @@ def test_a_port_in_use_is_one_line_that_names_the_mend(policy: Path, env: dict[s
     assert (done.returncode, done.stdout, done.stderr) == (2, "", says)
 
 
-@pytest.mark.parametrize("grace", ["-1", "soon", "1e9", "inf"])
-def test_a_grace_that_is_no_time_is_an_error(grace: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ratekeeper.cli.main", "serve", "policy.toml", f"--grace={grace}"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "must be seconds, 0 or more, such as 10 or 0.5" in done.stderr
-
-
 @WORKERS
 def test_the_policys_file_may_become_a_fifo_while_it_serves(policy: Path, workers: str) -> None:
     with running(policy, "--workers", workers) as service:

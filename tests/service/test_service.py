@@ -18,10 +18,12 @@ import pytest
 from async_memory import AsyncMemoryStore
 from needs import need
 from servers import ratekeeper_service
+from service_thread import serving_in_thread
 
 from ratekeeper import IMPLEMENTATION, LeakyBucket, ManualClock, MemoryStore, Policy
 from ratekeeper.decision import Charge
 from ratekeeper.service.app import Service
+from ratekeeper.service.served import make_service
 
 POLICY = """
 [attributes]
@@ -58,10 +60,9 @@ leak_rate = "1/minute"
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[httpx.Client]:
-    policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY)
-    with ratekeeper_service(policy) as url, httpx.Client(base_url=url) as client:
+def service() -> Iterator[httpx.Client]:
+    served = make_service(Policy.parse(POLICY), MemoryStore)
+    with serving_in_thread(served) as server, httpx.Client(base_url=server.url) as client:
         yield client
 
 
@@ -403,19 +404,6 @@ def test_what_cannot_be_served_is_one_clear_line(tmp_path: Path, args: list[str]
     assert done.stderr.startswith("ratekeeper: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
-
-
-def test_a_port_out_of_range_is_an_error(tmp_path: Path) -> None:
-    done = run("serve", "policy.toml", "--port", "99999")
-    assert done.returncode == 2
-    assert "0 to 65535" in done.stderr
-
-
-@pytest.mark.parametrize("workers", ["0", "-1", "2.5", "many"])
-def test_a_number_of_workers_that_cannot_be_is_an_error(workers: str) -> None:
-    done = run("serve", "policy.toml", "--workers", workers)
-    assert done.returncode == 2
-    assert "must be from 1 to 1000 processes" in done.stderr
 
 
 def test_several_workers_share_one_limit_also_when_one_is_killed(tmp_path: Path) -> None:

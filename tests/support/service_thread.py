@@ -1,0 +1,66 @@
+"""The service's own server in this process, on a real port, so that a test can hold its bounds, store and clock."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from servers import PATIENCE
+from service_process import RawClient
+
+from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.loop import run_loop
+from ratekeeper.service.served import Served
+
+_LONG = {**dict.fromkeys(["head_time", "idle_time", "pause", "body_time", "write_time"], 3600.0), "last_time": 0.2}
+
+
+class InThread:
+    """A server in this process, whose bounds are the test's own."""
+
+    def __init__(self, served: Served, bounds: Bounds) -> None:
+        from ratekeeper.service.server import Server  # noqa: PLC0415  needs the extra
+
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.setblocking(False)
+        self.address = self._listening.getsockname()
+        self._started = threading.Event()
+
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._server = Server(served, self._listening, bounds, 0.2)
+            await self._server.run(self._started.set)
+
+        self._thread = threading.Thread(target=lambda: run_loop(serve()))
+        self._thread.start()
+        assert self._started.wait(PATIENCE)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.address[1]}"
+
+    @property
+    def open(self) -> int:
+        return len(self._server._state.connections)
+
+    def client(self) -> RawClient:
+        return RawClient(self.address)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._server.stop)
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def serving_in_thread(served: Served, **bounds: Any) -> Iterator[InThread]:
+    """Serve meanwhile. A bound in time that the test does not give is an hour."""
+    server = InThread(served, Bounds(**{**_LONG, **bounds}))
+    try:
+        yield server
+    finally:
+        server.stop()
