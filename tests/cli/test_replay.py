@@ -8,7 +8,7 @@ from io import StringIO
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -232,7 +232,6 @@ def test_a_path_that_the_service_would_refuse_makes_a_line_unreadable() -> None:
     assert report.bad_lines[0].reason == "the path is longer than 8192 characters"
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_line_makes_a_traceback(data: st.DataObject) -> None:
     lines = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from async_memory import AsyncMemoryStore, turn_of
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ratekeeper import AsyncLimiter, LeakyBucket, ManualClock, MemoryStore, TokenBucket
@@ -126,7 +126,6 @@ async def bustle(limits: tuple[Limit, ...], chance: random.Random) -> list[tuple
     ],
     ids=["leaky", "token", "token and leaky", "token and token", "three"],
 )
-@settings(max_examples=300)
 @example(seed=13136)  # two turns come before the task of the second has its answer
 @given(seed=st.integers(0, 2**32))
 def test_nobody_leaves_faster_than_each_limit_whoever_gives_up_while_questions_travel(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ratekeeper.waiting.places import Need, Range, Ranges, fit, forget_past, put, take
@@ -42,7 +42,6 @@ def ticks_of(ranges: Iterable[Range]) -> set[int]:
     return {tick for start, end in ranges for tick in range(start, end)}
 
 
-@settings(max_examples=200)
 @given(ticks, st.integers(0, END - 1), st.integers(1, END))
 def test_a_range_is_put_where_it_belongs_and_joined_with_those_beside_it(some: set[int], start: int, size: int) -> None:
     piece = range(start, min(start + size, END))
@@ -67,7 +66,6 @@ def earliest_end(some: set[int], begin: int, need: Need) -> int | None:
     return None
 
 
-@settings(max_examples=300)
 @given(st.lists(st.tuples(needs, ticks), min_size=1, max_size=3), st.integers(0, 12), st.integers(0, 12))
 def test_requests_that_leave_together_have_their_increments_within_one_burst_of_the_earliest_turn(
     buckets: list[tuple[Need, set[int]]], begin: int, now: int
@@ -82,7 +80,6 @@ def test_requests_that_leave_together_have_their_increments_within_one_burst_of_
     assert place is None
 
 
-@settings(max_examples=300)
 @given(st.lists(st.tuples(needs, ticks), min_size=1, max_size=3), st.integers(0, 12), st.integers(0, 12))
 def test_requests_that_are_charged_at_admission_have_their_increments_from_now_on(
     buckets: list[tuple[Need, set[int]]], begin: int, now: int

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from async_memory import AsyncMemoryStore, DrivenQueue, LateClock, turn_of
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import QueueOracle
 
@@ -139,7 +139,6 @@ def play(simulation: Simulation, trace: list[tuple[str, int]], grain: int, cost:
             simulation.give_up(sorted(simulation.waiting)[number % len(simulation.waiting)])
 
 
-@settings(max_examples=300)
 @given(st.integers(0, 8), st.sampled_from([3, 10, Fraction(7, 60), 999_983]), steps)
 @pytest.mark.parametrize("core", KINDS[:-1])  # by a late clock one waits longer, and may be one too many
 def test_a_leaky_bucket_lets_go_in_order_never_closer_than_its_rate_and_no_more_wait_than_its_capacity(
@@ -157,7 +156,6 @@ def test_a_leaky_bucket_lets_go_in_order_never_closer_than_its_rate_and_no_more_
         assert later - earlier >= limit.interval
 
 
-@settings(max_examples=200)
 @given(st.integers(0, 6), st.lists(st.integers(0, 6), max_size=40))
 def test_without_anyone_giving_up_it_is_an_explicit_queue(capacity: int, gaps: list[int]) -> None:
     limit = LeakyBucket(capacity, 10)
@@ -169,7 +167,6 @@ def test_without_anyone_giving_up_it_is_an_explicit_queue(capacity: int, gaps: l
     assert [when for _, when in simulation.left] == oracle.starts
 
 
-@settings(max_examples=300)
 @given(st.integers(3, 8), steps)
 @pytest.mark.parametrize("core", KINDS)
 def test_what_leaves_a_token_bucket_obeys_its_bound_whoever_gives_up(
@@ -184,7 +181,6 @@ def test_what_leaves_a_token_bucket_obeys_its_bound_whoever_gives_up(
     assert numbers == sorted(numbers), "a large one that came first leaves first"
 
 
-@settings(max_examples=300)
 @example(trace=[("come", 3), ("come", 1), ("come", 3), ("come", 1), ("give up", 0)])
 @given(trace=steps)
 @pytest.mark.parametrize("core", KINDS)
@@ -207,7 +203,6 @@ def within_bound(simulation: Simulation, limit: TokenBucket) -> None:
             assert used * limit.interval <= limit.full + when - simulation.left[first][1]
 
 
-@settings(max_examples=300)
 @given(
     limit=st.sampled_from([LeakyBucket(20, 10), LeakyBucket(20, "7/minute"), TokenBucket(3, 10), TokenBucket(5, 3)]),
     costs=st.lists(st.integers(1, 3), min_size=1, max_size=15),
@@ -286,7 +281,6 @@ def test_who_gives_up_after_its_turn_has_come_moves_nobody() -> None:
     assert list(map(turn_of, simulation.waiting.values())) == turns
 
 
-@settings(max_examples=300)
 @given(st.lists(st.sampled_from(["come", "take", "refund", "give up", "advance"]), max_size=40), st.data())
 @pytest.mark.parametrize("core", KINDS)
 def test_refunds_and_giving_up_together_keep_the_bound(core: Any, trace: list[str], data: st.DataObject) -> None:

@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ratekeeper import Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
@@ -156,7 +156,6 @@ VERBS = ["come", "come", "take", "give up", "refund", "advance", "advance"]
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("limits", LIMITS)
-@settings(max_examples=200)
 @given(seed=st.integers(0, 2**32), processes=st.integers(1, 3))
 def test_what_leaves_obeys_each_limit_by_its_time_of_leaving(core: str, limits: str, seed: int, processes: int) -> None:
     play(Fleet(processes, LIMITS[limits], core), Random(seed), VERBS)
