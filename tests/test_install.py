@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from needs import need
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 USE = "import ratekeeper as r; print(r.IMPLEMENTATION, r.Limiter('2/s').try_acquire('a').remaining)"
 

@@ -20,6 +20,8 @@ from servers import PATIENCE, free_port, program, wait_until_answers
 
 from ratekeeper import IMPLEMENTATION, Limiter, SharedMemoryStore
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "workers"
 PAGE = (EXAMPLES.parents[1] / "docs" / "workers.md").read_text()
 COMMANDS = re.findall(r"^\$ ((?:gunicorn|uvicorn) .*)$", PAGE, re.MULTILINE)

@@ -17,6 +17,8 @@ from raw_client import Header
 from ratekeeper import Policy
 from ratekeeper.http.attributes import read_method
 
+pytestmark = pytest.mark.slow
+
 LIMIT, TRIES = 3, 200
 PATHS = {"graphql": "/graphql/*", "login": "/login", "files": "/files/*"}
 KEYS = {"items": "path", "cookie": "session", "key": "api_key", "token": "token", "do": "credentials", "any": "method"}

@@ -20,6 +20,8 @@ from ratekeeper import MemoryStore, Policy
 from ratekeeper.service.bounds import RESERVED
 from ratekeeper.service.served import make_service
 
+pytestmark = pytest.mark.slow
+
 POLICY = '[attributes]\nuser = "header:x-user"\n[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1000000/day"\n'
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 CHECK = b"GET /check HTTP/1.1\r\nHost: x\r\nX-Forwarded-Uri: /x\r\n%s\r\n"

@@ -15,6 +15,8 @@ from servers import free_port
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+pytestmark = pytest.mark.slow
+
 POLICY = """
 exempt = [{ path = "/healthz" }]
 
@@ -209,7 +211,7 @@ def test_a_websocket_handshake_counts_as_a_request(site: Site) -> None:
 @pytest.mark.parametrize("gateway", GATEWAYS)
 def test_nothing_passes_while_the_service_is_down(gateway: str, tmp_path: Path) -> None:
     with site_behind(gateway, f"127.0.0.1:{free_port()}", tmp_path) as site:
-        assert {site.ask("/a").status_code // 100 for _ in range(2)} == {5}
+        assert site.ask("/a").status_code // 100 == 5  # HAProxy takes three seconds to give up
         assert not site.backend.seen
 
 

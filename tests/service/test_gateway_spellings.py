@@ -19,6 +19,8 @@ from gateways import GATEWAYS, Site, limited_site
 from servers import PATIENCE, Seen
 from starlette.requests import cookie_parser
 
+pytestmark = pytest.mark.slow
+
 POLICY = """
 exempt = [{ path = "/healthz" }, { path = "/static/*" }]
 

@@ -24,12 +24,15 @@ from service_process import RawClient, Running, poll, running
 
 from ratekeeper import IMPLEMENTATION, SharedMemoryStore
 
+pytestmark = pytest.mark.slow
+
 POLICY = '[attributes]\nuser = "header:x-user"\n[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "{}/day"\n'
 BROKEN = POLICY.format("5").replace("limit", "limt")
 UNANSWERABLE = POLICY.format("5").replace('key = ["user"]', 'key = ["route"]')
 LEAKY = '[[rules]]\nname = "queue"\nalgorithm = "leaky_bucket"\ncapacity = {}\nleak_rate = "{}"\n'
 CHECK = b"GET /check HTTP/1.1\r\nHost: x\r\nX-Forwarded-Uri: /x\r\n\r\n"
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
+SIGNALS = pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
 
 
 @pytest.fixture
@@ -227,12 +230,11 @@ def test_a_broken_table_is_one_log_line_and_a_back_off_until_it_is_mended(
 # Signals
 
 
-@WORKERS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@SIGNALS
 def test_a_hundred_requests_that_wait_are_answered_when_it_is_told_to_stop(
     policy: Path, workers: str, number: int
 ) -> None:
-    put(policy, LEAKY.format(200, "50/s"))
+    put(policy, LEAKY.format(200, "100/s"))
     with running(policy, "--workers", workers, "--grace", "60") as service:
         clients = asking(service, 100)
         assert clients[0].answer()[:12] == b"HTTP/1.1 200"
@@ -258,8 +260,7 @@ def test_a_request_that_would_wait_longer_than_the_grace_gets_a_503_and_the_serv
         assert "Traceback" not in service.log
 
 
-@WORKERS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@SIGNALS
 def test_a_second_signal_ends_it_at_once(policy: Path, workers: str, number: int) -> None:
     put(policy, LEAKY.format(200, "1/hour"))
     with running(policy, "--workers", workers, "--grace", "3600") as service:

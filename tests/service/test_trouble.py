@@ -10,7 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import pytest
 from service_process import RawClient, Running, poll, running
+
+pytestmark = pytest.mark.slow
 
 POLICY = """
 [[rules]]
@@ -63,7 +66,7 @@ class Troubles:
             self._service.signal(signal.SIGHUP)
 
     def hang_up(self) -> None:
-        for number in range(1_000, 4_000):
+        for number in range(1_000, 2_000):
             client = RawClient(self._service.address)
             client.send(2 * (HELD % divmod(number, 250)))
             client.close()

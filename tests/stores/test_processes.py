@@ -20,9 +20,13 @@ from oracles import assert_windows_hold
 from ratekeeper import IMPLEMENTATION, Decision, Limiter, ManualClock, SharedMemoryStore, TokenBucket
 from ratekeeper.limits import Limit
 
-pytestmark = pytest.mark.skipif(
-    IMPLEMENTATION != "c" and os.environ.get("RATEKEEPER_TEST_EVERYTHING") != "1", reason="the C core is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        IMPLEMENTATION != "c" and os.environ.get("RATEKEEPER_TEST_EVERYTHING") != "1",
+        reason="the C core is not installed",
+    ),
+]
 
 PROCESSES = 4
 

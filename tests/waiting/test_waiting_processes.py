@@ -17,6 +17,8 @@ from test_waiting_bound import Left, keeps
 from ratekeeper import IMPLEMENTATION, LeakyBucket, SharedMemoryStore, TokenBucket
 from ratekeeper.limits import Limit
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 2.0
 LIMITS: dict[str, tuple[Limit, ...]] = {
     "leaky": (LeakyBucket(1000, 200),),

@@ -16,6 +16,8 @@ from redis_servers import Server, cluster_url, redis_cluster
 from ratekeeper import AsyncRedisStore, RedisStore, StoreUnavailable, TokenBucket
 from ratekeeper.decision import Charge
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 2.0  # for a loaded machine: these tests are not about time
 IN_TIME = 8 * TIMEOUT
 FAST, SLOW = TokenBucket(40, 400), TokenBucket(30, "300/second")

@@ -19,6 +19,8 @@ from ratekeeper.decision import Charge
 from ratekeeper.stores.redis.call_monitor import FAILURES
 from ratekeeper.stores.redis.connections import BlockingConnections
 
+pytestmark = pytest.mark.slow
+
 CHARGE = Charge.of("test/0", "a", TokenBucket(1000, "1/day"), 1)
 IDLE = 8  # connections of the store, all to the old primary
 fresh = itertools.count()

@@ -43,6 +43,8 @@ from ratekeeper.service.app import Service
 from ratekeeper.stores.redis.replies import DenialCache, Reply
 from ratekeeper.waiting.waitlist import Waiter
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 0.05
 HAMMERED = 0.25  # for so many threads that a slow machine keeps an answer waiting longer than that of one
 IN_TIME = 20 * TIMEOUT

@@ -18,6 +18,8 @@ from ratekeeper import AsyncRedisStore, Decision, LeakyBucket, ManualClock, Memo
 from ratekeeper.decision import Charge
 from ratekeeper.limits import TICKS_PER_SECOND
 
+pytestmark = pytest.mark.slow
+
 SECOND = TICKS_PER_SECOND
 WALL = 1_800_000_000
 """Seconds since 1970 at which tests begin: ticks of then are far over 2**53, and over 2**63."""

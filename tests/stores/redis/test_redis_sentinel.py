@@ -17,6 +17,8 @@ from servers import free_port, program
 from ratekeeper import AsyncRedisStore, Decision, RedisStore, StoreUnavailable, TokenBucket
 from ratekeeper.decision import Charge
 
+pytestmark = pytest.mark.slow
+
 LIMIT = TokenBucket(5, "5/day")
 PATIENT = 5.0
 
