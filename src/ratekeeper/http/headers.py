@@ -21,7 +21,7 @@ LegacyReset: TypeAlias = Literal["epoch", "delta"]
 """The start of X-RateLimit-Reset: 1970, as at GitHub, or now."""
 
 _LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
-_MOST_TEXTS = 1024
+_MOST_TEMPLATES = 1024
 _NOT_IN_A_STRING = pattern(r"[^ -~]")
 _TO_ESCAPE = pattern(r'["\\]')
 
@@ -39,10 +39,10 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     there if waiting helps. If no rule applies, the result is empty.
     """
     key = decision.combination
-    texts = _texts.get(key)
-    if texts is None:
-        texts = _remember(key, decision)
-    policies, states, most = texts
+    templates = _templates.get(key)
+    if templates is None:
+        templates = _remember(key, decision)
+    policies, states, most = templates
     if not policies:
         return []
     numbers = decision.states
@@ -83,15 +83,15 @@ def policy_name(name: str) -> str:
     return _NOT_IN_A_STRING.sub("?", name)
 
 
-_Texts: TypeAlias = tuple[str, str, int]
+_Templates: TypeAlias = tuple[str, str, int]
 """The value of RateLimit-Policy; that of RateLimit, in which each rule's two numbers are %d; the largest capacity."""
 
-_texts: dict[Hashable, _Texts] = {}
-"""The texts that are the same for all decisions by the same rules and limits. Bounded."""
+_templates: dict[Hashable, _Templates] = {}
+"""The templates of all decisions by the same rules and limits. Bounded."""
 
 
-def _remember(key: Hashable, decision: PolicyDecision) -> _Texts:
-    """Make the texts of a combination of rules and limits, and keep them."""
+def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
+    """Make the templates for a combination of rules and limits, and keep them."""
     policies, states, largest = [], [], 0
     for rule in decision.enforced:
         limit = rule.limit
@@ -100,7 +100,7 @@ def _remember(key: Hashable, decision: PolicyDecision) -> _Texts:
         policies.append(f"{quoted};q={most};w={window}")
         states.append(f"{quoted.replace('%', '%%')};r=%d;t=%d")
         largest = max(largest, limit.max_cost)
-    if len(_texts) >= _MOST_TEXTS:
-        _texts.clear()
-    _texts[key] = texts = ", ".join(policies), ", ".join(states), largest
-    return texts
+    if len(_templates) >= _MOST_TEMPLATES:
+        _templates.clear()
+    _templates[key] = templates = ", ".join(policies), ", ".join(states), largest
+    return templates

@@ -15,8 +15,9 @@ from ratekeeper.decision import Charge, Decision, RuleDecision
 from ratekeeper.limits import checked_cost
 from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.entries import EntryIndex
 from ratekeeper.policy.model import Policy, Rule, checked_policy
-from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Globs
+from ratekeeper.policy.patterns import PUBLIC, Globs
 from ratekeeper.policy.sources import Readings
 from ratekeeper.policy.spelling import is_method, spelled_match
 from ratekeeper.stores.base import Store

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from ratekeeper.decision import Charge, scope_of
 from ratekeeper.limits import Limit, wait_ticks
+from ratekeeper.policy.entries import EntryIndex, Tests, tests_of
 from ratekeeper.policy.model import Rule
-from ratekeeper.policy.patterns import PUBLIC, EntryIndex, Tests, clipped, tests_of
+from ratekeeper.policy.patterns import PUBLIC, clipped
 from ratekeeper.policy.sources import Readings, Source, readings_of
 from ratekeeper.policy.spelling import spelled_match
 
