@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from needs import need
 
 from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, SharedMemoryStore
+from ratekeeper.stores import shared_memory
 from ratekeeper.stores.table_store import TableStore
 
 # Random deadlines would be timed assertions. CI's machine is slow and shared.
@@ -27,6 +29,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ratekeeper"))
 vars(httpx_transports)["create_ssl_context"] = cache(vars(httpx_transports)["create_ssl_context"])
 
 pytest_plugins = ["redis_fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def _own_tables(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep the tables that the pages name apart from those of another run of the tests on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(request.node, pytest.DoctestItem):
+            patch.setattr(shared_memory, "FOLDER", request.getfixturevalue("tmp_path"))
+        yield
 
 
 @pytest.fixture(params=["c", "python"])
