@@ -29,12 +29,8 @@ check: $(VENV)/check.stamp  ## format, lint, plain words, strict types, also of 
 format: $(VENV)/check.stamp  ## mend what format and lint can mend
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, a few minutes
+bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, under ten minutes (ARGS=--record keeps them)
 	@$(BIN)/python -m benchmarks $(ARGS)
-	@$(BIN)/python -m benchmarks.waiting
-	@$(BIN)/python -m benchmarks.shared
-	@$(BIN)/python -m benchmarks.frameworks
-	@$(BIN)/python -m benchmarks.load
 
 mutants: $(VENV)/mutants.stamp  ## do the tests notice careless mistakes? (ARGS="--count 300 --seed 7" for more)
 	@cd tests && $(abspath $(BIN))/python -m mutants $(ARGS)

@@ -1,6 +1,6 @@
-"""How many requests each contender admits when threads are switched as often as can be: the limit, or it is broken.
+"""`python -m benchmarks.exactness`: how many requests each contender admits when threads switch all the time.
 
-Each contender runs in its own process, `python -m benchmarks.exactness CONTENDER`, which prints a line for each trial.
+Each contender runs in its own process, which prints a line for each trial. More than the limit is a broken limit.
 Under this load, limits starts a thread twice, which raises, and now and then hangs or crashes the interpreter.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import results
 from benchmarks.contenders import Contender, Rate, our_entrants
-from benchmarks.peers import peer_entrants
+from benchmarks.peers import DISTRIBUTIONS, peer_entrants
+from benchmarks.results import Row, Table
 
 LIMIT = 100
 THREADS = 8
@@ -24,23 +24,9 @@ PATIENCE = 15
 """Seconds that a process may take; all do in one or two, unless they hang."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """The admitted requests of LIMIT in each trial, the number of exceptions, and how the process ended."""
-
-    contender: str
-    counts: list[int]
-    raised: int
-    end: str
-
-
-def count_admitted(names: Iterable[str]) -> list[Admitted]:
-    """Let 8 threads ask for 8 times the limit of one key, some times with new keys, each contender apart."""
-    return [_count_apart(name) for name in names]
-
-
-def _count_apart(name: str) -> Admitted:
-    command = [sys.executable, "-m", "benchmarks.exactness", name]
+def count_admitted(name: str) -> Row:
+    """Let 8 threads ask for 8 times the limit of one key, some times with new keys, and count what is admitted."""
+    command = [sys.executable, "-c", f"from benchmarks.exactness import try_out; try_out({name!r})"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parent.parent
     )
@@ -52,10 +38,15 @@ def _count_apart(name: str) -> Admitted:
         output, _ = process.communicate()
         end = "hung"
     trials = [[int(number) for number in line.split()] for line in output.splitlines()]
-    return Admitted(name, [count for count, _ in trials], sum(raised for _, raised in trials), end)
+    counts = [count for count, _ in trials] or [0]
+    most, raised = max(counts), sum(raised for _, raised in trials)
+    held = "?" if not trials else "yes" if most <= LIMIT else f"no: {most / LIMIT:.2f} x"
+    notes = {"least": f"{min(counts)}", "exceptions": f"{raised}", "end": end or "well", "limit held": held}
+    return Row(name, most, most, notes)
 
 
-def main(name: str) -> None:
+def try_out(name: str) -> None:
+    """Print a line for each trial: how many were admitted, and how many exceptions were raised."""
     contender = {**our_entrants(), **peer_entrants()}[name].build(Rate(LIMIT))
     sys.setswitchinterval(SWITCH_INTERVAL)
     for trial in range(TRIALS):
@@ -84,5 +75,15 @@ def _one_trial(contender: Contender, key: str) -> list[bool | None]:
     return answers
 
 
+def measure(quick: bool) -> list[Table]:
+    names = [*our_entrants(), *peer_entrants()]
+    rows = []
+    for number, name in enumerate(names[:2] if quick else names, 1):
+        results.say(f"exactness: {number} of {len(names)}")
+        rows.append(count_admitted(name))
+    title = f"Admitted of {LIMIT}: 8 threads ask 800 times, switched every {SWITCH_INTERVAL * 1e6:.0f} us"
+    return [Table(title, f"most of {TRIALS} trials", rows)]
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    results.main("exactness", measure, DISTRIBUTIONS)

