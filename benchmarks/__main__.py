@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from benchmarks import pages
+from benchmarks import pages, plots
 from benchmarks.results import say
 
 BENCHMARKS = (
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(BENCHMARKS)}")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="fewer rounds and keys: a look, not a measurement")
-    how.add_argument("--record", action="store_true", help="write the results, and all tables and figures")
+    how.add_argument("--record", action="store_true", help="write the results, and all tables, figures and plots")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.names) - set(BENCHMARKS)):
         parser.error(f"no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
@@ -51,7 +51,7 @@ def main() -> None:
         if not run(name, options):
             failed.append(name)
     if arguments.record:
-        for path in pages.write_all():
+        for path in (*pages.write_all(), *plots.write_all()):
             say(f"wrote {path}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
