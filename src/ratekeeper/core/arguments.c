@@ -3,7 +3,7 @@
 
 #include "glue.h"
 
-bool rk_read_key(PyObject *key, rk_text *text)
+bool rk_read_other_key(PyObject *key, rk_text *text)
 {
     text->owner = NULL;
     if (PyUnicode_Check(key)) {
@@ -121,13 +121,19 @@ bool rk_read_arguments(const char *verb, PyObject *const *args, Py_ssize_t count
     return given[0] != NULL;
 }
 
-/* Reads (key, cost=1[, timeout]). */
-bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
-                     rk_request *request)
+bool rk_read_names(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
+                   PyObject *given[3])
 {
     static const char *const names[3] = {"key", "cost", "timeout"};
-    PyObject *given[3] = {NULL, NULL, NULL};
-    if (!rk_read_arguments(verb, args, count, keywords, names, max_args, given))
+    given[0] = given[1] = given[2] = NULL;
+    return rk_read_arguments(verb, args, count, keywords, names, max_args, given);
+}
+
+bool rk_read_other_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
+                           rk_request *request)
+{
+    PyObject *given[3];
+    if (!rk_read_names(verb, args, count, keywords, max_args, given))
         return false;
     *request = (rk_request){given[0], 1, given[2]};
     return !given[1] || rk_read_cost(given[1], &request->cost);
@@ -167,20 +173,6 @@ bool rk_read_limit(PyObject *limit, rk_limit *value)
     if (!sane)
         PyErr_Format(PyExc_ValueError, "%R is not a limit that adds up", limit);
     return sane;
-}
-
-void rk_set_terms(const rk_limit *limit, int64_t cost, int64_t wait, rk_demand *demand)
-{
-    demand->shadow = false;
-    demand->impossible = cost > limit->max_cost;
-    if (demand->impossible)
-        return;
-    int64_t increment = cost * limit->interval;
-    int64_t burst = limit->queues ? increment : limit->full;
-    int64_t tolerance = wait < RK_MAX_AHEAD - burst ? burst + wait : RK_MAX_AHEAD;
-    if (limit->queues && tolerance > limit->full)
-        tolerance = limit->full;
-    demand->terms = (rk_terms){increment, burst, tolerance};
 }
 
 PyObject *rk_text_of(const char *bytes, size_t length)

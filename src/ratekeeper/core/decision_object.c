@@ -13,6 +13,7 @@ enum { PYTHON_SLOTS = 2 };
 typedef struct {
     PyObject_HEAD
     PyObject *slots[PYTHON_SLOTS]; /* the base's, which a decision made in Python fills: empty here */
+    rk_module *module; /* lives as long as the type */
     PyObject *limit, *key;
     int64_t cost, debt, delay, retry_after, at, refunded;
     char allowed;
@@ -21,7 +22,7 @@ typedef struct {
 /* The type, with `base` for its base: the Python class, whose layout this one extends. NULL with a Python error set. */
 PyTypeObject *rk_add_decision_type(PyObject *module, PyTypeObject *base)
 {
-    if (base->tp_basicsize != offsetof(rk_decision_object, limit))
+    if (base->tp_basicsize != offsetof(rk_decision_object, module))
         return PyErr_SetString(PyExc_ImportError, "the C core was built for another ratekeeper: reinstall it"), NULL;
     PyTypeObject *type = rk_add_type(module, &rk_decision_spec, (PyObject *)base);
     PyObject *nodes = PyLong_FromLong(1);
@@ -36,9 +37,10 @@ PyTypeObject *rk_add_decision_type(PyObject *module, PyTypeObject *base)
 PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
                            bool charged)
 {
-    rk_decision_object *self = PyObject_GC_New(rk_decision_object, module->decision);
+    rk_decision_object *self = rk_take_spare(&module->spares.decision, module->decision);
     if (!self)
         return NULL;
+    self->module = module;
     memset(self->slots, 0, sizeof self->slots);
     self->limit = Py_NewRef(limit);
     self->key = Py_NewRef(key);
@@ -59,11 +61,9 @@ bool rk_is_allowed(PyObject *decision)
 
 static void decision_dealloc(rk_decision_object *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     Py_DECREF(self->limit);
-    Py_DECREF(self->key);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
+    Py_DECREF(self->key); /* may run any code, if it is of a subclass of str: so the spare is looked at afterwards */
+    rk_keep_spare(&self->module->spares.decision, (PyObject *)self);
 }
 
 static int decision_traverse(rk_decision_object *self, visitproc visit, void *arg)

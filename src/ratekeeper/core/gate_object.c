@@ -1,34 +1,5 @@
 /* Gate: the limits of one limiter bound to one table. Its methods are the hot path: no Python code runs on them. */
-#include "glue.h"
-
-typedef struct {
-    PyObject *limit;
-    rk_key scope_key;
-    int64_t interval, full, max_cost;
-    bool queues; /* a leaky bucket: no burst, its callers wait their turn */
-} rk_gate_limit;
-
-typedef struct {
-    PyObject_VAR_HEAD
-    rk_table_object *table;
-    PyObject *wait; /* acquire calls it when the caller's turn has not come */
-    rk_gate_limit limits[];
-} rk_gate_object;
-
-/* Set the terms of a demand, as Limit.terms in limits.py; `wait` in ticks. */
-static void set_terms(const rk_gate_limit *limit, int64_t cost, int64_t wait, rk_demand *demand)
-{
-    demand->shadow = false;
-    demand->impossible = cost > limit->max_cost;
-    if (demand->impossible)
-        return;
-    int64_t increment = cost * limit->interval;
-    int64_t burst = limit->queues ? increment : limit->full;
-    int64_t tolerance = wait < RK_MAX_AHEAD - burst ? burst + wait : RK_MAX_AHEAD;
-    if (limit->queues && tolerance > limit->full)
-        tolerance = limit->full;
-    demand->terms = (rk_terms){increment, burst, tolerance};
-}
+#include "gate.h"
 
 static void set_fingerprints(const rk_gate_object *self, const rk_text *text, rk_demand *demands)
 {
@@ -45,8 +16,8 @@ static Py_ssize_t most_restrictive(const rk_gate_object *self, const rk_demand *
         const rk_answer *answer = &demands[i].answer;
         if (!allowed && answer->allowed)
             continue;
-        int64_t left = answer->debt < self->limits[i].full ? (self->limits[i].full - answer->debt) : 0;
-        int64_t badness = allowed ? -(left / self->limits[i].interval) : answer->retry_after;
+        int64_t left = answer->debt < self->limits[i].is.full ? (self->limits[i].is.full - answer->debt) : 0;
+        int64_t badness = allowed ? -(left / self->limits[i].is.interval) : answer->retry_after;
         if (binding < 0 || badness > worst)
             binding = i, worst = badness;
     }
@@ -54,7 +25,7 @@ static Py_ssize_t most_restrictive(const rk_gate_object *self, const rk_demand *
 }
 
 /* One request against all the gate's limits. `wait` is how long its caller would wait, in ticks. */
-static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64_t wait)
+PyObject *rk_ask_gate(rk_gate_object *self, const rk_request *request, int64_t wait)
 {
     rk_table_object *table = self->table;
     rk_demand demands[RK_MANY];
@@ -67,7 +38,7 @@ static PyObject *gate_ask(rk_gate_object *self, const rk_request *request, int64
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
         rk_prefetch(&table->table, demands[i].fingerprint);
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
-        set_terms(&self->limits[i], request->cost, wait, &demands[i]);
+        rk_set_terms(&self->limits[i].is, request->cost, wait, &demands[i]);
     if (!rk_read_clock(table, &now))
         return NULL;
     if (Py_SIZE(self) == 1 && !demands->impossible) { /* the hot path */
@@ -99,7 +70,7 @@ static PyObject *gate_try_acquire(rk_gate_object *self, PyObject *const *args, P
     rk_request request;
     if (!rk_read_request("try_acquire", args, count, keywords, 2, &request))
         return NULL;
-    return gate_ask(self, &request, 0);
+    return rk_ask_gate(self, &request, 0);
 }
 
 /* The turn has come already: no Python code runs. It has not: `wait` does the rest, with the same arguments. */
@@ -110,7 +81,7 @@ static PyObject *gate_acquire(rk_gate_object *self, PyObject *const *args, Py_ss
     if (!rk_read_request("acquire", args, count, keywords, 3, &request) ||
         (request.timeout && !rk_read_wait(request.timeout, &wait)))
         return NULL;
-    PyObject *decision = gate_ask(self, &request, 0);
+    PyObject *decision = rk_ask_gate(self, &request, 0);
     if (!decision || rk_is_allowed(decision))
         return decision;
     Py_DECREF(decision);
@@ -124,56 +95,25 @@ static PyObject *gate_reserve(rk_gate_object *self, PyObject *const *args, Py_ss
     if (!rk_read_request("reserve", args, count, keywords, 3, &request) ||
         (request.timeout && !rk_read_wait(request.timeout, &wait)))
         return NULL;
-    return gate_ask(self, &request, wait);
+    return rk_ask_gate(self, &request, wait);
 }
 
-/* All keys are read before any is charged, so that a bad one charges nothing. */
-static bool check_keys(PyObject *keys)
+/* The verbs to await: the same questions, asked when they are awaited. */
+static PyObject *gate_try_acquire_pending(rk_gate_object *self, PyObject *const *args, Py_ssize_t count,
+                                          PyObject *keywords)
 {
-    rk_text text = {NULL, 0, NULL};
-    bool good = true;
-    for (Py_ssize_t k = 0; good && k < PyTuple_GET_SIZE(keys); k++) {
-        good = rk_read_key(PyTuple_GET_ITEM(keys, k), &text);
-        Py_XDECREF(text.owner);
-    }
-    return good;
+    PyObject *given[3] = {count ? args[0] : NULL, NULL, NULL};
+    if ((count != 1 || keywords) && !rk_read_names("try_acquire", args, count, keywords, 2, given))
+        return NULL;
+    return rk_make_pending(self, false, given);
 }
 
-/* Many keys at one instant: one clock reading, and booleans instead of decisions. */
-static PyObject *gate_try_acquire_many(rk_gate_object *self, PyObject *args, PyObject *keywords)
+static PyObject *gate_acquire_pending(rk_gate_object *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
-    static char *names[] = {"keys", "cost", NULL};
-    rk_table_object *table = self->table;
-    rk_demand demands[RK_MANY];
-    PyObject *given, *given_cost = NULL, *answers = NULL;
-    int64_t cost = 1, now;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O|O", names, &given, &given_cost) ||
-        (given_cost && !rk_read_cost(given_cost, &cost)))
+    PyObject *given[3] = {count ? args[0] : NULL, NULL, NULL};
+    if ((count != 1 || keywords) && !rk_read_names("acquire", args, count, keywords, 3, given))
         return NULL;
-    if (PyUnicode_Check(given) || PyBytes_Check(given))
-        return PyErr_Format(PyExc_TypeError, "keys must be a sequence of keys, not one key");
-    PyObject *keys = PySequence_Tuple(given); /* a copy, which nobody can change meanwhile */
-    if (!keys)
-        return NULL;
-    if (check_keys(keys) && rk_read_clock(table, &now))
-        answers = PyList_New(PyTuple_GET_SIZE(keys));
-    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
-        set_terms(&self->limits[i], cost, 0, &demands[i]);
-    for (Py_ssize_t k = 0; answers && k < PyTuple_GET_SIZE(keys); k++) {
-        rk_text text = {NULL, 0, NULL};
-        bool allowed = false;
-        if (rk_read_key(PyTuple_GET_ITEM(keys, k), &text)) {
-            set_fingerprints(self, &text, demands);
-            allowed = rk_charge_all(&table->table, demands, (size_t)Py_SIZE(self), now, true, &table->later);
-        }
-        Py_XDECREF(text.owner);
-        if (PyErr_Occurred())
-            Py_CLEAR(answers);
-        else
-            PyList_SET_ITEM(answers, k, Py_NewRef(allowed ? Py_True : Py_False));
-    }
-    Py_DECREF(keys);
-    return answers;
+    return rk_make_pending(self, true, given);
 }
 
 static bool bind_limit(rk_gate_object *self, Py_ssize_t i, PyObject *scope, PyObject *limit)
@@ -181,21 +121,11 @@ static bool bind_limit(rk_gate_object *self, Py_ssize_t i, PyObject *scope, PyOb
     rk_gate_limit *bound = &self->limits[i];
     Py_ssize_t length;
     const char *name = PyUnicode_AsUTF8AndSize(scope, &length);
-    PyObject *queues = name ? PyObject_GetAttrString(limit, "queues") : NULL;
-    if (!queues)
+    if (!name)
         return false;
-    bound->queues = PyObject_IsTrue(queues) == 1;
-    Py_DECREF(queues);
     bound->scope_key = rk_scope_key(self->table->table.seed, name, (size_t)length);
     bound->limit = Py_NewRef(limit);
-    if (!rk_read_int64_attribute(limit, "interval", &bound->interval) ||
-        !rk_read_int64_attribute(limit, "full", &bound->full) ||
-        !rk_read_int64_attribute(limit, "max_cost", &bound->max_cost))
-        return false;
-    bool sane = bound->interval > 0 && bound->max_cost >= 0 && bound->max_cost <= bound->full / bound->interval;
-    if (!sane)
-        PyErr_Format(PyExc_ValueError, "%R is not a limit that adds up", limit);
-    return sane;
+    return rk_read_limit(limit, &bound->is);
 }
 
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait)
@@ -255,9 +185,15 @@ static PyMethodDef gate_methods[] = {
     {"reserve", FAST(gate_reserve),
      "reserve($self, key, cost=1, timeout=None)\n--\n\n"
      "As try_acquire, for a caller who is willing to wait timeout seconds; the decision's delay says how long."},
-    {"try_acquire_many", (PyCFunction)(void (*)(void))gate_try_acquire_many, METH_VARARGS | METH_KEYWORDS,
+    {"try_acquire_many", (PyCFunction)(void (*)(void))rk_try_acquire_many, METH_VARARGS | METH_KEYWORDS,
      "try_acquire_many($self, keys, cost=1)\n--\n\n"
      "Ask once for each key, in order, at one instant. Returns a list of bool: may it go ahead at this moment?"},
+    {"try_acquire_pending", FAST(gate_try_acquire_pending),
+     "try_acquire_pending($self, key, cost=1)\n--\n\n"
+     "As try_acquire, to be awaited: asks, and raises for a bad key or cost, at the await."},
+    {"acquire_pending", FAST(gate_acquire_pending),
+     "acquire_pending($self, key, cost=1, timeout=None)\n--\n\n"
+     "As acquire, to be awaited. A waiting task that is cancelled gives its place back."},
     {NULL},
 };
 

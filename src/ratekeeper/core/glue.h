@@ -13,19 +13,36 @@
 enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
-enum { RK_NOT_HELD = -1, RK_TYPES = 7 };
+enum { RK_NOT_HELD = -1, RK_TYPES = 9, RK_SPARES = 3 };
+
+/* A place for one dead object of a type, kept for the next: most objects die before the next is made. It keeps its
+ * reference to its type, and no other. The interpreter's lock guards the place: each interpreter has its own module.
+ *
+ * Only an object that the garbage collector never saw may look for its module when it dies. Its references keep the module
+ * alive, as the collector cannot take them away. */
+typedef struct {
+    PyObject *dead;
+    bool closed; /* the module is going: keep nothing more */
+} rk_spare;
 
 typedef struct {
     union {
         struct {
             PyTypeObject *decision, *table, *gate, *matcher, *policy_gate, *policy_decision;
             PyTypeObject *rule_decision; /* ratekeeper.decision.RuleDecision */
+            PyTypeObject *pending, *stop;
         };
         PyTypeObject *types[RK_TYPES];
     };
     int64_t held;  /* what the system's clock tells, in ticks, or RK_NOT_HELD: see SystemClock in clock.py */
     int64_t ahead; /* ticks that it is ahead of the machine's clock */
     uint64_t policies; /* the policies that have been bound to tables: each has its number */
+    union {
+        struct {
+            rk_spare decision, pending, stop;
+        };
+        rk_spare places[RK_SPARES];
+    } spares;
 } rk_module;
 
 typedef struct {
@@ -49,13 +66,53 @@ PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, in
                            bool charged);
 bool rk_is_allowed(PyObject *decision);
 
+static inline void rk_free_dead(PyObject *dead)
+{
+    PyTypeObject *type = Py_TYPE(dead);
+    PyObject_GC_Del(dead);
+    Py_DECREF(type);
+}
+
+/* Return the dead object or a new one. Its fields are as they are, also if it is new. NULL with a Python error set. */
+static inline void *rk_take_spare(rk_spare *spare, PyTypeObject *type)
+{
+    PyObject *taken = spare->dead;
+    if (!taken)
+        return PyObject_GC_New(PyObject, type);
+    spare->dead = NULL;
+#if defined(Py_REF_DEBUG) || defined(Py_TRACE_REFS)
+    _Py_NewReference(taken);
+#else
+    Py_SET_REFCNT(taken, 1);
+#endif
+    return taken;
+}
+
+/* End a dealloc, when all fields are released. */
+static inline void rk_keep_spare(rk_spare *spare, PyObject *dead)
+{
+    if (spare->dead || spare->closed)
+        rk_free_dead(dead);
+    else
+        spare->dead = dead;
+}
+
 /* arguments.c: each returns false with a Python error set */
 typedef struct {
     const char *bytes;
     Py_ssize_t length;
     PyObject *owner; /* to be released when the bytes are no longer needed, or NULL */
 } rk_text;
-bool rk_read_key(PyObject *key, rk_text *text);
+bool rk_read_other_key(PyObject *key, rk_text *text);
+
+/* Nearly all keys are ASCII strings, whose bytes are at hand. */
+static inline bool rk_read_key(PyObject *key, rk_text *text)
+{
+    if (!PyUnicode_Check(key) || !PyUnicode_IS_COMPACT_ASCII(key))
+        return rk_read_other_key(key, text);
+    *text = (rk_text){PyUnicode_DATA(key), PyUnicode_GET_LENGTH(key), NULL};
+    return true;
+}
 bool rk_read_cost(PyObject *cost, int64_t *value);
 bool rk_read_ticks(PyObject *number, int64_t *ticks);
 bool rk_read_wait(PyObject *timeout, int64_t *ticks);
@@ -68,7 +125,21 @@ typedef struct {
     bool queues; /* a leaky bucket: no burst, its callers wait their turn */
 } rk_limit;
 bool rk_read_limit(PyObject *limit, rk_limit *value);
-void rk_set_terms(const rk_limit *limit, int64_t cost, int64_t wait, rk_demand *demand); /* `wait` in ticks */
+
+/* `wait` in ticks */
+static inline void rk_set_terms(const rk_limit *limit, int64_t cost, int64_t wait, rk_demand *demand)
+{
+    demand->shadow = false;
+    demand->impossible = cost > limit->max_cost;
+    if (demand->impossible)
+        return;
+    int64_t increment = cost * limit->interval;
+    int64_t burst = limit->queues ? increment : limit->full;
+    int64_t tolerance = wait < RK_MAX_AHEAD - burst ? burst + wait : RK_MAX_AHEAD;
+    if (limit->queues && tolerance > limit->full)
+        tolerance = limit->full;
+    demand->terms = (rk_terms){increment, burst, tolerance};
+}
 
 /* Reads the arguments of a verb, by position or by name. By hand: the general parser takes as long as a decision. */
 bool rk_read_arguments(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
@@ -86,8 +157,19 @@ typedef struct {
     int64_t cost;
     PyObject *timeout; /* or NULL */
 } rk_request;
-bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
-                     rk_request *request);
+bool rk_read_names(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
+                   PyObject *given[3]);
+bool rk_read_other_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords, int max_args,
+                           rk_request *request);
+
+static inline bool rk_read_request(const char *verb, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                                   int max_args, rk_request *request)
+{
+    if (count != 1 || keywords)
+        return rk_read_other_request(verb, args, count, keywords, max_args, request);
+    *request = (rk_request){args[0], 1, NULL};
+    return true;
+}
 
 /* clock.c */
 bool rk_read_clock(rk_table_object *self, int64_t *now);
@@ -96,5 +178,10 @@ PyObject *rk_make_closed_clock(void);
 
 /* gate_object.c */
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait);
+
+/* pending_object.c, stop_object.c */
+PyTypeObject *rk_add_pending_type(PyObject *module);
+PyTypeObject *rk_add_stop_type(PyObject *module);
+void rk_stop_with(rk_module *module, PyObject *value);
 
 #endif

@@ -37,7 +37,24 @@ static int module_exec(PyObject *module)
     state->gate = rk_add_type(module, &rk_gate_spec, NULL);
     state->matcher = rk_add_type(module, &rk_matcher_spec, NULL);
     state->policy_gate = rk_add_type(module, &rk_policy_gate_spec, NULL);
-    return state->table && state->gate && state->matcher && state->policy_gate ? 0 : -1;
+    state->pending = rk_add_pending_type(module);
+    state->stop = rk_add_stop_type(module);
+    for (int i = 0; i < RK_TYPES; i++)
+        if (!state->types[i])
+            return -1;
+    return 0;
+}
+
+static void drop_spares(rk_module *state)
+{
+    for (int i = 0; i < RK_SPARES; i++) {
+        rk_spare *spare = &state->spares.places[i];
+        spare->closed = true;
+        PyObject *dead = spare->dead;
+        spare->dead = NULL;
+        if (dead)
+            rk_free_dead(dead);
+    }
 }
 
 /* All of the module's types, in the order of its struct. */
@@ -46,12 +63,16 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     rk_module *state = PyModule_GetState(module);
     for (int i = 0; i < RK_TYPES; i++)
         Py_VISIT(state->types[i]);
+    for (int i = 0; i < RK_SPARES; i++)
+        if (state->spares.places[i].dead)
+            Py_VISIT(Py_TYPE(state->spares.places[i].dead));
     return 0;
 }
 
 static int module_clear(PyObject *module)
 {
     rk_module *state = PyModule_GetState(module);
+    drop_spares(state);
     for (int i = 0; i < RK_TYPES; i++)
         Py_CLEAR(state->types[i]);
     return 0;

@@ -47,9 +47,14 @@ static inline uint64_t rk_siphash(rk_key key, const void *data, size_t length)
         RK_ROUND;
         v0 ^= word;
     }
-    word = (uint64_t)length << 56;
-    for (size_t offset = whole; offset < length; offset++)
-        word |= (uint64_t)bytes[offset] << (8 * (offset - whole));
+    word = 0;
+    if (length > whole && whole) { /* the rest is the end of the last eight bytes: one load, without a branch a byte */
+        memcpy(&word, bytes + length - 8, 8);
+        word = rk_little_endian(word) >> (8 * (8 - (length - whole)));
+    } else
+        for (size_t offset = whole; offset < length; offset++)
+            word |= (uint64_t)bytes[offset] << (8 * (offset - whole));
+    word |= (uint64_t)length << 56;
     v3 ^= word;
     RK_ROUND;
     v0 ^= word;

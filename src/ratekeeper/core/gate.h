@@ -1,0 +1,29 @@
+/* The gate, for the files that decide with it. */
+#ifndef RATEKEEPER_GATE_H
+#define RATEKEEPER_GATE_H
+
+#include "glue.h"
+
+typedef struct {
+    PyObject *limit;
+    rk_key scope_key;
+    rk_limit is;
+} rk_gate_limit;
+
+typedef struct {
+    PyObject_VAR_HEAD
+    rk_table_object *table;
+    PyObject *wait; /* acquire calls it when the caller's turn has not come */
+    rk_gate_limit limits[];
+} rk_gate_object;
+
+/* gate_object.c */
+PyObject *rk_ask_gate(rk_gate_object *self, const rk_request *request, int64_t wait);
+
+/* gate_many.c */
+PyObject *rk_try_acquire_many(rk_gate_object *self, PyObject *args, PyObject *keywords);
+
+/* pending_object.c: the answer to try_acquire, or acquire if it `waits`, once it is awaited */
+PyObject *rk_make_pending(rk_gate_object *gate, bool waits, PyObject *const given[3]);
+
+#endif
