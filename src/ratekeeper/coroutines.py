@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -38,6 +40,63 @@ def as_coroutine(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]
         return function(*arguments, **options)
 
     return call
+
+
+class Pending(Coroutine[Any, Any, T]):
+    """A coroutine whose truth is an error, so that a forgotten `await` does not pass for a yes.
+
+    It works wherever a coroutine works. The C core has its own, `core/pending_object.c`, with the same errors.
+    """
+
+    __slots__ = ("_asked", "_coroutine", "_verb")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], verb: str) -> None:
+        self._coroutine = coroutine
+        self._verb = verb
+        self._asked = False
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        if self._asked:
+            raise RuntimeError(f"this {self._verb} was awaited already: call it again to ask again")
+        self._asked = True
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        self._asked = True
+        return self._coroutine.send(value)
+
+    def throw(self, *exception: Any) -> Any:
+        self._asked = True
+        return self._coroutine.throw(*exception)
+
+    def close(self) -> None:
+        self._asked = True
+        self._coroutine.close()
+
+    def __bool__(self) -> bool:
+        if sys._getframe(1).f_globals.get("__name__") == "asyncio.base_tasks":
+            return True  # since Python 3.12, a task that is printed asks so whether it has a coroutine
+        raise TypeError(f"{self._verb} has no answer before it is awaited: write await limiter.{self._verb}(...)")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)  # its name and its frame, for people who debug
+
+
+def pending(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a coroutine function that returns each coroutine as a `Pending`.
+
+    >>> @pending
+    ... async def double(number: int) -> int:
+    ...     return 2 * number
+    >>> run_sync(double(4))
+    8
+    """
+
+    @wraps(function)
+    def ask(*arguments: P.args, **options: P.kwargs) -> Coroutine[Any, Any, T]:
+        return Pending(function(*arguments, **options), function.__name__)
+
+    return ask
 
 
 def is_async_function(function: object) -> bool:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
 
-from ratekeeper.coroutines import run_sync
+from ratekeeper.coroutines import pending, run_sync
 from ratekeeper.decision import Charge, Decision, combine, scope_of
 from ratekeeper.guard import Cost, Guard, Key
-from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit, wait_ticks
+from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit
 from ratekeeper.refund import claim_refund
-from ratekeeper.stores.as_async import as_async
+from ratekeeper.stores.as_async import as_async, async_gate
 from ratekeeper.stores.base import (
-    AsyncChargeGate,
+    Answer,
     AsyncStore,
     Gate,
     Store,
@@ -191,6 +191,10 @@ class AsyncLimiter(_Named):
 
     `store` may also be one that must be awaited, such as one on the network.
 
+    `try_acquire`, `acquire`, `reserve` and `peek` return an object that works as a coroutine does, also in tasks. The
+    await asks, once, and raises for a bad key or cost. The object's truth is a TypeError. So a forgotten `await`, as in
+    `if limiter.try_acquire(key):`, lets no request pass.
+
     >>> limiter = AsyncLimiter("1/hour")
     >>> async def ask() -> list[bool]:
     ...     return [(await limiter.try_acquire("alice")).allowed for _ in range(2)]
@@ -207,43 +211,29 @@ class AsyncLimiter(_Named):
         self._wait = partial(
             wait_for_turn_async, self._store, self._charges
         )  # does not refer to this limiter: see Limiter
-        # A store that must be awaited has a gate to await; a local one's verbs are called in our own coroutine.
-        # To check which costs some ns; to await a gate for both would cost as much as a decision.
-        self._ask: Callable[..., Decision] | None = None
-        self._ask_many: Callable[..., list[bool]] | None = None
-        if is_async(self.store):
-            self._gate = AsyncChargeGate(self.store, self._scopes, self.limits, self._wait)
-        else:
-            gate = require_sync(self.store, "Limiter").bind(self._scopes, self.limits, _block)
-            self._ask, self._ask_many = gate.try_acquire, gate.try_acquire_many
+        self._gate = async_gate(self.store, self._scopes, self.limits, self._wait)
+        for verb in ("try_acquire", "acquire"):
+            if getattr(type(self), verb) is getattr(AsyncLimiter, verb):  # else a subclass overrides it
+                setattr(self, verb, getattr(self._gate, verb))
 
-    async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
+    def try_acquire(self, key: str | bytes, cost: int = 1) -> Answer[Decision]:
         """As `Limiter.try_acquire`."""
-        ask = self._ask
-        return ask(key, cost) if ask else await self._gate.try_acquire(key, cost)
+        return self._gate.try_acquire(key, cost)
 
     async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
         """As `Limiter.try_acquire_many`. A store that must be awaited is asked for all keys at once."""
-        ask_many = self._ask_many
-        return ask_many(keys, cost) if ask_many else await self._gate.try_acquire_many(keys, cost)
+        return await self._gate.try_acquire_many(keys, cost)
 
-    async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
+    def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Answer[Decision]:
         """As `Limiter.acquire`. A waiting task that is cancelled gives its place back."""
-        if timeout is not None:
-            wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
-        # Not by _take_turn: another coroutine would cost as much as the decision.
-        ask = self._ask
-        if not ask:
-            return await self._gate.acquire(key, cost, timeout)
-        decision = ask(key, cost)
-        if decision.allowed:
-            return decision
-        return await self._wait(key, cost, timeout)
+        return self._gate.acquire(key, cost, timeout)
 
+    @pending
     async def reserve(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Reservation[Decision]:
         """As `Limiter.reserve`; a context manager for `async with` only."""
         return await reserve(self._store, self._charges(key, cost, timeout), combine)
 
+    @pending
     async def peek(self, key: str | bytes, cost: int = 1) -> Decision:
         """As `Limiter.peek`."""
         return combine(await self._store.decide(self._charges(key, cost, 0), commit=False))
@@ -266,7 +256,7 @@ class AsyncLimiter(_Named):
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""
-        return Guard(self._take_turn, None, key, cost, timeout)
+        return Guard(self._gate.take_turn, None, key, cost, timeout)
 
     async def close(self) -> None:
         """As `Limiter.close`."""
@@ -276,19 +266,9 @@ class AsyncLimiter(_Named):
             if is_async(self.store):
                 await closing
 
-    async def _take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
-        if not self._ask:
-            return await self._gate.acquire(key, cost, timeout)
-        decision = self._ask(key, cost)
-        return decision if decision.allowed else await self._wait(key, cost, timeout)
-
 
 def _charges(
     scopes: tuple[str, ...], limits: tuple[Limit, ...], key: str | bytes, cost: int, timeout: Timeout = DEFAULT_WAIT
 ) -> list[Charge]:
     bound = zip(scopes, limits, strict=True)
     return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in bound]
-
-
-def _block(*_: object) -> Decision:
-    raise AssertionError("an AsyncLimiter never blocks a thread")

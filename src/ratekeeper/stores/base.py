@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 
 from ratekeeper.clock import Clock
+from ratekeeper.coroutines import pending
 from ratekeeper.decision import Charge, Decision, combine, key_bytes
 from ratekeeper.limits import Limit, Timeout, wait_ticks
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
@@ -77,6 +78,26 @@ class Gate(Protocol):
         ...
 
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
+        """Ask once for each key, in order."""
+        ...
+
+
+class AsyncGate(Protocol):
+    """As `Gate`, to be awaited."""
+
+    def try_acquire(self, key: str | bytes, cost: int = 1) -> Answer[Decision]:
+        """Ask for `cost` tokens for `key`."""
+        ...
+
+    def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Answer[Decision]:
+        """Wait for the turn of `cost` tokens for `key`."""
+        ...
+
+    def take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Answer[Decision]:
+        """As `acquire`, for a timeout that was checked, or is the limit's own."""
+        ...
+
+    def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> Answer[list[bool]]:
         """Ask once for each key, in order."""
         ...
 
@@ -192,10 +213,17 @@ class AsyncChargeGate(_Charging):
         self._store = store
         self._wait = wait
 
+    @pending
     async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
         return combine(await self._store.decide(self._charges(key, cost)))
 
-    async def acquire(self, key: str | bytes, cost: int = 1, timeout: Timeout = None) -> Decision:
+    @pending
+    async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
+        if timeout is not None:
+            wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
+        return await self.take_turn(key, cost, timeout)
+
+    async def take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
         # Not by a first question, as ChargeGate does: that would be one more round trip for a waiter. A waiter that is
         # cancelled on the way gets its charge back.
         return await self._wait(key, cost, timeout)
