@@ -280,14 +280,14 @@ def test_x_ratelimit_tells_of_the_most_binding_rule_and_when_its_bucket_is_full_
         assert legacy_headers(verdict, "delta", now) == legacy_headers(verdict, "epoch", now) == []
         return
     one = verdict.rule.decision
-    full_in = Fraction(one.debt_ticks, SECOND)
+    full_in, exactly = Fraction(one.debt_ticks, SECOND), Fraction(one.debt_ticks, one.limit.interval) / one.limit.rate
     for reset, since in (("delta", 0), ("epoch", Fraction(now))):
         told = {name: int(value) for name, value in legacy_headers(verdict, reset, now)}  # type: ignore[arg-type]
         assert list(told) == ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
         assert told["X-RateLimit-Limit"] == one.limit.full // one.limit.interval
         assert 0 <= told["X-RateLimit-Remaining"] == one.remaining <= told["X-RateLimit-Limit"]
         at, blur = since + full_in, (since + full_in) / 2**50  # seconds are added as floats
-        assert at - blur <= told["X-RateLimit-Reset"] < at + 1 + blur
+        assert since + exactly - blur <= told["X-RateLimit-Reset"] < at + 1 + blur
 
 
 def test_x_ratelimit_reset_is_never_rounded_down() -> None:
