@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
+from functools import cached_property
 from math import ceil
 from operator import index
 from typing import ClassVar, TypeAlias
@@ -117,6 +118,10 @@ class Limit:
             object.__setattr__(self, attribute, value)
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return f"{self.algorithm} of {self.capacity} at {rate_text(self.rate)}"
 
 

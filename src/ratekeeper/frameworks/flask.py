@@ -104,7 +104,9 @@ class _Middleware:
         if not isinstance(answer, Response):
             return answer
         response = flask.Response(answer.body, answer.status, list(answer.headers))
-        return flask.current_app.handle_http_exception(default_exceptions[answer.status](str(error), response))
+        raised = default_exceptions[answer.status](str(error), response)
+        handled = flask.current_app.handle_http_exception(raised)
+        return response if handled is raised else handled  # Flask would run the error as an application
 
 
 class _Exchange(wsgi.EnvironExchange):
