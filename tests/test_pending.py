@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeAlias
 import pytest
 from async_memory import AsyncMemoryStore
 
-from ratekeeper import AsyncLimiter, Decision, MemoryStore, TokenBucket
+from ratekeeper import AsyncKeeper, AsyncLimiter, Decision, MemoryStore, Policy, TokenBucket
+from ratekeeper.policy.model import Rule
 from ratekeeper.stores.table_store import TableStore
 
 EitherStore: TypeAlias = TableStore | AsyncMemoryStore
@@ -310,3 +311,12 @@ def test_answers_are_freed_at_once(either_store: EitherStore) -> None:
             asyncio.run(inside(partial(lambda ask, _: ask(key), getattr(limiter, verb))))
     gc.collect()
     assert sys.getrefcount(key) == before
+
+
+@pytest.mark.parametrize("verb", ANSWERED)
+def test_a_forgotten_await_of_a_keeper_allows_nothing(verb: str, either_store: EitherStore) -> None:
+    keeper = AsyncKeeper(Policy((Rule("r", TokenBucket(3, 1)),)), either_store)
+    asked = getattr(keeper, verb)({})
+    with pytest.raises(TypeError, match=f"{verb} has no answer before it is awaited"):
+        bool(asked)
+    assert asyncio.run(asked)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
-from ratekeeper.coroutines import run_sync
+from ratekeeper.coroutines import pending, run_sync
 from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limits import TokenBucket, wait_ticks
@@ -159,6 +159,8 @@ class Keeper(_Keeping):
 class AsyncKeeper(_Keeping):
     """`Keeper` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on.
 
+    The truth of a verb that decides is a TypeError until it is awaited, so that a forgotten `await` allows nothing.
+
     `store` may also be one that must be awaited, such as one on the network.
 
     >>> import asyncio
@@ -179,6 +181,7 @@ class AsyncKeeper(_Keeping):
         self._local = None if is_async(self.store) else require_sync(self.store, "Keeper")
         self.compiled = CompiledPolicy(policy, self._local)
 
+    @pending
     async def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.try_acquire`."""
         compiled = self.compiled
@@ -187,6 +190,7 @@ class AsyncKeeper(_Keeping):
         plan = compiled.plan(attributes, cost, 0)
         return plan.answer(await self._store.decide(plan.charges))
 
+    @pending
     async def acquire(
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
     ) -> PolicyDecision:
@@ -200,6 +204,7 @@ class AsyncKeeper(_Keeping):
         plan = compiled.plan(attributes, cost, timeout)
         return _admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
 
+    @pending
     async def reserve(
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
     ) -> Reservation[PolicyDecision]:
@@ -207,6 +212,7 @@ class AsyncKeeper(_Keeping):
         plan = self._plan(attributes, cost, timeout)
         return await reserve(self._store, plan.charges, plan.answer)
 
+    @pending
     async def peek(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.peek`."""
         plan = self.compiled.plan(attributes, cost, 0)
