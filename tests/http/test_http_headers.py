@@ -241,6 +241,13 @@ def test_the_detail_is_a_sentence_for_people() -> None:
     assert both["violated-policies"] == ["rule 1", "rule 2"]
 
 
+def test_the_detail_names_the_limit_also_if_another_with_the_same_numbers_refused_before() -> None:
+    """As after a reload, on a store that makes its decisions in Python."""
+    for limit in (TokenBucket(3, 10), LeakyBucket(2, 10)):
+        verdict = PolicyDecision((RuleDecision("r", decision_of(limit, retry=1)),))
+        assert json.loads(problem(verdict).body)["detail"] == f"Over the limit of 'r' ({limit}): try again in 1 second."
+
+
 def test_a_cost_that_can_never_pass_is_told_so_and_not_told_to_come_back() -> None:
     verdict = refusal(SECOND, NEVER, cost=21)
     assert "Retry-After" not in dict(rate_limit_headers(verdict))

@@ -93,7 +93,9 @@ class PolicyDecision:
     def combination(self) -> Hashable:
         """A value that is equal for decisions by the same rules and limits."""
         limits = [(rule.name, rule.limit, rule.shadow) for rule in self.rules]
-        return tuple([(name, it.max_cost, it.interval, it._exact_second, shadow) for name, it, shadow in limits])
+        return tuple(
+            [(name, it.queues, it.max_cost, it.interval, it._exact_second, shadow) for name, it, shadow in limits]
+        )
 
     @property
     def states(self) -> tuple[int, ...]:
