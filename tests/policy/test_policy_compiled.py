@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections import UserDict
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -13,7 +15,17 @@ from hypothesis import strategies as st
 from policy_oracle import Asked, planned
 from policy_strategies import REQUESTS, policies
 
-from ratekeeper import AsyncKeeper, Keeper, LeakyBucket, ManualClock, MemoryStore, Policy, TokenBucket, core
+from ratekeeper import (
+    AsyncKeeper,
+    Keeper,
+    LeakyBucket,
+    ManualClock,
+    MemoryStore,
+    Policy,
+    RateLimitExceeded,
+    TokenBucket,
+    core,
+)
 from ratekeeper.http.paths import read_path
 from ratekeeper.policy.compiled import CompiledPolicy, Matcher, Program, PythonMatcher
 from ratekeeper.policy.model import Override, Rule, Tiers
@@ -162,6 +174,30 @@ def test_a_keeper_shows_its_compiled_policy_and_a_reload_swaps_it() -> None:
         keeper.replace(other)
         assert keeper.compiled is not before
         assert keeper.policy is keeper.compiled.policy is other
+
+
+class Reloading(UserDict[str, str]):
+    """A request that comes just before its keeper's policy is replaced."""
+
+    def __init__(self, keeper: Keeper | AsyncKeeper, policy: Policy) -> None:
+        super().__init__(user="a")
+        self._replace = lambda: keeper.replace(policy)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._replace()
+        return super().get(name, default)
+
+
+def test_a_request_that_may_wait_ends_by_the_policy_that_it_began_with() -> None:
+    before, after = (Policy((Rule(name, TokenBucket(1, "1/h"), key=("user",)),)) for name in ("before", "after"))
+    keeper, waiting = Keeper(before, MemoryStore(9)), AsyncKeeper(before, MemoryStore(9))
+    keeper.acquire({"user": "a"})
+    asyncio.run(waiting.acquire({"user": "a"}))
+    with pytest.raises(RateLimitExceeded, match="'before'"):
+        keeper.acquire(Reloading(keeper, after))
+    with pytest.raises(RateLimitExceeded, match="'before'"):
+        asyncio.run(waiting.acquire(Reloading(waiting, after)))
+    assert keeper.policy is waiting.policy is after
 
 
 @pytest.mark.parametrize("value", [7, b"a", ["a"], 1.5, object()])

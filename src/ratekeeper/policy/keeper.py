@@ -100,10 +100,11 @@ class Keeper(_Keeping):
         interrupted, the place is given back, and those behind move up; see docs/waiting.md.
         """
         wait_ticks(timeout)  # a bad one is an error, whether or not the request must wait
-        decision = self.try_acquire(attributes, cost)
+        compiled = self.compiled
+        decision = compiled.try_acquire(attributes, cost)  # type: ignore[misc]  # it has a local store
         if decision.allowed:
             return decision
-        plan = self.compiled.plan(attributes, cost, timeout)
+        plan = compiled.plan(attributes, cost, timeout)
         return _admitted(plan.answer(take_turn(self.store, plan.charges)))
 
     def reserve(
