@@ -96,6 +96,7 @@ ODD = Policy(
     tiers=Tiers("user", "free", {"k": "pro", "\ud800": "pro"}),
     exempt=({"client": ("192.0.2.0/24",), "user": ("ops",)},),
 )  # fmt: skip
+BIG = TokenBucket(100, 1)
 STRINGS = st.sampled_from([
     "k", "", "\ud800", "\0", "é" * 3, "日本", "\U0001f600", "x" * 5000, "1", "-1", "\u0663", "1" * 19, " 1", "ops",
     "/a", "/xéy", "x.css", "get", "gét", "PUT", "10.1.2.3", "10.01.2.3", "10.1.2", "10.1.2.3.4", "10.1.2.256",
@@ -140,6 +141,22 @@ def test_a_cost_beyond_all_limits_can_never_pass(cost: int) -> None:
         decision = decide(compiled, {}, cost)
         assert not decision
         assert decision.rules[0].decision.impossible
+
+
+class Two:
+    """A whole number of another class, which knows no arithmetic."""
+
+    def __index__(self) -> int:
+        return 2
+
+
+def test_a_cost_is_any_whole_number() -> None:
+    for rule in (Rule("r", TokenBucket(9, 1)), Rule("r", TokenBucket(9, 1), cost=3), Rule("r", BIG, cost="tokens")):
+        policy = Policy((rule,))
+        assert Twins(policy).ask({"tokens": "3"}, Two()) == Twins(policy).ask({"tokens": "3"}, 2)
+        twins = Twins(policy)
+        explained = twins.c.explain({"tokens": "3"}, Two())  # type: ignore[arg-type]
+        assert explained == twins.c.explain({"tokens": "3"}, 2)
 
 
 class Raising(Mapping[str, str]):

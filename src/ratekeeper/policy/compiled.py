@@ -185,7 +185,7 @@ class CompiledPolicy:
 
     def plan(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> Plan:
         """Return the charges of a request that may wait `timeout` seconds, None for as long as its rules allow."""
-        checked_cost(cost)
+        cost = checked_cost(cost)
         matches = self._matcher.match(attributes)
         if isinstance(matches, str):
             return Plan([], [], matches)
@@ -199,6 +199,7 @@ class CompiledPolicy:
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> ExplanationPlan:
         """Return each rule's view of a request, in the file's order."""
+        cost = checked_cost(cost)
         seen = self.seen(attributes)
         if self.exempting(seen) is not None:
             return ExplanationPlan([RuleExplanation(rule, "the request is exempt") for rule in self.policy.rules], [])
