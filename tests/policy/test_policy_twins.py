@@ -159,6 +159,21 @@ def test_a_cost_is_any_whole_number() -> None:
         assert explained == twins.c.explain({"tokens": "3"}, 2)
 
 
+@pytest.mark.parametrize("readings", [(1, 2), ("/a", b"/a"), (None,), (), ["/a"], "/a"])
+def test_readings_that_are_not_strings_are_an_error(readings: Any) -> None:
+    value = Readings("/a")
+    value.all = readings
+    override = Override({"path": ("/a*",), "user": ("u*",)}, TokenBucket(1, 1))
+    policies = (
+        Policy((Rule("r", BIG, match={"path": ("/a",)}),)),
+        Policy((Rule("r", BIG, overrides=(override,)),)),
+        Policy((Rule("r", BIG),), exempt=({"path": ("/a",)},)),
+    )
+    for policy in policies:
+        with pytest.raises(TypeError, match="readings must be a tuple of strings"):
+            decide(Twins(policy).c, {"path": value, "user": "u"})
+
+
 class Raising(Mapping[str, str]):
     """A mapping that fails while it is read."""
 

@@ -145,8 +145,11 @@ static int accepts(PyObject *test, PyObject *value)
 static PyObject *readings_of(PyObject *value)
 {
     PyObject *all = PyObject_GetAttrString(value, "all");
-    if (all && !PyTuple_Check(all)) {
-        PyErr_SetString(PyExc_TypeError, "readings must be a tuple");
+    bool right = all && PyTuple_Check(all) && PyTuple_GET_SIZE(all) > 0;
+    for (Py_ssize_t i = 0; right && i < PyTuple_GET_SIZE(all); i++)
+        right = PyUnicode_Check(RK_AT(all, i));
+    if (all && !right) {
+        PyErr_SetString(PyExc_TypeError, "readings must be a tuple of strings");
         Py_CLEAR(all);
     }
     return all;
