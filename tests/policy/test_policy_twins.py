@@ -45,6 +45,7 @@ class Twins:
                 refundable(one.decision) for one in second.rules
             ]
             assert repr(first) == repr(second)
+            assert hash(first) == hash(second)
         return first
 
 

@@ -70,6 +70,9 @@ static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module 
         Py_XDECREF(decision);
         return NULL;
     }
+#if PY_VERSION_HEX >= 0x030E0000
+    ((PyTupleObject *)made)->ob_hash = -1; /* not known yet; the type's allocator leaves it 0, a hash */
+#endif
     PyTuple_SET_ITEM(made, 0, Py_NewRef(RK_AT(rule, RULE_NAME)));
     PyTuple_SET_ITEM(made, 1, decision);
     PyTuple_SET_ITEM(made, 2, Py_NewRef(RK_AT(rule, RULE_SHADOW)));
