@@ -40,8 +40,7 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
     """
     if len(lines) > MOST_LINES:
         raise BadRequestError(f"the request has more than {MOST_LINES} header lines", 431)
-    raw_name = name.encode("latin-1")
-    size, dashed = len(raw_name), raw_name.translate(_DASHED)
+    raw_name, dashed, size = _spellings(name)
     found = [line for line in lines if len(line[0]) == size and line[0].translate(_DASHED) == dashed]
     if not found:
         return None
@@ -95,6 +94,13 @@ def _cookie_values(header: str, name: str) -> Iterable[str]:
         if len(words) > 1 and not is_quoted(value.strip()):
             found = [value for key, _, value in (word.partition("=") for word in words) if key == name]
             yield from ("", *map(unquoted, found)) if found else ()
+
+
+@lru_cache(maxsize=256)
+def _spellings(name: str) -> tuple[bytes, bytes, int]:
+    """Return a header's name as bytes, the same with dashes only, and its length."""
+    raw_name = name.encode("latin-1")
+    return raw_name, raw_name.translate(_DASHED), len(raw_name)
 
 
 def raw_lines(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
