@@ -181,10 +181,10 @@ class Reloading(UserDict[str, str]):
 
     def __init__(self, keeper: Keeper | AsyncKeeper, policy: Policy) -> None:
         super().__init__(user="a")
-        self._replace = lambda: keeper.replace(policy)
+        self._keeper, self._policy = keeper, policy
 
     def get(self, name: str, default: Any = None) -> Any:
-        self._replace()
+        self._keeper.replace(self._policy)
         return super().get(name, default)
 
 
