@@ -31,7 +31,19 @@ PATTERNS = {
     "team": FREE,
     "path": st.sampled_from(["/a", "/a/", "/a*", "/a/*", "*/b", "*/", "/", "/*/", "/?", "/b", "*b*", "/a/b/", "*"]),
     "method": st.sampled_from(["GET", "post", "P*", "*", "OTHER", "?ET"]),
-    "client": st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7", "2001:db8::/32", "::/0", "unknown", "1*"]),
+    "client": st.sampled_from(
+        [
+            "10.0.0.0/8",
+            "10.1.0.0/16",
+            "192.0.2.7",
+            "2001:db8::/32",
+            "2001:db8:0:7::/64",
+            "10.1.2.3/32",
+            "::/0",
+            "unknown",
+            "1*",
+        ]
+    ),
 }
 MATCHES = st.lists(st.sampled_from(sorted(PATTERNS)), unique=True, max_size=3).flatmap(
     lambda names: st.fixed_dictionaries(

@@ -1,7 +1,8 @@
 /* NativePolicyDecision: the decision of a policy, as the numbers that its rules' decisions are made of when asked for.
  *
  * All else it inherits from ratekeeper.policy.decision.PolicyDecision. Like a decision, it is allocated as collectable
- * but never tracked: it refers to limits, strings and decisions, which refer to nothing else.
+ * but never tracked. It refers to a compiled policy, strings and decisions, which do not refer to it. (A user's own limit
+ * that holds a decision would not be collected.)
  */
 #include <string.h>
 
