@@ -61,7 +61,7 @@ def begun(results: list[Any]) -> list[tuple[int, float]]:
 
 def test_tasks_whose_turns_passed_without_a_worker_do_not_all_begin_when_one_is_there(tasks: ModuleType) -> None:
     with worker(tasks) as process:
-        results = [tasks.limited.delay(number) for number in range(30)]  # for 5.6 s
+        results = [tasks.limited.delay(number) for number in range(16)]  # for 2.8 s
         wait_for(lambda: all(result.state != "PENDING" for result in results))
         process.send_signal(signal.SIGSTOP)  # its pool goes on
         left = [result for result in results if result.state != "SUCCESS"]

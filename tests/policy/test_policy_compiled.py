@@ -50,7 +50,6 @@ MATCHERS = [PythonMatcher] if core.matcher is None else [PythonMatcher, core.mat
 
 
 @pytest.mark.parametrize("matcher", MATCHERS)
-@settings(max_examples=300)
 @given(policy=policies(), requests=st.lists(REQUESTS, min_size=1, max_size=8))
 def test_a_compiled_policy_charges_what_the_definition_says(
     matcher: Callable[[Program], Matcher], policy: Policy, requests: list[dict[str, str]]

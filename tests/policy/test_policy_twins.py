@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from needs import need
 from policy_strategies import REQUESTS, policies
@@ -65,7 +65,6 @@ def outcome(compiled: CompiledPolicy, attributes: Any, *cost: Any) -> PolicyDeci
         return type(error), str(error)
 
 
-@settings(max_examples=300)
 @given(policies(), st.lists(st.tuples(REQUESTS, st.sampled_from([1, 1, 1, 2, 0, 10**6]), st.floats(0, 2)), max_size=8))
 def test_both_decide_alike(policy: Policy, requests: list[tuple[dict[str, str], int, float]]) -> None:
     twins = Twins(policy)
@@ -111,7 +110,6 @@ VALUES = st.one_of(
 NAMES = ["user", "path", "method", "client", "team", "tokens", "tier", "other"]
 
 
-@settings(max_examples=400)
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES), min_size=1, max_size=3))
 def test_hostile_attributes_get_the_same_answer_or_the_same_error(requests: list[dict[str, Any]]) -> None:
     twins = Twins(ODD)
