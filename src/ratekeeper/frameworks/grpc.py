@@ -174,7 +174,7 @@ def _limited(
         # A generator: a server on asyncio calls the function on its loop, and only the generator's steps in threads.
         own = charged(request, context)
         responses = own.step(behavior, request, own)
-        while (response := own.step(next, responses, _END)) is not _END:
+        while (response := own.step_of_stream(responses, _END)) is not _END:
             own.send_headers()
             yield response
 

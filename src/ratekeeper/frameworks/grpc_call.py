@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from asyncio import AbstractEventLoop
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote
 
-from ratekeeper.errors import MissingExtraError
+from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
 from ratekeeper.http.responses import Response
@@ -128,18 +128,39 @@ class ThreadContext(LimitedContext):
             self._exchange.refuse(refusal)
 
     def step(self, part: Callable[..., T], *args: Any) -> T:
-        """Run a part of the handler, with the call as the current exchange. End the call if a limit refuses."""
-        exchange = self._exchange
-        token = CURRENT.set(exchange)
+        """Run a part of the handler. End the call if a limit refuses."""
+        try:
+            return self._run(part, *args)
+        except REFUSALS as error:  # from a limit, or from the application's own limiter
+            self._context.abort(*self._status(error))  # raises gRPC's own error
+            raise
+
+    def step_of_stream(self, responses: Iterator[Any], end: Any) -> Any:
+        """Return a stream's next answer, or `end` after its last. If a limit refuses, the stream ends with its status.
+
+        `abort` would fail on a server on asyncio while an earlier answer is being sent, and the call would hang.
+        """
+        try:
+            return self._run(next, responses, end)
+        except REFUSALS as error:
+            code, details = self._status(error)
+            self._context.set_code(code)
+            self._context.set_details(details)
+            return end
+
+    def _run(self, part: Callable[..., T], *args: Any) -> T:
+        """Run a part of the handler, with the call as the current exchange."""
+        token = CURRENT.set(self._exchange)
         try:
             return part(*args)
-        except REFUSALS as error:  # from a limit, or from the application's own limiter
-            code, details, trailing = self.refusal(exchange.limiter.answer(exchange, error))
-            self._context.set_trailing_metadata(trailing)
-            self._context.abort(code, details)  # raises gRPC's own error
-            raise
         finally:
             CURRENT.reset(token)
+
+    def _status(self, error: RatekeeperError) -> tuple[grpc.StatusCode, str]:
+        """Set the trailing metadata of a refusal. Return its status code and details."""
+        code, details, trailing = self.refusal(self._exchange.limiter.answer(self._exchange, error))
+        self._context.set_trailing_metadata(trailing)
+        return code, details
 
 
 class TaskContext(LimitedContext):
