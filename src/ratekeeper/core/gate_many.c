@@ -5,7 +5,8 @@
 enum { OBJECTS_AHEAD = 16, LINES_AHEAD = 8 };
 
 /* The fingerprints of all keys, key by key, to be freed by the caller. NULL with a Python error set. All keys are read
- * before any is charged, so that a bad one charges nothing. No Python code runs here, so a list cannot change. */
+ * before any is charged, so that a bad one charges nothing. The error of a lone surrogate is an object of the garbage
+ * collector, which may run the user's finalizers: so `keys` must not be a list that they can change. */
 static uint64_t *read_keys(const rk_gate_object *self, PyObject *const *keys, Py_ssize_t count)
 {
     uint64_t *fingerprints = PyMem_New(uint64_t, (size_t)count * (size_t)Py_SIZE(self) + 1);
@@ -62,10 +63,10 @@ PyObject *rk_try_acquire_many(rk_gate_object *self, PyObject *args, PyObject *ke
         return NULL;
     if (PyUnicode_Check(given) || PyBytes_Check(given))
         return PyErr_Format(PyExc_TypeError, "keys must be a sequence of keys, not one key");
-    PyObject *keys = PyList_CheckExact(given) ? Py_NewRef(given) : PySequence_Tuple(given);
+    PyObject *keys = PySequence_Tuple(given); /* a copy, which nobody can change meanwhile */
     if (!keys)
         return NULL;
-    Py_ssize_t count = PySequence_Fast_GET_SIZE(keys);
+    Py_ssize_t count = PyTuple_GET_SIZE(keys);
     uint64_t *fingerprints = read_keys(self, PySequence_Fast_ITEMS(keys), count);
     Py_DECREF(keys);
     if (fingerprints && rk_read_clock(self->table, &now))
