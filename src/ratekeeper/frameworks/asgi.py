@@ -41,7 +41,6 @@ _UNKNOWN_ERROR = 500
 _HANDSHAKE_ANSWER = "websocket.http.response"
 _STARTS = {"http.response.start", f"{_HANDSHAKE_ANSWER}.start"}
 _ACCEPT, _CLOSE = "websocket.accept", "websocket.close"
-_BODY = "http.response.body"
 _GONE = {"http.disconnect", "websocket.disconnect"}
 _LIMITED = {"http", "websocket"}
 _ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
@@ -242,10 +241,7 @@ class _Reply:
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        if kind == _BODY:
-            if self.replaced is None:
-                await self._send(message)
-        elif kind in _STARTS:
+        if kind in _STARTS:
             error = self._exchange.error
             if error is not None and message["status"] == _UNKNOWN_ERROR:
                 self.replaced = error
@@ -279,9 +275,10 @@ class _Reply:
     async def _send_told(self, message: Message) -> None:
         """Begin a response, or accept a websocket, with the headers about limits."""
         exchange = self._exchange
-        if exchange.error is not None:
+        if exchange.error is None:  # as answered_async, without its coroutine
+            exchange.begun = True
+        else:
             await self._limiter.answered_async(exchange, message.get("status", 101))
-        exchange.begun = True
         headers = [*(message.get("headers") or ()), *raw_lines(exchange.limit_headers())]
         await self._send({**message, "headers": headers})
 

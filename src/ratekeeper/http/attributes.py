@@ -137,9 +137,7 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
 
 def _path_of(source: PathSource, request: RequestLike) -> str:
     path = read_path(request.path, source)
-    if not request.prefix:
-        return path
-    prefix = source.spelled(request.prefix.rstrip("/"))
+    prefix = request.prefix and source.spelled(request.prefix.rstrip("/"))
     if not prefix:
         return path
     readings = readings_of(path)
@@ -148,9 +146,8 @@ def _path_of(source: PathSource, request: RequestLike) -> str:
 
 
 def _client_of(source: ClientIP, request: RequestLike) -> str:
-    if not source.trusted_proxies:
-        return client_of(request.peer or "", source.ipv4_prefix, source.ipv6_prefix)
-    return client_address(request.header(_FORWARDED_FOR), request.peer, source)
+    forwarded = request.header(_FORWARDED_FOR) if source.trusted_proxies else None
+    return client_address(forwarded, request.peer, source)
 
 
 def _header_of(source: HeaderSource, request: RequestLike) -> str | None:

@@ -10,18 +10,20 @@ from fractions import Fraction
 from functools import lru_cache
 from math import ceil
 from re import compile as pattern
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from ratekeeper.policy.decision import PolicyDecision
 
+T = TypeVar("T")
+
 LegacyReset: TypeAlias = Literal["epoch", "delta"]
 """The start of X-RateLimit-Reset: 1970, as at GitHub, or now."""
 
 _LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
-_MOST_TEMPLATES = 1024
+_MOST_KEPT = 1024
 _NOT_IN_A_STRING = pattern(r"[^ -~]")
 _TO_ESCAPE = pattern(r'["\\]')
 
@@ -100,7 +102,12 @@ def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
         policies.append(f"{quoted};q={most};w={window}")
         states.append(f"{quoted.replace('%', '%%')};r=%d;t=%d")
         largest = max(largest, limit.max_cost)
-    if len(_templates) >= _MOST_TEMPLATES:
-        _templates.clear()
-    _templates[key] = templates = ", ".join(policies), ", ".join(states), largest
-    return templates
+    return keep(_templates, key, (", ".join(policies), ", ".join(states), largest))
+
+
+def keep(known: dict[Hashable, T], key: Hashable, value: T) -> T:
+    """Keep a value that is made once for many responses, and return it. Their number is bounded."""
+    if len(known) >= _MOST_KEPT:
+        known.clear()
+    known[key] = value
+    return value

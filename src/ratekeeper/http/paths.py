@@ -45,7 +45,7 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
     if len(raw) > MOST_PATH:
         raise BadRequestError(f"the path is longer than {MOST_PATH} characters", 414)
     if _PLAIN.fullmatch(raw):
-        return source.spelled(raw) if source is not None and source.ignore_case else raw
+        return raw if source is None else source.spelled(raw)
     if not raw.startswith("/"):
         # A request line may have the origin too: "GET http://example.com/api/x" is a request for /api/x.
         raw = "/" + _ORIGIN.sub("", raw, count=1).removeprefix("/")

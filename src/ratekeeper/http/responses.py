@@ -19,7 +19,7 @@ from ratekeeper.errors import (
     StoreUnavailable,
 )
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.http.headers import policy_name
+from ratekeeper.http.headers import keep, policy_name
 from ratekeeper.policy.decision import PolicyDecision, as_policy_decision
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ CLIENT_CLOSED_REQUEST = 499
 _HEADERS = (("Content-Type", "application/problem+json"), ("Cache-Control", "no-store"))
 
 
-_MOST_BODIES = 1024
 _bodies: dict[Hashable, tuple[bytes, bytes]] = {}
 """The bodies of refusals by the same rules: the parts before and after the seconds to wait. Bounded."""
 
@@ -117,9 +116,7 @@ def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
     key = decision.combination, tuple([rule.decision.allowed for rule in decision.rules]), status, wait == 1
     body = _bodies.get(key)
     if body is None:
-        if len(_bodies) >= _MOST_BODIES:
-            _bodies.clear()
-        body = _bodies[key] = _quota_body(decision, status, wait)
+        body = keep(_bodies, key, _quota_body(decision, status, wait))
     return Response(status.value, _HEADERS, b"%b%d%b" % (body[0], wait, body[1]))
 
 

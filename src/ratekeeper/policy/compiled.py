@@ -123,7 +123,7 @@ class PythonMatcher:
         for place, rule in enumerate(program.rules):
             if not rule.matches(seen):
                 continue
-            if rule.missing and (lacking := rule.lacking(seen)) is not None:
+            if (lacking := rule.lacking(seen)) is not None:
                 if rule.refuses_without_key:
                     return lacking
                 continue

@@ -54,7 +54,8 @@ class EntryIndex(NamedTuple):
         tests: list[Tests] = []
         for place, entry in enumerate(each):
             listed = _is_listed(entry)
-            known = one_reading and (listed or (len(entry) == 1 and all(map(_is_found, *entry.values()))))
+            exactly = len(entry) == 1 and all(one.is_found for patterns in entry.values() for one in patterns)
+            known = one_reading and (listed or exactly)
             tests.append(() if known else tests_of(entries[place], slots))
             if listed:
                 names = tuple(sorted(entry))
@@ -104,11 +105,6 @@ def _finding(entry: Mapping[str, tuple[Pattern, ...]], uses: Counter[tuple[str, 
 
     name = min(entry, key=shared, default=None)
     return name if name is not None and all(map(_has_end, entry[name])) else None
-
-
-def _is_found(pattern: Pattern) -> bool:
-    """Return whether an index finds a pattern's values and no others."""
-    return pattern.kind not in (Kind.GLOB, Kind.ANY)
 
 
 def _has_end(pattern: Pattern) -> bool:

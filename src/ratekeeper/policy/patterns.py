@@ -50,6 +50,11 @@ class Pattern(NamedTuple):
     head: str
     tail: str
 
+    @property
+    def is_found(self) -> bool:
+        """Whether an index finds a pattern's values and no others."""
+        return self.kind not in (Kind.GLOB, Kind.ANY)
+
     @classmethod
     def of(cls, text: str) -> Pattern:
         """Read a pattern."""
@@ -184,7 +189,7 @@ class Test(NamedTuple):
     def of(cls, patterns: Iterable[str], name: str = "", slot: int = 0) -> Test:
         """Return the test of the values that match one of the patterns."""
         each = [Pattern.of(text) for text in patterns]
-        known = ValueIndex.of([(one, 0) for one in each if one.kind not in (Kind.GLOB, Kind.ANY)])
+        known = ValueIndex.of([(one, 0) for one in each if one.is_found])
         globs = [one for one in each if one.kind is Kind.GLOB]
         return cls(name, slot, any(one.kind is Kind.ANY for one in each), known, _regex_match(globs) if globs else None)
 

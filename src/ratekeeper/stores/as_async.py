@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ratekeeper.coroutines import as_coroutine, pending
 from ratekeeper.decision import Decision
-from ratekeeper.limits import Limit, Timeout, wait_ticks
+from ratekeeper.limits import Limit, Timeout
 from ratekeeper.stores.base import (
     AsyncChargeGate,
     AsyncGate,
@@ -41,7 +41,7 @@ def async_gate(
     return _LocalGate(cast("Store", store).bind(scopes, limits, cast("Any", wait)), wait)
 
 
-class _LocalGate:
+class _LocalGate(AsyncGate):
     """A local store's gate as one that is awaited.
 
     The C core has such verbs too: to await a coroutine of Python would cost as much as the decision.
@@ -58,12 +58,6 @@ class _LocalGate:
     @pending
     async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
         return self._gate.try_acquire(key, cost)
-
-    @pending
-    async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
-        if timeout is not None:
-            wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
-        return await self.take_turn(key, cost, timeout)
 
     async def take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
         decision = self._gate.try_acquire(key, cost)

@@ -89,9 +89,12 @@ class AsyncGate(Protocol):
         """Ask for `cost` tokens for `key`."""
         ...
 
-    def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Answer[Decision]:
+    @pending
+    async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
         """Wait for the turn of `cost` tokens for `key`."""
-        ...
+        if timeout is not None:
+            wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
+        return await self.take_turn(key, cost, timeout)
 
     def take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Answer[Decision]:
         """As `acquire`, for a timeout that was checked, or is the limit's own."""
@@ -195,7 +198,7 @@ class ChargeGate(_Charging):
         return [self.try_acquire(key, cost).allowed for key in checked_keys(keys)]
 
 
-class AsyncChargeGate(_Charging):
+class AsyncChargeGate(_Charging, AsyncGate):
     """As `ChargeGate`, for any store that is awaited.
 
     >>> from ratekeeper import MemoryStore, TokenBucket
@@ -216,12 +219,6 @@ class AsyncChargeGate(_Charging):
     @pending
     async def try_acquire(self, key: str | bytes, cost: int = 1) -> Decision:
         return combine(await self._store.decide(self._charges(key, cost)))
-
-    @pending
-    async def acquire(self, key: str | bytes, cost: int = 1, timeout: float | None = None) -> Decision:
-        if timeout is not None:
-            wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
-        return await self.take_turn(key, cost, timeout)
 
     async def take_turn(self, key: str | bytes, cost: int, timeout: Timeout) -> Decision:
         # Not by a first question, as ChargeGate does: that would be one more round trip for a waiter. A waiter that is
