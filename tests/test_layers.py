@@ -15,7 +15,7 @@ PACKAGE = Path(ratekeeper.__file__).parent
 
 # From the bottom up. Modules of one line may import each other.
 LAYERS = [
-    {"errors", "coroutines", "forks", "verbs"},
+    {"errors", "alarms", "coroutines", "forks", "verbs"},
     {"rates"},
     {"limits"},
     {"decision"},

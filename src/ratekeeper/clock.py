@@ -11,6 +11,7 @@ from functools import partial
 from operator import index
 from typing import ClassVar, Protocol
 
+from ratekeeper.alarms import alarms_of
 from ratekeeper.limits import TICKS_PER_SECOND
 
 _TICKS_PER_NS = TICKS_PER_SECOND // 1_000_000_000
@@ -84,11 +85,11 @@ class SystemClock:
         if held is not None:
             await held.wait_async(woken, seconds)
             return
-        timer = asyncio.get_running_loop().call_later(seconds, woken.set)
+        alarm = alarms_of(asyncio.get_running_loop()).set(seconds, woken)
         try:
             await woken.wait()
         finally:
-            timer.cancel()
+            alarm.cancel()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

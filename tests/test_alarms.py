@@ -1,0 +1,177 @@
+"""Alarms: many tasks that sleep, and one timer of their event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
+
+from ratekeeper.alarms import Alarms, alarms_of
+
+
+class HandLoop:
+    """An event loop of timers only, whose time is moved by hand. `early` is how much too early it calls."""
+
+    def __init__(self, early: float = 0.0) -> None:
+        self.now, self.early, self.started = 0.0, early, 0
+        self.timers: list[tuple[float, Callable[[], None], Timer]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+        self.started += 1
+        timer = Timer()
+        self.timers.append((when, call, timer))
+        return timer
+
+    @property
+    def waiting(self) -> int:
+        """The timers that are neither cancelled nor due."""
+        return sum(not timer.cancelled for _, _, timer in self.timers)
+
+    def go_to(self, now: float) -> None:
+        """Go on, and call what becomes due on the way, at its time."""
+        while due := sorted(one for one in self.timers if one[0] <= now and not one[2].cancelled):
+            self.timers.remove(due[0])
+            self.now = max(self.now, due[0][0] - self.early)
+            due[0][1]()
+        self.now = max(self.now, now)
+
+
+class Timer:
+    cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+
+def new_alarms(loop: HandLoop) -> Alarms:
+    return Alarms(cast("asyncio.AbstractEventLoop", loop))
+
+
+def set_at(alarms: Alarms, *seconds: float) -> list[asyncio.Event]:
+    events = [asyncio.Event() for _ in seconds]
+    for after, event in zip(seconds, events, strict=True):
+        alarms.set(after, event)
+    return events
+
+
+def rung(events: list[asyncio.Event]) -> list[bool]:
+    return [event.is_set() for event in events]
+
+
+def test_each_rings_at_its_time_in_whatever_order_they_are_set() -> None:
+    loop = HandLoop()
+    events = set_at(new_alarms(loop), 3, 1, 2, 1)
+    for now, expected in ((0.5, [0, 0, 0, 0]), (1, [0, 1, 0, 1]), (2.5, [0, 1, 1, 1]), (3, [1, 1, 1, 1])):
+        loop.go_to(now)
+        assert rung(events) == [bool(one) for one in expected], now
+
+
+def test_one_timer_serves_all() -> None:
+    loop = HandLoop()
+    alarms = new_alarms(loop)
+    events = set_at(alarms, *range(1, 1001))
+    assert loop.waiting == 1
+    loop.go_to(500)
+    assert sum(rung(events)) == 500
+    assert loop.waiting == 1
+    loop.go_to(1000)
+    assert all(rung(events))
+    assert loop.waiting == 0
+
+
+def test_a_cancelled_alarm_does_not_ring_and_others_do() -> None:
+    loop = HandLoop()
+    alarms = new_alarms(loop)
+    kept, cancelled = asyncio.Event(), asyncio.Event()
+    first = alarms.set(1, cancelled)
+    alarms.set(2, kept)
+    first.cancel()
+    first.cancel()  # twice is as good as once
+    loop.go_to(2)
+    assert rung([cancelled, kept]) == [False, True]
+
+
+def test_to_cancel_an_alarm_that_has_rung_changes_nothing() -> None:
+    loop = HandLoop()
+    alarms = new_alarms(loop)
+    event = asyncio.Event()
+    rang = alarms.set(1, event)
+    loop.go_to(1)
+    for _ in range(1000):
+        rang.cancel()
+    later = set_at(alarms, 5)
+    loop.go_to(6)
+    assert rung(later) == [True]
+
+
+def test_cancelled_alarms_far_ahead_take_no_memory() -> None:
+    loop = HandLoop()
+    alarms = new_alarms(loop)
+    kept = set_at(alarms, *[1000.0] * 10)
+    for _ in range(10_000):
+        alarms.set(500, asyncio.Event()).cancel()
+    assert len(alarms._entries) < 200
+    loop.go_to(1000)
+    assert all(rung(kept))
+
+
+def test_no_timer_is_left_when_all_are_cancelled() -> None:
+    loop = HandLoop()
+    alarms = new_alarms(loop)
+    for alarm in [alarms.set(500, asyncio.Event()) for _ in range(1000)]:
+        alarm.cancel()
+    loop.go_to(500)
+    assert loop.waiting == 0
+    assert set_at(alarms, 1)
+    assert loop.waiting == 1
+
+
+def test_a_loop_that_calls_early_is_not_asked_again_and_again() -> None:
+    loop = HandLoop(early=0.0004)  # uvloop's timers count milliseconds
+    events = set_at(new_alarms(loop), 1)
+    loop.go_to(0.9997)
+    loop.go_to(1.0)
+    assert rung(events) == [True]
+    assert loop.started == 1
+
+
+def test_two_loops_that_take_turns_in_a_thread_each_wake_their_own() -> None:
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+
+    async def sleeps() -> bool:
+        woken = asyncio.Event()
+        alarms_of(asyncio.get_running_loop()).set(0.001, woken)
+        await asyncio.sleep(0)
+        return await woken.wait()
+
+    tasks = [loop.create_task(sleeps()) for _ in range(3) for loop in loops]
+    for _ in range(3):
+        for loop in loops:
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+    for task in tasks:
+        assert task.get_loop().run_until_complete(task)
+    for loop in loops:
+        loop.close()
+
+
+def test_a_loop_that_is_gone_is_forgotten() -> None:
+    async def sleep_too_long() -> Any:
+        alarms_of(asyncio.get_running_loop()).set(3600, asyncio.Event())
+        return weakref.ref(asyncio.get_running_loop())
+
+    async def use_another() -> None:
+        alarms_of(asyncio.get_running_loop())
+
+    gone = asyncio.run(sleep_too_long())
+    asyncio.run(use_another())
+    gc.collect()
+    assert gone() is None
