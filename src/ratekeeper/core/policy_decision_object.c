@@ -102,7 +102,8 @@ static PyObject *get_rules(rk_policy_decision_object *self, void *Py_UNUSED(clos
     return Py_NewRef(self->rules);
 }
 
-/* Bytes that are equal for decisions by the same rules and limits: the policy's number, and both places of each. */
+/* Bytes that are equal for decisions alike but for numbers: the policy's number, and of each rule its place, that of its
+ * limit, and whether it allowed. */
 static PyObject *get_combination(rk_policy_decision_object *self, void *Py_UNUSED(closure))
 {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (1 + 2 * self->count) * (Py_ssize_t)sizeof(int64_t));
@@ -111,10 +112,39 @@ static PyObject *get_combination(rk_policy_decision_object *self, void *Py_UNUSE
     char *next = PyBytes_AS_STRING(bytes);
     memcpy(next, &self->policy.number, sizeof(int64_t));
     for (Py_ssize_t i = 0; i < self->count; i++) {
-        int64_t places[2] = {self->answers[i].match.rule, self->answers[i].match.limit};
+        const rk_rule_answer *one = &self->answers[i];
+        int64_t places[2] = {one->match.rule, 2 * one->match.limit + one->answer.allowed};
         memcpy(next + (1 + 2 * i) * (Py_ssize_t)sizeof(int64_t), places, sizeof places);
     }
     return bytes;
+}
+
+/* As PolicyDecision.retry_after_seconds. */
+static PyObject *get_retry_after_seconds(rk_policy_decision_object *self, void *Py_UNUSED(closure))
+{
+    rk_wide longest = 0;
+    for (Py_ssize_t i = 0; !self->allowed && i < self->count; i++) {
+        const rk_rule_answer *one = &self->answers[i];
+        const rk_limit *limit = &one->limit;
+        if (one->shadow || one->answer.allowed)
+            continue;
+        if (one->answer.retry_after == INT64_MAX)
+            Py_RETURN_NONE;
+        if (!limit->second)
+            return PyObject_CallMethod((PyObject *)self, "_retry_after_seconds", NULL);
+        rk_wide seconds = ((rk_wide)one->answer.retry_after * limit->parts + limit->second - 1) / limit->second;
+        seconds = seconds > 1 ? seconds : 1;
+        longest = seconds > longest ? seconds : longest;
+    }
+    if (!longest)
+        Py_RETURN_NONE;
+    return PyLong_FromLongLong((int64_t)longest);
+}
+
+/* As PolicyDecision.source: a table always answers. */
+static PyObject *get_source(rk_policy_decision_object *Py_UNUSED(self), void *Py_UNUSED(closure))
+{
+    return PyUnicode_InternFromString("exact");
 }
 
 /* As PolicyDecision.states. */
@@ -179,6 +209,8 @@ static PyGetSetDef policy_decision_getters[] = {
     {"rules", (getter)get_rules, NULL, NULL, NULL},
     {"combination", (getter)get_combination, NULL, NULL, NULL},
     {"states", (getter)get_states, NULL, NULL, NULL},
+    {"retry_after_seconds", (getter)get_retry_after_seconds, NULL, NULL, NULL},
+    {"source", (getter)get_source, NULL, NULL, NULL},
     {NULL},
 };
 

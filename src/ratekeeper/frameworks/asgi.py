@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
-from functools import partial
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote, unquote_to_bytes
@@ -80,22 +79,21 @@ class RateLimitMiddleware:
             return
         if not self._checked:
             self._check(scope)
-        exchange = self._exchange(scope, receive)
-        reply = _Reply(self.limiter, exchange, send)
+        exchange = self._exchange(scope, receive, send)
         token = CURRENT.set(exchange)
         try:
             refusal = await self.limiter.charge_async(exchange)
             if refusal is None:
-                await self.app(exchange.scope, exchange.receive, reply.send)
+                await self.app(scope, exchange.receive, exchange.send)
         except REFUSALS as error:  # from an endpoint's limit, or from the application's own limiter
             refusal = error
-            if reply.ended:
+            if exchange.ended:
                 raise
         finally:
             CURRENT.reset(token)
             exchange.end()
-        if refusal is not None and refusal is not reply.replaced and not isinstance(refusal, ClientDisconnected):
-            await reply.refuse(refusal)
+        if refusal is not None and refusal is not exchange.replaced and not isinstance(refusal, ClientDisconnected):
+            await exchange.send_refusal(refusal)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a lifespan through. Open the store again at its start and close it at its end, if it was opened here."""
@@ -117,8 +115,8 @@ class RateLimitMiddleware:
 
         await self.app(scope, receive, send_closing)
 
-    def _exchange(self, scope: Scope, receive: Receive) -> ScopeExchange:
-        return ScopeExchange(self.limiter, scope, receive)
+    def _exchange(self, scope: Scope, receive: Receive, send: Send) -> AnsweredExchange:
+        return AnsweredExchange(self.limiter, scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
         """Raise `PolicyError`, at the start, for an endpoint's limit that cannot be used, or that limits nothing."""
@@ -135,13 +133,15 @@ class RateLimitMiddleware:
 class ScopeExchange(Exchange):
     """A request, as its scope has it."""
 
+    limiter: AsyncRequestLimiter
+    _inbox: _Inbox | None = None
+
     def __init__(self, limiter: AsyncRequestLimiter, scope: Scope, receive: Receive) -> None:
         super().__init__(limiter)
         self.loop = asyncio.get_running_loop()
         self.scope = scope
-        self.prefix = scope.get("root_path", "")
+        self.prefix = scope.get("root_path", "")  # routers change it on the way of a request
         self._receive = receive
-        self._inbox: _Inbox | None = None
 
     @property
     def native(self) -> Any:
@@ -175,9 +175,9 @@ class ScopeExchange(Exchange):
             self._inbox = _Inbox(self._receive)
         await self._inbox.hung_up()
 
-    async def receive(self) -> Message:
+    def receive(self) -> Awaitable[Message]:
         """Receive for the application, which may have begun before its request had to wait."""
-        return await (self._receive if self._inbox is None else self._inbox.receive)()
+        return (self._receive if self._inbox is None else self._inbox.receive)()
 
     def end(self) -> None:
         """Stop waiting for the client."""
@@ -220,72 +220,80 @@ class _Inbox:
             self._coming.cancel()
 
 
-class _Reply:
-    """Sends the application's messages on, with the headers about limits.
+class AnsweredExchange(ScopeExchange):
+    """A request, and the application's response on its way to the client, with the headers about limits.
 
     Some frameworks, and mounted applications, make a 500 of an error that they do not know. The refusal is sent in
     place of that 500, at once: such an application may not return before the client has an answer.
     """
 
-    __slots__ = ("_accepted", "_exchange", "_limiter", "_send", "ended", "replaced")
+    ended = False
+    """Whether the application has begun a response, or closed its websocket."""
+    replaced: RatekeeperError | None = None
+    """The refusal that was sent in place of the application's 500."""
+    _accepted = False
 
-    def __init__(self, limiter: AsyncRequestLimiter, exchange: ScopeExchange, send: Send) -> None:
-        self._limiter = limiter
-        self._exchange = exchange
+    def __init__(self, limiter: AsyncRequestLimiter, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(limiter, scope, receive)
         self._send = send
-        self._accepted = False
-        self.ended = False
-        """Whether the application has begun a response, or closed its websocket."""
-        self.replaced: RatekeeperError | None = None
-        """The refusal that was sent in place of the application's 500."""
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a message of the application. It is not a coroutine: most messages only pass through."""
         kind = message["type"]
         if kind in _STARTS:
-            error = self._exchange.error
-            if error is not None and message["status"] == _UNKNOWN_ERROR:
-                self.replaced = error
-                await self.refuse(error)
-            else:
-                self.ended = True
-                await self._send_told(message)
-        elif kind == _ACCEPT:
+            if self.error is not None:
+                return self._send_start_after(self.error, message)
+            self.begun = self.ended = True
+            return self._send(self._told(message))
+        if kind == _ACCEPT:
             self._accepted = True
-            await self._send_told(message)
-        elif self.replaced is None:
-            self.ended = self.ended or kind == _CLOSE
-            await self._send(message)
+            return self._send_told(message)
+        if self.replaced is not None:
+            return asyncio.sleep(0)  # the application's own response is dropped
+        self.ended = self.ended or kind == _CLOSE
+        return self._send(message)
 
-    async def refuse(self, refusal: RatekeeperError) -> None:
+    async def send_refusal(self, refusal: RatekeeperError) -> None:
         """Answer a request that a limit has refused."""
-        scope = self._exchange.scope
-        if scope["type"] == "websocket" and (
-            self._accepted or _HANDSHAKE_ANSWER not in (scope.get("extensions") or {})
-        ):
-            await self._limiter.give_back_async(self._exchange)
+        scope, limiter = self.scope, self.limiter
+        answerable = not self._accepted and _HANDSHAKE_ANSWER in (scope.get("extensions") or {})
+        if scope["type"] == "websocket" and not answerable:
+            await limiter.give_back_async(self)
             await self._send({"type": _CLOSE, "code": _TRY_AGAIN_LATER, "reason": "rate limit exceeded"})
             return
-        answer = await self._limiter.answer_async(self._exchange, refusal)
-        app = partial(answer_with, answer) if isinstance(answer, Response) else answer
-        await app(scope, self._exchange.receive, self._send_refusal)
+        answer = await limiter.answer_async(self, refusal)
+        if not isinstance(answer, Response):
+            await answer(scope, self.receive, self._send_of_rejection)
+            return
+        start, body = messages_of(answer, scope)
+        self.begun = True
+        await self._send(self._told(start))
+        await self._send(body)
 
-    async def _send_refusal(self, message: Message) -> None:
-        await (self._send_told if message["type"] in _STARTS else self._send)(message)
+    def _send_of_rejection(self, message: Message) -> Awaitable[None]:
+        return (self._send_told if message["type"] in _STARTS else self._send)(message)
+
+    async def _send_start_after(self, error: RatekeeperError, message: Message) -> None:
+        """Begin the response of an application in which an endpoint's limit has refused the request."""
+        if message["status"] == _UNKNOWN_ERROR:
+            self.replaced = error
+            await self.send_refusal(error)
+        else:
+            self.ended = True
+            await self._send_told(message)
 
     async def _send_told(self, message: Message) -> None:
         """Begin a response, or accept a websocket, with the headers about limits."""
-        exchange = self._exchange
-        if exchange.error is None:  # as answered_async, without its coroutine
-            exchange.begun = True
-        else:
-            await self._limiter.answered_async(exchange, message.get("status", 101))
-        headers = [*(message.get("headers") or ()), *raw_lines(exchange.limit_headers())]
-        await self._send({**message, "headers": headers})
+        await self.limiter.answered_async(self, message.get("status", 101))
+        await self._send(self._told(message))
+
+    def _told(self, message: Message) -> Message:
+        return {**message, "headers": [*(message.get("headers") or ()), *self.limit_lines()]}
 
 
-async def answer_with(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a response: an ASGI application."""
+def messages_of(response: Response, scope: Scope) -> tuple[Message, Message]:
+    """Return the messages that send a response."""
     headers = [*raw_lines(response.headers), (b"content-length", b"%d" % len(response.body))]
     kind = "http.response" if scope["type"] == "http" else _HANDSHAKE_ANSWER
-    await send({"type": f"{kind}.start", "status": response.status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": response.body})
+    start = {"type": f"{kind}.start", "status": response.status, "headers": headers}
+    return start, {"type": f"{kind}.body", "body": response.body}

@@ -32,8 +32,8 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
 
     _tells_routes: ClassVar[bool] = True
 
-    def _exchange(self, scope: asgi.Scope, receive: asgi.Receive) -> asgi.ScopeExchange:
-        return _Exchange(self.limiter, scope, receive, self._routes)
+    def _exchange(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> asgi.AnsweredExchange:
+        return _Exchange(self.limiter, scope, receive, send, self._routes)
 
     def _endpoints(self, scope: asgi.Scope) -> Iterable[Any]:
         return _endpoints(self._routes(scope))
@@ -44,7 +44,7 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
         return routes
 
 
-class _Exchange(asgi.ScopeExchange):
+class _Exchange(asgi.AnsweredExchange):
     """A request, as Starlette reads it."""
 
     def __init__(
@@ -52,25 +52,29 @@ class _Exchange(asgi.ScopeExchange):
         limiter: AsyncRequestLimiter,
         scope: asgi.Scope,
         receive: asgi.Receive,
+        send: asgi.Send,
         routes: Callable[[asgi.Scope], Iterable[Any]],
     ) -> None:
-        super().__init__(limiter, scope, receive)
+        super().__init__(limiter, scope, receive, send)
         self._routes = routes
-        # FastAPI(root_path="/api") takes "/api/x" for "/x", whether a proxy has taken "/api" away or not.
-        self.prefix = self.prefix or getattr(scope.get("app"), "root_path", "")
-        # Routers write into the scope on the way of a request. A template is found by the scope as it arrived.
-        self._arrived = dict(scope)
+        app = scope.get("app")
+        # Routers and mounted applications write these later. A template is found by their first values.
+        self._arrived = {"app": app, "root_path": self.prefix, "path_params": scope.get("path_params") or {}}
+        if not self.prefix:
+            # FastAPI(root_path="/api") takes "/api/x" for "/x", whether a proxy has taken "/api" away or not.
+            self.prefix = getattr(app, "root_path", "")
 
     @cached_property
     def native(self) -> HTTPConnection:  # pyright: ignore[reportIncompatibleMethodOverride]  # cached
         return Request(self.scope) if self.scope["type"] == "http" else HTTPConnection(self.scope)
 
     def cookie(self, name: str, /) -> str | None:
-        value = HTTPConnection(self._arrived).cookies.get(name)
+        value = HTTPConnection(self.scope).cookies.get(name)
         return text_of(value.encode("latin-1", "replace")) if value else None
 
     def route(self) -> str | None:
-        return _template(self._routes(self._arrived), self._arrived)
+        scope = {**self.scope, **self._arrived}
+        return _template(self._routes(scope), scope)
 
 
 def _template(routes: Iterable[Any], scope: asgi.Scope) -> str | None:

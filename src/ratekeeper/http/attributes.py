@@ -127,7 +127,7 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
     if isinstance(source, PathSource):
         return partial(_path_of, source)
     if isinstance(source, ClientIP):
-        return partial(_client_of, source)
+        return partial(_client_of if source.trusted_proxies else _peer_of, source)
     if isinstance(source, HeaderSource):
         return partial(_header_of, source)
     if isinstance(source, BearerSource):
@@ -145,9 +145,12 @@ def _path_of(source: PathSource, request: RequestLike) -> str:
     return Readings.of([*below, *readings])
 
 
+def _peer_of(source: ClientIP, request: RequestLike) -> str:
+    return client_of(request.peer or "", source.ipv4_prefix, source.ipv6_prefix)
+
+
 def _client_of(source: ClientIP, request: RequestLike) -> str:
-    forwarded = request.header(_FORWARDED_FOR) if source.trusted_proxies else None
-    return client_address(forwarded, request.peer, source)
+    return client_address(request.header(_FORWARDED_FOR), request.peer, source)
 
 
 def _header_of(source: HeaderSource, request: RequestLike) -> str | None:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
-from ratekeeper.http.header_lines import cookie_value, header_value
-from ratekeeper.http.headers import legacy_headers, rate_limit_headers
+from ratekeeper.http.header_lines import cookie_value, header_value, raw_lines
+from ratekeeper.http.headers import legacy_headers, rate_limit_headers, rate_limit_lines
 from ratekeeper.policy.decision import PolicyDecision
 
 if TYPE_CHECKING:
@@ -137,14 +137,25 @@ class Exchange(ABC):
         """Return the headers that tell the client its limits, of all decisions."""
         if not self.decisions:
             return []
-        decision = self.decisions[0] if len(self.decisions) == 1 else _combined(self.decisions)
+        decision = _combined(self.decisions)
         headers = rate_limit_headers(decision)
         legacy = self.limiter.legacy
         return headers + legacy_headers(decision, legacy, time.time()) if legacy else headers
 
+    def limit_lines(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers of `limit_headers` as a response's lines: bytes, with names in lower case."""
+        if not self.decisions:
+            return []
+        decision = _combined(self.decisions)
+        lines = rate_limit_lines(decision)
+        legacy = self.limiter.legacy
+        return lines + raw_lines(legacy_headers(decision, legacy, time.time())) if legacy else lines
+
 
 def _combined(decisions: list[PolicyDecision]) -> PolicyDecision:
     """Return the last decision of each rule, as one."""
+    if len(decisions) == 1:
+        return decisions[0]
     rules = tuple({rule.name: rule for decision in decisions for rule in decision.rules}.values())
     return PolicyDecision(rules, next((one.missing for one in decisions if one.missing is not None), None))
 

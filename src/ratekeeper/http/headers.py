@@ -24,6 +24,7 @@ LegacyReset: TypeAlias = Literal["epoch", "delta"]
 
 _LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
 _MOST_KEPT = 1024
+_NAMES = {b"ratelimit-policy": "RateLimit-Policy", b"ratelimit": "RateLimit", b"retry-after": "Retry-After"}
 _NOT_IN_A_STRING = pattern(r"[^ -~]")
 _TO_ESCAPE = pattern(r'["\\]')
 
@@ -40,6 +41,11 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     Times are whole seconds, rounded up from the exact rate (see `Limit.whole_seconds`), at least 1. `Retry-After` is
     there if waiting helps. If no rule applies, the result is empty.
     """
+    return [(_NAMES[name], value.decode("ascii")) for name, value in rate_limit_lines(decision)]
+
+
+def rate_limit_lines(decision: PolicyDecision) -> list[tuple[bytes, bytes]]:
+    """Return the headers of `rate_limit_headers` as a response's lines: bytes, with names in lower case."""
     key = decision.combination
     templates = _templates.get(key)
     if templates is None:
@@ -50,10 +56,10 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     numbers = decision.states
     if most > _LARGEST_INTEGER:
         numbers = tuple([min(number, _LARGEST_INTEGER) for number in numbers])
-    headers = [("RateLimit-Policy", policies), ("RateLimit", states % numbers)]
+    lines = [(b"ratelimit-policy", policies), (b"ratelimit", (states % numbers).encode("ascii"))]
     if not decision.allowed and (wait := decision.retry_after_seconds) is not None:
-        headers.append(("Retry-After", str(wait)))
-    return headers
+        lines.append((b"retry-after", b"%d" % wait))
+    return lines
 
 
 def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> list[tuple[str, str]]:
@@ -85,7 +91,7 @@ def policy_name(name: str) -> str:
     return _NOT_IN_A_STRING.sub("?", name)
 
 
-_Templates: TypeAlias = tuple[str, str, int]
+_Templates: TypeAlias = tuple[bytes, str, int]
 """The value of RateLimit-Policy; that of RateLimit, in which each rule's two numbers are %d; the largest capacity."""
 
 _templates: dict[Hashable, _Templates] = {}
@@ -102,7 +108,7 @@ def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
         policies.append(f"{quoted};q={most};w={window}")
         states.append(f"{quoted.replace('%', '%%')};r=%d;t=%d")
         largest = max(largest, limit.max_cost)
-    return keep(_templates, key, (", ".join(policies), ", ".join(states), largest))
+    return keep(_templates, key, (", ".join(policies).encode("ascii"), ", ".join(states), largest))
 
 
 def keep(known: dict[Hashable, T], key: Hashable, value: T) -> T:

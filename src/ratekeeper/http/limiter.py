@@ -64,7 +64,19 @@ class _Charging(ApplicationLimits[K]):
         try:
             if self._exempt is not None and await self._ask(self._exempt, exchange):
                 return None
-            decision = await self._decide(policy, exchange, limit)
+            attributes = exchange.read(policy.reader)
+            if policy.constants or policy.functions:
+                await self._add_own(attributes, policy, exchange)
+            if limit is not None and not limit.named:
+                self._owners.claim(limit, attributes.get("endpoint"))
+            cost = policy.cost if isinstance(policy.cost, int) else await self._ask(policy.cost, exchange)
+            cost = cost * exchange.cost
+            if policy.at_once is not None:
+                decision = policy.at_once(attributes, cost)
+            else:
+                decision = await self._call(policy.keeper.try_acquire, attributes, cost)
+            if policy.waiting_rules and not decision.allowed:
+                decision = await self._wait(policy, exchange, attributes, cost, decision)
         except REFUSALS as error:
             return error
         exchange.note(decision, policy.keeper)
@@ -88,24 +100,11 @@ class _Charging(ApplicationLimits[K]):
                     return own
         return response_to(refusal)
 
-    async def _decide(self, policy: RequestPolicy[K], exchange: Exchange, limit: rate_limit | None) -> PolicyDecision:
-        """Return the decision about a request. Raises any other refusal."""
-        attributes = exchange.read(policy.reader)
+    async def _add_own(self, attributes: dict[str, str], policy: RequestPolicy[K], exchange: Exchange) -> None:
+        """Add the application's own attributes of a request."""
         attributes.update(policy.constants)
         for name, function in policy.functions:
             put_attribute(attributes, name, await self._ask(function, exchange))
-        if limit is not None and not limit.named:
-            self._owners.claim(limit, attributes.get("endpoint"))
-        cost = await self._ask(policy.cost, exchange) if callable(policy.cost) else policy.cost
-        cost = cost * exchange.cost
-        decision: PolicyDecision
-        if policy.at_once is not None:
-            decision = policy.at_once(attributes, cost)
-        else:
-            decision = await self._call(policy.keeper.try_acquire, attributes, cost)
-        if policy.waiting_rules and not decision.allowed:
-            return await self._wait(policy, exchange, attributes, cost, decision)
-        return decision
 
     async def _wait(
         self,
@@ -189,8 +188,11 @@ class RequestLimiter(_Charging[Keeper]):
         return run_sync(self.answer_async(exchange, refusal))
 
     def answered(self, exchange: Exchange, status: int) -> None:
-        """Record that the response has begun: `answered_async`, called."""
-        run_sync(self.answered_async(exchange, status))
+        """Record that the response has begun: `answered_async`, called, unless it has nothing to do."""
+        if exchange.error is None:
+            exchange.begun = True
+        else:
+            run_sync(self.answered_async(exchange, status))
 
     def close(self) -> None:
         """Stop watching the policy's file. Close the store if it was opened here."""

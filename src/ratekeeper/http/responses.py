@@ -68,7 +68,7 @@ def problem(decision: PolicyDecision, status: int | None = None) -> Response:
         decisions = [rule.decision for rule in decision.enforced]
         if any(one.on_error == "deny" for one in decisions) and not any(one.impossible for one in decisions):
             return unavailable(status)
-    return _quota_exceeded(decision, HTTPStatus(429 if status is None else status))
+    return _quota_exceeded(decision, HTTPStatus.TOO_MANY_REQUESTS if status is None else HTTPStatus(status))
 
 
 def unavailable(status: int | None = None, retry_after: float | None = None) -> Response:
@@ -112,12 +112,12 @@ def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
     wait = decision.retry_after_seconds
     if wait is None:
         before, after = _quota_body(decision, status, None)
-        return Response(status.value, _HEADERS, before + after)
-    key = decision.combination, tuple([rule.decision.allowed for rule in decision.rules]), status, wait == 1
+        return Response(int(status), _HEADERS, before + after)
+    key = decision.combination, status, wait == 1
     body = _bodies.get(key)
     if body is None:
         body = keep(_bodies, key, _quota_body(decision, status, wait))
-    return Response(status.value, _HEADERS, b"%b%d%b" % (body[0], wait, body[1]))
+    return Response(int(status), _HEADERS, b"%b%d%b" % (body[0], wait, body[1]))
 
 
 def _quota_body(decision: PolicyDecision, status: HTTPStatus, wait: int | None) -> tuple[bytes, bytes]:

@@ -85,17 +85,18 @@ class PolicyDecision:
     @property
     def retry_after_seconds(self) -> int | None:
         """Return `retry_after` as whole seconds, at least 1; None if it is allowed, or if no wait would help."""
+        return self._retry_after_seconds()
+
+    def _retry_after_seconds(self) -> int | None:
         waits = [rule.decision.retry_after_seconds for rule in self.enforced if not rule.decision.allowed]
         known = [wait for wait in waits if wait is not None]
         return None if self.missing is not None or len(known) < len(waits) else max(known, default=None)
 
     @property
     def combination(self) -> Hashable:
-        """A value that is equal for decisions by the same rules and limits."""
-        limits = [(rule.name, rule.limit, rule.shadow) for rule in self.rules]
-        return tuple(
-            [(name, it.queues, it.max_cost, it.interval, it._exact_second, shadow) for name, it, shadow in limits]
-        )
+        """A value that is equal for decisions by the same rules and limits, each allowed or refused alike."""
+        rules = [(rule.name, rule.limit, rule.shadow, rule.decision.allowed) for rule in self.rules]
+        return tuple([(name, it.queues, it.max_cost, it.interval, it._exact_second, *how) for name, it, *how in rules])
 
     @property
     def states(self) -> tuple[int, ...]:

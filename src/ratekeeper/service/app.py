@@ -18,7 +18,7 @@ from ratekeeper.errors import (
     StoreUnavailable,
 )
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.frameworks.asgi import Receive, Scope, ScopeExchange, Send, answer_with
+from ratekeeper.frameworks.asgi import Receive, Scope, ScopeExchange, Send, messages_of
 from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
@@ -71,7 +71,8 @@ class Service:
             return
         except REFUSALS as error:
             response = response_to(error)
-        await answer_with(response, scope, receive, send)
+        for message in messages_of(response, scope):
+            await send(message)
 
     async def close(self) -> None:
         """Close the store. No request may come after this."""
