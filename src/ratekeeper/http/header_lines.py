@@ -44,6 +44,9 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
     found = [line for line in lines if len(line[0]) == size and line[0].translate(_DASHED) == dashed]
     if not found:
         return None
+    key, value = found[0]
+    if len(found) == 1 and key == raw_name and len(value) <= MOST_BYTES and name not in _LISTS:  # the usual header
+        return text_of(value) or None
     if any(key != raw_name for key, _ in found):
         raise BadRequestError(
             f"the header {name!r} is written with other dashes and underscores, which some servers accept"
