@@ -51,7 +51,7 @@ def verb(used: Table, choice: random.Random) -> Callable[[Table], object]:
         lambda it: it.decide([charge(key, 2) for key in keys]),
         lambda it: it.decide([charge(key) for key in keys], commit=False),
         lambda it: it.refund([charge(keys[0], 2)], now),
-        lambda it: it.reset("test/0", str(keys[0])),
+        lambda it: it.adjust("test/0", str(keys[0]), 0, 0, 0),
         lambda it: it.rewind("test/0", str(keys[0]), tat, max(0, tat - SECOND)),
     ]
     return choice.choice(verbs)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn
 
+from ratekeeper.adjustment import Adjustment, Until, block, forget, grant, ticks_until, unblock
 from ratekeeper.coroutines import pending, run_sync
-from ratekeeper.decision import Charge, Decision, combine, scope_of
+from ratekeeper.decision import Decision, combine
 from ratekeeper.guard import Cost, Guard, Key
-from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit
-from ratekeeper.refund import claim_refund
+from ratekeeper.limiter_base import NamedLimits
+from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout
 from ratekeeper.stores.as_async import as_async, async_gate
 from ratekeeper.stores.base import (
     Answer,
@@ -22,60 +22,14 @@ from ratekeeper.stores.base import (
     require_nonblocking,
     require_sync,
 )
-from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
-from ratekeeper.stores.unnamed import join_unnamed
+from ratekeeper.stores.spec import StoreSpec, opened
 from ratekeeper.usage import Usage
 from ratekeeper.verbs import with_hints
 from ratekeeper.waiting.turns import Reservation, reserve, wait_for_turn, wait_for_turn_async
 
 
-class _Named:
-    """Limits under a name: the base of both limiters."""
-
-    def __init__(
-        self, limits: tuple[Limit | str, ...], name: str | None, store: Store | AsyncStore | str | None
-    ) -> None:
-        if not limits:
-            raise ValueError("a limiter needs at least one limit, such as TokenBucket(20, 5) or '100/minute'")
-        self.limits = tuple(parse_limit(limit) if isinstance(limit, str) else limit for limit in limits)
-        for limit in self.limits:
-            if not isinstance(limit, Limit):
-                raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {limit!r}")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {type(name).__name__}")
-        self.name = " and ".join(map(str, self.limits)) if name is None else name
-        self._opened = store is None or isinstance(store, str)  # so it is this limiter's to close
-        if name is None and store is not None and store != MEMORY:
-            self._unnamed = join_unnamed(store, self.name, stacklevel=3)
-        self._scopes = tuple(scope_of(self.name, place) for place in range(len(self.limits)))
-        self._charges = partial(_charges, self._scopes, self.limits)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self.limits))}, name={self.name!r})"
-
-    def __reduce__(self) -> NoReturn:
-        kind = type(self).__name__
-        raise TypeError(
-            f"a {kind} cannot be pickled or copied, as its store cannot: make one in each process. They share their "
-            "limits if they have one name on one SharedMemoryStore or server"
-        )
-
-    def _to_give_back(self, decision: Decision, cost: int | None) -> list[Charge]:
-        """Return the charges that a refund gives back, and note that they are given."""
-        if not isinstance(decision, Decision):
-            raise TypeError(f"refund takes a decision of this limiter, not {type(decision).__name__}")
-        if decision.limit not in self.limits:
-            raise ValueError(f"this decision was made for another limiter: {decision.limit} is not among {self.limits}")
-        given = claim_refund(decision, cost)
-        return [charge for charge in self._charges(decision.key, given) if given and not charge.limit.queues]
-
-    def _usage(self, looks: Sequence[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
-        pairs = zip(self._scopes, looks, strict=True)
-        return [Usage.of(str(look.limit), look, waiting_at(scope, look.key)) for scope, look in pairs]
-
-
 @with_hints
-class Limiter(_Named):
+class Limiter(NamedLimits):
     """Decide for each key whether a request may go ahead, under one or several limits: all are charged, or none.
 
     `limits` are `TokenBucket`s, `LeakyBucket`s or strings for `parse_limit`. `store` holds the buckets: a store, or a
@@ -157,9 +111,35 @@ class Limiter(_Named):
             self.store.refund(tokens, decision.at_ticks)
 
     def reset(self, key: str | bytes) -> None:
-        """Forget what `key` owes: its buckets are full again."""
-        for scope in self._scopes:
-            self.store.reset(scope, key)
+        """Forget what `key` owes, and its block: its buckets are full again."""
+        self._adjust(key, forget)
+
+    def grant(self, key: str | bytes, tokens: int) -> None:
+        """Give `key` that many tokens of each limit, up to a full bucket. A key that has none left gets exactly these.
+
+        If the key is blocked, its block ends as much earlier as these tokens take to refill: see `unblock`.
+        """
+        self._adjust(key, partial(grant, tokens=tokens))
+
+    def block(self, key: str | bytes, until: Until) -> None:
+        """Refuse `key` until then, in all processes that share the store. Then one token passes, and others refill.
+
+        `until` is a datetime with a time zone, or a number as of `time.time()`. A block is kept as a debt, in place of
+        the debt before: `usage` shows it as `retry_after`. A later block makes it longer, never shorter. Requests that
+        wait already keep their turns, and so may requests that take over the turn of a waiter that gave up.
+        """
+        self._adjust(key, partial(block, ticks=ticks_until(until)))
+
+    def unblock(self, key: str | bytes) -> None:
+        """End a block of `key`: one token passes at once, and others refill, as they would have at the block's end.
+
+        A key that has a token left stays as it is; another gets one. For a full bucket, use `reset`.
+        """
+        self._adjust(key, unblock)
+
+    def _adjust(self, key: str | bytes, adjust: Callable[[Limit], Adjustment]) -> None:
+        for scope, adjustment in self._adjustments(adjust):
+            self.store.adjust(scope, key, *adjustment)
         self.store.wait_queue.reset(self._charges(key, 1))
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
@@ -186,7 +166,7 @@ class Limiter(_Named):
 
 
 @with_hints
-class AsyncLimiter(_Named):
+class AsyncLimiter(NamedLimits):
     """`Limiter` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on.
 
     `store` may also be one that must be awaited, such as one on the network.
@@ -251,7 +231,23 @@ class AsyncLimiter(_Named):
 
     async def reset(self, key: str | bytes) -> None:
         """As `Limiter.reset`."""
-        await asyncio.gather(*(self._store.reset(scope, key) for scope in self._scopes))
+        await self._adjust(key, forget)
+
+    async def grant(self, key: str | bytes, tokens: int) -> None:
+        """As `Limiter.grant`."""
+        await self._adjust(key, partial(grant, tokens=tokens))
+
+    async def block(self, key: str | bytes, until: Until) -> None:
+        """As `Limiter.block`."""
+        await self._adjust(key, partial(block, ticks=ticks_until(until)))
+
+    async def unblock(self, key: str | bytes) -> None:
+        """As `Limiter.unblock`."""
+        await self._adjust(key, unblock)
+
+    async def _adjust(self, key: str | bytes, adjust: Callable[[Limit], Adjustment]) -> None:
+        pairs = self._adjustments(adjust)
+        await asyncio.gather(*(self._store.adjust(scope, key, *adjustment) for scope, adjustment in pairs))
         self._store.wait_queue.reset(self._charges(key, 1))
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
@@ -265,10 +261,3 @@ class AsyncLimiter(_Named):
             closing = close()
             if is_async(self.store):
                 await closing
-
-
-def _charges(
-    scopes: tuple[str, ...], limits: tuple[Limit, ...], key: str | bytes, cost: int, timeout: Timeout = DEFAULT_WAIT
-) -> list[Charge]:
-    bound = zip(scopes, limits, strict=True)
-    return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in bound]

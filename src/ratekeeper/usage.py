@@ -14,7 +14,7 @@ class Usage:
 
     name         the rule's name, or the limit as a string
     limit        the limit
-    used         tokens that have not refilled yet, those of waiting requests too, rounded up
+    used         tokens that have not refilled yet, rounded up; all, if requests wait or the key is blocked
     remaining    whole tokens that could be taken at once now
     reset_after  seconds until the bucket is full again
     retry_after  seconds until one token can be taken; 0.0 if it can be taken now
@@ -38,7 +38,7 @@ class Usage:
     @classmethod
     def of(cls, name: str, look: Decision, waiting: int = 0) -> Usage:
         """Return the usage that a decision about one token shows, if nothing was charged."""
-        used = -(-look.debt_ticks // look.limit.interval)
+        used = min(look.limit.max_cost, -(-look.debt_ticks // look.limit.interval))
         return cls(name, look.limit, used, look.remaining, look.reset_after, look.retry_after, waiting)
 
     def __repr__(self) -> str:

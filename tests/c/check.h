@@ -140,6 +140,14 @@ static inline void refund(rk_table *table, uint64_t fingerprint, int64_t increme
     rk_refund(table, fingerprint, now - elapsed, (rk_terms){increment, INT64_MAX, 0}, &standing);
 }
 
+/* Forget a bucket. */
+static inline void reset(rk_table *table, uint64_t fingerprint)
+{
+    int64_t now = 0;
+    rk_clock standing = {read_standing, &now};
+    rk_adjust(table, fingerprint, now, (rk_adjustment){0, 0, 0}, &standing);
+}
+
 /* A bucket's TAT, or 0 for one that is not in the table. */
 static inline int64_t tat_of(const fixture *on, uint64_t fingerprint)
 {

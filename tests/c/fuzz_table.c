@@ -215,7 +215,7 @@ static void operate(world *in)
             give_back(in, k, increment, elapsed);
         break;
     case 1:
-        rk_reset(&in->on.table, in->fingerprints[k]);
+        reset(&in->on.table, in->fingerprints[k]);
         CHECK(tat_of(&in->on, in->fingerprints[k]) == 0);
         if (in->modelled)
             in->tats[k] = 0, in->has_cell[k] = in->marked[k] = false;
@@ -231,7 +231,7 @@ static void operate(world *in)
     }
     for (k = 0; in->modelled && k < KEYS; k++) /* with a TAT of 0 it might lose its cell, as if it were never used */
         if (in->has_cell[k] && !in->tats[k]) {
-            rk_reset(&in->on.table, in->fingerprints[k]);
+            reset(&in->on.table, in->fingerprints[k]);
             in->has_cell[k] = in->marked[k] = false;
         }
 }

@@ -114,7 +114,7 @@ static void call(int self)
     uint64_t other = bystander(&me->random);
     switch (random_below(&me->random, 4)) {
     case 0:
-        rk_reset(&on.table, other);
+        reset(&on.table, other);
         break;
     case 1:
         take(&on, other, NOW, (rk_terms){1, 1000, 1000});
@@ -137,7 +137,7 @@ static void call_and_forget(int self)
     uint64_t next = 100;
     callers[self].admitted += take(&on, new_key, NOW, token_terms(2, HEAVY, 1));
     if (self == 0) {
-        rk_reset(&on.table, new_key);
+        reset(&on.table, new_key);
         while (rk_live(&on.table, NOW) < 2 * RK_LINE - 1)
             take(&on, fingerprint_of(next++), NOW, token_terms(2, HEAVY, 2));
     }
@@ -249,6 +249,52 @@ static void call_with_a_time_that_may_be_past(int self)
         if (answer.allowed)
             admitted_of[key][count_of[key]++] = (admission){answer.at, answer.at + answer.debt, cost};
     }
+    me->done = true;
+}
+
+/* ---- changes by hand ---- */
+
+#define MOST ((INT64_C(1) << 62) - 1)
+
+static bool is_blocked;
+static int64_t admitted_late;
+
+static void set_no_block(uint64_t random)
+{
+    (void)random;
+    is_blocked = false, admitted_late = 0;
+}
+
+/* The first blocks a key that is new, or is being made; the others take of it, and give back what nobody took. */
+static void call_at_a_block(int self)
+{
+    caller *me = &callers[self];
+    if (self == 0) {
+        rk_adjust(&on.table, new_key, NOW, (rk_adjustment){0, 9 * HEAVY, MOST}, &all_read);
+        is_blocked = true;
+    }
+    for (int asked = 0; self && asked < 2; asked++) {
+        bool late = is_blocked;
+        admitted_late += take(&on, new_key, NOW, token_terms(3, HEAVY, 1)) && late;
+        refund(&on.table, new_key, HEAVY, 0);
+    }
+    me->done = true;
+}
+
+static void set_empty_bucket(uint64_t random)
+{
+    on.table.cells[random_below(&random, RK_LINE)] = (rk_cell){0, 0};
+    reset(&on.table, new_key);
+    take(&on, new_key, NOW, token_terms(3, HEAVY, 3));
+}
+
+/* Each grants one token of a bucket that had none, and takes what it gets. */
+static void call_at_a_grant(int self)
+{
+    caller *me = &callers[self];
+    rk_adjust(&on.table, new_key, NOW, (rk_adjustment){HEAVY, 0, MOST}, &all_read);
+    for (int asked = 0; asked < 2; asked++)
+        me->admitted += take(&on, new_key, NOW, token_terms(3, HEAVY, 1));
     me->done = true;
 }
 
@@ -514,6 +560,42 @@ static void callers_who_are_held_up_while_cells_come_and_go_mint_nothing_in_any_
     on = two_lines;
 }
 
+static void judge_block(void)
+{
+    CHECK(admitted_late == 0);
+    if (callers[0].done)
+        CHECK(tat_of(&on, new_key) == NOW + 9 * HEAVY && cells_of(&on, new_key) == 1 && settled(&on));
+    else
+        CHECK(tat_of(&on, new_key) <= NOW + 9 * HEAVY && cells_of(&on, new_key) <= 1);
+}
+
+static void nobody_who_asks_after_a_block_is_admitted_in_any_order(void)
+{
+    set_more = set_no_block;
+    explore(call_at_a_block, judge_block);
+    explore_leaving(call_at_a_block, judge_block, TABLES, 1);
+    crew = 3;
+    explore_at_random(call_at_a_block, judge_block, 15000, false);
+    crew = 2, set_more = NULL;
+}
+
+static void judge_grants(void)
+{
+    int64_t admitted = admitted_to_all();
+    while (take(&on, new_key, NOW, token_terms(3, HEAVY, 1)))
+        admitted++;
+    CHECK(admitted == crew && tat_of(&on, new_key) == NOW + 3 * HEAVY && settled(&on));
+}
+
+static void exactly_as_many_tokens_pass_as_were_granted_in_every_order(void)
+{
+    set_more = set_empty_bucket;
+    explore(call_at_a_grant, judge_grants);
+    crew = 3;
+    explore_at_random(call_at_a_grant, judge_grants, 15000, false);
+    crew = 2, set_more = NULL;
+}
+
 int main(void)
 {
     open_table(&on, 2);
@@ -527,6 +609,8 @@ int main(void)
     CLAIM(one_who_dies_at_any_step_of_a_charge_of_several_limits_costs_no_more_than_that_charge);
     CLAIM(one_who_is_stopped_at_any_step_of_a_charge_of_several_limits_and_goes_on_later_leaves_all_exact);
     CLAIM(callers_who_are_held_up_while_cells_come_and_go_mint_nothing_in_any_window);
+    CLAIM(nobody_who_asks_after_a_block_is_admitted_in_any_order);
+    CLAIM(exactly_as_many_tokens_pass_as_were_granted_in_every_order);
     for (int self = 0; self < CALLERS; self++)
         free(callers[self].stack);
     close_table(&on);

@@ -54,7 +54,7 @@ static void a_dead_claim_is_no_debt_to_those_who_only_look_give_back_or_forget(v
     rk_terms terms = token_terms(CAPACITY, INTERVAL, CAPACITY);
     CHECK(charge_at(&on.table, fingerprint_of(1), 0, terms, false).allowed);
     refund(&on.table, fingerprint_of(1), INTERVAL, 0);
-    rk_reset(&on.table, fingerprint_of(1));
+    reset(&on.table, fingerprint_of(1));
     CHECK(rk_live(&on.table, 0) == 0);
     CHECK(take(&on, fingerprint_of(1), 0, terms) && settled(&on));
     close_table(&on);

@@ -39,7 +39,7 @@ static void disturb(arena *in, uint64_t *random)
     uint64_t other = bystander(random_below(random, in->others + 4));
     switch (random_below(random, 4)) {
     case 1:
-        rk_reset(table, other);
+        reset(table, other);
         break;
     case 2:
         charge_at(table, other, 50, small, true);

@@ -10,6 +10,7 @@ enum { CAPACITY = 10, INTERVAL = 1000 };
 
 void claims_about_the_hash(void);
 void claims_about_full_tables(void);
+void claims_about_adjustments(void);
 void claims_about_races(void);
 void claims_about_running_clocks(void);
 
@@ -25,7 +26,7 @@ static void a_full_bucket_admits_exactly_its_capacity_at_once(void)
             admitted += take(&on, fingerprint_of(1), 5, token_terms(capacity, interval, 1));
         CHECK(admitted == capacity);
         CHECK(tat_of(&on, fingerprint_of(1)) == 5 + capacity * interval);
-        rk_reset(&on.table, fingerprint_of(1));
+        reset(&on.table, fingerprint_of(1));
     }
     close_table(&on);
 }
@@ -47,7 +48,7 @@ static void denied_a_tick_before_retry_after_and_allowed_at_it(void)
         CHECK(answer.retry_after > 0);
         CHECK(!take(&on, fingerprint_of(1), now + answer.retry_after - 1, terms));
         CHECK(take(&on, fingerprint_of(1), now + answer.retry_after, terms));
-        rk_reset(&on.table, fingerprint_of(1));
+        reset(&on.table, fingerprint_of(1));
     }
     close_table(&on);
 }
@@ -66,8 +67,8 @@ static void a_then_b_equals_a_plus_b(void)
         rk_answer at_once = charge_at(&on.table, two, now, token_terms(CAPACITY, interval, a + b), true);
         CHECK(after.allowed && at_once.allowed && after.debt == at_once.debt);
         CHECK(tat_of(&on, one) == tat_of(&on, two));
-        rk_reset(&on.table, one);
-        rk_reset(&on.table, two);
+        reset(&on.table, one);
+        reset(&on.table, two);
     }
     close_table(&on);
 }
@@ -134,7 +135,7 @@ static void extreme_times_and_bounds_do_not_overflow(void)
                 tat = now + ahead;
             CHECK(tat_of(&on, fingerprint_of(1)) == tat);
         }
-        rk_reset(&on.table, fingerprint_of(1));
+        reset(&on.table, fingerprint_of(1));
     }
     close_table(&on);
 }
@@ -152,7 +153,7 @@ static void a_charge_of_all_the_time_there_is_is_taken_back_without_an_overflow(
                               {.fingerprint = fingerprint_of(1), .terms = terms}};
         CHECK(!rk_charge_all(&on.table, twice, 2, late, true, &clock)); /* each fits by itself, but not both */
         CHECK(tat_of(&on, fingerprint_of(1)) >= 0 && tat_of(&on, fingerprint_of(1)) <= late);
-        rk_reset(&on.table, fingerprint_of(1));
+        reset(&on.table, fingerprint_of(1));
     }
     close_table(&on);
 }
@@ -201,7 +202,7 @@ static void a_refund_gives_back_what_has_not_refilled_since_and_no_more(void)
         int64_t most = cost * INTERVAL > since ? cost * INTERVAL - since : 0;
         refund(&on.table, key, cost * INTERVAL, elapsed);
         CHECK(tat_of(&on, key) == before - most);
-        rk_reset(&on.table, key);
+        reset(&on.table, key);
     }
     close_table(&on);
 }
@@ -313,7 +314,7 @@ static void a_reset_forgets_this_bucket_and_no_other(void)
     open_table(&on, 3);
     for (uint64_t key = 0; key < 10; key++)
         take(&on, fingerprint_of(key), 0, token_terms(CAPACITY, INTERVAL, CAPACITY));
-    rk_reset(&on.table, fingerprint_of(4));
+    reset(&on.table, fingerprint_of(4));
     CHECK(cells_of(&on, fingerprint_of(4)) == 0 && rk_live(&on.table, 0) == 9);
     for (uint64_t key = 0; key < 10; key++)
         CHECK(take(&on, fingerprint_of(key), 0, token_terms(CAPACITY, INTERVAL, CAPACITY)) == (key == 4));
@@ -339,6 +340,7 @@ int main(void)
     CLAIM(what_is_given_back_of_several_limits_mints_nothing_if_the_giver_was_held_up);
     CLAIM(the_debt_of_a_refused_request_is_right_also_where_the_sum_does_not_fit);
     claims_about_full_tables();
+    claims_about_adjustments();
     claims_about_races();
     claims_about_running_clocks();
     return conclude();

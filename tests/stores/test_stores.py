@@ -231,6 +231,7 @@ LIMITS = (
 )
 keys = st.sampled_from(["a", "b", "c", "é"])
 costs = st.integers(0, 8)
+ticks = st.just(0) | st.integers(0, 3) | st.integers(0, 5 * SECOND)
 timeouts = st.none() | st.sampled_from([0, 0.05, 1, 60, 1e12])
 some_limits = st.lists(st.integers(0, len(LIMITS) - 1), min_size=1, max_size=3)
 
@@ -304,6 +305,11 @@ class TwinsDecideAlike(RuleBasedStateMachine):
         for twin in self.twins:
             twin.limiter(chosen).reset(key)
 
+    @rule(place=st.integers(0, 2), key=keys, back=ticks, least=ticks, more=ticks)
+    def adjust(self, place: int, key: str, back: int, least: int, more: int) -> None:
+        for twin in self.twins:
+            twin.store.adjust(f"rule {place}", key, back, least, least + more)
+
     @rule(chosen=some_limits, shadows=st.lists(st.booleans(), min_size=3, max_size=3), key=keys, cost=costs)
     def decide_with_shadows(self, chosen: list[int], shadows: list[bool], key: str, cost: int) -> None:
         charges = [
@@ -345,5 +351,5 @@ def test_the_verbs_of_a_store_take_their_arguments_by_name(store: TableStore) ->
     tat = made.at_ticks + made.debt_ticks
     assert store.rewind(scope="s", key="a", expected_ticks=tat, tat_ticks=tat - 1)
     store.refund(charges=charges, at_ticks=made.at_ticks)
-    store.reset(scope="s", key="a")
+    store.adjust(scope="s", key="a", back_ticks=0, least_ticks=0, most_ticks=0)
     assert store.decide(charges, commit=False)[0].debt_ticks == 0

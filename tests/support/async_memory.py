@@ -36,8 +36,8 @@ class AsyncMemoryStore:
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         await self._answer("refund", lambda: self.store.refund(charges, at_ticks))
 
-    async def reset(self, scope: str, key: str | bytes) -> None:
-        await self._answer("reset", lambda: self.store.reset(scope, key))
+    async def adjust(self, scope: str, key: str | bytes, *ticks: int) -> None:
+        await self._answer("adjust", lambda: self.store.adjust(scope, key, *ticks))
 
     async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         return await self._answer("rewind", lambda: self.store.rewind(scope, key, expected_ticks, tat_ticks))

@@ -1,4 +1,4 @@
-/* The operations of a store on its table: charge, give back, forget, count; one bucket, or several all or nothing.
+/* The operations of a store on its table: charge, give back, adjust, count; one bucket, or several all or nothing.
  *
  * Stands on cells.h (the cells and the rule). Knows no Python; time is an argument, or a function where a later time is
  * needed.
@@ -83,13 +83,43 @@ static inline bool rk_rewind(rk_table *table, uint64_t fingerprint, int64_t expe
     return false;
 }
 
-/* Forget a bucket: it is full again. */
-static inline void rk_reset(rk_table *table, uint64_t fingerprint)
+/* A change of a bucket by hand. The TAT goes back by `back` ticks, and then stays from `least` to `most` ticks ahead of
+ * the time. So {0, 0, 0} forgets the bucket: it is full. */
+typedef struct {
+    int64_t back, least, most;
+} rk_adjustment;
+
+/* Adjust a bucket, whether or not it is there; a bucket that is not there is full. Returns false, and nothing is done, if
+ * it is to be there and finds no room.
+ *
+ * It mints tokens, and takes tokens away, whatever waiters own. `now` was read before; the time is read again after the
+ * cell, as in rk_refund. With `least` over 0 nothing may leave before, and nothing that was charged earlier may shorten
+ * that: the mark keeps refunds away, and a TAT that nobody knows keeps rewinds away. */
+static inline bool rk_adjust(rk_table *table, uint64_t fingerprint, int64_t now, rk_adjustment by, const rk_clock *clock)
 {
     rk_home home = rk_home_of(table, fingerprint);
-    rk_cell seen, *cell;
-    while ((cell = rk_find(home, fingerprint, &seen)))
-        rk_swap(cell, seen, (rk_cell){0, 0});
+    for (int attempt = 0;; attempt++, rk_count(&table->counters->retries)) {
+        rk_cell seen, *cell = rk_find(home, fingerprint, &seen);
+        int64_t later = clock->read(clock->context), wait;
+        now = later > now ? later : now;
+        if (!cell) {
+            if (by.least == 0)
+                return true;
+            rk_inserted inserted =
+                rk_insert(table, home, fingerprint, (rk_terms){by.least, 0, 0}, attempt, clock, &now, &wait);
+            if (inserted != RK_AGAIN)
+                return inserted == RK_INSERTED;
+            continue;
+        }
+        bool live = seen.tat > now;
+        rk_wide least = (rk_wide)now + by.least, most = (rk_wide)now + by.most;
+        rk_wide tat = (rk_wide)seen.tat - by.back + (by.least > 0);
+        tat = tat < least ? least : tat > most ? most : tat;
+        uint64_t mark = by.least > 0 ? RK_MARK : live ? seen.fingerprint & RK_MARK : 0;
+        rk_cell made = tat > now ? (rk_cell){fingerprint | mark, rk_clamp(tat)} : (rk_cell){0, 0};
+        if (rk_swap(cell, seen, made))
+            return true;
+    }
 }
 
 static inline uint64_t rk_live(const rk_table *table, int64_t now)

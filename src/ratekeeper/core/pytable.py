@@ -105,9 +105,9 @@ class Table:
         """Set a bucket's TAT back, if it is still what the caller believes. False, and nothing done, if it is not."""
         return self._alone(self._rewind, self._fingerprint(scope, key), expected_ticks, tat_ticks)
 
-    def reset(self, scope: str, key: str | bytes) -> None:
-        """Forget a bucket: it is full again."""
-        self._alone(self._reset, self._fingerprint(scope, key))
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> bool:
+        """Move a bucket's TAT by hand: see `rk_adjust`. False, and nothing done, if it needs a place and finds none."""
+        return self._alone(self._adjust, self._fingerprint(scope, key), back_ticks, least_ticks, most_ticks)
 
     def stats(self) -> tuple[int, int, int, int]:
         """Return live buckets, live buckets evicted, newcomers refused, and retries: a lock needs none."""
@@ -184,8 +184,18 @@ class Table:
         self._write(right, {bucket: tat})
         return True
 
-    def _reset(self, right: _Right, _: int, bucket: int) -> None:
-        self._forget(right, bucket)
+    def _adjust(self, right: _Right, now: int, bucket: int, back: int, least: int, most: int) -> bool:
+        tat = self._tats.get(bucket)
+        if tat is None and least and self._make_room(right, {}, now):
+            return False
+        new_tat = min(max((tat or 0) - back + (least > 0), now + least), now + most)
+        if new_tat <= now:
+            self._forget(right, bucket)
+            return True
+        if least:
+            _use(right, set.add, self._marked, bucket)
+        self._write(right, {bucket: new_tat})
+        return True
 
     def _forget(self, right: _Right, bucket: int) -> None:
         _use(right, dict.pop, self._tats, bucket, None)

@@ -117,17 +117,18 @@ static PyObject *table_refund(rk_table_object *self, PyObject *args, PyObject *k
     return done;
 }
 
-static PyObject *table_reset(rk_table_object *self, PyObject *args, PyObject *keywords)
+static PyObject *table_adjust(rk_table_object *self, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"scope", "key", NULL};
+    static char *names[] = {"scope", "key", "back_ticks", "least_ticks", "most_ticks", NULL};
     PyObject *scope, *key;
     uint64_t fingerprint;
+    long long back, least, most;
     int64_t now;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "UO:reset", names, &scope, &key) ||
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "UOLLL:adjust", names, &scope, &key, &back, &least, &most) ||
         !bucket_of(self, scope, key, &fingerprint) || !rk_read_clock(self, &now)) /* a closed table's has an error to tell */
         return NULL;
-    rk_reset(&self->table, fingerprint);
-    Py_RETURN_NONE;
+    bool done = rk_adjust(&self->table, fingerprint, now, (rk_adjustment){back, least, most}, &self->later);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
 }
 
 static PyObject *table_rewind(rk_table_object *self, PyObject *args, PyObject *keywords)
@@ -263,7 +264,7 @@ static void table_dealloc(rk_table_object *self)
 static PyMethodDef table_methods[] = {
     {"decide", (PyCFunction)(void (*)(void))table_decide, METH_VARARGS | METH_KEYWORDS, NULL},
     {"refund", (PyCFunction)(void (*)(void))table_refund, METH_VARARGS | METH_KEYWORDS, NULL},
-    {"reset", (PyCFunction)(void (*)(void))table_reset, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"adjust", (PyCFunction)(void (*)(void))table_adjust, METH_VARARGS | METH_KEYWORDS, NULL},
     {"rewind", (PyCFunction)(void (*)(void))table_rewind, METH_VARARGS | METH_KEYWORDS, NULL},
     {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
     {"close", (PyCFunction)table_close, METH_NOARGS, NULL},

@@ -6,17 +6,20 @@ Their verbs are a limiter's, with a request's attributes in place of a key. `com
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from typing import Any
 
+from ratekeeper.adjustment import Adjustment, Until, block, forget, grant, ticks_until, unblock
 from ratekeeper.coroutines import pending, run_sync
-from ratekeeper.decision import Charge, Decision, scope_of
+from ratekeeper.decision import Charge, scope_of
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.limits import TokenBucket, wait_ticks
+from ratekeeper.limits import Limit, TokenBucket, wait_ticks
 from ratekeeper.policy.compiled import CompiledPolicy, Plan, RuleExplanation
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy, policy_of
 from ratekeeper.policy.refunds import charges_to_refund
+from ratekeeper.policy.support import RuleNames, chosen, chosen_to_block, chosen_to_grant, usage_of
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import AsyncStore, Store, is_async, require_nonblocking, require_sync
 from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
@@ -126,7 +129,7 @@ class Keeper(_Keeping):
     def usage(self, attributes: Mapping[str, str]) -> list[Usage]:
         """Return the usage of each limit that the request would be charged to, in the file's order."""
         plan = self.compiled.buckets(attributes)
-        return _usage(plan, self.store.decide(plan.charges, commit=False), self.store.wait_queue.waiting_at)
+        return usage_of(plan, self.store.decide(plan.charges, commit=False), self.store.wait_queue.waiting_at)
 
     def refund(self, decision: PolicyDecision) -> None:
         """Give back an allowed request's charges, less the tokens that have refilled since. Give nothing back twice.
@@ -139,11 +142,36 @@ class Keeper(_Keeping):
         for place in places:
             self.store.rewind(*place)
 
-    def reset(self, attributes: Mapping[str, str]) -> None:
-        """Forget the debts of the buckets that the request would be charged to: they are full again."""
-        charges = self.compiled.buckets(attributes).charges
-        for charge in charges:
-            self.store.reset(charge.scope, charge.key)
+    def reset(self, attributes: Mapping[str, str], rule: RuleNames | None = None) -> None:
+        """Forget the debts and blocks of the buckets that the request would be charged to: they are full again.
+
+        `rule` is the name of a rule, or several names: only their buckets. Raise ValueError if such a rule does not
+        charge the request.
+        """
+        self._adjust(chosen(self.compiled, attributes, rule), forget)
+
+    def grant(self, attributes: Mapping[str, str], tokens: int, rule: RuleNames | None = None) -> None:
+        """Give the request's bucket that many tokens, up to a full bucket: see `Limiter.grant`.
+
+        `rule` is the name of a rule, or several names. If several rules charge the request, it must be given.
+        """
+        self._adjust(chosen_to_grant(self.compiled, attributes, rule), partial(grant, tokens=tokens))
+
+    def block(self, attributes: Mapping[str, str], until: Until, rule: RuleNames | None = None) -> None:
+        """Refuse all requests of this bucket until then: see `Limiter.block`.
+
+        `rule` is as for `grant`, and must be given for a rule without a key too: its block refuses everybody. Raise
+        ValueError for a rule in shadow, and if the attributes lack a part of the rule's key.
+        """
+        self._adjust(chosen_to_block(self.compiled, attributes, rule), partial(block, ticks=ticks_until(until)))
+
+    def unblock(self, attributes: Mapping[str, str], rule: RuleNames | None = None) -> None:
+        """End a block of the request's buckets, or of those of `rule`: see `Limiter.unblock`."""
+        self._adjust(chosen(self.compiled, attributes, rule), unblock)
+
+    def _adjust(self, charges: list[Charge], adjust: Callable[[Limit], Adjustment]) -> None:
+        for charge, adjustment in [(charge, adjust(charge.limit)) for charge in charges]:
+            self.store.adjust(charge.scope, charge.key, *adjustment)
         self.store.wait_queue.reset(charges)
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
@@ -223,7 +251,7 @@ class AsyncKeeper(_Keeping):
         """As `Keeper.usage`."""
         plan = self.compiled.buckets(attributes)
         looks = await self._store.decide(plan.charges, commit=False)
-        return _usage(plan, looks, self._store.wait_queue.waiting_at)
+        return usage_of(plan, looks, self._store.wait_queue.waiting_at)
 
     async def refund(self, decision: PolicyDecision) -> None:
         """As `Keeper.refund`."""
@@ -233,11 +261,25 @@ class AsyncKeeper(_Keeping):
         for place in places:
             await self._store.rewind(*place)
 
-    async def reset(self, attributes: Mapping[str, str]) -> None:
+    async def reset(self, attributes: Mapping[str, str], rule: RuleNames | None = None) -> None:
         """As `Keeper.reset`."""
-        charges = self.compiled.buckets(attributes).charges
-        for charge in charges:
-            await self._store.reset(charge.scope, charge.key)
+        await self._adjust(chosen(self.compiled, attributes, rule), forget)
+
+    async def grant(self, attributes: Mapping[str, str], tokens: int, rule: RuleNames | None = None) -> None:
+        """As `Keeper.grant`."""
+        await self._adjust(chosen_to_grant(self.compiled, attributes, rule), partial(grant, tokens=tokens))
+
+    async def block(self, attributes: Mapping[str, str], until: Until, rule: RuleNames | None = None) -> None:
+        """As `Keeper.block`."""
+        await self._adjust(chosen_to_block(self.compiled, attributes, rule), partial(block, ticks=ticks_until(until)))
+
+    async def unblock(self, attributes: Mapping[str, str], rule: RuleNames | None = None) -> None:
+        """As `Keeper.unblock`."""
+        await self._adjust(chosen(self.compiled, attributes, rule), unblock)
+
+    async def _adjust(self, charges: list[Charge], adjust: Callable[[Limit], Adjustment]) -> None:
+        for charge, adjustment in [(charge, adjust(charge.limit)) for charge in charges]:
+            await self._store.adjust(charge.scope, charge.key, *adjustment)
         self._store.wait_queue.reset(charges)
 
     async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
@@ -255,8 +297,3 @@ def _admitted(decision: PolicyDecision) -> PolicyDecision:
     if not decision.allowed:
         raise RateLimitExceeded(decision)
     return decision
-
-
-def _usage(plan: Plan, looks: list[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
-    parts = zip(plan.rules, plan.charges, looks, strict=True)
-    return [Usage.of(rule.name, look, waiting_at(charge.scope, charge.key)) for rule, charge, look in parts]

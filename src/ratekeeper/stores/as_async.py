@@ -75,5 +75,5 @@ class _AsyncView:
         self.wait_queue = TaskQueue(store.wait_queue)
         self.decide = as_coroutine(store.decide)
         self.refund = as_coroutine(store.refund)
-        self.reset = as_coroutine(store.reset)
+        self.adjust = as_coroutine(store.adjust)
         self.rewind = as_coroutine(store.rewind)

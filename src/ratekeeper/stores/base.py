@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache, partial
+from operator import index
 from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 
 from ratekeeper.clock import Clock
 from ratekeeper.coroutines import pending
 from ratekeeper.decision import Charge, Decision, combine, key_bytes
-from ratekeeper.limits import Limit, Timeout, wait_ticks
+from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, Timeout, wait_ticks
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
 from ratekeeper.waiting.wait_queue import TaskQueue, WaitQueue
 
@@ -46,8 +47,14 @@ class Store(Protocol):
         """Give back charges that were made at `at_ticks`, each as far as `gcra.refundable` allows."""
         ...
 
-    def reset(self, scope: str, key: str | bytes) -> None:
-        """Forget a bucket: it is full again."""
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
+        """Move a bucket's TAT by hand, whatever is charged: in one step, at the store's time `now`.
+
+        The TAT goes back by `back_ticks`, and then stays from now + `least_ticks` to now + `most_ticks`. That of a full
+        bucket is now. So 0, 0, 0 forgets the bucket. With `least_ticks` over 0 the bucket is also marked, so that no
+        refund shortens its debt; a TAT that is later already moves on by one tick, so that no `rewind` does. Raise
+        `StoreError` if the bucket finds no room, and never return without the change.
+        """
         ...
 
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
@@ -122,7 +129,9 @@ class AsyncStore(Protocol):
     # Each is an `async def` in your own store.
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> Answer[list[Decision]]: ...
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> Answer[None]: ...
-    def reset(self, scope: str, key: str | bytes) -> Answer[None]: ...
+    def adjust(
+        self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int
+    ) -> Answer[None]: ...
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> Answer[bool]: ...
 
 
@@ -145,6 +154,17 @@ def require_nonblocking(store: Store | AsyncStore) -> Store | AsyncStore:
         mend = "use a store that is awaited, such as AsyncRedisStore"
         raise TypeError(f"{type(store).__name__} blocks the event loop until its server answers: {mend}")
     return store
+
+
+def checked_adjustment(back_ticks: int, least_ticks: int, most_ticks: int) -> tuple[int, int, int]:
+    """Return the ticks of an adjustment. Raise TypeError or ValueError if they are not ticks, or the least is more."""
+    ticks = index(back_ticks), index(least_ticks), index(most_ticks)
+    if min(ticks) < 0 or max(ticks) > MAX_AHEAD_TICKS or ticks[1] > ticks[2]:
+        raise ValueError(
+            "back_ticks, least_ticks and most_ticks must be from 0 to 2**62 - 1, and the least not over the most, "
+            f"not {back_ticks}, {least_ticks} and {most_ticks}"
+        )
+    return ticks
 
 
 _charge: Callable[[tuple[Any, ...]], Charge] = partial(tuple.__new__, Charge)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from ratekeeper import core
 from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.core import pytable
+from ratekeeper.errors import StoreError
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import Limit
-from ratekeeper.stores.base import ChargeGate, Gate, WaitForTurn
+from ratekeeper.stores.base import ChargeGate, Gate, WaitForTurn, checked_adjustment
 from ratekeeper.stores.table_gate import TableGate
 from ratekeeper.waiting.wait_queue import WaitQueue
 
@@ -45,7 +46,6 @@ class TableStore:
             forget_in_child(table)
         self.decide = table.decide
         self.refund = table.refund
-        self.reset = table.reset
         self.rewind = table.rewind
         self.wait_queue = WaitQueue(table, self.clock)
 
@@ -57,6 +57,14 @@ class TableStore:
         if len(limits) == 1:
             return TableGate(self, table, scopes[0], limits[0], wait)
         return ChargeGate(self, scopes, limits, wait)
+
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
+        """Move a bucket's TAT by hand. See `Store.adjust`."""
+        if not self._table.adjust(scope, key, *checked_adjustment(back_ticks, least_ticks, most_ticks)):
+            raise StoreError(
+                f"the table of {self._max_keys:,} keys is full, and denies newcomers: nothing was changed. Ask again "
+                "when a bucket is full again, or make the table larger"
+            )
 
     def policy_gate(self, matcher: object) -> Any:
         """Return the hot path for a policy, a C object; None if the table or the matcher is in Python."""

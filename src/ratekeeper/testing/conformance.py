@@ -14,7 +14,7 @@ from threading import Barrier
 from ratekeeper.clock import ManualClock
 from ratekeeper.decision import Charge
 from ratekeeper.limiter import Limiter
-from ratekeeper.limits import DEFAULT_WAIT, LeakyBucket, Limit, Timeout, TokenBucket
+from ratekeeper.limits import DEFAULT_WAIT, MAX_AHEAD_TICKS, LeakyBucket, Limit, Timeout, TokenBucket
 from ratekeeper.stores.base import AsyncStore, Store, is_async
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.testing.blocking import Blocking
@@ -88,7 +88,7 @@ class StoreConformance:
         small, large = TokenBucket(1, 1), TokenBucket(2, 1)
         request = [charge("shadow", small, shadow=True), charge("real", large)]
         assert [self._allowed(*request) for _ in range(3)] == [[True, True], [False, True], [False, False]]
-        self.store.reset("test/0", "shadow")
+        self.store.adjust("test/0", "shadow", 0, 0, 0)
         assert self._allowed(*request) == [True, False]
         assert self._left("shadow", small) == 1
 
@@ -171,11 +171,37 @@ class StoreConformance:
         assert self.store.rewind("test/0", "a", tat - limit.interval, 0)
         assert self._debt("a", limit) == 0
 
-    def test_a_reset_fills_its_bucket_and_no_other(self) -> None:
+    # ---- changes by hand ----
+
+    def test_a_bucket_that_is_to_have_no_debt_is_full_and_no_other_is(self) -> None:
         limit = TokenBucket(1, 1)
         self._allowed(charge("a", limit), charge("b", limit))
-        self.store.reset("test/0", "a")
+        self.store.adjust("test/0", "a", 0, 0, 0)
         assert [self._left(key, limit) for key in "ab"] == [1, 0]
+
+    def test_a_bucket_goes_back_by_the_ticks_that_are_given_but_not_beyond_a_full_one(self) -> None:
+        limit = TokenBucket(5, "7/minute")
+        self.store.decide([charge("a", limit, 5)])
+        self.store.adjust("test/0", "a", 2 * limit.interval + 1, 0, MAX_AHEAD_TICKS)
+        assert self._debt("a", limit) == 3 * limit.interval - 1
+        for key in ("a", "nobody"):
+            self.store.adjust("test/0", key, MAX_AHEAD_TICKS, 0, MAX_AHEAD_TICKS)
+            assert self._debt(key, limit) == 0
+
+    def test_a_bucket_that_is_to_owe_a_least_owes_that_and_neither_a_refund_nor_a_rewind_lessens_it(self) -> None:
+        limit = TokenBucket(5, 1)
+        [made] = self.store.decide([charge("a", limit, 4)])
+        least = 5 * limit.interval
+        for key in ("a", "nobody"):
+            self.store.adjust("test/0", key, 0, least, MAX_AHEAD_TICKS)
+            assert self._debt(key, limit) == least
+            assert self._allowed(charge(key, limit)) == [False]
+            self.store.refund([charge(key, limit, 4)], made.at_ticks)
+        self.store.adjust("test/0", "a", 0, limit.interval, MAX_AHEAD_TICKS)  # it owes more already
+        assert not self.store.rewind("test/0", "a", made.at_ticks + least, made.at_ticks)
+        assert [self._debt(key, limit) for key in ("a", "nobody")] == [least + 1, least]
+        self.store.adjust("test/0", "a", 0, 0, 2 * limit.interval)
+        assert self._left("a", limit) == 3
 
     # ---- over time, and many at once ----
 
@@ -196,13 +222,15 @@ class StoreConformance:
             )
             for place in random.choices(range(len(limits)), k=random.choice([1, 1, 2, 3]))
         ]  # fmt: skip
-        if random.random() < 0.1:
+        if random.random() < 0.2:
+            least = random.choice([0, 0, 1, random.randrange(10**11)])
+            ticks = random.choice([0, random.randrange(10**11)]), least, random.choice([least, MAX_AHEAD_TICKS])
             for store in (self.store, reference):
-                store.reset(charges[0].scope, charges[0].key)
+                store.adjust(charges[0].scope, charges[0].key, *ticks)
         commit = random.random() < 0.8
         made = self.store.decide(charges, commit=commit)
         assert made == reference.decide(charges, commit=commit)
-        if random.random() < 0.2:
+        if made[0].allowed and random.random() < 0.2:
             for store in (self.store, reference):
                 store.refund(charges[:1], made[0].at_ticks)
 

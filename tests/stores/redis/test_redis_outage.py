@@ -234,13 +234,35 @@ def test_what_was_charged_here_is_never_given_back_on_the_server(flaky: Proxy) -
     assert one(store, cost=0).remaining == 8
 
 
+@pytest.mark.parametrize("on_error", ["raise", "deny", "local", "allow"])
+def test_in_an_outage_no_change_by_hand_is_taken_as_done_whatever_on_error_says(on_error: str) -> None:
+    limiter = Limiter(TokenBucket(10, 1), store=gone(on_error=on_error))
+    changes: list[tuple[str, list[float]]] = [
+        ("grant", [5]),
+        ("block", [time.time() + 60]),
+        ("unblock", []),
+        ("reset", []),
+    ]
+    for verb, arguments in changes:
+        with pytest.raises(StoreUnavailable, match=r"does not answer|did not answer"):
+            getattr(limiter, verb)("a", *arguments)
+
+
+def test_in_an_outage_a_block_still_holds_for_the_share_of_this_process() -> None:
+    limiter = Limiter(TokenBucket(10, 1), store=gone(on_error="local"))
+    with pytest.raises(StoreUnavailable):
+        limiter.block("a", time.time() + 60)
+    assert not limiter.try_acquire("a")
+    assert limiter.try_acquire("b")
+
+
 def test_in_an_outage_a_refund_does_nothing_a_rewind_is_taken_as_done_and_a_reset_raises() -> None:
     store = gone(on_error="local")
     store.refund([charge()], 5)
     assert store.rewind("test/0", "a", 5, 3) is True  # it may have been done
     one(store, cost=8)
     with pytest.raises(StoreUnavailable, match="did not answer a moment ago"):
-        store.reset("test/0", "a")
+        store.adjust("test/0", "a", 0, 0, 0)
     assert one(store).remaining == 7
     with pytest.raises(StoreUnavailable, match="does not answer"):
         gone().refund([charge()], 5)

@@ -37,6 +37,7 @@ fresh = itertools.count()
 chosen_limits = st.lists(st.integers(0, len(LIMITS) - 1), min_size=1, max_size=4)
 keys = st.sampled_from(["a", "b", "é", "6:tenant", "6:tenant5:alice"])
 costs = st.integers(0, 9) | st.just(10**30)
+adjusted = st.just(0) | st.integers(0, 3) | st.integers(0, 5 * SECOND)
 timeouts = st.none() | st.sampled_from([0, 0.05, 1, 60, 1e12])
 
 
@@ -132,13 +133,15 @@ class StoresDecideAlike(RuleBasedStateMachine):
         assert self.wait_for(self.asynchronous.rewind(*bucket, at, at - back)) == right
         assert self.remembering.rewind(*bucket, at, at - back) == right
 
-    @rule(number=st.integers(0, len(LIMITS) - 1), key=keys)
-    def reset(self, number: int, key: str) -> None:
+    @rule(
+        number=st.integers(0, len(LIMITS) - 1), key=keys, back=adjusted, least=adjusted, more=adjusted | st.just(2**60)
+    )
+    def adjust(self, number: int, key: str, back: int, least: int, more: int) -> None:
         bucket = f"{self.scope}/{number}", key
-        self.reference.reset(*bucket)
-        self.sync.reset(*bucket)
-        self.wait_for(self.asynchronous.reset(*bucket))
-        self.remembering.reset(*bucket)
+        self.reference.adjust(*bucket, back, least, least + more)
+        self.sync.adjust(*bucket, back, least, least + more)
+        self.wait_for(self.asynchronous.adjust(*bucket, back, least, least + more))
+        self.remembering.adjust(*bucket, back, least, least + more)
 
     @rule(ticks=st.integers(0, 5 * SECOND) | st.integers(0, 20) | st.sampled_from([60 * SECOND, 86_400 * 100 * SECOND]))
     def time_goes_on(self, ticks: int) -> None:

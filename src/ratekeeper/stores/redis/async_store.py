@@ -74,9 +74,9 @@ class AsyncRedisStore(RedisStoreBase):
         """As `RedisStore.rewind`."""
         return await self._fallback.rewind(scope, key, expected_ticks, tat_ticks)
 
-    async def reset(self, scope: str, key: str | bytes) -> None:
-        """As `RedisStore.reset`."""
-        await self._fallback.reset(scope, key)
+    async def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
+        """As `RedisStore.adjust`."""
+        await self._fallback.adjust(scope, key, back_ticks, least_ticks, most_ticks)
 
     async def close(self) -> None:
         """Give back what waiters gave up, and close the connections. A client that you gave is left open."""

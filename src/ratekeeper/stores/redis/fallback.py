@@ -26,6 +26,7 @@ from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, checked_on_er
 from ratekeeper.errors import StoreError, StoreUnavailable
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.stores.base import checked_adjustment
 from ratekeeper.stores.redis.questions import Questions
 
 MAX_KEYS = 100_000
@@ -120,10 +121,11 @@ class Fallback:
             self._counted()
             return True
 
-    async def reset(self, scope: str, key: str | bytes) -> None:
-        """Forget a bucket, here and there. Nothing can stand for that: the caller must know that it was done."""
-        self._table.reset(scope, key)
-        await self._questions.reset(scope, key)
+    async def adjust(self, scope: str, key: str | bytes, back: int, least: int, most: int) -> None:
+        """Move a bucket's TAT, here and there. Nothing can stand for that: the caller must know that it was done."""
+        ticks = checked_adjustment(back, least, most)
+        self._table.adjust(scope, key, *ticks)
+        await self._questions.adjust(scope, key, *ticks)
 
     def _mode(self, charges: Sequence[Charge]) -> str:
         """Return the strictest `on_error` of these charges."""

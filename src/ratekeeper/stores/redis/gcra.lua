@@ -23,7 +23,7 @@
 
 local TICKS_PER_SECOND = 16000000000
 local TICKS_PER_MS, TICKS_PER_US = TICKS_PER_SECOND / 1000, TICKS_PER_SECOND / 1000000
-local DECIDE, PEEK, REFUND, REWIND, RESET, MARKS = 0, 1, 2, 3, 4, 5
+local DECIDE, PEEK, REFUND, REWIND, ADJUST, MARKS = 0, 1, 2, 3, 4, 5
 local ANY_MARK = 2
 
 local call, take = redis.call, struct.unpack
@@ -159,6 +159,19 @@ local function rewind(bucket, expected_s, expected_t, to_s, to_t, expected_mark,
     return 1
 end
 
+-- Move a TAT back, and then keep it from `least` to `most` ahead of now. See rk_adjust in core/charge.h.
+local function adjust(bucket, back_s, back_t, least_s, least_t, most_s, most_t)
+    local tat_s, tat_t, marked = read(bucket)
+    local holds = least_s > 0 or least_t > 0
+    tat_s, tat_t = minus(tat_s, tat_t, back_s, back_t)
+    if holds then tat_s, tat_t = plus(tat_s, tat_t, 0, 1) end
+    least_s, least_t = plus(now_s, now_t, least_s, least_t)
+    most_s, most_t = plus(now_s, now_t, most_s, most_t)
+    if before(tat_s, tat_t, least_s, least_t) then tat_s, tat_t = least_s, least_t end
+    if before(most_s, most_t, tat_s, tat_t) then tat_s, tat_t = most_s, most_t end
+    write(bucket, tat_s, tat_t, marked or holds)
+end
+
 local kind
 while position <= #packed do
     kind, count, position = take('<BH', packed, position)
@@ -178,8 +191,10 @@ while position <= #packed do
         expected_s, expected_t, to_s, to_t, expected_mark, mark, position = take('<ddddBB', packed, position)
         out[#out + 1] = 0
         out[#out + 1] = rewind(KEYS[base + 1], expected_s, expected_t, to_s, to_t, expected_mark, mark)
-    elseif kind == RESET then
-        call('DEL', KEYS[base + 1])
+    elseif kind == ADJUST then
+        local back_s, back_t, least_s, least_t, most_s, most_t
+        back_s, back_t, least_s, least_t, most_s, most_t, position = take('<dddddd', packed, position)
+        adjust(KEYS[base + 1], back_s, back_t, least_s, least_t, most_s, most_t)
     elseif kind == MARKS then
         for i = 1, count do
             local _, _, marked = read(KEYS[base + i])

@@ -28,10 +28,10 @@ from ratekeeper.stores.redis.replies import DenialCache, Reply, decisions_on, pa
 from ratekeeper.stores.redis.script import (
     BucketNames,
     Request,
+    adjust_request,
     charge_request,
     decide_request,
     refund_request,
-    reset_request,
     rewind_request,
     tag_of,
 )
@@ -128,11 +128,11 @@ class Questions:
             [reply] = await self.send([rewind_request(name, expected, tat)])
         return reply.ticks != [0]
 
-    async def reset(self, scope: str, key: str | bytes) -> None:
-        """Forget a bucket."""
+    async def adjust(self, scope: str, key: str | bytes, back: int, least: int, most: int) -> None:
+        """Move a bucket's TAT by hand."""
         name = self._names.name(scope, key)
         with self._forgetting([name]):
-            await self.send([reset_request(name)])
+            await self.send([adjust_request(name, back, least, most)])
 
     async def _look(self, parts: Sequence[_Part]) -> list[list[Decision]]:
         replies = await self.send([decide_request(*part, commit=False) for part in parts])

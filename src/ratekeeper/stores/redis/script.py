@@ -28,7 +28,7 @@ MAX_NAMES_KEPT = 4096
 MAX_KEY_KEPT = 256
 """Letters of a key whose name is kept: long keys must not fill the memory."""
 
-DECIDE, PEEK, REFUND, REWIND, RESET, MARKS = range(6)  # as in the script
+DECIDE, PEEK, REFUND, REWIND, ADJUST, MARKS = range(6)  # as in the script
 ANY_MARK = 2  # as in the script
 
 _FIRST_PART = re.compile(rb"([0-9]{1,7}):")
@@ -180,9 +180,10 @@ def rewind_request(
     return Request([name], _header(REWIND, 1) + times + _marks(expected_mark, mark), 1)
 
 
-def reset_request(name: bytes) -> Request:
-    """Return the request to forget a bucket."""
-    return Request([name], _header(RESET, 1), 0)
+def adjust_request(name: bytes, back: int, least: int, most: int) -> Request:
+    """Return the request to move a TAT back, and then to keep it from `least` to `most` ticks ahead of the time."""
+    times = [_time(*divmod(ticks, TICKS_PER_SECOND)) for ticks in (back, least, most)]
+    return Request([name], _header(ADJUST, 1) + b"".join(times), 0)
 
 
 # ---- what is sent ----

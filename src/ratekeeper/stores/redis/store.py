@@ -177,8 +177,9 @@ class RedisStore(RedisStoreBase):
 
     In an outage, decisions say `source` "fallback". They charge nothing that could be given back: a refund of one does
     nothing, now or later. A refund of the server's charge is lost if the server does not answer, which refills in time;
-    with "raise" it raises. A waiter keeps its turn, or moves up. A reset raises whatever `on_error` says, as nothing
-    can stand for it. A mistake in the configuration (a password, a key of another type) always raises `StoreError`.
+    with "raise" it raises. A waiter keeps its turn, or moves up. A change by hand (reset, grant, block) raises whatever
+    `on_error` says, as nothing can stand for it. A mistake in the configuration (a password, a key of another type)
+    always raises `StoreError`.
 
     Over a time that spans an outage, the fleet admits at most the limit by the server, and what is admitted without it:
     with "local" the limit once more, for all `expected_nodes` together. Decisions made here are not told to the server
@@ -223,9 +224,9 @@ class RedisStore(RedisStoreBase):
         """Set a bucket's TAT back, if it is still `expected_ticks`. See `Store.rewind`."""
         return run_sync(self._fallback.rewind(scope, key, expected_ticks, tat_ticks))
 
-    def reset(self, scope: str, key: str | bytes) -> None:
-        """Forget a bucket: it is full again."""
-        run_sync(self._fallback.reset(scope, key))
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
+        """Move a bucket's TAT by hand. See `Store.adjust`. Raise `StoreUnavailable` if the server does not answer."""
+        run_sync(self._fallback.adjust(scope, key, back_ticks, least_ticks, most_ticks))
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         """Return the hot path of one limiter."""

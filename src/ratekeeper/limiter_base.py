@@ -1,0 +1,75 @@
+"""NamedLimits: the common base of both limiters: their limits, their name, and the charges of a request.
+
+It must not ask a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NoReturn
+
+from ratekeeper.adjustment import Adjustment
+from ratekeeper.decision import Charge, Decision, scope_of
+from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit
+from ratekeeper.refund import claim_refund
+from ratekeeper.stores.base import AsyncStore, Store
+from ratekeeper.stores.spec import MEMORY
+from ratekeeper.stores.unnamed import join_unnamed
+from ratekeeper.usage import Usage
+
+
+class NamedLimits:
+    """Limits under a name. A subclass has the store and the verbs."""
+
+    def __init__(
+        self, limits: tuple[Limit | str, ...], name: str | None, store: Store | AsyncStore | str | None
+    ) -> None:
+        if not limits:
+            raise ValueError("a limiter needs at least one limit, such as TokenBucket(20, 5) or '100/minute'")
+        self.limits = tuple(parse_limit(limit) if isinstance(limit, str) else limit for limit in limits)
+        for limit in self.limits:
+            if not isinstance(limit, Limit):
+                raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {limit!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {type(name).__name__}")
+        self.name = " and ".join(map(str, self.limits)) if name is None else name
+        self._opened = store is None or isinstance(store, str)  # so it is this limiter's to close
+        if name is None and store is not None and store != MEMORY:
+            self._unnamed = join_unnamed(store, self.name, stacklevel=3)
+        self._scopes = tuple(scope_of(self.name, place) for place in range(len(self.limits)))
+        self._charges = partial(_charges, self._scopes, self.limits)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.limits))}, name={self.name!r})"
+
+    def __reduce__(self) -> NoReturn:
+        kind = type(self).__name__
+        raise TypeError(
+            f"a {kind} cannot be pickled or copied, as its store cannot: make one in each process. They share their "
+            "limits if they have one name on one SharedMemoryStore or server"
+        )
+
+    def _to_give_back(self, decision: Decision, cost: int | None) -> list[Charge]:
+        """Return the charges that a refund gives back, and note that they are given."""
+        if not isinstance(decision, Decision):
+            raise TypeError(f"refund takes a decision of this limiter, not {type(decision).__name__}")
+        if decision.limit not in self.limits:
+            raise ValueError(f"this decision was made for another limiter: {decision.limit} is not among {self.limits}")
+        given = claim_refund(decision, cost)
+        return [charge for charge in self._charges(decision.key, given) if given and not charge.limit.queues]
+
+    def _usage(self, looks: Sequence[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
+        pairs = zip(self._scopes, looks, strict=True)
+        return [Usage.of(str(look.limit), look, waiting_at(scope, look.key)) for scope, look in pairs]
+
+    def _adjustments(self, adjust: Callable[[Limit], Adjustment]) -> list[tuple[str, Adjustment]]:
+        """Return each limit's scope, and the change of its bucket."""
+        return [(scope, adjust(limit)) for scope, limit in zip(self._scopes, self.limits, strict=True)]
+
+
+def _charges(
+    scopes: tuple[str, ...], limits: tuple[Limit, ...], key: str | bytes, cost: int, timeout: Timeout = DEFAULT_WAIT
+) -> list[Charge]:
+    bound = zip(scopes, limits, strict=True)
+    return [Charge.of(scope, key, limit, cost, timeout) for scope, limit in bound]

@@ -1,0 +1,106 @@
+"""For support: the usage of a request's buckets, and the buckets to change by hand, chosen by their rules' names.
+
+It knows no store. A change of the wrong bucket may shut out everybody. So an unclear choice is an error, which names
+the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeAlias
+
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.errors import did_you_mean
+from ratekeeper.policy.compiled import CompiledPolicy, Plan
+from ratekeeper.policy.model import Rule
+from ratekeeper.usage import Usage
+
+RuleNames: TypeAlias = str | Collection[str]
+"""The name of a rule, or several names."""
+
+
+def usage_of(plan: Plan, looks: Sequence[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
+    """Return the usage of each bucket of a plan, by looks at one token of each."""
+    parts = zip(plan.rules, plan.charges, looks, strict=True)
+    return [Usage.of(rule.name, look, waiting_at(charge.scope, charge.key)) for rule, charge, look in parts]
+
+
+def chosen(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None) -> list[Charge]:
+    """Return a charge of one token for each bucket of a request that these rules charge; None stands for all rules.
+
+    Raise ValueError for a rule that does not charge the request.
+    """
+    plan = compiled.buckets(attributes)
+    if rule is None:
+        return plan.charges
+    names = _names(compiled, rule)
+    charged = {one.name for one in plan.rules}
+    for name in names:
+        if name not in charged:
+            raise ValueError(f"rule {name!r} does not charge this request: {_reason(compiled, attributes, name)}")
+    return [charge for one, charge in zip(plan.rules, plan.charges, strict=True) if one.name in names]
+
+
+def chosen_to_grant(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None) -> list[Charge]:
+    """As `chosen`. Raise ValueError also if no rule charges the request, or several do and none is named."""
+    plan = compiled.buckets(attributes)
+    if rule is None:
+        _check_clear(compiled, attributes, plan)
+    return chosen(compiled, attributes, rule)
+
+
+def chosen_to_block(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None) -> list[Charge]:
+    """As `chosen_to_grant`. Raise ValueError also for a block that would refuse nobody, or others by accident."""
+    plan = compiled.buckets(attributes)
+    if rule is None:
+        _check_clear(compiled, attributes, plan)
+    seen = compiled.seen(attributes)
+    charges = chosen(compiled, attributes, rule)
+    scopes = {charge.scope for charge in charges}
+    for one, charge in zip(plan.rules, plan.charges, strict=True):
+        if charge.scope in scopes:
+            _check_block(one, seen, named=rule is not None)
+    return charges
+
+
+def _names(compiled: CompiledPolicy, rule: RuleNames) -> list[str]:
+    names = [rule] if isinstance(rule, str) else list(rule)
+    known = [one.name for one in compiled.policy.rules]
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"rule must be the name of a rule, or several names, not {name!r}")
+        if name not in known:
+            raise ValueError(f"the policy has no rule {name!r}{did_you_mean(name, known)}")
+    if not names:
+        raise ValueError("rule must name at least one rule, not none")
+    return names
+
+
+def _reason(compiled: CompiledPolicy, attributes: Mapping[str, str], name: str) -> str:
+    reasons = [it.reason for it in compiled.explain(attributes).explanations if it.rule.name == name]
+    return str(reasons[0])
+
+
+def _check_clear(compiled: CompiledPolicy, attributes: Mapping[str, str], plan: Plan) -> None:
+    if not plan.rules:
+        exempt = compiled.exempting(compiled.seen(attributes)) is not None
+        raise ValueError("no rule charges this request" + ", as it is exempt" * exempt)
+    if len(plan.rules) > 1:
+        names = ", ".join(repr(one.name) for one in plan.rules)
+        raise ValueError(f"several rules charge this request: say by rule= which one is meant, or which ones: {names}")
+
+
+def _check_block(rule: Rule, seen: Mapping[str, str], named: bool) -> None:
+    if rule.shadow:
+        raise ValueError(f"rule {rule.name!r} is in shadow and refuses nothing, so a block would refuse nobody")
+    if not rule.key and not named:
+        raise ValueError(
+            f"rule {rule.name!r} counts all requests together, so a block would refuse everybody: "
+            f"write rule={rule.name!r} if you mean it"
+        )
+    lacking = [name for name in rule.key if name not in seen]
+    if lacking:
+        raise ValueError(
+            f"rule {rule.name!r} counts by {' and '.join(rule.key)}, and these attributes have no {lacking[0]}: "
+            "a block would refuse all requests without one"
+        )
