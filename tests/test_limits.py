@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper import LeakyBucket, Limit, LimitError, TokenBucket, parse_limit, parse_limits
+from ratekeeper import Deny, LeakyBucket, Limit, LimitError, TokenBucket, parse_limit, parse_limits
 from ratekeeper.limits import MAX_REFILL_TICKS, TICKS_PER_SECOND
 from ratekeeper.rates import parse_rate, rate_text
 
@@ -154,7 +155,8 @@ def test_a_float_means_the_decimal_that_it_prints_as() -> None:
         ("10 apples per minute", "write a count and a period"),
         ("10/s foo", "'foo' is not understood"),
         ("10/s burst", "'burst' is not understood"),
-        ("0/s", "a rate must be positive, not '0/s': .* refuse it before you ask a limiter"),
+        ("0/s burst 5", "a rate must be positive, not '0/s': to refuse every request, use the limit '0/s'"),
+        ("10/s burst 0", "capacity must be at least 1, not 0: to refuse every request, use the limit '0/s'"),
         ("10/s burst 0", "at least 1"),
         ("10/0s", "longer than 0"),
         ("0.5/s", "add a burst"),
@@ -176,8 +178,27 @@ def test_any_text_is_a_limit_or_a_limit_error(text: str) -> None:
         limit = parse_limit(text)
     except LimitError:
         return
-    assert limit.capacity >= 1
-    assert limit.rate > 0
+    assert (limit.capacity >= 1 and limit.rate > 0) or limit == NOTHING
+
+
+NOTHING = TokenBucket(0, 0)
+
+
+@pytest.mark.parametrize("text", ["0/s", "0/minute", "0.0/2h", " 0 requests per day burst 0 ", "00/5"])
+def test_a_limit_of_nothing_is_one_value_however_it_is_written(text: str) -> None:
+    limit = parse_limit(text)
+    assert limit == NOTHING == TokenBucket(0, text.partition("burst")[0]) == TokenBucket(0, 0.0)
+    assert limit.refuses_all
+    assert limit.window == limit.rate == 0
+    assert str(limit) == "token_bucket of 0 at 0/s"
+    assert not parse_limit("1/s").refuses_all
+
+
+def test_to_deny_is_not_a_limit_of_nothing() -> None:
+    assert Deny() == Deny() != NOTHING
+    assert Deny().refuses_all
+    assert (str(Deny()), repr(Deny())) == ("deny", "Deny()")
+    assert pickle.loads(pickle.dumps(Deny())) == Deny()
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), -float("inf"), 1e9 + 1, 10**400, True, None, [5]])

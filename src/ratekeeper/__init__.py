@@ -18,7 +18,7 @@ from ratekeeper.errors import (
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.leaky_queue import LeakyQueue, QueueStats
 from ratekeeper.limiter import AsyncLimiter, Limiter
-from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit, parse_limits
+from ratekeeper.limits import Deny, LeakyBucket, Limit, TokenBucket, parse_limit, parse_limits
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
 from ratekeeper.policy.model import Policy
@@ -39,6 +39,7 @@ __all__ = [
     "AsyncRedisStore",
     "CostError",
     "Decision",
+    "Deny",
     "Keeper",
     "LeakyBucket",
     "LeakyQueue",

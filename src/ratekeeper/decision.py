@@ -62,15 +62,9 @@ class Charge(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        scope: str,
-        key: str | bytes,
-        limit: Limit,
-        cost: int = 1,
-        timeout: Timeout = DEFAULT_WAIT,
-        shadow: bool = False,
-        on_error: str | None = None,
-    ) -> Charge:
+        cls, scope: str, key: str | bytes, limit: Limit, cost: int = 1, timeout: Timeout = DEFAULT_WAIT,
+        shadow: bool = False, on_error: str | None = None,
+    ) -> Charge:  # fmt: skip
         """Build the charge of a caller who is willing to wait `timeout` seconds (see `Limit.terms`)."""
         if on_error is not None:
             checked_on_error(on_error)
@@ -201,6 +195,8 @@ class Decision:
     @property
     def refusal(self) -> str:
         """Why a refused request was refused: a sentence without the key."""
+        if self.limit.refuses_all:
+            return "it denies the request" if self.limit.denies else f"the limit {self.limit} refuses every request"
         if self.impossible:
             return f"{self.limit} can never admit a cost of {self.cost}"
         return f"over the limit of {self.limit}: retry after {self.retry_after:.3f} s"

@@ -35,6 +35,8 @@ DEFAULT_WAIT = Unset.DEFAULT_WAIT
 Timeout: TypeAlias = float | Unset | None
 """Seconds that a caller is willing to wait; None: as long as it takes."""
 
+_NOTHING = "to refuse every request, use the limit '0/s'"
+
 _BURST = re.compile(r"\s*[,;]?\s*\bburst\s*=?\s*(\d+(?:_\d+)*)", re.IGNORECASE | re.ASCII)
 _BETWEEN_LIMITS = re.compile(r"[;,|](?!\s*burst\b)", re.IGNORECASE)
 
@@ -48,7 +50,7 @@ class Limit:
     """The common part of the two algorithms. Use `TokenBucket` or `LeakyBucket`.
 
     `interval` is the ticks a token takes to refill; `full` the ticks of debt at which nothing more fits; `max_cost` the
-    largest cost that can ever be admitted at once.
+    largest cost that can ever be admitted at once: -1 if not even a cost of 0 is.
 
     >>> isinstance(TokenBucket(20, 5), Limit), TokenBucket(20, 5).max_cost
     (True, 20)
@@ -56,6 +58,7 @@ class Limit:
 
     algorithm: ClassVar[str]
     queues: ClassVar[bool]  # requests wait their turn, rather than pass in a burst
+    denies: ClassVar[bool] = False  # a refusal is not about a quota
     capacity: int
     rate: Fraction = field(init=False, repr=False)
     interval: int = field(init=False, repr=False, compare=False)
@@ -66,7 +69,16 @@ class Limit:
     @property
     def window(self) -> Fraction:
         """Return the seconds from a bucket without a token to a full one, exactly: the capacity by the rate."""
-        return self.max_cost / self.rate
+        return Fraction(0) if self.refuses_all else self.max_cost / self.rate
+
+    @property
+    def refuses_all(self) -> bool:
+        """Return whether no request can ever pass, whatever it costs. Then no store needs to be asked.
+
+        >>> TokenBucket(0, 0).refuses_all
+        True
+        """
+        return self.max_cost < 0
 
     def whole_seconds(self, ticks: int) -> int:
         """Return the seconds in which the tokens refill that `ticks` stand for, by the exact rate, rounded up.
@@ -96,15 +108,20 @@ class Limit:
         name = f"{type(self).__name__}: "
         if not isinstance(self.capacity, int) or isinstance(self.capacity, bool):
             raise LimitError(f"{name}capacity must be a whole number of tokens, not {self.capacity!r}")
-        if self.capacity < least_capacity:
-            raise LimitError(f"{name}capacity must be at least {least_capacity}, not {self.capacity}")
         try:
             exact = parse_rate(rate)
         except LimitError as error:
             raise LimitError(f"{name}{rate_name}: {error}") from None
-        interval = ceil(TICKS_PER_SECOND / exact)
-        max_cost = self.capacity + places_in_service
-        full = max_cost * interval
+        nothing = exact == 0 == self.capacity and not self.queues
+        if self.capacity < least_capacity and not nothing:
+            hint = f": {_NOTHING}" if self.capacity == 0 else ""
+            raise LimitError(f"{name}capacity must be at least {least_capacity}, not {self.capacity}{hint}")
+        if exact == 0 and not nothing:
+            raise LimitError(f"{name}{rate_name}: a rate must be positive, not {rate!r}: {_NOTHING}")
+        pace = exact or Fraction(1)  # nothing refills at no pace; a bucket's old debt runs out at any
+        interval = ceil(TICKS_PER_SECOND / pace)
+        max_cost = -1 if nothing else self.capacity + places_in_service
+        full = max(0, max_cost) * interval
         if full > MAX_REFILL_TICKS:
             raise LimitError(
                 f"{name}a full refill would take more than the 5 years allowed: "
@@ -112,7 +129,7 @@ class Limit:
             )
         derived = {
             "rate": exact, "interval": interval, "full": full, "max_cost": max_cost,
-            "_exact_second": (interval * exact.numerator, exact.denominator),
+            "_exact_second": (interval * pace.numerator, pace.denominator),
         }  # fmt: skip
         for attribute, value in derived.items():
             object.__setattr__(self, attribute, value)
@@ -130,7 +147,8 @@ class TokenBucket(Limit):
     """Admit bursts up to `capacity` tokens, refilled at `refill_rate` tokens a second.
 
     `refill_rate` is a number (tokens per second) or a string such as "300/minute". In any time t at most
-    `capacity + refill_rate * t` is admitted. Raises `LimitError`. Algorithm: GCRA (ITU-T I.371), see `gcra`.
+    `capacity + refill_rate * t` is admitted. With both 0, or "0/s", every request is refused. Raises `LimitError`.
+    Algorithm: GCRA (ITU-T I.371), see `gcra`.
 
     >>> TokenBucket(capacity=20, refill_rate=5).window
     Fraction(4, 1)
@@ -147,6 +165,26 @@ class TokenBucket(Limit):
         full = self.full
         tolerance = full if timeout is DEFAULT_WAIT else min(MAX_AHEAD_TICKS, full + wait_ticks(timeout))
         return checked_cost(cost) * self.interval, full, tolerance
+
+
+@dataclass(frozen=True)
+class Deny(TokenBucket):
+    """Refuse every request, as "0/s" does, but not for its rate: an HTTP response is 403, and has no limit's headers.
+
+    In a policy file, `deny = true`.
+
+    >>> from ratekeeper import Limiter
+    >>> Limiter(Deny()).try_acquire("alice").allowed
+    False
+    """
+
+    algorithm = "deny"
+    denies = True
+    capacity: int = field(default=0, init=False, repr=False)
+    refill_rate: Rate = field(default=0, init=False, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.algorithm
 
 
 @dataclass(frozen=True)

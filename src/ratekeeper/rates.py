@@ -40,7 +40,7 @@ Groups: the count; a number, if any, and its unit; or else seconds alone.
 def parse_rate(rate: Rate) -> Fraction:
     """Return a rate in tokens per second, exactly. Takes a number, or a string such as "5/10s" or "300 per minute".
 
-    A float means the decimal that it prints as. Raises `LimitError`.
+    A float means the decimal that it prints as. 0 is a rate too: that of a limit of nothing. Raises `LimitError`.
     """
     if isinstance(rate, str):
         match = RATE.fullmatch(trimmed(rate))
@@ -88,10 +88,8 @@ def _period(match: re.Match[str]) -> Fraction:
 
 
 def _in_range(rate: Fraction, given: Rate) -> Fraction:
-    if rate <= 0:
-        raise LimitError(
-            f"a rate must be positive, not {given!r}: to refuse every request, refuse it before you ask a limiter"
-        )
+    if rate < 0:
+        raise LimitError(f"a rate must be positive, not {given!r}")
     if rate > 1_000_000_000:
         raise LimitError(f"a rate must be at most 1,000,000,000 per second, not {given!r}")
     return rate

@@ -57,10 +57,14 @@ def test_a_compiled_policy_charges_what_the_definition_says(
     compiled = CompiledPolicy(policy, matcher=matcher)
     for request in requests:
         plan = compiled.plan(request)
-        found = [(rule.name, charge.key, charge.limit) for rule, charge in zip(plan.rules, plan.charges, strict=True)]
+        charges = iter(plan.charges)
+        asked = [plan.known[place] if place in plan.known else next(charges) for place in range(len(plan.rules))]
+        found = [(rule.name, one.key, one.limit) for rule, one in zip(plan.rules, asked, strict=True)]
         assert (found, plan.missing) == planned(policy, request)
+        assert [*charges] == []
+        assert all(charge.limit.refuses_all == (place in plan.known) for place, charge in enumerate(asked))
         explained = compiled.explain(request)
-        if plan.missing is None:
+        if plan.missing is None and not (plan.known and not plan.charges):
             assert explained.charges == plan.charges
             assert [it.rule for it in explained.explanations if it.reason is None] == plan.rules
 

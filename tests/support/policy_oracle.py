@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from ipaddress import ip_address, ip_network
 from itertools import product
 
-from ratekeeper.limits import Limit
+from ratekeeper.limits import Deny, Limit
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.compiled_rule import CompiledRule
 from ratekeeper.policy.model import Policy, Rule
@@ -96,11 +97,19 @@ def limit_for(rule: Rule, request: Values) -> Limit:
     def limit(read: Values) -> Limit:
         return next((it.limit for it in rule.overrides if matches(it.match, read)), rule.limit)
 
-    return min(map(limit, readings(request)), key=lambda limit: (limit.rate, limit.capacity, not limit.queues))
+    return min(map(limit, readings(request)), key=strictness)
+
+
+def strictness(limit: Limit) -> tuple[Fraction, int, bool]:
+    """Return what orders limits, the strictest first: to deny is stricter than a limit of nothing."""
+    return limit.rate, limit.capacity, not (limit.queues or limit == Deny())
 
 
 def planned(policy: Policy, request: Values) -> tuple[list[tuple[str, str, Limit]], str | None]:
-    """Return each rule that charges a request, with bucket and limit; and what the request is refused for lacking."""
+    """Return each rule that charges a request, with bucket and limit; and what the request is refused for lacking.
+
+    A rule that refuses everything charges alone.
+    """
     seen = {name: value for name, value in request.items() if value is not None}
     if policy.tiers is not None:
         seen["tier"] = policy.tiers.tier_by_value.get(seen.get(policy.tiers.by, "?"), policy.tiers.default)
@@ -116,4 +125,5 @@ def planned(policy: Policy, request: Values) -> tuple[list[tuple[str, str, Limit
                 return [], lacking
             continue
         charged.append((rule.name, rule.bucket(seen), limit_for(rule, seen)))
-    return charged, None
+    shadows = {rule.name for rule in policy.rules if rule.shadow}
+    return next(([it] for it in charged if it[2].refuses_all and it[0] not in shadows), charged), None

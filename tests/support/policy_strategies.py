@@ -6,7 +6,7 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from ratekeeper import LeakyBucket, Policy, TokenBucket
+from ratekeeper import Deny, LeakyBucket, Policy, TokenBucket
 from ratekeeper.policy.model import Missing, Override, Rule, Tiers
 from ratekeeper.policy.sources import Readings
 
@@ -53,6 +53,7 @@ MATCHES = st.lists(st.sampled_from(sorted(PATTERNS)), unique=True, max_size=3).f
 LIMITS = st.builds(TokenBucket, st.integers(1, 3), st.integers(1, 3)) | st.builds(
     LeakyBucket, st.integers(0, 2), st.integers(1, 3)
 )
+LIMITS |= st.sampled_from([*[TokenBucket(1, 1)] * 6, TokenBucket(0, 0), Deny()])
 COSTS: st.SearchStrategy[int | str] = st.sampled_from([1, 1, 1, 2, 3, 10**6, "tokens"])
 OVERRIDES = st.lists(st.builds(Override, MATCHES.filter(bool), LIMITS), max_size=6).map(tuple)
 KEYS = st.sampled_from([(), ("user",), ("path", "user"), ("client",)])

@@ -46,7 +46,8 @@ def run_validate(args: argparse.Namespace) -> int:
     for rule in policy.rules:
         print(f"\n{rule.name}{'  (shadow: counts, refuses nothing)' if rule.shadow else ''}")
         print(f"  for    {_requests(rule)}")
-        print(f"  each   {' and '.join(rule.key) if rule.key else 'all requests together'}")
+        if not rule.limit.denies or rule.overrides:
+            print(f"  each   {' and '.join(rule.key) if rule.key else 'all requests together'}")
         print(f"  limit  {describe(rule.limit)}")
         for override in rule.overrides:
             print(f"  but    {_conditions(override.match)}: {describe(override.limit)}")
@@ -99,12 +100,15 @@ def run_explain(args: argparse.Namespace) -> int:
     if decision.allowed:
         print("=> allowed" if decision.rules else "=> allowed: no rule applies, so nothing limits this request")
         return 0
-    print("=> refused" + ("" if decision.missing is None else f": it has no {decision.missing}"))
+    why = "" if decision.missing is None else f": it has no {decision.missing}"
+    print("=> denied" if decision.denied else f"=> refused{why}")
     return 1
 
 
 def describe(limit: Limit) -> str:
     """Return a limit in words that cannot be misunderstood."""
+    if limit.refuses_all:
+        return "none: every request is denied" if limit.denies else "0: every request is refused"
     rate = rate_text(limit.rate)
     if limit.queues:
         return f"one at a time, {rate}; {limit.capacity} may wait, more are refused"
@@ -115,8 +119,10 @@ def _explanation(it: RuleExplanation) -> str:
     if it.decision is None:
         return f"- {it.rule.name}: does not apply: {it.reason}"
     decision, shadow = it.decision, " (shadow)" if it.rule.shadow else ""
-    state = f"{decision.remaining} of {decision.limit.max_cost} left, costs {decision.cost}"
+    state = f"{decision.remaining} of {max(0, decision.limit.max_cost)} left, costs {decision.cost}"
     outcome = "allows" if decision.allowed else "refuses"
+    if decision.limit.denies:
+        return f"- {it.rule.name}{shadow}: denies the request"
     if decision.allowed and decision.delay:
         outcome += f" after {decision.delay:.3f} s"
     return (

@@ -26,6 +26,25 @@ static int64_t product(int64_t own, int64_t cost)
     return __builtin_mul_overflow(own, cost, &whole) ? INT64_MAX : whole;
 }
 
+static const rk_limit *limit_of(const rk_policy_gate_object *self, const rk_match *match)
+{
+    const rk_policy_rule *rule = &self->rules[match->rule];
+    return &rule->limits[match->limit < 0 ? rule->last : match->limit];
+}
+
+/* A limit that refuses all decides without the table: its answer is that of policy/decision.refused. If its rule is not in
+ * shadow, nothing else is charged, so nothing else is looked at. */
+static const rk_answer refused = {.retry_after = INT64_MAX, .delay = INT64_MAX};
+
+static void drop_if_refused(const rk_policy_gate_object *self, rk_found *found)
+{
+    for (Py_ssize_t i = 0; i < found->count; i++)
+        if (limit_of(self, &found->matches[i])->max_cost < 0 && !self->rules[found->matches[i].rule].shadow) {
+            found->matches[0] = found->matches[i];
+            found->count = 1;
+        }
+}
+
 static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t cost, rk_demand *demands,
                         rk_rule_answer *answers)
 {
@@ -38,7 +57,7 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
             rk_fingerprint(rule->scope_key, found->bytes + match->begin, match->end - match->begin);
         rk_prefetch(&table->table, demands[i].fingerprint);
         match->cost = product(match->cost, cost);
-        answers[i].limit = rule->limits[match->limit < 0 ? rule->last : match->limit];
+        answers[i].limit = *limit_of(self, match);
         answers[i].match = *match;
         answers[i].shadow = rule->shadow;
         rk_set_terms(&answers[i].limit, match->cost, rule->wait, &demands[i]);
@@ -50,7 +69,7 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
     if (table->clock && PyErr_Occurred())
         return NULL;
     for (Py_ssize_t i = 0; i < found->count; i++)
-        answers[i].answer = demands[i].answer;
+        answers[i].answer = answers[i].limit.max_cost < 0 ? refused : demands[i].answer;
     rk_policy policy = {self->matcher->rules, self->number};
     return rk_make_policy_decision(table->module, policy, found, answers, allowed && !found->missing, allowed);
 }
@@ -78,6 +97,8 @@ static PyObject *policy_gate_try_acquire(rk_policy_gate_object *self, PyObject *
     bool read = rk_find_rules(self->matcher, attributes, &found);
     if (read && found.missing)
         found.count = 0, found.length = 0; /* what matched before is not charged */
+    else if (read)
+        drop_if_refused(self, &found);
     if (read && found.count > RK_FEW) {
         demands = PyMem_New(rk_demand, found.count);
         answers = PyMem_New(rk_rule_answer, found.count);

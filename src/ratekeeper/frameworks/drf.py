@@ -16,10 +16,13 @@ from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.exchange import CURRENT
 from ratekeeper.http.limiter import RequestLimiter
 from ratekeeper.http.rate_limit import Key, rate_limit
+from ratekeeper.http.responses import detail_of, response_to
 from ratekeeper.limits import Limit
+from ratekeeper.policy.decision import as_policy_decision
 
 try:
     from django.core.signals import setting_changed
+    from rest_framework.exceptions import PermissionDenied
     from rest_framework.request import Request
     from rest_framework.throttling import BaseThrottle
 
@@ -55,7 +58,7 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types
         self._wait: float | None = None
 
     def allow_request(self, request: Request, view: Any) -> bool:
-        """Charge the request. Return False if it is refused."""
+        """Charge the request. Return False if it is refused. Raise `PermissionDenied` if a rule denies it."""
         exchange = _exchange_of(request)
         limit = self._limit(request, view)
         if exchange.error is not None:  # the framework calls all throttles, also after one has refused
@@ -66,7 +69,11 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types
         refusal = exchange.limiter.charge(exchange, limit)
         if isinstance(refusal, RateLimitExceeded):
             exchange.error = refusal
-            exchange.limiter.answered(exchange, HTTPStatus.TOO_MANY_REQUESTS)  # the framework sends it
+            denied = as_policy_decision(refusal.decision).denied
+            # The framework sends it.
+            exchange.limiter.answered(exchange, HTTPStatus.FORBIDDEN if denied else HTTPStatus.TOO_MANY_REQUESTS)
+            if denied:
+                raise PermissionDenied(detail_of(response_to(refusal)))
             wait = refusal.decision.retry_after
             self._wait = None if wait == inf else wait
             return False

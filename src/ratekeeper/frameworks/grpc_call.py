@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cached_property
@@ -12,7 +11,7 @@ from urllib.parse import unquote
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
-from ratekeeper.http.responses import Response
+from ratekeeper.http.responses import Response, detail_of
 
 try:
     import grpc
@@ -27,7 +26,7 @@ _PUSHBACK = "grpc-retry-pushback-ms"
 """The metadata that gRPC's own clients obey when they retry."""
 
 _CODES = {  # all others are INVALID_ARGUMENT: a cost that is not a number, metadata that is repeated or too long
-    403: grpc.StatusCode.PERMISSION_DENIED,  # an attribute is missing
+    403: grpc.StatusCode.PERMISSION_DENIED,  # a rule denies, or an attribute is missing
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,  # the store does not answer
 }
@@ -109,7 +108,7 @@ class LimitedContext:
         headers = self._exchange.limit_headers()
         if isinstance(answer, Response):
             headers += [(name, value) for name, value in answer.headers if name == _RETRY_AFTER]
-            answer = _CODES.get(answer.status, grpc.StatusCode.INVALID_ARGUMENT), _detail_of(answer)
+            answer = _CODES.get(answer.status, grpc.StatusCode.INVALID_ARGUMENT), detail_of(answer)
         headers += [(_PUSHBACK, f"{value}000") for name, value in headers if name == _RETRY_AFTER]
         return *answer, _lowered(headers)
 
@@ -189,11 +188,6 @@ class TaskContext(LimitedContext):
         except REFUSALS as error:
             await self._context.abort(*self.refusal(await exchange.limiter.answer_async(exchange, error)))
             raise
-
-
-def _detail_of(answer: Response) -> str:
-    detail: str = json.loads(answer.body)["detail"] if answer.body else "the client has gone"
-    return detail
 
 
 def _lowered(headers: list[tuple[str, str]]) -> Metadata:

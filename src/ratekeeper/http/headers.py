@@ -39,7 +39,8 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
         token comes that long after the first is taken.
 
     Times are whole seconds, rounded up from the exact rate (see `Limit.whole_seconds`), at least 1. `Retry-After` is
-    there if waiting helps. If no rule applies, the result is empty.
+    there if waiting helps. A limit of nothing has neither `w` nor `t`, as nothing comes; a rule that denies is not
+    about a quota, so it has no item. If no rule applies, the result is empty.
     """
     return [(_NAMES[name], value.decode("ascii")) for name, value in rate_limit_lines(decision)]
 
@@ -69,15 +70,17 @@ def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> 
     since 1970.
     """
     rule = decision.rule
-    if rule is None:
+    if rule is None or rule.limit.denies:
         return []
     one = rule.decision
     limit = one.limit
-    if reset == "epoch":
-        at = ceil(Fraction(now) + Fraction(one.debt_ticks, limit.interval) / limit.rate)
+    values = {"Limit": max(0, limit.max_cost), "Remaining": one.remaining}
+    if limit.refuses_all:
+        pass  # a reset is a time at which more could pass
+    elif reset == "epoch":
+        values["Reset"] = ceil(Fraction(now) + Fraction(one.debt_ticks, limit.interval) / limit.rate)
     else:
-        at = limit.whole_seconds(one.debt_ticks)
-    values = {"Limit": limit.max_cost, "Remaining": one.remaining, "Reset": at}
+        values["Reset"] = limit.whole_seconds(one.debt_ticks)
     return [(f"X-RateLimit-{name}", str(value)) for name, value in values.items()]
 
 
@@ -100,15 +103,22 @@ _templates: dict[Hashable, _Templates] = {}
 
 def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
     """Make the templates for a combination of rules and limits, and keep them."""
-    policies, states, largest = [], [], 0
+    policies: list[str] = []
+    states: list[str] = []
+    largest = 0
+    hidden = ""  # takes numbers that are not shown
     for rule in decision.enforced:
         limit = rule.limit
+        if limit.denies:
+            hidden += "%.0s%.0s"
+            continue
         quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(rule.name)) + '"'
         most, window = min(limit.max_cost, _LARGEST_INTEGER), limit.whole_seconds(limit.full)
-        policies.append(f"{quoted};q={most};w={window}")
-        states.append(f"{quoted.replace('%', '%%')};r=%d;t=%d")
-        largest = max(largest, limit.max_cost)
-    return keep(_templates, key, (", ".join(policies).encode("ascii"), ", ".join(states), largest))
+        policies.append(f"{quoted};q=0" if limit.refuses_all else f"{quoted};q={most};w={window}")
+        state = f"{quoted.replace('%', '%%')};r=%d" + ("%.0s" if limit.refuses_all else ";t=%d")
+        states.append(hidden + state)
+        hidden, largest = "", max(largest, limit.max_cost)
+    return keep(_templates, key, (", ".join(policies).encode("ascii"), ", ".join(states) + hidden, largest))
 
 
 def keep(known: dict[Hashable, T], key: Hashable, value: T) -> T:

@@ -141,8 +141,8 @@ class _Charging(ApplicationLimits[K]):
             return as_policy_decision(refused.decision)
 
     async def answered_async(self, exchange: Exchange, status: int) -> None:
-        """Record that the response has begun. Give charges back if it is the application's own 429 to a refusal."""
-        if exchange.error is not None and status == HTTPStatus.TOO_MANY_REQUESTS:
+        """Record that the response has begun. Give charges back if it is the application's own answer to a refusal."""
+        if exchange.error is not None and status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.FORBIDDEN):
             await self.give_back_async(exchange)
         exchange.begun = True
 

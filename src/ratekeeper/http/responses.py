@@ -56,14 +56,16 @@ class Response(NamedTuple):
 def problem(decision: PolicyDecision, status: int | None = None) -> Response:
     """Return the response to a refused request, without the headers about limits: see `rate_limit_headers`.
 
-    The status is 429; 403 if an attribute is missing; 503 if the store did not answer and `on_error` is "deny".
-    `status` replaces it: nginx's `auth_request` understands only 403. Raises ValueError if the request is allowed, or
-    if HTTP has no such status.
+    The status is 429; 403 if a rule denies, or if an attribute is missing; 503 if the store did not answer and
+    `on_error` is "deny". `status` replaces it: nginx's `auth_request` understands only 403. Raises ValueError if the
+    request is allowed, or if HTTP has no such status.
     """
     if decision.allowed:
         raise ValueError("the request is allowed: there is no problem to describe")
     if decision.missing is not None:
         return _missing_attribute(decision.missing, HTTPStatus(403 if status is None else status))
+    if decision.denied:
+        return _denied(decision, HTTPStatus(403 if status is None else status))
     if decision.source == "fallback":
         decisions = [rule.decision for rule in decision.enforced]
         if any(one.on_error == "deny" for one in decisions) and not any(one.impossible for one in decisions):
@@ -93,6 +95,12 @@ def explained(status: int, detail: str, *headers: tuple[str, str]) -> Response:
     return Response(status, (*headers, *_HEADERS), json.dumps(body).encode("ascii"))
 
 
+def detail_of(answer: Response) -> str:
+    """Return the detail of a response made here, for protocols that send no body."""
+    detail: str = json.loads(answer.body)["detail"] if answer.body else "the client has gone"
+    return detail
+
+
 def response_to(refusal: RatekeeperError) -> Response:
     """Return the response to a refusal, without the headers about limits. Raises an error that is not a refusal."""
     if isinstance(refusal, RateLimitExceeded):
@@ -110,18 +118,20 @@ def response_to(refusal: RatekeeperError) -> Response:
 
 def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
     wait = decision.retry_after_seconds
-    if wait is None:
-        before, after = _quota_body(decision, status, None)
-        return Response(int(status), _HEADERS, before + after)
-    key = decision.combination, status, wait == 1
+    if wait is None and not any(rule.limit.refuses_all for rule in decision.enforced):  # it tells the cost
+        return Response(int(status), _HEADERS, _quota_body(decision, status, None)[0])
+    key = decision.combination, status, None if wait is None else wait == 1
     body = _bodies.get(key)
     if body is None:
         body = keep(_bodies, key, _quota_body(decision, status, wait))
-    return Response(int(status), _HEADERS, b"%b%d%b" % (body[0], wait, body[1]))
+    return Response(int(status), _HEADERS, body[0] if wait is None else b"%b%d%b" % (body[0], wait, body[1]))
 
 
 def _quota_body(decision: PolicyDecision, status: HTTPStatus, wait: int | None) -> tuple[bytes, bytes]:
-    """Return the body, in the parts before and after the seconds to wait. Without a `wait`, no wait would help."""
+    """Return the body, in the parts before and after the seconds to wait.
+
+    Without a `wait`, no wait would help, and the first part is the whole body.
+    """
     refusing = [rule for rule in decision.enforced if not rule.decision.allowed]
     before, after = _explanation(refusing, wait)
     head = {
@@ -132,7 +142,24 @@ def _quota_body(decision: PolicyDecision, status: HTTPStatus, wait: int | None) 
     }
     # Spelt as in the headers, so that a client finds them there. `detail` has the names as they are.
     tail = {"": after, "violated-policies": [policy_name(rule.name) for rule in refusing]}
-    return json.dumps(head).encode("ascii")[: -len('"}')], json.dumps(tail).encode("ascii")[len('{"": "') :]
+    first, last = json.dumps(head).encode("ascii")[: -len('"}')], json.dumps(tail).encode("ascii")[len('{"": "') :]
+    return (first + last, b"") if wait is None else (first, last)
+
+
+def _denied(decision: PolicyDecision, status: HTTPStatus) -> Response:
+    """Return the response to a request that a rule denies. It is forbidden, and no quota was exceeded."""
+    key = decision.combination, status
+    body = _bodies.get(key)
+    if body is None:
+        name = next(rule.name for rule in decision.enforced if rule.limit.denies)
+        details = {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": status.value,
+            "detail": f"Rule {name!r} denies this request: waiting will not help.",
+        }
+        body = keep(_bodies, key, (json.dumps(details).encode("ascii"), b""))
+    return Response(status.value, _HEADERS, body[0])
 
 
 def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
@@ -153,10 +180,13 @@ def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
 def _explanation(refusing: list[RuleDecision], wait: int | None) -> tuple[str, str]:
     """Return a sentence that says what was exceeded, and what helps: before and after the seconds to wait.
 
-    Without a `wait`, only a smaller cost helps.
+    Without a `wait`, only a smaller cost helps, or nothing.
     """
     if wait is None:
-        rule = next(rule for rule in refusing if rule.decision.impossible)
+        impossible = [rule for rule in refusing if rule.decision.impossible]
+        rule = next((rule for rule in impossible if rule.limit.refuses_all), impossible[0])
+        if rule.limit.refuses_all:
+            return f"{rule.name!r} refuses every request: waiting will not help.", ""
         return (
             f"The request costs {rule.decision.cost}, and {rule.name!r} never admits more than {rule.limit.max_cost} "
             "at once: waiting will not help, asking for less will.",

@@ -14,7 +14,7 @@ from ratekeeper import core
 from ratekeeper.decision import Charge, Decision, RuleDecision
 from ratekeeper.limits import checked_cost
 from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits
-from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision, refused
 from ratekeeper.policy.entries import EntryIndex
 from ratekeeper.policy.model import Policy, Rule, checked_policy
 from ratekeeper.policy.patterns import PUBLIC, Globs
@@ -46,14 +46,21 @@ class Match(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The charges of one request, each with its rule, or the missing attribute that refuses it."""
+    """The charges of one request, each with its rule, or the missing attribute that refuses it.
+
+    `known` has the decisions of rules that refuse without a store, by the rule's place. These have no charge.
+    """
 
     rules: list[Rule]
     charges: list[Charge]
     missing: str | None = None
+    known: Mapping[int, Decision] = {}
 
     def answer(self, decisions: Iterable[Decision]) -> PolicyDecision:
         """Return the policy's decision, made of one decision for each charge."""
+        if self.known:
+            each = iter(decisions)
+            decisions = [self.known[n] if n in self.known else next(each) for n in range(len(self.rules))]
         pairs = zip(self.rules, decisions, strict=True)
         own = [_new(RuleDecision, (rule.name, one, rule.shadow)) for rule, one in pairs]
         return PolicyDecision(tuple(own), self.missing)
@@ -68,7 +75,8 @@ class ExplanationPlan(NamedTuple):
     def answer(self, decisions: Iterable[Decision]) -> list[RuleExplanation]:
         """Return the explanations with their decisions."""
         each = iter(decisions)
-        return [it._replace(decision=next(each)) if it.reason is None else it for it in self.explanations]
+        asked = [it.reason is None and it.decision is None for it in self.explanations]
+        return [it._replace(decision=next(each)) if of else it for it, of in zip(self.explanations, asked, strict=True)]
 
 
 class TierOf(NamedTuple):
@@ -191,11 +199,18 @@ class CompiledPolicy:
             return Plan([], [], matches)
         rules: list[Rule] = []
         charges: list[Charge] = []
+        known: dict[int, Decision] = {}
         for place, limit, bucket, own_cost in matches:
             compiled = self.rules[place]
+            charge = compiled.charge_at(limit, bucket, own_cost, cost, timeout)
+            if charge.limit.max_cost >= 0:
+                charges.append(charge)
+            elif compiled.shadow:
+                known[len(rules)] = refused(charge)
+            else:  # nothing else is charged, so nothing else is asked
+                return Plan([compiled.rule], [], known={0: refused(charge)})
             rules.append(compiled.rule)
-            charges.append(compiled.charge_at(limit, bucket, own_cost, cost, timeout))
-        return _new(Plan, (rules, charges, None))
+        return _new(Plan, (rules, charges, None, known))
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> ExplanationPlan:
         """Return each rule's view of a request, in the file's order."""
@@ -206,11 +221,13 @@ class CompiledPolicy:
         charges: list[Charge] = []
         explanations = []
         for rule in self.rules:
-            reason = rule.why_not_charged(seen)
-            if reason is None:
-                charges.append(rule.charge(seen, cost))
-            bucket = None if reason else self.bucket_name(rule.rule, seen)
-            explanations.append(RuleExplanation(rule.rule, reason, bucket))
+            if (reason := rule.why_not_charged(seen)) is not None:
+                explanations.append(RuleExplanation(rule.rule, reason))
+                continue
+            charge = rule.charge(seen, cost)
+            known = refused(charge) if charge.limit.refuses_all else None
+            charges += [charge] if known is None else []
+            explanations.append(RuleExplanation(rule.rule, None, self.bucket_name(rule.rule, seen), known))
         return ExplanationPlan(explanations, charges)
 
     def buckets(self, attributes: Mapping[str, str]) -> Plan:

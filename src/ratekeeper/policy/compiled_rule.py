@@ -85,7 +85,7 @@ class Overrides(NamedTuple):
 
 
 def _strictness(limit: Limit) -> tuple[Fraction, int, bool]:
-    return limit.rate, limit.capacity, not limit.queues
+    return limit.rate, limit.capacity, not (limit.queues or limit.denies)
 
 
 def limits_of(rule: Rule) -> tuple[Limit, ...]:

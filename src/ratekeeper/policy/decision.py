@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from math import inf
 
-from ratekeeper.decision import Decision, Outcome, RuleDecision, most_restrictive
+from ratekeeper.decision import NEVER, Charge, Decision, Outcome, RuleDecision, most_restrictive
 from ratekeeper.exceeded import AnyDecision
 from ratekeeper.limits import Limit
 
@@ -42,6 +42,11 @@ class PolicyDecision:
     def missing(self) -> str | None:
         """The missing attribute that made a rule refuse, or None."""
         return self._missing
+
+    @property
+    def denied(self) -> bool:
+        """Whether a rule that denies refused, so that the refusal is not about a quota."""
+        return any(rule.limit.denies and not rule.shadow for rule in self.rules)
 
     @property
     def enforced(self) -> tuple[RuleDecision, ...]:
@@ -96,7 +101,9 @@ class PolicyDecision:
     def combination(self) -> Hashable:
         """A value that is equal for decisions by the same rules and limits, each allowed or refused alike."""
         rules = [(rule.name, rule.limit, rule.shadow, rule.decision.allowed) for rule in self.rules]
-        return tuple([(name, it.queues, it.max_cost, it.interval, it._exact_second, *how) for name, it, *how in rules])
+        return tuple(
+            [(name, it.algorithm, it.max_cost, it.interval, it._exact_second, *how) for name, it, *how in rules]
+        )
 
     @property
     def states(self) -> tuple[int, ...]:
@@ -167,6 +174,11 @@ class PolicyDecision:
 
     def __reduce__(self) -> tuple[object, ...]:
         return PolicyDecision, (self.rules, self.missing)
+
+
+def refused(charge: Charge) -> Decision:
+    """Return the decision on a charge of a limit that refuses all: it needs no store, and no time."""
+    return Decision(False, charge.limit, charge.key, charge.cost, 0, NEVER, NEVER, 0, -1)
 
 
 def as_policy_decision(decision: AnyDecision) -> PolicyDecision:

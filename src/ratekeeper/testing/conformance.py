@@ -116,6 +116,19 @@ class StoreConformance:
                     assert decision.remaining == 5
             assert self.store.decide([charge("a", limit, 5, scope=str(limit))])[0]
 
+    def test_a_limit_of_nothing_refuses_all_and_with_it_what_is_asked_beside_it(self) -> None:
+        nothing, five = TokenBucket(0, 0), TokenBucket(5, 1)
+        for cost in (0, 1, 10**30):
+            for timeout in (DEFAULT_WAIT, None):
+                decisions = self.store.decide([charge("a", five), charge("a", nothing, cost, timeout, scope="n/0")])
+                assert [one.allowed for one in decisions] == [True, False]
+                assert decisions[1].impossible
+                assert decisions[1].remaining == 0
+        assert self._debt("a", five) == 0
+        shadow = charge("a", nothing, scope="n/0", shadow=True)
+        assert [one.allowed for one in self.store.decide([charge("a", five), shadow])] == [True, False]
+        assert self._debt("a", five) == five.interval
+
     def test_a_bucket_is_its_scope_and_the_bytes_of_its_key(self) -> None:
         limit = TokenBucket(1, 1)
         for key in ("alice", "", "zoë", "日本", "\x00", "k" * 10_000, "\ud800", "🙂", "{a}", "5:a"):

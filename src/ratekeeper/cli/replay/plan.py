@@ -77,7 +77,7 @@ class Planner:
                     _remember(tally.shares, values, share)
             if share is not None:
                 shares.append(share)
-        return shares
+        return next(([it] for it in shares if it.charge.limit.refuses_all and not it.shadow), shares)
 
     def _share(self, rule: CompiledRule, tally: Tally, seen: Mapping[str, str]) -> Share | None:
         if (missing := rule.lacking(seen)) is not None:

@@ -77,14 +77,20 @@ def _rule_row(report: RuleReport, delayed: bool) -> list[Text | str]:
         _rule_and_limit(report.rule), f"{report.requests:,}", f"{report.admitted:,}",
         *([f"{report.delayed:,}"] if delayed else []), Text(f"{report.rejected:,}", red),
         Text(_share(report.rejected, report.requests), red), f"{report.buckets:,}",
-        f"{report.needed_99:,}", f"{report.needed:,}",
+        _capacity(report.needed_99, report.rejected), _capacity(report.needed, report.rejected),
     ]  # fmt: skip
+
+
+def _capacity(needed: int, rejected: int) -> str:
+    """Return a capacity that would have done; none would if the limit refuses all."""
+    return f"{needed:,}" if needed or not rejected else "-"
 
 
 def _rule_and_limit(rule: Rule) -> Text:
     queue = "queue of " if isinstance(rule.limit, LeakyBucket) else ""
     others = f", {_count(len(rule.overrides), 'override')}" if rule.overrides else ""
-    limit = f"{queue}{rule.limit.capacity:,} at {rate_text(rule.limit.rate)}{others}"
+    limit = f"{queue}{rule.limit.capacity:,} at {rate_text(rule.limit.rate)}"
+    limit = ("deny" if rule.limit.denies else limit) + others
     return Text.assemble((rule.name, "bold"), " (shadow)" if rule.shadow else "", "\n", (f"  {limit}", "dim"))
 
 
@@ -94,7 +100,8 @@ def _top(report: Report) -> Table:
         asked = bucket.admitted + bucket.rejected
         table.add_row(
             Text.assemble((bucket.rule, "bold"), "  ", _clipped(_safe(bucket.name))), f"{bucket.admitted:,}",
-            Text(f"{bucket.rejected:,}", "red"), Text(_share(bucket.rejected, asked), "red"), f"{bucket.needed:,}",
+            Text(f"{bucket.rejected:,}", "red"), Text(_share(bucket.rejected, asked), "red"),
+            _capacity(bucket.needed, bucket.rejected),
         )  # fmt: skip
     return table
 

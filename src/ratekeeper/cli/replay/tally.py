@@ -8,7 +8,7 @@ from math import ceil
 from typing import NamedTuple, TypeAlias
 
 from ratekeeper.cli.replay.report import RuleReport
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.decision import NEVER, Charge, Decision
 from ratekeeper.policy.model import Rule
 
 Values: TypeAlias = tuple[str | None, ...]
@@ -75,6 +75,8 @@ class Share(NamedTuple):
     @classmethod
     def of(cls, charge: Charge, tally: Tally, values: Values) -> Share:
         limit = charge.limit
+        if limit.refuses_all:  # no capacity would do without a rate
+            return cls(charge, tally, tally.bucket(values), charge.shadow, None in values, 0, 1, NEVER, 0)
         in_service = limit.full - limit.capacity * limit.interval  # a leaky bucket's one more place
         wait = max(0, charge.tolerance - limit.full)
         least = max(0, charge.cost - in_service // limit.interval)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import did_you_mean
-from ratekeeper.limits import LeakyBucket, Limit, TokenBucket, parse_limit
+from ratekeeper.limits import Deny, LeakyBucket, Limit, TokenBucket, parse_limit
 from ratekeeper.policy.file.checks import why_never
 from ratekeeper.policy.model import Override, Rule
 from ratekeeper.policy.reader import Table, kind, shown
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HEADER = "header:"
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 
-_LIMIT_KEYS = ("capacity", "refill_rate", "leak_rate", "limit")
+_LIMIT_KEYS = ("capacity", "refill_rate", "leak_rate", "limit", "deny")
 _RULE_KEYS = (
     "name", "match", "key", "algorithm", *_LIMIT_KEYS, "overrides", "cost", "max_wait", "shadow", "missing", "on_error",
 )  # fmt: skip
@@ -123,6 +123,8 @@ def _titled(table: Table) -> Table:
 def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) -> Limit | None:
     """Return the limit of a rule or an override. An override takes missing values from `inherited`."""
     given, rate_key = table.values, algorithm.rate_key
+    if table.flag("deny"):
+        return _denial(table)
     if algorithm.other_rate_key in given:
         other = next(word for word, other in _ALGORITHMS.items() if other.rate_key == algorithm.other_rate_key)
         hint = f"write {rate_key!r}, or algorithm = {other!r} in the rule"
@@ -141,6 +143,13 @@ def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) 
     except _BAD_NUMBERS as error:
         table.error(str(error), next((key for key in (rate_key, "capacity") if key in given and key in str(error)), ""))
         return None
+
+
+def _denial(table: Table) -> Limit | None:
+    others = [key for key in ("algorithm", *_LIMIT_KEYS) if key in table.values and key != "deny"]
+    for key in others:
+        table.error(f"{key!r} means nothing beside deny = true, which refuses every request: take one of them out", key)
+    return None if others else Deny()
 
 
 def _limit_from_text(table: Table, algorithm: _Algorithm) -> Limit | None:
@@ -166,7 +175,7 @@ def _overrides(
     for number, override in enumerate(table.tables("overrides", example), 1):
         titled = Table(override.values, override.path, f"{table.title}: override {number}", override.report)
         match = _override_match(titled, algorithm, vocabulary)
-        if match.keys() == titled.values.keys():
+        if match.keys() == {key for key, value in titled.values.items() if (key, value) != ("deny", False)}:
             titled.error(f"it changes nothing: give a 'capacity' or a {algorithm.rate_key!r}")
         # Without the rule's limit there is nothing to inherit, and the rule has its error already.
         limit = _limit(titled, algorithm, inherited) if inherited else None
@@ -178,7 +187,7 @@ def _overrides(
 def _override_match(table: Table, algorithm: _Algorithm, vocabulary: Vocabulary) -> Globs:
     """Return what an override matches: every key of its table that is not about the limit."""
     match = {}
-    limit_keys = ("capacity", algorithm.rate_key, "limit")
+    limit_keys = ("capacity", algorithm.rate_key, "limit", "deny")
     names = [key for key in table.values if key not in _LIMIT_KEYS]
     for name in names:
         if _is_slip(name, table.values[name], vocabulary):
@@ -229,7 +238,7 @@ def _cost(table: Table, limit: Limit | None, vocabulary: Vocabulary) -> int | st
     elif cost == 0:
         table.error("'cost' must be 1 or more: at a cost of 0 the rule would limit nothing", "cost")
         return 1
-    elif limit and cost > limit.max_cost:
+    elif limit and not limit.refuses_all and cost > limit.max_cost:
         table.error(f"'cost' is more than {limit} can ever admit ({limit.max_cost}): nothing would pass", "cost")
     return cost
 
