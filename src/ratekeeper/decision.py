@@ -236,6 +236,8 @@ class Decision:
 class RuleDecision(NamedTuple):
     """One rule's own decision. `decision.allowed` is what this rule alone says, also when another rule refuses.
 
+    `message` is the rule's own text for people whose request it refuses.
+
     >>> from ratekeeper import Limiter
     >>> RuleDecision("each user", Limiter("5/s").try_acquire("alice")).outcome
     'allowed'
@@ -244,6 +246,7 @@ class RuleDecision(NamedTuple):
     name: str
     decision: Decision
     shadow: bool = False
+    message: str | None = None
 
     @property
     def limit(self) -> Limit:

@@ -50,7 +50,7 @@ class Limit:
     """The common part of the two algorithms. Use `TokenBucket` or `LeakyBucket`.
 
     `interval` is the ticks a token takes to refill; `full` the ticks of debt at which nothing more fits; `max_cost` the
-    largest cost that can ever be admitted at once: -1 if not even a cost of 0 is.
+    largest cost that can ever be admitted at once: negative if not even a cost of 0 is.
 
     >>> isinstance(TokenBucket(20, 5), Limit), TokenBucket(20, 5).max_cost
     (True, 20)
@@ -59,6 +59,7 @@ class Limit:
     algorithm: ClassVar[str]
     queues: ClassVar[bool]  # requests wait their turn, rather than pass in a burst
     denies: ClassVar[bool] = False  # a refusal is not about a quota
+    _OF_NOTHING: ClassVar[int] = -1  # `max_cost` of a limit that refuses all: its numbers tell it from all others
     capacity: int
     rate: Fraction = field(init=False, repr=False)
     interval: int = field(init=False, repr=False, compare=False)
@@ -120,7 +121,7 @@ class Limit:
             raise LimitError(f"{name}{rate_name}: a rate must be positive, not {rate!r}: {_NOTHING}")
         pace = exact or Fraction(1)  # nothing refills at no pace; a bucket's old debt runs out at any
         interval = ceil(TICKS_PER_SECOND / pace)
-        max_cost = -1 if nothing else self.capacity + places_in_service
+        max_cost = self._OF_NOTHING if nothing else self.capacity + places_in_service
         full = max(0, max_cost) * interval
         if full > MAX_REFILL_TICKS:
             raise LimitError(
@@ -180,6 +181,7 @@ class Deny(TokenBucket):
 
     algorithm = "deny"
     denies = True
+    _OF_NOTHING = -2
     capacity: int = field(default=0, init=False, repr=False)
     refill_rate: Rate = field(default=0, init=False, repr=False, compare=False)
 

@@ -36,7 +36,7 @@ def decisions(draw: st.DrawFn) -> Decision:
     return Decision(wait == 0, limit, "secret", draw(st.integers(0, 10)), debt, 0, wait, 0)
 
 
-rules = st.builds(RuleDecision, st.text(), decisions(), st.booleans())
+rules = st.builds(RuleDecision, st.text(), decisions(), st.booleans(), st.none() | st.text(min_size=1))
 verdicts = st.builds(PolicyDecision, st.lists(rules, max_size=4).map(tuple), st.none() | st.text(min_size=1))
 
 
@@ -228,7 +228,10 @@ def test_every_refusal_has_a_problem_body_that_agrees_with_its_headers(verdict: 
     refused = [not rule.decision.allowed for rule in verdict.enforced]
     assert body["violated-policies"] == [name for name, was in zip(names, refused, strict=True) if was]
     wait = verdict.retry_after_seconds
-    assert (f"try again in {wait} second" if wait else "waiting will not help") in body["detail"]
+    if verdict.message is not None:
+        assert body["detail"].startswith(verdict.message)
+    else:
+        assert (f"try again in {wait} second" if wait else "waiting will not help") in body["detail"]
 
 
 def test_the_detail_is_a_sentence_for_people() -> None:

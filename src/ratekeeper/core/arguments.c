@@ -169,8 +169,7 @@ bool rk_read_limit(PyObject *limit, rk_limit *value)
         return false;
     if (!read_second(limit, value))
         return false;
-    bool sane = value->interval > 0 && value->full >= 0 && value->max_cost >= -1 &&
-                value->max_cost <= value->full / value->interval;
+    bool sane = value->interval > 0 && value->full >= 0 && value->max_cost <= value->full / value->interval;
     if (!sane)
         PyErr_Format(PyExc_ValueError, "%R is not a limit that adds up", limit);
     return sane;

@@ -66,7 +66,7 @@ static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module 
                               : rk_make_decision(module, RK_AT(limits, limit), key, answer->match.cost, &answer->answer,
                                                  self->charged && answer->answer.allowed);
     Py_XDECREF(key);
-    PyObject *made = decision ? module->rule_decision->tp_alloc(module->rule_decision, 3) : NULL;
+    PyObject *made = decision ? module->rule_decision->tp_alloc(module->rule_decision, 4) : NULL;
     if (!made) {
         Py_XDECREF(decision);
         return NULL;
@@ -77,6 +77,7 @@ static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module 
     PyTuple_SET_ITEM(made, 0, Py_NewRef(RK_AT(rule, RULE_NAME)));
     PyTuple_SET_ITEM(made, 1, decision);
     PyTuple_SET_ITEM(made, 2, Py_NewRef(RK_AT(rule, RULE_SHADOW)));
+    PyTuple_SET_ITEM(made, 3, Py_NewRef(RK_AT(rule, RULE_MESSAGE)));
     return made;
 }
 

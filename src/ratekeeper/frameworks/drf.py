@@ -22,7 +22,7 @@ from ratekeeper.policy.decision import as_policy_decision
 
 try:
     from django.core.signals import setting_changed
-    from rest_framework.exceptions import PermissionDenied
+    from rest_framework.exceptions import PermissionDenied, Throttled
     from rest_framework.request import Request
     from rest_framework.throttling import BaseThrottle
 
@@ -58,7 +58,10 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types
         self._wait: float | None = None
 
     def allow_request(self, request: Request, view: Any) -> bool:
-        """Charge the request. Return False if it is refused. Raise `PermissionDenied` if a rule denies it."""
+        """Charge the request. Return False if it is refused.
+
+        Raise `PermissionDenied` if a rule denies it, and `Throttled` if the refusing rule has a message.
+        """
         exchange = _exchange_of(request)
         limit = self._limit(request, view)
         if exchange.error is not None:  # the framework calls all throttles, also after one has refused
@@ -69,13 +72,15 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types
         refusal = exchange.limiter.charge(exchange, limit)
         if isinstance(refusal, RateLimitExceeded):
             exchange.error = refusal
-            denied = as_policy_decision(refusal.decision).denied
-            # The framework sends it.
-            exchange.limiter.answered(exchange, HTTPStatus.FORBIDDEN if denied else HTTPStatus.TOO_MANY_REQUESTS)
-            if denied:
+            decision = as_policy_decision(refusal.decision)
+            status = HTTPStatus.FORBIDDEN if decision.denied else HTTPStatus.TOO_MANY_REQUESTS
+            exchange.limiter.answered(exchange, status)  # the framework sends it
+            if decision.denied:
                 raise PermissionDenied(detail_of(response_to(refusal)))
             wait = refusal.decision.retry_after
             self._wait = None if wait == inf else wait
+            if decision.message is not None:
+                raise Throttled(self._wait, decision.message)
             return False
         if refusal is not None:
             exchange.refuse(refusal)  # the store does not answer, or the request is wrong in itself

@@ -8,6 +8,7 @@ from os import PathLike
 from typing import Any, Unpack
 
 from ratekeeper.errors import MissingExtraError, RatekeeperError
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.frameworks import wsgi
 from ratekeeper.http.application import Options, check_options
 from ratekeeper.http.exchange import CURRENT, current
@@ -15,6 +16,7 @@ from ratekeeper.http.limiter import REFUSALS, RequestLimiter
 from ratekeeper.http.rate_limit import check_endpoints, rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
+from ratekeeper.policy.decision import as_policy_decision
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import Store
 
@@ -104,7 +106,8 @@ class _Middleware:
         if not isinstance(answer, Response):
             return answer
         response = flask.Response(answer.body, answer.status, list(answer.headers))
-        raised = default_exceptions[answer.status](str(error), response)
+        own = as_policy_decision(error.decision).message if isinstance(error, RateLimitExceeded) else None
+        raised = default_exceptions[answer.status](own or str(error), response)
         handled = flask.current_app.handle_http_exception(raised)
         return response if handled is raised else handled  # Flask would run the error as an application
 

@@ -36,6 +36,8 @@ class RuleOptions(TypedDict, total=False):
     """The treatment of a request without the key."""
     on_error: OnError | None
     """The decision while the store does not answer."""
+    message: str | None
+    """The text for people whose request is refused, in place of the usual one."""
 
 
 class rate_limit:  # noqa: N801  it is written as a decorator is
@@ -50,7 +52,7 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     cost      the tokens that a request takes, or a function of the request that returns them
     name      limits with one name share buckets; without a name, each endpoint has its own buckets
     endpoint  a name for the endpoint, in place of its function or its route
-    others    as in `Rule`: max_wait, shadow, missing, on_error
+    others    as in `Rule`: max_wait, shadow, missing, on_error, message
 
     The decorator goes directly above the function, under the framework's own decorator. The function may be sync or
     async, with any arguments. A class's view and a method have the buckets of their class.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 from math import ceil
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratekeeper.errors import (
     BadRequestError,
@@ -38,8 +38,11 @@ CLIENT_CLOSED_REQUEST = 499
 _HEADERS = (("Content-Type", "application/problem+json"), ("Cache-Control", "no-store"))
 
 
-_bodies: dict[Hashable, tuple[bytes, bytes]] = {}
-"""The bodies of refusals by the same rules: the parts before and after the seconds to wait. Bounded."""
+_Body: TypeAlias = tuple[bytes, bytes | None]
+"""The parts of a body before and after the seconds to wait. If it does not tell them, the whole body, and None."""
+
+_bodies: dict[Hashable, _Body] = {}
+"""The bodies of refusals by the same rules. Bounded."""
 
 
 class Response(NamedTuple):
@@ -118,20 +121,20 @@ def response_to(refusal: RatekeeperError) -> Response:
 
 def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
     wait = decision.retry_after_seconds
-    if wait is None and not any(rule.limit.refuses_all for rule in decision.enforced):  # it tells the cost
+    if wait is None and not any(rule.limit.refuses_all for rule in decision.enforced):  # it may tell the cost
         return Response(int(status), _HEADERS, _quota_body(decision, status, None)[0])
     key = decision.combination, status, None if wait is None else wait == 1
     body = _bodies.get(key)
     if body is None:
         body = keep(_bodies, key, _quota_body(decision, status, wait))
-    return Response(int(status), _HEADERS, body[0] if wait is None else b"%b%d%b" % (body[0], wait, body[1]))
+    before, after = body
+    if after is None or wait is None:
+        return Response(int(status), _HEADERS, before)
+    return Response(int(status), _HEADERS, b"%b%d%b" % (before, wait, after))
 
 
-def _quota_body(decision: PolicyDecision, status: HTTPStatus, wait: int | None) -> tuple[bytes, bytes]:
-    """Return the body, in the parts before and after the seconds to wait.
-
-    Without a `wait`, no wait would help, and the first part is the whole body.
-    """
+def _quota_body(decision: PolicyDecision, status: HTTPStatus, wait: int | None) -> _Body:
+    """Return the body. Without a `wait`, no wait would help."""
     refusing = [rule for rule in decision.enforced if not rule.decision.allowed]
     before, after = _explanation(refusing, wait)
     head = {
@@ -141,9 +144,9 @@ def _quota_body(decision: PolicyDecision, status: HTTPStatus, wait: int | None) 
         "detail": before,
     }
     # Spelt as in the headers, so that a client finds them there. `detail` has the names as they are.
-    tail = {"": after, "violated-policies": [policy_name(rule.name) for rule in refusing]}
+    tail = {"": after or "", "violated-policies": [policy_name(rule.name) for rule in refusing]}
     first, last = json.dumps(head).encode("ascii")[: -len('"}')], json.dumps(tail).encode("ascii")[len('{"": "') :]
-    return (first + last, b"") if wait is None else (first, last)
+    return (first + last, None) if after is None else (first, last)
 
 
 def _denied(decision: PolicyDecision, status: HTTPStatus) -> Response:
@@ -151,14 +154,10 @@ def _denied(decision: PolicyDecision, status: HTTPStatus) -> Response:
     key = decision.combination, status
     body = _bodies.get(key)
     if body is None:
-        name = next(rule.name for rule in decision.enforced if rule.limit.denies)
-        details = {
-            "type": "about:blank",
-            "title": status.phrase,
-            "status": status.value,
-            "detail": f"Rule {name!r} denies this request: waiting will not help.",
-        }
-        body = keep(_bodies, key, (json.dumps(details).encode("ascii"), b""))
+        rule = next(rule for rule in decision.enforced if rule.limit.denies)
+        detail = rule.message or f"Rule {rule.name!r} denies this request: waiting will not help."
+        details = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
+        body = keep(_bodies, key, (json.dumps(details).encode("ascii"), None))
     return Response(status.value, _HEADERS, body[0])
 
 
@@ -177,20 +176,30 @@ def _missing_attribute(attribute: str, status: HTTPStatus) -> Response:
     return Response(status.value, _HEADERS, json.dumps(details).encode("ascii"))
 
 
-def _explanation(refusing: list[RuleDecision], wait: int | None) -> tuple[str, str]:
-    """Return a sentence that says what was exceeded, and what helps: before and after the seconds to wait.
+def _explanation(refusing: list[RuleDecision], wait: int | None) -> tuple[str, str | None]:
+    """Return what was exceeded, and what helps: before and after the seconds to wait; None after it if it is not told.
 
-    Without a `wait`, only a smaller cost helps, or nothing.
+    Rules that have a message are told by it, as they may be in another language. Without a `wait`, only a smaller cost
+    helps, or nothing.
     """
+    told = list(dict.fromkeys([rule.message for rule in refusing if rule.message]))
+    others = [rule for rule in refusing if not rule.message and (wait is not None or rule.decision.impossible)]
+    if not others:
+        return " ".join(told), None
     if wait is None:
-        impossible = [rule for rule in refusing if rule.decision.impossible]
-        rule = next((rule for rule in impossible if rule.limit.refuses_all), impossible[0])
-        if rule.limit.refuses_all:
-            return f"{rule.name!r} refuses every request: waiting will not help.", ""
-        return (
-            f"The request costs {rule.decision.cost}, and {rule.name!r} never admits more than {rule.limit.max_cost} "
-            "at once: waiting will not help, asking for less will.",
-            "",
-        )
-    names = " and ".join(f"{rule.name!r} ({rule.limit})" for rule in refusing)
-    return f"Over the limit of {names}: try again in ", f" second{'s' if wait > 1 else ''}."
+        rule = next((rule for rule in others if rule.limit.refuses_all), others[0])
+        return " ".join([*told, _why_impossible(rule)]), None
+    names = " and ".join(f"{rule.name!r} ({rule.limit})" for rule in others)
+    return (
+        " ".join([*told, f"Over the limit of {names}: try again in "]),
+        f" second{'s' if wait > 1 else ''}.",
+    )
+
+
+def _why_impossible(rule: RuleDecision) -> str:
+    if rule.limit.refuses_all:
+        return f"{rule.name!r} refuses every request: waiting will not help."
+    return (
+        f"The request costs {rule.decision.cost}, and {rule.name!r} never admits more than {rule.limit.max_cost} "
+        "at once: waiting will not help, asking for less will."
+    )

@@ -62,7 +62,7 @@ class Plan(NamedTuple):
             each = iter(decisions)
             decisions = [self.known[n] if n in self.known else next(each) for n in range(len(self.rules))]
         pairs = zip(self.rules, decisions, strict=True)
-        own = [_new(RuleDecision, (rule.name, one, rule.shadow)) for rule, one in pairs]
+        own = [_new(RuleDecision, (rule.name, one, rule.shadow, rule.message)) for rule, one in pairs]
         return PolicyDecision(tuple(own), self.missing)
 
 

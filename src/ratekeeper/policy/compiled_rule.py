@@ -106,6 +106,7 @@ class CompiledRule(NamedTuple):
     """
 
     name: str
+    message: str | None
     scope: str
     tests: Tests
     slots: tuple[int, ...]
@@ -125,6 +126,7 @@ class CompiledRule(NamedTuple):
         """Compile a rule. `slots` are the places of the policy's attributes."""
         return cls(
             name=rule.name,
+            message=rule.message,
             scope=scope_of(rule.name),
             tests=tests_of(spelled_match(rule.match, sources, slash_matters=False), slots),
             slots=tuple(slots[name] for name in rule.key),

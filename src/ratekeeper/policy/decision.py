@@ -46,7 +46,15 @@ class PolicyDecision:
     @property
     def denied(self) -> bool:
         """Whether a rule that denies refused, so that the refusal is not about a quota."""
+        if self.allowed or self.retry_after_seconds is not None:  # asked for first, as it makes no rules in C
+            return False
         return any(rule.limit.denies and not rule.shadow for rule in self.rules)
+
+    @property
+    def message(self) -> str | None:
+        """The messages of the rules that refuse, for people; None if they have none."""
+        refusing = [rule for rule in self.enforced if not rule.decision.allowed]
+        return " ".join(dict.fromkeys([rule.message for rule in refusing if rule.message])) or None
 
     @property
     def enforced(self) -> tuple[RuleDecision, ...]:
@@ -100,7 +108,7 @@ class PolicyDecision:
     @property
     def combination(self) -> Hashable:
         """A value that is equal for decisions by the same rules and limits, each allowed or refused alike."""
-        rules = [(rule.name, rule.limit, rule.shadow, rule.decision.allowed) for rule in self.rules]
+        rules = [(rule.name, rule.limit, rule.shadow, rule.message, rule.decision.allowed) for rule in self.rules]
         return tuple(
             [(name, it.algorithm, it.max_cost, it.interval, it._exact_second, *how) for name, it, *how in rules]
         )

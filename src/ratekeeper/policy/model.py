@@ -22,8 +22,15 @@ from ratekeeper.stores.spec import StoreSpec
 
 Missing: TypeAlias = Literal["shared", "skip", "reject"]
 
+MESSAGE_FORM = "must be a printable string of 1 to 500 characters, without spaces around it"
+_LONGEST_MESSAGE = 500
 _COST_DIGITS = 18
 _COST_SHOWN = 40
+
+
+def is_message(text: object) -> bool:
+    """Return whether a value can be a rule's message: it goes into responses, and into gRPC's status on one line."""
+    return isinstance(text, str) and 0 < len(text) <= _LONGEST_MESSAGE and text.isprintable() and text == text.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ class Rule:
     missing    the treatment of a request that lacks an attribute of the key
     on_error   the treatment of a request when the store does not answer: "raise", "deny", "local" or "allow"; None
                takes the store's setting
+    message    the text for people whose request this rule refuses, in place of the usual one
 
     An attribute that is None is missing. A pattern has `*` (any run of characters, `/` included) and `?` (any one);
     all else, brackets too, is literal. Case counts, except in `method`.
@@ -66,6 +74,7 @@ class Rule:
     shadow: bool = False
     missing: Missing = "shared"
     on_error: OnError | None = None
+    message: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.key, str):
@@ -88,6 +97,7 @@ class Rule:
             (self.on_error in (None, *ON_ERROR), f"on_error must be one of {ON_ERROR}, or None, not {self.on_error!r}"),
             (cost_is_right, f"cost must be 1 or more tokens, or an attribute's name, not {self.cost!r}"),
             (wait_is_right, f"max_wait must be 0 or more seconds, or None, not {wait!r}"),
+            (self.message is None or is_message(self.message), f"message {MESSAGE_FORM}, or None"),
         ):
             if not right:
                 raise PolicyError(f"rule {self.name!r}: {what}")

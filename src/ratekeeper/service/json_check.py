@@ -71,6 +71,8 @@ def report(decision: PolicyDecision, held: bool) -> dict[str, Any]:
         "allowed": decision.allowed,
         "rule": rule.name if rule else None,
         "missing": decision.missing,
+        "denied": decision.denied,
+        "message": decision.message,
         "remaining": rule.decision.remaining if rule else None,
         "retry_after": _finite(decision.retry_after),
         "reset_after": decision.reset_after,

@@ -14,7 +14,7 @@ from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import Deny, LeakyBucket, Limit, TokenBucket, parse_limit
 from ratekeeper.policy.file.checks import why_never
-from ratekeeper.policy.model import Override, Rule
+from ratekeeper.policy.model import MESSAGE_FORM, Override, Rule, is_message
 from ratekeeper.policy.reader import Table, kind, shown
 from ratekeeper.policy.sources import HeaderSource
 from ratekeeper.policy.spelling import has_wildcard
@@ -33,6 +33,7 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 _LIMIT_KEYS = ("capacity", "refill_rate", "leak_rate", "limit", "deny")
 _RULE_KEYS = (
     "name", "match", "key", "algorithm", *_LIMIT_KEYS, "overrides", "cost", "max_wait", "shadow", "missing", "on_error",
+    "message",
 )  # fmt: skip
 _BAD_NUMBERS = (ValueError, OverflowError)  # a LimitError, or Python's own of a number with hundreds of digits
 _MISSING: Mapping[str, Missing] = {"shared": "shared", "skip": "skip", "reject": "reject"}
@@ -97,6 +98,7 @@ def read_rule(table: Table, vocabulary: Vocabulary) -> Rule | None:
         "shadow": table.flag("shadow"),
         "missing": table.choice("missing", _MISSING, "shared"),
         "on_error": table.choice("on_error", _ON_ERROR, "") if "on_error" in table.values else None,
+        "message": _message(table),
     }
     if limit is None or table.report:
         return None
@@ -241,6 +243,13 @@ def _cost(table: Table, limit: Limit | None, vocabulary: Vocabulary) -> int | st
     elif limit and not limit.refuses_all and cost > limit.max_cost:
         table.error(f"'cost' is more than {limit} can ever admit ({limit.max_cost}): nothing would pass", "cost")
     return cost
+
+
+def _message(table: Table) -> str | None:
+    text = table.values.get("message")
+    if text is not None and not is_message(text):
+        table.error(f"'message' {MESSAGE_FORM}", "message")
+    return text if isinstance(text, str) else None
 
 
 def _max_wait(table: Table) -> float | None:
