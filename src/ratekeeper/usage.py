@@ -38,7 +38,7 @@ class Usage:
     @classmethod
     def of(cls, name: str, look: Decision, waiting: int = 0) -> Usage:
         """Return the usage that a decision about one token shows, if nothing was charged."""
-        used = min(look.limit.max_cost, -(-look.debt_ticks // look.limit.interval))
+        used = min(max(0, look.limit.max_cost), -(-look.debt_ticks // look.limit.interval))
         return cls(name, look.limit, used, look.remaining, look.reset_after, look.retry_after, waiting)
 
     def __repr__(self) -> str:
