@@ -30,6 +30,8 @@ MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
 RUN_BY_CI = ("make run", "make test", "pip install ")
 REDIS_URL = "redis://127.0.0.1:6379/0"
 """Where the pages have a server; the tests have one elsewhere."""
+SUPPORT_STORE = "shared:my-api"
+"""The store of the page on support; the tests have another."""
 RUN_BY_TEST_WORKERS = ("gunicorn ", "uvicorn ")
 LANGUAGES = {"console", "pycon", "python", "toml", "caddyfile", "nginx", "yaml", "haproxy"}
 OF_OTHERS = {"text"}
@@ -105,9 +107,24 @@ def table_in_use() -> Iterator[str]:
             store.unlink()
 
 
+def test_the_commands_for_support_print_what_the_page_shows_one_after_the_other() -> None:
+    with table_in_use() as table:
+        for command in [it for it in commands() if SUPPORT_STORE in it.line]:
+            words = shlex.split(command.line.replace(SUPPORT_STORE, f"shared:{table}"))
+            done = subprocess.run(
+                [sys.executable, "-m", "ratekeeper.cli.main", *words[1:]], cwd=ROOT, capture_output=True, text=True
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            assert normal(done.stdout) == normal(command.output)
+
+
 @pytest.mark.parametrize(
     "command",
-    [it for it in commands() if it.line.startswith("ratekeeper ") and "serve" not in it.line],
+    [
+        it
+        for it in commands()
+        if it.line.startswith("ratekeeper ") and "serve" not in it.line and SUPPORT_STORE not in it.line
+    ],
     ids=lambda command: command.line,
 )
 def test_a_command_prints_what_the_page_shows(command: Command) -> None:

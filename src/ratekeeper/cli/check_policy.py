@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ratekeeper.cli.attributes import conditions, read_attributes
 from ratekeeper.clock import ManualClock
-from ratekeeper.errors import RatekeeperError, did_you_mean
-from ratekeeper.http.attributes import AttributeReader
+from ratekeeper.errors import RatekeeperError
 from ratekeeper.limits import Limit
-from ratekeeper.policy.addresses import UNKNOWN_CLIENT
 from ratekeeper.policy.compiled import RuleExplanation
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Policy, Rule
-from ratekeeper.policy.patterns import PUBLIC, Globs, accepts
-from ratekeeper.policy.sources import ClientIP
-from ratekeeper.policy.spelling import source_of
+from ratekeeper.policy.patterns import accepts
 from ratekeeper.rates import rate_text
 from ratekeeper.stores.memory import MemoryStore
 
@@ -42,7 +39,7 @@ def run_validate(args: argparse.Namespace) -> int:
     policy = Policy.load(args.policy)
     print(f"{args.policy}: {len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}, no mistake found")
     for match in policy.exempt:
-        print(f"\nexempt: requests with {_conditions(match)}")
+        print(f"\nexempt: requests with {conditions(match)}")
     for rule in policy.rules:
         print(f"\n{rule.name}{'  (shadow: counts, refuses nothing)' if rule.shadow else ''}")
         print(f"  for    {_requests(rule)}")
@@ -50,7 +47,7 @@ def run_validate(args: argparse.Namespace) -> int:
             print(f"  each   {' and '.join(rule.key) if rule.key else 'all requests together'}")
         print(f"  limit  {describe(rule.limit)}")
         for override in rule.overrides:
-            print(f"  but    {_conditions(override.match)}: {describe(override.limit)}")
+            print(f"  but    {conditions(override.match)}: {describe(override.limit)}")
     for tier in _unlimited_tiers(policy):
         print(f"\nwarning: no rule limits tier {tier!r}: all its requests are admitted")
     if policy.store is not None and policy.store.clustered:
@@ -82,7 +79,7 @@ def _slots(policy: Policy) -> str:
 def run_explain(args: argparse.Namespace) -> int:
     """Print each rule's view of one request, on empty buckets. Exit code 1 if it would be refused."""
     policy = Policy.load(args.policy)
-    attributes = _attributes(args.attributes, policy)
+    attributes = read_attributes(args.attributes, policy)
     if args.cost < 0:
         raise RatekeeperError(f"--cost must be 0 or more, not {args.cost}")
     keeper = Keeper(policy, MemoryStore(max_keys=1000, clock=ManualClock()))
@@ -95,7 +92,7 @@ def run_explain(args: argparse.Namespace) -> int:
         print(_explanation(explanation))
     exempt_by = keeper.compiled.exempting(seen)
     if exempt_by is not None:
-        print(f"=> allowed: exempt, as are all requests with {_conditions(exempt_by)}")
+        print(f"=> allowed: exempt, as are all requests with {conditions(exempt_by)}")
         return 0
     if decision.allowed:
         print("=> allowed" if decision.rules else "=> allowed: no rule applies, so nothing limits this request")
@@ -131,31 +128,4 @@ def _explanation(it: RuleExplanation) -> str:
 
 
 def _requests(rule: Rule) -> str:
-    return f"requests with {_conditions(rule.match)}" if rule.match else "every request"
-
-
-def _conditions(match: Globs) -> str:
-    """Return the values that must match, but only the number of values that may be secrets."""
-    return ", ".join(
-        f"{name} {' or '.join(globs) if name in PUBLIC else f'({len(globs)} given)'}" for name, globs in match.items()
-    )
-
-
-def _attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
-    """Read KEY=VALUE pairs. A name that no rule could ever see is an error: it would explain another request."""
-    known = ({"method", "path", "client"} | policy.attributes.keys() | policy.names()) - (
-        {"tier"} if policy.tiers else set()
-    )
-    given = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise RatekeeperError(f"{pair!r} is not KEY=VALUE, such as path=/api/search")
-        if name not in known:
-            raise RatekeeperError(f"the policy knows no attribute {name!r}{did_you_mean(name, known)}")
-        given[name] = value
-    attributes = AttributeReader(policy.attributes).respell(given)
-    for name, value in attributes.items():
-        if value == UNKNOWN_CLIENT != given[name] and isinstance(source_of(name, policy.attributes), ClientIP):
-            raise RatekeeperError(f"{name}={given[name]} is not an address, such as 192.0.2.7, or {UNKNOWN_CLIENT}")
-    return attributes
+    return f"requests with {conditions(rule.match)}" if rule.match else "every request"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ratekeeper import IMPLEMENTATION, __version__
-from ratekeeper.cli import check_policy, serve, table
+from ratekeeper.cli import check_policy, serve, support, table
 from ratekeeper.cli.replay import command as replay
 from ratekeeper.errors import RatekeeperError
 
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     check_policy.add_commands(commands)
+    support.add_commands(commands)
     return parser
 
 

@@ -87,7 +87,7 @@ def _check_clear(compiled: CompiledPolicy, attributes: Mapping[str, str], plan: 
         raise ValueError("no rule charges this request" + ", as it is exempt" * exempt)
     if len(plan.rules) > 1:
         names = ", ".join(repr(one.name) for one in plan.rules)
-        raise ValueError(f"several rules charge this request: say by rule= which one is meant, or which ones: {names}")
+        raise ValueError(f"several rules charge this request: name the rule that is meant, or the rules, of {names}")
 
 
 def _check_block(rule: Rule, seen: Mapping[str, str], named: bool) -> None:
@@ -96,7 +96,7 @@ def _check_block(rule: Rule, seen: Mapping[str, str], named: bool) -> None:
     if not rule.key and not named:
         raise ValueError(
             f"rule {rule.name!r} counts all requests together, so a block would refuse everybody: "
-            f"write rule={rule.name!r} if you mean it"
+            "name the rule if you mean it"
         )
     lacking = [name for name in rule.key if name not in seen]
     if lacking:

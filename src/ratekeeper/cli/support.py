@@ -1,0 +1,202 @@
+"""`ratekeeper usage`, `reset`, `grant`, `block` and `unblock`: see and change the buckets of one request.
+
+The store is one that other processes share. A value that the caller did not type is never printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from math import ceil
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ratekeeper.cli.attributes import conditions, read_attributes
+from ratekeeper.cli.duration import duration
+from ratekeeper.errors import LimitError, RatekeeperError
+from ratekeeper.policy.keeper import Keeper
+from ratekeeper.policy.model import Policy
+from ratekeeper.policy.support import chosen
+from ratekeeper.rates import parse_rate
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.shared_memory import SharedMemoryStore, path_of
+from ratekeeper.stores.spec import MEMORY, SHARED, StoreSpec
+from ratekeeper.usage import Usage
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Commands = _SubParsersAction[argparse.ArgumentParser]
+
+Change: TypeAlias = Callable[[Keeper, dict[str, str], argparse.Namespace], object]
+
+_BAR = 20
+_PATIENCE = 5.0
+"""Seconds to wait for a server at least: a person is less hurried than a request."""
+
+_NOT_SHARED = (
+    "the store is this process's memory, where nobody else would see it: give --store shared:NAME or a server's URL, "
+    "the store of the processes that serve"
+)
+
+
+def add_commands(commands: Commands) -> None:
+    """Declare the commands."""
+    _add(commands, "usage", "show how much of each limit a request's buckets have used", _look)
+    _add(commands, "reset", "forget the debts and blocks of a request's buckets: they are full again", _reset)
+    granting = _add(
+        commands, "grant", "give a request's bucket some tokens more, up to a full bucket", _grant, "tokens"
+    )
+    blocking = _add(commands, "block", "refuse all requests of a bucket until a time", _block)
+    _add(commands, "unblock", "end a block: one token passes at once", _unblock)
+    granting.epilog = "If several rules charge the request, say which one is meant by --rule."
+    blocking.epilog = "If several rules charge the request, or one without a key, say which one is meant by --rule."
+    end = blocking.add_mutually_exclusive_group(required=True)
+    end.add_argument("--for", dest="length", type=_length, metavar="TIME", help="a length of time, such as 90s or 2h")
+    end.add_argument("--until", type=_time, metavar="WHEN", help="a time with its zone, such as 2030-01-31T18:00Z")
+
+
+def _add(commands: Commands, name: str, help_text: str, change: Change, *more: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_text, description=help_text)
+    parser.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
+    for argument in more:
+        parser.add_argument(argument, metavar=argument.upper(), type=int, help=f"how many {argument}")
+    parser.add_argument("attributes", metavar="KEY=VALUE", nargs="+", help="an attribute, such as path=/api/search")
+    parser.add_argument(
+        "--store",
+        metavar="STORE",
+        help="where the buckets are, in place of the policy's [store]: shared:NAME, or a URL",
+    )
+    parser.add_argument("--rule", metavar="NAME", action="append", help="only the bucket of this rule; may be repeated")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.set_defaults(run=lambda args: _run(args, change))
+    return parser
+
+
+def _run(args: argparse.Namespace, change: Change) -> int:
+    """Change the buckets, and print what they are then."""
+    policy = Policy.load(args.policy)
+    attributes = read_attributes(args.attributes, policy)
+    with _opened(policy, args.store) as store:
+        keeper = Keeper(policy, store)
+        try:
+            change(keeper, attributes, args)
+        except ValueError as error:
+            raise RatekeeperError(str(error)) from None
+        usages = [usage for usage in keeper.usage(attributes) if not args.rule or usage.name in args.rule]
+    if args.json:
+        print(json.dumps([_json_of(usage, keeper) for usage in usages], indent=2))
+        return 0
+    exempt_by = keeper.compiled.exempting(keeper.compiled.seen(attributes))
+    if exempt_by is not None:
+        print(f"exempt, as are all requests with {conditions(exempt_by)}")
+    elif not usages:
+        print("no rule charges this request")
+    else:
+        print("\n".join(_table(usages, keeper, attributes)))
+    return 0
+
+
+@contextmanager
+def _opened(policy: Policy, url: str | None) -> Iterator[Store]:
+    """Open the store that is shared. A shared table must exist: a new one would have another name by mistake."""
+    spec = policy.store or StoreSpec(MEMORY)
+    if url is not None:
+        spec = replace(spec, url=url)
+    if spec.url == MEMORY:
+        raise RatekeeperError(_NOT_SHARED)
+    if not spec.on_server:
+        with SharedMemoryStore.open(path_of(spec.url.removeprefix(SHARED))) as table:
+            yield table
+        return
+    patient = replace(spec, on_error="raise", expected_nodes=None, timeout=max(spec.timeout, _PATIENCE))
+    store: Any = patient.open()
+    with store:
+        yield store
+
+
+def _look(keeper: Keeper, attributes: dict[str, str], args: argparse.Namespace) -> None:
+    chosen(keeper.compiled, attributes, args.rule)  # a rule that does not charge the request is an error
+
+
+def _reset(keeper: Keeper, attributes: dict[str, str], args: argparse.Namespace) -> None:
+    keeper.reset(attributes, args.rule)
+
+
+def _grant(keeper: Keeper, attributes: dict[str, str], args: argparse.Namespace) -> None:
+    keeper.grant(attributes, args.tokens, args.rule)
+
+
+def _block(keeper: Keeper, attributes: dict[str, str], args: argparse.Namespace) -> None:
+    keeper.block(attributes, time.time() + args.length if args.until is None else args.until, args.rule)
+
+
+def _unblock(keeper: Keeper, attributes: dict[str, str], args: argparse.Namespace) -> None:
+    keeper.unblock(attributes, args.rule)
+
+
+def _table(usages: Sequence[Usage], keeper: Keeper, attributes: dict[str, str]) -> list[str]:
+    """Return the lines of a table, and notes on the limits that refuse for longer than by use."""
+    rows = [("rule", "used", "", "left", "next in", "full in")]
+    for usage in usages:
+        most = usage.limit.max_cost
+        filled = ceil(_BAR * usage.used / most)
+        rows.append(
+            (
+                _title(usage.name, keeper, attributes),
+                f"{usage.used:,} of {most:,}",
+                f"[{'#' * filled}{'.' * (_BAR - filled)}]",
+                f"{usage.remaining:,}",
+                "now" if usage.remaining else duration(usage.retry_after),
+                duration(usage.reset_after),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    for usage in usages:
+        if not usage.limit.queues and usage.retry_after > 1 / usage.limit.rate:
+            lines.append(
+                f"{usage.name}: refuses for longer than a token takes: blocked, or requests wait for their turns"
+            )
+    return lines
+
+
+def _title(name: str, keeper: Keeper, attributes: dict[str, str]) -> str:
+    """Return a rule's name, and what makes its bucket another than it seems to be."""
+    [rule] = [rule for rule in keeper.policy.rules if rule.name == name]
+    lacking = [f"all without {part}" for part in rule.key if part not in keeper.compiled.seen(attributes)]
+    notes = [*lacking, *(["shadow"] if rule.shadow else [])]
+    return f"{name} ({', '.join(notes)})" if notes else name
+
+
+def _json_of(usage: Usage, keeper: Keeper) -> dict[str, object]:
+    return {
+        "rule": usage.name,
+        "limit": str(usage.limit),
+        "shadow": any(rule.shadow for rule in keeper.policy.rules if rule.name == usage.name),
+        "used": usage.used,
+        "remaining": usage.remaining,
+        "retry_after": usage.retry_after,
+        "reset_after": usage.reset_after,
+    }
+
+
+def _length(text: str) -> float:
+    try:
+        return float(1 / parse_rate(f"1/{text.strip()}"))
+    except LimitError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length of time, such as 90s, 2h or 7days") from None
+
+
+def _time(text: str) -> datetime:
+    try:
+        until = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time, such as 2030-01-31T18:00Z") from None
+    if until.utcoffset() is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no zone: write {text}Z for UTC, or {text}+01:00")
+    return until

@@ -1,0 +1,182 @@
+"""`ratekeeper usage`, `reset`, `grant`, `block` and `unblock`: on the stores that others share, and never a key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from needs import need
+from redis_servers import redis_server
+
+from ratekeeper import IMPLEMENTATION, Keeper, SharedMemoryStore
+from ratekeeper.cli.main import main
+from ratekeeper.stores.spec import StoreSpec
+
+POLICY = """
+exempt = [{ path = "/healthz" }]
+[attributes]
+api_key = "header:x-api-key"
+[[rules]]
+name = "each key"
+key = ["api_key"]
+limit = "10/hour"
+[[rules]]
+name = "tried"
+key = ["api_key"]
+limit = "1/hour"
+shadow = true
+match = { path = "/api/*" }
+[[rules]]
+name = "reports"
+match = { path = "/reports" }
+algorithm = "leaky_bucket"
+capacity = 5
+leak_rate = 2
+"""
+ALICE = {"api_key": "k-alice", "path": "/"}
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    return str(path)
+
+
+@pytest.fixture(params=["shared memory", "valkey"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "valkey":
+        with redis_server() as server:
+            yield server.url
+        return
+    need("the C core", IMPLEMENTATION == "c")
+    SharedMemoryStore(tmp_path / "table", 1000)
+    yield f"shared:{tmp_path / 'table'}"
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    code = main(args)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_each_command_changes_what_another_process_sees_and_prints_it(
+    capsys: pytest.CaptureFixture[str], policy: str, store: str
+) -> None:
+    serving = Keeper(policy, StoreSpec(store, timeout=5).open())
+    of = [policy, "--store", store, "api_key=k-alice", "path=/"]
+    for _ in range(10):
+        serving.try_acquire(ALICE)
+    code, out, err = run(capsys, "usage", *of)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split() == ["rule", "used", "left", "next", "in", "full", "in"]
+    assert out.splitlines()[1].startswith("each key  10 of 10  [####################]  0     6 min    ")
+    assert "alice" not in out
+    assert "  7 of 10  [##############......]  3     now" in run(capsys, "grant", policy, "3", *of[1:])[1]
+    assert [bool(serving.try_acquire(ALICE)) for _ in range(4)] == [True, True, True, False]
+    assert "each key: refuses for longer" in run(capsys, "block", *of, "--for", "2h")[1]
+    [usage] = json.loads(run(capsys, "usage", *of, "--json")[1])
+    assert usage["rule"] == "each key"
+    assert (usage["used"], usage["remaining"], usage["shadow"]) == (10, 0, False)
+    assert 7190 < usage["retry_after"] <= 7200
+    until = (datetime.now(UTC) + timedelta(hours=3)).isoformat()
+    [usage] = json.loads(run(capsys, "block", *of, "--until", until, "--json")[1])
+    assert 10_790 < usage["retry_after"] <= 10_800
+    assert "  9 of 10  [##################..]  1     now" in run(capsys, "unblock", *of)[1]
+    assert "  0 of 10  [....................]  10    now      0 s" in run(capsys, "reset", *of)[1]
+    assert serving.peek(ALICE).remaining == 10
+
+
+def test_a_table_tells_of_shadows_of_common_buckets_and_of_requests_that_nothing_limits(
+    capsys: pytest.CaptureFixture[str], policy: str, store: str
+) -> None:
+    out = run(capsys, "usage", policy, "--store", store, "path=/api/x")[1]
+    assert [line.split("  ")[0] for line in out.splitlines()[1:]] == [
+        "each key (all without api_key)",
+        "tried (all without api_key, shadow)",
+    ]
+    out = run(capsys, "usage", policy, "--store", store, "path=/healthz")[1]
+    assert out == "exempt, as are all requests with path /healthz\n"
+    assert run(capsys, "usage", policy, "--store", store, "path=/healthz", "--json")[1] == "[]\n"
+    out = run(capsys, "usage", policy, "--store", store, "api_key=k", "path=/reports", "--rule", "reports")[1]
+    assert out.splitlines()[1].startswith("reports  0 of 6  [....................]  6     now")
+
+
+MISTAKES = [
+    (["usage", "path=/", "--rule", "each kee"], "the policy has no rule 'each kee': did you mean 'each key'?"),
+    (["usage", "path=/", "--rule", "reports"], "rule 'reports' does not charge this request: path is '/', not"),
+    (["usage", "pth=/"], "the policy knows no attribute 'pth': did you mean 'path'?"),
+    (["grant", "0", "path=/"], "tokens must be 1 or more, not 0"),
+    (["grant", "1", "path=/api/x"], "several rules charge this request: name the rule that is meant"),
+    (["grant", "1", "path=/healthz"], "no rule charges this request, as it is exempt"),
+    (["block", "--for", "1h", "path=/"], "rule 'each key' counts by api_key, and these attributes have no api_key"),
+    (["block", "--for", "1h", "path=/reports", "--rule", "tried"], "rule 'tried' does not charge this request"),
+    (["block", "--for", "99999days", "api_key=k"], "until must be within nine years"),
+    (["block", "--until", "2020-01-01T00:00Z", "api_key=k"], "until must not be past"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES)
+def test_a_mistake_is_one_line_and_changes_nothing(
+    capsys: pytest.CaptureFixture[str], policy: str, tmp_path: Path, words: list[str], told: str
+) -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    table = SharedMemoryStore(tmp_path / "table", 1000)
+    command, *rest = words
+    code, out, err = run(capsys, command, policy, "--store", f"shared:{table.path}", *rest)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert table.stats().live == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--for", "soon"], "'soon' is not a length of time, such as 90s, 2h or 7days"),
+        (["--for", "0h"], "'0h' is not a length of time"),
+        (["--for=-1h"], "'-1h' is not a length of time"),
+        (["--until", "2030-01-01T00:00"], "has no zone: write 2030-01-01T00:00Z for UTC"),
+        (["--until", "now"], "'now' is not a time, such as 2030-01-31T18:00Z"),
+        ([], "one of the arguments --for --until is required"),
+    ],
+)
+def test_a_time_that_is_none_is_an_error_with_an_example(
+    capsys: pytest.CaptureFixture[str], policy: str, words: list[str], told: str
+) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["block", policy, *words, "api_key=k"])
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("store", [[], ["--store", "memory"]])
+def test_a_store_that_nobody_else_sees_is_an_error(
+    capsys: pytest.CaptureFixture[str], policy: str, store: list[str]
+) -> None:
+    code, _, err = run(capsys, "block", policy, *store, "--for", "1h", "api_key=k")
+    assert code == 2
+    assert err.startswith(
+        "ratekeeper: the store is this process's memory, where nobody else would see it: give --store"
+    )
+
+
+def test_a_table_that_does_not_exist_is_an_error_and_is_not_made(
+    capsys: pytest.CaptureFixture[str], policy: str, tmp_path: Path
+) -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    code, _, err = run(capsys, "usage", policy, "--store", f"shared:{tmp_path / 'none'}", "api_key=k")
+    assert code == 2
+    assert "No such file" in err
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_policys_own_store_is_the_default(
+    capsys: pytest.CaptureFixture[str], policy: str, tmp_path: Path, store: str
+) -> None:
+    Path(policy).write_text(f'[store]\nurl = "{store}"\n' + POLICY.replace("exempt", "# exempt"))
+    serving = Keeper(policy)
+    serving.try_acquire(ALICE, 10)
+    assert "  6 of 10  " in run(capsys, "grant", policy, "4", "api_key=k-alice", "path=/")[1]
