@@ -12,12 +12,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 
 from benchmarks import results, timing
 from benchmarks.contenders import Contender, Rate
 from benchmarks.peers import DISTRIBUTIONS, build_pyrate, peer_entrants
-from benchmarks.results import Table, ratio_row, table_of
+from benchmarks.results import Table, ratio, ratio_row, table_of, target
 from benchmarks.timing import Case, run_rounds
 from ratekeeper import Keeper, Limiter, Policy, TokenBucket
 from ratekeeper.policy.model import Override, Rule, Tiers
@@ -34,7 +35,8 @@ SIZE = "A policy with many entries"
 RULES_MATCH, RULES_OTHERS = "Cost by number of rules: all match", "Cost by number of rules: one matches"
 COUNTS = (1, 3, 10, 30, 100)
 OVERRIDES, TIERS, NETWORKS = 50_000, 50_000, 8_000
-POLICY, KEEPER_ONE = "ratekeeper, Keeper", "Keeper, one rule"
+POLICY, KEEPER_ONE, KEEPER_EXAMPLE = "ratekeeper, Keeper", "Keeper, one rule", "Keeper, examples/policy.toml"
+CLOCK = "time.monotonic_ns()"
 NOTHING = "the rules by hand, without a limiter"
 
 
@@ -119,10 +121,11 @@ def verb_cases() -> Iterator[Case]:
     """One limit as a limiter and as a policy, and the example's policy, for a request that passes and one that not."""
     example = Policy.load(EXAMPLE)
     one = Policy((Rule("each key", PLENTY, key=("api_key",)),))
+    yield Case(COST, CLOCK, partial(timing.plain, monotonic_ns, CALLS))
     yield asked(COST, "Limiter, one limit", Limiter(PLENTY).try_acquire, "k-alice", True)
     yield asked(COST, KEEPER_ONE, Keeper(one).try_acquire, REQUEST, True)
     yield asked(COST, "Keeper, one rule, refused", Keeper(with_limit(one, NONE)).try_acquire, REQUEST, False)
-    yield asked(COST, "Keeper, examples/policy.toml", Keeper(with_limit(example, PLENTY)).try_acquire, REQUEST, True)
+    yield asked(COST, KEEPER_EXAMPLE, Keeper(with_limit(example, PLENTY)).try_acquire, REQUEST, True)
     refuses = Keeper(with_limit(example, NONE)).try_acquire
     yield asked(COST, "Keeper, examples/policy.toml, refused", refuses, REQUEST, False)
 
@@ -187,10 +190,14 @@ def measure(quick: bool) -> list[Table]:
         ratio_row(large.name, large, small, {"ns with": large, "ns without": small})
         for large, small in zip(groups[SIZE][::2], groups[SIZE][1::2], strict=True)
     ]
+    clock, example = named[COST, CLOCK], named[COST, KEEPER_EXAMPLE]
+    targets = [target(f"{KEEPER_EXAMPLE}, x {CLOCK}: at most 10", ratio(example, clock), most=10)]
+    targets += [target(f"{row.name}, x without: at most 1.2", (row.best, row.median), most=1.2) for row in pairs]
     return [
+        Table("Targets of a policy", "measured", targets),
         table_of(HAND, "ns a request", groups[HAND], ours),
         table_of(ONE_KEY, "ns a request", groups[ONE_KEY], {"x ratekeeper": groups[ONE_KEY][0]}),
-        table_of(COST, "ns a request", groups[COST], {"x Limiter": groups[COST][0]}),
+        table_of(COST, "ns a request", groups[COST], {"x clock": clock, "x Limiter": groups[COST][1]}),
         *(
             table_of(title, "ns a request", groups[title], {"x one rule": groups[title][0]})
             for title in (RULES_MATCH, RULES_OTHERS)
