@@ -31,7 +31,7 @@ CALLS = 400
 HAND = "The same rules: examples/policy.toml"
 ONE_KEY = "Three limits of one key"
 COST = "A policy's cost"
-SIZE = "A policy with many entries"
+SIZE = "examples/policy.toml with many entries"
 RULES_MATCH, RULES_OTHERS = "Cost by number of rules: all match", "Cost by number of rules: one matches"
 COUNTS = (1, 3, 10, 30, 100)
 OVERRIDES, TIERS, NETWORKS = 50_000, 50_000, 8_000
@@ -140,27 +140,27 @@ def rules_cases() -> Iterator[Case]:
         yield asked(RULES_OTHERS, name, Keeper(Policy((matching[0], *others))).try_acquire, REQUEST, True, calls)
 
 
-def size_policies() -> Iterator[tuple[str, Policy, Policy]]:
-    """Yield a policy with many entries of a kind, and the same policy without them or with one."""
-    rule = Rule("each key", PLENTY, key=("api_key",))
-    overrides = tuple(Override({"api_key": (f"k-{number}",)}, PLENTY) for number in range(OVERRIDES - 1))
-    alice = Override({"api_key": ("k-alice",)}, PLENTY)
-    yield f"{OVERRIDES:,} overrides", Policy((replace(rule, overrides=(*overrides, alice)),)), Policy((rule,))
+def size_policies() -> Iterator[tuple[str, Policy]]:
+    """Yield the example's policy with very many entries of a kind. None of them is for the request but the last."""
+    example = with_limit(Policy.load(EXAMPLE), PLENTY)
+    assert example.tiers is not None
+    keys = tuple(f"k-{number}" for number in range(OVERRIDES - 1))
+    overrides = tuple(Override({"api_key": (key,)}, PLENTY) for key in (*keys, "k-alice"))
+    rules = tuple(replace(rule, overrides=overrides) if rule.name == "pro keys" else rule for rule in example.rules)
+    yield f"{OVERRIDES:,} overrides", replace(example, rules=rules)
 
-    pro = replace(rule, match={"tier": ("pro",)})
-    few = {"k-alice": "pro"}
-    many = {f"k-{number}": "pro" for number in range(TIERS - 1)} | few
-    large, small = (Policy((pro,), tiers=Tiers("api_key", "free", keys)) for keys in (many, few))
-    yield f"{TIERS:,} keys in tiers", large, small
+    tiers = dict.fromkeys((f"k-{number}" for number in range(TIERS - 1)), "pro") | {"k-alice": "pro"}
+    yield f"{TIERS:,} keys in tiers", replace(example, tiers=Tiers("api_key", "free", tiers))
 
     networks = tuple(f"10.{number >> 8}.{number & 255}.0/24" for number in range(NETWORKS))
-    yield f"{NETWORKS:,} exempt networks", Policy((rule,), exempt=({"client": networks},)), Policy((rule,))
+    yield f"{NETWORKS:,} exempt networks", replace(example, exempt=({"client": networks},))
 
 
 def size_cases() -> Iterator[Case]:
-    for name, large, small in size_policies():
+    example = with_limit(Policy.load(EXAMPLE), PLENTY)
+    for name, large in size_policies():
         yield asked(SIZE, name, Keeper(large).try_acquire, REQUEST, True)
-        yield asked(SIZE, f"without {name}", Keeper(small).try_acquire, REQUEST, True)
+        yield asked(SIZE, f"without {name}", Keeper(example).try_acquire, REQUEST, True)
 
 
 def asked(
