@@ -27,7 +27,7 @@ from oracles import structured
 from servers import free_port
 
 from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, Policy
-from ratekeeper.frameworks.grpc import AsyncRateLimitInterceptor, Call, RateLimitInterceptor, rate_limit
+from ratekeeper.frameworks.grpc import AsyncRateLimitInterceptor, Call, RateLimitInterceptor, exempt, rate_limit
 from ratekeeper.frameworks.grpc_call import CallExchange
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import AsyncRequestLimiter
@@ -39,6 +39,7 @@ EACH = Policy.parse(HEADER + '[[rules]]\nname = "each"\nkey = ["user"]\nlimit = 
 CODE = grpc.StatusCode
 CHUNKS = [bytes([n]) * n for n in range(1, 200, 37)]
 KINDS = {"up": "stream_unary", "down": "unary_stream", "rare_down": "unary_stream", "written": "unary_stream",
+         "placed_down": "unary_stream",
          "late": "unary_stream", "broken_down": "unary_stream", "both": "stream_stream"}  # fmt: skip
 
 
@@ -83,6 +84,18 @@ class Threads:
 
     @rate_limit("1/hour")
     def rare_down(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield from CHUNKS
+
+    @exempt
+    def free(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        return request
+
+    @rate_limit("4/hour", replaces=["each"])
+    def placed(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        return request
+
+    @rate_limit("4/hour", replaces=["each"])
+    def placed_down(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         yield from CHUNKS
 
     def late(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
@@ -133,6 +146,19 @@ class Tasks:
 
     @rate_limit("1/hour")
     async def rare_down(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for chunk in CHUNKS:
+            yield chunk
+
+    @exempt
+    async def free(self, request: bytes, context: Any) -> bytes:
+        return request
+
+    @rate_limit("4/hour", replaces=["each"])
+    async def placed(self, request: bytes, context: Any) -> bytes:
+        return request
+
+    @rate_limit("4/hour", replaces=["each"])
+    async def placed_down(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         for chunk in CHUNKS:
             yield chunk
 
@@ -372,6 +398,18 @@ def test_a_methods_own_limit_and_the_policys_are_both_in_the_metadata(server: Se
     assert refused.states["each"]["r"] == 2, "what the policy charged the refused call is given back"
 
 
+def test_an_exempt_method_is_not_limited(server: Server) -> None:
+    assert server.codes(server.interceptor(), *["free"] * 5) == [CODE.OK] * 5
+
+
+@pytest.mark.parametrize("method", ["placed", "placed_down"])
+def test_a_methods_limit_takes_the_place_of_a_rule(server: Server, method: str) -> None:
+    answers = server.ask(server.interceptor(), *[method] * 5)
+    assert [answer.code for answer in answers] == [CODE.OK] * 4 + [CODE.RESOURCE_EXHAUSTED]
+    assert answers[0].states == {"4/hour": {"r": 3, "t": 900}}
+    assert answers[-1].messages == []
+
+
 def test_a_refusal_within_a_stream_ends_it(server: Server) -> None:
     (answer,) = server.ask(server.interceptor(None), "late")
     assert (answer.code, answer.wait) == (CODE.RESOURCE_EXHAUSTED, ("3600", "3600000"))
@@ -504,7 +542,7 @@ def test_a_limited_method_stays_of_its_kind_and_its_stream_is_closed_with_it() -
             return "ipv4:192.0.2.1:1"
 
     async def begin_and_leave() -> None:
-        exchange: Exchange = CallExchange(AsyncRequestLimiter(), Call("/tasks/Stream", None, FromHome()), None)
+        exchange: Exchange = CallExchange(AsyncRequestLimiter(), Call("/tasks/Stream", None, FromHome()), stream)
         token = CURRENT.set(exchange)
         responses: Any = limited(stream)()
         assert await anext(responses) == 1

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias, Unpack
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.http.application import Options
+from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
-from ratekeeper.http.rate_limit import check_endpoints, rate_limit
+from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
@@ -27,7 +28,7 @@ try:
 except ModuleNotFoundError:
     raise MissingExtraError("ratekeeper.frameworks.aiohttp", "aiohttp") from None
 
-__all__ = ["rate_limit", "setup"]
+__all__ = ["exempt", "rate_limit", "setup"]
 
 _LOOKS_EVERY = 0.5
 """The seconds between two looks at whether the client of a held request has hung up."""
@@ -140,6 +141,9 @@ class _Exchange(Exchange):
     def route(self) -> str | None:
         resource = self._request.match_info.route.resource
         return resource.canonical if resource is not None else None
+
+    def functions(self) -> tuple[Any, ...]:
+        return (self._request.match_info.handler,)
 
     async def hung_up(self) -> None:
         while self._request.transport is not None:  # aiohttp does not tell a handler of a hang-up

@@ -7,18 +7,19 @@ response, and answers a refused request.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote, unquote_to_bytes
 
 from ratekeeper.errors import ClientDisconnected, PolicyError, RatekeeperError
+from ratekeeper.frameworks.asgi_inbox import Inbox, Message, Receive
 from ratekeeper.http.application import Options
+from ratekeeper.http.endpoints import check_endpoints
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import raw_lines
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
-from ratekeeper.http.rate_limit import check_endpoints, rate_limit
+from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
@@ -26,21 +27,16 @@ from ratekeeper.stores.base import AsyncStore, Store
 
 __all__ = ["RateLimitMiddleware", "rate_limit"]
 
-Message: TypeAlias = MutableMapping[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-MOST_KEPT = 65_536
-"""The bytes of a body that are kept while its request waits for its turn. The rest is read when it goes ahead."""
 
 _TRY_AGAIN_LATER = 1013
 _UNKNOWN_ERROR = 500
 _HANDSHAKE_ANSWER = "websocket.http.response"
 _STARTS = {"http.response.start", f"{_HANDSHAKE_ANSWER}.start"}
 _ACCEPT, _CLOSE = "websocket.accept", "websocket.close"
-_GONE = {"http.disconnect", "websocket.disconnect"}
+_BEGINNINGS = {*_STARTS, _ACCEPT}
 _LIMITED = {"http", "websocket"}
 _ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
 
@@ -134,7 +130,7 @@ class ScopeExchange(Exchange):
     """A request, as its scope has it."""
 
     limiter: AsyncRequestLimiter
-    _inbox: _Inbox | None = None
+    _inbox: Inbox | None = None
 
     def __init__(self, limiter: AsyncRequestLimiter, scope: Scope, receive: Receive) -> None:
         super().__init__(limiter)
@@ -172,52 +168,21 @@ class ScopeExchange(Exchange):
 
     async def hung_up(self) -> None:
         if self._inbox is None:
-            self._inbox = _Inbox(self._receive)
+            self._inbox = Inbox(self._receive)
         await self._inbox.hung_up()
 
     def receive(self) -> Awaitable[Message]:
         """Receive for the application, which may have begun before its request had to wait."""
         return (self._receive if self._inbox is None else self._inbox.receive)()
 
+    def strayed(self) -> bool:
+        """Return whether another endpoint answers than the one that was known before: its rules are to be charged."""
+        return False
+
     def end(self) -> None:
         """Stop waiting for the client."""
         if self._inbox is not None:
             self._inbox.close()
-
-
-class _Inbox:
-    """Keeps for the application what a client sends while its request waits. So a hang-up is seen."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._kept: deque[Message] = deque()
-        self._coming: asyncio.Task[Message] | None = None
-
-    async def hung_up(self) -> None:
-        """Return when the client has hung up. Keep the messages before that, up to `MOST_KEPT` bytes."""
-        kept = 0
-        while kept < MOST_KEPT:
-            if self._coming is None:
-                self._coming = asyncio.ensure_future(self._receive())
-            await asyncio.wait({self._coming})  # a cancelled wait does not lose the message
-            message, self._coming = self._coming.result(), None
-            self._kept.append(message)
-            if message["type"] in _GONE:
-                return
-            kept += 1 + len(message.get("body") or message.get("bytes") or message.get("text") or b"")
-        await asyncio.get_running_loop().create_future()  # a hang-up cannot be seen any more
-
-    async def receive(self) -> Message:
-        if self._kept:
-            return self._kept.popleft()
-        if self._coming is None:
-            return await self._receive()
-        coming, self._coming = self._coming, None
-        return await coming
-
-    def close(self) -> None:
-        if self._coming is not None:
-            self._coming.cancel()
 
 
 class AnsweredExchange(ScopeExchange):
@@ -240,6 +205,8 @@ class AnsweredExchange(ScopeExchange):
     def send(self, message: Message) -> Awaitable[None]:
         """Send a message of the application. It is not a coroutine: most messages only pass through."""
         kind = message["type"]
+        if self.left_out and kind in _BEGINNINGS and self.strayed():
+            return self._send_once_charged(message)
         if kind in _STARTS:
             if self.error is not None:
                 return self._send_start_after(self.error, message)
@@ -281,6 +248,11 @@ class AnsweredExchange(ScopeExchange):
         else:
             self.ended = True
             await self._send_told(message)
+
+    async def _send_once_charged(self, message: Message) -> None:
+        """Charge a request whose endpoint is not the one that was known before. Send the message, or a refusal."""
+        self.replaced = await self.limiter.charge_left_out_async(self)
+        await (self.send(message) if self.replaced is None else self.send_refusal(self.replaced))
 
     async def _send_told(self, message: Message) -> None:
         """Begin a response, or accept a websocket, with the headers about limits."""

@@ -16,9 +16,10 @@ from urllib.parse import quote
 from ratekeeper.errors import MissingExtraError, did_you_mean
 from ratekeeper.frameworks.wsgi import EnvironExchange
 from ratekeeper.http.application import Options
+from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
-from ratekeeper.http.rate_limit import check_endpoints, rate_limit
+from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 
@@ -34,7 +35,7 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.django", "django") from None
 
-__all__ = ["RateLimitMiddleware", "rate_limit"]
+__all__ = ["RateLimitMiddleware", "exempt", "rate_limit"]
 
 _SETTING = "RATEKEEPER"
 _KEYS = ("policy", "store", *Options.__annotations__)
@@ -153,6 +154,10 @@ class RequestExchange(EnvironExchange):
         return self._request
 
     @property
+    def method(self) -> str:
+        return self._request.method or ""  # another middleware may have set it
+
+    @property
     def path(self) -> str:
         # Not `path`: under ASGI it may lack the script's name.
         return quote(self._request.META["SCRIPT_NAME"].rstrip("/") + self._request.path_info)
@@ -164,16 +169,18 @@ class RequestExchange(EnvironExchange):
         match = self._request.resolver_match
         return None if match is None else f"/{match.route}"
 
+    def functions(self) -> tuple[Any, ...]:
+        match = self._request.resolver_match
+        return () if match is None else (match.func,)
+
 
 def _views(patterns: Iterable[Any]) -> Iterator[Any]:
-    """Yield the views of URL patterns, and the methods of class views."""
+    """Yield the views of URL patterns."""
     for pattern in patterns:
         if hasattr(pattern, "url_patterns"):
             yield from _views(pattern.url_patterns)
             continue
         yield pattern.callback
-        if (view_class := getattr(pattern.callback, "view_class", None)) is not None:
-            yield from (getattr(view_class, method, None) for method in view_class.http_method_names)
 
 
 def read_settings() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.http.endpoints import exempt
 from ratekeeper.http.exchange import CURRENT
 from ratekeeper.http.limiter import RequestLimiter
 from ratekeeper.http.rate_limit import Key, rate_limit
@@ -30,7 +31,7 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.drf", "drf") from None
 
-__all__ = ["RateLimitThrottle", "rate_limit"]
+__all__ = ["RateLimitThrottle", "exempt", "rate_limit"]
 
 Given: TypeAlias = str | Limit | tuple[str | Limit, ...] | list[str | Limit]
 

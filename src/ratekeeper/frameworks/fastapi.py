@@ -9,6 +9,6 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.fastapi", "fastapi") from None
 
-from ratekeeper.frameworks.starlette import RateLimitMiddleware, rate_limit
+from ratekeeper.frameworks.starlette import RateLimitMiddleware, exempt, rate_limit
 
-__all__ = ["RateLimitMiddleware", "rate_limit"]
+__all__ = ["RateLimitMiddleware", "exempt", "rate_limit"]

@@ -11,9 +11,10 @@ from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.frameworks import wsgi
 from ratekeeper.http.application import Options, check_options
+from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, current
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
-from ratekeeper.http.rate_limit import check_endpoints, rate_limit
+from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.decision import as_policy_decision
@@ -26,7 +27,7 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.flask", "flask") from None
 
-__all__ = ["RateLimits", "rate_limit"]
+__all__ = ["RateLimits", "exempt", "rate_limit"]
 
 
 class RateLimits:
@@ -126,3 +127,10 @@ class _Exchange(wsgi.EnvironExchange):
     def route(self) -> str | None:
         rule = self.native.url_rule
         return None if rule is None else rule.rule
+
+    def functions(self) -> tuple[Any, ...]:
+        request = self.native
+        rule = request.url_rule
+        if rule is None or (request.method == "OPTIONS" and getattr(rule, "provide_automatic_options", False)):
+            return ()  # no view answers
+        return (flask.current_app.view_functions[rule.endpoint],)

@@ -18,6 +18,7 @@ from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks.grpc_call import Call, CallExchange, TaskContext, ThreadContext
 from ratekeeper.http import rate_limit as http
 from ratekeeper.http.application import Options
+from ratekeeper.http.endpoints import exempt
 from ratekeeper.http.limiter import AsyncRequestLimiter, RequestLimiter
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
@@ -28,7 +29,7 @@ try:
 except ModuleNotFoundError:
     raise MissingExtraError("ratekeeper.frameworks.grpc", "grpc") from None
 
-__all__ = ["AsyncRateLimitInterceptor", "Call", "RateLimitInterceptor", "rate_limit"]
+__all__ = ["AsyncRateLimitInterceptor", "Call", "RateLimitInterceptor", "exempt", "rate_limit"]
 
 Behavior: TypeAlias = Callable[[Any, Any], Any]
 
@@ -55,7 +56,7 @@ class rate_limit(http.rate_limit):  # noqa: N801
                     async for response in responses:
                         yield response
 
-            return cast("Callable[P, R]", stream_async)
+            return cast("Callable[P, R]", _marked(stream_async, begin_async))
         if inspect.isgeneratorfunction(function):
 
             @super()._limited
@@ -67,8 +68,14 @@ class rate_limit(http.rate_limit):  # noqa: N801
             def stream(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
                 yield from begin(*args, **kwargs)
 
-            return cast("Callable[P, R]", stream)
+            return cast("Callable[P, R]", _marked(stream, begin))
         return super()._limited(function)
+
+
+def _marked(stream: Any, begin: Any) -> Any:
+    """Return the function of a stream, with the mark of the limited function that begins it."""
+    stream.__dict__[http.LIMIT] = begin.__dict__[http.LIMIT]
+    return stream
 
 
 class RateLimitInterceptor(grpc.ServerInterceptor):
@@ -159,7 +166,7 @@ def _limited(
     """Return the limited function of a handler that runs in a thread, of a server of threads or on `loop`."""
 
     def charged(request: Any, context: Any) -> ThreadContext:
-        exchange = CallExchange(limiter, _call(method, handler, request, context), loop)
+        exchange = CallExchange(limiter, _call(method, handler, request, context), behavior, loop)
         own = ThreadContext(context, exchange)
         own.step(own.charge)
         return own
@@ -183,7 +190,7 @@ def _limited(
 
 def _limited_coroutine(method: str, handler: Any, behavior: Behavior, limiter: AsyncRequestLimiter) -> Behavior:
     async def limited(request: Any, context: Any) -> Any:
-        own = await _charged(_call(method, handler, request, context), limiter)
+        own = await _charged(_call(method, handler, request, context), behavior, limiter)
         answer = await own.step(behavior(request, own))
         await own.send_headers()
         return answer
@@ -193,7 +200,7 @@ def _limited_coroutine(method: str, handler: Any, behavior: Behavior, limiter: A
 
 def _limited_generator(method: str, handler: Any, behavior: Behavior, limiter: AsyncRequestLimiter) -> Behavior:
     async def limited(request: Any, context: Any) -> AsyncIterator[Any]:
-        own = await _charged(_call(method, handler, request, context), limiter)
+        own = await _charged(_call(method, handler, request, context), behavior, limiter)
         async with aclosing(behavior(request, own)) as responses:
             while (response := await own.step(anext(responses, _END))) is not _END:
                 await own.send_headers()
@@ -206,8 +213,8 @@ def _call(method: str, handler: Any, request: Any, context: Any) -> Call:
     return Call(method, None if handler.request_streaming else request, context)
 
 
-async def _charged(call: Call, limiter: AsyncRequestLimiter) -> TaskContext:
-    exchange = CallExchange(limiter, call, asyncio.get_running_loop())
+async def _charged(call: Call, behavior: Behavior, limiter: AsyncRequestLimiter) -> TaskContext:
+    exchange = CallExchange(limiter, call, behavior, asyncio.get_running_loop())
     own = TaskContext(call.context, exchange)
     await own.step(own.charge())
     return own

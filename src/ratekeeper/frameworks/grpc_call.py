@@ -47,11 +47,16 @@ class CallExchange(Exchange):
     """A call, as gRPC reads it. It waits for its turn no longer than its deadline."""
 
     def __init__(
-        self, limiter: RequestLimiter | AsyncRequestLimiter, call: Call, loop: AbstractEventLoop | None
+        self,
+        limiter: RequestLimiter | AsyncRequestLimiter,
+        call: Call,
+        behavior: Callable[..., Any],
+        loop: AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(limiter)
         self.loop = loop
         self._call = call
+        self._behavior = behavior
 
     @property
     def native(self) -> Call:
@@ -77,6 +82,9 @@ class CallExchange(Exchange):
 
     def route(self) -> str:
         return self._call.method
+
+    def functions(self) -> tuple[Any, ...]:
+        return (self._behavior,)
 
     def time_left(self) -> float | None:
         seconds: float | None = self._call.context.time_remaining()

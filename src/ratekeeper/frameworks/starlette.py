@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks import asgi
+from ratekeeper.frameworks.asgi_inbox import Receive
+from ratekeeper.http.endpoints import exempt
 from ratekeeper.http.header_lines import text_of
 from ratekeeper.http.limiter import AsyncRequestLimiter
 from ratekeeper.http.rate_limit import rate_limit
@@ -18,7 +20,7 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.starlette", "starlette") from None
 
-__all__ = ["RateLimitMiddleware", "rate_limit"]
+__all__ = ["RateLimitMiddleware", "exempt", "rate_limit"]
 
 
 class RateLimitMiddleware(asgi.RateLimitMiddleware):
@@ -32,7 +34,7 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
 
     _tells_routes: ClassVar[bool] = True
 
-    def _exchange(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> asgi.AnsweredExchange:
+    def _exchange(self, scope: asgi.Scope, receive: Receive, send: asgi.Send) -> asgi.AnsweredExchange:
         return _Exchange(self.limiter, scope, receive, send, self._routes)
 
     def _endpoints(self, scope: asgi.Scope) -> Iterable[Any]:
@@ -47,11 +49,13 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
 class _Exchange(asgi.AnsweredExchange):
     """A request, as Starlette reads it."""
 
+    _known: Any = None  # the endpoint that was known before the policy decided
+
     def __init__(
         self,
         limiter: AsyncRequestLimiter,
         scope: asgi.Scope,
-        receive: asgi.Receive,
+        receive: Receive,
         send: asgi.Send,
         routes: Callable[[asgi.Scope], Iterable[Any]],
     ) -> None:
@@ -72,25 +76,41 @@ class _Exchange(asgi.AnsweredExchange):
         value = HTTPConnection(self.scope).cookies.get(name)
         return text_of(value.encode("latin-1", "replace")) if value else None
 
-    def route(self) -> str | None:
+    def _match(self) -> tuple[str | None, Any]:
         scope = {**self.scope, **self._arrived}
-        return _template(self._routes(scope), scope)
+        return _match(self._routes(scope), scope)
+
+    def route(self) -> str | None:
+        return self._match()[0]
+
+    def functions(self) -> tuple[Any, ...]:
+        route = self._match()[1]
+        self._known = endpoint = getattr(route, "endpoint", None)
+        if endpoint is None:
+            return ()
+        overrides = getattr(getattr(route, "dependency_overrides_provider", None), "dependency_overrides", {})
+        depended_on = _depended_on(getattr(route, "dependant", None))
+        return (endpoint, *[function for function in depended_on if function not in overrides])
+
+    def strayed(self) -> bool:
+        # A middleware inside ours may have changed the path or the method. The router notes the endpoint in the scope.
+        return self.scope.get("endpoint") not in (None, self._known)
 
 
-def _template(routes: Iterable[Any], scope: asgi.Scope) -> str | None:
-    """Return the template of a request's route, as the router will find it."""
+def _match(routes: Iterable[Any], scope: asgi.Scope) -> tuple[str | None, Any]:
+    """Return the template of a request's route, and the route, as the router will find it."""
     for route in routes:
         match, found = route.matches(scope)
         if match is not Match.FULL:
             continue
         if included := getattr(route, "effective_candidates", None):  # FastAPI's included router
-            return _template(included(), scope)
+            return _match(included(), scope)
         route = getattr(route, "starlette_route", None) or route  # noqa: PLW2901
         if not isinstance(route, Mount | Host):
-            return getattr(route, "path", None)
-        below = _template(route.routes, {**scope, **found})
-        return (route.path if isinstance(route, Mount) else "") + (below or "/*")
-    return None
+            return getattr(route, "path", None), route
+        below, inner = _match(route.routes, {**scope, **found})
+        return (route.path if isinstance(route, Mount) else "") + (below or "/*"), inner
+    return None, None
 
 
 def _endpoints(routes: Iterable[Any]) -> Iterator[Any]:

@@ -12,7 +12,8 @@ from os import PathLike
 from typing import Any, Generic, TypeAlias, TypedDict, Unpack, get_args
 from weakref import WeakKeyDictionary, WeakMethod, finalize
 
-from ratekeeper.errors import did_you_mean
+from ratekeeper.errors import PolicyError, did_you_mean
+from ratekeeper.http.endpoints import Marks
 from ratekeeper.http.exchange import RequestFunction
 from ratekeeper.http.headers import LegacyReset
 from ratekeeper.http.held import HELD_THREADS, HeldRequests
@@ -109,6 +110,7 @@ class ApplicationLimits(Generic[K]):
         self._owners = BucketOwners()
         self._endpoints: WeakKeyDictionary[rate_limit, RequestPolicy[K]] = WeakKeyDictionary()
         self.in_use = self._compiled(policy) if policy is not None else None
+        self._reduced: dict[frozenset[str], RequestPolicy[K] | None] = {}
         self._watch = self._watched()
 
     def policy_of(self, limit: rate_limit) -> RequestPolicy[K]:
@@ -124,7 +126,28 @@ class ApplicationLimits(Generic[K]):
             known = endpoints[limit] = self._compiled_beside(self._policy, limit)
         return known
 
+    def policy_beside(self, marks: Marks) -> tuple[RequestPolicy[K] | None, frozenset[str]]:
+        """Return the policy in use without the rules that an endpoint's marks leave out, and their names.
+
+        It is None if there is no policy, or if no rule is left.
+        """
+        if (policy := self._policy) is None:
+            return None, frozenset()
+        names = frozenset(rule.name for rule in policy.rules)
+        out = names if marks.exempt else names & frozenset[str]().union(*[limit.replaces for limit in marks.replacing])
+        return self.policy_of_rules(names - out), out
+
+    def policy_of_rules(self, names: frozenset[str]) -> RequestPolicy[K] | None:
+        """Return the policy in use with these of its rules alone; None if it has none of them."""
+        reduced = self._reduced  # a reload makes another one, after the policy
+        policy = self._policy
+        if policy is not None and names not in reduced:
+            rules = tuple(rule for rule in policy.rules if rule.name in names)
+            reduced[names] = self._compiled(replace(policy, rules=rules)) if rules else None
+        return reduced.get(names)
+
     def _compiled_beside(self, policy: Policy | None, limit: rate_limit) -> RequestPolicy[K]:
+        self._check_replaced(policy, limit)
         given = replace(self._given, attributes={**self._given.attributes, **limit.attributes})
         compiled = RequestPolicy(self._keeper(self._owners.beside(policy, limit)), given, limit.cost)
         compiled.check_complete()
@@ -136,6 +159,7 @@ class ApplicationLimits(Generic[K]):
         for limit in [known for reference in self._endpoints.keyrefs() if (known := reference()) is not None]:
             endpoints[limit] = self._compiled_beside(policy, limit)
         self.in_use, self._endpoints = compiled, endpoints
+        self._reduced = {}
 
     def reopen(self) -> None:
         """Go on after `close`: open the store again, and watch the policy's file."""
@@ -145,12 +169,25 @@ class ApplicationLimits(Generic[K]):
         if self._spec is not None:
             self.store = self._open(self._spec)
             self._endpoints.clear()
+            self._reduced.clear()
             self.in_use = self._compiled(self._policy) if self._policy else None
         self._watch = self._watched()
 
     @property
     def _policy(self) -> Policy | None:
         return None if self.in_use is None else self.in_use.keeper.policy
+
+    def _check_replaced(self, policy: Policy | None, limit: rate_limit) -> None:
+        """Raise `PolicyError` if a limit replaces a rule that the policy does not have, or cannot be known before."""
+        known = [rule.name for rule in policy.rules] if policy is not None else []
+        for name in sorted(limit.replaces.difference(known)):
+            hint = did_you_mean(name, known) if known else ": the middleware has no policy"
+            raise PolicyError(f"{limit} replaces the rule {name!r}, which the policy does not have{hint}")
+        if limit.replaces and not self._given.routes:
+            raise PolicyError(
+                f"{limit} replaces rules of the policy, but this middleware does not know the endpoint before it "
+                "charges the policy: write a rule with a match for its path instead"
+            )
 
     def _compiled(self, policy: Policy) -> RequestPolicy[K]:
         compiled = RequestPolicy(self._keeper(policy), self._given, self._cost)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ratekeeper.errors import RatekeeperError
     from ratekeeper.http.attributes import AttributeReader
     from ratekeeper.http.headers import LegacyReset
+    from ratekeeper.http.rate_limit import rate_limit
 
 RequestFunction: TypeAlias = Callable[[Any], Any]
 """The user's function of the framework's request."""
@@ -62,6 +63,10 @@ class Exchange(ABC):
     """Whether the application has begun to answer: then the charge stays."""
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop of the request; None in a framework that calls."""
+    left_out: frozenset[str] = frozenset()
+    """The names of the policy's rules that do not limit the request, as its endpoint says."""
+    prepaid: tuple[rate_limit, ...] = ()
+    """The endpoint's limits that were charged in the place of these rules, until the endpoint calls them."""
     cost: int = 1
     """The tokens that the request takes, multiplied by the cost of the limit."""
 
@@ -115,6 +120,20 @@ class Exchange(ABC):
     def route(self) -> str | None:
         """Return the template of the request's route, such as "/items/{id}"; None if it is unknown."""
         return None
+
+    def functions(self) -> tuple[Any, ...]:
+        """Return the functions that the framework will call: the endpoint, and then its dependencies.
+
+        Empty if no endpoint will answer. A framework that does not tell it before has none.
+        """
+        return ()
+
+    def is_due(self, limit: rate_limit) -> bool:
+        """Return whether an endpoint's limit must be charged when it is called: the middleware may have charged it."""
+        if limit not in self.prepaid:
+            return True
+        self.prepaid = tuple([one for one in self.prepaid if one is not limit])
+        return False
 
     def read(self, reader: AttributeReader) -> dict[str, str]:
         """Return the request's attributes."""

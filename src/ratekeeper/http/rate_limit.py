@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -11,7 +11,7 @@ from ratekeeper.coroutines import is_async_function
 from ratekeeper.decision import OnError
 from ratekeeper.errors import PolicyError, did_you_mean
 from ratekeeper.http.attributes import OWN_KEY
-from ratekeeper.http.exchange import CURRENT, RequestFunction, current
+from ratekeeper.http.exchange import CURRENT, Exchange, RequestFunction, current
 from ratekeeper.limits import Limit, checked_cost, parse_limit
 from ratekeeper.policy.model import Missing, Policy, Rule
 
@@ -21,8 +21,13 @@ R = TypeVar("R")
 Key: TypeAlias = str | tuple[str, ...] | RequestFunction
 Cost: TypeAlias = int | RequestFunction
 
-_LIMIT = "__ratekeeper_limit__"
-_WRAPPED = "__ratekeeper_wrapped__"
+LIMIT = "__ratekeeper_limit__"
+"""The attribute of a limited function that has its limit."""
+WRAPPED = "__ratekeeper_wrapped__"
+"""The attribute of a function inside a limited function."""
+
+any_mark = False
+"""Whether a function of this process is marked: only then the policy asks for the endpoint of a request."""
 
 
 class RuleOptions(TypedDict, total=False):
@@ -52,6 +57,8 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     cost      the tokens that a request takes, or a function of the request that returns them
     name      limits with one name share buckets; without a name, each endpoint has its own buckets
     endpoint  a name for the endpoint, in place of its function or its route
+    replaces  the names of the policy's rules that do not limit the endpoint, as this limit takes their place. Then the
+              middleware charges this limit, before the endpoint is called: so its key must be known there
     others    as in `Rule`: max_wait, shadow, missing, on_error, message
 
     The decorator goes directly above the function, under the framework's own decorator. The function may be sync or
@@ -72,6 +79,8 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     """Whether the limit has a name, and shares its buckets by it."""
     endpoint: str | None
     """The name of the endpoint; None if the request's route tells it."""
+    replaces: frozenset[str]
+    """The names of the policy's rules that this limit takes the place of."""
     owner: rate_limit | None = None
     """Another limit that may charge the same buckets, as their keys differ."""
 
@@ -82,31 +91,48 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         cost: Cost = 1,
         name: str | None = None,
         endpoint: str | None = None,
+        replaces: Collection[str] = (),
         **rule_options: Unpack[RuleOptions],
     ) -> None:
         _check(limits, key, cost, name, rule_options)
         self.cost, self.named, self.endpoint = cost, name is not None, endpoint
+        self.replaces = _names("replaces", replaces)
+        if self.replaces:
+            global any_mark  # noqa: PLW0603  once in a process
+            any_mark = True
         self.attributes = {OWN_KEY: key} if callable(key) else {}
         if endpoint is not None:
             self.attributes["endpoint"] = endpoint
         own = (OWN_KEY,) if callable(key) else (key,) if isinstance(key, str) else tuple(key)
         self.policy = _policy(limits, own if self.named else ("endpoint", *own), name, rule_options)
+        self._texts = [str(limit) for limit in limits]
         self._in_request = name is None and endpoint is None and CURRENT.get() is not None
-        self._like_this = partial(type(self), *limits, key=key, cost=cost, name=name, **rule_options)
+        self._like_this = partial(type(self), *limits, key=key, cost=cost, name=name, replaces=replaces, **rule_options)
         self._classes: dict[str, rate_limit] = {}  # Django decorates a class's view anew in each request
         self.__dict__["__call__"] = self.charge_async
         self.__signature__ = inspect.Signature()
 
+    def __repr__(self) -> str:
+        return f"rate_limit({', '.join(map(repr, self._texts))})" + (f" of {self.endpoint}" if self.endpoint else "")
+
+    def check_replaced(self, exchange: Exchange) -> None:
+        """Raise `PolicyError` if the policy's rules that this limit replaces have limited the request too."""
+        if not self.replaces <= exchange.left_out:
+            raise PolicyError(
+                f"{self} replaces rules of the policy, but it was not known before they were charged: put it on the "
+                "endpoint itself, directly above its function, or among its dependencies"
+            )
+
     def charge(self) -> None:
         """Charge the current request. Raises `RateLimitExceeded`, which the middleware answers."""
         exchange = current()
-        if (refusal := exchange.limiter.charge(exchange, self)) is not None:
+        if exchange.is_due(self) and (refusal := exchange.limiter.charge(exchange, self)) is not None:
             exchange.refuse(refusal)
 
     async def charge_async(self) -> None:
         """Charge the current request, in an async function. Raises as `charge` does."""
         exchange = current()
-        if (refusal := await exchange.limiter.charge_async(exchange, self)) is not None:
+        if exchange.is_due(self) and (refusal := await exchange.limiter.charge_async(exchange, self)) is not None:
             exchange.refuse(refusal)
 
     @overload
@@ -146,32 +172,15 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         """Return the limit for a function: this one if it has an endpoint, else a new one for the function."""
         if self.endpoint is not None:
             return self
-        own = _name_of(function)
+        own = name_of(function)
         if self._in_request and "<locals>" in own:
             raise TypeError(f"rate_limit is put on {own} anew in each request: decorate it outside, or say name=")
+        if self.replaces and own.startswith("django.utils.decorators."):
+            raise TypeError("a method_decorator hides the limit until the view is called: put rate_limit on the method")
         limit = self._classes.get(own) or self._like_this(endpoint=own)
         if isinstance(function, partial) or hasattr(function, "view_class"):
             limit = self._classes.setdefault(own, limit)
         return limit
-
-
-def check_endpoints(endpoints: Iterable[Any], check: Callable[[rate_limit], object]) -> None:
-    """Check the limits of an application's endpoints. `check` raises for a limit that cannot be used there.
-
-    Raise `PolicyError` for a `rate_limit` above the framework's decorator: the framework would call the function
-    without its limit.
-    """
-    chains = [list(_chain(endpoint)) for endpoint in endpoints]
-    inner = {id(getattr(function, "__wrapped__", None)) for chain in chains for function in chain if _limit(function)}
-    for chain in chains:
-        for function in chain:
-            if (limit := _limit(function)) is not None:
-                check(limit)
-            if getattr(function, _WRAPPED, False) and id(function) not in inner:
-                raise PolicyError(
-                    f"@rate_limit on {_name_of(function)} limits nothing: it stands above the decorator that makes the "
-                    "function an endpoint. Put it directly above the function"
-                )
 
 
 def _check(limits: tuple[object, ...], key: object, cost: object, name: object, options: Iterable[str]) -> None:
@@ -185,7 +194,7 @@ def _check(limits: tuple[object, ...], key: object, cost: object, name: object, 
             raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {given!r}")
     for option in options:
         if option not in RuleOptions.__annotations__:
-            known = ("key", "cost", "name", "endpoint", *RuleOptions.__annotations__)
+            known = ("key", "cost", "name", "endpoint", "replaces", *RuleOptions.__annotations__)
             raise TypeError(f"rate_limit has no option {option!r}{did_you_mean(option, known)}")
     attributes = key if isinstance(key, tuple | list) else () if callable(key) else (key,)
     if not all(isinstance(one, str) and one for one in attributes) or key in ((), []):
@@ -196,6 +205,13 @@ def _check(limits: tuple[object, ...], key: object, cost: object, name: object, 
         raise ValueError("a cost of 0 would limit nothing: leave the limit out")
     if name is not None and not (isinstance(name, str) and name):
         raise TypeError(f"name must be a string, not {name!r}")
+
+
+def _names(option: str, names: Collection[str]) -> frozenset[str]:
+    """Return names as a set. Raise TypeError for anything else, such as one string, whose letters would be names."""
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f"{option} must be a list of names, such as ['each address'], not {names!r}")
+    return frozenset(names)
 
 
 def _policy(
@@ -210,30 +226,16 @@ def _policy(
     return Policy(tuple(rules), source="rate_limit")
 
 
-def _chain(endpoint: Any) -> Iterator[Any]:
-    """Yield an endpoint and all functions that it is wrapped around."""
-    seen: set[int] = set()
-    while endpoint is not None and id(endpoint) not in seen:
-        seen.add(id(endpoint))
-        yield endpoint
-        inner = getattr(endpoint, "__wrapped__", None) or getattr(endpoint, "__func__", None)
-        endpoint = endpoint.func if isinstance(endpoint, partial) else inner
-
-
-def _limit(function: Any) -> rate_limit | None:
-    return function if isinstance(function, rate_limit) else getattr(function, "__dict__", {}).get(_LIMIT)
-
-
 def _marked(limited: Callable[P, R], function: Callable[P, R], limit: rate_limit) -> Callable[P, R]:
     """Return a limited function with a mark that names its limit. Mark the function itself as wrapped."""
-    limited.__dict__.pop(_WRAPPED, None)  # `wraps` has copied it
-    limited.__dict__[_LIMIT] = limit
+    limited.__dict__.pop(WRAPPED, None)  # `wraps` has copied it
+    limited.__dict__[LIMIT] = limit
     if inspect.isfunction(function):
-        function.__dict__[_WRAPPED] = True
+        function.__dict__[WRAPPED] = True
     return limited
 
 
-def _name_of(function: Any) -> str:
+def name_of(function: Any) -> str:
     """Return the name that tells a function from others: of its module and itself, or of its class."""
     bound = function.func if isinstance(function, partial) else function
     owner = getattr(function, "view_class", None) or getattr(bound, "__self__", None)

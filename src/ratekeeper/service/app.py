@@ -18,7 +18,8 @@ from ratekeeper.errors import (
     StoreUnavailable,
 )
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.frameworks.asgi import Receive, Scope, ScopeExchange, Send, messages_of
+from ratekeeper.frameworks.asgi import Scope, ScopeExchange, Send, messages_of
+from ratekeeper.frameworks.asgi_inbox import Receive
 from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from ratekeeper.frameworks.asgi import Receive, Scope, Send
+from ratekeeper.frameworks.asgi import Scope, Send
+from ratekeeper.frameworks.asgi_inbox import Receive
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.app import Service
 from ratekeeper.stores.base import AsyncStore, Store

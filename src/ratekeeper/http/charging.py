@@ -1,0 +1,203 @@
+"""Charging: charge requests, and answer refusals. Knows no framework, and not whether a framework calls or awaits.
+
+A framework's adapter makes an `Exchange` of each request and charges it. A refusal comes back as a value: the error
+that an endpoint's own limit would raise. The adapter sends the `answer` to it in place of the application's response.
+It adds `exchange.limit_headers()` to every response.
+
+Everything is written once, as coroutines. In a framework that calls, they never suspend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from ratekeeper.errors import (
+    BadRequestError,
+    ClientDisconnected,
+    CostError,
+    RatekeeperError,
+    StoreUnavailable,
+)
+from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.http import rate_limit as rate_limits
+from ratekeeper.http.application import ApplicationLimits
+from ratekeeper.http.attributes import put_attribute
+from ratekeeper.http.endpoints import Marks, marks_of
+from ratekeeper.http.exchange import Exchange, RequestFunction
+from ratekeeper.http.held import HeldRequests
+from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.request_policy import K, RequestPolicy
+from ratekeeper.http.responses import response_to
+from ratekeeper.policy.decision import PolicyDecision, as_policy_decision
+
+T = TypeVar("T")
+
+REFUSALS = (RateLimitExceeded, StoreUnavailable, CostError, BadRequestError, ClientDisconnected)
+"""The errors that refuse a request. Each has a response."""
+
+
+class Charging(ApplicationLimits[K]):
+    """The common part of both limiters. They differ in how they call the user's functions and the keeper."""
+
+    async def charge_async(
+        self, exchange: Exchange, limit: rate_limit | None = None, part: RequestPolicy[K] | None = None
+    ) -> RatekeeperError | None:
+        """Charge a request by the policy, by a `part` of it, or by an endpoint's `limit`.
+
+        Wait for its turn, if a rule lets it wait. Return None, or the refusal, one of `REFUSALS`.
+        """
+        policy = part or (self.in_use if limit is None else self.policy_of(limit))
+        if policy is None or not self._enabled:
+            return None
+        try:
+            if self._exempt is not None and await self._ask(self._exempt, exchange):
+                return None
+            if (
+                limit is None
+                and part is None
+                and rate_limits.any_mark
+                and (marks := self._marks_of(exchange)) is not None
+            ):
+                return await self._charge_marked(exchange, marks)
+            attributes = exchange.read(policy.reader)
+            if policy.constants or policy.functions:
+                await self._add_own(attributes, policy, exchange)
+            if limit is not None:
+                self._check_call(limit, exchange, attributes)
+            cost = policy.cost if isinstance(policy.cost, int) else await self._ask(policy.cost, exchange)
+            cost = cost * exchange.cost
+            if policy.at_once is not None:
+                decision = policy.at_once(attributes, cost)
+            else:
+                decision = await self._call(policy.keeper.try_acquire, attributes, cost)
+            if policy.waiting_rules and not decision.allowed:
+                decision = await self._wait(policy, exchange, attributes, cost, decision)
+        except REFUSALS as error:
+            return error
+        exchange.note(decision, policy.keeper)
+        for observe in self._observers:
+            observe(exchange.native, decision)
+        return None if decision.allowed else RateLimitExceeded(decision)
+
+    async def _charge_marked(self, exchange: Exchange, marks: Marks) -> RatekeeperError | None:
+        """Charge a request by the rules that limit its endpoint, and then by the limits in place of the others."""
+        part, exchange.left_out = self.policy_beside(marks)
+        if part is not None and (refusal := await self.charge_async(exchange, None, part)) is not None:
+            return refusal
+        for limit in marks.replacing:
+            if (refusal := await self.charge_async(exchange, limit)) is not None:
+                return refusal
+        exchange.prepaid = marks.replacing
+        return None
+
+    async def charge_left_out_async(self, exchange: Exchange) -> RatekeeperError | None:
+        """Charge a request by the rules that its endpoint leaves out, as another endpoint has answered it."""
+        part, exchange.left_out = self.policy_of_rules(exchange.left_out), frozenset()
+        return None if part is None else await self.charge_async(exchange, None, part)
+
+    @staticmethod
+    def _marks_of(exchange: Exchange) -> Marks | None:
+        """Return the marks of the request's endpoint; None if it has none."""
+        functions = exchange.functions()
+        marks = marks_of(functions, exchange.method) if functions else None
+        return marks if marks and (marks.exempt or marks.replacing) else None
+
+    async def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
+        """Return the `Response` to a refusal, or the framework's own response that `rejection` has made.
+
+        A refused request costs nothing: the charges of earlier limits are given back.
+        """
+        await self.give_back_async(exchange)
+        if isinstance(refusal, RateLimitExceeded):
+            decision = as_policy_decision(refusal.decision)
+            if decision not in exchange.decisions:  # the application's own limiter made it
+                exchange.decisions.append(decision)
+            if (rejection := self._rejection) is not None:
+                own = await self._awaited(rejection(exchange.native, decision), rejection)
+                if own is not None:
+                    return own
+        return response_to(refusal)
+
+    def _check_call(self, limit: rate_limit, exchange: Exchange, attributes: dict[str, str]) -> None:
+        """Raise `PolicyError` if an endpoint's limit cannot count right for a request."""
+        limit.check_replaced(exchange)
+        if not limit.named:
+            self._owners.claim(limit, attributes.get("endpoint"))
+
+    async def _add_own(self, attributes: dict[str, str], policy: RequestPolicy[K], exchange: Exchange) -> None:
+        """Add the application's own attributes of a request."""
+        attributes.update(policy.constants)
+        for name, function in policy.functions:
+            put_attribute(attributes, name, await self._ask(function, exchange))
+
+    async def _wait(
+        self,
+        policy: RequestPolicy[K],
+        exchange: Exchange,
+        attributes: dict[str, str],
+        cost: int,
+        decision: PolicyDecision,
+    ) -> PolicyDecision:
+        """Hold a request that is refused at this moment until its turn, unless too many are held already."""
+        keeper = policy.keeper
+        refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
+        if not refusing or not policy.waiting_rules.issuperset(refusing):
+            return decision
+        client, held = exchange.read(policy.client_reader).get("client") or exchange.peer, self._held_here()
+        if not held.enter(client):
+            return decision
+        try:
+            turn = self._call(keeper.acquire, attributes, cost, exchange.time_left())
+            return await self._decided(self._until_hung_up(exchange, turn))
+        finally:
+            held.leave(client)
+
+    def _held_here(self) -> HeldRequests:
+        """Return the held requests that a request of this thread or task belongs to."""
+        return self._held
+
+    @staticmethod
+    async def _decided(turn: Coroutine[Any, Any, PolicyDecision]) -> PolicyDecision:
+        """Return a turn's decision, also if it refuses."""
+        try:
+            return await turn
+        except RateLimitExceeded as refused:
+            return as_policy_decision(refused.decision)
+
+    async def answered_async(self, exchange: Exchange, status: int) -> None:
+        """Record that the response has begun. Give charges back if it is the application's own answer to a refusal."""
+        if exchange.error is not None and status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.FORBIDDEN):
+            await self.give_back_async(exchange)
+        exchange.begun = True
+
+    async def give_back_async(self, exchange: Exchange) -> None:
+        """Give back the charges of a refused request, unless its answer has begun."""
+        made = [] if exchange.begun else exchange.decisions
+        for index, decision in enumerate(made):
+            if decision.allowed and decision.rules:
+                with suppress(StoreUnavailable):  # it stays charged: the client must get its answer
+                    await self._call(exchange.keeper.refund, decision)
+                    made[index] = decision.given_back()
+
+    async def ready(self) -> None:
+        """Raise `StoreUnavailable` if the store does not answer."""
+        if self.in_use is not None:
+            await self._call(self.in_use.keeper.ready)
+
+    async def _ask(self, function: RequestFunction, exchange: Exchange) -> Any:
+        return await self._awaited(function(exchange.native), function)
+
+    async def _awaited(self, value: Any, function: Callable[..., Any]) -> Any:
+        """Return the value of the user's function. Await it, if the function is async."""
+        raise NotImplementedError
+
+    async def _until_hung_up(self, exchange: Exchange, turn: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a turn. Raises `ClientDisconnected` if the client hangs up before that."""
+        return await turn
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]:
+        """Call a method of the keeper, as a coroutine in both limiters."""
+        raise NotImplementedError

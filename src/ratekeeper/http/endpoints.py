@@ -1,0 +1,110 @@
+"""An application's endpoints: their limits in code, and the policy's rules that do not limit them. Knows no framework.
+
+A framework's exchange tells the functions that it will call for a request. So this is known before the policy decides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from ratekeeper.errors import PolicyError
+from ratekeeper.http import rate_limit as in_code
+from ratekeeper.http.rate_limit import LIMIT, WRAPPED, name_of, rate_limit
+from ratekeeper.policy.sources import METHODS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_EXEMPT = "__ratekeeper_exempt__"
+_METHODS = ("head", *(method.lower() for method in METHODS))
+_OF_ALL_METHODS = ("dispatch", "dispatch_request")
+
+
+class Marks(NamedTuple):
+    """The marks in code on the functions that answer a request."""
+
+    exempt: bool
+    """Whether no rule of the policy limits the request."""
+    replacing: tuple[rate_limit, ...]
+    """The limits that take the place of some of the policy's rules."""
+
+
+def exempt(function: F) -> F:
+    """Mark an endpoint, so that no rule of the middleware's policy limits it. Return the function.
+
+        @app.get("/healthz")
+        @exempt
+        async def healthz() -> str: ...
+
+    Its own limits (`rate_limit`) still count. Raises TypeError for a class, as the mark is for its methods.
+    """
+    if inspect.isclass(function):
+        raise TypeError(f"exempt is for functions and methods, not for {function!r}: mark its methods")
+    try:
+        function.__dict__[_EXEMPT] = True
+    except AttributeError:
+        raise TypeError(f"exempt is for functions, and {function!r} cannot be marked: write a function") from None
+    in_code.any_mark = True
+    return function
+
+
+def marks_of(functions: tuple[Any, ...], method: str) -> Marks:
+    """Return the marks of a request's functions: the endpoint, and then its dependencies."""
+    exempted, replacing = False, dict[rate_limit, None]()
+    for place, function in enumerate(functions):
+        for own in _parts(function, (method.lower(),)):
+            for wrapped in _chain(own):
+                if (limit := _limit(wrapped)) is not None and limit.replaces:
+                    replacing[limit] = None
+                exempted = exempted or (place == 0 and _EXEMPT in getattr(wrapped, "__dict__", ()))
+    return Marks(exempted, tuple(replacing))
+
+
+def check_endpoints(endpoints: Iterable[Any], check: Callable[[rate_limit], object]) -> None:
+    """Check the limits of an application's endpoints. `check` raises for a limit that cannot be used there.
+
+    Raise `PolicyError` for a `rate_limit` above the framework's decorator: the framework would call the function
+    without its limit.
+    """
+    chains = [list(_chain(part)) for endpoint in endpoints for part in _parts(endpoint, _METHODS)]
+    inner = {id(getattr(function, "__wrapped__", None)) for chain in chains for function in chain if _limit(function)}
+    for chain in chains:
+        for function in chain:
+            if (limit := _limit(function)) is not None:
+                check(limit)
+            if getattr(function, WRAPPED, False) and id(function) not in inner:
+                raise PolicyError(
+                    f"@rate_limit on {name_of(function)} limits nothing: it stands above the decorator that makes the "
+                    "function an endpoint. Put it directly above the function"
+                )
+
+
+def _parts(endpoint: Any, methods: Iterable[str]) -> Iterator[Any]:
+    """Yield an endpoint, and the functions of its class that answer these methods."""
+    yield endpoint
+    owner = endpoint if inspect.isclass(endpoint) else getattr(endpoint, "view_class", getattr(endpoint, "cls", None))
+    if not inspect.isclass(owner):
+        return
+    actions = getattr(endpoint, "actions", None)  # of a view set of Django REST framework
+    names = actions if isinstance(actions, dict) else {}
+    for method in set(_METHODS).intersection(methods):  # a client may send any word
+        fallback = "get" if method == "head" and not hasattr(owner, "head") and "head" not in names else method
+        yield getattr(owner, names.get(fallback, fallback), None)
+    for name in _OF_ALL_METHODS:
+        yield getattr(owner, name, None)
+
+
+def _chain(endpoint: Any) -> Iterator[Any]:
+    """Yield an endpoint and all functions that it is wrapped around."""
+    seen: set[int] = set()
+    while endpoint is not None and id(endpoint) not in seen:
+        seen.add(id(endpoint))
+        yield endpoint
+        inner = getattr(endpoint, "__wrapped__", None) or getattr(endpoint, "__func__", None)
+        endpoint = endpoint.func if isinstance(endpoint, partial) else inner
+
+
+def _limit(function: Any) -> rate_limit | None:
+    return function if isinstance(function, rate_limit) else getattr(function, "__dict__", {}).get(LIMIT)

@@ -1,0 +1,282 @@
+"""Endpoints that the policy does not limit, or that have a limit in the place of its rules, in each framework."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import pytest
+from asgi_servers import serving, startup_failure
+from django.http import HttpResponse
+from django.utils.decorators import method_decorator
+from django.views import View
+from edge_sites import memory
+from fastapi import APIRouter, Depends, FastAPI
+from flask.views import MethodView
+from marked_sites import SITES, MakeSite
+from raw_client import RawClient
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette_apps import limited, statuses
+from web_sites import serving as serving_wsgi
+
+from ratekeeper import Policy, PolicyError
+from ratekeeper.frameworks import asgi, wsgi
+from ratekeeper.frameworks import flask as own_flask
+from ratekeeper.frameworks.fastapi import exempt, rate_limit
+from ratekeeper.frameworks.starlette import RateLimitMiddleware
+
+POLICY = Policy.parse("""
+[[rules]]
+name = "each"
+key = ["client"]
+limit = "3/hour"
+[[rules]]
+name = "all"
+limit = "6/hour"
+""")
+
+
+def as_it_is(function: Any) -> Any:
+    return function
+
+
+@pytest.fixture(params=SITES)
+def site_of(request: pytest.FixtureRequest) -> MakeSite:
+    return SITES[request.param]
+
+
+def test_no_rule_limits_an_exempt_endpoint_and_all_limit_the_others(site_of: MakeSite) -> None:
+    with site_of({"free": exempt, "page": as_it_is}, policy=POLICY, store=memory()) as client:
+        answers = [client.send("/free") for _ in range(8)]
+        assert client.statuses(*["/page"] * 4, "/free") == [200, 200, 200, 429, 200]
+    assert {answer.status for answer in answers} == {200}
+    assert not any("RateLimit" in name for answer in answers for name in answer.headers)
+
+
+def test_an_exempt_endpoints_own_limit_still_counts(site_of: MakeSite) -> None:
+    def both(function: Any) -> Any:
+        return exempt(rate_limit("4/hour")(function))
+
+    with site_of({"own": both}, policy=POLICY, store=memory()) as client:
+        assert client.statuses(*["/own"] * 5) == [200] * 4 + [429]
+
+
+def test_a_limit_takes_the_place_of_a_rule_and_the_other_rules_still_count(site_of: MakeSite) -> None:
+    own = rate_limit("5/hour", replaces=["each"])
+    with site_of({"own": own, "page": as_it_is}, policy=POLICY, store=memory()) as client:
+        answers = [client.send("/own") for _ in range(6)]
+        assert [answer.status for answer in answers] == [200] * 5 + [429]
+        assert client.statuses("/page", "/page") == [200, 429], "only 6 in all, of which a refused request costs none"
+    told = {name.lower(): value for name, value in answers[0].headers.items()}["ratelimit"]
+    assert [part.partition(";")[0] for part in told.split(", ")] == ['"all"', '"5/hour"']
+
+
+def test_no_other_spelling_of_a_path_or_method_reaches_an_exemption(site_of: MakeSite) -> None:
+    policy = Policy.parse('[[rules]]\nname = "each"\nlimit = "1/hour"')
+    spellings = [
+        "/free/",
+        "//free",
+        "/./free",
+        "/x/../free",
+        "/free;v=1",
+        "/FREE",
+        "/free%2f",
+        "/free%00",
+        "/free?/page",
+    ]
+    for spelling in spellings:
+        with site_of({"free": exempt, "page": as_it_is}, policy=policy, store=memory()) as client:
+            assert client.statuses("/page") == [200]
+            status = client.send(spelling).status
+            assert status == 429 or client.send(spelling).body == client.send("/free").body, spelling
+    for method in (b"OPTIONS", b"DELETE", b"BREW", b"FREE", b"__CLASS__"):
+        with site_of({"free": exempt, "page": as_it_is}, policy=policy, store=memory()) as client:
+            answers = [client.send("/free", method=method).status for _ in range(2)]
+            assert answers[0] in (400, 405, 501) or answers[1] in (200, 429), method
+
+
+@pytest.mark.parametrize("name", ["Starlette", "FastAPI", "aiohttp", "Flask"])
+def test_an_options_request_that_the_endpoint_does_not_answer_is_limited(name: str) -> None:
+    policy = Policy.parse('[[rules]]\nname = "each"\nlimit = "1/hour"')
+    with SITES[name]({"free": exempt}, policy=policy, store=memory()) as client:
+        assert [client.send("/free", method=b"OPTIONS").status for _ in range(2)][1] == 429
+
+
+def test_an_unknown_rule_is_an_error_when_the_application_starts() -> None:
+    app = limited(FastAPI(), policy=POLICY)
+    app.get("/")(rate_limit("1/hour", replaces=["eech"])(lambda: ""))
+    failure = startup_failure(app)
+    assert failure is not None
+    assert "replaces the rule 'eech', which the policy does not have: did you mean 'each'?" in failure
+    without = limited(FastAPI())
+    without.get("/")(rate_limit("1/hour", replaces=["each"])(lambda: ""))
+    assert "the middleware has no policy" in str(startup_failure(without))
+
+
+@pytest.mark.parametrize("given", ["each", [""], [1]])
+def test_replaced_rules_are_a_list_of_names(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"replaces must be a list of names, such as \['each address'\]"):
+        rate_limit("1/hour", replaces=given)
+
+
+def test_what_cannot_be_marked_is_an_error() -> None:
+    with pytest.raises(TypeError, match="mark its methods"):
+        exempt(HTTPEndpoint)
+    with pytest.raises(TypeError, match="cannot be marked: write a function"):
+        exempt(len)
+
+
+def test_where_nothing_tells_the_endpoint_before_a_replacing_limit_is_an_error_and_not_two_limits() -> None:
+    @rate_limit("1/hour", replaces=["each"])
+    def run(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+    app = wsgi.RateLimitMiddleware(run, POLICY, store=memory())
+    with pytest.raises(PolicyError, match="this middleware does not know the endpoint before"):
+        app({"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REMOTE_ADDR": "192.0.2.1"}, lambda *_: None)
+    assert not hasattr(asgi, "exempt")
+    assert not hasattr(wsgi, "exempt")
+
+
+def test_a_limit_inside_an_endpoint_that_nobody_could_know_before_is_an_error() -> None:
+    @rate_limit("1/hour", replaces=["each"])
+    def helper() -> None:
+        """Help."""
+
+    app = limited(FastAPI(), policy=POLICY)
+    app.add_api_route("/", lambda: helper() or "")
+    assert statuses(app, "/") == [500]
+
+
+# Starlette and FastAPI
+
+
+def test_a_dependency_takes_the_place_of_a_rule_for_all_routes_of_its_router_unless_a_test_overrides_it() -> None:
+    own = rate_limit("1/hour", replaces=["each"])
+    router = APIRouter(prefix="/r", dependencies=[Depends(own)])
+    router.add_api_route("/a/{n}", lambda n: n)
+    router.add_api_route("/b", lambda: "")
+    app: FastAPI = limited(FastAPI(), policy=POLICY)
+    app.include_router(router)
+    assert statuses(app, "/r/a/1", "/r/a/2", "/r/b", "/r/b") == [200, 429, 200, 429]
+    app.dependency_overrides[own] = lambda: None
+    assert statuses(app, *["/r/a/1"] * 4) == [200] * 3 + [429]
+
+
+def test_the_methods_of_a_class_have_marks_each() -> None:
+    class Page(HTTPEndpoint):
+        @exempt
+        async def get(self, request: Request) -> PlainTextResponse:
+            return PlainTextResponse("")
+
+        async def post(self, request: Request) -> PlainTextResponse:
+            return PlainTextResponse("")
+
+    app = limited(Starlette(routes=[Mount("/m", routes=[Route("/page", Page)])]), policy=POLICY)
+    asked = ["/m/page"] * 4 + ["HEAD /m/page"] + ["POST /m/page"] * 4
+    assert statuses(app, *asked) == [200] * 5 + [200] * 3 + [429]
+
+
+@pytest.mark.parametrize("how", ["path", "method"])
+def test_a_middleware_inside_that_sends_the_request_elsewhere_does_not_make_it_exempt(how: str) -> None:
+    class Elsewhere:
+        """Does as X-Original-URL, or X-HTTP-Method-Override, tells it."""
+
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            for name, value in scope.get("headers", ()):
+                if name == b"x-instead":
+                    scope[how] = value.decode()
+            await self.app(scope, receive, send)
+
+    app = Starlette(
+        routes=[
+            Route("/free", exempt(_answer("free"))),
+            Route("/free", _answer("posted"), methods=["POST"]),
+            Route("/page", _answer("page")),
+        ]
+    )
+    app.add_middleware(Elsewhere)
+    app = limited(app, policy=POLICY)
+    instead = (b"x-instead", b"/page" if how == "path" else b"POST")
+    with serving(app) as url, closing(RawClient(url)) as client:
+        answers = [client.send("/free", instead) for _ in range(4)]
+        assert [answer.status for answer in answers] == [200] * 3 + [429]
+        assert client.statuses("/free", "/page") == [200, 429]
+    assert b"quota" in answers[-1].body
+
+
+def _answer(text: str) -> Any:
+    async def answer(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(text)
+
+    return answer
+
+
+# Flask
+
+
+def test_a_class_of_flask_has_marks_on_its_methods_and_in_its_decorators() -> None:
+    import flask  # noqa: PLC0415
+
+    class Free(MethodView):
+        decorators = [exempt]  # noqa: RUF012  Flask's own way
+
+        def get(self) -> str:
+            return ""
+
+    class Half(MethodView):
+        @rate_limit("4/hour", replaces=["each"])
+        def get(self) -> str:
+            return ""
+
+        def post(self) -> str:
+            return ""
+
+    app = flask.Flask(__name__)
+    app.add_url_rule("/free", view_func=Free.as_view("free"))
+    app.add_url_rule("/half", view_func=Half.as_view("half"))
+    own_flask.RateLimits(app, Policy(POLICY.rules[:1]), store=memory())
+    with serving_wsgi(app) as client:
+        assert [client.get("/free").status_code for _ in range(5)] == [200] * 5
+        assert [client.get("/half").status_code for _ in range(5)] == [200] * 4 + [429]
+        assert [client.post("/half").status_code for _ in range(4)] == [200] * 3 + [429]
+
+
+# Changes of the policy, and Django
+
+
+def test_a_change_of_the_policy_counts_and_one_without_a_replaced_rule_is_not_taken() -> None:
+    app = Starlette(routes=[Route("/", rate_limit("1/hour", replaces=["each"])(_answer("")))])
+    around: Any = RateLimitMiddleware(app, POLICY, store=memory())
+    limiter = around.limiter
+    assert statuses(around, "/", "/") == [200, 429]
+    with pytest.raises(PolicyError, match="replaces the rule 'each', which the policy does not have"):
+        limiter.replace(Policy(POLICY.rules[1:]))
+    limiter.replace(Policy((POLICY.rules[0], *Policy.parse('rules = [{name = "new", limit = "1/hour"}]').rules)))
+    assert statuses(around, "/", "/") == [429, 429]
+    assert set(limiter.policy_of_rules(frozenset({"new"})).keeper.policy.rules) == {
+        limiter.in_use.keeper.policy.rules[1]
+    }
+
+
+def test_djangos_method_decorator_hides_a_replacing_limit_which_is_an_error() -> None:
+    with pytest.raises(TypeError, match="put rate_limit on the method"):
+        method_decorator(rate_limit("1/hour", replaces=["each"]), name="dispatch")(View)
+
+
+def test_djangos_method_decorator_marks_a_class() -> None:
+    @method_decorator(exempt, name="dispatch")
+    class Free(View):  # type: ignore[misc]
+        def get(self, request: Any) -> HttpResponse:
+            return HttpResponse("")
+
+    with SITES["Django"]({"free": lambda _: Free.as_view()}, policy=POLICY, store=memory()) as client:
+        assert client.statuses(*["/free"] * 8) == [200] * 8
