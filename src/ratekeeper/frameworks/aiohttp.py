@@ -13,10 +13,10 @@ from os import PathLike
 from typing import Any, TypeAlias, Unpack
 
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.http.application import Options
 from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
+from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
@@ -48,7 +48,7 @@ def setup(
     `policy` is a `Policy`, or the name of its file. Without one, only the handlers' own limits count (`rate_limit`).
     `store` is a store, or its string, such as "redis://localhost"; the default is the policy's, or else the process's
     memory. A store that is opened here is closed when the application ends. The options are
-    `ratekeeper.http.application.Options`. Their functions get the `web.Request`, and may be async. `rejection` returns
+    `ratekeeper.http.options.Options`. Their functions get the `web.Request`, and may be async. `rejection` returns
     a `web.Response`.
 
     The middleware goes behind those that the application has already, so its functions see their results. The attribute

@@ -14,11 +14,11 @@ from urllib.parse import quote, unquote_to_bytes
 
 from ratekeeper.errors import ClientDisconnected, PolicyError, RatekeeperError
 from ratekeeper.frameworks.asgi_inbox import Inbox, Message, Receive
-from ratekeeper.http.application import Options
 from ratekeeper.http.endpoints import check_endpoints
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import raw_lines
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
+from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
@@ -46,7 +46,7 @@ class RateLimitMiddleware:
 
     `policy` is a `Policy`, or the name of its file. Without one, only the endpoints' own limits count (`rate_limit`).
     `store` is a store, or its string, such as "redis://localhost"; the default is the policy's, or else the process's
-    memory. The options are `ratekeeper.http.application.Options`. Their functions get the scope, and may be async.
+    memory. The options are `ratekeeper.http.options.Options`. Their functions get the scope, and may be async.
     `rejection` returns an ASGI application.
 
     A refused request gets a 429 with a problem body (RFC 9457), or a 503 if the store does not answer. The handshake of

@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 from ratekeeper.errors import MissingExtraError, did_you_mean
 from ratekeeper.frameworks.wsgi import EnvironExchange
-from ratekeeper.http.application import Options
 from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
+from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
@@ -46,7 +46,7 @@ class RateLimitMiddleware:
     """Decide each request by a policy, and tell the client its limits. Goes before all that may answer by itself.
 
     The setting RATEKEEPER is a dict, such as {"policy": BASE_DIR / "policy.toml"}. Its keys are `policy`, `store` (see
-    `ratekeeper.frameworks.asgi`) and `ratekeeper.http.application.Options`. A function may be named by its dotted path.
+    `ratekeeper.frameworks.asgi`) and `ratekeeper.http.options.Options`. A function may be named by its dotted path.
     Functions get Django's request, and may be async under ASGI. `rejection` returns an `HttpResponse`. The attribute
     `route` is the route's template after a "/", such as "/items/<int:item>/", and `endpoint` is the method and the
     route; a request without a view has neither.

@@ -10,10 +10,10 @@ from typing import Any, Unpack
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.frameworks import wsgi
-from ratekeeper.http.application import Options, check_options
 from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, current
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
+from ratekeeper.http.options import Options, check_options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
@@ -33,7 +33,7 @@ __all__ = ["RateLimits", "exempt", "rate_limit"]
 class RateLimits:
     """`RateLimits(app, "policy.toml")`: decide each request by a policy, and tell the client its limits.
 
-    For `policy` and `store` see `ratekeeper.frameworks.wsgi`. The options are `ratekeeper.http.application.Options`.
+    For `policy` and `store` see `ratekeeper.frameworks.wsgi`. The options are `ratekeeper.http.options.Options`.
     Their functions get Flask's request, and are not async. `rejection` returns a value that a view may return. The
     attribute `route` is the URL rule, such as "/items/<int:item>", and `endpoint` is the method and the rule; a request
     without a rule has neither. A view's own limit is `@rate_limit("5/minute")`, under `@app.route`.

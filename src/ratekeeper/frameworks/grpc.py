@@ -17,9 +17,9 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, Unpack, cast
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks.grpc_call import Call, CallExchange, TaskContext, ThreadContext
 from ratekeeper.http import rate_limit as http
-from ratekeeper.http.application import Options
 from ratekeeper.http.endpoints import exempt
 from ratekeeper.http.limiter import AsyncRequestLimiter, RequestLimiter
+from ratekeeper.http.options import Options
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 
@@ -82,7 +82,7 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
     """`grpc.server(pool, interceptors=[RateLimitInterceptor("policy.toml")])`: decide each call by a policy.
 
     `policy` is a `Policy`, or the name of its file. `store` is a store, or its string, such as "redis://localhost"; the
-    default is the policy's, or else the process's memory. The options are `ratekeeper.http.application.Options`. Their
+    default is the policy's, or else the process's memory. The options are `ratekeeper.http.options.Options`. Their
     functions get the `Call`. `rejection` returns a status code and its details. A method's own limit is `rate_limit` on
     the servicer's method. Call `close` at the end: gRPC does not tell an interceptor when the server stops.
 

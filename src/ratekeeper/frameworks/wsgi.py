@@ -14,10 +14,10 @@ from typing import Any, TypeAlias, Unpack
 from urllib.parse import quote
 
 from ratekeeper.errors import BadRequestError, RatekeeperError
-from ratekeeper.http.application import Options
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import MOST_BYTES, text_of
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
+from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
@@ -38,7 +38,7 @@ class RateLimitMiddleware:
 
     `policy` is a `Policy`, or the name of its file. Without one, only the functions' own limits count (`rate_limit`).
     `store` is a store, or its string, such as "redis://localhost"; the default is the policy's, or else the process's
-    memory. The options are `ratekeeper.http.application.Options`. Their functions get the environ. `rejection` returns
+    memory. The options are `ratekeeper.http.options.Options`. Their functions get the environ. `rejection` returns
     a WSGI application.
 
     A refused request gets a 429 with a problem body (RFC 9457), or a 503 if the store does not answer. A request whose
