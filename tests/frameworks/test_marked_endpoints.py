@@ -153,6 +153,48 @@ def test_a_limit_inside_an_endpoint_that_nobody_could_know_before_is_an_error() 
     assert statuses(app, "/") == [500]
 
 
+# Methods
+
+
+def test_a_limit_of_some_methods_lets_the_others_pass(site_of: MakeSite) -> None:
+    with site_of({"own": rate_limit("1/hour", methods=["post"])}, store=memory()) as client:
+        assert client.statuses(*["/own"] * 3) == [200] * 3
+        assert [client.send("/own", method=b"POST").status for _ in range(2)] == [200, 429]
+        assert client.statuses("/own") == [200]
+
+
+def test_head_is_get_and_no_spelling_of_a_method_evades_its_limit(site_of: MakeSite) -> None:
+    with site_of({"own": rate_limit("1/hour", methods=("GET",))}, store=memory()) as client:
+        answers = [client.send("/own", method=method).status for method in (b"GET", b"GET", b"get", b"Get")]
+        assert answers[:2] == [200, 429]
+        assert not {200, 500}.intersection(answers[2:])
+    with site_of({"own": rate_limit("1/hour", methods=("HEAD",))}, store=memory()) as client:
+        assert client.statuses("/own", "/own") == [200, 429]
+
+
+def test_a_limit_takes_the_place_of_a_rule_for_its_methods_alone(site_of: MakeSite) -> None:
+    own = rate_limit("5/hour", replaces=["each"], methods=["POST"])
+    with site_of({"own": own}, policy=Policy(POLICY.rules[:1]), store=memory()) as client:
+        assert client.statuses(*["/own"] * 4) == [200] * 3 + [429]
+        assert [client.send("/own", method=b"POST").status for _ in range(6)] == [200] * 5 + [429]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (["PSOT"], ValueError, "methods has 'PSOT', which is not a registered method, such as 'POST'"),
+        (["OTHER"], ValueError, "methods has 'OTHER'"),
+        ([], ValueError, "would limit nothing: leave methods out"),
+        ("POST", TypeError, r"methods must be a list of names, such as \['POST'\], not 'POST'"),
+        ([1], TypeError, "methods must be a list of names"),
+        (1, TypeError, "methods must be a list of names"),
+    ],
+)
+def test_a_method_that_no_request_has_is_an_error(given: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        rate_limit("1/hour", methods=given)
+
+
 # Starlette and FastAPI
 
 

@@ -56,7 +56,7 @@ def marks_of(functions: tuple[Any, ...], method: str) -> Marks:
     for place, function in enumerate(functions):
         for own in _parts(function, (method.lower(),)):
             for wrapped in _chain(own):
-                if (limit := _limit(wrapped)) is not None and limit.replaces:
+                if (limit := _limit(wrapped)) is not None and limit.replaces and limit.limits(method):
                     replacing[limit] = None
                 exempted = exempted or (place == 0 and _EXEMPT in getattr(wrapped, "__dict__", ()))
     return Marks(exempted, tuple(replacing))

@@ -131,7 +131,7 @@ class Exchange(ABC):
     def is_due(self, limit: rate_limit) -> bool:
         """Return whether an endpoint's limit must be charged when it is called: the middleware may have charged it."""
         if limit not in self.prepaid:
-            return True
+            return limit.limits(self.method)
         self.prepaid = tuple([one for one in self.prepaid if one is not limit])
         return False
 

@@ -10,10 +10,11 @@ from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast, 
 from ratekeeper.coroutines import is_async_function
 from ratekeeper.decision import OnError
 from ratekeeper.errors import PolicyError, did_you_mean
-from ratekeeper.http.attributes import OWN_KEY
+from ratekeeper.http.attributes import OWN_KEY, read_method
 from ratekeeper.http.exchange import CURRENT, Exchange, RequestFunction, current
 from ratekeeper.limits import Limit, checked_cost, parse_limit
 from ratekeeper.policy.model import Missing, Policy, Rule
+from ratekeeper.policy.sources import OTHER
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,6 +60,7 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     endpoint  a name for the endpoint, in place of its function or its route
     replaces  the names of the policy's rules that do not limit the endpoint, as this limit takes their place. Then the
               middleware charges this limit, before the endpoint is called: so its key must be known there
+    methods   the methods that it limits, such as ["POST"]; None limits all. HEAD is GET
     others    as in `Rule`: max_wait, shadow, missing, on_error, message
 
     The decorator goes directly above the function, under the framework's own decorator. The function may be sync or
@@ -81,6 +83,8 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     """The name of the endpoint; None if the request's route tells it."""
     replaces: frozenset[str]
     """The names of the policy's rules that this limit takes the place of."""
+    methods: frozenset[str] | None
+    """The methods that it limits; None limits all."""
     owner: rate_limit | None = None
     """Another limit that may charge the same buckets, as their keys differ."""
 
@@ -92,11 +96,13 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         name: str | None = None,
         endpoint: str | None = None,
         replaces: Collection[str] = (),
+        methods: Collection[str] | None = None,
         **rule_options: Unpack[RuleOptions],
     ) -> None:
         _check(limits, key, cost, name, rule_options)
         self.cost, self.named, self.endpoint = cost, name is not None, endpoint
-        self.replaces = _names("replaces", replaces)
+        self.replaces = _names("replaces", replaces, "each address")
+        self.methods = None if methods is None else _methods(methods)
         if self.replaces:
             global any_mark  # noqa: PLW0603  once in a process
             any_mark = True
@@ -107,13 +113,19 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         self.policy = _policy(limits, own if self.named else ("endpoint", *own), name, rule_options)
         self._texts = [str(limit) for limit in limits]
         self._in_request = name is None and endpoint is None and CURRENT.get() is not None
-        self._like_this = partial(type(self), *limits, key=key, cost=cost, name=name, replaces=replaces, **rule_options)
+        self._like_this = partial(
+            type(self), *limits, key=key, cost=cost, name=name, replaces=replaces, methods=methods, **rule_options
+        )
         self._classes: dict[str, rate_limit] = {}  # Django decorates a class's view anew in each request
         self.__dict__["__call__"] = self.charge_async
         self.__signature__ = inspect.Signature()
 
     def __repr__(self) -> str:
         return f"rate_limit({', '.join(map(repr, self._texts))})" + (f" of {self.endpoint}" if self.endpoint else "")
+
+    def limits(self, method: str) -> bool:
+        """Return whether it limits requests of a method, as the request line has it."""
+        return self.methods is None or read_method(method) in self.methods
 
     def check_replaced(self, exchange: Exchange) -> None:
         """Raise `PolicyError` if the policy's rules that this limit replaces have limited the request too."""
@@ -194,7 +206,7 @@ def _check(limits: tuple[object, ...], key: object, cost: object, name: object, 
             raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {given!r}")
     for option in options:
         if option not in RuleOptions.__annotations__:
-            known = ("key", "cost", "name", "endpoint", "replaces", *RuleOptions.__annotations__)
+            known = ("key", "cost", "name", "endpoint", "replaces", "methods", *RuleOptions.__annotations__)
             raise TypeError(f"rate_limit has no option {option!r}{did_you_mean(option, known)}")
     attributes = key if isinstance(key, tuple | list) else () if callable(key) else (key,)
     if not all(isinstance(one, str) and one for one in attributes) or key in ((), []):
@@ -207,11 +219,22 @@ def _check(limits: tuple[object, ...], key: object, cost: object, name: object, 
         raise TypeError(f"name must be a string, not {name!r}")
 
 
-def _names(option: str, names: Collection[str]) -> frozenset[str]:
+def _names(option: str, names: Collection[str], such_as: str) -> frozenset[str]:
     """Return names as a set. Raise TypeError for anything else, such as one string, whose letters would be names."""
-    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
-        raise TypeError(f"{option} must be a list of names, such as ['each address'], not {names!r}")
+    is_list = isinstance(names, Collection) and not isinstance(names, str)
+    if not is_list or not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f"{option} must be a list of names, such as {[such_as]}, not {names!r}")
     return frozenset(names)
+
+
+def _methods(methods: Collection[str]) -> frozenset[str]:
+    """Return methods as requests have them. Raise ValueError for one that no request has."""
+    for method in _names("methods", methods, "POST"):
+        if read_method(method) == OTHER:
+            raise ValueError(f"methods has {method!r}, which is not a registered method, such as 'POST' or 'PATCH'")
+    if not methods:
+        raise ValueError("a rate_limit of no method would limit nothing: leave methods out to limit all")
+    return frozenset(map(read_method, methods))
 
 
 def _policy(
