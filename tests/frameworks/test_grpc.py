@@ -86,6 +86,9 @@ class Threads:
     def rare_down(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         yield from CHUNKS
 
+    def told(self, request: bytes, context: Any) -> bytes:
+        return b"%d" % context.ratekeeper.usage()[0].used
+
     @exempt
     def free(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         return request
@@ -148,6 +151,9 @@ class Tasks:
     async def rare_down(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         for chunk in CHUNKS:
             yield chunk
+
+    async def told(self, request: bytes, context: Any) -> bytes:
+        return b"%d" % (await context.ratekeeper.usage())[0].used
 
     @exempt
     async def free(self, request: bytes, context: Any) -> bytes:

@@ -1,11 +1,15 @@
-"""One site in each framework that tells a request's endpoint, with endpoints that are decorated as a test says."""
+"""One site in each framework that tells a request's endpoint, with endpoints that are decorated as a test says.
+
+An endpoint answers what the limits of its request say to the verb in the header X-Verb: see `said`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from inspect import isawaitable
+from typing import Any, TypeAlias, cast
 
 import django_site  # noqa: F401  it sets Django up
 import flask
@@ -18,6 +22,7 @@ from django.test import override_settings
 from django.urls import path
 from edge_asgi_sites import serving_aiohttp
 from fastapi import FastAPI
+from fastapi import Response as FastResponse
 from raw_client import RawClient
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -30,12 +35,40 @@ from web_sites import serving
 from ratekeeper.frameworks import aiohttp as own_aiohttp
 from ratekeeper.frameworks import flask as own_flask
 from ratekeeper.frameworks import starlette
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.usage import Usage
 
 Decorators: TypeAlias = Mapping[str, Callable[[Any], Any]]
 """The decorator of each endpoint, by its path without the slash."""
 MakeSite: TypeAlias = Callable[..., AbstractContextManager[RawClient]]
 
 METHODS = ["GET", "HEAD", "POST"]
+
+
+async def said_async(limits: Any, verb: str | None) -> tuple[str, int]:
+    """Return what a request's limits say to a verb, and the status of the answer."""
+    answer = getattr(limits, verb or "decision")
+    value = answer() if callable(answer) else answer
+    return _text(await value if isawaitable(value) else value), _status(limits, verb)
+
+
+def said(limits: Any, verb: str | None) -> tuple[str, int]:
+    """As `said_async`, called."""
+    answer = getattr(limits, verb or "decision")
+    return _text(answer() if callable(answer) else answer), _status(limits, verb)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, PolicyDecision):
+        return " ".join(f"{rule.name}={rule.decision.remaining}" for rule in value.rules)
+    if isinstance(value, tuple | list):
+        return " ".join(f"{one.name}={one.used}" if isinstance(one, Usage) else f"[{_text(one)}]" for one in value)
+    return str(value)
+
+
+def _status(limits: Any, verb: str | None) -> int:
+    """Return the status of an endpoint that answers a refusal itself."""
+    return 200 if limits.decision.allowed else 429 if verb is None else 202
 
 
 @contextmanager
@@ -46,7 +79,8 @@ def _asking(server: AbstractContextManager[str]) -> Iterator[RawClient]:
 
 def _starlette_endpoint(name: str, decorate: Callable[[Any], Any]) -> Any:
     async def endpoint(request: Request) -> PlainTextResponse:
-        return PlainTextResponse(name)
+        text, status = await said_async(request.state.ratekeeper, request.headers.get("x-verb"))
+        return PlainTextResponse(text, status)
 
     return decorate(endpoint)
 
@@ -63,8 +97,9 @@ def fastapi_site(decorators: Decorators, **options: Any) -> AbstractContextManag
     app = FastAPI()
 
     def endpoint(name: str, decorate: Callable[[Any], Any]) -> Any:
-        def run() -> str:
-            return name
+        async def run(request: Request, response: FastResponse) -> str:
+            text, response.status_code = await said_async(request.state.ratekeeper, request.headers.get("x-verb"))
+            return text
 
         return decorate(run)
 
@@ -79,7 +114,8 @@ def aiohttp_site(decorators: Decorators, **options: Any) -> AbstractContextManag
 
     def endpoint(name: str, decorate: Callable[[Any], Any]) -> Any:
         async def run(request: web.Request) -> web.Response:
-            return web.Response(text=name)
+            text, status = await said_async(request[own_aiohttp.request_limits], request.headers.get("x-verb"))
+            return web.Response(text=text, status=status)
 
         return decorate(run)
 
@@ -101,8 +137,8 @@ def flask_site(decorators: Decorators, **options: Any) -> AbstractContextManager
     app = flask.Flask(__name__)
 
     def endpoint(name: str, decorate: Callable[[Any], Any]) -> Any:
-        def run() -> str:
-            return name
+        def run() -> tuple[str, int]:
+            return said(flask.g.ratekeeper, flask.request.headers.get("x-verb"))
 
         return decorate(run)
 
@@ -114,7 +150,16 @@ def flask_site(decorators: Decorators, **options: Any) -> AbstractContextManager
 
 def _django_view(name: str, decorate: Callable[[Any], Any]) -> Any:
     def view(request: HttpRequest) -> HttpResponse:
-        return HttpResponse(name)
+        text, status = said(cast("Any", request).ratekeeper, request.headers.get("x-verb"))
+        return HttpResponse(text, status=status)
+
+    return decorate(view)
+
+
+def _django_async_view(name: str, decorate: Callable[[Any], Any]) -> Any:
+    async def view(request: HttpRequest) -> HttpResponse:
+        text, status = await said_async(cast("Any", request).ratekeeper, request.headers.get("x-verb"))
+        return HttpResponse(text, status=status)
 
     return decorate(view)
 
@@ -125,7 +170,8 @@ def _drf_view(name: str, decorate: Callable[[Any], Any]) -> Any:
 
         @decorate
         def get(self, request: Any) -> Response:
-            return Response(name)
+            text, status = said(request.ratekeeper, request.headers.get("x-verb"))
+            return Response(text, status)
 
         post = get
 
@@ -151,6 +197,6 @@ SITES: dict[str, MakeSite] = {
     "aiohttp": aiohttp_site,
     "Flask": flask_site,
     "Django": partial(django_site_of, "WSGI", _django_view),
-    "Django-ASGI": partial(django_site_of, "ASGI", _django_view),
+    "Django-ASGI": partial(django_site_of, "ASGI", _django_async_view),
     "DRF": partial(django_site_of, "WSGI", _drf_view),
 }

@@ -18,6 +18,7 @@ from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncRequestLimits
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
@@ -28,10 +29,13 @@ try:
 except ModuleNotFoundError:
     raise MissingExtraError("ratekeeper.frameworks.aiohttp", "aiohttp") from None
 
-__all__ = ["exempt", "rate_limit", "setup"]
+__all__ = ["AsyncRequestLimits", "exempt", "rate_limit", "request_limits", "setup"]
 
 _LOOKS_EVERY = 0.5
 """The seconds between two looks at whether the client of a held request has hung up."""
+
+request_limits: Any = web.RequestKey("ratekeeper", AsyncRequestLimits) if hasattr(web, "RequestKey") else "ratekeeper"
+"""The key of a request's limits: `await request[request_limits].usage()`. Before aiohttp 3.14 it is a string."""
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -72,6 +76,7 @@ class _Limited:
 
     @web.middleware
     async def answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        request[request_limits] = ASYNC_LIMITS
         exchange = request[self._key] = _Exchange(self._limiter, request)
         token = CURRENT.set(exchange)
         try:

@@ -20,12 +20,13 @@ from ratekeeper.http.header_lines import raw_lines
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncRequestLimits
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 
-__all__ = ["RateLimitMiddleware", "rate_limit"]
+__all__ = ["AsyncRequestLimits", "RateLimitMiddleware", "rate_limit"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
@@ -75,6 +76,7 @@ class RateLimitMiddleware:
             return
         if not self._checked:
             self._check(scope)
+        scope.setdefault("state", {})["ratekeeper"] = ASYNC_LIMITS
         exchange = self._exchange(scope, receive, send)
         token = CURRENT.set(exchange)
         try:
@@ -208,7 +210,7 @@ class AnsweredExchange(ScopeExchange):
         if self.left_out and kind in _BEGINNINGS and self.strayed():
             return self._send_once_charged(message)
         if kind in _STARTS:
-            if self.error is not None:
+            if self.error is not None or self.left_to_view:
                 return self._send_start_after(self.error, message)
             self.begun = self.ended = True
             return self._send(self._told(message))
@@ -240,9 +242,9 @@ class AnsweredExchange(ScopeExchange):
     def _send_of_rejection(self, message: Message) -> Awaitable[None]:
         return (self._send_told if message["type"] in _STARTS else self._send)(message)
 
-    async def _send_start_after(self, error: RatekeeperError, message: Message) -> None:
+    async def _send_start_after(self, error: RatekeeperError | None, message: Message) -> None:
         """Begin the response of an application in which an endpoint's limit has refused the request."""
-        if message["status"] == _UNKNOWN_ERROR:
+        if error is not None and message["status"] == _UNKNOWN_ERROR:
             self.replaced = error
             await self.send_refusal(error)
         else:

@@ -20,6 +20,7 @@ from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
 from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.request_limits import ASYNC_LIMITS, LIMITS, AsyncRequestLimits, RequestLimits
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 
@@ -35,7 +36,7 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.django", "django") from None
 
-__all__ = ["RateLimitMiddleware", "exempt", "rate_limit"]
+__all__ = ["AsyncRequestLimits", "RateLimitMiddleware", "RequestLimits", "exempt", "rate_limit"]
 
 _SETTING = "RATEKEEPER"
 _KEYS = ("policy", "store", *Options.__annotations__)
@@ -70,6 +71,7 @@ class RateLimitMiddleware:
         if self._is_async:
             return self._call_async(request)
         warn_if_limits_multiply(self._limiter.store, bool(request.META.get("wsgi.multiprocess")))
+        request.ratekeeper = LIMITS  # pyright: ignore[reportAttributeAccessIssue]
         exchange = RequestExchange(self._limiter, request)
         token = CURRENT.set(exchange)
         try:
@@ -82,6 +84,7 @@ class RateLimitMiddleware:
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
         warn_if_limits_multiply(self._limiter.store)
+        request.ratekeeper = ASYNC_LIMITS  # pyright: ignore[reportAttributeAccessIssue]
         exchange = RequestExchange(self._limiter, request)
         exchange.loop = get_running_loop()
         token = CURRENT.set(exchange)

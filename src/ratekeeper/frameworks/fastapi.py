@@ -9,6 +9,6 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.fastapi", "fastapi") from None
 
-from ratekeeper.frameworks.starlette import RateLimitMiddleware, exempt, rate_limit
+from ratekeeper.frameworks.starlette import AsyncRequestLimits, RateLimitMiddleware, exempt, rate_limit
 
-__all__ = ["RateLimitMiddleware", "exempt", "rate_limit"]
+__all__ = ["AsyncRequestLimits", "RateLimitMiddleware", "exempt", "rate_limit"]

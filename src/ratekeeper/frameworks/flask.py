@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from os import PathLike
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
@@ -15,6 +15,7 @@ from ratekeeper.http.exchange import CURRENT, current
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
 from ratekeeper.http.options import Options, check_options
 from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.request_limits import LIMITS, RequestLimits
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.decision import as_policy_decision
@@ -27,7 +28,7 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.flask", "flask") from None
 
-__all__ = ["RateLimits", "exempt", "rate_limit"]
+__all__ = ["RateLimits", "RequestLimits", "exempt", "rate_limit"]
 
 
 class RateLimits:
@@ -68,6 +69,8 @@ class RateLimits:
         app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's way to wrap an application
         if self._has_policy:
             app.before_request(_charge)
+        # On the class, so that no request pays for it.
+        app.app_ctx_globals_class = cast("Any", type)("Globals", (app.app_ctx_globals_class,), {"ratekeeper": LIMITS})
         # Flask takes the handler of the nearest class: the application's, for RateLimitExceeded, comes before ours.
         app.register_error_handler(RatekeeperError, middleware.handle_error)
 

@@ -20,6 +20,7 @@ from ratekeeper.http import rate_limit as http
 from ratekeeper.http.endpoints import exempt
 from ratekeeper.http.limiter import AsyncRequestLimiter, RequestLimiter
 from ratekeeper.http.options import Options
+from ratekeeper.http.request_limits import AsyncRequestLimits, RequestLimits
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 
@@ -29,7 +30,15 @@ try:
 except ModuleNotFoundError:
     raise MissingExtraError("ratekeeper.frameworks.grpc", "grpc") from None
 
-__all__ = ["AsyncRateLimitInterceptor", "Call", "RateLimitInterceptor", "exempt", "rate_limit"]
+__all__ = [
+    "AsyncRateLimitInterceptor",
+    "AsyncRequestLimits",
+    "Call",
+    "RateLimitInterceptor",
+    "RequestLimits",
+    "exempt",
+    "rate_limit",
+]
 
 Behavior: TypeAlias = Callable[[Any, Any], Any]
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
+from ratekeeper.http.request_limits import ASYNC_LIMITS, LIMITS
 from ratekeeper.http.responses import Response, detail_of
 
 try:
@@ -124,6 +125,8 @@ class LimitedContext:
 class ThreadContext(LimitedContext):
     """The context of a handler that runs in a thread."""
 
+    ratekeeper = LIMITS
+
     def send_headers(self) -> None:
         """Send initial metadata before the first answer, unless the handler has sent it."""
         if not self._sent and self._exchange.decisions:
@@ -172,6 +175,8 @@ class ThreadContext(LimitedContext):
 
 class TaskContext(LimitedContext):
     """The context of a handler that runs on asyncio."""
+
+    ratekeeper = ASYNC_LIMITS
 
     async def write(self, message: Any) -> None:
         await self.send_headers()

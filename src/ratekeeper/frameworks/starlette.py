@@ -13,6 +13,7 @@ from ratekeeper.http.endpoints import exempt
 from ratekeeper.http.header_lines import text_of
 from ratekeeper.http.limiter import AsyncRequestLimiter
 from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.request_limits import AsyncRequestLimits
 
 try:
     from starlette.requests import HTTPConnection, Request
@@ -20,7 +21,7 @@ try:
 except ImportError:
     raise MissingExtraError("ratekeeper.frameworks.starlette", "starlette") from None
 
-__all__ = ["RateLimitMiddleware", "exempt", "rate_limit"]
+__all__ = ["AsyncRequestLimits", "RateLimitMiddleware", "exempt", "rate_limit"]
 
 
 class RateLimitMiddleware(asgi.RateLimitMiddleware):

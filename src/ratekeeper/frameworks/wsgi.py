@@ -19,12 +19,13 @@ from ratekeeper.http.header_lines import MOST_BYTES, text_of
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
 from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
+from ratekeeper.http.request_limits import LIMITS, RequestLimits
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import Store
 
-__all__ = ["RateLimitMiddleware", "rate_limit"]
+__all__ = ["RateLimitMiddleware", "RequestLimits", "rate_limit"]
 
 Environ: TypeAlias = dict[str, Any]
 StartResponse: TypeAlias = Callable[..., Any]
@@ -59,6 +60,7 @@ class RateLimitMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         warn_if_limits_multiply(self.limiter.store, bool(environ.get("wsgi.multiprocess")))
+        environ["ratekeeper"] = LIMITS
         exchange = EnvironExchange(self.limiter, environ)
         reply = _Reply(exchange, start_response)
         token = CURRENT.set(exchange)

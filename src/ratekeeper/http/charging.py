@@ -69,18 +69,27 @@ class Charging(ApplicationLimits[K]):
                 self._check_call(limit, exchange, attributes)
             cost = policy.cost if isinstance(policy.cost, int) else await self._ask(policy.cost, exchange)
             cost = cost * exchange.cost
+            exchange.asked[policy.keeper] = attributes, cost
             if policy.at_once is not None:
                 decision = policy.at_once(attributes, cost)
             else:
-                decision = await self._call(policy.keeper.try_acquire, attributes, cost)
+                decision = await self.call(policy.keeper.try_acquire, attributes, cost)
             if policy.waiting_rules and not decision.allowed:
                 decision = await self._wait(policy, exchange, attributes, cost, decision)
         except REFUSALS as error:
             return error
-        exchange.note(decision, policy.keeper)
+        exchange.note(decision)
         for observe in self._observers:
             observe(exchange.native, decision)
-        return None if decision.allowed else RateLimitExceeded(decision)
+        return None if decision.allowed else self._refusal_of(exchange, decision, limit)
+
+    @staticmethod
+    def _refusal_of(exchange: Exchange, decision: PolicyDecision, limit: rate_limit | None) -> RatekeeperError | None:
+        """Return the refusal of a request; None if the limit leaves it to the application."""
+        if limit is None or limit.enforce:
+            return RateLimitExceeded(decision)
+        exchange.left_to_view = True
+        return None
 
     async def _charge_marked(self, exchange: Exchange, marks: Marks) -> RatekeeperError | None:
         """Charge a request by the rules that limit its endpoint, and then by the limits in place of the others."""
@@ -150,7 +159,7 @@ class Charging(ApplicationLimits[K]):
         if not held.enter(client):
             return decision
         try:
-            turn = self._call(keeper.acquire, attributes, cost, exchange.time_left())
+            turn = self.call(keeper.acquire, attributes, cost, exchange.time_left())
             return await self._decided(self._until_hung_up(exchange, turn))
         finally:
             held.leave(client)
@@ -169,23 +178,28 @@ class Charging(ApplicationLimits[K]):
 
     async def answered_async(self, exchange: Exchange, status: int) -> None:
         """Record that the response has begun. Give charges back if it is the application's own answer to a refusal."""
-        if exchange.error is not None and status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.FORBIDDEN):
+        if exchange.refused and status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.FORBIDDEN):
             await self.give_back_async(exchange)
         exchange.begun = True
 
     async def give_back_async(self, exchange: Exchange) -> None:
         """Give back the charges of a refused request, unless its answer has begun."""
-        made = [] if exchange.begun else exchange.decisions
+        if not exchange.begun:
+            with suppress(StoreUnavailable):  # it stays charged: the client must get its answer
+                await self.refund_async(exchange)
+
+    async def refund_async(self, exchange: Exchange) -> None:
+        """Give back the charges of a request so far."""
+        made = exchange.decisions
         for index, decision in enumerate(made):
             if decision.allowed and decision.rules:
-                with suppress(StoreUnavailable):  # it stays charged: the client must get its answer
-                    await self._call(exchange.keeper.refund, decision)
-                    made[index] = decision.given_back()
+                await self.call(next(iter(exchange.asked)).refund, decision)  # all keepers have one store
+                made[index] = decision.given_back()
 
     async def ready(self) -> None:
         """Raise `StoreUnavailable` if the store does not answer."""
         if self.in_use is not None:
-            await self._call(self.in_use.keeper.ready)
+            await self.call(self.in_use.keeper.ready)
 
     async def _ask(self, function: RequestFunction, exchange: Exchange) -> Any:
         return await self._awaited(function(exchange.native), function)
@@ -198,6 +212,6 @@ class Charging(ApplicationLimits[K]):
         """Return the result of a turn. Raises `ClientDisconnected` if the client hangs up before that."""
         return await turn
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]:
+    def call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]:
         """Call a method of the keeper, as a coroutine in both limiters."""
         raise NotImplementedError

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 from ratekeeper.http.header_lines import cookie_value, header_value, raw_lines
 from ratekeeper.http.headers import legacy_headers, rate_limit_headers, rate_limit_lines
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ratekeeper.http.attributes import AttributeReader
     from ratekeeper.http.headers import LegacyReset
     from ratekeeper.http.rate_limit import rate_limit
+
+T = TypeVar("T")
 
 RequestFunction: TypeAlias = Callable[[Any], Any]
 """The user's function of the framework's request."""
@@ -43,6 +45,9 @@ class AnyRequestLimiter(Protocol):
     def answered(self, exchange: Exchange, status: int) -> None: ...
     def answered_async(self, exchange: Exchange, status: int) -> Coroutine[Any, Any, None]: ...
     def answer(self, exchange: Exchange, refusal: RatekeeperError) -> Any: ...
+    def call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]: ...
+    def run(self, exchange: Exchange, work: Coroutine[Any, Any, T]) -> T: ...
+    def refund_async(self, exchange: Exchange) -> Coroutine[Any, Any, None]: ...
     def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Coroutine[Any, Any, Any]: ...
 
 
@@ -55,10 +60,12 @@ class Exchange(ABC):
     """The limiter of the application."""
     decisions: list[PolicyDecision]
     """The decisions about this request so far, allowed or refused. Only the last ones are kept."""
-    keeper: Any = None
-    """The keeper on the store where the decisions can be given back."""
+    asked: dict[Any, tuple[Mapping[str, str], int]]
+    """The attributes and the cost by which each keeper was asked last."""
     error: RatekeeperError | None = None
     """The refusal that an endpoint's limit has raised, so that an adapter can see what became of it."""
+    left_to_view: bool = False
+    """Whether a limit has refused, and leaves the answer to the application: `enforce=False`."""
     begun: bool = False
     """Whether the application has begun to answer: then the charge stays."""
     loop: asyncio.AbstractEventLoop | None = None
@@ -73,13 +80,15 @@ class Exchange(ABC):
     def __init__(self, limiter: AnyRequestLimiter) -> None:
         self.limiter = limiter
         self.decisions = []
+        self.asked = {}
 
-    def note(self, decision: PolicyDecision, keeper: Any) -> None:
-        """Keep a decision, and the keeper that can give it back.
+    @property
+    def refused(self) -> bool:
+        """Whether a limit of the endpoint has refused the request."""
+        return self.error is not None or self.left_to_view
 
-        A long websocket has very many decisions: the first are forgotten.
-        """
-        self.keeper = keeper
+    def note(self, decision: PolicyDecision) -> None:
+        """Keep a decision. A long websocket has very many decisions: the first are forgotten."""
         self.decisions.append(decision)
         if len(self.decisions) > MOST_DECISIONS:
             del self.decisions[0]
@@ -156,7 +165,7 @@ class Exchange(ABC):
         """Return the headers that tell the client its limits, of all decisions."""
         if not self.decisions:
             return []
-        decision = _combined(self.decisions)
+        decision = combined(self.decisions)
         headers = rate_limit_headers(decision)
         legacy = self.limiter.legacy
         return headers + legacy_headers(decision, legacy, time.time()) if legacy else headers
@@ -165,13 +174,13 @@ class Exchange(ABC):
         """Return the headers of `limit_headers` as a response's lines: bytes, with names in lower case."""
         if not self.decisions:
             return []
-        decision = _combined(self.decisions)
+        decision = combined(self.decisions)
         lines = rate_limit_lines(decision)
         legacy = self.limiter.legacy
         return lines + raw_lines(legacy_headers(decision, legacy, time.time())) if legacy else lines
 
 
-def _combined(decisions: list[PolicyDecision]) -> PolicyDecision:
+def combined(decisions: list[PolicyDecision]) -> PolicyDecision:
     """Return the last decision of each rule, as one."""
     if len(decisions) == 1:
         return decisions[0]

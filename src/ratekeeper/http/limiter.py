@@ -40,7 +40,7 @@ class RequestLimiter(Charging[Keeper]):
 
     def answered(self, exchange: Exchange, status: int) -> None:
         """Record that the response has begun: `answered_async`, called, unless it has nothing to do."""
-        if exchange.error is None:
+        if not exchange.refused:
             exchange.begun = True
         else:
             run_sync(self.answered_async(exchange, status))
@@ -58,7 +58,11 @@ class RequestLimiter(Charging[Keeper]):
             raise TypeError(f"{function!r} is async, but this framework does not await: write it without async")
         return value
 
-    async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def run(self, exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a coroutine, which never suspends here."""
+        return run_sync(work)
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
     def _open(self, spec: StoreSpec) -> Store:
@@ -76,15 +80,15 @@ class AsyncRequestLimiter(Charging[AsyncKeeper]):
 
     def charge(self, exchange: Exchange, limit: rate_limit | None = None) -> RatekeeperError | None:
         """Charge a request from the thread of an endpoint that is not async."""
-        return self._on_loop(exchange, self.charge_async(exchange, limit))
+        return self.run(exchange, self.charge_async(exchange, limit))
 
     def answer(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
         """Return the response to a refusal, called from a thread."""
-        return self._on_loop(exchange, self.answer_async(exchange, refusal))
+        return self.run(exchange, self.answer_async(exchange, refusal))
 
     def answered(self, exchange: Exchange, status: int) -> None:
         """Record that the response has begun, called from a thread."""
-        self._on_loop(exchange, self.answered_async(exchange, status))
+        self.run(exchange, self.answered_async(exchange, status))
 
     async def close(self) -> None:
         """Stop watching the policy's file. Close the store if it was opened here."""
@@ -93,7 +97,8 @@ class AsyncRequestLimiter(Charging[AsyncKeeper]):
         if isawaitable(closed):
             await closed
 
-    def _on_loop(self, exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, exchange: Exchange, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a coroutine that runs on the request's loop. Called from a thread."""
         assert exchange.loop is not None
         try:
             asyncio.get_running_loop()
@@ -112,7 +117,7 @@ class AsyncRequestLimiter(Charging[AsyncKeeper]):
     async def _awaited(self, value: Any, function: Callable[..., Any]) -> Any:
         return await value if isawaitable(value) else value
 
-    def _call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]:
+    def call(self, function: Callable[..., Any], *args: Any) -> Coroutine[Any, Any, Any]:
         return function(*args)  # type: ignore[no-any-return]  # an AsyncKeeper's verbs
 
     async def _until_hung_up(self, exchange: Exchange, turn: Coroutine[Any, Any, T]) -> T:

@@ -60,6 +60,8 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     endpoint  a name for the endpoint, in place of its function or its route
     replaces  the names of the policy's rules that do not limit the endpoint, as this limit takes their place. Then the
               middleware charges this limit, before the endpoint is called: so its key must be known there
+    enforce   False leaves a refusal to the endpoint, which reads the request's decision (see `RequestLimits`) and
+              answers. The headers are sent
     methods   the methods that it limits, such as ["POST"]; None limits all. HEAD is GET
     others    as in `Rule`: max_wait, shadow, missing, on_error, message
 
@@ -85,6 +87,8 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     """The names of the policy's rules that this limit takes the place of."""
     methods: frozenset[str] | None
     """The methods that it limits; None limits all."""
+    enforce: bool
+    """Whether a refusal is answered here, and not left to the endpoint."""
     owner: rate_limit | None = None
     """Another limit that may charge the same buckets, as their keys differ."""
 
@@ -97,10 +101,14 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         endpoint: str | None = None,
         replaces: Collection[str] = (),
         methods: Collection[str] | None = None,
+        enforce: bool = True,
         **rule_options: Unpack[RuleOptions],
     ) -> None:
         _check(limits, key, cost, name, rule_options)
         self.cost, self.named, self.endpoint = cost, name is not None, endpoint
+        if not isinstance(enforce, bool):
+            raise TypeError(f"enforce must be True or False, not {enforce!r}")
+        self.enforce = enforce
         self.replaces = _names("replaces", replaces, "each address")
         self.methods = None if methods is None else _methods(methods)
         if self.replaces:
@@ -114,8 +122,9 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         self._texts = [str(limit) for limit in limits]
         self._in_request = name is None and endpoint is None and CURRENT.get() is not None
         self._like_this = partial(
-            type(self), *limits, key=key, cost=cost, name=name, replaces=replaces, methods=methods, **rule_options
-        )
+            type(self), *limits, key=key, cost=cost, name=name, replaces=replaces, methods=methods, enforce=enforce,
+            **rule_options,
+        )  # fmt: skip
         self._classes: dict[str, rate_limit] = {}  # Django decorates a class's view anew in each request
         self.__dict__["__call__"] = self.charge_async
         self.__signature__ = inspect.Signature()
@@ -206,7 +215,7 @@ def _check(limits: tuple[object, ...], key: object, cost: object, name: object, 
             raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {given!r}")
     for option in options:
         if option not in RuleOptions.__annotations__:
-            known = ("key", "cost", "name", "endpoint", "replaces", "methods", *RuleOptions.__annotations__)
+            known = ("key", "cost", "name", "endpoint", "replaces", "methods", "enforce", *RuleOptions.__annotations__)
             raise TypeError(f"rate_limit has no option {option!r}{did_you_mean(option, known)}")
     attributes = key if isinstance(key, tuple | list) else () if callable(key) else (key,)
     if not all(isinstance(one, str) and one for one in attributes) or key in ((), []):

@@ -1,0 +1,109 @@
+"""RequestLimits and AsyncRequestLimits: the limits of the request under way, for the application's code.
+
+Each is one object without a state: it finds the request as an endpoint's limit does. So a request makes none, and
+nothing keeps a request alive.
+"""
+
+from __future__ import annotations
+
+from ratekeeper.http.exchange import Exchange, combined, current
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.usage import Usage
+
+
+class _Limits:
+    """The common part of both."""
+
+    __slots__ = ()
+
+    @property
+    def decisions(self) -> tuple[PolicyDecision, ...]:
+        """The decisions about the request so far: that of the policy, and then those of its endpoint's limits."""
+        return tuple(current().decisions)
+
+    @property
+    def decision(self) -> PolicyDecision:
+        """The decisions about the request as one, as the headers tell them: true if no limit has refused."""
+        return combined(current().decisions)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class RequestLimits(_Limits):
+    """The limits of the request under way. Raises RuntimeError outside a request.
+
+    The verbs are a keeper's, for all limits that have decided the request: the policy's and its endpoint's. Shadow
+    rules belong to them. A decision stays as it was made, and so do the headers, but after `refund`.
+    """
+
+    __slots__ = ()
+
+    def usage(self) -> list[Usage]:
+        """Return how much of each limit is used, by the key of this request."""
+        exchange = current()
+        return exchange.limiter.run(exchange, _usage(exchange))
+
+    def peek(self) -> PolicyDecision:
+        """Return the decision that the same request would get now. Charge nothing."""
+        exchange = current()
+        return exchange.limiter.run(exchange, _peek(exchange))
+
+    def refund(self) -> None:
+        """Give back the request's charges, less the tokens that have refilled since. Give nothing back twice."""
+        exchange = current()
+        exchange.limiter.run(exchange, _refund(exchange))
+
+    def reset(self) -> None:
+        """Forget the debts of the request's buckets: they are full again."""
+        exchange = current()
+        exchange.limiter.run(exchange, _reset(exchange))
+
+
+class AsyncRequestLimits(_Limits):
+    """`RequestLimits` for asynchronous frameworks: the same verbs, awaited."""
+
+    __slots__ = ()
+
+    async def usage(self) -> list[Usage]:
+        """As `RequestLimits.usage`."""
+        return await _usage(current())
+
+    async def peek(self) -> PolicyDecision:
+        """As `RequestLimits.peek`."""
+        return await _peek(current())
+
+    async def refund(self) -> None:
+        """As `RequestLimits.refund`."""
+        await _refund(current())
+
+    async def reset(self) -> None:
+        """As `RequestLimits.reset`."""
+        await _reset(current())
+
+
+LIMITS = RequestLimits()
+ASYNC_LIMITS = AsyncRequestLimits()
+
+
+async def _usage(exchange: Exchange) -> list[Usage]:
+    found: list[Usage] = []
+    for keeper, (attributes, _) in exchange.asked.items():
+        found += await exchange.limiter.call(keeper.usage, attributes)
+    return found
+
+
+async def _peek(exchange: Exchange) -> PolicyDecision:
+    asked = exchange.asked.items()
+    return combined(
+        [await exchange.limiter.call(keeper.peek, attributes, cost) for keeper, (attributes, cost) in asked]
+    )
+
+
+async def _refund(exchange: Exchange) -> None:
+    await exchange.limiter.refund_async(exchange)
+
+
+async def _reset(exchange: Exchange) -> None:
+    for keeper, (attributes, _) in exchange.asked.items():
+        await exchange.limiter.call(keeper.reset, attributes)
