@@ -154,6 +154,17 @@ def test_a_waiter_that_gives_up_does_not_shorten_a_block_that_ends_before_its_tu
     assert not limiter.try_acquire("a")
 
 
+def test_after_a_block_no_newcomer_takes_a_turn_that_was_given_up_before(store: TableStore) -> None:
+    """A turn in the middle cannot be taken back in the store, so it serves newcomers; after a block it must not."""
+    limiter = Limiter(TokenBucket(1, 1), store=store)
+    limiter.try_acquire("a")
+    place = limiter.reserve("a", timeout=9)
+    assert limiter._gate.reserve("a", 1, None)  # as another process
+    place.cancel()
+    limiter.block("a", after(30))
+    assert limiter.reserve("a", timeout=100).delay >= 30
+
+
 def test_unblock_ends_a_block_with_one_token_and_leaves_other_keys_as_they_are(
     store: TableStore, clock: ManualClock
 ) -> None:

@@ -30,37 +30,48 @@ def chosen(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNa
 
     Raise ValueError for a rule that does not charge the request.
     """
-    plan = compiled.buckets(attributes)
-    if rule is None:
-        return plan.charges
-    names = _names(compiled, rule)
-    charged = {one.name for one in plan.rules}
-    for name in names:
-        if name not in charged:
-            raise ValueError(f"rule {name!r} does not charge this request: {_reason(compiled, attributes, name)}")
-    return [charge for one, charge in zip(plan.rules, plan.charges, strict=True) if one.name in names]
+    seen = compiled.seen(attributes)
+    return _chosen(compiled, seen, compiled.buckets(seen), rule).charges
 
 
 def chosen_to_grant(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None) -> list[Charge]:
     """As `chosen`. Raise ValueError also if no rule charges the request, or several do and none is named."""
-    plan = compiled.buckets(attributes)
-    if rule is None:
-        _check_clear(compiled, attributes, plan)
-    return chosen(compiled, attributes, rule)
+    seen = compiled.seen(attributes)
+    return _clear(compiled, seen, rule).charges
 
 
 def chosen_to_block(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None) -> list[Charge]:
     """As `chosen_to_grant`. Raise ValueError also for a block that would refuse nobody, or others by accident."""
-    plan = compiled.buckets(attributes)
-    if rule is None:
-        _check_clear(compiled, attributes, plan)
     seen = compiled.seen(attributes)
-    charges = chosen(compiled, attributes, rule)
-    scopes = {charge.scope for charge in charges}
-    for one, charge in zip(plan.rules, plan.charges, strict=True):
-        if charge.scope in scopes:
-            _check_block(one, seen, named=rule is not None)
-    return charges
+    plan = _clear(compiled, seen, rule)
+    for one in plan.rules:
+        _check_block(one, seen, named=rule is not None)
+    return plan.charges
+
+
+def _chosen(compiled: CompiledPolicy, seen: Mapping[str, str], plan: Plan, rule: RuleNames | None) -> Plan:
+    if rule is None:
+        return plan
+    names = _names(compiled, rule)
+    charged = {one.name for one in plan.rules}
+    for name in names:
+        if name not in charged:
+            raise ValueError(f"rule {name!r} does not charge this request: {_reason(compiled, seen, name)}")
+    pairs = [pair for pair in zip(plan.rules, plan.charges, strict=True) if pair[0].name in names]
+    return Plan([one for one, _ in pairs], [charge for _, charge in pairs])
+
+
+def _clear(compiled: CompiledPolicy, seen: Mapping[str, str], rule: RuleNames | None) -> Plan:
+    """Return the plan of the rules that are meant. Raise ValueError if that is not clear."""
+    plan = compiled.buckets(seen)
+    if rule is not None:
+        return _chosen(compiled, seen, plan, rule)
+    if not plan.rules:
+        raise ValueError("no rule charges this request" + ", as it is exempt" * (compiled.exempting(seen) is not None))
+    if len(plan.rules) > 1:
+        names = ", ".join(repr(one.name) for one in plan.rules)
+        raise ValueError(f"several rules charge this request: name the rule that is meant, or the rules, of {names}")
+    return plan
 
 
 def _names(compiled: CompiledPolicy, rule: RuleNames) -> list[str]:
@@ -76,18 +87,9 @@ def _names(compiled: CompiledPolicy, rule: RuleNames) -> list[str]:
     return names
 
 
-def _reason(compiled: CompiledPolicy, attributes: Mapping[str, str], name: str) -> str:
-    reasons = [it.reason for it in compiled.explain(attributes).explanations if it.rule.name == name]
+def _reason(compiled: CompiledPolicy, seen: Mapping[str, str], name: str) -> str:
+    reasons = [it.reason for it in compiled.explain(seen).explanations if it.rule.name == name]
     return str(reasons[0])
-
-
-def _check_clear(compiled: CompiledPolicy, attributes: Mapping[str, str], plan: Plan) -> None:
-    if not plan.rules:
-        exempt = compiled.exempting(compiled.seen(attributes)) is not None
-        raise ValueError("no rule charges this request" + ", as it is exempt" * exempt)
-    if len(plan.rules) > 1:
-        names = ", ".join(repr(one.name) for one in plan.rules)
-        raise ValueError(f"several rules charge this request: name the rule that is meant, or the rules, of {names}")
 
 
 def _check_block(rule: Rule, seen: Mapping[str, str], named: bool) -> None:
