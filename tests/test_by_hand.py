@@ -212,6 +212,18 @@ def test_the_verbs_are_awaited_too(store: TableStore) -> None:
         asyncio.run(use(AsyncLimiter(FIVE, store=either, name=type(either).__name__)))
 
 
+def test_a_limit_of_nothing_has_no_tokens_to_give_and_refuses_after_each_change(store: TableStore) -> None:
+    limiter = Limiter("0/s", store=store)
+    with pytest.raises(ValueError, match=r"^the limit .* refuses every request, so it has no tokens to give$"):
+        limiter.grant("a", 5)
+    limiter.block("a", after(60))
+    assert not limiter.try_acquire("a")
+    limiter.unblock("a")
+    assert not limiter.try_acquire("a")
+    limiter.reset("a")
+    assert not limiter.try_acquire("a")
+
+
 # ---- beside an oracle ----
 
 

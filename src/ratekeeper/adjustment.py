@@ -46,6 +46,8 @@ def grant(limit: Limit, tokens: int) -> Adjustment:
         raise TypeError(f"tokens must be a whole number, not {tokens!r}") from None
     if whole < 1:
         raise ValueError(f"tokens must be 1 or more, not {tokens}")
+    if limit.refuses_all:
+        raise ValueError(f"the limit {limit} refuses every request, so it has no tokens to give")
     return Adjustment(min(whole * limit.interval, MAX_AHEAD_TICKS), 0, MAX_AHEAD_TICKS)
 
 
@@ -94,4 +96,4 @@ def _length_of_time(until: Until) -> bool:
 
 def _last_token(limit: Limit) -> int:
     """Return the debt at which one token is left: one more would refuse it."""
-    return 0 if limit.queues else limit.full - limit.interval
+    return 0 if limit.queues or limit.refuses_all else limit.full - limit.interval

@@ -105,6 +105,20 @@ def test_a_table_tells_of_shadows_of_common_buckets_and_of_requests_that_nothing
     assert out.splitlines()[1].startswith("reports  0 of 6  [....................]  6     now")
 
 
+def test_a_rule_that_denies_has_no_tokens_to_show_or_to_give(
+    capsys: pytest.CaptureFixture[str], policy: str, store: str
+) -> None:
+    Path(policy).write_text('[[rules]]\nname = "banned"\nkey = ["client"]\ndeny = true\n')
+    of = [policy, "--store", store, "client=192.0.2.7"]
+    for command in ("usage", "reset", "unblock"):
+        out = run(capsys, command, *of)[1]
+        assert out.splitlines()[1].split() == ["banned", "refuses", "all", "0", "never"]
+    [usage] = json.loads(run(capsys, "usage", *of, "--json")[1])
+    assert (usage["remaining"], usage["retry_after"]) == (0, None)
+    code, _, err = run(capsys, "grant", policy, "5", *of[1:])
+    assert (code, err) == (2, "ratekeeper: the limit deny refuses every request, so it has no tokens to give\n")
+
+
 MISTAKES = [
     (["usage", "path=/", "--rule", "each kee"], "the policy has no rule 'each kee': did you mean 'each key'?"),
     (["usage", "path=/", "--rule", "reports"], "rule 'reports' does not charge this request: path is '/', not"),

@@ -142,27 +142,30 @@ def _unblock(keeper: Keeper, attributes: dict[str, str], args: argparse.Namespac
 def _table(usages: Sequence[Usage], keeper: Keeper, attributes: dict[str, str]) -> list[str]:
     """Return the lines of a table, and notes on the limits that refuse for longer than by use."""
     rows = [("rule", "used", "", "left", "next in", "full in")]
-    for usage in usages:
-        most = usage.limit.max_cost
-        filled = ceil(_BAR * usage.used / most)
-        rows.append(
-            (
-                _title(usage.name, keeper, attributes),
-                f"{usage.used:,} of {most:,}",
-                f"[{'#' * filled}{'.' * (_BAR - filled)}]",
-                f"{usage.remaining:,}",
-                "now" if usage.remaining else duration(usage.retry_after),
-                duration(usage.reset_after),
-            )
-        )
+    rows += [(_title(usage.name, keeper, attributes), *_state(usage)) for usage in usages]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     for usage in usages:
-        if not usage.limit.queues and usage.retry_after > 1 / usage.limit.rate:
-            lines.append(
-                f"{usage.name}: refuses for longer than a token takes: blocked, or requests wait for their turns"
-            )
+        own = usage.limit
+        if not own.refuses_all and not own.queues and usage.retry_after > 1 / own.rate:
+            note = "refuses for longer than a token takes: blocked, or requests wait for their turns"
+            lines.append(f"{usage.name}: {note}")
     return lines
+
+
+def _state(usage: Usage) -> tuple[str, str, str, str, str]:
+    """Return what a table shows of a bucket."""
+    most = usage.limit.max_cost
+    if usage.limit.refuses_all:
+        return "refuses all", "", "0", "never", ""
+    filled = ceil(_BAR * usage.used / most)
+    return (
+        f"{usage.used:,} of {most:,}",
+        f"[{'#' * filled}{'.' * (_BAR - filled)}]",
+        f"{usage.remaining:,}",
+        duration(usage.retry_after) if usage.retry_after else "now",
+        duration(usage.reset_after),
+    )
 
 
 def _title(name: str, keeper: Keeper, attributes: dict[str, str]) -> str:
@@ -180,7 +183,7 @@ def _json_of(usage: Usage, keeper: Keeper) -> dict[str, object]:
         "shadow": any(rule.shadow for rule in keeper.policy.rules if rule.name == usage.name),
         "used": usage.used,
         "remaining": usage.remaining,
-        "retry_after": usage.retry_after,
+        "retry_after": None if usage.limit.refuses_all else usage.retry_after,  # JSON has no infinity
         "reset_after": usage.reset_after,
     }
 
