@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import weakref
 from contextlib import closing
 from typing import Any
@@ -55,6 +56,28 @@ def test_reset_makes_the_buckets_of_the_request_full_again(site_of: MakeSite) ->
         for _ in range(3):
             assert ask(client, "decision") == "each=8 2/hour=1"
             ask(client, "reset")
+
+
+def test_an_endpoint_may_grant_and_block_by_the_name_of_a_rule(site_of: MakeSite) -> None:
+    with site_of({"own": rate_limit("5/hour", name="few")}, policy=POLICY, store=memory()) as client:
+        assert ask(client, "decision") == "each=8 few=4"
+        assert [ask(client, verb) for verb in ("grant 2 few", "decision")] == ["None", "each=6 few=4"]
+        assert client.send("/own", (b"X-Verb", b"grant 1 fewer")).status == 500
+
+
+def test_a_block_by_an_endpoint_refuses_and_an_unknown_rule_is_an_error() -> None:
+    app: FastAPI = limited(FastAPI(), policy=POLICY)
+
+    @app.get("/")
+    async def block(request: Request) -> str:
+        limits = request.state.ratekeeper
+        with pytest.raises(ValueError, match="no limit of this request is named 'eech': did you mean 'each'"):
+            await limits.unblock("eech")
+        await limits.block(time.time() + 60, "each")
+        return ""
+
+    with serving(app) as url, closing(RawClient(url)) as client:
+        assert client.statuses("/", "/") == [200, 429]
 
 
 def test_a_refund_gives_the_charge_back_and_the_headers_say_so(site_of: MakeSite) -> None:

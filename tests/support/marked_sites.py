@@ -47,15 +47,21 @@ METHODS = ["GET", "HEAD", "POST"]
 
 async def said_async(limits: Any, verb: str | None) -> tuple[str, int]:
     """Return what a request's limits say to a verb, and the status of the answer."""
-    answer = getattr(limits, verb or "decision")
-    value = answer() if callable(answer) else answer
+    value = _answer(limits, verb)
     return _text(await value if isawaitable(value) else value), _status(limits, verb)
 
 
 def said(limits: Any, verb: str | None) -> tuple[str, int]:
     """As `said_async`, called."""
-    answer = getattr(limits, verb or "decision")
-    return _text(answer() if callable(answer) else answer), _status(limits, verb)
+    return _text(_answer(limits, verb)), _status(limits, verb)
+
+
+def _answer(limits: Any, verb: str | None) -> Any:
+    """Return what limits say to a verb with its arguments, such as "grant 2 each"."""
+    name, *words = (verb or "decision").split()
+    arguments = [int(word) if word.isdigit() else word for word in words]
+    answer = getattr(limits, name)
+    return answer(*arguments) if callable(answer) else answer
 
 
 def _text(value: Any) -> str:

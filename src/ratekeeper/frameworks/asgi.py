@@ -37,7 +37,6 @@ _UNKNOWN_ERROR = 500
 _HANDSHAKE_ANSWER = "websocket.http.response"
 _STARTS = {"http.response.start", f"{_HANDSHAKE_ANSWER}.start"}
 _ACCEPT, _CLOSE = "websocket.accept", "websocket.close"
-_BEGINNINGS = {*_STARTS, _ACCEPT}
 _LIMITED = {"http", "websocket"}
 _ENDINGS = {"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"}
 
@@ -76,7 +75,10 @@ class RateLimitMiddleware:
             return
         if not self._checked:
             self._check(scope)
-        scope.setdefault("state", {})["ratekeeper"] = ASYNC_LIMITS
+        if "state" in scope:
+            scope["state"]["ratekeeper"] = ASYNC_LIMITS
+        else:
+            scope["state"] = {"ratekeeper": ASYNC_LIMITS}
         exchange = self._exchange(scope, receive, send)
         token = CURRENT.set(exchange)
         try:
@@ -207,16 +209,13 @@ class AnsweredExchange(ScopeExchange):
     def send(self, message: Message) -> Awaitable[None]:
         """Send a message of the application. It is not a coroutine: most messages only pass through."""
         kind = message["type"]
-        if self.left_out and kind in _BEGINNINGS and self.strayed():
-            return self._send_once_charged(message)
         if kind in _STARTS:
-            if self.error is not None or self.left_to_view:
-                return self._send_start_after(self.error, message)
+            if self.watched:
+                return self._send_watched(message)
             self.begun = self.ended = True
             return self._send(self._told(message))
         if kind == _ACCEPT:
-            self._accepted = True
-            return self._send_told(message)
+            return self._send_watched(message)
         if self.replaced is not None:
             return asyncio.sleep(0)  # the application's own response is dropped
         self.ended = self.ended or kind == _CLOSE
@@ -242,19 +241,18 @@ class AnsweredExchange(ScopeExchange):
     def _send_of_rejection(self, message: Message) -> Awaitable[None]:
         return (self._send_told if message["type"] in _STARTS else self._send)(message)
 
-    async def _send_start_after(self, error: RatekeeperError | None, message: Message) -> None:
-        """Begin the response of an application in which an endpoint's limit has refused the request."""
-        if error is not None and message["status"] == _UNKNOWN_ERROR:
-            self.replaced = error
-            await self.send_refusal(error)
-        else:
-            self.ended = True
-            await self._send_told(message)
-
-    async def _send_once_charged(self, message: Message) -> None:
-        """Charge a request whose endpoint is not the one that was known before. Send the message, or a refusal."""
-        self.replaced = await self.limiter.charge_left_out_async(self)
-        await (self.send(message) if self.replaced is None else self.send_refusal(self.replaced))
+    async def _send_watched(self, message: Message) -> None:
+        """Begin a response, or accept a websocket. A refusal may take its place."""
+        begins = message["type"] in _STARTS
+        if self.left_out and self.strayed():
+            self.replaced = await self.limiter.charge_left_out_async(self)
+        elif begins and message["status"] == _UNKNOWN_ERROR:
+            self.replaced = self.error
+        if self.replaced is not None:
+            await self.send_refusal(self.replaced)
+            return
+        self.ended, self._accepted = begins, not begins
+        await self._send_told(message)
 
     async def _send_told(self, message: Message) -> None:
         """Begin a response, or accept a websocket, with the headers about limits."""

@@ -72,7 +72,7 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types
         exchange.charged = True
         refusal = exchange.limiter.charge(exchange, limit)
         if isinstance(refusal, RateLimitExceeded):
-            exchange.error = refusal
+            exchange.note_refusal(refusal)
             decision = as_policy_decision(refusal.decision)
             status = HTTPStatus.FORBIDDEN if decision.denied else HTTPStatus.TOO_MANY_REQUESTS
             exchange.limiter.answered(exchange, status)  # the framework sends it

@@ -26,7 +26,7 @@ from ratekeeper.http import rate_limit as rate_limits
 from ratekeeper.http.application import ApplicationLimits
 from ratekeeper.http.attributes import put_attribute
 from ratekeeper.http.endpoints import Marks, marks_of
-from ratekeeper.http.exchange import Exchange, RequestFunction
+from ratekeeper.http.exchange import Asked, Exchange, RequestFunction
 from ratekeeper.http.held import HeldRequests
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_policy import K, RequestPolicy
@@ -65,11 +65,12 @@ class Charging(ApplicationLimits[K]):
             attributes = exchange.read(policy.reader)
             if policy.constants or policy.functions:
                 await self._add_own(attributes, policy, exchange)
-            if limit is not None:
-                self._check_call(limit, exchange, attributes)
             cost = policy.cost if isinstance(policy.cost, int) else await self._ask(policy.cost, exchange)
             cost = cost * exchange.cost
-            exchange.asked[policy.keeper] = attributes, cost
+            if limit is None and part is None:
+                exchange.asked = policy.keeper, attributes, cost
+            else:
+                self._note_other(exchange, limit, (policy.keeper, attributes, cost))
             if policy.at_once is not None:
                 decision = policy.at_once(attributes, cost)
             else:
@@ -88,12 +89,13 @@ class Charging(ApplicationLimits[K]):
         """Return the refusal of a request; None if the limit leaves it to the application."""
         if limit is None or limit.enforce:
             return RateLimitExceeded(decision)
-        exchange.left_to_view = True
+        exchange.left_to_view = exchange.watched = True
         return None
 
     async def _charge_marked(self, exchange: Exchange, marks: Marks) -> RatekeeperError | None:
         """Charge a request by the rules that limit its endpoint, and then by the limits in place of the others."""
         part, exchange.left_out = self.policy_beside(marks)
+        exchange.watched = True
         if part is not None and (refusal := await self.charge_async(exchange, None, part)) is not None:
             return refusal
         for limit in marks.replacing:
@@ -130,11 +132,16 @@ class Charging(ApplicationLimits[K]):
                     return own
         return response_to(refusal)
 
-    def _check_call(self, limit: rate_limit, exchange: Exchange, attributes: dict[str, str]) -> None:
-        """Raise `PolicyError` if an endpoint's limit cannot count right for a request."""
-        limit.check_replaced(exchange)
-        if not limit.named:
-            self._owners.claim(limit, attributes.get("endpoint"))
+    def _note_other(self, exchange: Exchange, limit: rate_limit | None, asked: Asked) -> None:
+        """Note a question to another keeper than the policy's.
+
+        Raise `PolicyError` if it is that of an endpoint's limit which cannot count right for the request.
+        """
+        if limit is not None:
+            limit.check_replaced(exchange)
+            if not limit.named:
+                self._owners.claim(limit, asked[1].get("endpoint"))
+        exchange.note_other(asked)
 
     async def _add_own(self, attributes: dict[str, str], policy: RequestPolicy[K], exchange: Exchange) -> None:
         """Add the application's own attributes of a request."""
@@ -193,7 +200,8 @@ class Charging(ApplicationLimits[K]):
         made = exchange.decisions
         for index, decision in enumerate(made):
             if decision.allowed and decision.rules:
-                await self.call(next(iter(exchange.asked)).refund, decision)  # all keepers have one store
+                keeper, *_ = exchange.all_asked()[0]  # all keepers have one store
+                await self.call(keeper.refund, decision)
                 made[index] = decision.given_back()
 
     async def ready(self) -> None:

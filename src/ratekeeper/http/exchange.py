@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 from ratekeeper.http.header_lines import cookie_value, header_value, raw_lines
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 RequestFunction: TypeAlias = Callable[[Any], Any]
 """The user's function of the framework's request."""
+
+Asked: TypeAlias = tuple[Any, Mapping[str, str], int]
+"""A question about a request: the keeper, the attributes, and the cost."""
 
 MOST_DECISIONS = 100
 """The decisions about one request that are kept."""
@@ -60,10 +64,14 @@ class Exchange(ABC):
     """The limiter of the application."""
     decisions: list[PolicyDecision]
     """The decisions about this request so far, allowed or refused. Only the last ones are kept."""
-    asked: dict[Any, tuple[Mapping[str, str], int]]
-    """The attributes and the cost by which each keeper was asked last."""
+    asked: Asked | None = None
+    """The last question about this request to the policy's keeper."""
+    asked_others: Mapping[Any, Asked] = MappingProxyType({})
+    """The last question to each other keeper: of an endpoint's limit, or of a part of the policy."""
     error: RatekeeperError | None = None
     """The refusal that an endpoint's limit has raised, so that an adapter can see what became of it."""
+    watched: bool = False
+    """Whether the limiter must look at the beginning of the response."""
     left_to_view: bool = False
     """Whether a limit has refused, and leaves the answer to the application: `enforce=False`."""
     begun: bool = False
@@ -80,12 +88,19 @@ class Exchange(ABC):
     def __init__(self, limiter: AnyRequestLimiter) -> None:
         self.limiter = limiter
         self.decisions = []
-        self.asked = {}
 
     @property
     def refused(self) -> bool:
         """Whether a limit of the endpoint has refused the request."""
         return self.error is not None or self.left_to_view
+
+    def note_other(self, asked: Asked) -> None:
+        """Keep a question to another keeper than the policy's."""
+        self.asked_others = {**self.asked_others, asked[0]: asked}
+
+    def all_asked(self) -> list[Asked]:
+        """Return the last question to each keeper."""
+        return [*([] if self.asked is None else [self.asked]), *self.asked_others.values()]
 
     def note(self, decision: PolicyDecision) -> None:
         """Keep a decision. A long websocket has very many decisions: the first are forgotten."""
@@ -158,8 +173,12 @@ class Exchange(ABC):
 
     def refuse(self, refusal: RatekeeperError) -> NoReturn:
         """Raise a refusal in an endpoint, or in a hook of the framework: nothing else can stop the function."""
-        self.error = refusal
+        self.note_refusal(refusal)
         raise refusal
+
+    def note_refusal(self, refusal: RatekeeperError) -> None:
+        """Keep the refusal of an endpoint's limit."""
+        self.error, self.watched = refusal, True
 
     def limit_headers(self) -> list[tuple[str, str]]:
         """Return the headers that tell the client its limits, of all decisions."""

@@ -40,7 +40,7 @@ class RequestLimiter(Charging[Keeper]):
 
     def answered(self, exchange: Exchange, status: int) -> None:
         """Record that the response has begun: `answered_async`, called, unless it has nothing to do."""
-        if not exchange.refused:
+        if not exchange.watched:
             exchange.begun = True
         else:
             run_sync(self.answered_async(exchange, status))

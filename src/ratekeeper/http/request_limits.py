@@ -6,6 +6,8 @@ nothing keeps a request alive.
 
 from __future__ import annotations
 
+from ratekeeper.adjustment import Until
+from ratekeeper.errors import did_you_mean
 from ratekeeper.http.exchange import Exchange, combined, current
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.usage import Usage
@@ -59,6 +61,21 @@ class RequestLimits(_Limits):
         exchange = current()
         exchange.limiter.run(exchange, _reset(exchange))
 
+    def grant(self, tokens: int, rule: str) -> None:
+        """Give the request's bucket of a rule that many tokens, up to a full bucket: see `Limiter.grant`."""
+        exchange = current()
+        exchange.limiter.run(exchange, _adjust(exchange, "grant", rule, tokens))
+
+    def block(self, until: Until, rule: str) -> None:
+        """Refuse all requests of the request's bucket of a rule until then: see `Limiter.block`."""
+        exchange = current()
+        exchange.limiter.run(exchange, _adjust(exchange, "block", rule, until))
+
+    def unblock(self, rule: str) -> None:
+        """End a block of the request's bucket of a rule: see `Limiter.unblock`."""
+        exchange = current()
+        exchange.limiter.run(exchange, _adjust(exchange, "unblock", rule))
+
 
 class AsyncRequestLimits(_Limits):
     """`RequestLimits` for asynchronous frameworks: the same verbs, awaited."""
@@ -81,6 +98,18 @@ class AsyncRequestLimits(_Limits):
         """As `RequestLimits.reset`."""
         await _reset(current())
 
+    async def grant(self, tokens: int, rule: str) -> None:
+        """As `RequestLimits.grant`."""
+        await _adjust(current(), "grant", rule, tokens)
+
+    async def block(self, until: Until, rule: str) -> None:
+        """As `RequestLimits.block`."""
+        await _adjust(current(), "block", rule, until)
+
+    async def unblock(self, rule: str) -> None:
+        """As `RequestLimits.unblock`."""
+        await _adjust(current(), "unblock", rule)
+
 
 LIMITS = RequestLimits()
 ASYNC_LIMITS = AsyncRequestLimits()
@@ -88,16 +117,27 @@ ASYNC_LIMITS = AsyncRequestLimits()
 
 async def _usage(exchange: Exchange) -> list[Usage]:
     found: list[Usage] = []
-    for keeper, (attributes, _) in exchange.asked.items():
+    for keeper, attributes, _ in exchange.all_asked():
         found += await exchange.limiter.call(keeper.usage, attributes)
     return found
 
 
 async def _peek(exchange: Exchange) -> PolicyDecision:
-    asked = exchange.asked.items()
-    return combined(
-        [await exchange.limiter.call(keeper.peek, attributes, cost) for keeper, (attributes, cost) in asked]
-    )
+    call, asked = exchange.limiter.call, exchange.all_asked()
+    return combined([await call(keeper.peek, attributes, cost) for keeper, attributes, cost in asked])
+
+
+async def _adjust(exchange: Exchange, verb: str, rule: str, *args: object) -> None:
+    """Call a verb of the keeper that has a rule. Raise ValueError if no limit of the request has this name."""
+    known: list[str] = []
+    for keeper, attributes, _ in exchange.all_asked():
+        names = [one.name for one in keeper.policy.rules]
+        if rule in names:
+            await exchange.limiter.call(getattr(keeper, verb), attributes, *args, rule)
+            return
+        known += names
+    hint = did_you_mean(str(rule), known) if known else ": no limit has decided it"
+    raise ValueError(f"no limit of this request is named {rule!r}{hint}")
 
 
 async def _refund(exchange: Exchange) -> None:
@@ -105,5 +145,5 @@ async def _refund(exchange: Exchange) -> None:
 
 
 async def _reset(exchange: Exchange) -> None:
-    for keeper, (attributes, _) in exchange.asked.items():
+    for keeper, attributes, _ in exchange.all_asked():
         await exchange.limiter.call(keeper.reset, attributes)
