@@ -28,6 +28,7 @@ PACKAGE = ROOT / "src" / "ratekeeper"
 MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
 # Run elsewhere: these by .ci/run in a fresh clone, installing by test_install.py, gateways by test_gateway.py.
 RUN_BY_CI = ("make run", "make test", "pip install ")
+PIPED = "printf "
 REDIS_URL = "redis://127.0.0.1:6379/0"
 """Where the pages have a server; the tests have one elsewhere."""
 SUPPORT_STORE = "shared:my-api"
@@ -138,6 +139,13 @@ def test_a_command_prints_what_the_page_shows(command: Command) -> None:
     assert normal(done.stdout.replace(last, words[-1])) == normal(command.output)
 
 
+@pytest.mark.parametrize("command", [it for it in commands() if it.line.startswith(PIPED)], ids=lambda it: it.line)
+def test_a_pipe_prints_what_the_page_shows(command: Command) -> None:
+    line = command.line.replace("ratekeeper", f"{shlex.quote(sys.executable)} -m ratekeeper.cli.main")
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout == command.output
+
+
 def test_the_service_says_and_answers_what_the_page_shows() -> None:
     need_program("curl")
     serving = next(it for it in commands() if it.line.startswith("ratekeeper serve"))
@@ -155,7 +163,7 @@ def test_the_service_says_and_answers_what_the_page_shows() -> None:
 
 
 def test_every_other_command_is_run_by_ci() -> None:
-    others = [it.line for it in commands() if not it.line.startswith(("ratekeeper ", "curl "))]
+    others = [it.line for it in commands() if not it.line.startswith(("ratekeeper ", "curl ", PIPED))]
     assert all(line.startswith(RUN_BY_CI + RUN_BY_TEST_WORKERS) for line in others), others
     ci = (ROOT / ".ci" / "run").read_text()
     assert '" run PORT=0' in ci

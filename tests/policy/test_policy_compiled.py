@@ -27,8 +27,9 @@ from ratekeeper import (
     core,
 )
 from ratekeeper.http.paths import read_path
-from ratekeeper.policy.compiled import CompiledPolicy, Matcher, Program, PythonMatcher
+from ratekeeper.policy.compiled import CompiledPolicy, Matcher, PythonMatcher
 from ratekeeper.policy.model import Override, Rule, Tiers
+from ratekeeper.policy.program import Program
 from ratekeeper.policy.sources import (
     AppSource,
     BearerSource,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from itertools import product
 
@@ -46,7 +47,9 @@ def glob_matches(glob: str, value: str) -> bool:
 
 
 def pattern_matches(name: str, pattern: str, value: str) -> bool:
-    """Return whether a pattern of an attribute, a glob or a network, matches one reading of a value."""
+    """Return whether a pattern of an attribute, a hash, a glob or a network, matches one reading of a value."""
+    if pattern.lower().startswith("sha256:"):
+        return sha256(value.encode("utf-8", "surrogatepass")).digest() == bytes.fromhex(pattern[7:])
     try:
         network = ip_network(pattern)
     except ValueError:
@@ -112,7 +115,11 @@ def planned(policy: Policy, request: Values) -> tuple[list[tuple[str, str, Limit
     """
     seen = {name: value for name, value in request.items() if value is not None}
     if policy.tiers is not None:
-        seen["tier"] = policy.tiers.tier_by_value.get(seen.get(policy.tiers.by, "?"), policy.tiers.default)
+        by = seen.get(policy.tiers.by)
+        listed = [
+            tier for value, tier in policy.tiers.tier_by_value.items() if by and pattern_matches("", value, str(by))
+        ]
+        seen["tier"] = listed[0] if listed else policy.tiers.default
     if any(exempts(match, seen) for match in policy.exempt):
         return [], None
     charged = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import get_args
 
 from hypothesis import strategies as st
@@ -11,13 +12,17 @@ from ratekeeper.policy.model import Missing, Override, Rule, Tiers
 from ratekeeper.policy.sources import Readings
 
 USERS = st.sampled_from(["a", "ab", "abc", "b", "ba", "A", "", "10.1.2.3", "10.9.9.9"])
+SHAMS = st.sampled_from(
+    ["sha256:" + sha256(b"a").hexdigest(), sha256(b"a").hexdigest(), sha256(b"a").hexdigest().upper()]
+)
+"""Values of a client that knows the hash, and not the key."""
 PATHS = st.sampled_from(["/", "/a", "/a/", "/a/b", "/a/b/", "/b", "/b;x", "/a/../b"])
 METHODS = st.sampled_from(["GET", "get", "POST", "OTHER"])
 CLIENTS = st.sampled_from(["10.1.2.3", "10.9.9.9", "192.0.2.7", "2001:db8:0:7::/64", "unknown"])
 REQUESTS = st.fixed_dictionaries(
     {},
     optional={
-        "user": USERS,
+        "user": USERS | SHAMS | st.lists(USERS, min_size=1, max_size=2).map(Readings.of),
         "team": USERS,
         "path": st.lists(PATHS, min_size=1, max_size=3).map(Readings.of),
         "method": METHODS,
@@ -25,7 +30,11 @@ REQUESTS = st.fixed_dictionaries(
         "tokens": st.sampled_from(["1", "2", "0", "007", "9" * 9]),
     },
 )
-FREE = st.sampled_from(["a", "ab", "a*", "*b", "*", "a?", "?", "*a*", "a*c", "**", "10.0.0.0/8", "[ab]", "b"])
+HASHES = [f"sha256:{sha256(value).hexdigest()}" for value in (b"a", b"ab", b"10.1.2.3", b"nobody")]
+HASHES.append("SHA256:" + HASHES[0][7:].upper())
+FREE = st.sampled_from(
+    ["a", "ab", "a*", "*b", "*", "a?", "?", "*a*", "a*c", "**", "10.0.0.0/8", "[ab]", "b", *HASHES, *HASHES[:2]]
+)
 PATTERNS = {
     "user": FREE,
     "team": FREE,
@@ -60,6 +69,9 @@ KEYS = st.sampled_from([(), ("user",), ("path", "user"), ("client",)])
 MISSING: st.SearchStrategy[Missing] = st.sampled_from(get_args(Missing))
 
 
+HASHED_TIERS = Tiers("user", "free", {HASHES[0]: "pro", "b": "team", HASHES[1]: "pro"})
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     rules = tuple(
@@ -70,7 +82,7 @@ def policies(draw: st.DrawFn) -> Policy:
         for number in range(draw(st.integers(1, 3)))
     )  # fmt: skip
     exempt = [match for match in draw(st.lists(MATCHES, max_size=4)) if match]
-    tiers = draw(st.sampled_from([None, Tiers("user", "free", {"a": "pro", "b": "team"})]))
+    tiers = draw(st.sampled_from([None, Tiers("user", "free", {"a": "pro", "b": "team"}), HASHED_TIERS]))
     while True:  # an exemption of everything is an error, and not what this is about
         try:
             return Policy(rules, exempt=tuple(exempt), tiers=tiers)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ratekeeper import IMPLEMENTATION, __version__
-from ratekeeper.cli import check_policy, serve, support, table
+from ratekeeper.cli import check_policy, hash_value, serve, support, table
 from ratekeeper.cli.replay import command as replay
 from ratekeeper.errors import RatekeeperError
 
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, help_text, command in (
         ("serve", "answer a gateway over HTTP", serve),
         ("table", "show the health of a table that processes share", table),
+        ("hash", "print the hashes of secrets on stdin, to list them in a policy", hash_value),
         ("replay", "run an access log through a policy, to choose limits before enforcing them", replay),
     ):
         subparser = commands.add_parser(name, help=help_text, description=help_text)

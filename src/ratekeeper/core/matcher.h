@@ -8,8 +8,8 @@
 enum { RK_FEW = 16, RK_SHORT = 512 };
 enum { RK_SHARED, RK_SKIP, RK_REJECT }; /* the meaning of a missing attribute of the key: MISSING in compiled_rule.py */
 
-/* The fields of policy/compiled.Program, a named tuple. */
-enum { RK_NAMES, RK_METHOD, RK_TIER, RK_EXEMPT, RK_RULES, RK_READINGS, RK_PROGRAM_FIELDS };
+/* The fields of policy/program.Program, a named tuple. */
+enum { RK_NAMES, RK_HASHED, RK_DIGEST, RK_METHOD, RK_TIER, RK_EXEMPT, RK_RULES, RK_READINGS, RK_PROGRAM_FIELDS };
 
 /* The fields of policy/compiled_rule.CompiledRule, a named tuple. */
 enum {
@@ -19,7 +19,7 @@ enum {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *program; /* policy/compiled.Program */
+    PyObject *program; /* policy/program.Program */
     PyObject *rules;   /* its rules; borrowed */
 } rk_matcher_object;
 

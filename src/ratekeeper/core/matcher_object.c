@@ -1,13 +1,13 @@
 /* Matcher: finds the rules of a policy that charge a request, each with its limit. Knows no table and no time.
  *
- * It reads the program that policy/compiled.py makes. Its twin is PythonMatcher, in that file. Functions that return an
+ * It reads the program that policy/program.py makes. Its twin is PythonMatcher, in policy/compiled.py. Functions that return an
  * int return 1 for yes, 0 for no, and -1 with a Python error set.
  */
 #include <string.h>
 
 #include "matcher.h"
 
-enum { TIER_SLOT, TIER_BY, TIER_BY_VALUE, TIER_DEFAULT }; /* the fields of policy/compiled.TierOf */
+enum { TIER_SLOT, TIER_BY, TIER_BY_VALUE, TIER_DEFAULT }; /* the fields of policy/program.TierOf */
 
 /* ---- requests ---- */
 
@@ -51,6 +51,20 @@ static PyObject *upper(PyObject *method)
     return result;
 }
 
+/* Add the digest of each attribute that the policy lists hashes of. */
+static bool add_digests(const rk_matcher_object *self, rk_found *found)
+{
+    PyObject *hashed = RK_AT(self->program, RK_HASHED);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(hashed); i++) {
+        PyObject *value = found->values[rk_number_at(hashed, i)];
+        PyObject *digest = value ? PyObject_CallOneArg(RK_AT(self->program, RK_DIGEST), value) : NULL;
+        found->values[found->slots++] = digest;
+        if (value && !digest)
+            return false;
+    }
+    return true;
+}
+
 static bool read_values(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
 {
     PyObject *names = RK_AT(self->program, RK_NAMES), *tier = RK_AT(self->program, RK_TIER), *get = NULL;
@@ -72,7 +86,7 @@ static bool read_values(const rk_matcher_object *self, PyObject *attributes, rk_
             break;
     }
     Py_XDECREF(get);
-    if (found->slots < count)
+    if (found->slots < count || !add_digests(self, found))
         return false;
     if (tier == Py_None)
         return true;
@@ -122,7 +136,8 @@ static int add_rule(const rk_matcher_object *self, Py_ssize_t place, rk_found *f
 
 bool rk_find_rules(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
 {
-    Py_ssize_t rules = PyTuple_GET_SIZE(self->rules), slots = PyTuple_GET_SIZE(RK_AT(self->program, RK_NAMES)) + 1;
+    Py_ssize_t rules = PyTuple_GET_SIZE(self->rules), slots = 1;
+    slots += PyTuple_GET_SIZE(RK_AT(self->program, RK_NAMES)) + PyTuple_GET_SIZE(RK_AT(self->program, RK_HASHED));
     found->values = found->few_values, found->matches = found->few_matches, found->bytes = found->short_bytes;
     found->slots = found->count = 0, found->length = 0, found->room = RK_SHORT, found->missing = NULL;
     if (slots > RK_FEW && !(found->values = PyMem_New(PyObject *, slots)))

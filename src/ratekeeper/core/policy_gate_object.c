@@ -32,7 +32,7 @@ static const rk_limit *limit_of(const rk_policy_gate_object *self, const rk_matc
     return &rule->limits[match->limit < 0 ? rule->last : match->limit];
 }
 
-/* A limit that refuses all decides without the table: its answer is that of policy/decision.refused. If its rule is not in
+/* A limit that refuses all decides without the table: its answer is that of refused in policy/decision.py. If its rule is not in
  * shadow, nothing else is charged, so nothing else is looked at. */
 static const rk_answer refused = {.retry_after = INT64_MAX, .delay = INT64_MAX};
 

@@ -13,13 +13,10 @@ from typing import NamedTuple, Protocol
 from ratekeeper import core
 from ratekeeper.decision import Charge, Decision, RuleDecision
 from ratekeeper.limits import checked_cost
-from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits
 from ratekeeper.policy.decision import PolicyDecision, refused
-from ratekeeper.policy.entries import EntryIndex
 from ratekeeper.policy.model import Policy, Rule, checked_policy
 from ratekeeper.policy.patterns import PUBLIC, Globs
-from ratekeeper.policy.sources import Readings
-from ratekeeper.policy.spelling import is_method, spelled_match
+from ratekeeper.policy.program import Program, exempting, program_of, seen_by
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.table_store import TableStore
 
@@ -79,31 +76,6 @@ class ExplanationPlan(NamedTuple):
         return [it._replace(decision=next(each)) if of else it for it, of in zip(self.explanations, asked, strict=True)]
 
 
-class TierOf(NamedTuple):
-    """The tier of a request: by the value in a slot, or else the default."""
-
-    slot: int
-    by: str
-    tier_by_value: Mapping[str, str]
-    default: str
-
-
-class Program(NamedTuple):
-    """All that finds the rules of a request. The C core (matcher_object.c) reads it too, in this order.
-
-    names     the attributes that a request is read for: each has its place as its slot; the tier has the last slot
-    method    the slot of the request's method, -1 if no rule looks at it
-    readings  the class `Readings`
-    """
-
-    names: tuple[str, ...]
-    method: int
-    tier: TierOf | None
-    exempt: EntryIndex | None
-    rules: tuple[CompiledRule, ...]
-    readings: type[Readings]
-
-
 class Matcher(Protocol):
     """Finds the rules that charge a request."""
 
@@ -158,7 +130,7 @@ class CompiledPolicy:
         self, policy: Policy, store: Store | None = None, matcher: Callable[[Program], Matcher] | None = None
     ) -> None:
         self.policy = checked_policy(policy)
-        self._program = _program_of(policy)
+        self._program = program_of(policy)
         self.rules, self.names = self._program.rules, self._program.names
         self.waiting = frozenset(rule.name for rule in policy.rules if rule.max_wait != 0 and not rule.shadow)
         self._matcher = (matcher or core.matcher or PythonMatcher)(self._program)
@@ -249,52 +221,3 @@ class CompiledPolicy:
         if name in PUBLIC:
             return value
         return "#" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=4, key=self._secret).hexdigest()
-
-
-def _program_of(policy: Policy) -> Program:
-    sources, tiers = policy.attributes, policy.tiers
-    names = tuple(sorted(policy.names() - ({"tier"} if tiers else set())))
-    slots = {name: slot for slot, name in enumerate((*names, "tier") if tiers else names)}
-    exempt = [spelled_match(match, sources, slash_matters=True) for match in policy.exempt]
-    tier = TierOf(slots[tiers.by], tiers.by, tiers.spelled(sources), tiers.default) if tiers else None
-    return Program(
-        names=names,
-        method=slots["method"] if "method" in names and is_method("method", sources) else -1,
-        tier=tier,
-        exempt=EntryIndex.of(exempt, slots, one_reading=False) if exempt else None,
-        rules=tuple(CompiledRule.of(rule, sources, slots) for rule in policy.rules),
-        readings=Readings,
-    )
-
-
-def seen_by(program: Program, attributes: Mapping[str, str]) -> dict[str, str]:
-    """Return the attributes that a program reads and the request has, with its tier. See `CompiledPolicy.seen`."""
-    get = getattr(attributes, "get", None)
-    if get is None:
-        raise TypeError(f"a request is a mapping of attributes, such as a dict, not {type(attributes).__name__}")
-    seen = {}
-    for name in program.names:
-        value = get(name)
-        if value is not None:
-            seen[name] = value if value.__class__ is str else _plain(name, value)
-    if program.method >= 0 and "method" in seen and seen["method"].isascii():
-        seen["method"] = seen["method"].upper()
-    if (tier := program.tier) is not None:
-        value = seen.get(tier.by)
-        seen["tier"] = tier.default if value is None else tier.tier_by_value.get(value, tier.default)
-    return seen
-
-
-def exempting(exempt: EntryIndex, seen: Mapping[str, str]) -> int:
-    """Return the place of the first exemption that a request matches whole, or -1."""
-    for place in exempt.candidates(seen):
-        if each_reading_fits(exempt.tests[place], seen):
-            return place
-    return -1
-
-
-def _plain(name: str, value: str) -> str:
-    """Return an attribute as a plain string, unless it has readings. Raise TypeError if it is not a string."""
-    if not isinstance(value, str):
-        raise TypeError(f"attribute {name!r} must be a str, not {type(value).__name__}")
-    return value if value.__class__ is Readings else str.__str__(value)

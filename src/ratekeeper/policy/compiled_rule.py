@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ratekeeper.decision import Charge, scope_of
 from ratekeeper.limits import Limit, wait_ticks
 from ratekeeper.policy.entries import EntryIndex, Tests, tests_of
+from ratekeeper.policy.hashes import PREFIX
 from ratekeeper.policy.model import Rule
 from ratekeeper.policy.patterns import PUBLIC, clipped
 from ratekeeper.policy.sources import Readings, Source, readings_of
@@ -164,10 +165,10 @@ class CompiledRule(NamedTuple):
         for test in self.tests:
             name = test.name
             if name not in seen:
-                return f"no {name}"
+                return f"no {name.removeprefix(PREFIX)}"
             if not any_reading_fits((test,), seen):
                 if name not in PUBLIC:
-                    return f"{name} does not match"
+                    return f"{name.removeprefix(PREFIX)} does not match"
                 return f"{name} is {clipped(seen[name])}, not {' or '.join(map(repr, self.rule.match[name]))}"
         if (missing := self.lacking(seen)) is not None:
             return f"{'refused' if self.refuses_without_key else 'skipped'}: the request has no {missing}"

@@ -15,9 +15,10 @@ from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
 from ratekeeper.policy.file.checks import check_parts, why_no_tier_value
+from ratekeeper.policy.hashes import PREFIX, is_hash
 from ratekeeper.policy.patterns import Globs, checked_globs, clipped
 from ratekeeper.policy.sources import AppSource, PathSource, Source
-from ratekeeper.policy.spelling import source_of, spelled
+from ratekeeper.policy.spelling import digest, hashed_names, source_of, spelled
 from ratekeeper.stores.spec import StoreSpec
 
 Missing: TypeAlias = Literal["shared", "skip", "reject"]
@@ -144,16 +145,25 @@ class Tiers:
         default=None, init=False, repr=False, compare=False
     )
 
+    @property
+    def hashed(self) -> bool:
+        """Whether some values are listed by their hashes."""
+        return any(map(is_hash, self.tier_by_value))
+
     def spelled(self, sources: Mapping[str, Source]) -> Mapping[str, str]:
-        """Return the tiers by the spelling of a request's values. Raise `PolicyError` for a mistake."""
-        source = source_of(self.by, sources)
+        """Return the tiers by the spelling of a request's values, or if it is `hashed` by their digests.
+
+        Raise `PolicyError` for a mistake.
+        """
+        source, hashed = source_of(self.by, sources), self.hashed
         if self._spelled is not None and self._spelled[0] == source:  # as of the policy of an endpoint's own limit
             return self._spelled[1]
         tiers: dict[str, str] = {}
         for place, (value, tier) in enumerate(self.tier_by_value.items(), 1):
             if why := why_no_tier_value(self.by, value, sources):
                 raise PolicyError(f"tiers: value {place}, of {tier!r}, {why}")
-            if tiers.setdefault(spelled(self.by, value, sources), tier) != tier:
+            own = digest(self.by, value, sources) if hashed else spelled(self.by, value, sources)
+            if tiers.setdefault(own, tier) != tier:
                 raise PolicyError(f"tiers: value {place} means the same as one in another tier: it can be in one")
         object.__setattr__(self, "_spelled", (source, tiers))
         return tiers
@@ -214,6 +224,7 @@ class Policy:
             for name, source in self.attributes.items()
             if isinstance(source, PathSource) and name != "path"
         ]
+        mistakes += [f"{name!r} cannot be an attribute's name" for name in self.names() if name.startswith(PREFIX)]
         if mistakes:
             raise PolicyError("\n".join(f"{self.source}: {mistake}" for mistake in mistakes))
         if self.tiers is not None:
@@ -244,6 +255,12 @@ class Policy:
             if isinstance(rule.cost, str):
                 looked_at.add(rule.cost)
         return frozenset(looked_at if self.tiers is None else looked_at | {self.tiers.by})
+
+    def hashed(self) -> frozenset[str]:
+        """Return the names of the attributes whose values are hashed, as the policy lists hashes of them."""
+        matches = [*self.exempt, *(rule.match for rule in self.rules)]
+        matches += [override.match for rule in self.rules for override in rule.overrides]
+        return frozenset(hashed_names(matches) | ({self.tiers.by} if self.tiers and self.tiers.hashed else set()))
 
     def lacking(self, given: Iterable[str]) -> list[str]:
         """Return the attributes that the policy looks at, and that have no source in it or in `given`."""

@@ -12,12 +12,13 @@ import fnmatch
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.addresses import Bits, key_and_prefix, network_of
+from ratekeeper.policy.hashes import digest_in, digest_of
 
 Globs: TypeAlias = Mapping[str, tuple[str, ...]]
 """The patterns of each attribute, of which one must match: `*` is any run of characters, `/` too, `?` any one. A
@@ -39,6 +40,7 @@ class Kind(Enum):
     PREFIX = "prefix"
     SUFFIX = "suffix"
     GLOB = "glob"
+    HASH = "hash"
     ANY = "any"
 
 
@@ -53,11 +55,13 @@ class Pattern(NamedTuple):
     @property
     def is_found(self) -> bool:
         """Whether an index finds a pattern's values and no others."""
-        return self.kind not in (Kind.GLOB, Kind.ANY)
+        return self.kind not in (Kind.GLOB, Kind.HASH, Kind.ANY)
 
     @classmethod
     def of(cls, text: str) -> Pattern:
         """Read a pattern."""
+        if digest_in(text) is not None:
+            return cls(Kind.HASH, text, "", "")
         first = _WILDCARD.search(text)
         if first is None:
             return cls(Kind.EXACT if network_of(text) is None else Kind.NETWORK, text, text, text)
@@ -176,7 +180,7 @@ class Test(NamedTuple):
     name    the attribute, and `slot` its place among the attributes of a policy
     always  whether each value matches
     known   the patterns that are not globs
-    glob    the match of the globs, a regular expression; None if there are none
+    glob    the match of the globs, a regular expression, and of hashes beside them; None if there are none
     """
 
     name: str
@@ -191,7 +195,10 @@ class Test(NamedTuple):
         each = [Pattern.of(text) for text in patterns]
         known = ValueIndex.of([(one, 0) for one in each if one.is_found])
         globs = [one for one in each if one.kind is Kind.GLOB]
-        return cls(name, slot, any(one.kind is Kind.ANY for one in each), known, _regex_match(globs) if globs else None)
+        glob = _regex_match(globs) if globs else None
+        digests = frozenset([digest_in(one.text) for one in each if one.kind is Kind.HASH])
+        glob = _hash_or(digests, glob) if digests else glob
+        return cls(name, slot, any(one.kind is Kind.ANY for one in each), known, glob)
 
     def accepts(self, value: str) -> bool:
         """Return whether a value matches."""
@@ -202,6 +209,14 @@ def _regex_match(globs: Iterable[Pattern]) -> Callable[[str], object]:
     # `translate` would take [...] for a set of characters; here brackets are literal. Its result does not backtrack
     # into a `*` once passed, so no request can be made slow to match.
     return re.compile("|".join(fnmatch.translate(glob.text.replace("[", "[[]")) for glob in globs)).match
+
+
+def _hash_or(digests: Container[str | None], glob: Callable[[str], object] | None) -> Callable[[str], object]:
+    """Return a function that returns whether a value's digest or a glob matches: None if neither does.
+
+    Lists of exact values and hashes do not need it: see `spelled_match`.
+    """
+    return lambda value: True if digest_of(value) in digests else glob(value) if glob is not None else None
 
 
 def accepts(patterns: Iterable[str]) -> Callable[[str], bool]:

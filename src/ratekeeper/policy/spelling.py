@@ -6,10 +6,11 @@ These are pure functions; they know the sources of attributes, and no rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of, network_of
-from ratekeeper.policy.patterns import Globs
+from ratekeeper.policy.hashes import digest_in, digest_name, digest_of, is_hash
+from ratekeeper.policy.patterns import Globs, Kind, Pattern
 from ratekeeper.policy.sources import BearerSource, ClientIP, CookieSource, HeaderSource, PathSource, Source
 
 _BUILT_IN: Mapping[str, Source] = {"client": ClientIP(), "path": PathSource()}
@@ -49,16 +50,31 @@ def spelled(name: str, pattern: str, sources: Mapping[str, Source]) -> str:
 def spelled_match(match: Globs, sources: Mapping[str, Source], *, slash_matters: bool) -> Globs:
     """Return the patterns of a rule, an override or an exemption, as they are compiled.
 
+    Patterns of which one is a hash, and none has wildcards, are digests, of the attribute that is the value's digest.
+
     Applications treat `/login/` and `/login` alike. So unless the slash matters, as it does for an exemption, a pattern
     with a slash at its end matches a path without it too.
     """
     compiled = {}
     for name, globs in match.items():
-        patterns = [spelled(name, glob, sources) for glob in globs]
+        if any(map(is_hash, globs)) and all(Pattern.of(glob).kind in (Kind.EXACT, Kind.HASH) for glob in globs):
+            compiled[digest_name(name)] = tuple(dict.fromkeys([digest(name, glob, sources) for glob in globs]))
+            continue
+        patterns = [glob if is_hash(glob) else spelled(name, glob, sources) for glob in globs]
         if not slash_matters and isinstance(source_of(name, sources), PathSource):
             patterns += [pattern[:-1] for pattern in patterns if pattern.endswith("/") and pattern != "/"]
         compiled[name] = tuple(dict.fromkeys(patterns))
     return compiled
+
+
+def digest(name: str, value: str, sources: Mapping[str, Source]) -> str:
+    """Return the digest of a value that a policy lists, or that its hash has."""
+    return digest_in(value) or digest_of(spelled(name, value, sources))
+
+
+def hashed_names(matches: Iterable[Globs]) -> set[str]:
+    """Return the attributes whose digests some patterns are matched against."""
+    return {name for match in matches for name, globs in match.items() if any(map(is_hash, globs))}
 
 
 def _client(pattern: str, source: ClientIP) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, bits_of, network_of, told_apart, why_no_network
 from ratekeeper.policy.file.check_paths import why_no_path
-from ratekeeper.policy.patterns import Globs, accepts, clipped
+from ratekeeper.policy.hashes import is_hash, why_no_hash
+from ratekeeper.policy.patterns import PUBLIC, Globs, accepts, clipped
 from ratekeeper.policy.sources import (
     METHODS,
     OTHER,
@@ -42,6 +43,8 @@ Sources = Mapping[str, Source]
 def why_never(name: str, pattern: str, sources: Sources) -> str | None:
     """Return why a pattern can match no value of an attribute, and what to write; None if it can."""
     source = source_of(name, sources)
+    if is_hash(pattern):
+        return _why_no_hash(name, pattern, source)
     by_name = {"method": _why_no_method, "route": _why_no_route, "endpoint": _why_no_endpoint}
     check: Callable[[str], str | None] | None = by_name.get(name) if source is None else None
     if isinstance(source, PathSource):
@@ -83,6 +86,9 @@ def exempts_all_together(exempt: Iterable[Globs], sources: Sources) -> str | Non
 
 def why_no_tier_value(by: str, value: str, sources: Sources) -> str | None:
     """Return why no request has a value that [tiers] lists, and what to write; None if one may."""
+    if is_hash(value):
+        why = why_never(by, value, sources)
+        return f"can match nothing: {why}" if why else None
     if has_wildcard(value):
         return "has a wildcard, but a tier lists exact values: match the pattern in a rule or an override"
     source = source_of(by, sources)
@@ -196,6 +202,12 @@ def _why_no_endpoint(pattern: str) -> str | None:
     if method != right or slash or route != route.strip():
         return f"{clipped(pattern)} is not an endpoint: write {clipped(f'{right} {slash}{route.strip()}')}"
     return None
+
+
+def _why_no_hash(name: str, pattern: str, source: Source | None) -> str | None:
+    if isinstance(source, ClientIP | PathSource) or (source is None and name in PUBLIC):
+        return "a hash is for a secret, such as an API key: write the value itself"
+    return why_no_hash(pattern)
 
 
 def _why_no_credential(pattern: str, source: HeaderSource | BearerSource | CookieSource) -> str | None:

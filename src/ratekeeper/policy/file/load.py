@@ -19,9 +19,10 @@ from ratekeeper.policy.file.checks import exempts_all_together, why_no_exemption
 from ratekeeper.policy.file.rule import Vocabulary, cost_source, read_globs, read_rule
 from ratekeeper.policy.file.store import read_store
 from ratekeeper.policy.file.toml_lines import lines_of
+from ratekeeper.policy.hashes import is_hash
 from ratekeeper.policy.model import Policy, Rule, Tiers
 from ratekeeper.policy.reader import Report, Table, shown
-from ratekeeper.policy.spelling import spelled
+from ratekeeper.policy.spelling import digest, spelled
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -164,6 +165,8 @@ def _tiers(table: Table | None, vocabulary: Vocabulary) -> Tiers | None:
     tier_by_value: dict[str, str] = {}
     seen: dict[str, str] = {}
     by = ""
+    lists = [value for value in table.values.values() if isinstance(value, list)]
+    own = digest if any(isinstance(value, str) and is_hash(value) for each in lists for value in each) else spelled
     if not table.lacks("by", "by = 'api_key'", table.values) and (by := table.text("by")):
         if by == "tier":
             table.error("'by' cannot be 'tier', which is what this table gives", "by")
@@ -175,7 +178,7 @@ def _tiers(table: Table | None, vocabulary: Vocabulary) -> Tiers | None:
             continue
         for place, value in enumerate(table.texts(tier, single=False)):
             tier_by_value.setdefault(value, tier)
-            other = seen.setdefault(spelled(by, value, vocabulary.sources), tier)
+            other = seen.setdefault(own(by, value, vocabulary.sources), tier)
             # The value is likely to be a key, so it is not named.
             if other != tier:
                 table.error(

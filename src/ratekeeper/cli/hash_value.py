@@ -1,0 +1,38 @@
+"""`ratekeeper hash`: hashes of secrets, for policies in version control. It reads stdin, and takes no arguments."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from getpass import getpass
+
+from ratekeeper.errors import RatekeeperError
+from ratekeeper.policy.hashes import PREFIX, digest_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments: there are none, as an argument would stay in the shell's history."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the hash of each line of stdin, or of a value that is typed at a terminal and not shown."""
+    if sys.stdin.isatty():
+        lines = [getpass("value: ").encode("utf-8", "surrogateescape")]
+    else:
+        lines = sys.stdin.buffer.read().removesuffix(b"\n").split(b"\n")
+    values = [_text(line.removesuffix(b"\r")) for line in lines]
+    for number, value in enumerate(values, 1):
+        if not value or value != value.strip():
+            raise RatekeeperError(
+                f"line {number} is empty or has spaces around it, as no request's value has: is the variable set?"
+            )
+    print("\n".join(PREFIX + digest_of(value) for value in values))
+    return 0
+
+
+def _text(line: bytes) -> str:
+    """Return a line as a header's value is read: as UTF-8 if it is that, else as latin-1."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
