@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper import Deny, LeakyBucket, Limit, LimitError, TokenBucket, parse_limit, parse_limits
+from ratekeeper import (
+    Deny,
+    LeakyBucket,
+    Limit,
+    Limiter,
+    LimitError,
+    ManualClock,
+    MemoryStore,
+    TokenBucket,
+    parse_limit,
+    parse_limits,
+)
 from ratekeeper.limits import MAX_REFILL_TICKS, TICKS_PER_SECOND
 from ratekeeper.rates import parse_rate, rate_text
 
@@ -249,3 +260,109 @@ def test_a_limit_is_a_value() -> None:
     assert limits[0] != limits[1]
     with pytest.raises(AttributeError, match="cannot assign to field 'capacity'"):
         limit.capacity = 3  # type: ignore[misc]
+
+
+# At most so many in every window
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["at most 100 in 60s burst 10", "At most 100 requests in any minute, burst=10", "at most 100/minute burst 10",
+     "at most 1_00 per 1 min; burst 10", "at most 100 in 60 seconds burst 10", "at  most 100/60 burst 10"],
+)  # fmt: skip
+def test_a_limit_for_every_window_is_read_in_words(text: str) -> None:
+    assert parse_limit(text) == TokenBucket.within(100, 60, burst=10) == TokenBucket(10, "90/minute")
+    assert parse_limits(f"{text}; 5/s") == (TokenBucket(10, "90/minute"), TokenBucket(5, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("at most 100 in 60s", "say how many may come at once: add a burst, 'at most 100 in 60s burst 1'"),
+        ("at most 100 in 60 burst 10", "write, say, 'at most 100 in 60s burst 10'"),
+        ("at most", "write, say, 'at most 100 in 60s burst 10'"),
+        ("at most 1/s burst 1", "the most in a window must be a whole number, 2 or more"),
+        ("at most 2.5/s burst 1", "the most in a window must be a whole number, 2 or more"),
+        ("at most 0/s burst 0", "the most in a window must be a whole number, 2 or more"),
+        ("at most 100 in 60s burst 100", "burst must be at least 1, and less than 100, the most in a window, not 100"),
+        ("at most 100 in 60s burst 0", "burst must be at least 1, and less than 100, the most in a window, not 0"),
+        ("at most 100 in any month burst 10", "a month has no fixed length"),
+        ("at most 100 in minuet burst 10", "did you mean 'minute'"),
+        ("at most 10 in 0s burst 5", "the period must be longer than 0 s"),
+        ("at most 10 in 60s; 5/s", "several limits where one is meant"),
+        ("at most 10 in 60s burst 5 or so", "'burst 5 or so' is not understood"),
+        ("100 in 60s burst 10", "write a count and a period"),
+        ("at most 2000000000/s burst 1", "at most 1,000,000,000 per second"),
+        ("at most 3 in 500 weeks burst 2", "more than the 5 years allowed"),
+    ],
+)
+def test_a_window_that_cannot_be_is_an_error_that_says_what_is_right(text: str, says: str) -> None:
+    with pytest.raises(LimitError, match=says):
+        parse_limit(text)
+
+
+@pytest.mark.parametrize(
+    ("most", "seconds", "burst", "says"),
+    [
+        (True, 60, 1, "within: most must be a whole number of tokens, not True"),
+        (1.5, 60, 1, "within: most must be a whole number of tokens, not 1.5"),
+        (100, 60, "10", "within: burst must be a whole number of tokens, not '10'"),
+        (100, 60, 100, "within: burst must be at least 1, and less than 100"),
+        (100, 60, 0, "within: burst must be at least 1, and less than 100"),
+        (100, 60, -1, "within: burst must be at least 1, and less than 100"),
+        (100, "60", 10, "within: seconds must be a number, not '60'"),
+        (100, None, 10, "within: seconds must be a number, not None"),
+        (100, 0, 10, "within: seconds must be more than 0, and finite, not 0"),
+        (100, -1.5, 10, "within: seconds must be more than 0, and finite, not -1.5"),
+        (100, float("nan"), 10, "within: seconds must be more than 0, and finite, not nan"),
+        (100, float("inf"), 10, "within: seconds must be more than 0, and finite, not inf"),
+        (100, 10**400, 10, "more than the 5 years allowed"),
+        (100, 5e-324, 10, "at most 1,000,000,000 per second"),
+        (10**400, 1, 10, "at most 1,000,000,000 per second"),
+    ],
+)
+def test_the_arguments_of_within_are_checked(most: int, seconds: float, burst: int, says: str) -> None:
+    with pytest.raises(LimitError, match=says):
+        TokenBucket.within(most, seconds, burst=burst)
+
+
+def test_a_window_is_exact() -> None:
+    assert TokenBucket.within(7, 0.1, burst=6).rate == 10
+    assert TokenBucket.within(7, Fraction(1, 3), burst=1).rate == 18
+    assert type(Deny.within(7, 1, burst=1)) is TokenBucket
+    pair: TokenBucket = TokenBucket.within(most=2, seconds=1, burst=1)
+    assert pair.capacity == 1
+
+
+PAUSES = st.sampled_from([0, 1, 7, 10**6]) | st.integers(0, 3 * TICKS_PER_SECOND)
+
+
+@given(st.data())
+def test_no_window_ever_sees_more_and_some_window_sees_as_many(data: st.DataObject) -> None:
+    most = data.draw(st.integers(2, 12))
+    burst = data.draw(st.integers(1, most - 1))
+    lengths: list[float | Fraction] = [1, 0.5, 2, Fraction(7, 3), 0.001]
+    seconds = data.draw(st.sampled_from(lengths))
+    length = Fraction(str(seconds)) * TICKS_PER_SECOND
+    limit = TokenBucket.within(most, seconds, burst=burst)
+    clock = ManualClock(start=1000)
+    limiter = Limiter(limit, store=MemoryStore(10, clock=clock))
+
+    def ask(cost: int) -> list[int]:
+        return [clock.ticks()] * cost if limiter.try_acquire("k", cost) else []
+
+    admitted: list[int] = []
+    for _ in range(data.draw(st.integers(0, 40))):
+        admitted += ask(data.draw(st.integers(1, burst)))
+        clock.advance_ticks(data.draw(PAUSES))
+    clock.advance_ticks(limit.full)  # full: then as many as can be, each as early as can be
+    begin = clock.ticks()
+    while clock.ticks() - begin <= length:
+        admitted += ask(1)
+        if not limiter.peek("k"):
+            clock.advance_ticks(limiter.peek("k").retry_ticks)
+    for first, at in enumerate(admitted):
+        assert sum(later - at <= length for later in admitted[first:]) <= most
+    last = sum(at >= begin and at - begin <= length for at in admitted)
+    exact = length % (most - burst) == 0 and Fraction(length, most - burst) == limit.interval
+    assert last >= most - (not exact)  # an interval that is rounded up to a tick may come a tick too late

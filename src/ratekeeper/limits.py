@@ -15,7 +15,7 @@ from operator import index
 from typing import ClassVar, TypeAlias
 
 from ratekeeper.errors import LimitError
-from ratekeeper.rates import RATE, Rate, count_of, parse_rate, rate_text, trimmed, unreadable
+from ratekeeper.rates import Rate, count_of, match_of, parse_rate, rate_text, rate_within, trimmed, window_of
 
 TICKS_PER_SECOND = 16_000_000_000
 """The unit of all time inside: a tick is 1/16 ns, so 64 bits hold 18 years and 1,000,000 tokens/s stay exact."""
@@ -159,6 +159,17 @@ class TokenBucket(Limit):
     queues = False
     refill_rate: Rate = field(compare=False)
 
+    @staticmethod
+    def within(most: int, seconds: float | Fraction, *, burst: int) -> TokenBucket:
+        """Return the bucket that admits at most `most` tokens in every window of so many seconds, `burst` at once.
+
+        Its rate is `(most - burst) / seconds`: the smaller the burst, the more pass in all. Raises `LimitError`.
+
+        >>> TokenBucket.within(100, 60, burst=10)
+        TokenBucket(capacity=10, refill_rate=Fraction(3, 2))
+        """
+        return TokenBucket(burst, rate_within(most, seconds, burst))
+
     def __post_init__(self) -> None:
         self._settle(self.refill_rate, "refill_rate", least_capacity=1, places_in_service=0)
 
@@ -239,8 +250,8 @@ def parse_limit(text: str) -> TokenBucket:
     """Return the token bucket that a string describes: a count, a period and, optionally, a burst.
 
     The capacity is the burst, or else the count. Periods: ms, s, m, h, d, w, their words and plurals. "requests" or
-    "req" may follow the count. Raises `LimitError`. For a typo it names the nearest right word, and for a string of
-    several limits `parse_limits`.
+    "req" may follow the count. "at most 100 in 60s burst 10" holds for every window: see `TokenBucket.within`. Raises
+    `LimitError`. For a typo it names the nearest right word, and for a string of several limits `parse_limits`.
 
     >>> parse_limit("100 per minute burst 20")
     TokenBucket(capacity=20, refill_rate='100 per minute')
@@ -248,21 +259,22 @@ def parse_limit(text: str) -> TokenBucket:
     if not isinstance(text, str):
         raise LimitError(f"a limit is a string such as '100/minute', not {text!r}")
     text = trimmed(text)
-    match = RATE.match(text)
-    if match is None:
-        raise unreadable(text)
+    match = match_of(text)
     if _BETWEEN_LIMITS.search(text):
         raise LimitError(f"{text!r} is several limits where one is meant: write each by itself, or use parse_limits")
-    parse_rate(match[0])
+    window = window_of(match)
+    if window is None:
+        parse_rate(match[0])
     burst = _BURST.fullmatch(text, match.end())
     if burst is None and match.end() != len(text):
         rest = text[match.end() :].strip()
         raise LimitError(f"limit {text!r}: {rest!r} is not understood after the rate; only 'burst N' may follow")
     count = count_of(match)
-    if burst is None and count.denominator != 1:
-        raise LimitError(f"limit {text!r}: a capacity of {match[1]} is not whole: add a burst, '{text} burst 1'")
-    capacity = int(burst[1].replace("_", "")) if burst else int(count)
-    return TokenBucket(capacity, match[0])
+    if burst is None and (window is not None or count.denominator != 1):
+        why = f"a capacity of {match[1]} is not whole" if window is None else "say how many may come at once"
+        raise LimitError(f"limit {text!r}: {why}: add a burst, '{text} burst 1'")
+    capacity = int(count) if burst is None else int(burst[1].replace("_", ""))
+    return TokenBucket(capacity, match[0]) if window is None else TokenBucket.within(*window, burst=capacity)
 
 
 def parse_limits(text: str) -> tuple[TokenBucket, ...]:

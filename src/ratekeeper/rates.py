@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from math import isfinite
+from math import inf, isfinite
 from typing import TypeAlias
 
 from ratekeeper.errors import LimitError, did_you_mean
@@ -27,14 +27,16 @@ _CALENDAR = {"month": "30 days", "year": "365 days"}
 _LONGEST_TEXT = 100
 _NUMBER = r"\d+(?:_\d+)*(?:\.\d+)?"
 _NOUN = r"(?:req(?:uest)?s?\b\s*)?"
-RATE = re.compile(
-    rf"({_NUMBER})\s*{_NOUN}(?:(?:/|per)\s*({_NUMBER})?\s*((?!burst)[a-z]+)|/\s*({_NUMBER}))",
-    re.IGNORECASE | re.ASCII,
-)
+_PERIOD = rf"\s*({_NUMBER})?\s*((?!burst)[a-z]+)|/\s*({_NUMBER})"
+RATE = re.compile(rf"({_NUMBER})\s*{_NOUN}(?:(?:/|per){_PERIOD})", re.IGNORECASE | re.ASCII)
 """A count, maybe "requests", "/" or "per", and a period.
 
 Groups: the count; a number, if any, and its unit; or else seconds alone.
 """
+_WINDOW = re.compile(
+    rf"at\s+most\s+({_NUMBER})\s*{_NOUN}(?:(?:/|per|in\s+(?:any\s+)?){_PERIOD})", re.IGNORECASE | re.ASCII
+)
+"""The most in every window of a length: "at most 100 in any minute", or "in 60s". The groups are those of `RATE`."""
 
 
 def parse_rate(rate: Rate) -> Fraction:
@@ -87,6 +89,41 @@ def _period(match: re.Match[str]) -> Fraction:
     return number * _WORDS[word]
 
 
+def rate_within(most: int, seconds: float | Fraction, burst: int) -> Fraction:
+    """Return the rate at which a bucket of `burst` tokens admits at most `most` in every window of so many seconds.
+
+    Raises `LimitError`.
+    """
+    for name, tokens in (("most", most), ("burst", burst)):
+        if not isinstance(tokens, int) or isinstance(tokens, bool):
+            raise LimitError(f"within: {name} must be a whole number of tokens, not {tokens!r}")
+    if not 0 < burst < most:
+        raise LimitError(f"within: burst must be at least 1, and less than {most}, the most in a window, not {burst}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | Fraction):
+        raise LimitError(f"within: seconds must be a number, not {seconds!r}")
+    if not seconds > 0 or seconds == inf:
+        raise LimitError(f"within: seconds must be more than 0, and finite, not {seconds!r}")
+    return (most - burst) / (Fraction(float.__repr__(seconds)) if isinstance(seconds, float) else Fraction(seconds))
+
+
+def match_of(text: str) -> re.Match[str]:
+    """Return the window, or the rate, that a string begins with. Raises `LimitError` if it is neither."""
+    match = _WINDOW.match(text) or RATE.match(text)
+    if match is None:
+        raise unreadable(text)
+    return match
+
+
+def window_of(match: re.Match[str]) -> tuple[int, Fraction] | None:
+    """Return the most in every window, and the window's seconds; None if a string is a rate. Raises `LimitError`."""
+    if match.re is not _WINDOW:
+        return None
+    most = count_of(match)
+    if most.denominator != 1 or most < 2:
+        raise LimitError(f"{match[0]!r}: the most in a window must be a whole number, 2 or more")
+    return int(most), _period(match)
+
+
 def _in_range(rate: Fraction, given: Rate) -> Fraction:
     if rate < 0:
         raise LimitError(f"a rate must be positive, not {given!r}")
@@ -104,6 +141,8 @@ def trimmed(text: str) -> str:
 
 def unreadable(text: str) -> LimitError:
     """Return the error that a string is not a limit at all."""
+    if re.match(r"\s*at\s+most\b", text, re.IGNORECASE):
+        return LimitError(f"{text!r} is not a limit: write, say, 'at most 100 in 60s burst 10'")
     hint = (
         " (a number of tokens per second is written without quotes)"
         if re.fullmatch(_NUMBER, text.strip(), re.ASCII)
