@@ -58,10 +58,11 @@ def test_validate_and_explain_tell_of_who_is_exempt_and_name_no_key(
     [
         ("--port", ["0", "65535"], ["65536", "-1", "1.5", "٣"], "a port is a number from 0 to 65535"),
         ("--workers", ["1", "1000"], ["0", "-1", "2.5", "many", "1001", "000010000", "٣"], "from 1 to 1000 processes"),
+        ("--headers", ["ietf", "ietf-06, x-epoch"], ["x-epoch,x-delta", "ietf-6", ""], "headers has"),
         ("--grace", ["0", "0.5", "999999"], ["1000000", "-1", "1e3", ".5", "soon", "inf"], "must be seconds, 0 or"),
     ],
 )
-def test_a_number_for_serve_is_taken_up_to_its_bounds(
+def test_an_option_for_serve_is_taken_within_its_bounds(
     capsys: pytest.CaptureFixture[str], option: str, within: list[str], beyond: list[str], says: str
 ) -> None:
     for value in within:

@@ -44,7 +44,7 @@ def test_what_limits_one_key_leaves_the_others_alone() -> None:
 def test_legacy_headers_come_in_both_styles_of_reset(reset: Any) -> None:
     import time  # noqa: PLC0415
 
-    with serving(limited(legacy=reset)) as url:
+    with serving(limited(headers=("ietf", f"x-{reset}"))) as url:
         before, answer = time.time(), httpx.get(url)
     assert (answer.headers["x-ratelimit-limit"], answer.headers["x-ratelimit-remaining"]) == ("3", "2")
     ends = int(answer.headers["x-ratelimit-reset"])

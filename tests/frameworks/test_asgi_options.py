@@ -125,7 +125,7 @@ def test_a_function_is_not_asked_for_what_no_rule_looks_at() -> None:
             lambda: limited(on_decision=[None]),
             "on_decision must be a function of the request and the decision, not N",
         ),
-        (lambda: limited(legacy="utc"), "legacy must be 'epoch', 'delta' or None, not 'utc'"),
+        (lambda: limited(headers=1), "headers must be a style such as 'ietf', or several, not 1"),
         (lambda: limited(attributes={"user": 5}), "the attribute 'user' must be a function of the request"),
     ],
 )

@@ -86,7 +86,7 @@ def test_an_applications_options_stay_through_a_reload_and_a_reopening() -> None
     app = Starlette(routes=[Route("/", own)])
     clients = count(1)
     middleware = RateLimitMiddleware(
-        app, Policy.parse(rules.format(30)), cost=2, trusted_proxies=1, legacy="delta",
+        app, Policy.parse(rules.format(30)), cost=2, trusted_proxies=1, headers=("ietf", "x-delta"),
         attributes={"user": lambda scope: "alice"}, exempt=lambda scope: scope["query_string"] == b"free",
     )  # fmt: skip
 

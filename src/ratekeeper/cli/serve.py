@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.attributes import ALWAYS_KNOWN
+from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
 from ratekeeper.service.serve import Serving, serve
-from ratekeeper.service.served import OpenStore
+from ratekeeper.service.served import OpenStore, make_service
 from ratekeeper.stores.shared_memory import SharedMemoryStore
 from ratekeeper.stores.spec import MEMORY, StoreSpec
 
@@ -63,6 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "redis://, rediss://, valkey://, unix://, redis+cluster:// or redis+sentinel://",
     )
 
+    parser.add_argument(
+        "--headers",
+        type=_styles,
+        default=DEFAULT,
+        metavar="STYLES",
+        help="the headers about limits: one or more of ietf (the default), ietf-06, x-epoch, x-delta and "
+        "retry-after-date, such as ietf,x-epoch",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
@@ -73,7 +83,13 @@ def run(args: argparse.Namespace) -> int:
             print(_hello(policy, args, place, url), flush=True)
 
         serving = Serving(
-            policy, open_store, args.policy, watched=not args.no_reload, workers=args.workers, grace=args.grace
+            policy,
+            open_store,
+            args.policy,
+            watched=not args.no_reload,
+            workers=args.workers,
+            grace=args.grace,
+            make=partial(make_service, headers=args.headers),
         )
         return serve(serving, args.host, args.port, announce)
 
@@ -130,6 +146,15 @@ def _hello(policy: Policy, args: argparse.Namespace, place: str, url: str) -> st
         header=f"-H '{header}: k-1' " if header else "",
         attribute=f'"{name}": "k-1", ' if name else "",
     )
+
+
+def _styles(text: str) -> tuple[str, ...]:
+    styles: Any = tuple(style.strip() for style in text.split(","))
+    try:
+        checked_styles(styles)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return styles  # type: ignore[no-any-return]
 
 
 def _port(text: str) -> int:

@@ -18,6 +18,7 @@ from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks.grpc_call import Call, CallExchange, TaskContext, ThreadContext
 from ratekeeper.http import rate_limit as http
 from ratekeeper.http.endpoints import exempt
+from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.http.limiter import AsyncRequestLimiter, RequestLimiter
 from ratekeeper.http.options import Options
 from ratekeeper.http.request_limits import AsyncRequestLimits, RequestLimits
@@ -87,6 +88,13 @@ def _marked(stream: Any, begin: Any) -> Any:
     return stream
 
 
+def _check_headers(options: Options) -> None:
+    """Raise ValueError for a date in retry-after, which clients of gRPC do not read."""
+    styles = checked_styles(options.get("headers", DEFAULT))
+    if styles is not None and "retry-after-date" in styles:
+        raise ValueError("headers cannot have 'retry-after-date' in gRPC, whose clients read seconds: leave it out")
+
+
 class RateLimitInterceptor(grpc.ServerInterceptor):
     """`grpc.server(pool, interceptors=[RateLimitInterceptor("policy.toml")])`: decide each call by a policy.
 
@@ -113,6 +121,7 @@ class RateLimitInterceptor(grpc.ServerInterceptor):
         store: Store | str | None = None,
         **options: Unpack[Options],
     ) -> None:
+        _check_headers(options)
         self.limiter = RequestLimiter(policy, store=store, **options)
 
     def close(self) -> None:
@@ -138,6 +147,7 @@ class AsyncRateLimitInterceptor(aio.ServerInterceptor):
         store: Store | AsyncStore | str | None = None,
         **options: Unpack[Options],
     ) -> None:
+        _check_headers(options)
         self.limiter = AsyncRequestLimiter(policy, store=store, **options)
 
     async def close(self) -> None:

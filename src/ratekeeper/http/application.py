@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, WeakMethod, finalize
 
 from ratekeeper.errors import PolicyError, did_you_mean
 from ratekeeper.http.endpoints import Marks
-from ratekeeper.http.headers import LegacyReset
+from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.http.held import HELD_THREADS, HeldRequests
 from ratekeeper.http.options import Options, check_options
 from ratekeeper.http.rate_limit import rate_limit
@@ -37,8 +37,8 @@ class ApplicationLimits(Generic[K]):
     """The store of the buckets."""
     in_use: RequestPolicy[K] | None = None
     """The compiled policy that decides requests now; None without a policy."""
-    legacy: LegacyReset | None
-    """See `Options`."""
+    styles: frozenset[str] | None
+    """The styles of the headers about limits; None for the default."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class ApplicationLimits(Generic[K]):
         self._spec = spec if store is None or isinstance(store, str) else None
         self._closed = False
         self.store = opened(store, self._open) if self._spec is None else self._open(self._spec)
-        self.legacy = options.get("legacy")
+        self.styles = checked_styles(options.get("headers", DEFAULT))
         self._rejection = options.get("rejection")
         self._enabled = options.get("enabled", True)
         trusted = ClientIP(options.get("trusted_proxies", 0))

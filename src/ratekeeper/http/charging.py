@@ -27,10 +27,11 @@ from ratekeeper.http.application import ApplicationLimits
 from ratekeeper.http.attributes import put_attribute
 from ratekeeper.http.endpoints import Marks, marks_of
 from ratekeeper.http.exchange import Asked, Exchange, RequestFunction
+from ratekeeper.http.header_styles import dated
 from ratekeeper.http.held import HeldRequests
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_policy import K, RequestPolicy
-from ratekeeper.http.responses import response_to
+from ratekeeper.http.responses import Response, response_to
 from ratekeeper.policy.decision import PolicyDecision, as_policy_decision
 
 T = TypeVar("T")
@@ -130,7 +131,12 @@ class Charging(ApplicationLimits[K]):
                 own = await self._awaited(rejection(exchange.native, decision), rejection)
                 if own is not None:
                     return own
-        return response_to(refusal)
+        return self.response_to(refusal)
+
+    def response_to(self, refusal: RatekeeperError) -> Response:
+        """Return the usual response to a refusal. Raise an error that is not a refusal."""
+        response = response_to(refusal)
+        return response if self.styles is None else response._replace(headers=dated(response.headers, self.styles))
 
     def _note_other(self, exchange: Exchange, limit: rate_limit | None, asked: Asked) -> None:
         """Note a question to another keeper than the policy's.

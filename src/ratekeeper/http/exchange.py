@@ -7,21 +7,20 @@ endpoint needs no argument for it.
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, TypeVar
 
-from ratekeeper.http.header_lines import cookie_value, header_value, raw_lines
-from ratekeeper.http.headers import legacy_headers, rate_limit_headers, rate_limit_lines
+from ratekeeper.http.header_lines import cookie_value, header_value
+from ratekeeper.http.header_styles import styled_lines
+from ratekeeper.http.headers import named, rate_limit_lines
 from ratekeeper.policy.decision import PolicyDecision
 
 if TYPE_CHECKING:
     from ratekeeper.errors import RatekeeperError
     from ratekeeper.http.attributes import AttributeReader
-    from ratekeeper.http.headers import LegacyReset
     from ratekeeper.http.rate_limit import rate_limit
 
 T = TypeVar("T")
@@ -42,7 +41,7 @@ CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default
 class AnyRequestLimiter(Protocol):
     """Decides the requests of an application: a `RequestLimiter` or an `AsyncRequestLimiter`."""
 
-    legacy: LegacyReset | None
+    styles: frozenset[str] | None
 
     def charge(self, exchange: Exchange, limit: Any = None) -> RatekeeperError | None: ...
     def charge_async(self, exchange: Exchange, limit: Any = None) -> Coroutine[Any, Any, RatekeeperError | None]: ...
@@ -182,21 +181,15 @@ class Exchange(ABC):
 
     def limit_headers(self) -> list[tuple[str, str]]:
         """Return the headers that tell the client its limits, of all decisions."""
-        if not self.decisions:
-            return []
-        decision = combined(self.decisions)
-        headers = rate_limit_headers(decision)
-        legacy = self.limiter.legacy
-        return headers + legacy_headers(decision, legacy, time.time()) if legacy else headers
+        return named(self.limit_lines())
 
     def limit_lines(self) -> list[tuple[bytes, bytes]]:
         """Return the headers of `limit_headers` as a response's lines: bytes, with names in lower case."""
         if not self.decisions:
             return []
         decision = combined(self.decisions)
-        lines = rate_limit_lines(decision)
-        legacy = self.limiter.legacy
-        return lines + raw_lines(legacy_headers(decision, legacy, time.time())) if legacy else lines
+        styles = self.limiter.styles
+        return rate_limit_lines(decision) if styles is None else styled_lines(decision, styles)
 
 
 def combined(decisions: list[PolicyDecision]) -> PolicyDecision:

@@ -24,7 +24,8 @@ LegacyReset: TypeAlias = Literal["epoch", "delta"]
 
 _LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
 _MOST_KEPT = 1024
-_NAMES = {b"ratelimit-policy": "RateLimit-Policy", b"ratelimit": "RateLimit", b"retry-after": "Retry-After"}
+_FIELDS = [f"{prefix}RateLimit-{field}" for prefix in ("", "X-") for field in ("Limit", "Remaining", "Reset")]
+_NAMES = {name.lower().encode(): name for name in ("RateLimit-Policy", "RateLimit", "Retry-After", *_FIELDS)}
 _NOT_IN_A_STRING = pattern(r"[^ -~]")
 _TO_ESCAPE = pattern(r'["\\]')
 
@@ -42,7 +43,12 @@ def rate_limit_headers(decision: PolicyDecision) -> list[tuple[str, str]]:
     there if waiting helps. A limit of nothing has neither `w` nor `t`, as nothing comes; a rule that denies is not
     about a quota, so it has no item. If no rule applies, the result is empty.
     """
-    return [(_NAMES[name], value.decode("ascii")) for name, value in rate_limit_lines(decision)]
+    return named(rate_limit_lines(decision))
+
+
+def named(lines: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """Return lines as strings, with names as their specifications write them."""
+    return [(_NAMES[name], value.decode("ascii")) for name, value in lines]
 
 
 def rate_limit_lines(decision: PolicyDecision) -> list[tuple[bytes, bytes]]:
@@ -63,8 +69,10 @@ def rate_limit_lines(decision: PolicyDecision) -> list[tuple[bytes, bytes]]:
     return lines
 
 
-def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> list[tuple[str, str]]:
-    """Return the X-RateLimit headers of the most restrictive rule, for older clients.
+def legacy_headers(
+    decision: PolicyDecision, reset: LegacyReset, now: float, prefix: str = "X-RateLimit"
+) -> list[tuple[str, str]]:
+    """Return the three headers of the most restrictive rule, for older clients.
 
     `X-RateLimit-Reset` is the time when the bucket is full again, in whole seconds, rounded up. `now` is in seconds
     since 1970.
@@ -81,7 +89,7 @@ def legacy_headers(decision: PolicyDecision, reset: LegacyReset, now: float) -> 
         values["Reset"] = ceil(Fraction(now) + Fraction(one.debt_ticks, limit.interval) / limit.rate)
     else:
         values["Reset"] = limit.whole_seconds(one.debt_ticks)
-    return [(f"X-RateLimit-{name}", str(value)) for name, value in values.items()]
+    return [(f"{prefix}-{name}", str(value)) for name, value in values.items()]
 
 
 @lru_cache(maxsize=1024)

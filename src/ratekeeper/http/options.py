@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from inspect import iscoroutinefunction
 from os import PathLike
-from typing import Any, TypeAlias, TypedDict, get_args
+from typing import Any, TypeAlias, TypedDict
 
 from ratekeeper.errors import did_you_mean
 from ratekeeper.http.exchange import RequestFunction
-from ratekeeper.http.headers import LegacyReset
+from ratekeeper.http.header_styles import DEFAULT, HeaderStyles, checked_styles
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy
 
@@ -38,8 +38,8 @@ class Options(TypedDict, total=False):
     """A function that returns the response to a refused request; None means the usual response."""
     trusted_proxies: int
     """The number of trusted proxies in front. It counts if the policy does not say how `client` is read."""
-    legacy: LegacyReset | None
-    """Add X-RateLimit headers, whose Reset is in seconds since 1970 ("epoch") or from now ("delta")."""
+    headers: HeaderStyles
+    """The headers about limits: "ietf" by default, other styles, or several. See `HeaderStyle`."""
     enabled: bool
     """False limits nothing: for tests."""
     max_waiting: int | None
@@ -54,11 +54,13 @@ def check_options(policy: object, options: Mapping[str, object]) -> None:
     if not (policy is None or isinstance(policy, str | PathLike | Policy)):
         raise TypeError(f"policy must be a Policy, or the name of its file, not {policy!r}")
     for name, value in options.items():
-        if name not in _RIGHT:
-            raise TypeError(f"unknown option {name!r}{did_you_mean(name, ('policy', 'store', *_RIGHT))}")
-        is_right, right = _RIGHT[name]
+        if name not in Options.__annotations__:
+            known = ("policy", "store", *Options.__annotations__)
+            raise TypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
+        is_right, right = _RIGHT.get(name, (_anything, ""))
         if not is_right(value):
             raise TypeError(f"{name} must be {right}, not {value!r}")
+    checked_styles(options.get("headers", DEFAULT))  # type: ignore[arg-type]  # it checks
     _check_attributes(options.get("attributes") or {})
     observers: Any = options.get("on_decision", ())
     for observe in (observers,) if callable(observers) else observers:
@@ -74,6 +76,10 @@ def _check_attributes(attributes: Any) -> None:
             raise TypeError(f"an attribute's name must be a string, not {name!r}")
         if not (callable(given) or (isinstance(given, str) and given)):
             raise TypeError(f"the attribute {name!r} must be a function of the request, or a string, not {given!r}")
+
+
+def _anything(value: object) -> bool:
+    return True
 
 
 def _whole(value: object) -> bool:
@@ -100,7 +106,6 @@ _RIGHT: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "rejection": (_function_or_none, "a function of the request and the decision"),
     "trusted_proxies": (_whole, "a number of proxies, 0 or more"),
-    "legacy": (lambda value: value in (None, *get_args(LegacyReset)), "'epoch', 'delta' or None"),
     "enabled": (lambda value: isinstance(value, bool), "True or False"),
     "max_waiting": (lambda value: value is None or _whole(value), "a number of requests, 0 or more, or None"),
 }

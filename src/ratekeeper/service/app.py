@@ -22,9 +22,10 @@ from ratekeeper.frameworks.asgi import Scope, ScopeExchange, Send, messages_of
 from ratekeeper.frameworks.asgi_inbox import Receive
 from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.exchange import Exchange
+from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.request_policy import RequestPolicy
-from ratekeeper.http.responses import Response, explained, problem, response_to
+from ratekeeper.http.responses import Response, explained, problem
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper
 from ratekeeper.policy.model import Policy
@@ -46,7 +47,8 @@ class Service:
 
     The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
     address that the gateway saw. At most `max_waiting` requests wait for their turn at once; more are refused, as if
-    no rule let them wait. Knows no lifespan: the server calls `close` when it stops.
+    no rule let them wait. `headers` are the styles of the headers about limits. Knows no lifespan: the server calls
+    `close` when it stops.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class Service:
         store: Store | AsyncStore,
         *,
         max_waiting: int | None = None,
+        headers: HeaderStyles = DEFAULT,
     ) -> None:
-        self._limiter = _Limiter(policy, store=store, routes=False, trusted_proxies=1, max_waiting=max_waiting)
+        self._limiter = _Limiter(
+            policy, store=store, routes=False, trusted_proxies=1, max_waiting=max_waiting, headers=headers
+        )
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from the next request on.
@@ -71,7 +76,7 @@ class Service:
         except ClientDisconnected:
             return
         except REFUSALS as error:
-            response = response_to(error)
+            response = self._limiter.response_to(error)
         for message in messages_of(response, scope):
             await send(message)
 

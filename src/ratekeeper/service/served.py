@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 
 from ratekeeper.frameworks.asgi import Scope, Send
 from ratekeeper.frameworks.asgi_inbox import Receive
+from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.app import Service
 from ratekeeper.stores.base import AsyncStore, Store
@@ -30,6 +31,6 @@ class Served(Protocol):
 MakeService: TypeAlias = Callable[[Policy, OpenStore], Served]
 
 
-def make_service(policy: Policy, open_store: OpenStore) -> Served:
+def make_service(policy: Policy, open_store: OpenStore, headers: HeaderStyles = DEFAULT) -> Served:
     """Make the application of a process. `open_store` should lead every worker to the same buckets."""
-    return Service(policy, open_store())
+    return Service(policy, open_store(), headers=headers)
