@@ -195,6 +195,57 @@ def test_a_method_that_no_request_has_is_an_error(given: Any, error: type[Except
         rate_limit("1/hour", methods=given)
 
 
+# CORS preflights
+
+ORIGIN, METHOD = (b"Origin", b"https://example.com"), (b"Access-Control-Request-Method", b"POST")
+
+
+def options_statuses(client: RawClient, *headers: tuple[bytes, bytes], method: bytes = b"OPTIONS") -> set[int]:
+    return {client.send("/page", *headers, method=method).status for _ in range(5)}
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_preflights_are_exempt_by_option_and_nothing_that_only_looks_like_one(name: str) -> None:
+    make = SITES[name]
+    options: Any = {"policy": Policy(POLICY.rules[:1]), "store": memory(), "exempt_preflights": True}
+    with make({"page": as_it_is}, **options) as client:
+        assert 429 not in options_statuses(client, ORIGIN, METHOD)
+        assert 429 not in options_statuses(client, (b"Origin", b"null"), METHOD)
+        assert 429 in options_statuses(client, ORIGIN, METHOD, method=b"POST")
+    for headers in ([ORIGIN], [METHOD], [], [ORIGIN, (METHOD[0], b"")], [ORIGIN, (METHOD[0], b"PO ST")]):
+        options["store"] = memory()
+        with make({"page": as_it_is}, **options) as client:
+            assert 429 in options_statuses(client, *headers), headers
+    options["store"], options["exempt_preflights"] = memory(), False
+    with make({"page": as_it_is}, **options) as client:
+        assert 429 in options_statuses(client, ORIGIN, METHOD)
+
+
+def test_an_endpoints_own_limit_counts_a_preflight_that_it_answers_itself() -> None:
+    own = rate_limit("1/hour", replaces=["each"])
+    app = Starlette(routes=[Route("/page", own(_answer("")), methods=["OPTIONS"])])
+    app = limited(app, policy=POLICY, exempt_preflights=True)
+    with serving(app) as url, closing(RawClient(url)) as client:
+        answers = [client.send("/page", ORIGIN, METHOD, method=b"OPTIONS").status for _ in range(2)]
+    assert answers == [200, 429]
+
+
+@pytest.mark.parametrize("middleware", [asgi.RateLimitMiddleware, RateLimitMiddleware])
+def test_a_preflight_of_which_a_middleware_makes_another_request_is_limited(middleware: Any) -> None:
+    page = Starlette(routes=[Route("/page", _answer("posted"), methods=["POST"])])
+
+    async def override(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            scope["method"] = "POST"
+        await page(scope, receive, send)
+
+    override.router = page.router  # type: ignore[attr-defined]
+    around = middleware(override, Policy(POLICY.rules[:1]), store=memory(), exempt_preflights=True)
+    with serving(around) as url, closing(RawClient(url)) as client:
+        answers = [client.send("/page", ORIGIN, METHOD, method=b"OPTIONS").status for _ in range(4)]
+    assert answers == [200, 200, 200, 429]
+
+
 # Starlette and FastAPI
 
 

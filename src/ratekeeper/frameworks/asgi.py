@@ -181,7 +181,7 @@ class ScopeExchange(Exchange):
 
     def strayed(self) -> bool:
         """Return whether another endpoint answers than the one that was known before: its rules are to be charged."""
-        return False
+        return self.method != "OPTIONS"  # a preflight, of which a middleware inside has made another request
 
     def end(self) -> None:
         """Stop waiting for the client."""

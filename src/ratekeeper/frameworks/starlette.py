@@ -95,7 +95,7 @@ class _Exchange(asgi.AnsweredExchange):
 
     def strayed(self) -> bool:
         # A middleware inside ours may have changed the path or the method. The router notes the endpoint in the scope.
-        return self.scope.get("endpoint") not in (None, self._known)
+        return super().strayed() if self._known is None else self.scope.get("endpoint") not in (None, self._known)
 
 
 def _match(routes: Iterable[Any], scope: asgi.Scope) -> tuple[str | None, Any]:

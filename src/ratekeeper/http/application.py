@@ -63,6 +63,7 @@ class ApplicationLimits(Generic[K]):
         self._given = Given(dict(options.get("attributes") or {}), trusted, routes)
         self._cost = options.get("cost", 1)
         self._exempt = options.get("exempt")
+        self._exempts_preflights = options.get("exempt_preflights", False)
         observers = options.get("on_decision", ())
         self._observers = (observers,) if callable(observers) else tuple(observers)
         most = options.get("max_waiting")

@@ -25,7 +25,7 @@ from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http import rate_limit as rate_limits
 from ratekeeper.http.application import ApplicationLimits
 from ratekeeper.http.attributes import put_attribute
-from ratekeeper.http.endpoints import Marks, marks_of
+from ratekeeper.http.endpoints import Marks, is_preflight, marks_of
 from ratekeeper.http.exchange import Asked, Exchange, RequestFunction
 from ratekeeper.http.header_styles import dated
 from ratekeeper.http.held import HeldRequests
@@ -59,7 +59,7 @@ class Charging(ApplicationLimits[K]):
             if (
                 limit is None
                 and part is None
-                and rate_limits.any_mark
+                and (rate_limits.any_mark or self._exempts_preflights)
                 and (marks := self._marks_of(exchange)) is not None
             ):
                 return await self._charge_marked(exchange, marks)
@@ -110,9 +110,10 @@ class Charging(ApplicationLimits[K]):
         part, exchange.left_out = self.policy_of_rules(exchange.left_out), frozenset()
         return None if part is None else await self.charge_async(exchange, None, part)
 
-    @staticmethod
-    def _marks_of(exchange: Exchange) -> Marks | None:
-        """Return the marks of the request's endpoint; None if it has none."""
+    def _marks_of(self, exchange: Exchange) -> Marks | None:
+        """Return the marks of the request's endpoint; None if it has none. By option, a preflight is exempt."""
+        if self._exempts_preflights and is_preflight(exchange):
+            return Marks(True, ())
         functions = exchange.functions()
         marks = marks_of(functions, exchange.method) if functions else None
         return marks if marks and (marks.exempt or marks.replacing) else None

@@ -6,18 +6,21 @@ A framework's exchange tells the functions that it will call for a request. So t
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ratekeeper.errors import PolicyError
+from ratekeeper.errors import BadRequestError, PolicyError
 from ratekeeper.http import rate_limit as in_code
+from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.rate_limit import LIMIT, WRAPPED, name_of, rate_limit
 from ratekeeper.policy.sources import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _EXEMPT = "__ratekeeper_exempt__"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _METHODS = ("head", *(method.lower() for method in METHODS))
 _OF_ALL_METHODS = ("dispatch", "dispatch_request")
 
@@ -60,6 +63,20 @@ def marks_of(functions: tuple[Any, ...], method: str) -> Marks:
                     replacing[limit] = None
                 exempted = exempted or (place == 0 and _EXEMPT in getattr(wrapped, "__dict__", ()))
     return Marks(exempted, tuple(replacing))
+
+
+def is_preflight(exchange: Exchange) -> bool:
+    """Return whether a request is a CORS preflight, as the Fetch standard defines it.
+
+    It is an OPTIONS request with one Origin and one Access-Control-Request-Method, which is a method.
+    """
+    if exchange.method != "OPTIONS":
+        return False
+    try:
+        origin, method = exchange.header("origin"), exchange.header("access-control-request-method")
+    except BadRequestError:  # a browser sends each once
+        return False
+    return bool(origin and method and _TOKEN.fullmatch(method))
 
 
 def check_endpoints(endpoints: Iterable[Any], check: Callable[[rate_limit], object]) -> None:

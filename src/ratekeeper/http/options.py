@@ -32,6 +32,8 @@ class Options(TypedDict, total=False):
     """The tokens that a request takes, or a function that returns them. A rule's own cost is multiplied by it."""
     exempt: RequestFunction | None
     """A function: if it returns true, nothing limits the request."""
+    exempt_preflights: bool
+    """True: no rule of the policy limits a CORS preflight. A client can send any number of them: see `is_preflight`."""
     on_decision: Observer | Collection[Observer]
     """A function, or several, called with the request and each decision, allowed or refused."""
     rejection: Callable[[Any, PolicyDecision], Any] | None
@@ -82,6 +84,10 @@ def _anything(value: object) -> bool:
     return True
 
 
+def _true_or_false(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
@@ -106,7 +112,8 @@ _RIGHT: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "rejection": (_function_or_none, "a function of the request and the decision"),
     "trusted_proxies": (_whole, "a number of proxies, 0 or more"),
-    "enabled": (lambda value: isinstance(value, bool), "True or False"),
+    "enabled": (_true_or_false, "True or False"),
+    "exempt_preflights": (_true_or_false, "True or False"),
     "max_waiting": (lambda value: value is None or _whole(value), "a number of requests, 0 or more, or None"),
 }
 """For each option, whether a value is right, and what would be."""
