@@ -6,6 +6,7 @@ from ratekeeper.decision import Decision, RuleDecision
 from ratekeeper.errors import (
     CostError,
     LimitError,
+    LimitUnavailable,
     MissingExtraError,
     PolicyError,
     QueueClosed,
@@ -21,6 +22,7 @@ from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import Deny, LeakyBucket, Limit, TokenBucket, parse_limit, parse_limits
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper, Keeper
+from ratekeeper.policy.lookup import LookupFunction, LookupStats
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
 from ratekeeper.stores.memory import MemoryStore
@@ -45,7 +47,10 @@ __all__ = [
     "LeakyQueue",
     "Limit",
     "LimitError",
+    "LimitUnavailable",
     "Limiter",
+    "LookupFunction",
+    "LookupStats",
     "ManualClock",
     "MemoryStore",
     "MissingExtraError",

@@ -82,8 +82,7 @@ def checked_on_error(on_error: str) -> str:
 class Decision:
     """May the request go ahead, when, and what is left. Immutable; true when allowed.
 
-    Everything follows from a few exact integers, in ticks of 1/16 ns. The C core's type keeps them in C, and
-    inherits all else from here.
+    Everything follows from a few exact integers, in ticks of 1/16 ns. The C core's type keeps them in C.
 
     >>> from ratekeeper import Limiter
     >>> Limiter("5/s").try_acquire("alice", 3)
@@ -235,9 +234,6 @@ class Decision:
 
 class RuleDecision(NamedTuple):
     """One rule's own decision. `decision.allowed` is what this rule alone says, also when another rule refuses.
-
-    `message` is the rule's own text for people whose request it refuses.
-
     >>> from ratekeeper import Limiter
     >>> RuleDecision("each user", Limiter("5/s").try_acquire("alice")).outcome
     'allowed'
@@ -246,11 +242,17 @@ class RuleDecision(NamedTuple):
     name: str
     decision: Decision
     shadow: bool = False
-    message: str | None = None
+    message: str | None = None  # the rule's own text for people whose request it refuses
+    place: int = 0  # of the limit in its rule, if several were looked up
 
     @property
     def limit(self) -> Limit:
         return self.decision.limit
+
+    @property
+    def label(self) -> str:
+        """The rule's name; of a further limit of the rule, with its place, such as "each user/1"."""
+        return f"{self.name}/{self.place}" if self.place else self.name
 
     @property
     def outcome(self) -> Outcome:
@@ -273,9 +275,9 @@ def seconds(ticks: int) -> float:
 def most_restrictive(decisions: Sequence[Decision]) -> Decision:
     """Return the refusal with the longest wait; if none refuses, the decision with the least left."""
     refused = [decision for decision in decisions if not decision.allowed]
-    if refused:
-        return max(refused, key=lambda decision: decision.retry_ticks)
-    return min(decisions, key=lambda decision: decision.remaining)
+    if not refused:
+        return min(decisions, key=lambda decision: decision.remaining)
+    return max(refused, key=lambda decision: decision.retry_ticks)
 
 
 def combine(decisions: Sequence[Decision]) -> Decision:

@@ -65,6 +65,10 @@ class StoreUnavailable(StoreError):
         self.retry_after = retry_after
 
 
+class LimitUnavailable(StoreUnavailable):
+    """A rule's limit cannot be looked up, and the rule denies its requests meanwhile: `on_lookup_error = "deny"`."""
+
+
 class MissingExtraError(RatekeeperError, ImportError):
     """A part was asked for whose optional dependency is not installed."""
 

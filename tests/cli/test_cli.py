@@ -130,6 +130,28 @@ def test_explain_of_a_client_that_is_no_address_is_an_error(capsys: pytest.Captu
     assert run(capsys, "explain", EXAMPLE, "client=unknown")[0] == 0
 
 
+LOOKED_UP = """
+[[rules]]
+name = "each user"
+key = ["user"]
+limit = "app:plan"
+default = "2/minute"
+ttl = "30s"
+"""
+
+
+def test_a_looked_up_limit_is_shown_as_such(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(LOOKED_UP)
+    code, out, _ = run(capsys, "validate", str(policy))
+    assert code == 0
+    assert "limit  looked up by the application's 'app:plan', again after 30 s; if that fails: last known" in out
+    assert "else   bursts of 2, refilled at 2/minute" in out
+    code, out, _ = run(capsys, "explain", str(policy), "user=alice")
+    assert code == 0
+    assert "which is the default: the application looks up 'app:plan'" in out
+
+
 def test_explain_exits_1_if_the_request_would_be_refused(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "explain", EXAMPLE, "api_key=x", "path=/api/x", "--cost", "4")
     assert code == 1

@@ -205,3 +205,13 @@ def test_a_terminal_sees_how_far_it_is(
         terminal.flush()
         assert b"access.log" in screen.read(65536)
     assert "access.log" in capsys.readouterr().out
+
+
+def test_a_looked_up_limit_is_replayed_by_its_default_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rules]]\nname = "each user"\nkey = ["api_key"]\nlimit = "app:plan"\ndefault = "2/minute"\n')
+    assert command(str(policy), log(tmp_path, LOG)) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "'each user' was replayed by its default: the application looks up 'app:plan'" in shown

@@ -291,7 +291,7 @@ MISTAKES = [
     # a rule's own keys
     (RULE + "capcity = 5\n", "policy.toml:5: rule 'r': unknown key 'capcity': did you mean 'capacity'?"),
     (RULE.replace("capacity", "capcity"), "policy.toml:3: rule 'r': unknown key 'capcity': did you mean 'capacity'?"),
-    (RULE + "xyzzy = 5\n", "policy.toml:5: rule 'r': unknown key 'xyzzy': use one of algorithm, capacity, cost, deny"),
+    (RULE + "xyzzy = 5\n", "policy.toml:5: rule 'r': unknown key 'xyzzy': use one of algorithm, capacity, cost, d"),
     ("[[rules]]\ncapacity = 20\nrefill_rate = 5\n", "policy.toml:1: rule 1: 'name' is missing: write, say, name ="),
     (RULE.replace('"r"', "7"), "policy.toml:2: rule 1: 'name' must be a string, not a whole number"),
     (RULE.replace('"r"', '""'), "policy.toml:2: rule 1: 'name' must be a string, not an empty string"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import UserDict
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -12,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from needs import need
-from policy_strategies import REQUESTS, policies
+from policy_strategies import REQUESTS, plan_of, policies
 
 from ratekeeper import Decision, LeakyBucket, ManualClock, MemoryStore, Policy, TokenBucket, core
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.policy.compiled import CompiledPolicy, PythonMatcher
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.lookup import Lookup
+from ratekeeper.policy.lookups import Lookups
 from ratekeeper.policy.model import Override, Rule, Tiers
 from ratekeeper.policy.sources import Readings
 
@@ -29,8 +32,10 @@ class Twins:
         need("the C core", core.matcher is not None)
         self.clock = ManualClock(1000)
         self.stores = MemoryStore(100, clock=self.clock), MemoryStore(100, clock=self.clock, implementation="python")
-        self.c = CompiledPolicy(policy, self.stores[0])
-        self.python = CompiledPolicy(policy, self.stores[1], PythonMatcher)
+        limits = {"plan": plan_of} if any(rule.lookup for rule in policy.rules) else {}
+        lookups = [Lookups(limits, awaits=False) for _ in self.stores]
+        self.c = CompiledPolicy(policy, self.stores[0], lookups=lookups[0])
+        self.python = CompiledPolicy(policy, self.stores[1], PythonMatcher, lookups[1])
         assert type(getattr(self.c.try_acquire, "__self__", None)).__name__ == "PolicyGate"
 
     def ask(self, attributes: Any, *cost: Any) -> PolicyDecision | tuple[type[Exception], str]:
@@ -65,7 +70,10 @@ def outcome(compiled: CompiledPolicy, attributes: Any, *cost: Any) -> PolicyDeci
         return type(error), str(error)
 
 
-@given(policies(), st.lists(st.tuples(REQUESTS, st.sampled_from([1, 1, 1, 2, 0, 10**6]), st.floats(0, 2)), max_size=8))
+@given(
+    policies(looked_up=True),
+    st.lists(st.tuples(REQUESTS, st.sampled_from([1, 1, 1, 2, 0, 10**6]), st.floats(0, 2)), max_size=8),
+)
 def test_both_decide_alike(policy: Policy, requests: list[tuple[dict[str, str], int, float]]) -> None:
     twins = Twins(policy)
     for attributes, cost, pause in requests:
@@ -224,10 +232,104 @@ def test_the_rules_decisions_stay_the_same_objects_so_that_none_is_refunded_twic
 def test_headers_of_both_are_alike() -> None:
     policy = Policy(
         (Rule('say "hi" 100%', TokenBucket(5, 2), key=("user",)), Rule("shadow", TokenBucket(1, 1), shadow=True),
-         Rule("slow", LeakyBucket(2, "7/minute")), Rule("huge", TokenBucket(10**17, "1000000000/s"))),
+         Rule("slow", LeakyBucket(2, "7/minute")), Rule("huge", TokenBucket(10**17, "1000000000/s")),
+         *(Rule(f"plan of {name}", TokenBucket(1, 1), match={"user": ("a",)}, key=(name,), lookup=Lookup("plan"))
+           for name in ("user", "team", "path"))),
     )  # fmt: skip
     twins = Twins(policy)
     for _ in range(8):
-        headers = [rate_limit_headers(decide(compiled, {"user": "a"}, 2)) for compiled in (twins.c, twins.python)]
+        headers = [
+            rate_limit_headers(decide(compiled, {"user": "a", "team": "b", "path": "d"}, 2))
+            for compiled in (twins.c, twins.python)
+        ]
         assert headers[0] == headers[1]
         twins.clock.advance(0.3)
+
+
+def test_a_combination_tells_looked_up_limits_apart() -> None:
+    plans: dict[str, Any] = {
+        "a": "2/s", "b": "2/s", "c": "3/s", "d": "2/s burst 3", "e": LeakyBucket(1, 2), "f": ["2/s", "3/s"],
+        "g": ["3/s", "2/s"], "h": LeakyBucket(1, 3),
+    }  # fmt: skip
+    rule = Rule("each user", TokenBucket(2, 2), key=("user",), lookup=Lookup("plan"))
+    store = MemoryStore(100, clock=ManualClock())
+    compiled = CompiledPolicy(
+        Policy((rule,)), store, lookups=Lookups({"plan": lambda it: plans[it["user"]]}, awaits=False)
+    )
+    combinations = [decide(compiled, {"user": user}).combination for user in "abcdefgh"]
+    assert combinations[0] == combinations[1]
+    assert len(set(combinations)) == 7
+
+
+class Changing(dict[str, str]):
+    """A request whose key is another at each look."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self["user"] = self["user"] + "x"
+        return self["user"]
+
+
+def test_a_key_that_changes_while_it_is_read_is_looked_up_as_it_was_read() -> None:
+    asked: list[str] = []
+
+    def plan(attributes: Mapping[str, str]) -> str:
+        asked.append(attributes["user"])
+        return "5/s"
+
+    rule = Rule("each user", TokenBucket(2, 2), key=("user",), lookup=Lookup("plan"))
+    compiled = CompiledPolicy(Policy((rule,)), MemoryStore(100), lookups=Lookups({"plan": plan}, awaits=False))
+    decision = decide(compiled, Changing(user="u"))
+    assert decision.rules[0].decision.key == f"{len(asked[0])}:{asked[0]}"
+
+
+def test_more_limits_than_fit_on_the_stack() -> None:
+    rules = tuple(
+        Rule(f"rule {n}", TokenBucket(n + 1, 1), key=("user",), lookup=Lookup("plan") if n % 2 else None)
+        for n in range(40)
+    )
+    twins = Twins(Policy(rules))
+    for user in "abcdefgh":
+        twins.ask({"user": user})
+
+
+@pytest.mark.parametrize("answer", [None, [], [None], [(TokenBucket(1, 1),)], "limits", [()]])
+def test_an_answer_that_is_not_limits_is_an_error(answer: Any) -> None:
+    rule = Rule("each user", TokenBucket(2, 2), key=("user",), lookup=Lookup("plan"))
+    store = MemoryStore(100)
+    compiled = CompiledPolicy(Policy((rule,)), store, lookups=Lookups({"plan": lambda _: None}, awaits=False))
+    need("the C core", core.matcher is not None)
+    if answer == [()]:
+        answer = [core.known_limits((), 0)]
+    gate = store.policy_gate(compiled._matcher, lambda wanted: answer)
+    with pytest.raises(TypeError, match="limits must be known after they were asked for"):
+        gate.try_acquire({"user": "a"})
+
+
+def test_known_limits_are_values_of_at_most_eight_limits() -> None:
+    known = core.known_limits((TokenBucket(1, 1),), 2**62)
+    assert (known.limits, known.stale_at) == ((TokenBucket(1, 1),), 2**62)
+    with pytest.raises(AttributeError):
+        known.stale_at = 3  # type: ignore[misc]
+    need("the C core", core.matcher is not None)
+    mistakes: list[Any] = [[], (None,), (TokenBucket(1, 1),) * 9, ("1/s",)]
+    for wrong in mistakes:
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            core.known_limits(wrong, 0)
+
+
+def test_memory_is_given_back() -> None:
+    need("the C core", core.matcher is not None)
+    rule = Rule("each user", TokenBucket(2, 2), key=("user",), lookup=Lookup("plan"))
+    entry = core.known_limits((TokenBucket(5, 5), TokenBucket(6, 6)), 2**62)
+    store = MemoryStore(100)
+    lookups = Lookups({"plan": lambda _: None}, awaits=False)
+    compiled = CompiledPolicy(Policy((rule,)), store, lookups=lookups)
+    cache = compiled.rules[0].known
+    assert cache is not None
+    cache.entries["1:a"] = entry
+    before = sys.getrefcount(entry)
+    decisions = [decide(compiled, {"user": "a"}) for _ in range(10)]
+    assert sys.getrefcount(entry) == before + 2 * 10
+    assert len({decision.combination for decision in decisions}) == 2  # allowed and refused
+    del decisions
+    assert sys.getrefcount(entry) == before

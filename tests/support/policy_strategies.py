@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import sha256
-from typing import get_args
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from ratekeeper import Deny, LeakyBucket, Policy, TokenBucket
+from ratekeeper.policy.lookup import Lookup
 from ratekeeper.policy.model import Missing, Override, Rule, Tiers
 from ratekeeper.policy.sources import Readings
 
@@ -63,6 +65,9 @@ LIMITS = st.builds(TokenBucket, st.integers(1, 3), st.integers(1, 3)) | st.build
     LeakyBucket, st.integers(0, 2), st.integers(1, 3)
 )
 LIMITS |= st.sampled_from([*[TokenBucket(1, 1)] * 6, TokenBucket(0, 0), Deny()])
+LOOKUPS = st.sampled_from(
+    [None, None, Lookup("plan"), Lookup("plan", on_error="default"), Lookup("plan", on_error="deny")]
+)
 COSTS: st.SearchStrategy[int | str] = st.sampled_from([1, 1, 1, 2, 3, 10**6, "tokens"])
 OVERRIDES = st.lists(st.builds(Override, MATCHES.filter(bool), LIMITS), max_size=6).map(tuple)
 KEYS = st.sampled_from([(), ("user",), ("path", "user"), ("client",)])
@@ -73,11 +78,12 @@ HASHED_TIERS = Tiers("user", "free", {HASHES[0]: "pro", "b": "team", HASHES[1]: 
 
 
 @st.composite
-def policies(draw: st.DrawFn) -> Policy:
+def policies(draw: st.DrawFn, looked_up: bool = False) -> Policy:
     rules = tuple(
         Rule(
             f"rule {number}", draw(LIMITS), match=draw(MATCHES), key=draw(KEYS), overrides=draw(OVERRIDES),
             missing=draw(MISSING), shadow=draw(st.booleans()), cost=draw(COSTS),
+            lookup=draw(LOOKUPS) if looked_up else None,
         )
         for number in range(draw(st.integers(1, 3)))
     )  # fmt: skip
@@ -88,3 +94,18 @@ def policies(draw: st.DrawFn) -> Policy:
             return Policy(rules, exempt=tuple(exempt), tiers=tiers)
         except ValueError:
             exempt.pop()
+
+
+def plan_of(attributes: Mapping[str, str]) -> Any:
+    """A look-up for these policies: any kind of answer, and always the same for one bucket."""
+    text = "".join(attributes.values())
+    plans = (
+        None,
+        "2/s",
+        LeakyBucket(1, 1),
+        ["3/s", "5/minute"],
+        [LeakyBucket(0, 1), "1/s", "2/s"],
+        "often",
+        TokenBucket(1, 1),
+    )
+    return plans[sum(map(ord, text)) % len(plans)]

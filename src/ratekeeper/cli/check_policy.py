@@ -9,10 +9,10 @@ from ratekeeper.cli.attributes import conditions, read_attributes
 from ratekeeper.clock import ManualClock
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.limits import Limit
-from ratekeeper.policy.compiled import RuleExplanation
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.policy.patterns import accepts
+from ratekeeper.policy.plan import RuleExplanation
 from ratekeeper.rates import rate_text
 from ratekeeper.stores.memory import MemoryStore
 
@@ -45,7 +45,7 @@ def run_validate(args: argparse.Namespace) -> int:
         print(f"  for    {_requests(rule)}")
         if not rule.limit.denies or rule.overrides:
             print(f"  each   {' and '.join(rule.key) if rule.key else 'all requests together'}")
-        print(f"  limit  {describe(rule.limit)}")
+        print(f"  limit  {_limit(rule)}")
         for override in rule.overrides:
             print(f"  but    {conditions(override.match)}: {describe(override.limit)}")
     for tier in _unlimited_tiers(policy):
@@ -79,6 +79,8 @@ def _slots(policy: Policy) -> str:
 def run_explain(args: argparse.Namespace) -> int:
     """Print each rule's view of one request, on empty buckets. Exit code 1 if it would be refused."""
     policy = Policy.load(args.policy)
+    looked_up = {rule.name: rule.lookup.name for rule in policy.rules if rule.lookup is not None}
+    policy = policy.without_lookups()  # their functions are the application's
     attributes = read_attributes(args.attributes, policy)
     if args.cost < 0:
         raise RatekeeperError(f"--cost must be 0 or more, not {args.cost}")
@@ -90,6 +92,8 @@ def run_explain(args: argparse.Namespace) -> int:
         print(f"tier: {seen['tier']}")
     for explanation in explanations:
         print(_explanation(explanation))
+        if explanation.decision is not None and (name := looked_up.get(explanation.rule.name)):
+            print(f"    which is the default: the application looks up 'app:{name}'")
     exempt_by = keeper.compiled.exempting(seen)
     if exempt_by is not None:
         print(f"=> allowed: exempt, as are all requests with {conditions(exempt_by)}")
@@ -100,6 +104,16 @@ def run_explain(args: argparse.Namespace) -> int:
     why = "" if decision.missing is None else f": it has no {decision.missing}"
     print("=> denied" if decision.denied else f"=> refused{why}")
     return 1
+
+
+def _limit(rule: Rule) -> str:
+    lookup = rule.lookup
+    if lookup is None:
+        return describe(rule.limit)
+    return (
+        f"looked up by the application's 'app:{lookup.name}', again after {lookup.ttl:g} s; if that fails: "
+        f"{lookup.on_error}\n  else   {describe(rule.limit)}"
+    )
 
 
 def describe(limit: Limit) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from ratekeeper.clock import SystemClock
 from ratekeeper.core import pytable
+from ratekeeper.core.known_limits import KnownLimits
+from ratekeeper.limits import Limit
 
 if TYPE_CHECKING:
     from ratekeeper.core import _table
@@ -32,6 +34,9 @@ IMPLEMENTATION: Literal["c", "python"] = "python"
 matcher: Callable[[Any], Any] | None = None
 """Makes the C matcher of a policy's program; None where the C core is not in use."""
 
+known_limits: Callable[[tuple[Limit, ...], int], KnownLimits] = KnownLimits
+"""Makes the limits that are known of a bucket."""
+
 _wanted = os.environ.get("RATEKEEPER_CORE", "auto")
 if _wanted not in ("auto", "require", "python"):
     raise ImportError(f"RATEKEEPER_CORE must be auto, require or python, not {_wanted!r}")
@@ -47,6 +52,7 @@ if _wanted != "python":
     else:
         IMPLEMENTATION = "c"
         matcher = _table.Matcher
+        known_limits = cast("Any", _table.KnownLimits)
 
 
 def lines_for(max_keys: int) -> int:

@@ -4,13 +4,43 @@
 
 #include "matcher.h"
 
+enum { RK_MOST_LIMITS = 8 }; /* of one rule, if they are looked up: MOST_LIMITS in policy/lookup.py */
+
+/* known_limits_object.c */
+typedef struct {
+    PyObject_VAR_HEAD
+    PyObject *limits; /* a tuple; without limits the bucket's requests are denied */
+    int64_t stale_at; /* ticks */
+    rk_limit numbers[];
+} rk_known_limits_object;
+
 /* A rule's answer. `match.cost` is what the request was charged. */
 typedef struct {
     rk_match match;
     rk_answer answer;
     rk_limit limit;
+    rk_known_limits_object *known; /* the limits that were looked up, or NULL; a decision owns its reference */
+    int place;                     /* of the limit among them */
     bool shadow;
 } rk_rule_answer;
+
+/* policy_lookups.c: a rule's limits that are looked up, as policy/lookup_cache.py keeps them */
+typedef struct {
+    PyObject *entries; /* a dict: for each bucket its known limits */
+    Py_buffer hits;    /* an int64_t */
+    rk_key scope_keys[RK_MOST_LIMITS];
+} rk_lookup;
+
+/* Set `*bound`, if the rule's limit is looked up. False with a Python error set; `*bound` is to be freed also then. */
+bool rk_bind_lookup(const rk_table *table, PyObject *rule, rk_lookup **bound);
+void rk_free_lookup(rk_lookup *lookup);
+
+/* Set known[i] to what is known for each match, a new reference, if its limit is looked up. `asked` is called for what
+ * is not known. `places` is room for as many numbers as there are matches. `*now` is the time; if Python was asked
+ * meanwhile, RK_NOT_READ. False with a Python error set. */
+enum { RK_NOT_READ = -1 };
+bool rk_find_limits(rk_table_object *table, const rk_matcher_object *matcher, PyObject *asked,
+                    rk_lookup *const *lookups, const rk_found *found, PyObject **known, Py_ssize_t *places, int64_t *now);
 
 /* policy_decision_object.c */
 PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base);
@@ -22,11 +52,11 @@ typedef struct {
 } rk_policy;
 
 PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_found *found,
-                                  const rk_rule_answer *answers, bool allowed, bool charged);
+                                  const rk_rule_answer *answers, Py_ssize_t count, bool allowed, bool charged);
 
 /* policy_gate_object.c */
-PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher);
+PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher, PyObject *asked);
 
-extern PyType_Spec rk_policy_decision_spec, rk_policy_gate_spec;
+extern PyType_Spec rk_policy_decision_spec, rk_policy_gate_spec, rk_known_limits_spec;
 
 #endif

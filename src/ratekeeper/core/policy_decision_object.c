@@ -29,9 +29,9 @@ PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base)
 }
 
 PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_found *found,
-                                  const rk_rule_answer *answers, bool allowed, bool charged)
+                                  const rk_rule_answer *answers, Py_ssize_t count, bool allowed, bool charged)
 {
-    size_t size = (size_t)found->count * sizeof *answers;
+    size_t size = (size_t)count * sizeof *answers;
     rk_rule_answer *own = PyMem_Malloc(size + found->length);
     if (!own)
         return PyErr_NoMemory();
@@ -41,14 +41,16 @@ PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_
         return NULL;
     }
     memcpy(own, answers, size);
-    memcpy(own + found->count, found->bytes, found->length);
+    memcpy(own + count, found->bytes, found->length);
+    for (Py_ssize_t i = 0; i < count; i++)
+        Py_XINCREF(own[i].known);
     memset(self->slots, 0, sizeof self->slots);
     self->policy = policy;
     Py_INCREF(policy.rules);
     self->rules = NULL;
     self->missing = Py_NewRef(found->missing ? found->missing : Py_None);
     self->answers = own;
-    self->count = found->count;
+    self->count = count;
     self->allowed = allowed;
     self->charged = charged;
     return (PyObject *)self;
@@ -60,13 +62,14 @@ static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module 
     const rk_rule_answer *answer = &self->answers[i];
     const char *bytes = (const char *)(self->answers + self->count);
     PyObject *rule = RK_AT(self->policy.rules, answer->match.rule), *limits = RK_AT(rule, RULE_LIMITS);
-    Py_ssize_t limit = answer->match.limit < 0 ? PyTuple_GET_SIZE(limits) - 1 : answer->match.limit;
+    Py_ssize_t place = answer->match.limit < 0 ? PyTuple_GET_SIZE(limits) - 1 : answer->match.limit;
+    PyObject *limit = answer->known ? RK_AT(answer->known->limits, answer->place) : RK_AT(limits, place);
     PyObject *key = rk_text_of(bytes + answer->match.begin, answer->match.end - answer->match.begin);
     PyObject *decision = !key ? NULL
-                              : rk_make_decision(module, RK_AT(limits, limit), key, answer->match.cost, &answer->answer,
+                              : rk_make_decision(module, limit, key, answer->match.cost, &answer->answer,
                                                  self->charged && answer->answer.allowed);
     Py_XDECREF(key);
-    PyObject *made = decision ? module->rule_decision->tp_alloc(module->rule_decision, 4) : NULL;
+    PyObject *made = decision ? module->rule_decision->tp_alloc(module->rule_decision, 5) : NULL;
     if (!made) {
         Py_XDECREF(decision);
         return NULL;
@@ -78,6 +81,7 @@ static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module 
     PyTuple_SET_ITEM(made, 1, decision);
     PyTuple_SET_ITEM(made, 2, Py_NewRef(RK_AT(rule, RULE_SHADOW)));
     PyTuple_SET_ITEM(made, 3, Py_NewRef(RK_AT(rule, RULE_MESSAGE)));
+    PyTuple_SET_ITEM(made, 4, PyLong_FromLong(answer->place));
     return made;
 }
 
@@ -104,18 +108,33 @@ static PyObject *get_rules(rk_policy_decision_object *self, void *Py_UNUSED(clos
 }
 
 /* Bytes that are equal for decisions alike but for numbers: the policy's number, and of each rule its place, that of its
- * limit, and whether it allowed. */
+ * limit, and whether it allowed. A limit that was looked up has no place there, so its numbers tell it. */
 static PyObject *get_combination(rk_policy_decision_object *self, void *Py_UNUSED(closure))
 {
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (1 + 2 * self->count) * (Py_ssize_t)sizeof(int64_t));
+    Py_ssize_t numbers = 1 + 2 * self->count, next = 0;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        if (!self->answers[i].known)
+            continue;
+        if (!self->answers[i].limit.second)
+            return PyObject_CallMethod((PyObject *)self, "_combination", NULL);
+        numbers += 4;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, numbers * (Py_ssize_t)sizeof(int64_t));
     if (!bytes)
         return NULL;
-    char *next = PyBytes_AS_STRING(bytes);
-    memcpy(next, &self->policy.number, sizeof(int64_t));
+    int64_t *all = (int64_t *)PyBytes_AS_STRING(bytes);
+    all[next++] = (int64_t)self->policy.number;
     for (Py_ssize_t i = 0; i < self->count; i++) {
-        const rk_rule_answer *one = &self->answers[i];
-        int64_t places[2] = {one->match.rule, 2 * one->match.limit + one->answer.allowed};
-        memcpy(next + (1 + 2 * i) * (Py_ssize_t)sizeof(int64_t), places, sizeof places);
+        const rk_rule_answer *answer = &self->answers[i];
+        const rk_limit *limit = &answer->limit;
+        int64_t place = answer->known ? -2 - 2 * answer->place - limit->queues : answer->match.limit;
+        all[next++] = answer->match.rule;
+        all[next++] = 2 * place + answer->answer.allowed;
+        if (answer->known) {
+            int64_t of_limit[4] = {limit->interval, limit->max_cost, limit->second, limit->parts};
+            memcpy(all + next, of_limit, sizeof of_limit);
+            next += 4;
+        }
     }
     return bytes;
 }
@@ -181,6 +200,8 @@ static void policy_decision_dealloc(rk_policy_decision_object *self)
     Py_DECREF(self->policy.rules);
     Py_XDECREF(self->rules);
     Py_DECREF(self->missing);
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        Py_XDECREF(self->answers[i].known);
     PyMem_Free(self->answers);
     PyObject_GC_Del(self);
     Py_DECREF(type);

@@ -15,8 +15,10 @@ typedef struct {
     PyObject_VAR_HEAD
     rk_table_object *table;
     rk_matcher_object *matcher;
-    rk_limit *limits; /* of all rules */
-    uint64_t number;  /* the policy's, in this interpreter */
+    rk_limit *limits;    /* of all rules */
+    PyObject *asked;     /* asked for limits that are not known; NULL if all are fixed */
+    rk_lookup **lookups; /* of each rule, or NULL: the limits that are looked up. NULL if all are fixed */
+    uint64_t number;     /* the policy's, in this interpreter */
     rk_policy_rule rules[];
 } rk_policy_gate_object;
 
@@ -32,46 +34,134 @@ static const rk_limit *limit_of(const rk_policy_gate_object *self, const rk_matc
     return &rule->limits[match->limit < 0 ? rule->last : match->limit];
 }
 
+static bool is_looked_up(const rk_policy_gate_object *self, const rk_match *match)
+{
+    return match->limit < 0 && self->lookups && self->lookups[match->rule];
+}
+
 /* A limit that refuses all decides without the table: its answer is that of refused in policy/decision.py. If its rule is not in
  * shadow, nothing else is charged, so nothing else is looked at. */
 static const rk_answer refused = {.retry_after = INT64_MAX, .delay = INT64_MAX};
 
 static void drop_if_refused(const rk_policy_gate_object *self, rk_found *found)
 {
-    for (Py_ssize_t i = 0; i < found->count; i++)
-        if (limit_of(self, &found->matches[i])->max_cost < 0 && !self->rules[found->matches[i].rule].shadow) {
-            found->matches[0] = found->matches[i];
+    for (Py_ssize_t i = 0; i < found->count; i++) {
+        const rk_match *match = &found->matches[i];
+        if (limit_of(self, match)->max_cost < 0 && !self->rules[match->rule].shadow && !is_looked_up(self, match)) {
+            found->matches[0] = *match;
             found->count = 1;
         }
+    }
 }
 
-static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t cost, rk_demand *demands,
-                        rk_rule_answer *answers)
+/* Set the demand of one limit of a rule that matches. */
+static inline void set_demand(rk_policy_gate_object *self, const rk_found *found, const rk_match *match,
+                              rk_key scope_key, const rk_limit *limit, rk_demand *demand, rk_rule_answer *answer)
+{
+    const rk_policy_rule *rule = &self->rules[match->rule];
+    demand->fingerprint = rk_fingerprint(scope_key, found->bytes + match->begin, match->end - match->begin);
+    rk_prefetch(&self->table->table, demand->fingerprint);
+    answer->limit = *limit;
+    answer->match = *match;
+    answer->shadow = rule->shadow;
+    rk_set_terms(&answer->limit, match->cost, rule->wait, demand);
+    demand->shadow = rule->shadow;
+}
+
+/* Set the demands of all limits that were looked up for a rule. Return their number. */
+static Py_ssize_t set_demands(rk_policy_gate_object *self, const rk_found *found, const rk_match *match,
+                              rk_known_limits_object *known, rk_demand *demands, rk_rule_answer *answers)
+{
+    const rk_lookup *lookup = self->lookups[match->rule];
+    for (Py_ssize_t i = 0; i < Py_SIZE(known); i++) {
+        set_demand(self, found, match, lookup->scope_keys[i], &known->numbers[i], &demands[i], &answers[i]);
+        answers[i].known = known;
+        answers[i].place = (int)i;
+    }
+    return Py_SIZE(known);
+}
+
+/* `known` is what is known for each match, or NULL if all limits are fixed. */
+static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t cost, PyObject *const *known,
+                        int64_t now, rk_demand *demands, rk_rule_answer *answers)
 {
     rk_table_object *table = self->table;
-    int64_t now;
+    Py_ssize_t count = 0;
     for (Py_ssize_t i = 0; i < found->count; i++) {
         rk_match *match = &found->matches[i];
-        const rk_policy_rule *rule = &self->rules[match->rule];
-        demands[i].fingerprint =
-            rk_fingerprint(rule->scope_key, found->bytes + match->begin, match->end - match->begin);
-        rk_prefetch(&table->table, demands[i].fingerprint);
         match->cost = product(match->cost, cost);
-        answers[i].limit = *limit_of(self, match);
-        answers[i].match = *match;
-        answers[i].shadow = rule->shadow;
-        rk_set_terms(&answers[i].limit, match->cost, rule->wait, &demands[i]);
-        demands[i].shadow = rule->shadow;
+        if (known && known[i]) {
+            count += set_demands(self, found, match, (rk_known_limits_object *)known[i], demands + count, answers + count);
+            continue;
+        }
+        rk_key scope_key = self->rules[match->rule].scope_key;
+        set_demand(self, found, match, scope_key, limit_of(self, match), &demands[count], &answers[count]);
+        answers[count].known = NULL;
+        answers[count++].place = 0;
     }
-    if (!rk_read_clock(table, &now))
+    for (Py_ssize_t i = 0; known && i < count; i++) /* as drop_if_refused, of limits that were looked up */
+        if (answers[i].limit.max_cost < 0 && !answers[i].shadow) {
+            answers[0] = answers[i];
+            demands[0] = demands[i];
+            count = 1;
+        }
+    if (now == RK_NOT_READ && !rk_read_clock(table, &now))
         return NULL;
-    bool allowed = rk_charge_all(&table->table, demands, (size_t)found->count, now, true, &table->later);
+    bool allowed = rk_charge_all(&table->table, demands, (size_t)count, now, true, &table->later);
     if (table->clock && PyErr_Occurred())
         return NULL;
-    for (Py_ssize_t i = 0; i < found->count; i++)
+    for (Py_ssize_t i = 0; i < count; i++)
         answers[i].answer = answers[i].limit.max_cost < 0 ? refused : demands[i].answer;
     rk_policy policy = {self->matcher->rules, self->number};
-    return rk_make_policy_decision(table->module, policy, found, answers, allowed && !found->missing, allowed);
+    return rk_make_policy_decision(table->module, policy, found, answers, count, allowed && !found->missing, allowed);
+}
+
+/* Decide a request by `most` limits at most. */
+static PyObject *decide_with_room(rk_policy_gate_object *self, rk_found *found, int64_t cost, PyObject *const *known,
+                                  Py_ssize_t most, int64_t now)
+{
+    rk_demand few_demands[RK_FEW], *demands = few_demands;
+    rk_rule_answer few_answers[RK_FEW], *answers = few_answers;
+    PyObject *decision = NULL;
+    if (most > RK_FEW) {
+        demands = PyMem_New(rk_demand, most);
+        answers = PyMem_New(rk_rule_answer, most);
+    }
+    if (demands && answers)
+        decision = decide(self, found, cost, known, now, demands, answers);
+    else
+        PyErr_NoMemory();
+    if (demands != few_demands) {
+        PyMem_Free(demands);
+        PyMem_Free(answers);
+    }
+    return decision;
+}
+
+/* Decide a request by a policy with limits that are looked up. */
+static PyObject *decide_looked_up(rk_policy_gate_object *self, rk_found *found, int64_t cost)
+{
+    PyObject *few_known[RK_FEW] = {NULL}, **known = few_known, *decision = NULL;
+    Py_ssize_t few_places[RK_FEW], *places = few_places, most = 0;
+    int64_t now;
+    if (found->count > RK_FEW) {
+        known = PyMem_Calloc((size_t)found->count, sizeof *known);
+        places = PyMem_New(Py_ssize_t, found->count);
+    }
+    if (!known || !places) {
+        PyErr_NoMemory();
+    } else if (rk_find_limits(self->table, self->matcher, self->asked, self->lookups, found, known, places, &now)) {
+        for (Py_ssize_t i = 0; i < found->count; i++)
+            most += known[i] ? Py_SIZE(known[i]) : 1;
+        decision = decide_with_room(self, found, cost, known, most, now);
+    }
+    for (Py_ssize_t i = 0; known && i < found->count; i++)
+        Py_XDECREF(known[i]);
+    if (known != few_known)
+        PyMem_Free(known);
+    if (places != few_places)
+        PyMem_Free(places);
+    return decision;
 }
 
 /* Reads (attributes, cost=1), by position or by name. */
@@ -87,8 +177,6 @@ static bool read_arguments(PyObject *const *args, Py_ssize_t count, PyObject *ke
 static PyObject *policy_gate_try_acquire(rk_policy_gate_object *self, PyObject *const *args, Py_ssize_t count,
                                          PyObject *keywords)
 {
-    rk_demand few_demands[RK_FEW], *demands = few_demands;
-    rk_rule_answer few_answers[RK_FEW], *answers = few_answers;
     rk_found found;
     PyObject *attributes, *decision = NULL;
     int64_t cost = 1;
@@ -99,18 +187,10 @@ static PyObject *policy_gate_try_acquire(rk_policy_gate_object *self, PyObject *
         found.count = 0, found.length = 0; /* what matched before is not charged */
     else if (read)
         drop_if_refused(self, &found);
-    if (read && found.count > RK_FEW) {
-        demands = PyMem_New(rk_demand, found.count);
-        answers = PyMem_New(rk_rule_answer, found.count);
-    }
-    if (read && demands && answers)
-        decision = decide(self, &found, cost, demands, answers);
+    if (read && self->asked)
+        decision = decide_looked_up(self, &found, cost);
     else if (read)
-        PyErr_NoMemory();
-    if (demands != few_demands) {
-        PyMem_Free(demands);
-        PyMem_Free(answers);
-    }
+        decision = decide_with_room(self, &found, cost, NULL, found.count, RK_NOT_READ);
     rk_release_found(&found);
     return decision;
 }
@@ -130,10 +210,10 @@ static bool bind_rule(rk_policy_gate_object *self, Py_ssize_t place, rk_limit *l
     for (Py_ssize_t i = 0; i <= rule->last; i++)
         if (!rk_read_limit(RK_AT(of_rule, i), &limits[i]))
             return false;
-    return true;
+    return !self->lookups || rk_bind_lookup(&self->table->table, compiled, &self->lookups[place]);
 }
 
-PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher)
+PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher, PyObject *asked)
 {
     Py_ssize_t count = PyTuple_GET_SIZE(matcher->rules), limits = 0;
     PyTypeObject *type = table->module->policy_gate;
@@ -146,7 +226,9 @@ PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher
     for (Py_ssize_t i = 0; i < count; i++)
         limits += PyTuple_GET_SIZE(RK_AT(RK_AT(matcher->rules, i), RULE_LIMITS));
     self->limits = PyMem_New(rk_limit, limits);
-    bool bound = self->limits != NULL;
+    self->asked = Py_XNewRef(asked);
+    self->lookups = asked ? PyMem_Calloc((size_t)count, sizeof *self->lookups) : NULL;
+    bool bound = self->limits && (self->lookups || !asked);
     if (!bound)
         PyErr_NoMemory();
     rk_limit *next = self->limits;
@@ -164,6 +246,7 @@ static int policy_gate_traverse(rk_policy_gate_object *self, visitproc visit, vo
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->table);
     Py_VISIT(self->matcher);
+    Py_VISIT(self->asked);
     return 0;
 }
 
@@ -173,6 +256,10 @@ static void policy_gate_dealloc(rk_policy_gate_object *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     PyMem_Free(self->limits);
+    for (Py_ssize_t i = 0; self->lookups && i < Py_SIZE(self); i++)
+        rk_free_lookup(self->lookups[i]);
+    PyMem_Free(self->lookups);
+    Py_XDECREF(self->asked);
     Py_XDECREF(self->matcher);
     Py_XDECREF(self->table);
     type->tp_free(self);

@@ -175,11 +175,12 @@ static PyObject *table_gate(rk_table_object *self, PyObject *args)
     return rk_make_gate(self, scopes, limits, wait);
 }
 
-static PyObject *table_policy_gate(rk_table_object *self, PyObject *matcher)
+static PyObject *table_policy_gate(rk_table_object *self, PyObject *args)
 {
-    if (!PyObject_TypeCheck(matcher, self->module->matcher))
-        return PyErr_Format(PyExc_TypeError, "a policy's gate takes a matcher, not %R", matcher);
-    return rk_make_policy_gate(self, (rk_matcher_object *)matcher);
+    PyObject *matcher, *asked;
+    if (!PyArg_ParseTuple(args, "O!O", self->module->matcher, &matcher, &asked))
+        return NULL;
+    return rk_make_policy_gate(self, (rk_matcher_object *)matcher, asked == Py_None ? NULL : asked);
 }
 
 /* The memory of a table is a line for the counters, and then its lines of cells. */
@@ -269,7 +270,7 @@ static PyMethodDef table_methods[] = {
     {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
     {"close", (PyCFunction)table_close, METH_NOARGS, NULL},
     {"gate", (PyCFunction)table_gate, METH_VARARGS, NULL},
-    {"policy_gate", (PyCFunction)table_policy_gate, METH_O, NULL},
+    {"policy_gate", (PyCFunction)table_policy_gate, METH_VARARGS, NULL},
     {NULL},
 };
 

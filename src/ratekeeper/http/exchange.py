@@ -196,7 +196,7 @@ def combined(decisions: list[PolicyDecision]) -> PolicyDecision:
     """Return the last decision of each rule, as one."""
     if len(decisions) == 1:
         return decisions[0]
-    rules = tuple({rule.name: rule for decision in decisions for rule in decision.rules}.values())
+    rules = tuple({rule.label: rule for decision in decisions for rule in decision.rules}.values())
     return PolicyDecision(rules, next((one.missing for one in decisions if one.missing is not None), None))
 
 

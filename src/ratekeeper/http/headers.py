@@ -120,7 +120,7 @@ def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
         if limit.denies:
             hidden += "%.0s%.0s"
             continue
-        quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(rule.name)) + '"'
+        quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(rule.label)) + '"'
         most, window = min(limit.max_cost, _LARGEST_INTEGER), limit.whole_seconds(limit.full)
         policies.append(f"{quoted};q=0" if limit.refuses_all else f"{quoted};q={most};w={window}")
         state = f"{quoted.replace('%', '%%')};r=%d" + ("%.0s" if limit.refuses_all else ";t=%d")

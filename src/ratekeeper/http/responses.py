@@ -144,7 +144,7 @@ def _quota_body(decision: PolicyDecision, status: HTTPStatus, wait: int | None) 
         "detail": before,
     }
     # Spelt as in the headers, so that a client finds them there. `detail` has the names as they are.
-    tail = {"": after or "", "violated-policies": [policy_name(rule.name) for rule in refusing]}
+    tail = {"": after or "", "violated-policies": [policy_name(rule.label) for rule in refusing]}
     first, last = json.dumps(head).encode("ascii")[: -len('"}')], json.dumps(tail).encode("ascii")[len('{"": "') :]
     return (first + last, None) if after is None else (first, last)
 
@@ -155,7 +155,7 @@ def _denied(decision: PolicyDecision, status: HTTPStatus) -> Response:
     body = _bodies.get(key)
     if body is None:
         rule = next(rule for rule in decision.enforced if rule.limit.denies)
-        detail = rule.message or f"Rule {rule.name!r} denies this request: waiting will not help."
+        detail = rule.message or f"Rule {rule.label!r} denies this request: waiting will not help."
         details = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
         body = keep(_bodies, key, (json.dumps(details).encode("ascii"), None))
     return Response(status.value, _HEADERS, body[0])
@@ -189,7 +189,7 @@ def _explanation(refusing: list[RuleDecision], wait: int | None) -> tuple[str, s
     if wait is None:
         rule = next((rule for rule in others if rule.limit.refuses_all), others[0])
         return " ".join([*told, _why_impossible(rule)]), None
-    names = " and ".join(f"{rule.name!r} ({rule.limit})" for rule in others)
+    names = " and ".join(f"{rule.label!r} ({rule.limit})" for rule in others)
     return (
         " ".join([*told, f"Over the limit of {names}: try again in "]),
         f" second{'s' if wait > 1 else ''}.",
@@ -198,8 +198,8 @@ def _explanation(refusing: list[RuleDecision], wait: int | None) -> tuple[str, s
 
 def _why_impossible(rule: RuleDecision) -> str:
     if rule.limit.refuses_all:
-        return f"{rule.name!r} refuses every request: waiting will not help."
+        return f"{rule.label!r} refuses every request: waiting will not help."
     return (
-        f"The request costs {rule.decision.cost}, and {rule.name!r} never admits more than {rule.limit.max_cost} "
+        f"The request costs {rule.decision.cost}, and {rule.label!r} never admits more than {rule.limit.max_cost} "
         "at once: waiting will not help, asking for less will."
     )

@@ -6,74 +6,27 @@ Immutable, so a reload swaps it by one assignment, and a request ends by the one
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ratekeeper import core
-from ratekeeper.decision import Charge, Decision, RuleDecision
-from ratekeeper.limits import checked_cost
+from ratekeeper.clock import SystemClock
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.limits import Limit, checked_cost
+from ratekeeper.policy.compiled_rule import CompiledRule
 from ratekeeper.policy.decision import PolicyDecision, refused
+from ratekeeper.policy.limit_finder import NOTHING, Known, LimitFinder, Values
+from ratekeeper.policy.lookups import Lookups
 from ratekeeper.policy.model import Policy, Rule, checked_policy
 from ratekeeper.policy.patterns import PUBLIC, Globs
+from ratekeeper.policy.plan import NONE_KNOWN, ExplanationPlan, Match, Plan, RuleExplanation
 from ratekeeper.policy.program import Program, exempting, program_of, seen_by
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.table_store import TableStore
 
 _new = tuple.__new__
 """Makes a named tuple without its own constructor, which is written in Python. Use it for each request."""
-
-
-class RuleExplanation(NamedTuple):
-    """One rule's view of a request: the bucket and its decision now, or the reason why the rule does not apply."""
-
-    rule: Rule
-    reason: str | None
-    bucket: str | None = None
-    decision: Decision | None = None
-
-
-class Match(NamedTuple):
-    """A rule that charges a request: its place, that of its limit (see `CompiledRule`), the bucket and its own cost."""
-
-    rule: int
-    limit: int
-    bucket: str
-    cost: int
-
-
-class Plan(NamedTuple):
-    """The charges of one request, each with its rule, or the missing attribute that refuses it.
-
-    `known` has the decisions of rules that refuse without a store, by the rule's place. These have no charge.
-    """
-
-    rules: list[Rule]
-    charges: list[Charge]
-    missing: str | None = None
-    known: Mapping[int, Decision] = {}
-
-    def answer(self, decisions: Iterable[Decision]) -> PolicyDecision:
-        """Return the policy's decision, made of one decision for each charge."""
-        if self.known:
-            each = iter(decisions)
-            decisions = [self.known[n] if n in self.known else next(each) for n in range(len(self.rules))]
-        pairs = zip(self.rules, decisions, strict=True)
-        own = [_new(RuleDecision, (rule.name, one, rule.shadow, rule.message)) for rule, one in pairs]
-        return PolicyDecision(tuple(own), self.missing)
-
-
-class ExplanationPlan(NamedTuple):
-    """An explanation without its decision for each rule, and the charges of those that apply."""
-
-    explanations: list[RuleExplanation]
-    charges: list[Charge]
-
-    def answer(self, decisions: Iterable[Decision]) -> list[RuleExplanation]:
-        """Return the explanations with their decisions."""
-        each = iter(decisions)
-        asked = [it.reason is None and it.decision is None for it in self.explanations]
-        return [it._replace(decision=next(each)) if of else it for it, of in zip(self.explanations, asked, strict=True)]
 
 
 class Matcher(Protocol):
@@ -120,17 +73,30 @@ class CompiledPolicy:
     names        the attributes that can change its decision; a request needs no others
     waiting      the names of the rules that let a request wait for its turn
     try_acquire  decides one request without waiting, and charges it; None without a local store
+    awaits       whether a request may have to await a look-up: then the verbs here raise `LookupNeeded`
 
     A rule matches if any reading of each attribute does (see `Readings`), an exemption only if all readings do.
     """
 
-    __slots__ = ("_matcher", "_program", "_secret", "names", "policy", "rules", "try_acquire", "waiting")
+    __slots__ = (
+        "_finder", "_matcher", "_program", "_secret", "awaits", "names", "policy", "rules", "try_acquire", "waiting",
+    )  # fmt: skip
 
     def __init__(
-        self, policy: Policy, store: Store | None = None, matcher: Callable[[Program], Matcher] | None = None
+        self,
+        policy: Policy,
+        store: Store | None = None,
+        matcher: Callable[[Program], Matcher] | None = None,
+        lookups: Lookups | None = None,
     ) -> None:
         self.policy = checked_policy(policy)
-        self._program = program_of(policy)
+        lookups = lookups or Lookups({}, awaits=False)
+        # Another machine's clock may be set, so it is not for the age of answers.
+        clock = store.clock if isinstance(store, TableStore) else SystemClock()
+        caches = lookups.caches_of(policy, clock.ticks)
+        self._program = program_of(policy, caches)
+        self.awaits = lookups.awaits and bool(caches)
+        self._finder = LimitFinder(self._program.rules, self.awaits) if caches else None
         self.rules, self.names = self._program.rules, self._program.names
         self.waiting = frozenset(rule.name for rule in policy.rules if rule.max_wait != 0 and not rule.shadow)
         self._matcher = (matcher or core.matcher or PythonMatcher)(self._program)
@@ -139,7 +105,8 @@ class CompiledPolicy:
 
     def _verb(self, store: Store) -> Callable[..., PolicyDecision]:
         """Return `try_acquire` on a store: a C function, if the store's table and the matcher are in C."""
-        gate = store.policy_gate(self._matcher) if isinstance(store, TableStore) else None
+        asked = None if self._finder is None else self._finder.ask
+        gate = store.policy_gate(self._matcher, asked) if isinstance(store, TableStore) else None
         if gate is not None:
             decide: Callable[..., PolicyDecision] = gate.try_acquire
             return decide
@@ -163,51 +130,117 @@ class CompiledPolicy:
         place = -1 if exempt is None else exempting(exempt, seen)
         return None if place < 0 else self.policy.exempt[place]
 
-    def plan(self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None) -> Plan:
-        """Return the charges of a request that may wait `timeout` seconds, None for as long as its rules allow."""
+    def plan(
+        self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None, known: Known = NOTHING
+    ) -> Plan:
+        """Return the charges of a request that may wait `timeout` seconds, None for as long as its rules allow.
+
+        `known` are the limits that it has awaited.
+        """
         cost = checked_cost(cost)
         matches = self._matcher.match(attributes)
         if isinstance(matches, str):
             return Plan([], [], matches)
+        if self._finder is not None:
+            return self._plan_looked_up(self._finder, attributes, matches, cost, timeout, known)
         rules: list[Rule] = []
         charges: list[Charge] = []
-        known: dict[int, Decision] = {}
+        refusing: dict[int, Decision] = {}
         for place, limit, bucket, own_cost in matches:
             compiled = self.rules[place]
             charge = compiled.charge_at(limit, bucket, own_cost, cost, timeout)
             if charge.limit.max_cost >= 0:
                 charges.append(charge)
             elif compiled.shadow:
-                known[len(rules)] = refused(charge)
+                refusing[len(rules)] = refused(charge)
             else:  # nothing else is charged, so nothing else is asked
                 return Plan([compiled.rule], [], known={0: refused(charge)})
             rules.append(compiled.rule)
-        return _new(Plan, (rules, charges, None, known))
+        return _new(Plan, (rules, charges, None, refusing, []))
 
-    def explain(self, attributes: Mapping[str, str], cost: int = 1) -> ExplanationPlan:
-        """Return each rule's view of a request, in the file's order."""
+    def _plan_looked_up(
+        self, finder: LimitFinder, attributes: Mapping[str, str], matches: list[Match], cost: int,
+        timeout: float | None, known: Known,
+    ) -> Plan:  # fmt: skip
+        rules, charges, refusing, places = list[Rule](), list[Charge](), dict[int, Decision](), list[int]()
+        for place, limit, bucket, own_cost in matches:  # if a fixed limit refuses, nothing is looked up
+            rule, one = self.rules[place], self.rules[place].limits[limit]
+            if one.max_cost < 0 and not rule.shadow and (limit >= 0 or rule.known is None):
+                return self._refusing(place, 0, rule.charge_of(one, 0, bucket, own_cost * cost, timeout))
+        found = finder.of(matches, self._values_in(attributes), known)
+        for place, limit, bucket, own_cost in matches:
+            rule = self.rules[place]
+            limits = found[place].limits if place in found else (rule.limits[limit],)
+            for number, one in enumerate(limits):
+                charge = rule.charge_of(one, number, bucket, own_cost * cost, timeout)
+                if one.max_cost >= 0:
+                    charges.append(charge)
+                elif rule.shadow:
+                    refusing[len(rules)] = refused(charge)
+                else:
+                    return self._refusing(place, number, charge)
+                rules.append(rule.rule)
+                places.append(number)
+        return Plan(rules, charges, None, refusing, places)
+
+    def _refusing(self, place: int, number: int, charge: Charge) -> Plan:
+        return Plan([self.rules[place].rule], [], None, {0: refused(charge)}, [number])
+
+    def explain(self, attributes: Mapping[str, str], cost: int = 1, known: Known = NOTHING) -> ExplanationPlan:
+        """Return each rule's view of a request, in the file's order; of a rule with several limits, one for each."""
         cost = checked_cost(cost)
         seen = self.seen(attributes)
         if self.exempting(seen) is not None:
             return ExplanationPlan([RuleExplanation(rule, "the request is exempt") for rule in self.policy.rules], [])
         charges: list[Charge] = []
         explanations = []
-        for rule in self.rules:
+        limits = self._limits_by_rule(seen, known)
+        for place, rule in enumerate(self.rules):
             if (reason := rule.why_not_charged(seen)) is not None:
                 explanations.append(RuleExplanation(rule.rule, reason))
                 continue
-            charge = rule.charge(seen, cost)
-            known = refused(charge) if charge.limit.refuses_all else None
-            charges += [charge] if known is None else []
-            explanations.append(RuleExplanation(rule.rule, None, self.bucket_name(rule.rule, seen), known))
+            for number, limit in enumerate(limits[place]):
+                own_cost = rule.rule.cost_of(seen)
+                charge = rule.charge_of(limit, number, rule.rule.bucket(seen), own_cost * cost, None)
+                refusing = refused(charge) if limit.refuses_all else None
+                charges += [charge] if refusing is None else []
+                explanations.append(RuleExplanation(rule.rule, None, self.bucket_name(rule.rule, seen), refusing))
         return ExplanationPlan(explanations, charges)
 
-    def buckets(self, attributes: Mapping[str, str]) -> Plan:
+    def buckets(self, attributes: Mapping[str, str], known: Known = NOTHING) -> Plan:
         """Return a charge of one token, without waiting, for each bucket that a request would be charged to."""
         seen = self.seen(attributes)
-        rules = () if self.exempting(seen) is not None else self.rules
-        applied = [rule for rule in rules if rule.why_not_charged(seen) is None]
-        return Plan([rule.rule for rule in applied], [rule.charge_of_one(seen) for rule in applied])
+        rules, charges, places = list[Rule](), list[Charge](), list[int]()
+        limits_by_rule = {} if self.exempting(seen) is not None else self._limits_by_rule(seen, known)
+        for place, limits in limits_by_rule.items():
+            rule = self.rules[place]
+            for number, limit in enumerate(limits):
+                rules.append(rule.rule)
+                places.append(number)
+                charges.append(rule.charge_of_one(limit, number, rule.rule.bucket(seen)))
+        return Plan(rules, charges, None, NONE_KNOWN, places)
+
+    def _limits_by_rule(self, seen: Mapping[str, str], known: Known) -> dict[int, tuple[Limit, ...]]:
+        """Return the limits of each rule that charges a request, by the rule's place."""
+        matches = [
+            _new(Match, (place, rule.limit_place(seen), rule.rule.bucket(seen), 1))
+            for place, rule in enumerate(self.rules)
+            if rule.why_not_charged(seen) is None
+        ]
+        finder = self._finder
+        found = finder.of(matches, lambda rule: _values(rule, seen), known) if finder is not None else {}
+        return {
+            place: found[place].limits if place in found else (self.rules[place].limits[limit],)
+            for place, limit, _, _ in matches
+        }
+
+    def _values_in(self, attributes: Mapping[str, str]) -> Callable[[CompiledRule], Values]:
+        """Return a function of a rule that returns the values of its key. It reads the attributes when it is asked."""
+
+        def values(rule: CompiledRule) -> Values:
+            return _values(rule, seen_by(self._program, attributes))
+
+        return values
 
     def bucket_name(self, rule: Rule, attributes: Mapping[str, str]) -> str:
         """Return a bucket's name for people. Keys are secrets, so most values show only as a keyed hash."""
@@ -221,3 +254,7 @@ class CompiledPolicy:
         if name in PUBLIC:
             return value
         return "#" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=4, key=self._secret).hexdigest()
+
+
+def _values(rule: CompiledRule, seen: Mapping[str, str]) -> Values:
+    return [seen.get(name) for name in rule.rule.key]

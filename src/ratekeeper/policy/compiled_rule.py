@@ -15,6 +15,7 @@ from ratekeeper.decision import Charge, scope_of
 from ratekeeper.limits import Limit, wait_ticks
 from ratekeeper.policy.entries import EntryIndex, Tests, tests_of
 from ratekeeper.policy.hashes import PREFIX
+from ratekeeper.policy.lookup_cache import LookupCache
 from ratekeeper.policy.model import Rule
 from ratekeeper.policy.patterns import PUBLIC, clipped
 from ratekeeper.policy.sources import Readings, Source, readings_of
@@ -103,6 +104,7 @@ class CompiledRule(NamedTuple):
     cost     the tokens that a request takes, or the slot of the attribute with their number
     fixed    whether `cost` is the tokens
     wait     the ticks that a request may wait when it is asked without waiting: in shadow, the rule's own
+    known    the limits that were looked up for the rule's buckets, in place of its own limit; None if it is fixed
     usual    the charges of usual requests but for their keys, by place of the limit and timeout: made when first asked
     """
 
@@ -119,11 +121,14 @@ class CompiledRule(NamedTuple):
     cost_of: Callable[[str], int]
     shadow: bool
     wait: int
+    known: LookupCache | None
     rule: Rule
     usual: dict[tuple[int, float | None], tuple[object, ...]]
 
     @classmethod
-    def of(cls, rule: Rule, sources: Mapping[str, Source], slots: Mapping[str, int]) -> CompiledRule:
+    def of(
+        cls, rule: Rule, sources: Mapping[str, Source], slots: Mapping[str, int], known: LookupCache | None
+    ) -> CompiledRule:
         """Compile a rule. `slots` are the places of the policy's attributes."""
         return cls(
             name=rule.name,
@@ -139,6 +144,7 @@ class CompiledRule(NamedTuple):
             cost_of=lambda value: rule.cost_of({str(rule.cost): value}),
             shadow=rule.shadow,
             wait=wait_ticks(rule.max_wait) if rule.shadow else 0,
+            known=known,
             rule=rule,
             usual={},
         )
@@ -193,19 +199,20 @@ class CompiledRule(NamedTuple):
         waits: every verb asks it with its own `max_wait`, so that it reports the decision of its queue.
         """
         if not self.fixed or cost.__class__ is not int or cost != 1 or timeout not in (0, None):
-            return _charge(self.rule, key, self.limits[place], own_cost * cost, timeout)
+            return self.charge_of(self.limits[place], 0, key, own_cost * cost, timeout)
         rest = self.usual.get((place, timeout))
         if rest is None:
-            rest = self.usual[place, timeout] = _charge(self.rule, key, self.limits[place], own_cost, timeout)[2:]
+            rest = self.usual[place, timeout] = self.charge_of(self.limits[place], 0, key, own_cost, timeout)[2:]
         return _new(Charge, (self.scope, key, *rest))
 
-    def charge_of_one(self, seen: Mapping[str, str]) -> Charge:
+    def charge_of(self, limit: Limit, place: int, key: str, cost: int, timeout: float | None) -> Charge:
+        """Return the charge of `cost` tokens on a bucket, by the limit at `place` of several that were looked up."""
+        rule = self.rule
+        allowed = (rule.max_wait,) if rule.shadow else (rule.max_wait, timeout)
+        waits = [wait for wait in allowed if wait is not None]
+        scope = scope_of(rule.name, place) if place else self.scope
+        return Charge.of(scope, key, limit, cost, min(waits, default=None), rule.shadow, rule.on_error)
+
+    def charge_of_one(self, limit: Limit, place: int, key: str) -> Charge:
         """Return the charge of one token, without waiting."""
-        limit = self.limits[self.limit_place(seen)]
-        return Charge.of(self.scope, self.rule.bucket(seen), limit, 1, 0, self.shadow)
-
-
-def _charge(rule: Rule, key: str, limit: Limit, cost: int, timeout: float | None) -> Charge:
-    allowed = (rule.max_wait,) if rule.shadow else (rule.max_wait, timeout)
-    waits = [wait for wait in allowed if wait is not None]
-    return Charge.of(scope_of(rule.name), key, limit, cost, min(waits, default=None), rule.shadow, rule.on_error)
+        return Charge.of(scope_of(self.rule.name, place), key, limit, 1, 0, self.shadow)

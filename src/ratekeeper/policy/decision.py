@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from math import inf
+from typing import get_args
 
 from ratekeeper.decision import NEVER, Charge, Decision, Outcome, RuleDecision, most_restrictive
 from ratekeeper.exceeded import AnyDecision
 from ratekeeper.limits import Limit
+
+_BY_STRICTNESS: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class PolicyDecision:
@@ -108,7 +111,10 @@ class PolicyDecision:
     @property
     def combination(self) -> Hashable:
         """A value that is equal for decisions by the same rules and limits, each allowed or refused alike."""
-        rules = [(rule.name, rule.limit, rule.shadow, rule.message, rule.decision.allowed) for rule in self.rules]
+        return self._combination()
+
+    def _combination(self) -> Hashable:
+        rules = [(rule.label, rule.limit, rule.shadow, rule.message, rule.decision.allowed) for rule in self.rules]
         return tuple(
             [(name, it.algorithm, it.max_cost, it.interval, it._exact_second, *how) for name, it, *how in rules]
         )
@@ -137,7 +143,14 @@ class PolicyDecision:
         """Each rule's name and outcome, for counters. No rule is named, "", if an attribute was missing."""
         if self.missing is not None:
             return (("", "refused"),)
-        return tuple([(rule.name, rule.outcome) for rule in self.rules])
+        outcomes: list[tuple[str, Outcome]] = [(rule.name, rule.outcome) for rule in self.rules]
+        if not any(rule.place for rule in self.rules):
+            return tuple(outcomes)
+        strictest: dict[str, Outcome] = {}  # of several limits of a rule
+        for name, outcome in outcomes:
+            before = strictest.get(name, outcome)
+            strictest[name] = outcome if _BY_STRICTNESS.index(outcome) > _BY_STRICTNESS.index(before) else before
+        return tuple(strictest.items())
 
     @property
     def source(self) -> str:
@@ -164,7 +177,7 @@ class PolicyDecision:
         rule = self.rule
         if self.missing is not None or rule is None:
             return f"the request has no {self.missing}"
-        return f"rule {rule.name!r}: {rule.decision.refusal}"
+        return f"rule {rule.label!r}: {rule.decision.refusal}"
 
     def __bool__(self) -> bool:
         return self.allowed

@@ -6,66 +6,41 @@ Their verbs are a limiter's, with a request's attributes in place of a key. `com
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from os import PathLike
-from typing import Any
 
 from ratekeeper.adjustment import Adjustment, Until, block, forget, grant, ticks_until, unblock
 from ratekeeper.coroutines import pending, run_sync
-from ratekeeper.decision import Charge, scope_of
-from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.limits import Limit, TokenBucket, wait_ticks
-from ratekeeper.policy.compiled import CompiledPolicy, Plan, RuleExplanation
+from ratekeeper.decision import Charge
+from ratekeeper.limits import Limit, wait_ticks
+from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.keeper_base import MEMORY_SPEC, PROBE, Keeping, admitted
+from ratekeeper.policy.limit_finder import looked_up
+from ratekeeper.policy.lookup import LimitFunctions
+from ratekeeper.policy.lookup_cache import LookupNeeded
+from ratekeeper.policy.lookups import Lookups, lookups_of
 from ratekeeper.policy.model import Policy, policy_of
+from ratekeeper.policy.plan import RuleExplanation
 from ratekeeper.policy.refunds import charges_to_refund
 from ratekeeper.policy.support import RuleNames, chosen, chosen_to_block, chosen_to_grant, usage_of
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import AsyncStore, Store, is_async, require_nonblocking, require_sync
-from ratekeeper.stores.spec import MEMORY, StoreSpec, opened
+from ratekeeper.stores.spec import StoreSpec, opened
 from ratekeeper.usage import Usage
 from ratekeeper.verbs import with_hints
 from ratekeeper.waiting.turns import Reservation, reserve, take_turn, take_turn_async
 
-_MEMORY = StoreSpec(MEMORY)
-_PROBE = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_error="raise")
-
-
-class _Keeping:
-    """The base of both keepers: the compiled policy, which another may replace at any time."""
-
-    store: Any  # each keeper declares the type
-    compiled: CompiledPolicy
-    _local: Store | None  # the store, if its answers come at once
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that it decides by."""
-        return self.compiled.policy
-
-    def replace(self, policy: Policy) -> None:
-        """Decide by another policy from now on. A request under way ends by the policy that it began with.
-
-        The store stays, even if the policy has another [store], and so does each bucket's debt: see docs/policy.md.
-        Any thread may call this.
-        """
-        self.compiled = CompiledPolicy(policy, self._local)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.policy!r}, store={type(self.store).__name__})"
-
-    def _plan(self, attributes: Mapping[str, str], cost: int, timeout: float | None) -> Plan:
-        wait_ticks(timeout)  # a bad one is an error, whether or not it would be needed
-        return self.compiled.plan(attributes, cost, timeout)
-
 
 @with_hints
-class Keeper(_Keeping):
+class Keeper(Keeping):
     """Decide requests by a policy: every rule that matches is charged, or none is.
 
     `policy` is a policy, or the path of its file. `store` holds the buckets: a store, or a string as for `Limiter`. By
-    default it is the one that the policy chooses, or else a new `MemoryStore`. A request is a mapping of attributes.
-    `cost` multiplies each rule's own cost. Thread-safe.
+    default it is the one that the policy chooses, or else a new `MemoryStore`. `limits` has the functions, by name, for
+    rules with `limit = "app:NAME"`; a `LookupFunction` sets their bounds. A request is a mapping of attributes. `cost`
+    multiplies each rule's own cost. Thread-safe.
 
     All verbs raise `CostError` if the attribute for a rule's cost is not a number, and TypeError if an attribute that a
     rule looks at is not a string.
@@ -82,12 +57,19 @@ class Keeper(_Keeping):
     (True, 9)
     """
 
-    def __init__(self, policy: Policy | str | PathLike[str], store: Store | str | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy | str | PathLike[str],
+        store: Store | str | None = None,
+        *,
+        limits: LimitFunctions | Lookups | None = None,
+    ) -> None:
         policy = policy_of(policy)
-        own = (policy.store or _MEMORY).open() if store is None else opened(store, StoreSpec.open)
+        self._lookups = lookups_of(limits, awaits=False)
+        own = (policy.store or MEMORY_SPEC).open() if store is None else opened(store, StoreSpec.open)
         self.store: Store = require_sync(own, "Keeper")
         self._local = self.store
-        self.compiled = CompiledPolicy(policy, self.store)
+        self.compiled = CompiledPolicy(policy, self.store, lookups=self._lookups)
 
     def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed: true if it may go ahead at this moment. Never blocks.
@@ -108,7 +90,7 @@ class Keeper(_Keeping):
         if decision.allowed:
             return decision
         plan = compiled.plan(attributes, cost, timeout)
-        return _admitted(plan.answer(take_turn(self.store, plan.charges)))
+        return admitted(plan.answer(take_turn(self.store, plan.charges)))
 
     def reserve(
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
@@ -118,7 +100,8 @@ class Keeper(_Keeping):
         A turn that `acquire` would not wait for is not taken: then the reservation is false. It may be cancelled, and
         as a context manager waits for its turn.
         """
-        plan = self._plan(attributes, cost, timeout)
+        wait_ticks(timeout)
+        plan = self.compiled.plan(attributes, cost, timeout)
         return run_sync(reserve(as_async(self.store), plan.charges, plan.answer, blocking=self.store))
 
     def peek(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
@@ -181,16 +164,17 @@ class Keeper(_Keeping):
 
     def ready(self) -> None:
         """Return if the store can decide. Raise `StoreUnavailable` if it does not answer."""
-        self.store.decide([_PROBE], commit=False)
+        self.store.decide([PROBE], commit=False)
 
 
 @with_hints
-class AsyncKeeper(_Keeping):
+class AsyncKeeper(Keeping):
     """`Keeper` for asyncio: the same arguments and verbs, awaited. Waiting lets the event loop go on.
 
     The truth of a verb that decides is a TypeError until it is awaited, so that a forgotten `await` allows nothing.
 
-    `store` may also be one that must be awaited, such as one on the network.
+    `store` may also be one that must be awaited, such as one on the network. The functions of `limits` may be async;
+    others run in threads.
 
     >>> import asyncio
     >>> keeper = AsyncKeeper(Policy.parse('rules = [{name = "all", limit = "1/hour"}]'))
@@ -200,23 +184,33 @@ class AsyncKeeper(_Keeping):
     [True, False]
     """
 
-    def __init__(self, policy: Policy | str | PathLike[str], store: Store | AsyncStore | str | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy | str | PathLike[str],
+        store: Store | AsyncStore | str | None = None,
+        *,
+        limits: LimitFunctions | Lookups | None = None,
+    ) -> None:
         policy = policy_of(policy)
+        self._lookups = lookups_of(limits, awaits=True)
         self.store: Store | AsyncStore = (
-            (policy.store or _MEMORY).open_async() if store is None else opened(store, StoreSpec.open_async)
+            (policy.store or MEMORY_SPEC).open_async() if store is None else opened(store, StoreSpec.open_async)
         )
         self._store = as_async(require_nonblocking(self.store))
         # A local store's answer comes at once: to await it would cost as much as the decision.
         self._local = None if is_async(self.store) else require_sync(self.store, "Keeper")
-        self.compiled = CompiledPolicy(policy, self._local)
+        self.compiled = CompiledPolicy(policy, self._local, lookups=self._lookups)
 
     @pending
     async def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.try_acquire`."""
         compiled = self.compiled
         if compiled.try_acquire is not None:
-            return compiled.try_acquire(attributes, cost)
-        plan = compiled.plan(attributes, cost, 0)
+            try:
+                return compiled.try_acquire(attributes, cost)
+            except LookupNeeded:
+                pass
+        plan = await looked_up(partial(compiled.plan, attributes, cost, 0))
         return plan.answer(await self._store.decide(plan.charges))
 
     @pending
@@ -227,29 +221,31 @@ class AsyncKeeper(_Keeping):
         wait_ticks(timeout)
         compiled = self.compiled
         if compiled.try_acquire is not None:
-            decision = compiled.try_acquire(attributes, cost)
-            if decision.allowed:
-                return decision
-        plan = compiled.plan(attributes, cost, timeout)
-        return _admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
+            with suppress(LookupNeeded):
+                decision = compiled.try_acquire(attributes, cost)
+                if decision.allowed:
+                    return decision
+        plan = await looked_up(partial(compiled.plan, attributes, cost, timeout))
+        return admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
 
     @pending
     async def reserve(
         self, attributes: Mapping[str, str], cost: int = 1, timeout: float | None = None
     ) -> Reservation[PolicyDecision]:
         """As `Keeper.reserve`; a context manager for `async with` only."""
-        plan = self._plan(attributes, cost, timeout)
+        wait_ticks(timeout)
+        plan = await looked_up(partial(self.compiled.plan, attributes, cost, timeout))
         return await reserve(self._store, plan.charges, plan.answer)
 
     @pending
     async def peek(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """As `Keeper.peek`."""
-        plan = self.compiled.plan(attributes, cost, 0)
+        plan = await looked_up(partial(self.compiled.plan, attributes, cost, 0))
         return plan.answer(await self._store.decide(plan.charges, commit=False))
 
     async def usage(self, attributes: Mapping[str, str]) -> list[Usage]:
         """As `Keeper.usage`."""
-        plan = self.compiled.buckets(attributes)
+        plan = await looked_up(partial(self.compiled.buckets, attributes))
         looks = await self._store.decide(plan.charges, commit=False)
         return usage_of(plan, looks, self._store.wait_queue.waiting_at)
 
@@ -263,37 +259,33 @@ class AsyncKeeper(_Keeping):
 
     async def reset(self, attributes: Mapping[str, str], rule: RuleNames | None = None) -> None:
         """As `Keeper.reset`."""
-        await self._adjust(chosen(self.compiled, attributes, rule), forget)
+        await self._adjust(partial(chosen, self.compiled, attributes, rule), forget)
 
     async def grant(self, attributes: Mapping[str, str], tokens: int, rule: RuleNames | None = None) -> None:
         """As `Keeper.grant`."""
-        await self._adjust(chosen_to_grant(self.compiled, attributes, rule), partial(grant, tokens=tokens))
+        await self._adjust(partial(chosen_to_grant, self.compiled, attributes, rule), partial(grant, tokens=tokens))
 
     async def block(self, attributes: Mapping[str, str], until: Until, rule: RuleNames | None = None) -> None:
         """As `Keeper.block`."""
-        await self._adjust(chosen_to_block(self.compiled, attributes, rule), partial(block, ticks=ticks_until(until)))
+        await self._adjust(
+            partial(chosen_to_block, self.compiled, attributes, rule), partial(block, ticks=ticks_until(until))
+        )
 
     async def unblock(self, attributes: Mapping[str, str], rule: RuleNames | None = None) -> None:
         """As `Keeper.unblock`."""
-        await self._adjust(chosen(self.compiled, attributes, rule), unblock)
+        await self._adjust(partial(chosen, self.compiled, attributes, rule), unblock)
 
-    async def _adjust(self, charges: list[Charge], adjust: Callable[[Limit], Adjustment]) -> None:
+    async def _adjust(self, choose: Callable[..., list[Charge]], adjust: Callable[[Limit], Adjustment]) -> None:
+        charges = await looked_up(choose)
         for charge, adjustment in [(charge, adjust(charge.limit)) for charge in charges]:
             await self._store.adjust(charge.scope, charge.key, *adjustment)
         self._store.wait_queue.reset(charges)
 
     async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """As `Keeper.explain`."""
-        plan = self.compiled.explain(attributes, cost)
+        plan = await looked_up(partial(self.compiled.explain, attributes, cost))
         return plan.answer(await self._store.decide(plan.charges, commit=False))
 
     async def ready(self) -> None:
         """As `Keeper.ready`."""
-        await self._store.decide([_PROBE], commit=False)
-
-
-def _admitted(decision: PolicyDecision) -> PolicyDecision:
-    """Return a decision that allows. Raise `RateLimitExceeded` for another."""
-    if not decision.allowed:
-        raise RateLimitExceeded(decision)
-    return decision
+        await self._store.decide([PROBE], commit=False)

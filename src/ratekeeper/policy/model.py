@@ -7,7 +7,7 @@ These are values: checked once, then trusted. Nothing here reads a file's syntax
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Literal, TypeAlias, get_args
 
@@ -16,6 +16,7 @@ from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
 from ratekeeper.policy.file.checks import check_parts, why_no_tier_value
 from ratekeeper.policy.hashes import PREFIX, is_hash
+from ratekeeper.policy.lookup import Lookup
 from ratekeeper.policy.patterns import Globs, checked_globs, clipped
 from ratekeeper.policy.sources import AppSource, PathSource, Source
 from ratekeeper.policy.spelling import digest, hashed_names, source_of, spelled
@@ -60,6 +61,7 @@ class Rule:
     on_error   the treatment of a request when the store does not answer: "raise", "deny", "local" or "allow"; None
                takes the store's setting
     message    the text for people whose request this rule refuses, in place of the usual one
+    lookup     how the application looks up the limit of each bucket; `limit` is then the default
 
     An attribute that is None is missing. A pattern has `*` (any run of characters, `/` included) and `?` (any one);
     all else, brackets too, is literal. Case counts, except in `method`.
@@ -76,6 +78,7 @@ class Rule:
     missing: Missing = "shared"
     on_error: OnError | None = None
     message: str | None = None
+    lookup: Lookup | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.key, str):
@@ -97,6 +100,10 @@ class Rule:
             (self.missing in get_args(Missing), f"missing must be 'shared', 'skip' or 'reject', not {self.missing!r}"),
             (self.on_error in (None, *ON_ERROR), f"on_error must be one of {ON_ERROR}, or None, not {self.on_error!r}"),
             (cost_is_right, f"cost must be 1 or more tokens, or an attribute's name, not {self.cost!r}"),
+            (
+                self.lookup is None or isinstance(self.lookup, Lookup),
+                f"lookup must be a Lookup, such as Lookup('plan'), or None, not {self.lookup!r}",
+            ),
             (wait_is_right, f"max_wait must be 0 or more seconds, or None, not {wait!r}"),
             (self.message is None or is_message(self.message), f"message {MESSAGE_FORM}, or None"),
         ):
@@ -261,6 +268,10 @@ class Policy:
         matches = [*self.exempt, *(rule.match for rule in self.rules)]
         matches += [override.match for rule in self.rules for override in rule.overrides]
         return frozenset(hashed_names(matches) | ({self.tiers.by} if self.tiers and self.tiers.hashed else set()))
+
+    def without_lookups(self) -> Policy:
+        """Return the policy with the default of each limit that would be looked up."""
+        return replace(self, rules=tuple(replace(rule, lookup=None) for rule in self.rules))
 
     def lacking(self, given: Iterable[str]) -> list[str]:
         """Return the attributes that the policy looks at, and that have no source in it or in `given`."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits
 from ratekeeper.policy.entries import EntryIndex
 from ratekeeper.policy.hashes import digest_name, digest_of
+from ratekeeper.policy.lookup_cache import LookupCache
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import Readings
 from ratekeeper.policy.spelling import is_method, spelled_match
+
+NO_CACHES: Mapping[str, LookupCache] = MappingProxyType({})
 
 
 class TierOf(NamedTuple):
@@ -42,8 +46,8 @@ class Program(NamedTuple):
     readings: type[Readings]
 
 
-def program_of(policy: Policy) -> Program:
-    """Compile a policy."""
+def program_of(policy: Policy, caches: Mapping[str, LookupCache] = NO_CACHES) -> Program:
+    """Compile a policy. `caches` have the limits that are looked up, by the names of their rules."""
     sources, tiers = policy.attributes, policy.tiers
     names = tuple(sorted(policy.names() - ({"tier"} if tiers else set())))
     hashed = [name for name in names if name in policy.hashed()]
@@ -59,7 +63,7 @@ def program_of(policy: Policy) -> Program:
         method=slots["method"] if "method" in names and is_method("method", sources) else -1,
         tier=tier,
         exempt=EntryIndex.of(exempt, slots, one_reading=False) if exempt else None,
-        rules=tuple(CompiledRule.of(rule, sources, slots) for rule in policy.rules),
+        rules=tuple(CompiledRule.of(rule, sources, slots, caches.get(rule.name)) for rule in policy.rules),
         readings=Readings,
     )
 

@@ -22,12 +22,12 @@ def charges_to_refund(decision: PolicyDecision) -> tuple[list[Charge], list[Rewi
     tokens: list[Charge] = []
     places: list[Rewind] = []
     times: list[int] = []
-    for name, one, *_ in decision.rules if decision.allowed else ():
+    for name, one, _, _, place in decision.rules if decision.allowed else ():
         # A rule in shadow may have refused, and a store that did not answer has charged nothing.
         given = claim_refund(one) if one.allowed and one.source == "exact" else 0
         if not given:
             continue
-        charge = Charge.of(scope_of(name), one.key, one.limit, given)
+        charge = Charge.of(scope_of(name, place), one.key, one.limit, given)
         times.append(one.at_ticks)
         if one.limit.queues:
             tat = one.at_ticks + one.debt_ticks

@@ -11,8 +11,10 @@ from typing import TypeAlias
 
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import did_you_mean
-from ratekeeper.policy.compiled import CompiledPolicy, Plan
+from ratekeeper.policy.compiled import CompiledPolicy
+from ratekeeper.policy.limit_finder import NOTHING, Known
 from ratekeeper.policy.model import Rule
+from ratekeeper.policy.plan import Plan
 from ratekeeper.usage import Usage
 
 RuleNames: TypeAlias = str | Collection[str]
@@ -21,29 +23,35 @@ RuleNames: TypeAlias = str | Collection[str]
 
 def usage_of(plan: Plan, looks: Sequence[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
     """Return the usage of each bucket of a plan, by looks at one token of each."""
-    parts = zip(plan.rules, plan.charges, looks, strict=True)
-    return [Usage.of(rule.name, look, waiting_at(charge.scope, charge.key)) for rule, charge, look in parts]
+    parts = zip(plan.answer(looks).rules, plan.charges, strict=True)
+    return [Usage.of(rule.label, rule.decision, waiting_at(charge.scope, charge.key)) for rule, charge in parts]
 
 
-def chosen(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None) -> list[Charge]:
+def chosen(
+    compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None, known: Known = NOTHING
+) -> list[Charge]:
     """Return a charge of one token for each bucket of a request that these rules charge; None stands for all rules.
 
     Raise ValueError for a rule that does not charge the request.
     """
     seen = compiled.seen(attributes)
-    return _chosen(compiled, seen, compiled.buckets(seen), rule).charges
+    return _chosen(compiled, seen, compiled.buckets(seen, known), rule).charges
 
 
-def chosen_to_grant(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None) -> list[Charge]:
+def chosen_to_grant(
+    compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None, known: Known = NOTHING
+) -> list[Charge]:
     """As `chosen`. Raise ValueError also if no rule charges the request, or several do and none is named."""
     seen = compiled.seen(attributes)
-    return _clear(compiled, seen, rule).charges
+    return _clear(compiled, seen, rule, known).charges
 
 
-def chosen_to_block(compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None) -> list[Charge]:
+def chosen_to_block(
+    compiled: CompiledPolicy, attributes: Mapping[str, str], rule: RuleNames | None, known: Known = NOTHING
+) -> list[Charge]:
     """As `chosen_to_grant`. Raise ValueError also for a block that would refuse nobody, or others by accident."""
     seen = compiled.seen(attributes)
-    plan = _clear(compiled, seen, rule)
+    plan = _clear(compiled, seen, rule, known)
     for one in plan.rules:
         _check_block(one, seen, named=rule is not None)
     return plan.charges
@@ -61,15 +69,15 @@ def _chosen(compiled: CompiledPolicy, seen: Mapping[str, str], plan: Plan, rule:
     return Plan([one for one, _ in pairs], [charge for _, charge in pairs])
 
 
-def _clear(compiled: CompiledPolicy, seen: Mapping[str, str], rule: RuleNames | None) -> Plan:
+def _clear(compiled: CompiledPolicy, seen: Mapping[str, str], rule: RuleNames | None, known: Known) -> Plan:
     """Return the plan of the rules that are meant. Raise ValueError if that is not clear."""
-    plan = compiled.buckets(seen)
+    plan = compiled.buckets(seen, known)
     if rule is not None:
         return _chosen(compiled, seen, plan, rule)
     if not plan.rules:
         raise ValueError("no rule charges this request" + ", as it is exempt" * (compiled.exempting(seen) is not None))
-    if len(plan.rules) > 1:
-        names = ", ".join(repr(one.name) for one in plan.rules)
+    if len(charging := dict.fromkeys(one.name for one in plan.rules)) > 1:
+        names = ", ".join(map(repr, charging))
         raise ValueError(f"several rules charge this request: name the rule that is meant, or the rules, of {names}")
     return plan
 
@@ -88,8 +96,7 @@ def _names(compiled: CompiledPolicy, rule: RuleNames) -> list[str]:
 
 
 def _reason(compiled: CompiledPolicy, seen: Mapping[str, str], name: str) -> str:
-    reasons = [it.reason for it in compiled.explain(seen).explanations if it.rule.name == name]
-    return str(reasons[0])
+    return str(next(rule for rule in compiled.rules if rule.name == name).why_not_charged(seen))
 
 
 def _check_block(rule: Rule, seen: Mapping[str, str], named: bool) -> None:

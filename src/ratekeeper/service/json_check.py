@@ -69,7 +69,7 @@ def report(decision: PolicyDecision, held: bool) -> dict[str, Any]:
     rule = decision.rule
     return {
         "allowed": decision.allowed,
-        "rule": rule.name if rule else None,
+        "rule": rule.label if rule else None,
         "missing": decision.missing,
         "denied": decision.denied,
         "message": decision.message,
@@ -77,7 +77,7 @@ def report(decision: PolicyDecision, held: bool) -> dict[str, Any]:
         "retry_after": _finite(decision.retry_after),
         "reset_after": decision.reset_after,
         "delay": 0.0 if held and decision.allowed else _finite(decision.delay),
-        "rules": [{"name": one.name, "shadow": one.shadow, **_own(one, one.decision)} for one in decision.rules],
+        "rules": [{"name": one.label, "shadow": one.shadow, **_own(one, one.decision)} for one in decision.rules],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ratekeeper import core
@@ -66,10 +67,13 @@ class TableStore:
                 "when a bucket is full again, or make the table larger"
             )
 
-    def policy_gate(self, matcher: object) -> Any:
-        """Return the hot path for a policy, a C object; None if the table or the matcher is in Python."""
+    def policy_gate(self, matcher: object, asked: Callable[[list[Any]], list[Any]] | None) -> Any:
+        """Return the hot path for a policy, a C object; None if the table or the matcher is in Python.
+
+        `asked` returns limits that are looked up and not known; it is None for a policy without such limits.
+        """
         gate = getattr(self._table, "policy_gate", None)
-        return gate(matcher) if gate is not None and core.is_native(matcher) else None
+        return gate(matcher, asked) if gate is not None and core.is_native(matcher) else None
 
     def stats(self) -> StoreStats:
         """Count the live buckets, by a look at every cell: some milliseconds for a million."""

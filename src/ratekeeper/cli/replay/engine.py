@@ -71,9 +71,9 @@ class _Replay:
     def __init__(self, policy: Policy, max_keys: int) -> None:
         self.clock = ManualClock()
         self.store = MemoryStore(max_keys, clock=self.clock)
-        self.keeper = Keeper(policy, self.store)
+        self.keeper = Keeper(policy.without_lookups(), self.store)  # the functions are the application's
         self.reader = LineReader(policy)
-        self.planner = Planner(self.keeper.compiled)
+        self.planner = Planner(self.keeper.compiled, policy.rules)
         self.absent = set(asked_for(policy))
         self.bad_lines: list[BadLine] = []
         self.lacking: Counter[str] = Counter()

@@ -6,13 +6,14 @@ recent values are looked up, so a million lines take seconds. This module knows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ratekeeper.cli.replay.log_time import UnreadableLine
 from ratekeeper.cli.replay.tally import Share, Tally, Values
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.compiled_rule import CompiledRule
+from ratekeeper.policy.model import Rule
 from ratekeeper.policy.sources import Readings
 
 T = TypeVar("T")
@@ -33,9 +34,9 @@ class Planner:
 
     __slots__ = ("_compiled", "_match_names", "_matching", "_tallies", "tallies")
 
-    def __init__(self, compiled: CompiledPolicy) -> None:
+    def __init__(self, compiled: CompiledPolicy, rules: Sequence[Rule]) -> None:
         self._compiled = compiled
-        self.tallies = tuple(Tally(rule.rule) for rule in compiled.rules)
+        self.tallies = tuple(map(Tally, rules))
         self._tallies = tuple(zip(compiled.rules, self.tallies, strict=True))
         matches = [*compiled.policy.exempt, *(rule.rule.match for rule in compiled.rules)]
         self._match_names = tuple({name: None for match in matches for name in match})

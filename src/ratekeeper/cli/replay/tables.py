@@ -122,6 +122,8 @@ def _warnings(report: Report) -> Iterator[str]:
     if report.absent:
         yield f"no request in the log has {_listed(report.absent)}, which the policy asks for"
     for rule in report.rules:
+        if (lookup := rule.rule.lookup) is not None:
+            yield f"{rule.rule.name!r} was replayed by its default: the application looks up 'app:{lookup.name}'"
         if rule.keyless:
             key = " and ".join(rule.rule.key)
             yield f"{_count(rule.keyless, 'request')} to {rule.rule.name!r} had no {key}: they shared a bucket"

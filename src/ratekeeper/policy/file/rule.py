@@ -14,6 +14,7 @@ from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import Deny, LeakyBucket, Limit, TokenBucket, parse_limit
 from ratekeeper.policy.file.checks import why_never
+from ratekeeper.policy.file.lookup import LOOKUP_KEYS, check_no_lookup, is_looked_up, read_lookup
 from ratekeeper.policy.model import MESSAGE_FORM, Override, Rule, is_message
 from ratekeeper.policy.reader import Table, kind, shown
 from ratekeeper.policy.sources import HeaderSource
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ratekeeper.decision import OnError
+    from ratekeeper.policy.lookup import Lookup
     from ratekeeper.policy.model import Missing
     from ratekeeper.policy.patterns import Globs
     from ratekeeper.policy.sources import Source
@@ -32,8 +34,8 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 
 _LIMIT_KEYS = ("capacity", "refill_rate", "leak_rate", "limit", "deny")
 _RULE_KEYS = (
-    "name", "match", "key", "algorithm", *_LIMIT_KEYS, "overrides", "cost", "max_wait", "shadow", "missing", "on_error",
-    "message",
+    "name", "match", "key", "algorithm", *_LIMIT_KEYS, *LOOKUP_KEYS, "overrides", "cost", "max_wait", "shadow",
+    "missing", "on_error", "message",
 )  # fmt: skip
 _BAD_NUMBERS = (ValueError, OverflowError)  # a LimitError, or Python's own of a number with hundreds of digits
 _MISSING: Mapping[str, Missing] = {"shared": "shared", "skip": "skip", "reject": "reject"}
@@ -85,7 +87,7 @@ def read_rule(table: Table, vocabulary: Vocabulary) -> Rule | None:
     table = _titled(table)
     table.check_keys(_RULE_KEYS)
     algorithm = table.choice("algorithm", _ALGORITHMS, "token_bucket")
-    limit = _limit(table, algorithm) if algorithm else None
+    limit, lookup = _limit_or_lookup(table, algorithm) if algorithm else (None, None)
     match = table.table("match", f"{table.title}: match")
     key = table.texts("key", single=False) if "key" in table.values else ()
     for place, attribute in enumerate(key):
@@ -99,6 +101,7 @@ def read_rule(table: Table, vocabulary: Vocabulary) -> Rule | None:
         "missing": table.choice("missing", _MISSING, "shared"),
         "on_error": table.choice("on_error", _ON_ERROR, "") if "on_error" in table.values else None,
         "message": _message(table),
+        "lookup": lookup,
     }
     if limit is None or table.report:
         return None
@@ -120,6 +123,14 @@ def _titled(table: Table) -> Table:
     if not name.isprintable() or name != name.strip():  # names go into headers, metrics and logs
         numbered.error("'name' must be printable, without spaces around it", "name")
     return Table(table.values, table.path, f"rule {shown(name)}", table.report)
+
+
+def _limit_or_lookup(table: Table, algorithm: _Algorithm) -> tuple[Limit | None, Lookup | None]:
+    """Return a rule's limit. If the application gives it, return the default, and how it is looked up."""
+    if is_looked_up(table):
+        return read_lookup(table, ("algorithm", *(key for key in _LIMIT_KEYS if key != "limit"))) or (None, None)
+    check_no_lookup(table)
+    return _limit(table, algorithm), None
 
 
 def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) -> Limit | None:
@@ -156,6 +167,9 @@ def _denial(table: Table) -> Limit | None:
 
 def _limit_from_text(table: Table, algorithm: _Algorithm) -> Limit | None:
     text = table.values["limit"]
+    if is_looked_up(table):
+        table.error("'limit' must be a fixed limit here: only a rule's own limit is looked up", "limit")
+        return None
     if algorithm.build is not TokenBucket:
         table.error(f"'limit' is for a token bucket: write 'capacity' and {algorithm.rate_key!r}", "limit")
         return None

@@ -1,0 +1,56 @@
+"""Keeping: the base of both keepers, a compiled policy that another may replace at any time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratekeeper.decision import Charge, scope_of
+from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.limits import TokenBucket
+from ratekeeper.policy.compiled import CompiledPolicy
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.lookup import LookupStats
+from ratekeeper.policy.lookups import Lookups
+from ratekeeper.policy.model import Policy
+from ratekeeper.stores.base import Store
+from ratekeeper.stores.spec import MEMORY, StoreSpec
+
+MEMORY_SPEC = StoreSpec(MEMORY)
+PROBE = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_error="raise")
+
+
+class Keeping:
+    """The base of both keepers: the compiled policy, which another may replace at any time."""
+
+    store: Any  # each keeper declares the type
+    compiled: CompiledPolicy
+    _local: Store | None  # the store, if its answers come at once
+    _lookups: Lookups
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that it decides by."""
+        return self.compiled.policy
+
+    def replace(self, policy: Policy) -> None:
+        """Decide by another policy from now on. A request under way ends by the policy that it began with.
+
+        The store stays, even if the policy has another [store], and so does each bucket's debt: see docs/policy.md.
+        Any thread may call this.
+        """
+        self.compiled = CompiledPolicy(policy, self._local, lookups=self._lookups)
+
+    @property
+    def lookups(self) -> dict[str, LookupStats]:
+        """What the look-ups of limits have done since the start, by their names in `limits`."""
+        return self._lookups.stats()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.policy!r}, store={type(self.store).__name__})"
+
+
+def admitted(decision: PolicyDecision) -> PolicyDecision:
+    """Return a decision that allows. Raise `RateLimitExceeded` for another."""
+    if not decision.allowed:
+        raise RateLimitExceeded(decision)
+    return decision

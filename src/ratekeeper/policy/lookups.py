@@ -1,0 +1,89 @@
+"""Lookups: all functions of an application that look limits up, and the caches of a policy's rules.
+
+They outlive a policy: after a reload, a rule whose look-up is the same keeps what is known of its buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from ratekeeper.errors import LimitUnavailable, PolicyError, did_you_mean
+from ratekeeper.limits import Limit
+from ratekeeper.policy.lookup import LimitFunctions, Lookup, LookupStats, function_of
+from ratekeeper.policy.lookup_cache import RETRY_SECONDS, LookupCache
+from ratekeeper.policy.lookup_source import LookupSource
+from ratekeeper.policy.model import Policy, Rule
+
+_Definition = tuple[tuple[str, ...], Lookup, Limit]
+
+
+def limit_unavailable(rule: str, lookup: Lookup) -> LimitUnavailable:
+    """Return the error that refuses a request whose limit is not known."""
+    return LimitUnavailable(
+        f"rule {rule!r}: its limit 'app:{lookup.name}' cannot be looked up, and its on_lookup_error is 'deny'",
+        min(lookup.ttl, RETRY_SECONDS),
+    )
+
+
+class Lookups:
+    """The functions by name, for one keeper or one application. `awaits` tells whether requests may await."""
+
+    def __init__(self, given: LimitFunctions, awaits: bool) -> None:
+        if not isinstance(given, Mapping):
+            raise TypeError(f"limits must be a mapping such as {{'plan': a function}}, not {given!r}")
+        self._sources = {name: LookupSource(name, function_of(name, one)) for name, one in given.items()}
+        self.awaits = awaits
+        self._caches: dict[_Definition, LookupCache] = {}
+        for source in self._sources.values():
+            if source.is_async and not awaits:
+                raise TypeError(
+                    f"the look-up {source.name!r} is async, which a Keeper cannot await: use AsyncKeeper, or write it "
+                    "without async"
+                )
+
+    def caches_of(self, policy: Policy, ticks: Callable[[], int]) -> dict[str, LookupCache]:
+        """Return the cache of each rule whose limit is looked up. Raise `PolicyError` if a function is missing.
+
+        A function that no rule reads is a mistake too.
+        """
+        rules = [(rule, rule.lookup) for rule in policy.rules if rule.lookup is not None]
+        wanted = {lookup.name for _, lookup in rules}
+        self._check(policy, rules, wanted)
+        caches = {}
+        for rule, lookup in rules:
+            definition = rule.key, lookup, rule.limit
+            caches[definition] = self._caches.get(definition) or LookupCache(
+                self._sources[lookup.name], lookup, rule.limit, ticks
+            )
+        self._caches = caches
+        return {rule.name: caches[rule.key, lookup, rule.limit] for rule, lookup in rules}
+
+    def stats(self) -> dict[str, LookupStats]:
+        """Return what the look-ups of each name have done."""
+        stats = {}
+        for name, source in self._sources.items():
+            caches = [cache for cache in self._caches.values() if cache.source is source]
+            known, under_way = sum(len(one.entries) for one in caches), sum(one.under_way for one in caches)
+            counts = source.hits[0], source.lookups, source.errors, source.timeouts
+            stats[name] = LookupStats(*counts, known, under_way)
+        return stats
+
+    def _check(self, policy: Policy, rules: Iterable[tuple[Rule, Lookup]], wanted: set[str]) -> None:
+        for rule, lookup in rules:
+            if lookup.name not in self._sources:
+                near = did_you_mean(lookup.name, self._sources) if self._sources else ""
+                raise PolicyError(
+                    f"{policy.source}: rule {rule.name!r}: nothing gives the limit 'app:{lookup.name}'{near}. Give a "
+                    f"function of the rule's key attributes: limits={{{lookup.name!r}: function}}, or to ratekeeper "
+                    f"serve --limits {lookup.name}=package.module:function"
+                )
+        if unread := sorted(self._sources.keys() - wanted):
+            raise PolicyError(
+                f"{policy.source}: no rule reads the limit {unread[0]!r} that is given: write limit = "
+                f"'app:{unread[0]}' in a rule, or give no function of this name"
+            )
+
+
+def lookups_of(limits: LimitFunctions | Lookups | None, awaits: bool) -> Lookups:
+    """Return the look-ups of an application as they are, or new ones by their functions."""
+    return limits if isinstance(limits, Lookups) else Lookups({} if limits is None else limits, awaits)
