@@ -195,7 +195,7 @@ class Decision:
     def refusal(self) -> str:
         """Why a refused request was refused: a sentence without the key."""
         if self.limit.refuses_all:
-            return "it denies the request" if self.limit.denies else f"the limit {self.limit} refuses every request"
+            return "every request is denied" if self.limit.denies else f"the limit {self.limit} refuses every request"
         if self.impossible:
             return f"{self.limit} can never admit a cost of {self.cost}"
         return f"over the limit of {self.limit}: retry after {self.retry_after:.3f} s"

@@ -38,6 +38,12 @@ def test_validate_says_what_each_rule_limits(capsys: pytest.CaptureFixture[str])
     assert "k-bob" not in out, "keys are secrets"
 
 
+def test_validate_shows_a_rules_message(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rules]]\nname = "r"\nlimit = "1/s"\nmessage = "Slow down."\n')
+    assert "\n  says   Slow down.\n" in run(capsys, "validate", str(policy))[1]
+
+
 def test_validate_and_explain_tell_of_who_is_exempt_and_name_no_key(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -147,7 +147,7 @@ def test_flask_hands_a_denial_to_the_applications_handler_of_a_403() -> None:
     RateLimits(app, Policy.parse('[[rules]]\nname = "ban"\ndeny = true'), store=memory())
     with serving(app) as client:
         answer = client.get("/items/1")
-    assert (answer.status_code, answer.text) == (403, "own page: rule 'ban': it denies the request")
+    assert (answer.status_code, answer.text) == (403, "own page: rule 'ban': every request is denied")
 
 
 @pytest.mark.parametrize("middleware", [[], ["ratekeeper.frameworks.django.RateLimitMiddleware"]])

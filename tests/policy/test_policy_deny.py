@@ -90,7 +90,7 @@ def test_a_request_that_is_refused_so_charges_nothing_and_names_that_rule_alone(
         assert (decision.allowed, [one.name for one in decision.rules]) == (False, [rule])
         assert (decision.denied, decision.retry_after_seconds) == (user != "late", None)
         for timeout in (0.0, 60.0, None):
-            with pytest.raises(RateLimitExceeded, match=f"rule {rule!r}: (it denies the request|.* refuses every)"):
+            with pytest.raises(RateLimitExceeded, match=f"rule {rule!r}: (every request is denied|.* refuses every)"):
                 keeper.acquire(request, cost, timeout)
         assert keeper.peek(request, cost) == decision == keeper.reserve(request, cost).decision
     assert store.stats().live == 0

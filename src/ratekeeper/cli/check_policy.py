@@ -46,6 +46,8 @@ def run_validate(args: argparse.Namespace) -> int:
         if not rule.limit.denies or rule.overrides:
             print(f"  each   {' and '.join(rule.key) if rule.key else 'all requests together'}")
         print(f"  limit  {_limit(rule)}")
+        if rule.message is not None:
+            print(f"  says   {rule.message}")
         for override in rule.overrides:
             print(f"  but    {conditions(override.match)}: {describe(override.limit)}")
     for tier in _unlimited_tiers(policy):

@@ -50,7 +50,8 @@ def program_of(policy: Policy, caches: Mapping[str, LookupCache] = NO_CACHES) ->
     """Compile a policy. `caches` have the limits that are looked up, by the names of their rules."""
     sources, tiers = policy.attributes, policy.tiers
     names = tuple(sorted(policy.names() - ({"tier"} if tiers else set())))
-    hashed = [name for name in names if name in policy.hashed()]
+    is_hashed = policy.hashed()
+    hashed = [name for name in names if name in is_hashed]
     each = (*names, *map(digest_name, hashed), *(["tier"] if tiers else []))
     slots = {name: slot for slot, name in enumerate(each)}
     exempt = [spelled_match(match, sources, slash_matters=True) for match in policy.exempt]
