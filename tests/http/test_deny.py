@@ -56,7 +56,7 @@ def ask(app: Any, *paths: str) -> list[httpx.Response]:
 
 
 def test_a_denied_request_is_forbidden_and_is_told_of_no_quota() -> None:
-    denied, again = ask(limited(POLICY, legacy="epoch"), "/closed/a", "/closed/b")
+    denied, again = ask(limited(POLICY, headers=("ietf", "x-epoch", "retry-after-date")), "/closed/a", "/closed/b")
     assert denied.status_code == again.status_code == 403
     assert denied.json() == {
         "type": "about:blank",
@@ -70,7 +70,7 @@ def test_a_denied_request_is_forbidden_and_is_told_of_no_quota() -> None:
 
 
 def test_a_limit_of_nothing_is_a_quota_that_no_wait_will_fill() -> None:
-    [refused] = ask(limited(POLICY, legacy="epoch"), "/later")
+    [refused] = ask(limited(POLICY, headers=("ietf", "x-epoch", "retry-after-date")), "/later")
     assert (refused.status_code, refused.json()["type"]) == (429, QUOTA_EXCEEDED)
     assert refused.json()["detail"] == "'nothing yet' refuses every request: waiting will not help."
     assert structured(refused.headers["ratelimit-policy"]) == [("nothing yet", {"q": 0})]

@@ -14,6 +14,7 @@ from ratekeeper import (
     AsyncLimiter,
     Deny,
     Keeper,
+    Limit,
     Limiter,
     ManualClock,
     Policy,
@@ -25,6 +26,7 @@ from ratekeeper import (
 )
 from ratekeeper.cli.main import main
 from ratekeeper.cli.replay.engine import replay
+from ratekeeper.http.responses import problem
 from ratekeeper.policy.model import Override, Rule
 from ratekeeper.stores.table_store import TableStore
 
@@ -191,3 +193,29 @@ def test_a_replay_rejects_what_the_keeper_would_and_names_no_capacity(
     shown = capsys.readouterr().out
     assert "\n  deny" in shown
     assert next(line.split()[-2:] for line in shown.splitlines() if line.startswith("banned  ")) == ["-", "-"]
+
+
+LOOKED_UP = """
+[[rules]]
+name = "each user"
+key = ["user"]
+limit = "app:plan"
+default = "5/s"
+message = "Ask sales."
+[[rules]]
+name = "all"
+limit = "100/s"
+"""
+
+
+@pytest.mark.parametrize(("user", "status"), [("banned", 403), ("unpaid", 429), ("strict", 429), ("alice", 200)])
+def test_a_limit_that_is_looked_up_may_refuse_all_too(user: str, status: int, store: TableStore) -> None:
+    plans: dict[str, Limit | str] = {"banned": Deny(), "unpaid": "0/s", "strict": "5/s; 0/s"}
+    keeper = Keeper(Policy.parse(LOOKED_UP), store, limits={"plan": lambda attributes: plans.get(attributes["user"])})
+    decisions = [keeper.try_acquire({"user": user}) for _ in range(3)]
+    statuses = {200 if one else problem(one).status for one in decisions}
+    assert statuses == {status}
+    if status != 200:
+        assert decisions[0].message == "Ask sales."
+        assert [one.name for one in decisions[0].rules] == ["each user"]
+        assert store.stats().live == 0

@@ -39,8 +39,8 @@ static bool is_looked_up(const rk_policy_gate_object *self, const rk_match *matc
     return match->limit < 0 && self->lookups && self->lookups[match->rule];
 }
 
-/* A limit that refuses all decides without the table: its answer is that of refused in policy/decision.py. If its rule is not in
- * shadow, nothing else is charged, so nothing else is looked at. */
+/* A limit that refuses all decides without the table: its answer is that of `refused` in policy/decision.py. If its rule
+ * is not in shadow, nothing else is charged, so nothing else is looked at. */
 static const rk_answer refused = {.retry_after = INT64_MAX, .delay = INT64_MAX};
 
 static void drop_if_refused(const rk_policy_gate_object *self, rk_found *found)
