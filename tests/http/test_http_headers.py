@@ -70,7 +70,7 @@ def test_every_header_is_a_structured_field_with_one_item_for_each_enforced_rule
         assert headers == []
         return
     assert parsed(headers, "RateLimit-Policy") == [
-        (policy_name(rule.name), {"q": min(rule.limit.max_cost, 10**15 - 1), "w": max(1, -(-rule.limit.window // 1))})
+        (policy_name(rule.label), {"q": min(rule.limit.max_cost, 10**15 - 1), "w": max(1, -(-rule.limit.window // 1))})
         for rule in enforced
     ]
     for (name, parameters), rule in zip(parsed(headers, "RateLimit"), enforced, strict=True):

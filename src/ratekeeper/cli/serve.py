@@ -57,6 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-reload", action="store_true", help="take a changed policy file only on SIGHUP, not by itself"
     )
     parser.add_argument(
+        "--limits",
+        metavar="NAME=MODULE:FUNCTION",
+        action="append",
+        default=[],
+        type=_limits,
+        help="the function that looks up the limits of rules with limit = 'app:NAME', such as plan=shop.plans:plan_of; "
+        "several are given one by one",
+    )
+    parser.add_argument(
         "--store",
         metavar="STORE",
         help="where buckets live, in place of the policy's [store]: memory (default for one worker), shared:NAME, a "
@@ -89,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             watched=not args.no_reload,
             workers=args.workers,
             grace=args.grace,
-            make=partial(make_service, headers=args.headers),
+            make=partial(make_service, headers=args.headers, limits=dict(args.limits)),
         )
         return serve(serving, args.host, args.port, announce)
 
@@ -155,6 +164,15 @@ def _styles(text: str) -> tuple[str, ...]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return styles  # type: ignore[no-any-return]
+
+
+def _limits(text: str) -> tuple[str, str]:
+    name, equals, where = text.partition("=")
+    if not (name and equals and where.count(":") == 1):
+        raise argparse.ArgumentTypeError(
+            f"write NAME=package.module:function, such as plan=shop.plans:plan_of, not {text!r}"
+        )
+    return name, where
 
 
 def _port(text: str) -> int:

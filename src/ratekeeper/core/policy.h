@@ -35,8 +35,8 @@ typedef struct {
 bool rk_bind_lookup(const rk_table *table, PyObject *rule, rk_lookup **bound);
 void rk_free_lookup(rk_lookup *lookup);
 
-/* Set known[i] to what is known for each match, a new reference, if its limit is looked up. `asked` is called for what
- * is not known. `places` is room for as many numbers as there are matches. `*now` is the time; if Python was asked
+/* Set known[i] to the known limits of each match, a new reference, if they are looked up. `asked` is called for limits
+ * that are not known. `places` is room for as many numbers as there are matches. `*now` is the time; if Python was asked
  * meanwhile, RK_NOT_READ. False with a Python error set. */
 enum { RK_NOT_READ = -1 };
 bool rk_find_limits(rk_table_object *table, const rk_matcher_object *matcher, PyObject *asked,

@@ -1,4 +1,4 @@
-/* The limits of a request's rules that are looked up: read from what is known of each bucket (policy/lookup_cache.py).
+/* The limits of a request's rules that are looked up: read from the known limits of each bucket (policy/lookup_cache.py).
  *
  * Python is asked only for a bucket of which nothing is known, or whose limits are to be looked up again.
  */
@@ -43,7 +43,7 @@ void rk_free_lookup(rk_lookup *lookup)
     PyMem_Free(lookup);
 }
 
-/* What is known of a bucket: a new reference; NULL if it is to be looked up, or with a Python error set. */
+/* The known limits of a bucket, a new reference; NULL if they are to be looked up, or with a Python error set. */
 static PyObject *fresh(rk_lookup *lookup, PyTypeObject *type, PyObject *bucket, int64_t now)
 {
     PyObject *entry = PyDict_GetItemWithError(lookup->entries, bucket);

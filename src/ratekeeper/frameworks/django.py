@@ -40,7 +40,7 @@ __all__ = ["AsyncRequestLimits", "RateLimitMiddleware", "RequestLimits", "exempt
 
 _SETTING = "RATEKEEPER"
 _KEYS = ("policy", "store", *Options.__annotations__)
-_FUNCTIONS = frozenset({"attributes", "cost", "exempt", "on_decision", "rejection"})
+_FUNCTIONS = frozenset({"attributes", "cost", "exempt", "limits", "on_decision", "rejection"})
 
 
 class RateLimitMiddleware:

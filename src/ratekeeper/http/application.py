@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from os import PathLike
-from typing import Any, Generic, Unpack
+from typing import Any, ClassVar, Generic, Unpack
 from weakref import WeakKeyDictionary, WeakMethod, finalize
 
 from ratekeeper.errors import PolicyError, did_you_mean
@@ -17,6 +17,8 @@ from ratekeeper.http.held import HELD_THREADS, HeldRequests
 from ratekeeper.http.options import Options, check_options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_policy import BucketOwners, Given, K, RequestPolicy
+from ratekeeper.policy.lookup import LookupStats
+from ratekeeper.policy.lookups import Lookups
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
 from ratekeeper.policy.sources import ClientIP
@@ -35,6 +37,8 @@ class ApplicationLimits(Generic[K]):
 
     store: Store | AsyncStore
     """The store of the buckets."""
+    _awaits: ClassVar[bool]
+    """Whether functions may be async."""
     in_use: RequestPolicy[K] | None = None
     """The compiled policy that decides requests now; None without a policy."""
     styles: frozenset[str] | None
@@ -55,6 +59,11 @@ class ApplicationLimits(Generic[K]):
         spec = StoreSpec(store) if isinstance(store, str) else (policy and policy.store) or StoreSpec(MEMORY)
         self._spec = spec if store is None or isinstance(store, str) else None
         self._closed = False
+        self._lookups = Lookups(options.get("limits") or {}, self._awaits, shares=True)
+        if policy is not None:
+            self._lookups.check_read(policy)
+        elif options.get("limits"):
+            raise PolicyError("limits= is for the rules of a policy, and there is none: give a policy")
         self.store = opened(store, self._open) if self._spec is None else self._open(self._spec)
         self.styles = checked_styles(options.get("headers", DEFAULT))
         self._rejection = options.get("rejection")
@@ -112,12 +121,14 @@ class ApplicationLimits(Generic[K]):
     def _compiled_beside(self, policy: Policy | None, limit: rate_limit) -> RequestPolicy[K]:
         self._check_replaced(policy, limit)
         given = replace(self._given, attributes={**self._given.attributes, **limit.attributes})
-        compiled = RequestPolicy(self._keeper(self._owners.beside(policy, limit)), given, limit.cost)
+        keeper = self._keeper(self._owners.beside(policy, limit))
+        compiled = RequestPolicy(keeper, given, limit.cost)
         compiled.check_complete()
         return compiled
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from now on, on the same store: what each bucket owes stays."""
+        self._lookups.check_read(policy)
         compiled, endpoints = self._compiled(policy), WeakKeyDictionary[rate_limit, RequestPolicy[K]]()
         for limit in [known for reference in self._endpoints.keyrefs() if (known := reference()) is not None]:
             endpoints[limit] = self._compiled_beside(policy, limit)
@@ -135,6 +146,11 @@ class ApplicationLimits(Generic[K]):
             self._reduced.clear()
             self.in_use = self._compiled(self._policy) if self._policy else None
         self._watch = self._watched()
+
+    @property
+    def lookups(self) -> dict[str, LookupStats]:
+        """The counts of the look-ups of limits since the start, by their names in `limits`."""
+        return self._lookups.stats()
 
     @property
     def _policy(self) -> Policy | None:

@@ -30,6 +30,8 @@ _FOR_THREAD: ContextVar[bool] = ContextVar("ratekeeper_for_thread", default=Fals
 class RequestLimiter(Charging[Keeper]):
     """Charges requests in frameworks that call. A request that waits for its turn blocks its thread."""
 
+    _awaits = False
+
     def charge(self, exchange: Exchange, limit: rate_limit | None = None) -> RatekeeperError | None:
         """Charge a request: `charge_async`, called."""
         return run_sync(self.charge_async(exchange, limit))
@@ -69,7 +71,7 @@ class RequestLimiter(Charging[Keeper]):
         return spec.open()
 
     def _keeper(self, policy: Policy) -> Keeper:
-        return Keeper(policy, self.store)  # type: ignore[arg-type]  # it raises if the store must be awaited
+        return Keeper(policy, self.store, limits=self._lookups)  # type: ignore[arg-type]  # it raises if the store must be awaited
 
     def _most_held(self) -> int:
         return HELD_THREADS
@@ -77,6 +79,8 @@ class RequestLimiter(Charging[Keeper]):
 
 class AsyncRequestLimiter(Charging[AsyncKeeper]):
     """Charges requests in frameworks that await. A request that waits for its turn blocks nothing."""
+
+    _awaits = True
 
     def charge(self, exchange: Exchange, limit: rate_limit | None = None) -> RatekeeperError | None:
         """Charge a request from the thread of an endpoint that is not async."""
@@ -140,7 +144,7 @@ class AsyncRequestLimiter(Charging[AsyncKeeper]):
         return spec.open_async()
 
     def _keeper(self, policy: Policy) -> AsyncKeeper:
-        return AsyncKeeper(policy, self.store)
+        return AsyncKeeper(policy, self.store, limits=self._lookups)
 
     def _most_held(self) -> int:
         return most_by_descriptors()

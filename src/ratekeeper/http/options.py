@@ -11,6 +11,7 @@ from ratekeeper.errors import did_you_mean
 from ratekeeper.http.exchange import RequestFunction
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles, checked_styles
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 
 Observer: TypeAlias = Callable[[Any, PolicyDecision], object]
@@ -42,6 +43,12 @@ class Options(TypedDict, total=False):
     """The number of trusted proxies in front. It counts if the policy does not say how `client` is read."""
     headers: HeaderStyles
     """The headers about limits: "ietf" by default, other styles, or several. See `HeaderStyle`."""
+    limits: LimitFunctions | None
+    """The functions that look up the limits of rules with `limit = "app:NAME"`, by NAME: {"plan": plan_of}.
+
+    Each gets the attributes of its rule's key, and returns a limit, its string, several in a list, or None for the
+    rule's default. A `LookupFunction` sets the bounds.
+    """
     enabled: bool
     """False limits nothing: for tests."""
     max_waiting: int | None
@@ -112,6 +119,10 @@ _RIGHT: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "rejection": (_function_or_none, "a function of the request and the decision"),
     "trusted_proxies": (_whole, "a number of proxies, 0 or more"),
+    "limits": (
+        lambda value: value is None or isinstance(value, Mapping),
+        "a mapping such as {'plan': a function of the attributes of a rule's key}",
+    ),
     "enabled": (_true_or_false, "True or False"),
     "exempt_preflights": (_true_or_false, "True or False"),
     "max_waiting": (lambda value: value is None or _whole(value), "a number of requests, 0 or more, or None"),

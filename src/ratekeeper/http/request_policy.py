@@ -46,7 +46,7 @@ class RequestPolicy(Generic[K]):
     keeper: K
     """Decides by the policy, on the application's store."""
     at_once: Callable[..., PolicyDecision] | None
-    """Decides as the keeper's `try_acquire`, without a coroutine; None if the store must be awaited."""
+    """Decides as the keeper's `try_acquire`, without a coroutine; None if the store or a look-up must be awaited."""
     cost: int | RequestFunction
     """The tokens that a request takes, or a function that returns them."""
     reader: AttributeReader
@@ -70,7 +70,7 @@ class RequestPolicy(Generic[K]):
         policy = keeper.policy
         names = policy.names()
         self.keeper = keeper
-        self.at_once = keeper.compiled.try_acquire
+        self.at_once = None if keeper.compiled.awaits else keeper.compiled.try_acquire
         self.cost = cost
         self.reader = AttributeReader(policy.attributes, given.client, names - given.attributes.keys())
         self.client_reader = AttributeReader(policy.attributes, given.client, {"client"})

@@ -104,7 +104,7 @@ class CompiledRule(NamedTuple):
     cost     the tokens that a request takes, or the slot of the attribute with their number
     fixed    whether `cost` is the tokens
     wait     the ticks that a request may wait when it is asked without waiting: in shadow, the rule's own
-    known    the limits that were looked up for the rule's buckets, in place of its own limit; None if it is fixed
+    known    the limits that were looked up for the rule's buckets, in place of `limits[-1]`; None if it is fixed
     usual    the charges of usual requests but for their keys, by place of the limit and timeout: made when first asked
     """
 

@@ -42,7 +42,7 @@ class Keeping:
 
     @property
     def lookups(self) -> dict[str, LookupStats]:
-        """What the look-ups of limits have done since the start, by their names in `limits`."""
+        """The counts of the look-ups of limits since the start, by their names in `limits`."""
         return self._lookups.stats()
 
     def __repr__(self) -> str:

@@ -101,7 +101,7 @@ LimitFunctions: TypeAlias = Mapping[str, LimitFunction | LookupFunction]
 
 
 class LookupStats(NamedTuple):
-    """What the look-ups of one name have done since their start.
+    """The counts of the look-ups of one name since their start.
 
     hits       decisions by an answer that was known and not older than its ttl
     lookups    look-ups that were begun

@@ -6,6 +6,7 @@ They outlive a policy: after a reload, a rule whose look-up is the same keeps wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from weakref import WeakValueDictionary
 
 from ratekeeper.errors import LimitUnavailable, PolicyError, did_you_mean
 from ratekeeper.limits import Limit
@@ -26,14 +27,18 @@ def limit_unavailable(rule: str, lookup: Lookup) -> LimitUnavailable:
 
 
 class Lookups:
-    """The functions by name, for one keeper or one application. `awaits` tells whether requests may await."""
+    """The functions by name, for one keeper, or for an application that `shares` them among keepers.
 
-    def __init__(self, given: LimitFunctions, awaits: bool) -> None:
+    `awaits` tells whether requests may await.
+    """
+
+    def __init__(self, given: LimitFunctions, awaits: bool, shares: bool = False) -> None:
         if not isinstance(given, Mapping):
             raise TypeError(f"limits must be a mapping such as {{'plan': a function}}, not {given!r}")
         self._sources = {name: LookupSource(name, function_of(name, one)) for name, one in given.items()}
         self.awaits = awaits
-        self._caches: dict[_Definition, LookupCache] = {}
+        self._shares = shares
+        self._caches: WeakValueDictionary[_Definition, LookupCache] = WeakValueDictionary()  # those of policies in use
         for source in self._sources.values():
             if source.is_async and not awaits:
                 raise TypeError(
@@ -44,31 +49,43 @@ class Lookups:
     def caches_of(self, policy: Policy, ticks: Callable[[], int]) -> dict[str, LookupCache]:
         """Return the cache of each rule whose limit is looked up. Raise `PolicyError` if a function is missing.
 
-        A function that no rule reads is a mistake too.
+        So it is with a function that no rule reads, unless they are shared: see `check_read`.
         """
         rules = [(rule, rule.lookup) for rule in policy.rules if rule.lookup is not None]
-        wanted = {lookup.name for _, lookup in rules}
-        self._check(policy, rules, wanted)
-        caches = {}
+        self._check_given(policy, rules)
+        if not self._shares:
+            self.check_read(policy)
+        caches: dict[_Definition, LookupCache] = {}
         for rule, lookup in rules:
             definition = rule.key, lookup, rule.limit
-            caches[definition] = self._caches.get(definition) or LookupCache(
-                self._sources[lookup.name], lookup, rule.limit, ticks
+            caches[definition] = (
+                self._caches.get(definition)
+                or caches.get(definition)
+                or LookupCache(self._sources[lookup.name], lookup, rule.limit, ticks)
             )
-        self._caches = caches
+        self._caches.update(caches)
         return {rule.name: caches[rule.key, lookup, rule.limit] for rule, lookup in rules}
 
     def stats(self) -> dict[str, LookupStats]:
         """Return what the look-ups of each name have done."""
         stats = {}
         for name, source in self._sources.items():
-            caches = [cache for cache in self._caches.values() if cache.source is source]
+            caches = [cache for cache in list(self._caches.values()) if cache.source is source]
             known, under_way = sum(len(one.entries) for one in caches), sum(one.under_way for one in caches)
             counts = source.hits[0], source.lookups, source.errors, source.timeouts
             stats[name] = LookupStats(*counts, known, under_way)
         return stats
 
-    def _check(self, policy: Policy, rules: Iterable[tuple[Rule, Lookup]], wanted: set[str]) -> None:
+    def check_read(self, policy: Policy) -> None:
+        """Raise `PolicyError` for a function that no rule of a policy reads."""
+        read = {rule.lookup.name for rule in policy.rules if rule.lookup is not None}
+        if unread := sorted(self._sources.keys() - read):
+            raise PolicyError(
+                f"{policy.source}: no rule reads the limit {unread[0]!r} that is given: write limit = "
+                f"'app:{unread[0]}' in a rule, or give no function of this name"
+            )
+
+    def _check_given(self, policy: Policy, rules: Iterable[tuple[Rule, Lookup]]) -> None:
         for rule, lookup in rules:
             if lookup.name not in self._sources:
                 near = did_you_mean(lookup.name, self._sources) if self._sources else ""
@@ -77,11 +94,6 @@ class Lookups:
                     f"function of the rule's key attributes: limits={{{lookup.name!r}: function}}, or to ratekeeper "
                     f"serve --limits {lookup.name}=package.module:function"
                 )
-        if unread := sorted(self._sources.keys() - wanted):
-            raise PolicyError(
-                f"{policy.source}: no rule reads the limit {unread[0]!r} that is given: write limit = "
-                f"'app:{unread[0]}' in a rule, or give no function of this name"
-            )
 
 
 def lookups_of(limits: LimitFunctions | Lookups | None, awaits: bool) -> Lookups:

@@ -28,6 +28,7 @@ from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.http.responses import Response, explained, problem
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import AsyncKeeper
+from ratekeeper.policy.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.json_check import CheckRequest, parse_check, report
 from ratekeeper.stores.base import AsyncStore, Store
@@ -58,9 +59,16 @@ class Service:
         *,
         max_waiting: int | None = None,
         headers: HeaderStyles = DEFAULT,
+        limits: LimitFunctions | None = None,
     ) -> None:
         self._limiter = _Limiter(
-            policy, store=store, routes=False, trusted_proxies=1, max_waiting=max_waiting, headers=headers
+            policy,
+            store=store,
+            routes=False,
+            trusted_proxies=1,
+            max_waiting=max_waiting,
+            headers=headers,
+            limits=limits,
         )
 
     def replace(self, policy: Policy) -> None:
