@@ -50,6 +50,7 @@ class Limiter(NamedLimits):
     def __init__(self, *limits: Limit | str, store: Store | str | None = None, name: str | None = None) -> None:
         super().__init__(limits, name, store)
         self.store: Store = require_sync(opened(store, StoreSpec.open), "Limiter")
+        self._keep_alike(self.store)
         # The function that waits must not refer to this limiter: a cycle through the gate would keep a table alive.
         self._wait = partial(wait_for_turn, self.store, self._charges)
         self._gate: Gate = self.store.bind(self._scopes, self.limits, self._wait)
@@ -187,6 +188,7 @@ class AsyncLimiter(NamedLimits):
     ) -> None:
         super().__init__(limits, name, store)
         self.store: Store | AsyncStore = opened(store, StoreSpec.open_async)
+        self._keep_alike(self.store)
         self._store = as_async(require_nonblocking(self.store))
         self._wait = partial(
             wait_for_turn_async, self._store, self._charges

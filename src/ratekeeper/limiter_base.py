@@ -6,8 +6,8 @@ It must not ask a store.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NoReturn
+from functools import lru_cache, partial
+from typing import Any, NoReturn, Self
 
 from ratekeeper.adjustment import Adjustment
 from ratekeeper.decision import Charge, Decision, scope_of
@@ -21,6 +21,8 @@ from ratekeeper.usage import Usage
 
 class NamedLimits:
     """Limits under a name. A subclass has the store and the verbs."""
+
+    _alike: Any
 
     def __init__(
         self, limits: tuple[Limit | str, ...], name: str | None, store: Store | AsyncStore | str | None
@@ -39,6 +41,24 @@ class NamedLimits:
             self._unnamed = join_unnamed(store, self.name, stacklevel=3)
         self._scopes = tuple(scope_of(self.name, place) for place in range(len(self.limits)))
         self._charges = partial(_charges, self._scopes, self.limits)
+
+    def with_limits(self, *limits: Limit | str) -> Self:
+        """Return a limiter with other limits for the same buckets: its name and its store are this limiter's.
+
+        So what a key owes stays if its limit changes. Use it where your code already knows a caller's limit. The
+        limiters of the last 128 sets of limits are kept, so you may ask for one at each call.
+
+        >>> from ratekeeper import Limiter
+        >>> limiter = Limiter("100/minute", name="api")
+        >>> limiter.try_acquire("alice", 60).remaining, limiter.with_limits("500/minute").peek("alice").remaining
+        (40, 200)
+        """
+        alike: Callable[..., Self] = self._alike if all(isinstance(one, str | Limit) for one in limits) else type(self)
+        return alike(*limits)
+
+    def _keep_alike(self, store: Store | AsyncStore) -> None:
+        # It does not refer to this limiter, as a cycle would keep a store alive.
+        self._alike = lru_cache(maxsize=128)(partial(type(self), store=store, name=self.name))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.limits))}, name={self.name!r})"
