@@ -74,7 +74,7 @@ def test_every_header_is_a_structured_field_with_one_item_for_each_enforced_rule
         for rule in enforced
     ]
     for (name, parameters), rule in zip(parsed(headers, "RateLimit"), enforced, strict=True):
-        assert (name, list(parameters)) == (policy_name(rule.name), ["r", "t"])
+        assert (name, list(parameters)) == (policy_name(rule.label), ["r", "t"])
         assert parameters["r"] == min(rule.decision.remaining, 10**15 - 1)
         assert parameters["t"] >= 1
 

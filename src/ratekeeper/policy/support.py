@@ -96,6 +96,8 @@ def _names(compiled: CompiledPolicy, rule: RuleNames) -> list[str]:
 
 
 def _reason(compiled: CompiledPolicy, seen: Mapping[str, str], name: str) -> str:
+    if compiled.exempting(seen) is not None:
+        return "the request is exempt"
     return str(next(rule for rule in compiled.rules if rule.name == name).why_not_charged(seen))
 
 
