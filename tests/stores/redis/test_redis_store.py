@@ -413,6 +413,26 @@ def test_a_mark_goes_with_the_charge_that_set_it_and_no_other(
         assert store.decide([Charge.of("test/0", "a", queue)], commit=False)[0].delay == (2 if marked else 0)
 
 
+def test_a_mark_ends_with_the_debt_though_the_key_is_still_there(store: RedisStore, clock: ManualClock) -> None:
+    limit = TokenBucket(5, 1)
+    for timeout in (0, 1):  # the second leaves in a second, and so marks
+        store.decide([Charge.of("test/0", "a", limit, 5 - 4 * timeout, timeout)])
+    clock.advance(7)  # the server's own clock has not moved, so it keeps the key
+    again = one(store, cost=4)
+    store.refund([Charge.of("test/0", "a", limit, 4)], again.at_ticks)
+    assert one(store, cost=0).remaining == 5
+
+
+def test_a_refund_to_a_bucket_that_is_full_by_then_writes_nothing(store: RedisStore, clock: ManualClock) -> None:
+    limit = TokenBucket(5, 1)
+    made = one(store, cost=5)
+    store.adjust("test/0", "a", 4 * limit.interval, 0, 5 * limit.interval)
+    clock.advance(1.5)
+    store.refund([Charge.of("test/0", "a", limit, 5)], made.at_ticks)
+    assert one(store, cost=0).debt_ticks == 0
+    assert one(store, cost=5).debt_ticks == 5 * limit.interval
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["refused by the second", "the second fails"])
 def test_who_was_refused_for_a_charge_that_is_taken_back_may_ask_again_at_once(
     cluster: list[Server], fails: bool

@@ -146,7 +146,7 @@ local function refund(bucket, increment_s, increment_t, burst_s, burst_t, elapse
         return
     end
     local given_s, given_t = minus(increment_s, increment_t, elapsed_s, elapsed_t)
-    if before(now_s, now_t, tat_s, tat_t) then write(bucket, minus(tat_s, tat_t, given_s, given_t)) end
+    write(bucket, minus(tat_s, tat_t, given_s, given_t))
 end
 
 -- Set a TAT back if it is still the expected one, and the mark too. Puts out whether it was.
