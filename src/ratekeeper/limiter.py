@@ -138,6 +138,15 @@ class Limiter(NamedLimits):
         """
         self._adjust(key, unblock)
 
+    def reset_all(self) -> None:
+        """Forget all keys: their buckets are full again.
+
+        On a server this looks at all names there, in bounded steps.
+        """
+        for scope in self._scopes:
+            self.store.reset_scope(scope)
+        self.store.wait_queue.reset(scopes=self._scopes)
+
     def _adjust(self, key: str | bytes, adjust: Callable[[Limit], Adjustment]) -> None:
         for scope, adjustment in self._adjustments(adjust):
             self.store.adjust(scope, key, *adjustment)
@@ -246,6 +255,12 @@ class AsyncLimiter(NamedLimits):
     async def unblock(self, key: str | bytes) -> None:
         """As `Limiter.unblock`."""
         await self._adjust(key, unblock)
+
+    async def reset_all(self) -> None:
+        """As `Limiter.reset_all`."""
+        for scope in self._scopes:
+            await self._store.reset_scope(scope)
+        self._store.wait_queue.reset(scopes=self._scopes)
 
     async def _adjust(self, key: str | bytes, adjust: Callable[[Limit], Adjustment]) -> None:
         pairs = self._adjustments(adjust)

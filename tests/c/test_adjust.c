@@ -1,6 +1,8 @@
 /* Changes of a bucket by hand: what they make of it, and threads that charge, give back and make room meanwhile. */
 #include "crew.h"
 
+#include "resets.h"
+
 enum { CAPACITY = 2 * THREADS, TRIES = 4, NOW = 50 };
 
 #define HEAVY (INT64_C(1) << 40)
@@ -211,8 +213,70 @@ static void of_an_empty_bucket_exactly_as_many_tokens_pass_as_were_granted(void)
     }
 }
 
+/* ---- resets of whole scopes ---- */
+
+enum { RESETS = 20 };
+
+static uint64_t log_of_resets[RK_RESETS];
+
+static void prepare_resets(arena *in, int id, int round, uint64_t *random)
+{
+    (void)id, (void)round, (void)random;
+    memset(log_of_resets, 0, sizeof log_of_resets);
+    in->on.table.resets = log_of_resets;
+    in->admitted[0] = 0;
+}
+
+/* Each resets its own scope and one that all share. After each, its key is another than before. */
+static void reset_scopes(arena *in, int id, int round, uint64_t *random)
+{
+    (void)round, (void)random;
+    rk_table *table = &in->on.table;
+    uint64_t seen = 0, names[2] = {(uint64_t)id, THREADS};
+    for (int again = 0; again < RESETS; again++)
+        for (int which = 0; which < 2; which++) {
+            seen = rk_read_resets(table, seen);
+            rk_scope scope = rk_bind_scope(table, &names[which], sizeof names[which], seen);
+            rk_key before = scope.key;
+            bool done = rk_reset_scope(table, scope.name), told = rk_was_reset(table, seen);
+            seen = rk_read_resets(table, seen);
+            rk_renew_scope(table, &scope, seen);
+            in->admitted[0] += done && told && memcmp(&before, &scope.key, sizeof before);
+        }
+}
+
+static void judge_resets(arena *in, int id, int round, uint64_t *random)
+{
+    (void)id, (void)round, (void)random;
+    CHECK(in->admitted[0] == 2 * RESETS * THREADS);
+    CHECK(rk_read_resets(&in->on.table, 0) == 2 * RESETS * THREADS);
+}
+
+static void a_reset_of_a_scope_is_kept_and_seen_by_all_who_ask_after_it(void)
+{
+    arena in = {0};
+    open_table(&in.on, 2);
+    compete(&in, 300, prepare_resets, reset_scopes, judge_resets);
+    close_table(&in.on);
+}
+
+static void a_full_log_takes_no_reset_more_and_its_last_entry_stays_empty(void)
+{
+    fixture on;
+    open_table(&on, 2);
+    on.table.resets = log_of_resets;
+    memset(log_of_resets, 0, sizeof log_of_resets);
+    for (int again = 0; again < RK_RESETS - 1; again++)
+        CHECK(rk_reset_scope(&on.table, 7));
+    CHECK(!rk_reset_scope(&on.table, 7) && log_of_resets[RK_RESETS - 1] == 0);
+    CHECK(rk_read_resets(&on.table, 0) == RK_RESETS - 1 && !rk_was_reset(&on.table, RK_RESETS - 1));
+    close_table(&on);
+}
+
 void claims_about_adjustments(void)
 {
+    CLAIM(a_reset_of_a_scope_is_kept_and_seen_by_all_who_ask_after_it);
+    CLAIM(a_full_log_takes_no_reset_more_and_its_last_entry_stays_empty);
     CLAIM(an_adjusted_bucket_is_what_the_words_say_and_nothing_overflows);
     CLAIM(a_full_table_that_denies_newcomers_says_so_and_changes_nothing);
     CLAIM(a_clock_that_breaks_in_the_middle_leaves_the_time_that_was_read_before);

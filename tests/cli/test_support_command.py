@@ -105,6 +105,20 @@ def test_a_table_tells_of_shadows_of_common_buckets_and_of_requests_that_nothing
     assert out.splitlines()[1].startswith("reports  0 of 6  [....................]  6     now")
 
 
+def test_all_buckets_of_a_rule_are_reset_and_no_others(
+    capsys: pytest.CaptureFixture[str], policy: str, store: str
+) -> None:
+    serving = Keeper(policy, StoreSpec(store, timeout=5).open())
+    for key in ("k-1", "k-2"):
+        serving.try_acquire({"api_key": key, "path": "/api/x"}, 10)
+    code, out, err = run(capsys, "reset-rule", policy, "each key", "--store", store)
+    assert (code, out, err) == (0, "all buckets of rule 'each key' are full\n", "")
+    for key in ("k-1", "k-2"):
+        assert [one.remaining for one in serving.usage({"api_key": key, "path": "/api/x"})] == [10, 1]
+    code, _, err = run(capsys, "reset-rule", policy, "each kee", "--store", store)
+    assert (code, err) == (2, "ratekeeper: the policy has no rule 'each kee': did you mean 'each key'?\n")
+
+
 def test_a_rule_that_denies_has_no_tokens_to_show_or_to_give(
     capsys: pytest.CaptureFixture[str], policy: str, store: str
 ) -> None:

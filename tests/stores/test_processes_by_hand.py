@@ -17,6 +17,7 @@ from needs import need
 from redis_servers import redis_server, wait_for
 
 from ratekeeper import IMPLEMENTATION, Limiter, TokenBucket
+from ratekeeper.stores.base import Store
 from ratekeeper.stores.spec import StoreSpec
 
 pytestmark = pytest.mark.slow
@@ -36,9 +37,14 @@ class Shared(NamedTuple):
     blocked: Any
 
 
+def opened(store: str) -> Store:
+    """Open a store that waits for a server on a machine that is slow and shared."""
+    return StoreSpec(store, timeout=5).open()
+
+
 def hammer(number: int, store: str, shared: Shared) -> None:
     """Ask for the key, until killed. An admission is late if the block was there before the request."""
-    limiter = Limiter(LIMIT, store=store, name="support")
+    limiter = Limiter(LIMIT, store=opened(store), name="support")
     while True:
         late = shared.blocked.value
         admitted = bool(limiter.try_acquire("hot"))
@@ -97,7 +103,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def test_of_a_key_under_load_exactly_the_granted_tokens_pass_and_after_a_block_none(store: str) -> None:
-    support = Limiter(LIMIT, store=StoreSpec(store, timeout=5).open(), name="support")
+    support = Limiter(LIMIT, store=opened(store), name="support")
     with crew_on(store) as crew:
         wait_for(lambda: crew.admitted == 500)
         for granted in (1, 200):
@@ -121,10 +127,13 @@ def test_of_a_key_under_load_exactly_the_granted_tokens_pass_and_after_a_block_n
         support.reset("hot")
         crew.ask_on()
         assert crew.admitted == after + 501
+        support.reset_all()
+        crew.ask_on()
+        assert crew.admitted == after + 1001
 
 
 def test_workers_that_are_killed_meanwhile_lose_at_most_the_request_each_was_at(store: str) -> None:
-    support = Limiter(LIMIT, store=StoreSpec(store, timeout=5).open(), name="support")
+    support = Limiter(LIMIT, store=opened(store), name="support")
     with crew_on(store) as crew:
         wait_for(lambda: crew.admitted == 500)
         for number in (0, 1):
@@ -142,7 +151,7 @@ def test_workers_that_are_killed_meanwhile_lose_at_most_the_request_each_was_at(
 
 def grant_and_block(_: int, store: str, told: Any) -> None:
     """Grant to one key, and block others, until killed."""
-    limiter = Limiter(MANY, store=store, name="support")
+    limiter = Limiter(MANY, store=opened(store), name="support")
     while True:
         limiter.grant("hot", 1)
         told[0] += 1
@@ -152,14 +161,14 @@ def grant_and_block(_: int, store: str, told: Any) -> None:
 
 def test_a_granter_that_is_killed_leaves_nothing_half_done(store: str) -> None:
     context = multiprocessing.get_context("spawn")
-    support = Limiter(MANY, store=StoreSpec(store, timeout=5).open(), name="support")
+    support = Limiter(MANY, store=opened(store), name="support")
     told = context.Array("q", 1, lock=False)
     assert support.try_acquire("hot", MANY.capacity)
     for kills in range(1, 4):
         granter = context.Process(target=grant_and_block, args=(0, store, told), daemon=True)
         before = told[0]
         granter.start()
-        wait_for(lambda before=before: told[0] > before + 100)  # type: ignore[misc]
+        wait_for(lambda before=before: told[0] > before + 20)  # type: ignore[misc]
         os.kill(granter.pid or 0, signal.SIGKILL)
         granter.join()
         assert told[0] <= support.peek("hot").remaining <= told[0] + kills

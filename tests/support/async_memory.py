@@ -42,6 +42,9 @@ class AsyncMemoryStore:
     async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         return await self._answer("rewind", lambda: self.store.rewind(scope, key, expected_ticks, tat_ticks))
 
+    async def reset_scope(self, scope: str) -> None:
+        await self._answer("reset_scope", lambda: self.store.reset_scope(scope))
+
     @property
     def waiting(self) -> bool:
         return len(self.wait_queue) > 0

@@ -102,7 +102,7 @@ class SlowStore:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self.clock = store.clock
-        self.adjust = store.adjust
+        self.adjust, self.reset_scope = store.adjust, store.reset_scope
         self.wait_queue = WaitQueue(self, self.clock)
         self.asking = self.most_at_once = 0
         self.answer = threading.Event()

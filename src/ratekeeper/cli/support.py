@@ -1,4 +1,4 @@
-"""`ratekeeper usage`, `reset`, `grant`, `block` and `unblock`: see and change the buckets of one request.
+"""`ratekeeper usage`, `reset`, `grant`, `block` and `unblock`: see and change the buckets of one request; `reset-rule`.
 
 The store is one that other processes share. A value that the caller did not type is never printed.
 """
@@ -53,6 +53,11 @@ def add_commands(commands: Commands) -> None:
     )
     blocking = _add(commands, "block", "refuse all requests of a bucket until a time", _block)
     _add(commands, "unblock", "end a block: one token passes at once", _unblock)
+    whole = commands.add_parser("reset-rule", help="forget the debts and blocks of all buckets of a rule")
+    whole.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
+    whole.add_argument("rule", metavar="NAME", help="the rule")
+    _add_store(whole)
+    whole.set_defaults(run=_run_reset_rule)
     granting.epilog = "If several rules charge the request, say which one is meant by --rule."
     blocking.epilog = "If several rules charge the request, or one without a key, say which one is meant by --rule."
     end = blocking.add_mutually_exclusive_group(required=True)
@@ -66,15 +71,31 @@ def _add(commands: Commands, name: str, help_text: str, change: Change, *more: s
     for argument in more:
         parser.add_argument(argument, metavar=argument.upper(), type=int, help=f"how many {argument}")
     parser.add_argument("attributes", metavar="KEY=VALUE", nargs="+", help="an attribute, such as path=/api/search")
+    _add_store(parser)
+    parser.add_argument("--rule", metavar="NAME", action="append", help="only the bucket of this rule; may be repeated")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.set_defaults(run=lambda args: _run(args, change))
+    return parser
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="STORE",
         help="where the buckets are, in place of the policy's [store]: shared:NAME, or a URL",
     )
-    parser.add_argument("--rule", metavar="NAME", action="append", help="only the bucket of this rule; may be repeated")
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.set_defaults(run=lambda args: _run(args, change))
-    return parser
+
+
+def _run_reset_rule(args: argparse.Namespace) -> int:
+    """Reset all buckets of one rule."""
+    policy = Policy.load(args.policy)
+    with _opened(policy, args.store) as store:
+        try:
+            Keeper(policy, store).reset_rule(args.rule)
+        except ValueError as error:
+            raise RatekeeperError(str(error)) from None
+    print(f"all buckets of rule {args.rule!r} are full")
+    return 0
 
 
 def _run(args: argparse.Namespace, change: Change) -> int:

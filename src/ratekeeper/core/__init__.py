@@ -27,6 +27,7 @@ CELL_BYTES = 16
 CELLS_PER_LINE = 8
 LINE_BYTES = CELL_BYTES * CELLS_PER_LINE
 SEED_BYTES = 16
+RESETS_BYTES = 8 * (pytable.MAX_RESETS + 1)
 
 IMPLEMENTATION: Literal["c", "python"] = "python"
 """Which core is in use."""
@@ -77,8 +78,11 @@ def make_table(
 def attach_table(
     memory: memoryview, deny_when_full: bool, seed: bytes, clock: Callable[[], int] | None
 ) -> _table.Table:
-    """Return the C table in memory that processes share: `lines_for(max_keys) + 1` lines, at first of zeros."""
-    return _table.Table(memory, len(memory) // LINE_BYTES - 1, deny_when_full, seed, clock)
+    """Return the C table in memory that processes share: zeros at first.
+
+    It is a line of counters, the log of resets, and `lines_for(max_keys)` lines.
+    """
+    return _table.Table(memory, (len(memory) - RESETS_BYTES) // LINE_BYTES - 1, deny_when_full, seed, clock)
 
 
 def is_native(matcher: object) -> bool:

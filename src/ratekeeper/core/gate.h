@@ -6,18 +6,20 @@
 
 typedef struct {
     PyObject *limit;
-    rk_key scope_key;
+    rk_scope scope;
     rk_limit is;
 } rk_gate_limit;
 
 typedef struct {
     PyObject_VAR_HEAD
     rk_table_object *table;
+    uint64_t resets_seen;
     PyObject *wait; /* acquire calls it when the caller's turn has not come */
     rk_gate_limit limits[];
 } rk_gate_object;
 
 /* gate_object.c */
+void rk_renew_gate(rk_gate_object *self);
 PyObject *rk_ask_gate(rk_gate_object *self, const rk_request *request, int64_t wait);
 
 /* gate_many.c */

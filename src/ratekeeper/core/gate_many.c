@@ -7,12 +7,14 @@ enum { OBJECTS_AHEAD = 16, LINES_AHEAD = 8 };
 /* The fingerprints of all keys, key by key, to be freed by the caller. NULL with a Python error set. All keys are read
  * before any is charged, so that a bad one charges nothing. The error of a lone surrogate is an object of the garbage
  * collector, which may run the user's finalizers: so `keys` must not be a list that they can change. */
-static uint64_t *read_keys(const rk_gate_object *self, PyObject *const *keys, Py_ssize_t count)
+static uint64_t *read_keys(rk_gate_object *self, PyObject *const *keys, Py_ssize_t count)
 {
     uint64_t *fingerprints = PyMem_New(uint64_t, (size_t)count * (size_t)Py_SIZE(self) + 1);
     if (!fingerprints)
         return PyErr_NoMemory(), NULL;
     uint64_t *next = fingerprints;
+    if (rk_was_reset(&self->table->table, self->resets_seen))
+        rk_renew_gate(self);
     for (Py_ssize_t k = 0; k < count; k++) {
         rk_text text;
         if (k + OBJECTS_AHEAD < count)
@@ -22,7 +24,7 @@ static uint64_t *read_keys(const rk_gate_object *self, PyObject *const *keys, Py
             return NULL;
         }
         for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
-            *next++ = rk_fingerprint(self->limits[i].scope_key, text.bytes, (size_t)text.length);
+            *next++ = rk_fingerprint(self->limits[i].scope.key, text.bytes, (size_t)text.length);
         Py_XDECREF(text.owner);
     }
     return fingerprints;

@@ -1,10 +1,21 @@
 /* Gate: the limits of one limiter bound to one table. Its methods are the hot path: no Python code runs on them. */
 #include "gate.h"
 
-static void set_fingerprints(const rk_gate_object *self, const rk_text *text, rk_demand *demands)
+/* A scope has been reset: bring our keys up to date. Seldom called, so out of the way of the hot path. */
+__attribute__((noinline, cold)) void rk_renew_gate(rk_gate_object *self)
 {
+    const rk_table *table = &self->table->table;
+    self->resets_seen = rk_read_resets(table, self->resets_seen);
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
-        demands[i].fingerprint = rk_fingerprint(self->limits[i].scope_key, text->bytes, (size_t)text->length);
+        rk_renew_scope(table, &self->limits[i].scope, self->resets_seen);
+}
+
+static void set_fingerprints(rk_gate_object *self, const rk_text *text, rk_demand *demands)
+{
+    if (rk_was_reset(&self->table->table, self->resets_seen))
+        rk_renew_gate(self);
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++)
+        demands[i].fingerprint = rk_fingerprint(self->limits[i].scope.key, text->bytes, (size_t)text->length);
 }
 
 /* The limit that speaks for all: the longest to wait for when refused, or else the least left. As most_restrictive(). */
@@ -123,7 +134,7 @@ static bool bind_limit(rk_gate_object *self, Py_ssize_t i, PyObject *scope, PyOb
     const char *name = PyUnicode_AsUTF8AndSize(scope, &length);
     if (!name)
         return false;
-    bound->scope_key = rk_scope_key(self->table->table.seed, name, (size_t)length);
+    bound->scope = rk_bind_scope(&self->table->table, name, (size_t)length, self->resets_seen);
     bound->limit = Py_NewRef(limit);
     return rk_read_limit(limit, &bound->is);
 }
@@ -139,6 +150,7 @@ PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limit
         return NULL;
     self->table = (rk_table_object *)Py_NewRef((PyObject *)table);
     self->wait = Py_NewRef(wait);
+    self->resets_seen = rk_read_resets(&table->table, 0);
     for (Py_ssize_t i = 0; i < count; i++)
         if (!bind_limit(self, i, PyTuple_GET_ITEM(scopes, i), PyTuple_GET_ITEM(limits, i))) {
             Py_DECREF(self);

@@ -7,6 +7,7 @@
 #include <structmember.h>
 
 #include "charge.h"
+#include "resets.h"
 
 #define RK_TICKS_PER_NS 16
 #define RK_TICKS_PER_SECOND (INT64_C(1000000000) * RK_TICKS_PER_NS)
@@ -48,6 +49,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     rk_table table;
+    uint64_t resets_seen; /* how far the log of resets has been read */
     Py_buffer shared; /* the memory, if it was given; or its `obj` is NULL */
     size_t mapped;    /* bytes of private memory */
     PyObject *clock;  /* a callable that returns ticks, or NULL for the system's clock */
@@ -175,6 +177,9 @@ static inline bool rk_read_request(const char *verb, PyObject *const *args, Py_s
 bool rk_read_clock(rk_table_object *self, int64_t *now);
 int64_t rk_later(void *table_object); /* reads an rk_clock; on error it leaves a Python error set */
 PyObject *rk_make_closed_clock(void);
+
+/* table_memory.c */
+bool rk_take_memory(rk_table_object *self, PyObject *memory, uint64_t lines);
 
 /* gate_object.c */
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait);

@@ -28,7 +28,7 @@ typedef struct {
 typedef struct {
     PyObject *entries; /* a dict: for each bucket its known limits */
     Py_buffer hits;    /* an int64_t */
-    rk_key scope_keys[RK_MOST_LIMITS];
+    rk_scope scopes[RK_MOST_LIMITS];
 } rk_lookup;
 
 /* Set `*bound`, if the rule's limit is looked up. False with a Python error set; `*bound` is to be freed also then. */

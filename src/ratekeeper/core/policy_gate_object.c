@@ -4,7 +4,7 @@
 #include "policy.h"
 
 typedef struct {
-    rk_key scope_key;
+    rk_scope scope;
     rk_limit *limits; /* of its overrides, and last its own */
     Py_ssize_t last;
     int64_t wait; /* ticks that a request may wait: none, but for a rule in shadow */
@@ -18,6 +18,7 @@ typedef struct {
     rk_limit *limits;    /* of all rules */
     PyObject *asked;     /* asked for limits that are not known; NULL if all are fixed */
     rk_lookup **lookups; /* of each rule, or NULL: the limits that are looked up. NULL if all are fixed */
+    uint64_t resets_seen;
     uint64_t number;     /* the policy's, in this interpreter */
     rk_policy_rule rules[];
 } rk_policy_gate_object;
@@ -54,6 +55,18 @@ static void drop_if_refused(const rk_policy_gate_object *self, rk_found *found)
     }
 }
 
+/* As rk_renew_gate. */
+__attribute__((noinline, cold)) static void renew(rk_policy_gate_object *self)
+{
+    const rk_table *table = &self->table->table;
+    self->resets_seen = rk_read_resets(table, self->resets_seen);
+    for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) {
+        rk_renew_scope(table, &self->rules[i].scope, self->resets_seen);
+        for (int place = 0; self->lookups && self->lookups[i] && place < RK_MOST_LIMITS; place++)
+            rk_renew_scope(table, &self->lookups[i]->scopes[place], self->resets_seen);
+    }
+}
+
 /* Set the demand of one limit of a rule that matches. */
 static inline void set_demand(rk_policy_gate_object *self, const rk_found *found, const rk_match *match,
                               rk_key scope_key, const rk_limit *limit, rk_demand *demand, rk_rule_answer *answer)
@@ -74,7 +87,7 @@ static Py_ssize_t set_demands(rk_policy_gate_object *self, const rk_found *found
 {
     const rk_lookup *lookup = self->lookups[match->rule];
     for (Py_ssize_t i = 0; i < Py_SIZE(known); i++) {
-        set_demand(self, found, match, lookup->scope_keys[i], &known->numbers[i], &demands[i], &answers[i]);
+        set_demand(self, found, match, lookup->scopes[i].key, &known->numbers[i], &demands[i], &answers[i]);
         answers[i].known = known;
         answers[i].place = (int)i;
     }
@@ -87,6 +100,8 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
 {
     rk_table_object *table = self->table;
     Py_ssize_t count = 0;
+    if (rk_was_reset(&table->table, self->resets_seen))
+        renew(self);
     for (Py_ssize_t i = 0; i < found->count; i++) {
         rk_match *match = &found->matches[i];
         match->cost = product(match->cost, cost);
@@ -94,7 +109,7 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
             count += set_demands(self, found, match, (rk_known_limits_object *)known[i], demands + count, answers + count);
             continue;
         }
-        rk_key scope_key = self->rules[match->rule].scope_key;
+        rk_key scope_key = self->rules[match->rule].scope.key;
         set_demand(self, found, match, scope_key, limit_of(self, match), &demands[count], &answers[count]);
         answers[count].known = NULL;
         answers[count++].place = 0;
@@ -203,7 +218,7 @@ static bool bind_rule(rk_policy_gate_object *self, Py_ssize_t place, rk_limit *l
     const char *scope = PyUnicode_AsUTF8AndSize(RK_AT(compiled, RULE_SCOPE), &length);
     if (!scope || !rk_read_ticks(RK_AT(compiled, RULE_WAIT), &rule->wait))
         return false;
-    rule->scope_key = rk_scope_key(self->table->table.seed, scope, (size_t)length);
+    rule->scope = rk_bind_scope(&self->table->table, scope, (size_t)length, self->resets_seen);
     rule->shadow = RK_AT(compiled, RULE_SHADOW) == Py_True;
     rule->limits = limits;
     rule->last = PyTuple_GET_SIZE(of_rule) - 1;
@@ -222,6 +237,7 @@ PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher
         return NULL;
     self->table = (rk_table_object *)Py_NewRef((PyObject *)table);
     self->matcher = (rk_matcher_object *)Py_NewRef((PyObject *)matcher);
+    self->resets_seen = rk_read_resets(&table->table, 0);
     self->number = ++table->module->policies;
     for (Py_ssize_t i = 0; i < count; i++)
         limits += PyTuple_GET_SIZE(RK_AT(RK_AT(matcher->rules, i), RULE_LIMITS));

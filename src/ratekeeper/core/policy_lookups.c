@@ -25,7 +25,7 @@ bool rk_bind_lookup(const rk_table *table, PyObject *rule, rk_lookup **bound)
         Py_ssize_t length;
         const char *text = scope ? PyUnicode_AsUTF8AndSize(scope, &length) : NULL;
         if (text)
-            lookup->scope_keys[i] = rk_scope_key(table->seed, text, (size_t)length);
+            lookup->scopes[i] = rk_bind_scope(table, text, (size_t)length, rk_read_resets(table, 0));
         Py_XDECREF(scope);
         if (!text)
             return false;

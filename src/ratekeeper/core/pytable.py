@@ -26,6 +26,9 @@ from ratekeeper.limits import TICKS_PER_SECOND
 REMEMBERED = 60 * TICKS_PER_SECOND
 """How long a full bucket is still remembered, so that a clock which steps back finds the debts that there were."""
 
+MAX_RESETS = 8191
+"""Resets of whole scopes in the life of a table, in C too."""
+
 T = TypeVar("T")
 _Entry = tuple[int, int]  # a TAT and its bucket
 _DISTURBED = object()
@@ -59,6 +62,9 @@ class Table:
         self._by_tat: list[_Entry] = []
         # Buckets of whose axis somebody owns a range for a later departure: see rk_refund. One too many does no harm.
         self._marked: set[int] = set()
+        # Of scopes that were reset: mixed into their buckets' fingerprints, so that these find no old TAT.
+        self._generations: dict[str, tuple[bytes, int]] = {}
+        self._resets = 0
         self._right: _Right = []
         self._evicted_live = 0
         self._refused_full = 0
@@ -82,7 +88,8 @@ class Table:
         This is the hot path, which only adds to one TAT. If there is more to do, it does nothing and returns None: then
         ask `decide`.
         """
-        bucket = hash((self._seed, scope, key.encode("utf-8", "surrogatepass") if type(key) is str else key_bytes(key)))
+        seed = self._generations.get(scope, self._seed)
+        bucket = hash((seed, scope, key.encode("utf-8", "surrogatepass") if type(key) is str else key_bytes(key)))
         with self._lock:
             while True:
                 self._right.clear()
@@ -109,6 +116,17 @@ class Table:
         """Move a bucket's TAT by hand: see `rk_adjust`. False, and nothing done, if it needs a place and finds none."""
         return self._alone(self._adjust, self._fingerprint(scope, key), back_ticks, least_ticks, most_ticks)
 
+    def reset_scope(self, scope: str) -> bool:
+        """Have full buckets in a scope: they get other fingerprints. False, and nothing done, after too many resets."""
+        if not isinstance(scope, str):
+            raise TypeError(f"a scope must be a str, not {type(scope).__name__}")
+        with self._lock:
+            if self._resets >= MAX_RESETS:
+                return False
+            self._resets += 1
+            self._generations[scope] = self._seed, self._resets
+            return True
+
     def stats(self) -> tuple[int, int, int, int]:
         """Return live buckets, live buckets evicted, newcomers refused, and retries: a lock needs none."""
         now = self._clock()
@@ -116,7 +134,7 @@ class Table:
         return live, self._evicted_live, self._refused_full, 0
 
     def _fingerprint(self, scope: str, key: str | bytes) -> int:
-        return hash((self._seed, scope, key_bytes(key)))
+        return hash((self._generations.get(scope, self._seed), scope, key_bytes(key)))
 
     def _alone(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do work on the table as it is at one instant: with the right to change it, the time, and these arguments.

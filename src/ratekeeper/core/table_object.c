@@ -13,7 +13,9 @@ static bool bucket_of(rk_table_object *self, PyObject *scope, PyObject *key, uin
     rk_text text;
     if (!name || !rk_read_key(key, &text))
         return false;
-    *fingerprint = rk_fingerprint(rk_scope_key(self->table.seed, name, (size_t)length), text.bytes, (size_t)text.length);
+    self->resets_seen = rk_read_resets(&self->table, self->resets_seen);
+    rk_scope bound = rk_bind_scope(&self->table, name, (size_t)length, self->resets_seen);
+    *fingerprint = rk_fingerprint(bound.key, text.bytes, (size_t)text.length);
     Py_XDECREF(text.owner);
     return true;
 }
@@ -131,6 +133,18 @@ static PyObject *table_adjust(rk_table_object *self, PyObject *args, PyObject *k
     return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
 }
 
+static PyObject *table_reset_scope(rk_table_object *self, PyObject *scope)
+{
+    Py_ssize_t length;
+    int64_t now;
+    if (!PyUnicode_Check(scope))
+        return PyErr_Format(PyExc_TypeError, "a scope must be a str, not %s", rk_type_name(scope));
+    const char *name = PyUnicode_AsUTF8AndSize(scope, &length);
+    if (!name || !rk_read_clock(self, &now)) /* a closed table's has an error to tell */
+        return NULL;
+    return PyBool_FromLong(rk_reset_scope(&self->table, rk_bind_scope(&self->table, name, (size_t)length, 0).name));
+}
+
 static PyObject *table_rewind(rk_table_object *self, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"scope", "key", "expected_ticks", "tat_ticks", NULL};
@@ -183,32 +197,6 @@ static PyObject *table_policy_gate(rk_table_object *self, PyObject *args)
     return rk_make_policy_gate(self, (rk_matcher_object *)matcher, asked == Py_None ? NULL : asked);
 }
 
-/* The memory of a table is a line for the counters, and then its lines of cells. */
-static bool take_memory(rk_table_object *self, PyObject *memory, uint64_t lines)
-{
-    size_t line = RK_LINE * sizeof(rk_cell), size = (lines + 1) * line;
-    char *begin = MAP_FAILED;
-    if (memory == Py_None) {
-        if (lines < SIZE_MAX / line - 1) /* pages of zeros, which cost nothing until they are touched */
-            begin = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (begin == MAP_FAILED)
-            return PyErr_NoMemory(), false;
-        self->mapped = size;
-    } else {
-        if (PyObject_GetBuffer(memory, &self->shared, PyBUF_WRITABLE) < 0)
-            return false;
-        begin = self->shared.buf;
-        if ((uint64_t)self->shared.len / line != lines + 1 || self->shared.len % line || (uintptr_t)begin % line) {
-            PyErr_SetString(PyExc_ValueError, "memory must begin at a line, and have one for each and one more");
-            return false;
-        }
-    }
-    self->table.lines = lines;
-    self->table.counters = (rk_counters *)begin;
-    self->table.cells = (rk_cell *)(begin + line);
-    return true;
-}
-
 static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"memory", "lines", "deny_when_full", "seed", "clock", NULL};
@@ -224,7 +212,7 @@ static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     rk_table_object *self = (rk_table_object *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
-    if (!take_memory(self, memory, lines)) {
+    if (!rk_take_memory(self, memory, lines)) {
         Py_DECREF(self);
         return NULL;
     }
@@ -266,6 +254,7 @@ static PyMethodDef table_methods[] = {
     {"decide", (PyCFunction)(void (*)(void))table_decide, METH_VARARGS | METH_KEYWORDS, NULL},
     {"refund", (PyCFunction)(void (*)(void))table_refund, METH_VARARGS | METH_KEYWORDS, NULL},
     {"adjust", (PyCFunction)(void (*)(void))table_adjust, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"reset_scope", (PyCFunction)table_reset_scope, METH_O, NULL},
     {"rewind", (PyCFunction)(void (*)(void))table_rewind, METH_VARARGS | METH_KEYWORDS, NULL},
     {"stats", (PyCFunction)table_stats, METH_NOARGS, NULL},
     {"close", (PyCFunction)table_close, METH_NOARGS, NULL},

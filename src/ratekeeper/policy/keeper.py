@@ -152,6 +152,13 @@ class Keeper(Keeping):
         """End a block of the request's buckets, or of those of `rule`: see `Limiter.unblock`."""
         self._adjust(chosen(self.compiled, attributes, rule), unblock)
 
+    def reset_rule(self, name: str) -> None:
+        """Forget the debts and blocks of all buckets of a rule. On a server this looks at all names there, in steps."""
+        scopes = self._scopes_of_rule(name)
+        for scope in scopes:
+            self.store.reset_scope(scope)
+        self.store.wait_queue.reset(scopes=scopes)
+
     def _adjust(self, charges: list[Charge], adjust: Callable[[Limit], Adjustment]) -> None:
         for charge, adjustment in [(charge, adjust(charge.limit)) for charge in charges]:
             self.store.adjust(charge.scope, charge.key, *adjustment)
@@ -274,6 +281,13 @@ class AsyncKeeper(Keeping):
     async def unblock(self, attributes: Mapping[str, str], rule: RuleNames | None = None) -> None:
         """As `Keeper.unblock`."""
         await self._adjust(partial(chosen, self.compiled, attributes, rule), unblock)
+
+    async def reset_rule(self, name: str) -> None:
+        """As `Keeper.reset_rule`."""
+        scopes = self._scopes_of_rule(name)
+        for scope in scopes:
+            await self._store.reset_scope(scope)
+        self._store.wait_queue.reset(scopes=scopes)
 
     async def _adjust(self, choose: Callable[..., list[Charge]], adjust: Callable[[Limit], Adjustment]) -> None:
         charges = await looked_up(choose)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ratekeeper.decision import Charge, scope_of
+from ratekeeper.errors import did_you_mean
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limits import TokenBucket
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.policy.lookup import LookupStats
+from ratekeeper.policy.lookup import MOST_LIMITS, LookupStats
 from ratekeeper.policy.lookups import Lookups
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import Store
@@ -44,6 +45,14 @@ class Keeping:
     def lookups(self) -> dict[str, LookupStats]:
         """The counts of the look-ups of limits since the start, by their names in `limits`."""
         return self._lookups.stats()
+
+    def _scopes_of_rule(self, name: str) -> list[str]:
+        """Return the scopes of a rule of the policy, one for each limit. Raise ValueError if there is no such rule."""
+        rules = {rule.name: rule for rule in self.compiled.rules}
+        if name not in rules:
+            raise ValueError(f"the policy has no rule {name!r}{did_you_mean(str(name), rules)}")
+        looked_up = rules[name].known is not None
+        return [scope_of(name, place) for place in range(MOST_LIMITS if looked_up else 1)]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.policy!r}, store={type(self.store).__name__})"

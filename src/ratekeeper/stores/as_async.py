@@ -76,4 +76,5 @@ class _AsyncView:
         self.decide = as_coroutine(store.decide)
         self.refund = as_coroutine(store.refund)
         self.adjust = as_coroutine(store.adjust)
+        self.reset_scope = as_coroutine(store.reset_scope)
         self.rewind = as_coroutine(store.rewind)

@@ -57,6 +57,13 @@ class Store(Protocol):
         """
         ...
 
+    def reset_scope(self, scope: str) -> None:
+        """Forget all buckets of a scope: of one limit of a limiter, or of one rule. In bounded steps if there are many.
+
+        Requests meanwhile find their bucket as it was, or full; after the return all find it full.
+        """
+        ...
+
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         """Set a bucket's TAT back, if it is still `expected_ticks`. Returns whether it was; else nothing is done."""
         ...
@@ -132,6 +139,7 @@ class AsyncStore(Protocol):
     def adjust(
         self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int
     ) -> Answer[None]: ...
+    def reset_scope(self, scope: str) -> Answer[None]: ...
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> Answer[bool]: ...
 
 

@@ -21,17 +21,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ratekeeper.core import LINE_BYTES, SEED_BYTES, lines_for
+from ratekeeper.core import LINE_BYTES, RESETS_BYTES, SEED_BYTES, lines_for
 from ratekeeper.errors import StoreError
 
 # Magic, layout, machine, boot id, time namespace, max_keys, deny when full, time of making, seed. It fills a page, but
-# for the table's counters, which are the page's last line, so that the cells begin with the next page.
+# for the table's counters, which are the page's last line, so that the log of resets and the cells begin with a page.
 _HEADER = struct.Struct(f"<16sI4x16s16sQQ?7xq{SEED_BYTES}s")
 _PAGE = 4096
 _COUNTERS = _PAGE - LINE_BYTES
 _MAGIC = b"ratekeeper table"
 _DRAFT = b"ratekeeper draft"
-_LAYOUT = 2
+_LAYOUT = 3
 
 _TRIES = 2000
 _BETWEEN_TRIES = 0.005
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return _PAGE + lines_for(self.max_keys) * LINE_BYTES
+        return _PAGE + RESETS_BYTES + lines_for(self.max_keys) * LINE_BYTES
 
 
 class _Header(NamedTuple):

@@ -67,6 +67,14 @@ class TableStore:
                 "when a bucket is full again, or make the table larger"
             )
 
+    def reset_scope(self, scope: str) -> None:
+        """Forget all buckets of a scope. See `Store.reset_scope`. It is one step here, whatever the number of keys."""
+        if not self._table.reset_scope(scope):
+            raise StoreError(
+                f"the table has had {pytable.MAX_RESETS:,} resets of rules, and has no room for more: nothing was "
+                "changed. Begin another table"
+            )
+
     def policy_gate(self, matcher: object, asked: Callable[[list[Any]], list[Any]] | None) -> Any:
         """Return the hot path for a policy, a C object; None if the table or the matcher is in Python.
 

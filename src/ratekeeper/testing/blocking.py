@@ -35,6 +35,9 @@ class Blocking:
     def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
         self._run(self._store.adjust(scope, key, back_ticks, least_ticks, most_ticks))
 
+    def reset_scope(self, scope: str) -> None:
+        self._run(self._store.reset_scope(scope))
+
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         return ChargeGate(self, scopes, limits, wait)
 

@@ -12,12 +12,12 @@ from random import Random
 from threading import Barrier
 
 from ratekeeper.clock import ManualClock
-from ratekeeper.decision import Charge
 from ratekeeper.limiter import Limiter
-from ratekeeper.limits import DEFAULT_WAIT, MAX_AHEAD_TICKS, LeakyBucket, Limit, Timeout, TokenBucket
+from ratekeeper.limits import DEFAULT_WAIT, MAX_AHEAD_TICKS, LeakyBucket, Limit, TokenBucket
 from ratekeeper.stores.base import AsyncStore, Store, is_async
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.testing.blocking import Blocking
+from ratekeeper.testing.changes import ChangesByHand, charge
 from ratekeeper.waiting.waitlist import Waiter
 
 RATES = ("3/s", "7/minute", "80000/s", "999983/hour", "1000/365 days", "2/500ms")
@@ -26,7 +26,7 @@ RATES = ("3/s", "7/minute", "80000/s", "999983/hour", "1000/365 days", "2/500ms"
 TRACES, STEPS, THREADS = 10, 60, 8
 
 
-class StoreConformance:
+class StoreConformance(ChangesByHand):
     """The promises of a store. Derive a class, and say how to make the store; pytest does the rest.
 
     `make_store` returns an empty `Store` or `AsyncStore` on the given clock. No other test may use its buckets, also
@@ -183,36 +183,6 @@ class StoreConformance:
         assert self.store.rewind("test/0", "a", tat - limit.interval, 0)
         assert self._debt("a", limit) == 0
 
-    def test_a_bucket_that_is_to_have_no_debt_is_full_and_no_other_is(self) -> None:
-        limit = TokenBucket(1, 1)
-        self._allowed(charge("a", limit), charge("b", limit))
-        self.store.adjust("test/0", "a", 0, 0, 0)
-        assert [self._left(key, limit) for key in "ab"] == [1, 0]
-
-    def test_a_bucket_goes_back_by_the_ticks_that_are_given_but_not_beyond_a_full_one(self) -> None:
-        limit = TokenBucket(5, "7/minute")
-        self.store.decide([charge("a", limit, 5)])
-        self.store.adjust("test/0", "a", 2 * limit.interval + 1, 0, MAX_AHEAD_TICKS)
-        assert self._debt("a", limit) == 3 * limit.interval - 1
-        for key in ("a", "nobody"):
-            self.store.adjust("test/0", key, MAX_AHEAD_TICKS, 0, MAX_AHEAD_TICKS)
-            assert self._debt(key, limit) == 0
-
-    def test_a_bucket_that_is_to_owe_a_least_owes_that_and_neither_a_refund_nor_a_rewind_lessens_it(self) -> None:
-        limit = TokenBucket(5, 1)
-        [made] = self.store.decide([charge("a", limit, 4)])
-        least = 5 * limit.interval
-        for key in ("a", "nobody"):
-            self.store.adjust("test/0", key, 0, least, MAX_AHEAD_TICKS)
-            assert self._debt(key, limit) == least
-            assert self._allowed(charge(key, limit)) == [False]
-            self.store.refund([charge(key, limit, 4)], made.at_ticks)
-        self.store.adjust("test/0", "a", 0, limit.interval, MAX_AHEAD_TICKS)  # it owes more already
-        assert not self.store.rewind("test/0", "a", made.at_ticks + least, made.at_ticks)
-        assert [self._debt(key, limit) for key in ("a", "nobody")] == [least + 1, least]
-        self.store.adjust("test/0", "a", 0, 0, 2 * limit.interval)
-        assert self._left("a", limit) == 3
-
     # ---- over time, and many at once ----
 
     def test_whole_decisions_are_those_of_the_reference_over_random_traces(self) -> None:
@@ -271,29 +241,3 @@ class StoreConformance:
             assert not line.leave(waiter)
             self.clock.set_ticks(turn)
             assert line.leave(waiter)
-
-    def _allowed(self, *charges: Charge) -> list[bool]:
-        return [decision.allowed for decision in self.store.decide(charges)]
-
-    def _debt(self, key: str, limit: Limit) -> int:
-        return self.store.decide([charge(key, limit, 0)], commit=False)[0].debt_ticks
-
-    def _left(self, key: str, limit: Limit) -> int:
-        return self.store.decide([charge(key, limit, 0)], commit=False)[0].remaining
-
-
-def charge(
-    key: str | bytes,
-    limit: Limit,
-    cost: int = 1,
-    timeout: Timeout = DEFAULT_WAIT,
-    *,
-    scope: str = "test/0",
-    shadow: bool = False,
-) -> Charge:
-    """Build a charge for a test.
-
-    >>> charge("alice", TokenBucket(5, 1), cost=2).key
-    'alice'
-    """
-    return Charge.of(scope, key, limit, cost, timeout, shadow)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -74,13 +74,13 @@ class BaseWaitQueue:
 
         return self._section(count)
 
-    def reset(self, charges: Iterable[Charge]) -> None:
-        """Own no spare ranges of buckets that are reset."""
+    def reset(self, charges: Iterable[Charge] = (), scopes: Container[str] = ()) -> None:
+        """Own no spare ranges of buckets that are reset: those of charges, or of whole scopes."""
         buckets = {(charge.scope, key_bytes(charge.key)) for charge in charges}
 
         def forget() -> None:
             for waitlist in self._lists.values():
-                waitlist.forget_spare(buckets)
+                waitlist.forget_spare([one for one in waitlist.buckets if one in buckets or one[0] in scopes])
 
         self._section(forget)
 

@@ -78,6 +78,11 @@ class AsyncRedisStore(RedisStoreBase):
         """As `RedisStore.adjust`."""
         await self._fallback.adjust(scope, key, back_ticks, least_ticks, most_ticks)
 
+    async def reset_scope(self, scope: str) -> None:
+        """As `RedisStore.reset_scope`."""
+        self._batches.running()
+        await self._reset_scope(scope)
+
     async def close(self) -> None:
         """Give back what waiters gave up, and close the connections. A client that you gave is left open."""
         self._batches.running()

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from ratekeeper.core.pytable import Table
 from ratekeeper.decision import NEVER, ON_ERROR, Charge, Decision, checked_on_error
@@ -126,6 +127,11 @@ class Fallback:
         ticks = checked_adjustment(back, least, most)
         self._table.adjust(scope, key, *ticks)
         await self._questions.adjust(scope, key, *ticks)
+
+    async def reset_scope(self, scope: str, ask: Callable[..., Awaitable[Any]], nodes: Sequence[Any]) -> None:
+        """Forget all buckets of a scope, here and there. As for `adjust`, nothing can stand for that."""
+        self._table.reset_scope(scope)
+        await self._questions.reset_scope(scope, ask, nodes)
 
     def _mode(self, charges: Sequence[Charge]) -> str:
         """Return the strictest `on_error` of these charges."""

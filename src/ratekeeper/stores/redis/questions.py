@@ -35,6 +35,7 @@ from ratekeeper.stores.redis.script import (
     rewind_request,
     tag_of,
 )
+from ratekeeper.stores.redis.sweep import sweep
 
 V = TypeVar("V")
 Send: TypeAlias = Callable[[Sequence[Request]], Awaitable[list[Reply]]]
@@ -133,6 +134,14 @@ class Questions:
         name = self._names.name(scope, key)
         with self._forgetting([name]):
             await self.send([adjust_request(name, back, least, most)])
+
+    async def reset_scope(self, scope: str, ask: Callable[..., Awaitable[Any]], nodes: Sequence[Any]) -> None:
+        """Forget all buckets of a scope, by commands that `ask` sends to each of the nodes."""
+        try:
+            await sweep(ask, nodes, self._names.pattern(scope))
+        finally:
+            if self._denials is not None:
+                self._denials.forget_all()
 
     async def _look(self, parts: Sequence[_Part]) -> list[list[Decision]]:
         replies = await self.send([decide_request(*part, commit=False) for part in parts])

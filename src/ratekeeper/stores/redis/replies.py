@@ -199,6 +199,11 @@ class DenialCache:
         self.changes = next(self._numbers)
         self._drop(names)
 
+    def forget_all(self) -> None:
+        """Ask the server about all buckets again."""
+        self.changes = next(self._numbers)
+        self._owed.clear()
+
     def _drop(self, names: Sequence[bytes]) -> None:
         for name in names:
             self._owed.pop(name, None)

@@ -66,9 +66,11 @@ def load_script() -> Script:
 class BucketNames:
     """Names buckets: prefix, {digest of the key}, digest of the scope. The braces are a cluster's hash tag.
 
+    So all buckets of a scope can be told by their names (see `sweep`).
+
     So all limits of one key are in one slot, and no key can choose its slot by braces in it. A policy's key of
     several attributes (see `policy.model.Rule.bucket`) has its tag from the first of them: rules for ["tenant"] and for
-    ["tenant", "user"] share a slot. The rest of such a key goes into the second digest.
+    ["tenant", "user"] share a slot. The digest of the rest of such a key comes last.
 
     Digests are BLAKE2b of 16 bytes, in base64. With a `secret` they are keyed: a reader of the server's data cannot try
     out likely keys. All processes that share limits need the same prefix and secret.
@@ -82,7 +84,7 @@ class BucketNames:
         self._opening = prefix.encode() + b"{"
         given = b"" if secret is None else key_bytes(secret)
         self._secret = blake2b(given, digest_size=32).digest() if given else b""
-        self._second = lru_cache(maxsize=1024)(self._second_digest)  # of few scopes, as most keys are of one part
+        self._scope = lru_cache(maxsize=1024)(self._scope_digest)
         self._kept = lru_cache(maxsize=MAX_NAMES_KEPT)(self._name)
 
     def name(self, scope: str, key: str | bytes) -> bytes:
@@ -93,14 +95,20 @@ class BucketNames:
         first, rest = key_bytes(key), b""
         if first[:1].isdigit():
             first, rest = _split(first)
-        digest = blake2b(first, digest_size=16, key=self._secret).digest()
-        second = self._second(scope, rest)
-        return self._opening + b2a_base64(digest, newline=False)[:_DIGEST_LETTERS] + b"}" + second
+        name = self._opening + self._digest(first) + b"}" + self._scope(scope)
+        return name + self._digest(rest) if rest else name
 
-    def _second_digest(self, scope: str, rest: bytes) -> bytes:
-        scope_bytes = key_bytes(scope)
-        whole = b"%d:%b%b" % (len(scope_bytes), scope_bytes, rest)  # the length makes it one-to-one
-        digest = blake2b(whole, digest_size=16, key=self._secret).digest()
+    def pattern(self, scope: str) -> bytes:
+        """Return the pattern that the names of all buckets of a scope match, and no others."""
+        return (
+            re.sub(rb"([][*?\\])", rb"\\\1", self._opening) + b"?" * _DIGEST_LETTERS + b"}" + self._scope(scope) + b"*"
+        )
+
+    def _scope_digest(self, scope: str) -> bytes:
+        return self._digest(b"scope:" + key_bytes(scope))
+
+    def _digest(self, part: bytes) -> bytes:
+        digest = blake2b(part, digest_size=16, key=self._secret).digest()
         return b2a_base64(digest, newline=False)[:_DIGEST_LETTERS]
 
 

@@ -8,6 +8,7 @@ of it is coroutines. Here they block, and never suspend, so `run_sync` runs them
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import isawaitable
 from typing import Any, ClassVar, NamedTuple
 
 from ratekeeper.clock import Clock, SystemClock
@@ -102,6 +103,24 @@ class RedisStoreBase:
             self._monitor.failures, self._fallback.count, self._monitor.opened,
         )  # fmt: skip
 
+    async def _find_nodes(self) -> None:
+        if not self._connections.knows_map:
+            with MonitoredCall(self._monitor):
+                await self._connections.read_map()
+
+    async def _reset_scope(self, scope: str) -> None:
+        nodes: list[Any] = [None]
+        if self._clustered:
+            await self._find_nodes()
+            nodes = self._connections.client().get_primaries()
+        await self._fallback.reset_scope(scope, self._ask, nodes)
+
+    async def _ask(self, command: str, *arguments: Any, **named: Any) -> Any:
+        """Send a command that is not the script, by the client's own way."""
+        with MonitoredCall(self._monitor):
+            answer = getattr(self._connections.client(), command)(*arguments, **named)
+            return await answer if isawaitable(answer) else answer
+
     def _sender(self) -> Send:
         """Return what sends requests, each of whose buckets are in one slot, and returns their replies."""
         raise NotImplementedError
@@ -146,9 +165,7 @@ class RedisStoreBase:
 
     async def _node(self, name: bytes) -> Any:
         """Return the node of a cluster that has a bucket. Raises as a call does: a cluster is first looked up."""
-        if not self._connections.knows_map:
-            with MonitoredCall(self._monitor):
-                await self._connections.read_map()
+        await self._find_nodes()
         return self._monitor.named(self._connections.client().get_node_from_key, name)
 
 
@@ -227,6 +244,10 @@ class RedisStore(RedisStoreBase):
     def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
         """Move a bucket's TAT by hand. See `Store.adjust`. Raise `StoreUnavailable` if the server does not answer."""
         run_sync(self._fallback.adjust(scope, key, back_ticks, least_ticks, most_ticks))
+
+    def reset_scope(self, scope: str) -> None:
+        """Forget all buckets of a scope. See `Store.reset_scope`. Each step looks at some names on the server."""
+        run_sync(self._reset_scope(scope))
 
     def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
         """Return the hot path of one limiter."""
