@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -252,3 +254,12 @@ def test_an_endpoint_without_some_rules_shares_the_known_limits() -> None:
         assert reduced is not None
         assert {rule.name for rule in reduced.keeper.try_acquire({"user": "alice"}).rules} == names
     assert asked == ["alice"]
+
+
+def test_the_example_with_a_django_model_runs() -> None:
+    example = Path(__file__).parents[2] / "examples" / "frameworks" / "django_plans.py"
+    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "alice: token_bucket of 500 at 500/minute",
+        "bob: token_bucket of 10 at 10/minute",
+    ]

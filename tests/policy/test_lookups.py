@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ from ratekeeper import (
 )
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.responses import problem
+from ratekeeper.policy import lookup_threads
 from ratekeeper.policy.lookup import Lookup
 from ratekeeper.policy.model import Override, Rule
 
@@ -348,6 +350,46 @@ def test_a_look_up_that_ends_its_thread_harms_nobody() -> None:
         assert keeper.peek(attributes).limit == TokenBucket(10, "10/minute")
 
 
+def test_a_limit_that_does_not_add_up_is_a_failed_look_up() -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    limit = TokenBucket(5, 1)
+    object.__setattr__(limit, "interval", 0)
+    keeper, _ = keeper_of(Plans({"alice": limit}))
+    assert keeper.peek(ALICE).limit == TokenBucket(10, "10/minute")
+    assert keeper.lookups["plan"][2:] == (1, 0, 1, 0)
+
+
+def test_a_look_up_may_ask_its_own_keeper() -> None:
+    def plan(attributes: Mapping[str, str]) -> str:
+        return "5/s" if keeper.peek(BOB if attributes == ALICE else ALICE) else "1/s"
+
+    keeper, _ = keeper_of(plan, timeout=0.05)
+    assert keeper.peek(ALICE).limit == TokenBucket(10, "10/minute")  # each waits for the other, for a while
+    until(settled(keeper))
+    assert keeper.peek(ALICE).limit == TokenBucket(5, "5/s")
+
+
+def test_threads_end_when_there_is_nothing_to_do_and_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup_threads, "IDLE_SECONDS", 0.01)
+    keeper, _ = keeper_of(Plans({}), at_once=3)
+    for user in "abc":
+        keeper.peek({"user": user})
+        until(lambda: not any(thread.name == "ratekeeper lookup" for thread in threading.enumerate()))
+    assert keeper.lookups["plan"].known == 3
+
+
+def test_too_many_look_ups_at_once_are_failed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup_threads, "MOST_QUEUED", 5)
+    plans = Plans({})
+    plans.go_on.clear()
+    keeper, _ = keeper_of(plans, at_once=1, timeout=0.001)
+    for number in range(20):
+        keeper.peek({"user": f"u-{number}"})
+    assert keeper.lookups["plan"].errors >= 10
+    plans.go_on.set()
+    until(settled(keeper))
+
+
 def test_a_fork_in_the_middle_of_a_look_up_leaves_no_bucket_waiting_for_ever() -> None:
     need("fork", hasattr(os, "fork"))
     plans = Plans({"alice": "5/s"})
@@ -538,6 +580,7 @@ def test_mistakes_are_found_at_the_start() -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [({"timeout": 0}, "timeout must be seconds"), ({"timeout": float("nan")}, "timeout"),
+     ({"timeout": 1e9}, "at most an hour"),
      ({"max_keys": 3}, "at least 16"), ({"max_keys": True}, "max_keys"), ({"at_once": 0}, "at_once")],
 )  # fmt: skip
 def test_bounds_that_cannot_be_are_an_error(options: dict[str, Any], error: str) -> None:
@@ -569,3 +612,21 @@ def test_a_reload_keeps_what_is_known_of_a_rule_that_stays() -> None:
     with pytest.raises(PolicyError, match="nothing gives the limit 'app:other'"):
         keeper.replace(Policy.parse(RULE.replace("app:plan", "app:other")))
     assert keeper.peek(ALICE).remaining == 5
+
+
+@pytest.mark.slow
+def test_many_keys_take_no_more_memory_than_the_bound() -> None:
+    keeper, _ = keeper_of(lambda _: "5/s", max_keys=1000)
+    keeper.peek({"user": "first"})
+    tracemalloc.start()
+    try:
+        for number in range(2_000):
+            keeper.peek({"user": f"u-{number}"})
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(8_000):
+            keeper.peek({"user": f"v-{number}"})
+        assert tracemalloc.get_traced_memory()[0] < before + 300_000
+    finally:
+        tracemalloc.stop()
+    assert keeper.lookups["plan"].known <= 1000
+    assert keeper.lookups["plan"].under_way == 0

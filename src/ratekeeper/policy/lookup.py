@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import isawaitable
-from math import isfinite
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ratekeeper.errors import PolicyError, did_you_mean
@@ -30,6 +29,8 @@ MOST_LIMITS = 8
 
 LONGEST_TTL = 366 * 86_400.0
 """The longest time, in seconds, for which an answer is good."""
+
+LONGEST_TIMEOUT = 3600.0
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -89,8 +90,8 @@ class LookupFunction:
         if not callable(self.function):
             raise TypeError(f"a look-up must be a function of the attributes of a rule's key, not {self.function!r}")
         number = self.timeout if isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool) else -1
-        if not (number > 0 and isfinite(number)):
-            raise ValueError(f"timeout must be seconds, more than 0, not {self.timeout!r}")
+        if not 0 < number <= LONGEST_TIMEOUT:
+            raise ValueError(f"timeout must be seconds, more than 0 and at most an hour, not {self.timeout!r}")
         for name, value, least in (("max_keys", self.max_keys, 16), ("at_once", self.at_once, 1)):
             if value.__class__ is not int or value < least:
                 raise ValueError(f"{name} must be a whole number, at least {least}, not {value!r}")

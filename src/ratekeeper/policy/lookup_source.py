@@ -16,6 +16,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from ratekeeper import core
 from ratekeeper.coroutines import is_async_function
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import Limit
@@ -55,9 +56,14 @@ class Search:
 
     def end(self, limits: tuple[Limit, ...] | None, tell: bool = True) -> None:
         """Hand the limits over, unless nobody should be told, and wake all that wait."""
-        if tell:
-            self._done(self, limits)
-        self.done.set()
+        try:
+            if tell:
+                self._done(self, limits)
+        finally:  # whatever happened, nobody waits any longer
+            self.done.set()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
         while self._waiters:
             waiter = self._waiters.pop()
             try:
@@ -157,6 +163,7 @@ class LookupSource:
     def _end(self, search: Search, answer: Any) -> None:
         try:
             limits = limits_of_answer(answer, search.default)
+            core.known_limits(limits, 0)  # it raises for a limit that does not add up
         except (TypeError, ValueError) as error:
             self.failed(error, told=str(error))
             search.end(None)

@@ -41,14 +41,20 @@ class LookupThreads:
         return True
 
     def _run(self, changed: threading.Condition) -> None:
-        while True:
+        try:
+            while (job := self._next(changed)) is not None:
+                job()
+        finally:
             with changed:
-                while not self._jobs:
-                    self._idle += 1
-                    woken = changed.wait(IDLE_SECONDS)
-                    self._idle -= 1
-                    if not woken and not self._jobs:
-                        self._threads -= 1
-                        return
-                job = self._jobs.popleft()
-            job()
+                self._threads -= 1
+
+    def _next(self, changed: threading.Condition) -> Callable[[], None] | None:
+        """Return the next job; None if there is none for a while."""
+        with changed:
+            while not self._jobs:
+                self._idle += 1
+                woken = changed.wait(IDLE_SECONDS)
+                self._idle -= 1
+                if not woken and not self._jobs:
+                    return None
+            return self._jobs.popleft()
