@@ -53,8 +53,10 @@ class NamedLimits:
         >>> limiter.try_acquire("alice", 60).remaining, limiter.with_limits("500/minute").peek("alice").remaining
         (40, 200)
         """
-        alike: Callable[..., Self] = self._alike if all(isinstance(one, str | Limit) for one in limits) else type(self)
-        return alike(*limits)
+        kind: Any = type(self)
+        alike = self._alike if all(isinstance(one, str | Limit) for one in limits) else kind
+        other: Self = alike(*limits)
+        return other
 
     def _keep_alike(self, store: Store | AsyncStore) -> None:
         # It does not refer to this limiter, as a cycle would keep a store alive.
