@@ -133,7 +133,7 @@ class RateLimitMiddleware:
 class ScopeExchange(Exchange):
     """A request, as its scope has it."""
 
-    limiter: AsyncRequestLimiter
+    limiter: AsyncRequestLimiter  # pyright: ignore[reportIncompatibleVariableOverride]  # it is set once
     _inbox: Inbox | None = None
 
     def __init__(self, limiter: AsyncRequestLimiter, scope: Scope, receive: Receive) -> None:

@@ -104,12 +104,15 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         enforce: bool = True,
         **rule_options: Unpack[RuleOptions],
     ) -> None:
+        self.replaces = _names("replaces", replaces, "each address")
+        self.__dict__["__call__"] = self.charge_async
+        self.__signature__ = inspect.Signature()
+        given_key, key = key, self._key_of(key)
         _check(limits, key, cost, name, rule_options)
         self.cost, self.named, self.endpoint = cost, name is not None, endpoint
         if not isinstance(enforce, bool):
             raise TypeError(f"enforce must be True or False, not {enforce!r}")
         self.enforce = enforce
-        self.replaces = _names("replaces", replaces, "each address")
         self.methods = None if methods is None else _methods(methods)
         if self.replaces:
             global any_mark  # noqa: PLW0603  once in a process
@@ -122,12 +125,14 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         self._texts = [str(limit) for limit in limits]
         self._in_request = name is None and endpoint is None and CURRENT.get() is not None
         self._like_this = partial(
-            type(self), *limits, key=key, cost=cost, name=name, replaces=replaces, methods=methods, enforce=enforce,
-            **rule_options,
+            type(self), *limits, key=given_key, cost=cost, name=name, replaces=replaces, methods=methods,
+            enforce=enforce, **rule_options,
         )  # fmt: skip
         self._classes: dict[str, rate_limit] = {}  # Django decorates a class's view anew in each request
-        self.__dict__["__call__"] = self.charge_async
-        self.__signature__ = inspect.Signature()
+
+    def _key_of(self, key: Key) -> Key:
+        """Return the key that the middleware can read. A framework that knows other keys has a subclass."""
+        return key
 
     def __repr__(self) -> str:
         return f"rate_limit({', '.join(map(repr, self._texts))})" + (f" of {self.endpoint}" if self.endpoint else "")
