@@ -42,6 +42,9 @@ enum { RK_NOT_READ = -1 };
 bool rk_find_limits(rk_table_object *table, const rk_matcher_object *matcher, PyObject *asked,
                     rk_lookup *const *lookups, const rk_found *found, PyObject **known, Py_ssize_t *places, int64_t *now);
 
+/* The answer of a limit that refuses all, which needs no table: as `refused` in policy/decision.py. */
+#define RK_REFUSED ((rk_answer){.delay = INT64_MAX, .retry_after = INT64_MAX})
+
 /* policy_decision_object.c */
 PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base);
 

@@ -23,12 +23,6 @@ typedef struct {
     rk_policy_rule rules[];
 } rk_policy_gate_object;
 
-static int64_t product(int64_t own, int64_t cost)
-{
-    int64_t whole;
-    return __builtin_mul_overflow(own, cost, &whole) ? INT64_MAX : whole;
-}
-
 static const rk_limit *limit_of(const rk_policy_gate_object *self, const rk_match *match)
 {
     const rk_policy_rule *rule = &self->rules[match->rule];
@@ -40,10 +34,7 @@ static bool is_looked_up(const rk_policy_gate_object *self, const rk_match *matc
     return match->limit < 0 && self->lookups && self->lookups[match->rule];
 }
 
-/* A limit that refuses all decides without the table: its answer is that of `refused` in policy/decision.py. If its rule
- * is not in shadow, nothing else is charged, so nothing else is looked at. */
-static const rk_answer refused = {.retry_after = INT64_MAX, .delay = INT64_MAX};
-
+/* If a rule that is not in shadow refuses all, nothing else is charged, so nothing else is looked at. */
 static void drop_if_refused(const rk_policy_gate_object *self, rk_found *found)
 {
     for (Py_ssize_t i = 0; i < found->count; i++) {
@@ -104,7 +95,8 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
         renew(self);
     for (Py_ssize_t i = 0; i < found->count; i++) {
         rk_match *match = &found->matches[i];
-        match->cost = product(match->cost, cost);
+        if (__builtin_mul_overflow(match->cost, cost, &match->cost))
+            match->cost = INT64_MAX;
         if (known && known[i]) {
             count += set_demands(self, found, match, (rk_known_limits_object *)known[i], demands + count, answers + count);
             continue;
@@ -126,7 +118,7 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
     if (table->clock && PyErr_Occurred())
         return NULL;
     for (Py_ssize_t i = 0; i < count; i++)
-        answers[i].answer = answers[i].limit.max_cost < 0 ? refused : demands[i].answer;
+        answers[i].answer = answers[i].limit.max_cost < 0 ? RK_REFUSED : demands[i].answer;
     rk_policy policy = {self->matcher->rules, self->number};
     return rk_make_policy_decision(table->module, policy, found, answers, count, allowed && !found->missing, allowed);
 }
