@@ -20,9 +20,10 @@ from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.leaky_queue import LeakyQueue, QueueStats
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import Deny, LeakyBucket, Limit, TokenBucket, parse_limit, parse_limits
+from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.policy.keeper import AsyncKeeper, Keeper
-from ratekeeper.policy.lookup import LookupFunction, LookupStats
+from ratekeeper.policy.keeper import Keeper
+from ratekeeper.policy.lookups.lookup import LookupFunction, LookupStats
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
 from ratekeeper.stores.memory import MemoryStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ratekeeper import Policy, PolicyError, TokenBucket
-from ratekeeper.policy.lookup import Lookup
+from ratekeeper.policy.lookups.lookup import Lookup
 
 RULE = '[[rules]]\nname = "r"\nlimit = "app:plan"\n'
 

@@ -29,8 +29,8 @@ from ratekeeper import (
 )
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.responses import problem
-from ratekeeper.policy import lookup_threads
-from ratekeeper.policy.lookup import Lookup
+from ratekeeper.policy.lookups import threads as lookup_threads
+from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.model import Override, Rule
 
 RULE = '[[rules]]\nname = "each user"\nkey = ["user"]\nlimit = "app:plan"\ndefault = "10/minute"\nttl = 60\n'

@@ -19,8 +19,8 @@ from ratekeeper import Decision, LeakyBucket, ManualClock, MemoryStore, Policy, 
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.policy.compiled import CompiledPolicy, PythonMatcher
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.policy.lookup import Lookup
-from ratekeeper.policy.lookups import Lookups
+from ratekeeper.policy.lookups.functions import Lookups
+from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.model import Override, Rule, Tiers
 from ratekeeper.policy.sources import Readings
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 
 from ratekeeper import Deny, LeakyBucket, Policy, TokenBucket
-from ratekeeper.policy.lookup import Lookup
+from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.model import Missing, Override, Rule, Tiers
 from ratekeeper.policy.sources import Readings
 

@@ -4,7 +4,7 @@
 
 #include "matcher.h"
 
-enum { RK_MOST_LIMITS = 8 }; /* of one rule, if they are looked up: MOST_LIMITS in policy/lookup.py */
+enum { RK_MOST_LIMITS = 8 }; /* of one rule, if they are looked up: MOST_LIMITS in policy/lookups/lookup.py */
 
 /* known_limits_object.c */
 typedef struct {
@@ -24,7 +24,7 @@ typedef struct {
     bool shadow;
 } rk_rule_answer;
 
-/* policy_lookups.c: a rule's limits that are looked up, as policy/lookup_cache.py keeps them */
+/* policy_lookups.c: a rule's limits that are looked up, as policy/lookups/cache.py keeps them */
 typedef struct {
     PyObject *entries; /* a dict: for each bucket its known limits */
     Py_buffer hits;    /* an int64_t */

@@ -1,4 +1,4 @@
-/* The limits of a request's rules that are looked up: read from the known limits of each bucket (policy/lookup_cache.py).
+/* The limits of a request's rules that are looked up: read from the known limits of each bucket (policy/lookups/cache.py).
  *
  * Python is asked only for a bucket of which nothing is known, or whose limits are to be looked up again.
  */

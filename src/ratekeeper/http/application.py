@@ -17,8 +17,8 @@ from ratekeeper.http.held import HELD_THREADS, HeldRequests
 from ratekeeper.http.options import Options, check_options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_policy import BucketOwners, Given, K, RequestPolicy
-from ratekeeper.policy.lookup import LookupStats
-from ratekeeper.policy.lookups import Lookups
+from ratekeeper.policy.lookups.functions import Lookups
+from ratekeeper.policy.lookups.lookup import LookupStats
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import PolicyWatch, watch_policy
 from ratekeeper.policy.sources import ClientIP

@@ -14,7 +14,8 @@ from ratekeeper.http.charging import REFUSALS, Charging
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.held import HELD_THREADS, HeldRequests, most_by_descriptors
 from ratekeeper.http.rate_limit import rate_limit
-from ratekeeper.policy.keeper import AsyncKeeper, Keeper
+from ratekeeper.policy.async_keeper import AsyncKeeper
+from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.spec import StoreSpec

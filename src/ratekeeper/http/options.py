@@ -11,7 +11,7 @@ from ratekeeper.errors import did_you_mean
 from ratekeeper.http.exchange import RequestFunction
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles, checked_styles
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.policy.lookup import LimitFunctions
+from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 
 Observer: TypeAlias = Callable[[Any, PolicyDecision], object]

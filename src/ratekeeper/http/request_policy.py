@@ -13,7 +13,8 @@ from weakref import WeakValueDictionary
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.http.attributes import ALWAYS_KNOWN, OF_ROUTE, AttributeReader
-from ratekeeper.policy.keeper import AsyncKeeper, Keeper
+from ratekeeper.policy.async_keeper import AsyncKeeper
+from ratekeeper.policy.keeper import Keeper
 
 if TYPE_CHECKING:
     from ratekeeper.http.exchange import RequestFunction

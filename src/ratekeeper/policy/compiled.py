@@ -16,8 +16,8 @@ from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import Limit, checked_cost
 from ratekeeper.policy.compiled_rule import CompiledRule
 from ratekeeper.policy.decision import PolicyDecision, refused
-from ratekeeper.policy.limit_finder import NOTHING, Known, LimitFinder, Values
-from ratekeeper.policy.lookups import Lookups
+from ratekeeper.policy.lookups.finder import NOTHING, Known, LimitFinder, Values
+from ratekeeper.policy.lookups.functions import Lookups
 from ratekeeper.policy.model import Policy, Rule, checked_policy
 from ratekeeper.policy.patterns import PUBLIC, Globs
 from ratekeeper.policy.plan import NONE_KNOWN, ExplanationPlan, Match, Plan, RuleExplanation

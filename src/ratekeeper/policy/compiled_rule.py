@@ -15,7 +15,7 @@ from ratekeeper.decision import Charge, scope_of
 from ratekeeper.limits import Limit, wait_ticks
 from ratekeeper.policy.entries import EntryIndex, Tests, tests_of
 from ratekeeper.policy.hashes import PREFIX
-from ratekeeper.policy.lookup_cache import LookupCache
+from ratekeeper.policy.lookups.cache import LookupCache
 from ratekeeper.policy.model import Rule
 from ratekeeper.policy.patterns import PUBLIC, clipped
 from ratekeeper.policy.sources import Readings, Source, readings_of

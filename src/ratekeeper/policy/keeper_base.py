@@ -10,8 +10,8 @@ from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limits import TokenBucket
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.policy.lookup import MOST_LIMITS, LookupStats
-from ratekeeper.policy.lookups import Lookups
+from ratekeeper.policy.lookups.functions import Lookups
+from ratekeeper.policy.lookups.lookup import MOST_LIMITS, LookupStats
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import Store
 from ratekeeper.stores.spec import MEMORY, StoreSpec

@@ -16,7 +16,7 @@ from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
 from ratekeeper.policy.file.checks import check_parts, why_no_tier_value
 from ratekeeper.policy.hashes import PREFIX, is_hash
-from ratekeeper.policy.lookup import Lookup
+from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.patterns import Globs, checked_globs, clipped
 from ratekeeper.policy.sources import AppSource, PathSource, Source
 from ratekeeper.policy.spelling import digest, hashed_names, source_of, spelled

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ratekeeper.policy.compiled_rule import CompiledRule, each_reading_fits
 from ratekeeper.policy.entries import EntryIndex
 from ratekeeper.policy.hashes import digest_name, digest_of
-from ratekeeper.policy.lookup_cache import LookupCache
+from ratekeeper.policy.lookups.cache import LookupCache
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import Readings
 from ratekeeper.policy.spelling import is_method, spelled_match

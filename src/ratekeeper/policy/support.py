@@ -12,7 +12,7 @@ from typing import TypeAlias
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import did_you_mean
 from ratekeeper.policy.compiled import CompiledPolicy
-from ratekeeper.policy.limit_finder import NOTHING, Known
+from ratekeeper.policy.lookups.finder import NOTHING, Known
 from ratekeeper.policy.model import Rule
 from ratekeeper.policy.plan import Plan
 from ratekeeper.usage import Usage

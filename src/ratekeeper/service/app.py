@@ -26,9 +26,9 @@ from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.http.responses import Response, explained, problem
+from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.policy.keeper import AsyncKeeper
-from ratekeeper.policy.lookup import LimitFunctions
+from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.json_check import CheckRequest, parse_check, report
 from ratekeeper.stores.base import AsyncStore, Store

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ratekeeper.errors import LimitError
 from ratekeeper.limits import Limit, parse_limit
-from ratekeeper.policy.lookup import LONGEST_TTL, NAME, ON_LOOKUP_ERROR, Lookup, OnLookupError
+from ratekeeper.policy.lookups.lookup import LONGEST_TTL, NAME, ON_LOOKUP_ERROR, Lookup, OnLookupError
 from ratekeeper.policy.reader import Table, kind, shown
 from ratekeeper.rates import parse_rate
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ratekeeper.decision import OnError
-    from ratekeeper.policy.lookup import Lookup
+    from ratekeeper.policy.lookups.lookup import Lookup
     from ratekeeper.policy.model import Missing
     from ratekeeper.policy.patterns import Globs
     from ratekeeper.policy.sources import Source

@@ -16,8 +16,8 @@ from ratekeeper import core
 from ratekeeper.core.known_limits import KnownLimits
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
-from ratekeeper.policy.lookup import Lookup
-from ratekeeper.policy.lookup_source import LookupSource, Search, TooManyLookups
+from ratekeeper.policy.lookups.lookup import Lookup
+from ratekeeper.policy.lookups.source import LookupSource, Search, TooManyLookups
 
 RETRY_SECONDS = 1.0
 """Seconds until a look-up that failed, or that takes longer, is looked at again; at most the ttl."""

@@ -9,8 +9,8 @@ from typing import TypeAlias, TypeVar
 from ratekeeper import core
 from ratekeeper.core.known_limits import KnownLimits
 from ratekeeper.policy.compiled_rule import CompiledRule
-from ratekeeper.policy.lookup_cache import LookupCache, LookupNeeded, Wanted
-from ratekeeper.policy.lookups import limit_unavailable
+from ratekeeper.policy.lookups.cache import LookupCache, LookupNeeded, Wanted
+from ratekeeper.policy.lookups.functions import limit_unavailable
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """Lookup and LookupFunction: a rule's limit that the application looks up, and the function that does so.
 
-Values, checked once. `lookup_cache` keeps the answers. Nothing here knows a policy, a store or a clock.
+Values, checked once. `cache` keeps the answers. Nothing here knows a policy, a store or a clock.
 """
 
 from __future__ import annotations

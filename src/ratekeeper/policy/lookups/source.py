@@ -20,8 +20,8 @@ from ratekeeper import core
 from ratekeeper.coroutines import is_async_function
 from ratekeeper.forks import forget_in_child
 from ratekeeper.limits import Limit
-from ratekeeper.policy.lookup import LookupFunction, limits_of_answer
-from ratekeeper.policy.lookup_threads import MOST_QUEUED, LookupThreads
+from ratekeeper.policy.lookups.lookup import LookupFunction, limits_of_answer
+from ratekeeper.policy.lookups.threads import MOST_QUEUED, LookupThreads
 
 LOST_AFTER = 30.0
 """Seconds after which a look-up is taken for lost, so that another may begin. At least ten times its timeout."""

@@ -10,9 +10,9 @@ from weakref import WeakValueDictionary
 
 from ratekeeper.errors import LimitUnavailable, PolicyError, did_you_mean
 from ratekeeper.limits import Limit
-from ratekeeper.policy.lookup import LimitFunctions, Lookup, LookupStats, function_of
-from ratekeeper.policy.lookup_cache import RETRY_SECONDS, LookupCache
-from ratekeeper.policy.lookup_source import LookupSource
+from ratekeeper.policy.lookups.cache import RETRY_SECONDS, LookupCache
+from ratekeeper.policy.lookups.lookup import LimitFunctions, Lookup, LookupStats, function_of
+from ratekeeper.policy.lookups.source import LookupSource
 from ratekeeper.policy.model import Policy, Rule
 
 _Definition = tuple[tuple[str, ...], Lookup, Limit]
