@@ -63,6 +63,9 @@ class Charging(ApplicationLimits[K]):
                 and (marks := self._marks_of(exchange)) is not None
             ):
                 return await self._charge_marked(exchange, marks)
+            if limit is not None and limit.limit is not None:
+                limit = limit.by_answer(await self._ask(limit.limit, exchange))
+                policy = self.policy_of(limit)
             attributes = exchange.read(policy.reader)
             if policy.constants or policy.functions:
                 await self._add_own(attributes, policy, exchange)
@@ -80,17 +83,18 @@ class Charging(ApplicationLimits[K]):
                 decision = await self._wait(policy, exchange, attributes, cost, decision)
         except REFUSALS as error:
             return error
+        return self._noted(exchange, decision, limit)
+
+    def _noted(self, exchange: Exchange, decision: PolicyDecision, limit: rate_limit | None) -> RatekeeperError | None:
+        """Note a decision. Return the refusal of its request; None if a limit leaves it to the application."""
         exchange.note(decision)
         for observe in self._observers:
             observe(exchange.native, decision)
-        return None if decision.allowed else self._refusal_of(exchange, decision, limit)
-
-    @staticmethod
-    def _refusal_of(exchange: Exchange, decision: PolicyDecision, limit: rate_limit | None) -> RatekeeperError | None:
-        """Return the refusal of a request; None if the limit leaves it to the application."""
+        if decision.allowed:
+            return None
         if limit is None or limit.enforce:
             return RateLimitExceeded(decision)
-        exchange.left_to_view = exchange.watched = True
+        exchange.left_to_view = True
         return None
 
     async def _charge_marked(self, exchange: Exchange, marks: Marks) -> RatekeeperError | None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial, wraps
-from typing import Any, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, ParamSpec, TypeAlias, TypeVar, Unpack, cast, overload
 
 from ratekeeper.coroutines import is_async_function
-from ratekeeper.decision import OnError
-from ratekeeper.errors import PolicyError, did_you_mean
+from ratekeeper.errors import PolicyError
 from ratekeeper.http.attributes import OWN_KEY, read_method
 from ratekeeper.http.exchange import CURRENT, Exchange, RequestFunction, current
-from ratekeeper.limits import Limit, checked_cost, parse_limit
-from ratekeeper.policy.model import Missing, Policy, Rule
-from ratekeeper.policy.sources import OTHER
+from ratekeeper.http.rate_limit_arguments import RuleOptions, check_arguments, methods_of, names_of, policy_of_limits
+from ratekeeper.limits import Limit
+from ratekeeper.policy.model import Policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,23 +26,11 @@ LIMIT = "__ratekeeper_limit__"
 WRAPPED = "__ratekeeper_wrapped__"
 """The attribute of a function inside a limited function."""
 
+MOST_LIMITS = 1_000
+"""The different answers of a `limit` function that are kept, ready for use."""
+
 any_mark = False
 """Whether a function of this process is marked: only then the policy asks for the endpoint of a request."""
-
-
-class RuleOptions(TypedDict, total=False):
-    """The options of a limit in code that a policy's rule has too: see `Rule`."""
-
-    max_wait: float | None
-    """The seconds that a request may wait for its turn, instead of being refused."""
-    shadow: bool
-    """True decides, but refuses nothing."""
-    missing: Missing
-    """The treatment of a request without the key."""
-    on_error: OnError | None
-    """The decision while the store does not answer."""
-    message: str | None
-    """The text for people whose request is refused, in place of the usual one."""
 
 
 class rate_limit:  # noqa: N801  it is written as a decorator is
@@ -53,6 +40,8 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         Depends(rate_limit("2/minute", key="api_key"))
 
     limits    limits, or strings such as "10/second". A request is charged by all of them, or by none
+    limit     a function of the request that returns other limits in their place: a limit, its string, a list, or None
+              for `limits`. It is called for each request. Debts stay when its answer changes
     key       the attribute, or attributes, that tell callers apart ("client" is the address); or a function of the
               request that returns a string, an int, a UUID or None. None leaves the key out: see `missing`
     cost      the tokens that a request takes, or a function of the request that returns them
@@ -83,6 +72,10 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     """Whether the limit has a name, and shares its buckets by it."""
     endpoint: str | None
     """The name of the endpoint; None if the request's route tells it."""
+    limit: RequestFunction | None
+    """A function of the request that returns its limits."""
+    varies: bool
+    """Whether other requests may have other limits in the same buckets."""
     replaces: frozenset[str]
     """The names of the policy's rules that this limit takes the place of."""
     methods: frozenset[str] | None
@@ -95,6 +88,7 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     def __init__(
         self,
         *limits: Limit | str,
+        limit: RequestFunction | None = None,
         key: Key = "client",
         cost: Cost = 1,
         name: str | None = None,
@@ -102,18 +96,19 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         replaces: Collection[str] = (),
         methods: Collection[str] | None = None,
         enforce: bool = True,
+        _varies: bool = False,
         **rule_options: Unpack[RuleOptions],
     ) -> None:
-        self.replaces = _names("replaces", replaces, "each address")
+        self.replaces = names_of("replaces", replaces, "each address")
         self.__dict__["__call__"] = self.charge_async
         self.__signature__ = inspect.Signature()
         given_key, key = key, self._key_of(key)
-        _check(limits, key, cost, name, rule_options)
+        check_arguments(limits, key, cost, name, rule_options)
         self.cost, self.named, self.endpoint = cost, name is not None, endpoint
         if not isinstance(enforce, bool):
             raise TypeError(f"enforce must be True or False, not {enforce!r}")
         self.enforce = enforce
-        self.methods = None if methods is None else _methods(methods)
+        self.methods = None if methods is None else methods_of(methods)
         if self.replaces:
             global any_mark  # noqa: PLW0603  once in a process
             any_mark = True
@@ -121,13 +116,20 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         if endpoint is not None:
             self.attributes["endpoint"] = endpoint
         own = (OWN_KEY,) if callable(key) else (key,) if isinstance(key, str) else tuple(key)
-        self.policy = _policy(limits, own if self.named else ("endpoint", *own), name, rule_options)
-        self._texts = [str(limit) for limit in limits]
+        if not (limit is None or callable(limit)):
+            raise TypeError(f"limit must be a function of the request, not {limit!r}: give limits by position")
+        self.limit = limit
+        self.varies = _varies or limit is not None
+        self.policy = policy_of_limits(
+            limits, own if self.named else ("endpoint", *own), name, self.varies, rule_options
+        )
+        self._limits = limits
         self._in_request = name is None and endpoint is None and CURRENT.get() is not None
         self._like_this = partial(
-            type(self), *limits, key=given_key, cost=cost, name=name, replaces=replaces, methods=methods,
-            enforce=enforce, **rule_options,
+            type(self), key=given_key, cost=cost, name=name, replaces=replaces, methods=methods, enforce=enforce,
+            **rule_options,
         )  # fmt: skip
+        self._others: dict[tuple[Limit | str, ...], rate_limit] = {}  # by the answers of `limit`
         self._classes: dict[str, rate_limit] = {}  # Django decorates a class's view anew in each request
 
     def _key_of(self, key: Key) -> Key:
@@ -135,11 +137,30 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
         return key
 
     def __repr__(self) -> str:
-        return f"rate_limit({', '.join(map(repr, self._texts))})" + (f" of {self.endpoint}" if self.endpoint else "")
+        return f"rate_limit({', '.join(repr(str(limit)) for limit in self._limits)})" + (
+            f" of {self.endpoint}" if self.endpoint else ""
+        )
 
     def limits(self, method: str) -> bool:
         """Return whether it limits requests of a method, as the request line has it."""
         return self.methods is None or read_method(method) in self.methods
+
+    def by_answer(self, answer: Any) -> rate_limit:
+        """Return the limit of a request, by the answer of `limit`. Raise TypeError if that is not a limit."""
+        if answer is None:
+            return self
+        limits = tuple(answer) if isinstance(answer, list | tuple) else (answer,)
+        if not limits or not all(isinstance(one, str | Limit) for one in limits):
+            raise TypeError(
+                f"{self.limit!r} must return a limit, such as '10/second', a list of limits, or None, not {answer!r}"
+            )
+        other = self._others.get(limits)
+        if other is None:
+            if len(self._others) >= MOST_LIMITS:
+                self._others.clear()
+            other = self._others[limits] = self._like_this(*limits, endpoint=self.endpoint, _varies=True)
+            other.owner = self
+        return other
 
     def check_replaced(self, exchange: Exchange) -> None:
         """Raise `PolicyError` if the policy's rules that this limit replaces have limited the request too."""
@@ -203,64 +224,10 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
             raise TypeError(f"rate_limit is put on {own} anew in each request: decorate it outside, or say name=")
         if self.replaces and own.startswith("django.utils.decorators."):
             raise TypeError("a method_decorator hides the limit until the view is called: put rate_limit on the method")
-        limit = self._classes.get(own) or self._like_this(endpoint=own)
+        limit = self._classes.get(own) or self._like_this(*self._limits, limit=self.limit, endpoint=own)
         if isinstance(function, partial) or hasattr(function, "view_class"):
             limit = self._classes.setdefault(own, limit)
         return limit
-
-
-def _check(limits: tuple[object, ...], key: object, cost: object, name: object, options: Iterable[str]) -> None:
-    """Raise TypeError or ValueError for an argument of `rate_limit` that cannot be."""
-    if not limits:
-        raise ValueError("a rate_limit without a limit would limit nothing: give one, such as '10/second'")
-    for given in limits:
-        if callable(given):
-            raise TypeError("write @rate_limit('5/second'): without a limit, the function would be taken for one")
-        if not isinstance(given, str | Limit):
-            raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {given!r}")
-    for option in options:
-        if option not in RuleOptions.__annotations__:
-            known = ("key", "cost", "name", "endpoint", "replaces", "methods", "enforce", *RuleOptions.__annotations__)
-            raise TypeError(f"rate_limit has no option {option!r}{did_you_mean(option, known)}")
-    attributes = key if isinstance(key, tuple | list) else () if callable(key) else (key,)
-    if not all(isinstance(one, str) and one for one in attributes) or key in ((), []):
-        raise TypeError(
-            f"key must be an attribute, such as 'client', several, or a function of the request, not {key!r}"
-        )
-    if not callable(cost) and checked_cost(cost) == 0:  # type: ignore[arg-type]  # it checks
-        raise ValueError("a cost of 0 would limit nothing: leave the limit out")
-    if name is not None and not (isinstance(name, str) and name):
-        raise TypeError(f"name must be a string, not {name!r}")
-
-
-def _names(option: str, names: Collection[str], such_as: str) -> frozenset[str]:
-    """Return names as a set. Raise TypeError for anything else, such as one string, whose letters would be names."""
-    is_list = isinstance(names, Collection) and not isinstance(names, str)
-    if not is_list or not all(isinstance(name, str) and name for name in names):
-        raise TypeError(f"{option} must be a list of names, such as {[such_as]}, not {names!r}")
-    return frozenset(names)
-
-
-def _methods(methods: Collection[str]) -> frozenset[str]:
-    """Return methods as requests have them. Raise ValueError for one that no request has."""
-    for method in _names("methods", methods, "POST"):
-        if read_method(method) == OTHER:
-            raise ValueError(f"methods has {method!r}, which is not a registered method, such as 'POST' or 'PATCH'")
-    if not methods:
-        raise ValueError("a rate_limit of no method would limit nothing: leave methods out to limit all")
-    return frozenset(map(read_method, methods))
-
-
-def _policy(
-    limits: tuple[Limit | str, ...], key: tuple[str, ...], name: str | None, rule_options: RuleOptions
-) -> Policy:
-    """Return limits as the rules of a policy."""
-    rules = []
-    for given in limits:
-        limit, text = (parse_limit(given), given) if isinstance(given, str) else (given, str(given))
-        rule_name = text if name is None else name if len(limits) == 1 else f"{name}: {text}"
-        rules.append(Rule(rule_name, limit, key=key, **rule_options))
-    return Policy(tuple(rules), source="rate_limit")
 
 
 def _marked(limited: Callable[P, R], function: Callable[P, R], limit: rate_limit) -> Callable[P, R]:

@@ -111,7 +111,7 @@ class BucketOwners:
         Raise `PolicyError` if another limit charges them, unless it has the same name and the same rate.
         """
         if limit.named:
-            for rule in limit.policy.rules:
+            for rule in () if limit.varies else limit.policy.rules:
                 if self._named.setdefault(rule.name, rule.limit) != rule.limit:
                     raise PolicyError(
                         f"two limits are named {rule.name!r}, so they share buckets, but one is {rule.limit} and the "
