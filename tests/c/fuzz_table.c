@@ -216,9 +216,10 @@ static void operate(world *in)
         break;
     case 1:
         reset(&in->on.table, in->fingerprints[k]);
-        CHECK(tat_of(&in->on, in->fingerprints[k]) == 0);
-        if (in->modelled)
+        if (in->modelled) { /* a damaged table may have other cells of the bucket */
+            CHECK(tat_of(&in->on, in->fingerprints[k]) == 0);
             in->tats[k] = 0, in->has_cell[k] = in->marked[k] = false;
+        }
         break;
     case 2:
         charge_all(in);

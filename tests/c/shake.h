@@ -36,8 +36,17 @@ static inline bool broken_swap(unsigned __int128 *cell, unsigned __int128 old, u
     *cell = new;
     return true;
 }
-#define __sync_bool_compare_and_swap(cell, old, new) broken_swap(cell, old, new)
-#define __atomic_compare_exchange_n(cell, old, new, weak, won, lost) broken_swap(cell, *(old), new)
+static inline bool broken_swap_of_word(uint64_t *word, uint64_t old, uint64_t new)
+{
+    if (*word != old)
+        return false;
+    shake();
+    *word = new;
+    return true;
+}
+#define broken(cell) _Generic((cell), uint64_t *: broken_swap_of_word, default: broken_swap)
+#define __sync_bool_compare_and_swap(cell, old, new) broken(cell)(cell, old, new)
+#define __atomic_compare_exchange_n(cell, old, new, weak, won, lost) broken(cell)(cell, *(old), new)
 #else
 #define __sync_bool_compare_and_swap(cell, old, new) (shake(), __sync_bool_compare_and_swap(cell, old, new))
 #define __atomic_compare_exchange_n(cell, old, new, weak, won, lost)                                                   \

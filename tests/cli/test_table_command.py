@@ -37,7 +37,9 @@ def test_it_shows_size_load_evictions_and_age_but_no_seed(store: SharedMemorySto
 
 def test_watching_shows_it_again_with_what_came_since(store: SharedMemoryStore) -> None:
     controller, terminal = pty.openpty()
-    with subprocess.Popen([*COMMAND, str(store.path), "--watch"], stdout=terminal, stderr=terminal) as watching:
+    environment = {**os.environ, "TERM": "xterm"}  # on a dumb terminal nothing is shown again
+    command = [*COMMAND, str(store.path), "--watch"]
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as watching:
         os.close(terminal)
         seen = b""
         while b"in a second" not in seen:
