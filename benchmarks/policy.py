@@ -21,6 +21,7 @@ from benchmarks.peers import DISTRIBUTIONS, build_pyrate, peer_entrants
 from benchmarks.results import Table, ratio, ratio_row, table_of, target
 from benchmarks.timing import Case, run_rounds
 from ratekeeper import Keeper, Limiter, Policy, TokenBucket
+from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.model import Override, Rule, Tiers
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "policy.toml"
@@ -36,7 +37,7 @@ RULES_MATCH, RULES_OTHERS = "Cost by number of rules: all match", "Cost by numbe
 COUNTS = (1, 3, 10, 30, 100)
 OVERRIDES, TIERS, NETWORKS = 50_000, 50_000, 8_000
 POLICY, KEEPER_ONE, KEEPER_EXAMPLE = "ratekeeper, Keeper", "Keeper, one rule", "Keeper, examples/policy.toml"
-CLOCK = "time.monotonic_ns()"
+LOOKED_UP, CLOCK = "Keeper, one rule, its limit looked up", "time.monotonic_ns()"
 NOTHING = "the rules by hand, without a limiter"
 
 
@@ -124,6 +125,8 @@ def verb_cases() -> Iterator[Case]:
     yield Case(COST, CLOCK, partial(timing.plain, monotonic_ns, CALLS))
     yield asked(COST, "Limiter, one limit", Limiter(PLENTY).try_acquire, "k-alice", True)
     yield asked(COST, KEEPER_ONE, Keeper(one).try_acquire, REQUEST, True)
+    looked_up = Policy((replace(one.rules[0], lookup=Lookup("plan")),))
+    yield asked(COST, LOOKED_UP, Keeper(looked_up, limits={"plan": lambda _: PLENTY}).try_acquire, REQUEST, True)
     yield asked(COST, "Keeper, one rule, refused", Keeper(with_limit(one, NONE)).try_acquire, REQUEST, False)
     yield asked(COST, KEEPER_EXAMPLE, Keeper(with_limit(example, PLENTY)).try_acquire, REQUEST, True)
     refuses = Keeper(with_limit(example, NONE)).try_acquire
@@ -192,6 +195,8 @@ def measure(quick: bool) -> list[Table]:
     ]
     clock, example = named[COST, CLOCK], named[COST, KEEPER_EXAMPLE]
     targets = [target(f"{KEEPER_EXAMPLE}, x {CLOCK}: at most 10", ratio(example, clock), most=10)]
+    look_up = ratio(named[COST, LOOKED_UP], named[COST, KEEPER_ONE])
+    targets.append(target("a limit that was looked up, x a fixed one: at most 1.3", look_up, most=1.3))
     targets += [target(f"{row.name}, x without: at most 1.2", (row.best, row.median), most=1.2) for row in pairs]
     return [
         Table("Targets of a policy", "measured", targets),
