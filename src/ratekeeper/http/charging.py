@@ -94,7 +94,7 @@ class Charging(ApplicationLimits[K]):
             return None
         if limit is None or limit.enforce:
             return RateLimitExceeded(decision)
-        exchange.left_to_view = True
+        exchange.left_to_view = exchange.watched = True
         return None
 
     async def _charge_marked(self, exchange: Exchange, marks: Marks) -> RatekeeperError | None:
