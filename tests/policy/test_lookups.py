@@ -359,6 +359,24 @@ def test_a_limit_that_does_not_add_up_is_a_failed_look_up() -> None:
     assert keeper.lookups["plan"][2:] == (1, 0, 1, 0)
 
 
+class HostileList(list[str]):
+    def __iter__(self) -> Any:
+        raise KeyError("alice")
+
+
+class HostileText(str):
+    def __hash__(self) -> int:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize("answer", [HostileList(["5/s"]), HostileText("5/s")])
+def test_an_answer_whose_own_code_raises_is_a_failed_look_up(answer: Any) -> None:
+    keeper, _ = keeper_of(Plans({"alice": answer}), timeout=20)
+    assert keeper.peek(ALICE).limit == TokenBucket(10, "10/minute")
+    stats = keeper.lookups["plan"]
+    assert (stats.errors, stats.timeouts, stats.under_way) == (1, 0, 0)
+
+
 def test_a_look_up_may_ask_its_own_keeper() -> None:
     def plan(attributes: Mapping[str, str]) -> str:
         return "5/s" if keeper.peek(BOB if attributes == ALICE else ALICE) else "1/s"
@@ -553,6 +571,21 @@ def test_an_async_look_up_that_raises_is_a_failed_one() -> None:
     with pytest.raises(LimitUnavailable):
         asyncio.run(keeper.try_acquire(ALICE))
     assert keeper.lookups["plan"].errors == 1
+
+
+class Stop(BaseException):
+    """No Exception."""
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, Stop])
+def test_an_async_look_up_that_raises_no_exception_is_a_failed_one(error: type[BaseException]) -> None:
+    async def plan(attributes: Mapping[str, str]) -> str:
+        raise error
+
+    keeper, _ = async_keeper_of(plan)
+    assert asyncio.run(keeper.peek(ALICE)).limit == TokenBucket(10, "10/minute")
+    stats = keeper.lookups["plan"]
+    assert (stats.lookups, stats.errors, stats.timeouts, stats.under_way) == (1, 1, 0, 0)
 
 
 # ---- mistakes ----

@@ -91,6 +91,14 @@ def _wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+def _is_of_loop(error: BaseException) -> bool:
+    """Return whether an error ends the running task from outside. A function may raise a CancelledError by itself."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
+
+
 class LookupSource:
     """The function of one name in `limits=`, and what it has done."""
 
@@ -142,8 +150,7 @@ class LookupSource:
         try:
             answer: Any = self.given.function(search.attributes)
         except BaseException as error:  # of the user's function: the thread goes on
-            self.failed(error)
-            search.end(None)
+            self._fail(search, error)
         else:
             self._end(search, answer)
 
@@ -151,24 +158,35 @@ class LookupSource:
         try:
             async with self._turn():
                 answer: Any = await self.given.function(search.attributes)  # type: ignore[misc]  # it is async
-        except asyncio.CancelledError:  # the loop ends, or the search was lost: another may begin
-            search.end(None, tell=False)
-            raise
-        except Exception as error:
-            self.failed(error)
-            search.end(None)
+        except BaseException as error:
+            if _is_of_loop(error):  # the loop ends, or the search was lost: another may begin
+                search.end(None, tell=False)
+                raise
+            self._fail(search, error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
         else:
             self._end(search, answer)
 
     def _end(self, search: Search, answer: Any) -> None:
+        told = ""
         try:
-            limits = limits_of_answer(answer, search.default)
-            core.known_limits(limits, 0)  # it raises for a limit that does not add up
-        except (TypeError, ValueError) as error:
-            self.failed(error, told=str(error))
-            search.end(None)
+            try:
+                limits = limits_of_answer(answer, search.default)
+                core.known_limits(limits, 0)  # it raises for a limit that does not add up
+            except (TypeError, ValueError) as error:
+                told = str(error)
+                raise
+        except BaseException as error:  # an answer's own code runs here, and may raise anything
+            self._fail(search, error, told)
         else:
             search.end(limits)
+
+    def _fail(self, search: Search, error: BaseException, told: str = "") -> None:
+        try:
+            self.failed(error, told)
+        finally:  # a log handler may raise
+            search.end(None)
 
     def _turn(self) -> asyncio.Semaphore:
         """Return the running loop's semaphore. Forget those of closed loops."""
