@@ -119,6 +119,19 @@ def test_all_buckets_of_a_rule_are_reset_and_no_others(
     assert (code, err) == (2, "ratekeeper: the policy has no rule 'each kee': did you mean 'each key'?\n")
 
 
+def test_a_rule_whose_limit_the_application_looks_up_is_reset_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str
+) -> None:
+    path = tmp_path / "looked-up.toml"
+    path.write_text('rules = [{ name = "each key", key = ["api_key"], limit = "app:plan", default = "1/hour" }]')
+    plans = {"plan": lambda attributes: ["5/hour", "7/hour"]}
+    serving = Keeper(str(path), StoreSpec(store, timeout=5).open(), limits=plans)
+    serving.try_acquire(ALICE, 3)
+    code, out, err = run(capsys, "reset-rule", str(path), "each key", "--store", store)
+    assert (code, out, err) == (0, "all buckets of rule 'each key' are full\n", "")
+    assert [one.remaining for one in serving.usage(ALICE)] == [5, 7]
+
+
 def test_a_rule_that_denies_has_no_tokens_to_show_or_to_give(
     capsys: pytest.CaptureFixture[str], policy: str, store: str
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -89,13 +89,19 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 def _run_reset_rule(args: argparse.Namespace) -> int:
     """Reset all buckets of one rule."""
     policy = Policy.load(args.policy)
+    # The functions are the application's; to reset all buckets, no limit needs to be known.
+    unasked = {rule.lookup.name: _unknown for rule in policy.rules if rule.lookup is not None}
     with _opened(policy, args.store) as store:
         try:
-            Keeper(policy, store).reset_rule(args.rule)
+            Keeper(policy, store, limits=unasked).reset_rule(args.rule)
         except ValueError as error:
             raise RatekeeperError(str(error)) from None
     print(f"all buckets of rule {args.rule!r} are full")
     return 0
+
+
+def _unknown(attributes: Mapping[str, str]) -> None:
+    raise RatekeeperError("a command knows no limit that the application looks up")
 
 
 def _run(args: argparse.Namespace, change: Change) -> int:
