@@ -160,6 +160,26 @@ def test_a_refund_and_a_reset_find_each_limits_bucket() -> None:
     assert [one.decision.remaining for one in keeper.peek(ALICE).rules] == [5, 7]
 
 
+@pytest.mark.parametrize("verb", ["unblock", "reset"])
+def test_the_end_of_a_block_is_of_all_limits_that_the_look_up_has_returned(verb: str) -> None:
+    plans = Plans({"alice": ["5/s", "7/hour"]})
+    keeper, clock = keeper_of(plans)
+    keeper.block(ALICE, time.time() + 86_400)
+    keeper.block(BOB, time.time() + 86_400)
+
+    def change_to(plan: Any) -> None:
+        plans.plans["alice"] = plan
+        clock.advance(61)
+        keeper.peek(ALICE)
+        until(settled(keeper))
+
+    change_to("5/s")
+    getattr(keeper, verb)(ALICE, rule="each user")
+    change_to(["5/s", "7/hour"])
+    assert [one.decision.allowed for one in keeper.peek(ALICE).rules] == [True, True]
+    assert not keeper.peek(BOB)
+
+
 def test_an_override_counts_before_a_look_up() -> None:
     rule = Rule(
         "each user", TokenBucket(1, 1), key=("user",), lookup=Lookup("plan"),

@@ -6,19 +6,25 @@ the rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.errors import did_you_mean
+from ratekeeper.limits import TokenBucket
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.lookups.finder import NOTHING, Known
+from ratekeeper.policy.lookups.lookup import MOST_LIMITS
 from ratekeeper.policy.model import Rule
 from ratekeeper.policy.plan import Plan
 from ratekeeper.usage import Usage
 
 RuleNames: TypeAlias = str | Collection[str]
 """The name of a rule, or several names."""
+
+_NO_LIMIT_NOW = TokenBucket(1, 1)
+"""Stands for the limit of a bucket whose limit is not known now: an unblocked bucket of one token is full."""
 
 
 def usage_of(plan: Plan, looks: Sequence[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
@@ -32,10 +38,12 @@ def chosen(
 ) -> list[Charge]:
     """Return a charge of one token for each bucket of a request that these rules charge; None stands for all rules.
 
-    Raise ValueError for a rule that does not charge the request.
+    Also for each bucket of a limit that a look-up may return at another time, but does not now: such a bucket may be
+    blocked too. Raise ValueError for a rule that does not charge the request.
     """
     seen = compiled.seen(attributes)
-    return _chosen(compiled, seen, compiled.buckets(seen, known), rule).charges
+    plan = _chosen(compiled, seen, compiled.buckets(seen, known), rule)
+    return [*plan.charges, *_of_other_times(compiled, plan)]
 
 
 def chosen_to_grant(
@@ -55,6 +63,15 @@ def chosen_to_block(
     for one in plan.rules:
         _check_block(one, seen, named=rule is not None)
     return plan.charges
+
+
+def _of_other_times(compiled: CompiledPolicy, plan: Plan) -> Iterator[Charge]:
+    looked_up = {rule.name: rule for rule in compiled.rules if rule.known is not None}
+    counts = Counter(rule.name for rule in plan.rules)
+    keys = {rule.name: charge.key for rule, charge in zip(plan.rules, plan.charges, strict=True)}
+    for name in looked_up.keys() & counts.keys():
+        for place in range(counts[name], MOST_LIMITS):
+            yield Charge.of(scope_of(name, place), keys[name], _NO_LIMIT_NOW, 1, 0)
 
 
 def _chosen(compiled: CompiledPolicy, seen: Mapping[str, str], plan: Plan, rule: RuleNames | None) -> Plan:
