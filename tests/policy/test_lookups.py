@@ -593,6 +593,30 @@ def test_an_async_look_up_that_raises_is_a_failed_one() -> None:
     assert keeper.lookups["plan"].errors == 1
 
 
+def plain_factory(loop: asyncio.AbstractEventLoop, coroutine: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coroutine, loop=loop)
+
+
+@pytest.mark.parametrize("factory", [plain_factory, getattr(asyncio, "eager_task_factory", plain_factory)])
+def test_no_task_factory_runs_an_async_look_up_while_others_are_kept_out(factory: Any) -> None:
+    others: list[Any] = []
+
+    async def plan(attributes: Mapping[str, str]) -> str:
+        if attributes == ALICE:
+            other = threading.Thread(target=lambda: others.append(asyncio.run(keeper.peek(BOB))), daemon=True)
+            other.start()
+            other.join(20)
+        return "5/s"
+
+    async def ask() -> Any:
+        asyncio.get_running_loop().set_task_factory(factory)
+        return await keeper.peek(ALICE)
+
+    keeper, _ = async_keeper_of(plan, timeout=60)
+    assert asyncio.run(ask()).limit == TokenBucket(5, "5/s")
+    assert [one.limit for one in others] == [TokenBucket(5, "5/s")]
+
+
 class Stop(BaseException):
     """No Exception."""
 

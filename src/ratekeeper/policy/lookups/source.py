@@ -126,8 +126,9 @@ class LookupSource:
             if under_way >= MOST_QUEUED:
                 raise TooManyLookups
             search.loop = asyncio.get_running_loop()
-            # Not in the context of the request that happens to be the first: the answer is for all.
-            search.task = search.loop.create_task(self._run_async(search), context=Context())
+            # Not in the context of the request that happens to be the first: the answer is for all. Nor by the loop's
+            # task factory, which may run the function at once (`asyncio.eager_task_factory`), under the cache's lock.
+            search.task = asyncio.Task(self._run_async(search), loop=search.loop, context=Context())
         elif not self._threads.submit(lambda: self._run(search)):
             raise TooManyLookups
 
