@@ -428,6 +428,27 @@ def test_too_many_look_ups_at_once_are_failed_ones(monkeypatch: pytest.MonkeyPat
     until(settled(keeper))
 
 
+def test_a_log_handler_may_wait_for_another_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup_threads, "MOST_QUEUED", 0)
+    keeper, _ = keeper_of(Plans({}))
+    others: list[bool] = []
+
+    class Waiting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            other = threading.Thread(target=lambda: others.append(keeper.peek(BOB).allowed), daemon=True)
+            other.start()
+            other.join(5)
+            others.append(other.is_alive())
+
+    handler = Waiting()
+    logging.getLogger("ratekeeper").addHandler(handler)
+    try:
+        assert keeper.peek(ALICE).limit == TokenBucket(10, "10/minute")
+    finally:
+        logging.getLogger("ratekeeper").removeHandler(handler)
+    assert others == [True, False]
+
+
 def test_a_fork_in_the_middle_of_a_look_up_leaves_no_bucket_waiting_for_ever() -> None:
     need("fork", hasattr(os, "fork"))
     plans = Plans({"alice": "5/s"})

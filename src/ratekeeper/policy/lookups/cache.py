@@ -51,6 +51,13 @@ class LookupCache:
 
     def begin(self, bucket: str, attributes: Mapping[str, str]) -> KnownLimits | Search:
         """Return the known limits of a bucket, or the look-up that will tell them. Begin it if it is time to."""
+        try:
+            return self._begin_if_due(bucket, attributes)
+        except (TooManyLookups, RuntimeError) as error:  # or no thread can be begun, or there is no loop
+            self.source.failed(error)  # without the lock: handlers of the log may do anything
+            return self.failure(bucket)
+
+    def _begin_if_due(self, bucket: str, attributes: Mapping[str, str]) -> KnownLimits | Search:
         source = self.source
         with source.lock:
             known, now = self.entries.get(bucket), self._ticks()
@@ -63,8 +70,6 @@ class LookupCache:
                 search = None
             if search is None:
                 search = self._begin(bucket, attributes)
-            if search is None:
-                return self.failure(bucket)
             # For the time being: so a look-up that takes long costs the requests of a known bucket nothing.
             return search if known is None else self._keep(bucket, known.limits, self._retry)
 
@@ -97,15 +102,10 @@ class LookupCache:
         """The number of look-ups that are not done."""
         return len(self._searches)
 
-    def _begin(self, bucket: str, attributes: Mapping[str, str]) -> Search | None:
+    def _begin(self, bucket: str, attributes: Mapping[str, str]) -> Search:
         search = Search(bucket, attributes, self.default, self._ended)
-        try:
-            self.source.begin(search, len(self._searches))
-        except (TooManyLookups, RuntimeError) as error:  # or no thread can be begun, or there is no loop
-            self.source.failed(error)
-            return None
-        if not search.done.is_set():
-            self._searches[bucket] = search
+        self.source.begin(search, len(self._searches))
+        self._searches[bucket] = search  # it cannot have ended, as that needs the lock
         return search
 
     def _ended(self, search: Search, limits: tuple[Limit, ...] | None) -> None:
