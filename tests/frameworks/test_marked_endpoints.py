@@ -17,6 +17,8 @@ from marked_sites import SITES, MakeSite
 from raw_client import RawClient
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
@@ -275,8 +277,9 @@ def test_the_methods_of_a_class_have_marks_each() -> None:
     assert statuses(app, *asked) == [200] * 5 + [200] * 3 + [429]
 
 
-@pytest.mark.parametrize("how", ["path", "method"])
-def test_a_middleware_inside_that_sends_the_request_elsewhere_does_not_make_it_exempt(how: str) -> None:
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("how", ["path", "method", "method of a class"])
+def test_a_middleware_inside_that_sends_the_request_elsewhere_does_not_make_it_exempt(how: str, copies: bool) -> None:
     class Elsewhere:
         """Does as X-Original-URL, or X-HTTP-Method-Override, tells it."""
 
@@ -286,16 +289,21 @@ def test_a_middleware_inside_that_sends_the_request_elsewhere_does_not_make_it_e
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             for name, value in scope.get("headers", ()):
                 if name == b"x-instead":
-                    scope[how] = value.decode()
+                    scope = dict(scope) if copies else scope
+                    scope[how.partition(" ")[0]] = value.decode()
             await self.app(scope, receive, send)
 
-    app = Starlette(
-        routes=[
-            Route("/free", exempt(_answer("free"))),
-            Route("/free", _answer("posted"), methods=["POST"]),
-            Route("/page", _answer("page")),
-        ]
-    )
+    class Page(HTTPEndpoint):
+        @exempt
+        async def get(self, request: Request) -> PlainTextResponse:
+            return PlainTextResponse("free")
+
+        async def post(self, request: Request) -> PlainTextResponse:
+            return PlainTextResponse("posted")
+
+    posted = Route("/free", _answer("posted"), methods=["POST"])
+    frees = [Route("/free", Page)] if how == "method of a class" else [Route("/free", exempt(_answer("free"))), posted]
+    app = Starlette(routes=[*frees, Route("/page", _answer("page"))])
     app.add_middleware(Elsewhere)
     app = limited(app, policy=POLICY)
     instead = (b"x-instead", b"/page" if how == "path" else b"POST")
@@ -304,6 +312,19 @@ def test_a_middleware_inside_that_sends_the_request_elsewhere_does_not_make_it_e
         assert [answer.status for answer in answers] == [200] * 3 + [429]
         assert client.statuses("/free", "/page") == [200, 429]
     assert b"quota" in answers[-1].body
+
+
+@pytest.mark.parametrize("others", [[], [Middleware(CORSMiddleware)]], ids=["alone", "around another"])
+def test_a_middleware_in_a_mount_knows_the_endpoints_of_the_mounted_application(others: list[Middleware]) -> None:
+    own = rate_limit("2/hour", replaces=["each"])
+    sub = Starlette(
+        routes=[Route("/free", exempt(_answer(""))), Route("/own", own(_answer(""))), Route("/page", _answer(""))]
+    )
+    limits = Middleware(RateLimitMiddleware, policy=Policy(POLICY.rules[:1]), store=memory())
+    around = [Route("/page", exempt(_answer("")))]  # which a path without the mount's prefix would name
+    app = Starlette(routes=[*around, Mount("/sub", app=sub, middleware=[limits, *others])])
+    asked = [*["/sub/free"] * 5, *["/sub/own"] * 3, *["/sub/page"] * 4]
+    assert statuses(app, *asked) == [200] * 5 + [200, 200, 429] + [200] * 3 + [429]
 
 
 def _answer(text: str) -> Any:

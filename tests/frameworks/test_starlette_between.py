@@ -79,6 +79,15 @@ def test_the_middleware_may_stand_around_the_whole_application() -> None:
     assert statuses(around, "/x/1", "/x/2", "/none") == [200, 429, 404]
 
 
+def test_a_root_path_is_no_second_spelling_of_a_path_for_a_middleware_around_the_whole_application() -> None:
+    app = FastAPI()
+    app.root_path = "/api"  # as the argument, of which newer versions warn
+    app.add_api_route("/login", lambda: "")
+    policy = Policy.parse('[[rules]]\nname = "login"\nmatch = {path = "/login"}\nlimit = "1/minute"')
+    around = RateLimitMiddleware(app, policy, store=MemoryStore(clock=ManualClock()))
+    assert statuses(around, "/api/login", "/api/login", "/login") == [200, 429, 429]
+
+
 def test_an_http_exception_keeps_its_answer_and_gets_the_headers() -> None:
     async def gone(request: Request) -> None:
         raise HTTPException(410, "gone")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -36,21 +36,27 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
     _tells_routes: ClassVar[bool] = True
 
     def _exchange(self, scope: asgi.Scope, receive: Receive, send: asgi.Send) -> asgi.AnsweredExchange:
-        return _Exchange(self.limiter, scope, receive, send, self._routes)
+        return _Exchange(self.limiter, scope, receive, send, self._inside(scope))
 
     def _endpoints(self, scope: asgi.Scope) -> Iterable[Any]:
-        return _endpoints(self._routes(scope))
+        return _endpoints(_routes_of(self._inside(scope)))
 
-    def _routes(self, scope: asgi.Scope) -> Iterable[Any]:
-        app: Any = scope.get("app") or self.app  # the middleware may stand around the whole application
-        routes: Iterable[Any] = app.router.routes
-        return routes
+    def _inside(self, scope: asgi.Scope) -> Any:
+        """Return the application or router inside. `scope["app"]` may be another, in which it is mounted."""
+        return self._router or scope.get("app") or self.app
+
+    @cached_property
+    def _router(self) -> Any:
+        inside: Any = self.app
+        while inside is not None and not hasattr(inside, "routes"):
+            inside = getattr(inside, "app", None)  # of another middleware
+        return inside
 
 
 class _Exchange(asgi.AnsweredExchange):
     """A request, as Starlette reads it."""
 
-    _known: Any = None  # the endpoint that was known before the policy decided
+    _known: tuple[Any, str] | None = None  # the endpoint that was known before the policy decided, and the method
 
     def __init__(
         self,
@@ -58,16 +64,18 @@ class _Exchange(asgi.AnsweredExchange):
         scope: asgi.Scope,
         receive: Receive,
         send: asgi.Send,
-        routes: Callable[[asgi.Scope], Iterable[Any]],
+        inside: Any,
     ) -> None:
         super().__init__(limiter, scope, receive, send)
-        self._routes = routes
-        app = scope.get("app")
+        self._inside = inside
+        # FastAPI(root_path="/api") takes "/api/x" for "/x", whether a proxy has taken "/api" away or not.
+        self.prefix = getattr(inside, "root_path", "") or self.prefix
         # Routers and mounted applications write these later. A template is found by their first values.
-        self._arrived = {"app": app, "root_path": self.prefix, "path_params": scope.get("path_params") or {}}
-        if not self.prefix:
-            # FastAPI(root_path="/api") takes "/api/x" for "/x", whether a proxy has taken "/api" away or not.
-            self.prefix = getattr(app, "root_path", "")
+        self._arrived = {
+            "app": scope.get("app"),
+            "root_path": self.prefix,
+            "path_params": scope.get("path_params") or {},
+        }
 
     @cached_property
     def native(self) -> HTTPConnection:  # pyright: ignore[reportIncompatibleMethodOverride]  # cached
@@ -79,23 +87,30 @@ class _Exchange(asgi.AnsweredExchange):
 
     def _match(self) -> tuple[str | None, Any]:
         scope = {**self.scope, **self._arrived}
-        return _match(self._routes(scope), scope)
+        return _match(_routes_of(self._inside), scope)
 
     def route(self) -> str | None:
         return self._match()[0]
 
     def functions(self) -> tuple[Any, ...]:
         route = self._match()[1]
-        self._known = endpoint = getattr(route, "endpoint", None)
+        endpoint = getattr(route, "endpoint", None)
         if endpoint is None:
             return ()
+        self._known = endpoint, self.method
         overrides = getattr(getattr(route, "dependency_overrides_provider", None), "dependency_overrides", {})
         depended_on = _depended_on(getattr(route, "dependant", None))
         return (endpoint, *[function for function in depended_on if function not in overrides])
 
     def strayed(self) -> bool:
         # A middleware inside ours may have changed the path or the method. The router notes the endpoint in the scope.
-        return super().strayed() if self._known is None else self.scope.get("endpoint") not in (None, self._known)
+        # Without a note, a middleware has answered itself, or has sent on a copy of the scope, which may say anything.
+        return super().strayed() if self._known is None else (self.scope.get("endpoint"), self.method) != self._known
+
+
+def _routes_of(inside: Any) -> Iterable[Any]:
+    routes: Iterable[Any] = inside.routes if hasattr(inside, "routes") else inside.router.routes
+    return routes
 
 
 def _match(routes: Iterable[Any], scope: asgi.Scope) -> tuple[str | None, Any]:
