@@ -10,16 +10,22 @@ from contextlib import closing
 from typing import Any
 
 import grpc
+import httpx
 import pytest
+from aiohttp import web
 from asgi_servers import serving
+from edge_asgi_sites import serving_aiohttp
 from edge_sites import memory
 from fastapi import FastAPI, Request
 from marked_sites import SITES, MakeSite
 from raw_client import RawClient
 from starlette_apps import limited
 from test_grpc import SERVERS, Server
+from web_sites import serving as serving_wsgi
 
 from ratekeeper import Policy
+from ratekeeper.frameworks import aiohttp as own_aiohttp
+from ratekeeper.frameworks import wsgi
 from ratekeeper.frameworks.asgi import RateLimitMiddleware
 from ratekeeper.frameworks.starlette import rate_limit
 from ratekeeper.http.exchange import Exchange, current
@@ -101,6 +107,40 @@ def test_a_refusal_may_be_left_to_the_endpoint_and_the_headers_are_sent(site_of:
     assert b"quota" not in refused.body, "it is the endpoint's own answer"
     if not replaces:
         assert '"each";r=6;' in headers["ratelimit"], "its own 429 costs nothing, as another refusal"
+
+
+@pytest.mark.parametrize("name", ["ASGI", "WSGI", "aiohttp"])
+def test_an_answer_of_ones_own_to_a_refusal_has_one_retry_after(name: str) -> None:
+    own = rate_limit("1/hour", name="own", enforce=False)
+
+    @own
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 429, "headers": [(b"Retry-After", b"7")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    @own
+    def called_page(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("429 Too Many Requests", [("retry-after", "7"), ("Content-Length", "0")])
+        return []
+
+    @own
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=429, headers={"Retry-After": "7"})
+
+    served: Any
+    if name == "ASGI":
+        served = serving(RateLimitMiddleware(page, store=memory()))
+    elif name == "WSGI":
+        served = serving_wsgi(wsgi.RateLimitMiddleware(called_page, store=memory()))
+    else:
+        app = web.Application()
+        app.router.add_get("/", handler)
+        own_aiohttp.setup(app, store=memory())
+        served = serving_aiohttp(app)
+    with served as server:
+        url = server if isinstance(server, str) else str(server.base_url)
+        told = [httpx.get(url).headers.get_list("retry-after") for _ in range(2)]
+    assert told == [["7"], ["3600"]]
 
 
 def test_an_endpoint_that_is_not_async_may_use_the_verbs_from_its_thread() -> None:

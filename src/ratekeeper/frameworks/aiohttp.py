@@ -98,7 +98,10 @@ class _Limited:
         exchange: Exchange | None = request.pop(self._key, None)
         if exchange is not None:  # if it is missing, another middleware has answered
             await self._limiter.answered_async(exchange, response.status)
-            response.headers.extend(exchange.limit_headers())
+            told = exchange.limit_headers()
+            if "Retry-After" in dict(told):  # a response may have one, and ours is exact
+                response.headers.popall("Retry-After", None)
+            response.headers.extend(told)
 
     async def run(self, app: web.Application) -> AsyncIterator[None]:
         """Check the handlers' limits at the application's start. Close the limiter at its end."""

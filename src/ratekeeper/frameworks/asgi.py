@@ -260,7 +260,10 @@ class AnsweredExchange(ScopeExchange):
         await self._send(self._told(message))
 
     def _told(self, message: Message) -> Message:
-        return {**message, "headers": [*(message.get("headers") or ()), *self.limit_lines()]}
+        own, lines = message.get("headers") or (), self.limit_lines()
+        if b"retry-after" in dict(lines):  # a response may have one, and ours is exact
+            own = [line for line in own if line[0].lower() != b"retry-after"]
+        return {**message, "headers": [*own, *lines]}
 
 
 def messages_of(response: Response, scope: Scope) -> tuple[Message, Message]:

@@ -90,7 +90,10 @@ def start_limited(
 ) -> Any:
     """Begin a response, with the headers about limits."""
     exchange.limiter.answered(exchange, int(status[:3]))
-    return start_response(status, headers + exchange.limit_headers(), *exc_info)
+    told = exchange.limit_headers()
+    if "Retry-After" in dict(told):  # a response may have one, and ours is exact
+        headers = [header for header in headers if header[0].lower() != "retry-after"]
+    return start_response(status, headers + told, *exc_info)
 
 
 class _Reply:
