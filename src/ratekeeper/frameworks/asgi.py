@@ -257,13 +257,13 @@ class AnsweredExchange(ScopeExchange):
     async def _send_told(self, message: Message) -> None:
         """Begin a response, or accept a websocket, with the headers about limits."""
         await self.limiter.answered_async(self, message.get("status", 101))
-        await self._send(self._told(message))
-
-    def _told(self, message: Message) -> Message:
         own, lines = message.get("headers") or (), self.limit_lines()
         if b"retry-after" in dict(lines):  # a response may have one, and ours is exact
             own = [line for line in own if line[0].lower() != b"retry-after"]
-        return {**message, "headers": [*own, *lines]}
+        await self._send({**message, "headers": [*own, *lines]})
+
+    def _told(self, message: Message) -> Message:
+        return {**message, "headers": [*(message.get("headers") or ()), *self.limit_lines()]}
 
 
 def messages_of(response: Response, scope: Scope) -> tuple[Message, Message]:
