@@ -4,9 +4,9 @@
  * place of its last entry, and 0 without one. It is mixed into the scope's key. So after a reset all its buckets have
  * other fingerprints: they are full, and the cells of the old buckets become free by themselves.
  *
- * An entry is appended by one compare-and-swap, so there is nothing half done. Somebody who has read the log up to `seen`
- * knows by one load whether it goes on. The last entry is never written, so this load needs no bound. Nothing in the log
- * is trusted: with any bytes in it, it ends.
+ * An entry is appended by one compare-and-swap, so a reset is never half done. A reader of the log up to `seen` learns by
+ * one load whether the log goes on. The last entry is never written, so this load needs no bound. Nothing in the log is
+ * trusted: with any bytes in it, reading ends.
  */
 #ifndef RATEKEEPER_RESETS_H
 #define RATEKEEPER_RESETS_H

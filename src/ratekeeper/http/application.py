@@ -101,7 +101,7 @@ class ApplicationLimits(Generic[K]):
     def policy_beside(self, marks: Marks) -> tuple[RequestPolicy[K] | None, frozenset[str]]:
         """Return the policy in use without the rules that an endpoint's marks leave out, and their names.
 
-        It is None if there is no policy, or if no rule is left.
+        The policy is None if the application has none, or if no rule is left.
         """
         if (policy := self._policy) is None:
             return None, frozenset()

@@ -47,7 +47,7 @@ class Keeping:
         return self._lookups.stats()
 
     def _scopes_of_rule(self, name: str) -> list[str]:
-        """Return the scopes of a rule of the policy, one for each limit. Raise ValueError if there is no such rule."""
+        """Return the scopes of a rule, one for each of its limits. Raise ValueError for an unknown rule."""
         rules = {rule.name: rule for rule in self.compiled.rules}
         if name not in rules:
             raise ValueError(f"the policy has no rule {name!r}{did_you_mean(str(name), rules)}")

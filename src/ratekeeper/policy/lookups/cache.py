@@ -53,7 +53,7 @@ class LookupCache:
         """Return the known limits of a bucket, or the look-up that will tell them. Begin it if it is time to."""
         try:
             return self._begin_if_due(bucket, attributes)
-        except (TooManyLookups, RuntimeError) as error:  # or no thread can be begun, or there is no loop
+        except (TooManyLookups, RuntimeError) as error:  # RuntimeError: no thread can start, or no event loop runs
             self.source.failed(error)  # without the lock: handlers of the log may do anything
             return self.failure(bucket)
 
