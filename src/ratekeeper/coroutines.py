@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Generator
-from functools import wraps
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial, wraps
+from types import coroutine
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -27,6 +28,48 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
         return result
     work.close()
     raise AssertionError(f"{work} suspended without an event loop: all that it awaits must answer at once")
+
+
+def begin(work: Coroutine[Any, Any, T]) -> T | Coroutine[Any, Any, T]:
+    """Run a coroutine until it suspends. Return its result, or the rest of it, as a coroutine, if it did suspend.
+
+    So a flow that seldom suspends needs no task. Until then it runs outside any task of its own: it must not ask for
+    the current one.
+
+    >>> async def double(number: int) -> int:
+    ...     return 2 * number
+    >>> begin(double(4))
+    8
+    """
+    try:
+        awaited = work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    return _as_coroutine(_rest(work, awaited))
+
+
+async def _as_coroutine(rest: Awaitable[T]) -> T:
+    return await rest
+
+
+@coroutine
+def _rest(work: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+    """Go on with a coroutine that has suspended, and waits for `awaited`."""
+    while True:
+        try:
+            value = yield awaited
+        except GeneratorExit:
+            work.close()
+            raise
+        except BaseException as error:
+            step = partial(work.throw, error)
+        else:
+            step = partial(work.send, value)
+        try:
+            awaited = step()
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
 
 
 def as_coroutine(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:

@@ -5,28 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from ratekeeper.decision import Decision, RuleDecision
 from ratekeeper.errors import BadRequestError, did_you_mean
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.service.core import CheckRequest
 
 _SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1, "timeout": 0, "wait": true}'
-
-
-class CheckRequest(NamedTuple):
-    """The question of a program about a request.
-
-    attributes  the request's attributes
-    cost        the tokens that it takes: each rule's own, times this
-    timeout     seconds that it may wait for its turn, None for as long as its rules allow; with 0 it must not wait
-    wait        the service holds the answer until the turn; else it answers at once, and the program waits
-    """
-
-    attributes: dict[str, str]
-    cost: int = 1
-    timeout: float | None = 0
-    wait: bool = True
 
 
 def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckRequest:

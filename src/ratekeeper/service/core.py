@@ -1,0 +1,177 @@
+"""Core: the decisions that every protocol of the service asks for. Knows no protocol, no connection and no server.
+
+An answer comes at once if the store is local and nobody has to wait. Then no task and no loop is needed. Otherwise the
+answer is a coroutine, which the protocol hands to its channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, cast
+
+from ratekeeper.coroutines import begin
+from ratekeeper.errors import PolicyError, RatekeeperError
+from ratekeeper.http.attributes import AttributeReader
+from ratekeeper.http.exchange import Exchange
+from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
+from ratekeeper.http.limiter import AsyncRequestLimiter
+from ratekeeper.http.request_policy import RequestPolicy
+from ratekeeper.policy.async_keeper import AsyncKeeper
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.lookups.lookup import LimitFunctions
+from ratekeeper.policy.model import Policy
+from ratekeeper.stores.base import AsyncStore, Store
+
+
+class CheckRequest(NamedTuple):
+    """The question of a program about a request.
+
+    attributes  the request's attributes
+    cost        the tokens that it takes: each rule's own, times this
+    timeout     seconds that it may wait for its turn, None for as long as its rules allow; with 0 it must not wait
+    wait        the service holds the answer until the turn; else it answers at once, and the program waits
+    """
+
+    attributes: dict[str, str]
+    cost: int = 1
+    timeout: float | None = 0
+    wait: bool = True
+
+
+class Core:
+    """Decides by a policy that may be replaced, on one store.
+
+    The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
+    address that the gateway saw. At most `max_waiting` requests wait for their turn at once; more are refused, as if
+    no rule let them wait. `headers` are the styles of the headers about limits.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        store: Store | AsyncStore,
+        *,
+        max_waiting: int | None = None,
+        headers: HeaderStyles = DEFAULT,
+        limits: LimitFunctions | None = None,
+    ) -> None:
+        self.limiter: AsyncRequestLimiter = _Limiter(
+            policy,
+            store=store,
+            routes=False,
+            trusted_proxies=1,
+            max_waiting=max_waiting,
+            headers=headers,
+            limits=limits,
+        )
+
+    @property
+    def policy(self) -> RequestPolicy[AsyncKeeper]:
+        """The policy in use. A protocol reads it once for each question."""
+        return cast("RequestPolicy[AsyncKeeper]", self.limiter.in_use)
+
+    @property
+    def store(self) -> Store | AsyncStore:
+        """The store of all buckets."""
+        return self.limiter.store
+
+    def replace(self, policy: Policy) -> None:
+        """Decide by another policy from the next request on.
+
+        Raises `PolicyError` if gateways could ask before, and could not any more.
+        """
+        self.limiter.replace(policy)
+
+    def charge(self, exchange: Exchange) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
+        """Charge a request: return None, or the refusal, one of `REFUSALS`; a coroutine of it if it must wait."""
+        charging = self.limiter.charge_async(exchange)
+        return begin(charging) if self.policy.at_once is not None else charging
+
+    async def ready(self) -> None:
+        """Raise `StoreUnavailable` if the store does not answer."""
+        await self.limiter.ready()
+
+    async def close(self) -> None:
+        """Close the store. No request may come after this."""
+        close = getattr(self.store, "close", None)
+        closing = close() if close is not None else None
+        if closing is not None:
+            await closing
+
+
+class ProgramExchange(Exchange):
+    """A request whose attributes and cost a program states. The program, its peer, is not a client."""
+
+    def __init__(self, core: Core, asked: CheckRequest) -> None:
+        super().__init__(core.limiter)
+        self._attributes = asked.attributes
+        self.cost = asked.cost
+        self.timeout = asked.timeout
+        self.waits = asked.wait
+
+    @property
+    def native(self) -> dict[str, str]:
+        return self._attributes
+
+    @property
+    def method(self) -> str:
+        return self._attributes.get("method", "GET")
+
+    @property
+    def path(self) -> str:
+        return self._attributes.get("path", "/")
+
+    @property
+    def peer(self) -> None:
+        return None
+
+    def read(self, reader: AttributeReader) -> dict[str, str]:
+        return reader.respell(self._attributes)
+
+    def time_left(self) -> float | None:
+        return self.timeout
+
+
+class _Limiter(AsyncRequestLimiter):
+    """A limiter for gateways and programs. Its policy may look at attributes that only programs can state."""
+
+    def _check(self, policy: RequestPolicy[AsyncKeeper]) -> None:
+        if policy.lacking and self.in_use is not None and not self.in_use.lacking:
+            raise PolicyError(
+                f"{policy.keeper.policy.source}: nothing in a gateway's request tells {policy.lacking[0]!r}: say in "
+                "[attributes] which header does, or restart, if only programs ask, at /v1/check"
+            )
+
+    async def _wait(
+        self,
+        policy: RequestPolicy[AsyncKeeper],
+        exchange: Exchange,
+        attributes: dict[str, str],
+        cost: int,
+        decision: PolicyDecision,
+    ) -> PolicyDecision:
+        """Decide a request that may have to wait; a program's by the verb that it asks for."""
+        if isinstance(exchange, ProgramExchange):
+            if exchange.timeout == 0:
+                return decision
+            if not exchange.waits:
+                return await self._reserve(policy.keeper, exchange.timeout, attributes, cost)
+        return await super()._wait(policy, exchange, attributes, cost, decision)
+
+    async def _reserve(
+        self, keeper: AsyncKeeper, timeout: float | None, attributes: dict[str, str], cost: int
+    ) -> PolicyDecision:
+        """Take a turn for a program that waits for it by itself. Until the turn, it counts as one that waits here."""
+        client, held, delay = attributes.get("client"), self._held_here(), 0.0
+        if not held.enter(client):
+            return await keeper.try_acquire(attributes, cost)
+        try:
+            reservation = await keeper.reserve(attributes, cost, timeout)
+            delay = reservation.delay if reservation else 0.0
+        finally:
+            if delay:
+                asyncio.get_running_loop().call_later(delay, held.leave, client)
+            else:
+                held.leave(client)
+        return reservation.decision
