@@ -36,11 +36,12 @@ class Channel(Protocol):
     def resume(self) -> None:
         """Read again."""
 
-    def end_input(self) -> None:
-        """Read no more. The answers that were written still leave."""
-
     def close(self) -> None:
-        """Close the connection when everything that was written has left."""
+        """Close the connection when everything that was written has left. `receive` is not called again.
+
+        The client may still send. To close at once would reset the connection, and the client would lose the answer. So
+        the connection ends its output, drops the input, and waits for the client's end for a moment.
+        """
 
     def abort(self) -> None:
         """Close the connection now."""
@@ -63,7 +64,7 @@ class Wire(Protocol):
         """End a connection whose deadline has passed: the client was too slow, or idle for too long."""
 
     def finish(self) -> None:
-        """Close after the answers that are due, as the server stops; at once if none is due."""
+        """Close after the answers that are due, as the server stops. If none is due, wait `last_time` for a question."""
 
     def cut_off(self) -> None:
         """Tell the client, if the protocol can, that its questions get no answer, and close."""
