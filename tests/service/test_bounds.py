@@ -18,7 +18,7 @@ from service_thread import serving_in_thread
 
 from ratekeeper import MemoryStore, Policy
 from ratekeeper.service.bounds import RESERVED
-from ratekeeper.service.served import make_service
+from ratekeeper.service.make_core import make_core
 
 pytestmark = pytest.mark.slow
 
@@ -199,7 +199,7 @@ def test_the_application_learns_of_a_hang_up_also_with_another_request_behind(ec
 )  # fmt: skip
 def test_an_upgrade_that_a_gateway_hands_on_is_answered_as_any_request_is(upgrade: bytes) -> None:
     policy = Policy.parse(POLICY.replace("1000000/day", "2/day"))
-    with serving_in_thread(make_service(policy, lambda: MemoryStore(100))) as server:
+    with serving_in_thread(make_core(policy, lambda: MemoryStore(100))) as server:
         answers = []
         for _ in range(3):
             client = server.client()
@@ -264,13 +264,13 @@ def test_each_piece_of_a_body_allows_another_pause(echo: Echo) -> None:
         client = server.client()
         client.send(b"POST /body HTTP/1.1\r\nContent-Length: 2\r\n\r\n")
         poll(lambda: server.open == 1)
-        connections: Any = server._server._state.connections
+        connections: Any = server._server.connections
         [connection] = connections
-        poll(lambda: connection._deadline - server._loop.time() > 1000)
-        before = connection._deadline
+        poll(lambda: connection.wire.deadline - server._loop.time() > 1000)
+        before = connection.wire.deadline
         poll(lambda: server._loop.time() + 2000 > before + 0.01)
         client.send(b"x")
-        poll(lambda: connection._deadline > before)
+        poll(lambda: connection.wire.deadline > before)
         client.send(b"y")
         assert client.answer().endswith(b"/body")
 

@@ -23,7 +23,7 @@ from service_thread import serving_in_thread
 from ratekeeper import IMPLEMENTATION, LeakyBucket, ManualClock, MemoryStore, Policy
 from ratekeeper.decision import Charge
 from ratekeeper.service.app import Service
-from ratekeeper.service.served import make_service
+from ratekeeper.service.make_core import make_core
 
 POLICY = """
 [attributes]
@@ -61,7 +61,7 @@ leak_rate = "1/minute"
 
 @pytest.fixture
 def service() -> Iterator[httpx.Client]:
-    served = make_service(Policy.parse(POLICY), MemoryStore)
+    served = make_core(Policy.parse(POLICY), MemoryStore)
     with serving_in_thread(served) as server, httpx.Client(base_url=server.url) as client:
         yield client
 

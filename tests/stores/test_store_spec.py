@@ -26,7 +26,7 @@ from ratekeeper import (
     StoreError,
 )
 from ratekeeper.cli.main import main
-from ratekeeper.service.served import make_service
+from ratekeeper.service.make_core import make_core
 from ratekeeper.stores.spec import StoreSpec
 
 RULE = """
@@ -126,7 +126,7 @@ def test_a_service_that_stops_closes_the_store_that_it_opened(server: Server, tm
         return opened[-1]
 
     async def serve() -> None:
-        service = make_service(Policy.parse(RULE), open_store)
+        service = make_core(Policy.parse(RULE), open_store)
         await AsyncLimiter("5/s", store=opened[0]).try_acquire("a")
         assert (b"name=served" in clients()) == (kind == "server")
         await service.close()

@@ -12,9 +12,12 @@ from typing import Any
 from servers import PATIENCE
 from service_process import RawClient
 
+from ratekeeper.service.app import Service
 from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.core import Core
+from ratekeeper.service.http_adapter import UvicornWire
 from ratekeeper.service.loop import run_loop
-from ratekeeper.service.served import Served
+from ratekeeper.service.wire import Channel
 
 _LONG = {**dict.fromkeys(["head_time", "idle_time", "pause", "body_time", "write_time"], 3600.0), "last_time": 0.2}
 
@@ -22,8 +25,8 @@ _LONG = {**dict.fromkeys(["head_time", "idle_time", "pause", "body_time", "write
 class InThread:
     """A server in this process, whose bounds are the test's own."""
 
-    def __init__(self, served: Served, bounds: Bounds) -> None:
-        from ratekeeper.service.server import Server  # noqa: PLC0415  needs the extra
+    def __init__(self, served: Any, bounds: Bounds) -> None:
+        from ratekeeper.service.server import Listening, Server  # noqa: PLC0415  needs the extra
 
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._listening.setblocking(False)
@@ -32,7 +35,12 @@ class InThread:
 
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            self._server = Server(served, self._listening, bounds, 0.2)
+            app = Service.of(served) if isinstance(served, Core) else served
+
+            def make_wire(channel: Channel) -> UvicornWire:
+                return UvicornWire(served, channel, bounds, app)
+
+            self._server = Server([Listening("http", self._listening, make_wire)], bounds, 0.2)
             await self._server.run(self._started.set)
 
         self._thread = threading.Thread(target=lambda: run_loop(serve()))
@@ -45,7 +53,7 @@ class InThread:
 
     @property
     def open(self) -> int:
-        return len(self._server._state.connections)
+        return len(self._server.connections)
 
     def client(self) -> RawClient:
         return RawClient(self.address)
@@ -57,7 +65,7 @@ class InThread:
 
 
 @contextmanager
-def serving_in_thread(served: Served, **bounds: Any) -> Iterator[InThread]:
+def serving_in_thread(served: Any, **bounds: Any) -> Iterator[InThread]:
     """Serve meanwhile. A bound in time that the test does not give is an hour."""
     server = InThread(served, Bounds(**{**_LONG, **bounds}))
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,13 +16,15 @@ from ratekeeper.http.attributes import ALWAYS_KNOWN
 from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
+from ratekeeper.service.listeners import Address
+from ratekeeper.service.make_core import OpenStore, make_core
+from ratekeeper.service.protocols import PROTOCOLS
 from ratekeeper.service.serve import Serving, serve
-from ratekeeper.service.served import OpenStore, make_service
 from ratekeeper.stores.shared_memory import SharedMemoryStore
 from ratekeeper.stores.spec import MEMORY, StoreSpec
 
 _HELLO = """\
-ratekeeper serves {policy} ({rules}) at {url}{notes}
+ratekeeper serves {policy} ({rules}) at {at}{notes}
 Try:
   curl -i {header}-H 'X-Forwarded-Method: GET' -H 'X-Forwarded-Uri: /api/search' {url}/check
   curl -s -d '{{"attributes": {{{attribute}"path": "/api/search"}}}}' {url}/v1/check
@@ -41,10 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _SIGNALS
     parser.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: only this machine)")
     parser.add_argument(
-        "--port", type=_port, default=8080, help="port to listen on; 0 takes a free one (default: 8080)"
+        "--host", default="127.0.0.1", help="address to listen on for HTTP (default: only this machine)"
     )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=8080,
+        metavar="PORT",
+        help="port to listen on for HTTP, or unix:PATH; 0 takes a free port (default: 8080)",
+    )
+    for name, spoken in PROTOCOLS.items():
+        if name != "http":
+            parser.add_argument(
+                f"--{name}",
+                type=_address,
+                metavar="ADDRESS",
+                help=f"listen for {spoken} too, on HOST:PORT or unix:PATH; port 0 takes a free one",
+            )
     parser.add_argument("--workers", type=_count, default=1, help="processes that serve (default: 1)")
     parser.add_argument(
         "--grace",
@@ -88,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
     policy = Policy.load(args.policy)
     with _store(policy, args) as (open_store, place):
 
-        def announce(url: str) -> None:
-            print(_hello(policy, args, place, url), flush=True)
+        def announce(addresses: Mapping[str, Address]) -> None:
+            print(_hello(policy, args, place, addresses), flush=True)
 
         serving = Serving(
             policy,
@@ -98,9 +115,16 @@ def run(args: argparse.Namespace) -> int:
             watched=not args.no_reload,
             workers=args.workers,
             grace=args.grace,
-            make=partial(make_service, headers=args.headers, limits=dict(args.limits)),
+            make=partial(make_core, headers=args.headers, limits=dict(args.limits)),
         )
-        return serve(serving, args.host, args.port, announce)
+        return serve(serving, _addresses(args), announce)
+
+
+def _addresses(args: argparse.Namespace) -> dict[str, Address]:
+    """Return the address to listen on for each protocol."""
+    own = args.port if isinstance(args.port, Address) else Address(args.host, args.port)
+    others = {name: getattr(args, name) for name in PROTOCOLS if name != "http"}
+    return {"http": own, **{name: address for name, address in others.items() if address is not None}}
 
 
 class _Opened(NamedTuple):
@@ -138,11 +162,14 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
         yield _Opened(choice.open_async, f"Store: {choice.shown}" if choice.on_server else "")
 
 
-def _hello(policy: Policy, args: argparse.Namespace, place: str, url: str) -> str:
+def _hello(policy: Policy, args: argparse.Namespace, place: str, addresses: Mapping[str, Address]) -> str:
     """Return the text with requests to try, with the first header that the policy reads."""
     named = [(name, source.name) for name, source in policy.attributes.items() if isinstance(source, HeaderSource)]
     name, header = named[0] if named else ("", "")
-    notes = [place] if place else []
+    own = addresses["http"]
+    url = f"http://{own}" if own.path is None else f"--unix-socket {shlex.quote(own.path)} http://localhost"
+    notes = [f"{PROTOCOLS[kind]} at {address}" for kind, address in addresses.items() if kind != "http"]
+    notes += [place] if place else []
     if lacking := policy.lacking(ALWAYS_KNOWN):
         notes.append(f"Gateways cannot ask /check: nothing in their requests tells {lacking[0]!r}; see [attributes]")
     if not args.no_reload:
@@ -150,6 +177,7 @@ def _hello(policy: Policy, args: argparse.Namespace, place: str, url: str) -> st
     return _HELLO.format(
         policy=args.policy,
         rules=f"{len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}",
+        at=url if own.path is None else own,
         url=url,
         notes="\n".join([f" from {args.workers} processes" if args.workers > 1 else "", *notes]),
         header=f"-H '{header}: k-1' " if header else "",
@@ -175,9 +203,18 @@ def _limits(text: str) -> tuple[str, str]:
     return name, where
 
 
-def _port(text: str) -> int:
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int | Address:
+    if text.startswith("unix:"):
+        return _address(text)
     if not text.isascii() or not text.isdigit() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, or unix:PATH, not {text!r}")
     return int(text)
 
 

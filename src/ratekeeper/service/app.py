@@ -48,6 +48,13 @@ class Service:
         self._core = Core(policy, store, **options)
         self._limiter = self._core.limiter
 
+    @classmethod
+    def of(cls, core: Core) -> Service:
+        """Return the application of a core."""
+        service = cls.__new__(cls)
+        service._core, service._limiter = core, core.limiter
+        return service
+
     def replace(self, policy: Policy) -> None:
         """As `Core.replace`."""
         self._core.replace(policy)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.bounds import Bounds
-from ratekeeper.service.served import MakeService, OpenStore
+from ratekeeper.service.make_core import MakeCore, OpenStore
 
 SERVE = "serve"
 """The order to accept connections."""
@@ -21,9 +21,9 @@ SERVE = "serve"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The first order: what to make the application of. Later orders are `SERVE`, and each newer `Policy`."""
+    """The first order: what to make the core of. Later orders are `SERVE`, and each newer `Policy`."""
 
-    make: MakeService
+    make: MakeCore
     open_store: OpenStore
     policy: Policy
     bounds: Bounds

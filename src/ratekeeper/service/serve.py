@@ -1,32 +1,36 @@
-"""Serve the service on one socket, from one process or several, until a signal stops it.
+"""Serve on one or several sockets, from one process or several, until a signal stops it.
 
-It knows a policy and its file, a store, a host and a port. A single process is its own parent: the server is the same.
+It knows a policy and its file, a store, and an address for each protocol. A single process is its own parent: the
+server is the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import TIMEOUT_MAX
+from typing import TypeAlias
 
-from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import Replace, watch_policy
 from ratekeeper.service.bounds import Bounds, connections_allowed
 from ratekeeper.service.control import Start
+from ratekeeper.service.listeners import Address, Listener
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import StopSignals, run_loop
-from ratekeeper.service.served import MakeService, OpenStore, make_service
+from ratekeeper.service.make_core import MakeCore, OpenStore, make_core
+from ratekeeper.service.protocols import check_installed, make_wire
+from ratekeeper.service.server import Listening, Server, close
 from ratekeeper.service.supervisor import Supervisor
 
 EVERY = 0.25
 """Seconds between two looks at a policy file."""
+
+Announce: TypeAlias = Callable[[Mapping[str, Address]], None]
 
 NEVER = TIMEOUT_MAX / 2
 """Seconds between two looks at a file that is not watched."""
@@ -47,42 +51,48 @@ class Serving:
     workers: int = 1
     grace: float = 10.0
     bounds: Bounds = field(default_factory=Bounds)
-    make: MakeService = make_service
+    make: MakeCore = make_core
 
 
-def serve(serving: Serving, host: str, port: int, announce: Callable[[str], None]) -> int:
+def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -> int:
     """Serve until a signal stops it, and return the exit code: 0, or 128 and the number of the signal that hurried it.
 
-    `announce` gets the URL once connections are accepted. Port 0 takes a free one. Raise `RatekeeperError` or OSError
-    if the address cannot be had, `MissingExtraError` without uvicorn.
+    `wanted` has the address of each protocol. `announce` gets the addresses once connections are accepted: port 0 takes
+    a free one. Raise `RatekeeperError` if an address cannot be had, `MissingExtraError` if a library is not installed.
     """
-    try:
-        import uvicorn  # noqa: PLC0415, F401  an extra, which only serving needs
-    except ImportError:
-        raise MissingExtraError("ratekeeper serve", "service") from None
+    for kind in wanted:
+        check_installed(kind)
     bounds = replace(serving.bounds, connections=connections_allowed(serving.bounds.connections))
     start = Start(serving.make, serving.open_store, serving.policy, bounds, serving.grace)
-    listening = _listen(host, port)
-    url = _url(listening)
-    log_to_stderr()
-    if serving.workers == 1:
-        return run_loop(_alone(serving, start, listening, lambda: announce(url)))
-    return asyncio.run(_with_workers(serving, start, listening, lambda: announce(url)))
+    listeners: list[Listener] = []
+    try:
+        for kind, address in wanted.items():
+            listeners.append(Listener(kind, address))
+        log_to_stderr()
+        announcing = partial(announce, {listener.kind: listener.address for listener in listeners})
+        if serving.workers == 1:
+            return run_loop(_alone(serving, start, listeners, announcing))
+        return asyncio.run(_with_workers(serving, start, listeners, announcing))
+    finally:
+        for listener in listeners:
+            listener.close()
 
 
-async def _alone(serving: Serving, start: Start, listening: socket.socket, announce: Callable[[], None]) -> int:
-    from ratekeeper.service.server import Server  # noqa: PLC0415  needs the extra
-
-    served = start.make(start.policy, start.open_store)
-    server = Server(served, listening, start.bounds, start.grace)
+async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]) -> int:
+    core = start.make(start.policy, start.open_store)
+    listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
+    server = Server(listening, start.bounds, start.grace)
     signals = StopSignals(server.stop)
-    async with _watched(serving, served.replace):
+    async with _watched(serving, core.replace):
         await server.run(announce)
+    await close(core)
     return signals.exit_code
 
 
-async def _with_workers(serving: Serving, start: Start, listening: socket.socket, announce: Callable[[], None]) -> int:
-    supervisor = Supervisor(start, listening, serving.workers)
+async def _with_workers(
+    serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]
+) -> int:
+    supervisor = Supervisor(start, listeners, serving.workers)
     async with _watched(serving, supervisor.replace):
         return await supervisor.run(announce)
 
@@ -97,22 +107,3 @@ async def _watched(serving: Serving, take: Replace) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.to_thread(watch.stop)  # its thread may wait for this loop
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        another = port + 1 if port < 65_535 else 8080
-        how = f"make run PORT={another}" if "MAKELEVEL" in os.environ else f"--port {another}"
-        raise RatekeeperError(f"{host} port {port} is in use: choose another one, as with {how}") from None
-    listening.setblocking(False)
-    return listening
-
-
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

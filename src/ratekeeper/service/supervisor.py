@@ -1,11 +1,11 @@
-"""Supervisor: the parent of several workers. It owns the socket, the policy and the workers; it answers no request.
+"""Supervisor: the parent of several workers. It owns the sockets, the policy and the workers; it answers no request.
 
 A worker is a new interpreter (fork and exec, by `subprocess`). A fork alone is not safe: the policy's watch is a
 thread, and the child would keep any lock that the thread holds at that moment. `multiprocessing` with "spawn" is safe
 too, but it starts one more process and imports `__main__` again. A worker has its own process group, so a terminal
 sends Ctrl-C to the parent alone.
 
-**All agree on the policy.** The parent first gives each change to its own application, on an empty store. If that
+**All agree on the policy.** The parent first gives each change to its own core, on an empty store. If that
 refuses the policy, no worker sees it. Else each worker gets the policy and confirms it. A new worker starts with the
 last good policy, and accepts connections only with the one in use. If a worker refuses a policy all the same, it is
 replaced.
@@ -20,13 +20,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
+from ratekeeper.service.listeners import Listener
 from ratekeeper.service.loop import StopSignals
 from ratekeeper.stores.memory import MemoryStore
 
@@ -54,11 +55,11 @@ class _Worker:
 
 
 class Supervisor:
-    """Keeps `count` workers serving on one socket, until a signal. `start` is what each of them begins with."""
+    """Keeps `count` workers serving on the same sockets, until a signal. `start` is what each of them begins with."""
 
-    def __init__(self, start: Start, listening: socket.socket, count: int) -> None:
+    def __init__(self, start: Start, listeners: Sequence[Listener], count: int) -> None:
         self._start = start
-        self._listening = listening
+        self._listeners = listeners
         self._count = count
         self._workers: set[_Worker] = set()
         self._stopping = asyncio.Event()
@@ -73,7 +74,8 @@ class Supervisor:
         keeping = [self._loop.create_task(self._keep_worker()) for _ in range(self._count)]
         announcing = self._loop.create_task(self._announce(announce))
         await self._stopping.wait()
-        self._listening.close()
+        for listener in self._listeners:
+            listener.close()
         announcing.cancel()
         grace = self._start.grace + _REPLY_TIME
         await asyncio.wait(keeping, timeout=grace)
@@ -145,11 +147,12 @@ class Supervisor:
     async def _start_worker(self) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
-            descriptors = theirs.fileno(), self._listening.fileno()
+            sockets = {listener.socket.fileno(): listener.kind for listener in self._listeners}
+            arguments = [str(theirs.fileno()), *(f"{kind}={number}" for number, kind in sockets.items())]
             try:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", "ratekeeper.service.worker", *map(str, descriptors),
-                    pass_fds=descriptors, stdin=asyncio.subprocess.DEVNULL, process_group=0,
+                    sys.executable, "-P", "-m", "ratekeeper.service.worker", *arguments,
+                    pass_fds=[theirs.fileno(), *sockets], stdin=asyncio.subprocess.DEVNULL, process_group=0,
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
                 )  # fmt: skip
             except OSError:

@@ -10,16 +10,17 @@ channel runs.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 
 class Channel(Protocol):
     """The connection, as its wire sees it."""
 
-    peer: str | None
-    """The address at the other end; None on a unix socket."""
+    @property
+    def peer(self) -> str | None:
+        """The address at the other end; None on a unix socket."""
 
     def now(self) -> float:
         """Return the time of the event loop, in seconds."""
@@ -50,8 +51,9 @@ class Channel(Protocol):
 class Wire(Protocol):
     """One connection's protocol. Its methods never raise for anything that a client can send."""
 
-    deadline: float
-    """The time at which `expire` is due, in the channel's time; `inf` for none."""
+    @property
+    def deadline(self) -> float:
+        """The time at which `expire` is due, in the channel's time; `NEVER` for none. An attribute will do."""
 
     @property
     def unanswered(self) -> int:
@@ -64,7 +66,7 @@ class Wire(Protocol):
         """End a connection whose deadline has passed: the client was too slow, or idle for too long."""
 
     def finish(self) -> None:
-        """Close after the answers that are due, as the server stops. If none is due, wait `last_time` for a question."""
+        """Close after the answers that are due, as the server stops. If none is due, wait `last_time` for one."""
 
     def cut_off(self) -> None:
         """Tell the client, if the protocol can, that its questions get no answer, and close."""
@@ -72,6 +74,9 @@ class Wire(Protocol):
     def lost(self) -> None:
         """Forget everything: the connection is gone. Answers that wait are cancelled by the channel."""
 
+
+MakeWire: TypeAlias = Callable[[Channel], Wire]
+"""Makes the wire of a new connection."""
 
 NEVER = inf
 """The deadline of a wire that waits for nothing of its client."""

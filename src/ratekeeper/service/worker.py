@@ -1,6 +1,6 @@
 """A worker: one process of several. It obeys its parent, and ends when the parent ends.
 
-Run as `python -m ratekeeper.service.worker CONTROL LISTENING`, which are descriptors that it inherits.
+Run as `python -m ratekeeper.service.worker CONTROL KIND=SOCKET...`, with the numbers of descriptors that it inherits.
 """
 
 from __future__ import annotations
@@ -10,61 +10,65 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
+from ratekeeper.service.core import Core
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import run_loop
-from ratekeeper.service.served import Served
-from ratekeeper.service.server import Server
+from ratekeeper.service.protocols import make_wire
+from ratekeeper.service.server import Listening, Server, close
 
 _log = logging.getLogger("ratekeeper")
 
 
-async def work(control: Control, listening: socket.socket) -> int:
-    """Make the application, serve it when told to, and replace its policy whenever told to. Return the exit code."""
+async def work(control: Control, sockets: Sequence[tuple[str, socket.socket]]) -> int:
+    """Make the core, serve it when told to, and replace its policy whenever told to. Return the exit code."""
     start = await control.receive()
     assert isinstance(start, Start)
     try:
-        served = start.make(start.policy, start.open_store)
+        core = start.make(start.policy, start.open_store)
+        listening = [Listening(kind, one, make_wire(kind, core, start.bounds)) for kind, one in sockets]
     except Exception as error:  # the parent logs any failure, in one line
         await control.send(f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error))
         return 1
     await control.send(None)
     while (order := await control.receive()) != SERVE:
-        await control.send(_replace(served, order))
-    server = Server(served, listening, start.bounds, start.grace)
+        await control.send(_replace(core, order))
+    server = Server(listening, start.bounds, start.grace)
     # A signal may come twice, as to a whole group and from the parent. To end at once, the parent kills.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await control.send(None)
-    obeying = asyncio.get_running_loop().create_task(_obey(control, served, server))
+    obeying = asyncio.get_running_loop().create_task(_obey(control, core, server))
     await server.run()
     obeying.cancel()
+    await close(core)
     return 0
 
 
-async def _obey(control: Control, served: Served, server: Server) -> None:
+async def _obey(control: Control, core: Core, server: Server) -> None:
     try:
         while True:
-            await control.send(_replace(served, await control.receive()))
+            await control.send(_replace(core, await control.receive()))
     except (EOFError, OSError):
         _log.error("the parent process is gone: this worker stops")
         server.stop()
 
 
-def _replace(served: Served, policy: object) -> str | None:
+def _replace(core: Core, policy: object) -> str | None:
     assert isinstance(policy, Policy)
     try:
-        served.replace(policy)
+        core.replace(policy)
     except PolicyError as error:
         return str(error)
     return None
 
 
-async def _main(control: socket.socket, listening: socket.socket) -> int:
+async def _main(control: socket.socket, sockets: Sequence[tuple[str, socket.socket]]) -> int:
     try:
-        return await work(await Control.over(control), listening)
+        return await work(await Control.over(control), sockets)
     except (EOFError, OSError):  # the parent ended before this worker began
         return 1
 
@@ -74,10 +78,15 @@ def main() -> int:
     for ignored in (signal.SIGINT, signal.SIGHUP):  # these are for the parent
         signal.signal(ignored, signal.SIG_IGN)
     log_to_stderr()
-    control, listening = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
-    for inherited in (control, listening):
-        inherited.setblocking(False)
-    return run_loop(_main(control, listening))
+    control = _inherited(sys.argv[1])
+    named = [argument.split("=") for argument in sys.argv[2:]]
+    return run_loop(_main(control, [(kind, _inherited(number)) for kind, number in named]))
+
+
+def _inherited(number: str) -> socket.socket:
+    inherited = socket.socket(fileno=int(number))
+    inherited.setblocking(False)
+    return inherited
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""The sockets that the service listens on: their addresses as people write them, and as URLs. Knows no protocol."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass
+
+from ratekeeper.errors import RatekeeperError
+
+_UNIX = "unix:"
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address to listen on: a host and a port, or the path of a unix socket. Port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read "HOST:PORT", "[IPV6]:PORT", "PORT" (on this machine only) or "unix:PATH". Raise ValueError."""
+        if text.startswith(_UNIX) and len(text) > len(_UNIX):
+            return cls(path=text.removeprefix(_UNIX))
+        host, colon, port = text.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not (port.isascii() and port.isdigit() and int(port) <= 65_535) or (":" in bare and bare == host):
+            raise ValueError(f"an address is HOST:PORT, [IPV6]:PORT, PORT or unix:PATH, not {text!r}")
+        return cls(bare, int(port)) if colon and bare else cls(port=int(port))
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"{_UNIX}{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listener:
+    """A listening socket for one kind of protocol. `address` is the one that it has got."""
+
+    def __init__(self, kind: str, wanted: Address) -> None:
+        self.kind = kind
+        self.socket = _unix_socket(wanted.path) if wanted.path is not None else _tcp_socket(kind, wanted)
+        self.socket.setblocking(False)
+        if wanted.path is None:
+            host, port, *_ = self.socket.getsockname()
+            self.address = Address(host, port)
+        else:
+            self.address = wanted
+            self._inode = os.stat(wanted.path).st_ino
+
+    def close(self) -> None:
+        """Close the socket, and remove the file of a unix socket, unless it is another one's by now."""
+        self.socket.close()
+        path = self.address.path
+        if path is not None and os.path.exists(path) and os.stat(path).st_ino == self._inode:
+            os.unlink(path)
+
+
+def _tcp_socket(kind: str, address: Address) -> socket.socket:
+    try:
+        family, *_ = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise RatekeeperError(f"cannot listen on {address}: {error.strerror or error}") from None
+        another = address.port + 1 if address.port < 65_535 else 8080
+        if kind != "http":
+            how = f"--{kind} {address.host}:{another}"
+        else:
+            how = f"make run PORT={another}" if "MAKELEVEL" in os.environ else f"--port {another}"
+        raise RatekeeperError(
+            f"{address.host} port {address.port} is in use: choose another one, as with {how}"
+        ) from None
+
+
+def _unix_socket(path: str) -> socket.socket:
+    """Listen on a path. A socket there that nobody listens on is what a killed service left: it is replaced."""
+    if os.path.exists(path):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise RatekeeperError(f"{path} is there and is not a socket: choose another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(path)
+            except OSError:
+                os.unlink(path)
+            else:
+                raise RatekeeperError(f"another program listens on {path}: choose another path, or stop it")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(path)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise RatekeeperError(f"cannot listen on {path}: {error.strerror or error}") from None
+    return listening
