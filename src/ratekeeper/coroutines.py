@@ -33,8 +33,8 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
 def begin(work: Coroutine[Any, Any, T]) -> T | Coroutine[Any, Any, T]:
     """Run a coroutine until it suspends. Return its result, or the rest of it, as a coroutine, if it did suspend.
 
-    So a flow that seldom suspends needs no task. Until then it runs outside any task of its own: it must not ask for
-    the current one.
+    So a flow that seldom suspends needs no task. Until then no task of it exists: it must not ask for the current
+    one.
 
     >>> async def double(number: int) -> int:
     ...     return 2 * number

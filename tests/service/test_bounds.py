@@ -295,7 +295,7 @@ def test_a_request_that_the_application_holds_is_under_no_bound(echo: Echo) -> N
         client.send(b"GET /wait HTTP/1.1\r\n\r\n")
         idle.send(b"GET / HTTP/1.1\r\n\r\n")
         assert idle.answers().endswith(b"\r\n\r\n/")
-        assert server.open == 1
+        poll(lambda: server.open == 1)
         echo.go.set()
         assert client.answer().endswith(b"/wait")
 

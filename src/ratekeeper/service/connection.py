@@ -32,8 +32,6 @@ class Connection(asyncio.Protocol):
     """One connection. `kind` names its protocol."""
 
     peer: str | None = None
-    write: Callable[[bytes], None]
-    """The transport's own method, a call less for each answer; after the end, a function that drops the bytes."""
     _transport: asyncio.Transport
 
     def __init__(self, kind: str, make_wire: MakeWire, connections: Connections) -> None:
@@ -43,6 +41,8 @@ class Connection(asyncio.Protocol):
         self._bounds = connections.bounds
         self._loop = connections.loop
         self.now = self._loop.time
+        # The transport's own method, a call less for each answer; after the end, a function that drops the bytes.
+        self.write: Callable[[bytes], None] = _drop
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._wire_full = self._client_full = False

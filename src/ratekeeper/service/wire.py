@@ -21,9 +21,11 @@ class Channel(Protocol):
     @property
     def peer(self) -> str | None:
         """The address at the other end; None on a unix socket."""
+        ...
 
     def now(self) -> float:
         """Return the time of the event loop, in seconds."""
+        ...
 
     def write(self, data: bytes) -> None:
         """Send bytes. Bytes that are sent after the end are dropped."""
@@ -54,10 +56,12 @@ class Wire(Protocol):
     @property
     def deadline(self) -> float:
         """The time at which `expire` is due, in the channel's time; `NEVER` for none. An attribute will do."""
+        ...
 
     @property
     def unanswered(self) -> int:
         """The number of questions that were read to their end and have no answer yet."""
+        ...
 
     def receive(self, data: bytes) -> None:
         """Take bytes of the client."""
