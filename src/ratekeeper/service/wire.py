@@ -27,7 +27,7 @@ class Channel(Protocol):
         """Return the time of the event loop, in seconds."""
         ...
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, /) -> None:
         """Send bytes. Bytes that are sent after the end are dropped."""
 
     def run(self, answering: Coroutine[Any, Any, None]) -> None:
