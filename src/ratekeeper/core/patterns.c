@@ -11,7 +11,7 @@
 enum { OVERRIDES_ENTRIES, OVERRIDES_RANKS, OVERRIDES_NAMES, OVERRIDES_SLOTS };
 enum { TEST_NAME, TEST_SLOT, TEST_ALWAYS, TEST_KNOWN, TEST_GLOB };
 enum { INDEX_EXACT, INDEX_HEADS, INDEX_TAILS, INDEX_NETWORKS };
-enum { NETWORK_STARTS, NETWORK_SPANS, NETWORK_KEY_OF };
+enum { NETWORK_STARTS, NETWORK_SPANS, NETWORK_KEY_OF, NETWORK_JOINED };
 enum { ENTRIES_ALWAYS, ENTRIES_TABLES, ENTRIES_LOOKUPS, ENTRIES_TESTS };
 enum { ADDRESS_BYTES = 17 };
 
@@ -70,12 +70,13 @@ static bool read_ipv4(PyObject *value, unsigned char *key)
 }
 
 /* The last span that begins at the key or before it; -1 if there is none. */
-static Py_ssize_t span_of(PyObject *starts, const void *key)
+static Py_ssize_t span_of(PyObject *joined, const void *key)
 {
-    Py_ssize_t low = 0, high = PyTuple_GET_SIZE(starts);
+    const char *keys = PyBytes_AS_STRING(joined);
+    Py_ssize_t low = 0, high = PyBytes_GET_SIZE(joined) / ADDRESS_BYTES;
     while (low < high) {
         Py_ssize_t middle = low + (high - low) / 2;
-        if (memcmp(PyBytes_AS_STRING(RK_AT(starts, middle)), key, ADDRESS_BYTES) <= 0)
+        if (memcmp(keys + middle * ADDRESS_BYTES, key, ADDRESS_BYTES) <= 0)
             low = middle + 1;
         else
             high = middle;
@@ -99,7 +100,7 @@ static int visit_networks(PyObject *networks, PyObject *value, visitor visit, vo
         key = PyBytes_AS_STRING(RK_AT(other, 0));
         known = rk_number_at(other, 1);
     }
-    Py_ssize_t place = span_of(RK_AT(networks, NETWORK_STARTS), key);
+    Py_ssize_t place = span_of(RK_AT(networks, NETWORK_JOINED), key);
     PyObject *span = place < 0 ? NULL : RK_AT(RK_AT(networks, NETWORK_SPANS), place);
     for (Py_ssize_t i = 0; span && !result && i < PyTuple_GET_SIZE(span); i++)
         if (rk_number_at(RK_AT(span, i), 0) <= known)

@@ -86,11 +86,13 @@ class Networks(NamedTuple):
     starts   the key of the first address of each span of addresses that are in the same networks, in order
     spans    the networks of each span, as pairs of prefix and places
     key_of   returns the key and the prefix of a value, None if it is not an address
+    joined   all of `starts`: the C core searches in memory that lies together
     """
 
     starts: tuple[bytes, ...]
     spans: tuple[tuple[tuple[int, Places], ...], ...]
     key_of: Callable[[str], tuple[bytes, int] | None]
+    joined: bytes
 
     @classmethod
     def of(cls, places: Mapping[Bits, Places]) -> Networks | None:
@@ -107,7 +109,7 @@ class Networks(NamedTuple):
                 spans[network.key()] = tuple(around)
         order = sorted(spans)
         own = tuple(tuple((network.prefix, places[network]) for network in spans[start]) for start in order)
-        return cls(tuple(order), own, key_and_prefix) if places else None
+        return cls(tuple(order), own, key_and_prefix, b"".join(order)) if places else None
 
     def find(self, value: str) -> list[int]:
         """Return the places of the networks that hold an address, or all of a client's network."""
