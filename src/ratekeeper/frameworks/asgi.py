@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from functools import lru_cache
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote, unquote_to_bytes
@@ -19,6 +20,7 @@ from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import raw_lines
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.options import Options
+from ratekeeper.http.paths import USUAL_PATH
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncRequestLimits
 from ratekeeper.http.responses import Response
@@ -153,12 +155,10 @@ class ScopeExchange(Exchange):
 
     @property
     def path(self) -> str | bytes:
-        # The application reads `path`, which the server has decoded, and others may have rewritten.
         path: str = self.scope["path"]
         raw: bytes | None = self.scope.get("raw_path")
-        if raw is not None and (unquote_to_bytes(raw) if b"%" in raw else raw) == path.encode("utf-8", "surrogatepass"):
-            return raw
-        return quote(path, errors="surrogatepass")
+        usual = len(path) + len(raw or b"") <= 2 * USUAL_PATH
+        return (_target if usual else _target.__wrapped__)(path, raw)
 
     @property
     def lines(self) -> Sequence[tuple[bytes, bytes]]:
@@ -264,6 +264,14 @@ class AnsweredExchange(ScopeExchange):
 
     def _told(self, message: Message) -> Message:
         return {**message, "headers": [*(message.get("headers") or ()), *self.limit_lines()]}
+
+
+@lru_cache(maxsize=1024)
+def _target(path: str, raw: bytes | None) -> str | bytes:
+    """Return a target as the application reads it: the server has decoded `path`, and others may have rewritten it."""
+    if raw is not None and (unquote_to_bytes(raw) if b"%" in raw else raw) == path.encode("utf-8", "surrogatepass"):
+        return raw
+    return quote(path, errors="surrogatepass")
 
 
 def messages_of(response: Response, scope: Scope) -> tuple[Message, Message]:

@@ -70,7 +70,7 @@ def text_of(value: bytes) -> str:
     stays: it is not empty.
     """
     try:
-        text = value.decode("utf-8")
+        text = value.decode()
     except UnicodeDecodeError:
         text = value.decode("latin-1")
     return text.strip() or text.strip(" \t")

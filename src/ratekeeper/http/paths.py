@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from posixpath import normpath
 from re import compile as pattern
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ MOST_PATH = 8_192
 MOST_READINGS = 100
 MOST_READ = 65_536
 """The readings of a path, and the characters of all of them. More are a 400, as each costs time to match."""
+
+USUAL_PATH = 256
+"""The characters of a target that is worth a place in a cache: most requests are for few short paths."""
 
 _PLAIN = pattern(r"(?:/[^/.%;#\\?][^/%;#\\?]*)+|/")
 """A path with one reading: without empty segments, dots at their beginning, or characters that routers read."""
@@ -39,18 +43,30 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
     >>> read_path("/y/../%61pi//x/?page=2")
     '/api/x'
     """
+    plain = _plain(raw) if len(raw) <= USUAL_PATH else _plain.__wrapped__(raw)
+    if plain is not None and len(plain) <= MOST_PATH:
+        return plain if source is None else source.spelled(plain)
     if isinstance(raw, bytes):
         raw = raw.decode("ascii") if raw.isascii() else quote_from_bytes(raw, _ASCII)
     raw = raw.partition("?")[0]
     if len(raw) > MOST_PATH:
         raise BadRequestError(f"the path is longer than {MOST_PATH} characters", 414)
-    if _PLAIN.fullmatch(raw):
-        return raw if source is None else source.spelled(raw)
     if not raw.startswith("/"):
         # A request line may have the origin too: "GET http://example.com/api/x" is a request for /api/x.
         raw = "/" + _ORIGIN.sub("", raw, count=1).removeprefix("/")
     readings = _few(_readings(raw), min(MOST_READINGS, MOST_READ // len(raw)))
     return Readings.of(map(source.spelled, readings) if source is not None else readings)
+
+
+@lru_cache(maxsize=1024)
+def _plain(raw: str | bytes) -> str | None:
+    """Return the path of a target if it has one reading and needs no decoding, else None."""
+    if isinstance(raw, bytes):
+        if not raw.isascii():
+            return None
+        raw = raw.decode("ascii")
+    path = raw.partition("?")[0]
+    return path if _PLAIN.fullmatch(path) else None
 
 
 def _few(readings: Iterator[str], most: int) -> list[str]:
