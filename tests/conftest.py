@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -24,6 +26,12 @@ settings.register_profile("thorough", settings.get_profile("ratekeeper"), max_ex
 # `make mutants` asks only whether a test fails, not how small the example can be.
 settings.register_profile("mutants", settings.get_profile("ratekeeper"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ratekeeper"))
+
+# hiredis 3.5 crashes if a signal handler raises while it calls a function of redis-py, as in the storms of interrupts.
+# The service needs hiredis for its own protocol, and redis-py takes it wherever it is. So it is hidden from redis-py.
+with pytest.MonkeyPatch.context() as hidden, suppress(ModuleNotFoundError):
+    hidden.setitem(sys.modules, "hiredis", None)
+    import redis.asyncio  # noqa: F401
 
 # httpx reads the certificates of all authorities for each client: 60 ms of CPU, of which there are hundreds.
 vars(httpx_transports)["create_ssl_context"] = cache(vars(httpx_transports)["create_ssl_context"])
