@@ -46,6 +46,11 @@ class Plan(NamedTuple):
     known: Mapping[int, Decision] = NONE_KNOWN
     places: Sequence[int] = ()
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the request is refused already, whatever the store says."""
+        return self.missing is not None or any(not self.rules[place].shadow for place in self.known)
+
     def answer(self, decisions: Iterable[Decision]) -> PolicyDecision:
         """Return the policy's decision, made of one decision for each charge."""
         if self.known:

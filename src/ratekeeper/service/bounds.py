@@ -28,6 +28,10 @@ class Bounds:
     idle_time     that a connection is kept without a request
     pause, body_time    the longest pause within a request's body, and the longest time for all of it
     write_time    that a client may leave an answer unread
+    calls         gRPC calls of one connection at a time
+    message_bytes, unread_bytes    of a gRPC message, and of all half-sent ones of a connection
+    resets        gRPC calls of one connection that may be given up in a second
+    call_idle_time    that a gRPC connection is kept without a call: a gateway's first call after a new one may be late
     last_time     that a connection stays open to bytes on their way, after a refusal or when the server stops
     """
 
@@ -41,6 +45,11 @@ class Bounds:
     pause: float = 10
     body_time: float = 30
     write_time: float = 30
+    calls: int = 256
+    message_bytes: int = 32_768
+    unread_bytes: int = 262_144
+    resets: int = 1_000
+    call_idle_time: float = 3600
     last_time: float = 0.5
 
 

@@ -7,21 +7,25 @@ answer is a coroutine, which the protocol hands to its channel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from ratekeeper.coroutines import begin
+from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import PolicyError, RatekeeperError
 from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
-from ratekeeper.http.limiter import AsyncRequestLimiter
+from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.lookups.finder import looked_up
 from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
-from ratekeeper.stores.base import AsyncStore, Store
+from ratekeeper.policy.plan import Plan
+from ratekeeper.stores.base import AsyncStore, Store, is_async
 
 
 class CheckRequest(NamedTuple):
@@ -56,7 +60,7 @@ class Core:
         headers: HeaderStyles = DEFAULT,
         limits: LimitFunctions | None = None,
     ) -> None:
-        self.limiter: AsyncRequestLimiter = _Limiter(
+        self.limiter = _Limiter(
             policy,
             store=store,
             routes=False,
@@ -86,6 +90,16 @@ class Core:
     def charge(self, exchange: Exchange) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
         """Charge a request: return None, or the refusal, one of `REFUSALS`; a coroutine of it if it must wait."""
         charging = self.limiter.charge_async(exchange)
+        return begin(charging) if self.policy.at_once is not None else charging
+
+    def charge_together(
+        self, exchange: Exchange, asked: Sequence[CheckRequest]
+    ) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
+        """Charge several questions about one request, all or nothing, without waiting. See `charge`.
+
+        The exchange notes a decision for each question, in order.
+        """
+        charging = self.limiter.charge_together(exchange, asked)
         return begin(charging) if self.policy.at_once is not None else charging
 
     async def ready(self) -> None:
@@ -143,6 +157,26 @@ class _Limiter(AsyncRequestLimiter):
                 "[attributes] which header does, or restart, if only programs ask, at /v1/check"
             )
 
+    async def charge_together(self, exchange: Exchange, asked: Sequence[CheckRequest]) -> RatekeeperError | None:
+        policy = cast("RequestPolicy[AsyncKeeper]", self.in_use)
+        try:
+            plans = [await self._plan(policy, question) for question in asked]
+            charges = [charge for plan in plans for charge in plan.charges]
+            # One that is refused without the store refuses all, so nothing may be charged.
+            commit = not any(plan.refuses for plan in plans)
+            decisions = iter(await _decide(self.store, charges, commit))
+        except REFUSALS as error:
+            return error
+        refusal = None
+        for plan in plans:
+            own = plan.answer([next(decisions) for _ in plan.charges])
+            refusal = self._noted(exchange, own, None) or refusal
+        return refusal
+
+    async def _plan(self, policy: RequestPolicy[AsyncKeeper], question: CheckRequest) -> Plan:
+        attributes = policy.reader.respell(question.attributes)
+        return await looked_up(partial(policy.keeper.compiled.plan, attributes, question.cost, 0))
+
     async def _wait(
         self,
         policy: RequestPolicy[AsyncKeeper],
@@ -175,3 +209,9 @@ class _Limiter(AsyncRequestLimiter):
             else:
                 held.leave(client)
         return reservation.decision
+
+
+async def _decide(store: Store | AsyncStore, charges: Sequence[Charge], commit: bool) -> list[Decision]:
+    if is_async(store):
+        return await store.decide(charges, commit=commit)
+    return cast("Store", store).decide(charges, commit=commit)

@@ -13,7 +13,7 @@ from ratekeeper.service.wire import Channel, MakeWire, Wire
 
 WireOf: TypeAlias = Callable[[Core, Channel, Bounds], Wire]
 
-PROTOCOLS = {"http": "HTTP"}
+PROTOCOLS = {"http": "HTTP", "grpc": "gRPC"}
 """The names, as the options of `ratekeeper serve` have them, and as people read them."""
 
 
@@ -34,6 +34,10 @@ def _made(wire: WireOf, core: Core, bounds: Bounds, channel: Channel) -> Wire:
 
 def _wire_of(kind: str) -> WireOf:
     try:
+        if kind == "grpc":
+            from ratekeeper.service.grpc.wire import GrpcWire  # noqa: PLC0415
+
+            return GrpcWire
         from ratekeeper.service.http_adapter import UvicornWire  # noqa: PLC0415  an extra
 
         return UvicornWire

@@ -1,0 +1,90 @@
+"""From decisions to Envoy's answer: a status for each descriptor, the headers, and the body of a refusal.
+
+Pure functions. Know no source of limits and no connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from ratekeeper.decision import RuleDecision
+from ratekeeper.errors import RatekeeperError, StoreUnavailable
+from ratekeeper.http.headers import keep, policy_name
+from ratekeeper.http.responses import problem
+from ratekeeper.limits import Limit
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.service.grpc.codec import OK, OVER_LIMIT, Status, rate_limit
+from ratekeeper.service.grpc.status import INVALID_ARGUMENT, UNAVAILABLE, CallError
+
+SECONDS_OF_UNIT = {1: 1, 2: 60, 3: 3_600, 4: 86_400, 7: 604_800, 5: 30 * 86_400, 6: 365 * 86_400}
+"""The seconds of each unit of Envoy's limits, by the unit's number. The shortest unit comes first."""
+
+UNKNOWN_UNIT = 0
+_LARGEST = 2**32 - 1
+_TOO_MANY_REQUESTS = 429
+
+_limits: dict[Hashable, bytes] = {}
+"""The limits of answers in protobuf's form. Bounded."""
+
+
+def status_of(decision: PolicyDecision) -> Status:
+    """Return the status of a descriptor: that of the most restrictive rule."""
+    code = OK if decision.allowed else OVER_LIMIT
+    rule = decision.rule
+    if rule is None or rule.limit.denies:
+        return Status(code)
+    one, limit = rule.decision, rule.limit
+    label = rule.label
+    key = label, limit.max_cost, limit.interval, limit._exact_second
+    written = _limits.get(key)
+    if written is None:
+        written = keep(_limits, key, rate_limit(*per_unit(limit), policy_name(label)))
+    return Status(code, written, min(one.remaining, _LARGEST), limit.whole_seconds(one.debt_ticks))
+
+
+def per_unit(limit: Limit) -> tuple[int, int]:
+    """Return a limit as requests per unit. The unit is that of the time to fill a bucket, or else that of the rate.
+
+    If neither is a whole number, it is the capacity, and the unit is unknown.
+    """
+    if limit.refuses_all:
+        return 0, 1
+    for unit, seconds in SECONDS_OF_UNIT.items():
+        if limit.window == seconds:
+            return min(limit.max_cost, _LARGEST), unit
+    for unit, seconds in SECONDS_OF_UNIT.items():
+        if (requests := limit.rate * seconds).denominator == 1:
+            return min(requests.numerator, _LARGEST), unit
+    return min(limit.max_cost, _LARGEST), UNKNOWN_UNIT
+
+
+def together(decisions: Sequence[PolicyDecision]) -> PolicyDecision:
+    """Return one decision for several descriptors: of each rule the most restrictive one."""
+    if len(decisions) == 1:
+        return decisions[0]
+    rules: dict[str, RuleDecision] = {}
+    for decision in decisions:
+        for rule in decision.rules:
+            known = rules.get(rule.label)
+            if known is None or _strictness(rule) < _strictness(known):
+                rules[rule.label] = rule
+    missing = next((one.missing for one in decisions if one.missing is not None), None)
+    return PolicyDecision(tuple(rules.values()), missing)
+
+
+def _strictness(rule: RuleDecision) -> tuple[bool, int, int]:
+    one = rule.decision
+    return one.allowed, -one.retry_ticks, one.remaining
+
+
+def refusal_parts(decision: PolicyDecision) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return the headers and the body of a refusal, beside the headers about limits."""
+    response = problem(decision, _TOO_MANY_REQUESTS)
+    return [(name.lower().encode(), value.encode()) for name, value in response.headers], response.body
+
+
+def call_error(error: RatekeeperError) -> CallError:
+    """Return the status of a call that could not be decided. Envoy's `failure_mode_deny` says what happens then."""
+    if isinstance(error, StoreUnavailable):
+        return CallError(UNAVAILABLE, "the store does not answer")
+    return CallError(INVALID_ARGUMENT, str(error))

@@ -1,0 +1,114 @@
+"""PolicyLimits: answers Envoy by the service's policy. Each descriptor's entries are attributes of a request.
+
+The descriptors of one request are charged all or nothing. A descriptor that stands alone may wait for its turn, if the
+policy's rules let it, for as long as Envoy waits. Knows no connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Coroutine
+from typing import Any
+
+from ratekeeper.errors import RatekeeperError
+from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.http.header_styles import styled_lines
+from ratekeeper.http.headers import rate_limit_lines
+from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
+from ratekeeper.service.grpc.answers import call_error, refusal_parts, status_of, together
+from ratekeeper.service.grpc.call import Call
+from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest, write_response
+from ratekeeper.service.grpc.status import INVALID_ARGUMENT, CallError
+
+ALIASES = {
+    "remote_address": "client",
+    "PATH": "path",
+    ":path": "path",
+    "METHOD": "method",
+    ":method": "method",
+}
+"""Entries that are also an attribute of another name: those of Envoy's actions, and of headers in its examples."""
+
+DOMAIN = "domain"
+"""The attribute that has the domain of a request."""
+
+_MOST_TOLD = 100
+_told: set[str] = set()
+_log = logging.getLogger("ratekeeper")
+
+
+class CallExchange(ProgramExchange):
+    """A request that a call describes. A call that is given up leaves its place in the queue."""
+
+    def __init__(self, core: Core, asked: CheckRequest, call: Call) -> None:
+        super().__init__(core, asked)
+        self._call = call
+
+    def hung_up(self) -> Coroutine[Any, Any, None]:
+        return self._call.given_up()
+
+
+class PolicyLimits:
+    """A source of limits: see `LimitSource`."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def answer(self, request: RateLimitRequest, call: Call) -> bytes | Coroutine[Any, Any, bytes]:
+        """Return the response, or a coroutine of it."""
+        core = self._core
+        names = core.policy.names
+        asked = [self._question(request, descriptor, call.timeout, names) for descriptor in request.descriptors]
+        exchange = CallExchange(core, asked[0], call)
+        charging = core.charge(exchange) if len(asked) == 1 else core.charge_together(exchange, asked)
+        if charging is None or isinstance(charging, RatekeeperError):
+            return _response(exchange, charging)
+        return _later(exchange, charging)
+
+    def _question(
+        self, request: RateLimitRequest, descriptor: Descriptor, timeout: float | None, names: Collection[str] | None
+    ) -> CheckRequest:
+        attributes = dict(descriptor.entries)
+        if DOMAIN in attributes or len(attributes) < len(descriptor.entries):
+            repeated = next(name for name, _ in descriptor.entries if name == DOMAIN or _count(descriptor, name) > 1)
+            what = f"the entry {repeated[:40]!r} has two values: give each its own descriptor_key in Envoy's route"
+            _tell(repeated, what)
+            raise CallError(INVALID_ARGUMENT, what)
+        for name in ALIASES.keys() & attributes.keys():
+            attributes.setdefault(ALIASES[name], attributes[name])
+        attributes[DOMAIN] = request.domain
+        if names is not None:
+            for name, _ in descriptor.entries:
+                if name not in names and ALIASES.get(name) not in names:
+                    _tell(name, f"the policy knows no attribute {name[:40]!r}: this entry is ignored")
+        hits = request.hits if descriptor.hits is None else descriptor.hits
+        return CheckRequest(attributes, hits, timeout)
+
+
+def _tell(name: str, what: str) -> None:
+    """Log once what is wrong about an entry."""
+    if name not in _told and len(_told) < _MOST_TOLD:
+        _told.add(name)
+        _log.warning("a descriptor of Envoy: %s", what)
+
+
+def _count(descriptor: Descriptor, name: str) -> int:
+    return sum(name == other for other, _ in descriptor.entries)
+
+
+async def _later(exchange: CallExchange, charging: Coroutine[Any, Any, RatekeeperError | None]) -> bytes:
+    return _response(exchange, await charging)
+
+
+def _response(exchange: CallExchange, refusal: RatekeeperError | None) -> bytes:
+    if refusal is not None and not isinstance(refusal, RateLimitExceeded):
+        raise call_error(refusal)
+    decisions = exchange.decisions
+    decision = together(decisions)
+    styles = exchange.limiter.styles
+    lines = rate_limit_lines(decision) if styles is None else styled_lines(decision, styles)
+    body = b""
+    if refusal is not None:
+        more, body = refusal_parts(decision)
+        lines = [*lines, *more]
+    return write_response([status_of(one) for one in decisions], lines, body)

@@ -1,0 +1,45 @@
+"""Call: one call of a client, from its headers to its answer. Knows no connection and no method."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+
+class Call:
+    """One call. A method can watch whether the client has given it up.
+
+    method    what answers it: a function of the message and the call
+    encoding  how its messages may be compressed
+    timeout   seconds that the client waits; None if it does not say
+    began     the time at which its headers came
+    body      the bytes so far, if they come in several parts
+    """
+
+    __slots__ = ("_gone", "_watched", "began", "body", "encoding", "method", "timeout")
+
+    def __init__(self, method: Method, encoding: bytes | None, timeout: float | None, began: float) -> None:
+        self.method = method
+        self.encoding = encoding
+        self.timeout = timeout
+        self.began = began
+        self.body: bytes | bytearray = b""
+        self._gone = False
+        self._watched: asyncio.Future[None] | None = None
+
+    def give_up(self) -> None:
+        """Note that the client has given the call up."""
+        self._gone = True
+        if self._watched is not None and not self._watched.done():
+            self._watched.set_result(None)
+
+    async def given_up(self) -> None:
+        """Return when the client gives the call up."""
+        if not self._gone:
+            self._watched = asyncio.get_running_loop().create_future()
+            await self._watched
+
+
+Method: TypeAlias = Callable[[bytes, Call], bytes | Coroutine[Any, Any, bytes]]
+"""Answers a call: with the message at once, or with a coroutine that returns it. Raises `CallError`."""
