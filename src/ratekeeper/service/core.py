@@ -25,6 +25,7 @@ from ratekeeper.policy.lookups.finder import looked_up
 from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.plan import Plan
+from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.stores.base import AsyncStore, Store, is_async
 
 
@@ -48,7 +49,8 @@ class Core:
 
     The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
     address that the gateway saw. At most `max_waiting` requests wait for their turn at once; more are refused, as if
-    no rule let them wait. `headers` are the styles of the headers about limits.
+    no rule let them wait. `headers` are the styles of the headers about limits. `envoy` decides Envoy's questions in
+    place of the policy.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Core:
         max_waiting: int | None = None,
         headers: HeaderStyles = DEFAULT,
         limits: LimitFunctions | None = None,
+        envoy: EnvoyConfig | None = None,
     ) -> None:
+        self.envoy = envoy
         self.limiter = _Limiter(
             policy,
             store=store,
@@ -80,12 +84,15 @@ class Core:
         """The store of all buckets."""
         return self.limiter.store
 
-    def replace(self, policy: Policy) -> None:
-        """Decide by another policy from the next request on.
+    def replace(self, new: Policy | EnvoyConfig) -> None:
+        """Decide by another policy, or another configuration of Envoy's limits, from the next request on.
 
         Raises `PolicyError` if gateways could ask before, and could not any more.
         """
-        self.limiter.replace(policy)
+        if isinstance(new, Policy):
+            self.limiter.replace(new)
+        else:
+            self.envoy = new
 
     def charge(self, exchange: Exchange) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
         """Charge a request: return None, or the refusal, one of `REFUSALS`; a coroutine of it if it must wait."""
@@ -164,7 +171,7 @@ class _Limiter(AsyncRequestLimiter):
             charges = [charge for plan in plans for charge in plan.charges]
             # One that is refused without the store refuses all, so nothing may be charged.
             commit = not any(plan.refuses for plan in plans)
-            decisions = iter(await _decide(self.store, charges, commit))
+            decisions = iter(await decide_async(self.store, charges, commit))
         except REFUSALS as error:
             return error
         refusal = None
@@ -211,7 +218,8 @@ class _Limiter(AsyncRequestLimiter):
         return reservation.decision
 
 
-async def _decide(store: Store | AsyncStore, charges: Sequence[Charge], commit: bool) -> list[Decision]:
+async def decide_async(store: Store | AsyncStore, charges: Sequence[Charge], commit: bool = True) -> list[Decision]:
+    """Return the decisions of any store."""
     if is_async(store):
         return await store.decide(charges, commit=commit)
     return cast("Store", store).decide(charges, commit=commit)

@@ -13,11 +13,9 @@ from ratekeeper.http.headers import keep, policy_name
 from ratekeeper.http.responses import problem
 from ratekeeper.limits import Limit
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.service.envoy.model import SECONDS_OF_UNIT
 from ratekeeper.service.grpc.codec import OK, OVER_LIMIT, Status, rate_limit
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, UNAVAILABLE, CallError
-
-SECONDS_OF_UNIT = {1: 1, 2: 60, 3: 3_600, 4: 86_400, 7: 604_800, 5: 30 * 86_400, 6: 365 * 86_400}
-"""The seconds of each unit of Envoy's limits, by the unit's number. The shortest unit comes first."""
 
 UNKNOWN_UNIT = 0
 _LARGEST = 2**32 - 1

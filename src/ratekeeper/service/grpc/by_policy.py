@@ -16,7 +16,7 @@ from ratekeeper.http.header_styles import styled_lines
 from ratekeeper.http.headers import rate_limit_lines
 from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
 from ratekeeper.service.grpc.answers import call_error, refusal_parts, status_of, together
-from ratekeeper.service.grpc.call import Call
+from ratekeeper.service.grpc.call import Answer, Call
 from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest, write_response
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, CallError
 
@@ -54,7 +54,7 @@ class PolicyLimits:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def answer(self, request: RateLimitRequest, call: Call) -> bytes | Coroutine[Any, Any, bytes]:
+    def answer(self, request: RateLimitRequest, call: Call) -> Answer:
         """Return the response, or a coroutine of it."""
         core = self._core
         names = core.policy.names

@@ -41,5 +41,8 @@ class Call:
             await self._watched
 
 
-Method: TypeAlias = Callable[[bytes, Call], bytes | Coroutine[Any, Any, bytes]]
-"""Answers a call: with the message at once, or with a coroutine that returns it. Raises `CallError`."""
+Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes]
+"""A message at once, or a coroutine that returns it."""
+
+Method: TypeAlias = Callable[[bytes, Call], Answer]
+"""Answers a call. Raises `CallError`."""

@@ -6,13 +6,12 @@ take a service without it for healthy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from ratekeeper.coroutines import run_sync
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.service.core import Core
-from ratekeeper.service.grpc.call import Call, Method
+from ratekeeper.service.grpc.call import Answer, Call, Method
 from ratekeeper.service.grpc.codec import NOT_SERVING, SERVING, read_health, write_health
 from ratekeeper.service.grpc.protobuf import WireFormatError
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, NOT_FOUND, CallError
@@ -29,7 +28,7 @@ class HealthService:
         self._is_stopping = is_stopping
         self.methods: Mapping[bytes, Method] = {b"/grpc.health.v1.Health/Check": self.check}
 
-    def check(self, message: bytes, call: Call) -> bytes | Coroutine[Any, Any, bytes]:
+    def check(self, message: bytes, call: Call) -> Answer:
         """Return the health of a service, or a coroutine of it."""
         try:
             service = read_health(message)
