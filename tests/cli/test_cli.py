@@ -22,11 +22,12 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 
 
 def test_the_version_says_which_core(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main(["--version"])
-    assert capsys.readouterr().out.startswith(
-        f"ratekeeper {__version__} ({'C' if IMPLEMENTATION == 'c' else 'Python'} core"
-    )
+    for option in ("--version", "-V"):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([option])
+        assert capsys.readouterr().out.startswith(
+            f"ratekeeper {__version__} ({'C' if IMPLEMENTATION == 'c' else 'Python'} core"
+        )
 
 
 def test_validate_says_what_each_rule_limits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,10 +85,14 @@ def test_a_bad_policy_is_an_error_with_all_its_mistakes(capsys: pytest.CaptureFi
     policy = tmp_path / "policy.toml"
     policy.write_text('[[rules]]\nname = "r"\ncapcity = 5\nrefill_rate = "5/minuet"\n')
     code, out, err = run(capsys, "validate", str(policy))
+    first, second = out.splitlines()
+    assert (code, err) == (1, "")
+    assert first == f"{policy}:3: rule 'r': unknown key 'capcity': did you mean 'capacity'?"
+    assert second.startswith(f"{policy}:4: rule 'r': ")
+    assert second.endswith("did you mean 'minute'?")
+    code, out, err = run(capsys, "explain", str(policy))
     assert (code, out) == (2, "")
-    assert "policy.toml:3: rule 'r': unknown key 'capcity': did you mean 'capacity'?" in err
-    assert "policy.toml:4: rule 'r': " in err
-    assert "did you mean 'minute'?" in err
+    assert f"{first}\n{second}\n" in err
 
 
 def test_a_file_that_is_not_there_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,7 +180,7 @@ def test_a_log_that_is_not_there_and_a_policy_that_is_wrong_are_errors(
 ) -> None:
     missing = str(tmp_path / "nowhere.log")
     assert command(policy, missing) == 2
-    assert capsys.readouterr().err == f"ratekeeper replay: {missing}: cannot be read: No such file or directory\n"
+    assert capsys.readouterr().err == f"ratekeeper: {missing}: cannot be read: No such file or directory\n"
     Path(policy).write_text(POLICY.replace("limit", "limt"))
     assert command(policy, log(tmp_path, LOG)) == 2
     assert "limt" in capsys.readouterr().err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,31 @@ def test_watching_shows_it_again_with_what_came_since(store: SharedMemoryStore) 
         watching.terminate()
     assert b"[#####" in seen
     os.close(controller)
+
+
+def test_json_has_the_same_figures(store: SharedMemoryStore) -> None:
+    done = subprocess.run([*COMMAND, str(store.path), "--json"], capture_output=True, text=True, check=True)
+    stats, found = store.stats(), json.loads(done.stdout)
+    assert datetime.fromisoformat(found.pop("made_at")).timestamp() == pytest.approx(store.made_at, abs=1)
+    assert found == {
+        "path": str(store.path),
+        "bytes": store.size,
+        "max_keys": 16,
+        "on_full": "evict",
+        "live": stats.live,
+        "evicted_live": stats.evicted_live,
+        "refused_full": stats.refused_full,
+        "retries": stats.retries,
+    }
+
+
+def test_watching_in_json_prints_a_line_each_second(store: SharedMemoryStore) -> None:
+    command = [*COMMAND, str(store.path), "--watch", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        seen = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        watching.terminate()
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("watch", [[], ["--watch"]])

@@ -20,7 +20,8 @@ def read_attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise RatekeeperError(f"{pair!r} is not KEY=VALUE, such as path=/api/search")
+            hint = ": POLICY is one file, and comes first" if name.endswith(".toml") else ""
+            raise RatekeeperError(f"{pair!r} is not KEY=VALUE, such as path=/api/search{hint}")
         if name not in known:
             raise RatekeeperError(f"the policy knows no attribute {name!r}{did_you_mean(name, known)}")
         given[name] = value

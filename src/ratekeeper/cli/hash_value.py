@@ -9,6 +9,11 @@ from getpass import getpass
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.policy.hashes import PREFIX, digest_of
 
+EXAMPLES = (
+    ("printf %s k-alice | ratekeeper hash", "the hash of one key; echo would add a newline, and so hash another"),
+)
+NOTES = ""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments: there are none, as an argument would stay in the shell's history."""

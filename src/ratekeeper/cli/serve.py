@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from ratekeeper.cli.parser import add_policy
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.attributes import ALWAYS_KNOWN
 from ratekeeper.http.header_styles import DEFAULT, checked_styles
@@ -32,18 +33,20 @@ Try:
 Stop with Ctrl-C."""
 
 
-_SIGNALS = """\
+EXAMPLES = (
+    ("serve policy.toml", "on http://127.0.0.1:8080, from one process"),
+    ("serve policy.toml --host 0.0.0.0 --port 9000 --workers 4", "for other hosts, from four processes"),
+    ("serve policy.toml --store redis://10.0.0.5:6379/0", "one limit for all hosts of a fleet"),
+)
+NOTES = """\
 signals:
   SIGTERM, SIGINT (Ctrl-C)  stop: answer the requests that wait, as far as the grace allows; a second one ends at once
-  SIGHUP                    read the policy file now
-exit codes: 0 stopped by a signal, 128 + N ended at once by signal N, 2 could not start"""
+  SIGHUP                    read the policy file now"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _SIGNALS
-    parser.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
+    add_policy(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on for HTTP (default: only this machine)"
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ratekeeper.cli.attributes import conditions, read_attributes
 from ratekeeper.cli.duration import duration
+from ratekeeper.cli.parser import add_command, add_policy, whole_number
 from ratekeeper.errors import LimitError, RatekeeperError
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Policy
@@ -28,11 +29,26 @@ from ratekeeper.stores.spec import MEMORY, SHARED, StoreSpec
 from ratekeeper.usage import Usage
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-    Commands = _SubParsersAction[argparse.ArgumentParser]
+    from ratekeeper.cli.parser import CommandParser, Commands
 
 Change: TypeAlias = Callable[[Keeper, dict[str, str], argparse.Namespace], object]
+
+_OF = "policy.toml --store shared:my-api"
+_EXAMPLES = {
+    "usage": [(f"usage {_OF} api_key=k-7 path=/api/search", "how full the buckets of this request are")],
+    "reset": [(f"reset {_OF} api_key=k-7 path=/api/search", "full buckets for this caller")],
+    "grant": [(f"grant {_OF} 25 api_key=k-7 path=/api/search --rule 'free keys'", "25 tokens more")],
+    "block": [
+        (f"block {_OF} --for 2h api_key=k-7 path=/api/search --rule 'free keys'", "refuse this caller for two hours"),
+        (f"block {_OF} --until 2030-01-31T18:00Z api_key=k-7 path=/api/search --rule 'free keys'", "until a time"),
+    ],
+    "unblock": [(f"unblock {_OF} api_key=k-7 path=/api/search", "end this caller's block")],
+    "reset-rule": [(f"reset-rule {_OF} 'free keys'", "full buckets for all callers of a rule")],
+}
+_NOTES = {
+    "grant": "If several rules charge the request, say which one is meant by --rule.",
+    "block": "If several rules charge the request, or one without a key, say which one is meant by --rule.",
+}
 
 _BAR = 20
 _PATIENCE = 5.0
@@ -48,28 +64,26 @@ def add_commands(commands: Commands) -> None:
     """Declare the commands."""
     _add(commands, "usage", "show how much of each limit a request's buckets have used", _look)
     _add(commands, "reset", "forget the debts and blocks of a request's buckets: they are full again", _reset)
-    granting = _add(
-        commands, "grant", "give a request's bucket some tokens more, up to a full bucket", _grant, "tokens"
-    )
+    _add(commands, "grant", "give a request's bucket some tokens more, up to a full bucket", _grant, "tokens")
     blocking = _add(commands, "block", "refuse all requests of a bucket until a time", _block)
     _add(commands, "unblock", "end a block: one token passes at once", _unblock)
-    whole = commands.add_parser("reset-rule", help="forget the debts and blocks of all buckets of a rule")
-    whole.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
+    whole = add_command(
+        commands, "reset-rule", "forget the debts and blocks of all buckets of a rule", _EXAMPLES["reset-rule"]
+    )
+    add_policy(whole)
     whole.add_argument("rule", metavar="NAME", help="the rule")
     _add_store(whole)
     whole.set_defaults(run=_run_reset_rule)
-    granting.epilog = "If several rules charge the request, say which one is meant by --rule."
-    blocking.epilog = "If several rules charge the request, or one without a key, say which one is meant by --rule."
     end = blocking.add_mutually_exclusive_group(required=True)
     end.add_argument("--for", dest="length", type=_length, metavar="TIME", help="a length of time, such as 90s or 2h")
     end.add_argument("--until", type=_time, metavar="WHEN", help="a time with its zone, such as 2030-01-31T18:00Z")
 
 
-def _add(commands: Commands, name: str, help_text: str, change: Change, *more: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=help_text, description=help_text)
-    parser.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
+def _add(commands: Commands, name: str, help_text: str, change: Change, *more: str) -> CommandParser:
+    parser = add_command(commands, name, help_text, _EXAMPLES[name], _NOTES.get(name, ""))
+    add_policy(parser)
     for argument in more:
-        parser.add_argument(argument, metavar=argument.upper(), type=int, help=f"how many {argument}")
+        parser.add_argument(argument, metavar=argument.upper(), type=whole_number(0), help=f"how many {argument}")
     parser.add_argument("attributes", metavar="KEY=VALUE", nargs="+", help="an attribute, such as path=/api/search")
     _add_store(parser)
     parser.add_argument("--rule", metavar="NAME", action="append", help="only the bucket of this rule; may be repeated")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from datetime import UTC, datetime
 from math import ceil
@@ -11,6 +12,13 @@ from ratekeeper.cli.duration import duration
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.stores.shared_memory import SharedMemoryStore
 from ratekeeper.stores.table_store import StoreStats
+
+EXAMPLES = (
+    ("table my-api", 'the table of store="shared:my-api"'),
+    ("table my-api --watch", "again every second"),
+    ("table my-api --json", "for programs"),
+)
+NOTES = ""
 
 _BAR = 40
 _WHEN_FULL = {"evict": "when full, the one with the least debt goes", "deny": "when full, newcomers are refused"}
@@ -25,16 +33,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("path", metavar="PATH", help="the table's file, or its name in /dev/shm")
     parser.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs; with --watch a line a second")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print once, or until interrupted. Raise `StoreError` if the table does not exist."""
     with SharedMemoryStore.open(args.path) as store:
-        if args.watch:
+        if args.json:
+            _print_json(store, args.watch)
+        elif args.watch:
             _watch(store)
         else:
             print(health(store, store.stats()))
     return 0
+
+
+def _print_json(store: SharedMemoryStore, again: bool) -> None:
+    print(json.dumps(_json_of(store), indent=None if again else 2), flush=True)
+    while again:
+        time.sleep(1)
+        print(json.dumps(_json_of(store)), flush=True)
+
+
+def _json_of(store: SharedMemoryStore) -> dict[str, object]:
+    stats = store.stats()
+    return {
+        "path": str(store.path),
+        "made_at": datetime.fromtimestamp(store.made_at, UTC).isoformat(timespec="seconds"),
+        "bytes": store.size,
+        "max_keys": stats.max_keys,
+        "on_full": store.on_full,
+        "live": stats.live,
+        **{name: getattr(stats, name) for name in _COUNTERS},
+    }
 
 
 def _watch(store: SharedMemoryStore) -> None:

@@ -18,11 +18,20 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import IO, cast
 
+from ratekeeper.cli.parser import add_policy, whole_number
 from ratekeeper.cli.replay.access_log import UNDERSTOOD
 from ratekeeper.cli.replay.engine import replay
 from ratekeeper.cli.replay.report import Report
 from ratekeeper.errors import MissingExtraError, PolicyError
 from ratekeeper.policy.model import Policy
+
+EXAMPLES = (
+    ("replay policy.toml access.log", "what the policy would have done to the requests of a log"),
+    ("replay policy.toml access.log.gz --top 50 --show-keys", "the 50 most rejected buckets, with their keys"),
+)
+NOTES = f"""\
+Understands {UNDERSTOOD}.
+Memory grows with the number of distinct buckets, not with the log."""
 
 _LONGEST_LINE = 2**16
 """A longer line is read as several, none of which is a request: memory stays bounded whatever the file is."""
@@ -37,22 +46,18 @@ class _LogError(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.description = (
-        "Run an access log through a policy, and show what the policy would have admitted and rejected."
-    )
-    parser.epilog = f"Understands {UNDERSTOOD}. Memory grows with the number of distinct buckets, not with the log."
-    parser.add_argument("policy", metavar="POLICY", help="the policy file (TOML)")
+    add_policy(parser)
     parser.add_argument("log", metavar="ACCESS_LOG", help="the log, plain or gzip; - for standard input")
     parser.add_argument(
         "--top",
-        type=_whole_number(0),
+        type=whole_number(0),
         default=10,
         metavar="N",
         help="how many of the most rejected buckets to list (10)",
     )
     parser.add_argument("--show-keys", action="store_true", help="show the keys of buckets; they may be secrets")
     parser.add_argument(
-        "--max-keys", type=_whole_number(1), default=1_000_000, metavar="N", help="live buckets to hold (1,000,000)"
+        "--max-keys", type=whole_number(1), default=1_000_000, metavar="N", help="live buckets to hold (1,000,000)"
     )
 
 
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         policy = Policy.load(args.policy)
         report = _replay_file(policy, args, name)
     except (PolicyError, _LogError) as error:
-        print(f"ratekeeper replay: {error}", file=sys.stderr)
+        print(f"ratekeeper: {error}", file=sys.stderr)
         return 2
     # Where there is no terminal to fit, tables take the room they need.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_FILE
@@ -131,14 +136,3 @@ def _progress_bar(raw: IO[bytes], name: str) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=size, lines=0)
         yield lambda lines: bar.update(task, completed=raw.tell() if size is not None else 0, lines=lines)
-
-
-def _whole_number(least: int) -> Callable[[str], int]:
-    """Return a reader of an argument that is a whole number, `least` or more."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more, not {text!r}")
-        return int(text)
-
-    return read

@@ -11,7 +11,7 @@ import re
 import stat
 import tomllib
 from os import fspath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from ratekeeper.errors import PolicyError, did_you_mean
 from ratekeeper.policy.file.attributes import read_attributes
@@ -41,6 +41,10 @@ _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
+class PolicyUnreadable(PolicyError):
+    """A policy file that cannot be read: it is not there, it is not a file, or its permissions forbid it."""
+
+
 def load_policy(path: str | PathLike[str]) -> Policy:
     """Read a policy file. Raises `PolicyError`."""
     return parse_policy(policy_text(path), fspath(path))
@@ -57,15 +61,20 @@ def policy_text(path: str | PathLike[str]) -> str:
         try:
             mode = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(mode):
-                raise PolicyError(f"{source}: is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a policy file")
+                raise PolicyUnreadable(f"{source}: is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a policy file")
             with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(MAX_BYTES + 1)
+                return decoded_policy(file, source)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        raise PolicyError(f"{source}: no such file") from None
+        raise PolicyUnreadable(f"{source}: no such file") from None
     except OSError as error:
-        raise PolicyError(f"{source}: cannot be read: {error.strerror}") from error
+        raise PolicyUnreadable(f"{source}: cannot be read: {error.strerror}") from error
+
+
+def decoded_policy(file: IO[bytes], source: str) -> str:
+    """Return the content of an open policy file. Raise `PolicyError` if it is too long, or not UTF-8."""
+    data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise PolicyError(f"{source}: is longer than 4 MiB ({MAX_BYTES:,} bytes), the most that a policy may have")
     try:
