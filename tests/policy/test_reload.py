@@ -607,3 +607,15 @@ def test_a_service_goes_by_its_keepers_policy_of_the_moment(clock: ManualClock) 
         assert await status(service) == 200
 
     asyncio.run(use())
+
+
+def test_each_reading_of_the_file_is_told_with_its_mistakes(tmp_path: Path) -> None:
+    file, told = tmp_path / "policy.toml", list[PolicyError | None]()
+    file.write_text(ONE)
+    with watch_policy(file, lambda policy: None, in_use=Policy.load(file), every=EVERY, judged=told.append):
+        assert told == [None]
+        file.write_text(BROKEN)
+        poll(lambda: len(told) == 2)
+        assert "limt" in str(told[1])
+        file.write_text(TWO)
+        poll(lambda: told[2:] == [None])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from ratekeeper.clock import SystemClock
 from ratekeeper.core import pytable
+from ratekeeper.core.counts import Counts
 from ratekeeper.core.known_limits import KnownLimits
 from ratekeeper.limits import Limit
 
@@ -38,6 +39,9 @@ matcher: Callable[[Any], Any] | None = None
 known_limits: Callable[[tuple[Limit, ...], int], KnownLimits] = KnownLimits
 """Makes the limits that are known of a bucket."""
 
+counts: type[Counts] = Counts
+"""Raises numbers in shared memory."""
+
 _wanted = os.environ.get("RATEKEEPER_CORE", "auto")
 if _wanted not in ("auto", "require", "python"):
     raise ImportError(f"RATEKEEPER_CORE must be auto, require or python, not {_wanted!r}")
@@ -54,6 +58,7 @@ if _wanted != "python":
         IMPLEMENTATION = "c"
         matcher = _table.Matcher
         known_limits = cast("Any", _table.KnownLimits)
+        counts = cast("Any", _table.Counts)
 
 
 def lines_for(max_keys: int) -> int:

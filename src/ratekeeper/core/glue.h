@@ -14,7 +14,7 @@
 enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
-enum { RK_NOT_HELD = -1, RK_TYPES = 10, RK_SPARES = 3 };
+enum { RK_NOT_HELD = -1, RK_TYPES = 11, RK_SPARES = 3 };
 
 /* A place for one dead object of a type, kept for the next: most objects die before the next is made. It keeps its
  * reference to its type, and no other. The interpreter's lock guards the place: each interpreter has its own module.
@@ -31,7 +31,7 @@ typedef struct {
         struct {
             PyTypeObject *decision, *table, *gate, *matcher, *policy_gate, *policy_decision;
             PyTypeObject *rule_decision; /* ratekeeper.decision.RuleDecision */
-            PyTypeObject *pending, *stop, *known_limits;
+            PyTypeObject *pending, *stop, *known_limits, *counts;
         };
         PyTypeObject *types[RK_TYPES];
     };
@@ -57,7 +57,7 @@ typedef struct {
     rk_module *module;
 } rk_table_object;
 
-extern PyType_Spec rk_decision_spec, rk_table_spec, rk_gate_spec;
+extern PyType_Spec rk_decision_spec, rk_table_spec, rk_gate_spec, rk_counts_spec;
 
 /* module.c: makes a type and adds it to the module; NULL with a Python error set */
 PyTypeObject *rk_add_type(PyObject *module, PyType_Spec *spec, PyObject *base);

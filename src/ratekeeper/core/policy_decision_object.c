@@ -139,6 +139,23 @@ static PyObject *get_combination(rk_policy_decision_object *self, void *Py_UNUSE
     return bytes;
 }
 
+/* As PolicyDecision.tally: the policy's number, and of each limit its rule, its outcome and whether it is nearly used. */
+static PyObject *get_tally(rk_policy_decision_object *self, void *Py_UNUSED(closure))
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (1 + self->count) * (Py_ssize_t)sizeof(int64_t));
+    if (!bytes)
+        return NULL;
+    int64_t *all = (int64_t *)PyBytes_AS_STRING(bytes);
+    *all++ = 2 * (int64_t)self->policy.number + (self->missing != Py_None);
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        const rk_rule_answer *one = &self->answers[i];
+        bool allowed = one->answer.allowed, delayed = allowed && !one->shadow && one->answer.delay;
+        bool nearly = allowed && one->answer.debt > one->limit.full / 5 * 4;
+        *all++ = 8 * (int64_t)one->match.rule + 4 * allowed + 2 * delayed + nearly;
+    }
+    return bytes;
+}
+
 /* As PolicyDecision.retry_after_seconds. */
 static PyObject *get_retry_after_seconds(rk_policy_decision_object *self, void *Py_UNUSED(closure))
 {
@@ -230,6 +247,7 @@ static PyMemberDef policy_decision_members[] = {
 static PyGetSetDef policy_decision_getters[] = {
     {"rules", (getter)get_rules, NULL, NULL, NULL},
     {"combination", (getter)get_combination, NULL, NULL, NULL},
+    {"tally", (getter)get_tally, NULL, NULL, NULL},
     {"states", (getter)get_states, NULL, NULL, NULL},
     {"retry_after_seconds", (getter)get_retry_after_seconds, NULL, NULL, NULL},
     {"source", (getter)get_source, NULL, NULL, NULL},

@@ -153,6 +153,16 @@ class PolicyDecision:
         return tuple(strictest.items())
 
     @property
+    def nearly_used(self) -> frozenset[str]:
+        """The names of the rules that allow the request, and have less than a fifth of their limit left after it."""
+        return frozenset([rule.name for rule in self.rules if is_nearly_used(rule.decision)])
+
+    @property
+    def tally(self) -> Hashable:
+        """A value that is equal for decisions with the same `outcomes` and `nearly_used`, for counters."""
+        return self.outcomes, self.nearly_used
+
+    @property
     def source(self) -> str:
         """The origin of the decision: "exact", or "fallback" if a rule's store did not answer."""
         return "fallback" if any(rule.decision.source == "fallback" for rule in self.rules) else "exact"
@@ -195,6 +205,11 @@ class PolicyDecision:
 
     def __reduce__(self) -> tuple[object, ...]:
         return PolicyDecision, (self.rules, self.missing)
+
+
+def is_nearly_used(decision: Decision) -> bool:
+    """Return whether a request is allowed, and less than a fifth of the limit is left after it."""
+    return decision.allowed and decision.debt_ticks > decision.limit.full // 5 * 4
 
 
 def refused(charge: Charge) -> Decision:

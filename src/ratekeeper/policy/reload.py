@@ -21,6 +21,8 @@ from ratekeeper.policy.file.load import parse_policy, policy_text
 from ratekeeper.policy.model import Policy
 
 Replace: TypeAlias = Callable[[Policy], None]
+Judged: TypeAlias = Callable[[PolicyError | None], object]
+"""A function of a file's mistakes, or of None if its policy is in use."""
 
 LONGER = 8
 """The number of looks that must see a file unchanged if the system cannot tell whether it is being written."""
@@ -29,7 +31,12 @@ _log = logging.getLogger("ratekeeper")
 
 
 def watch_policy(
-    path: str | os.PathLike[str], replace: Replace, *, in_use: Policy | None = None, every: float = 0.25
+    path: str | os.PathLike[str],
+    replace: Replace,
+    *,
+    in_use: Policy | None = None,
+    every: float = 0.25,
+    judged: Judged | None = None,
 ) -> PolicyWatch:
     """Call `replace`, such as `Keeper.replace`, with the file's policy whenever it differs from `in_use`.
 
@@ -38,14 +45,15 @@ def watch_policy(
     file has rested for `every` seconds and no process has it open for writing, so that none is read half written. If
     the system cannot tell the latter, the file must rest for `LONGER` times `every`. The logger "ratekeeper" reports a
     policy that is taken (INFO), a file with mistakes, which changes nothing (ERROR, once for each content), and another
-    [store], which only a restart can take (WARNING). A `PolicyError` that `replace` raises is a mistake too.
+    [store], which only a restart can take (WARNING). A `PolicyError` that `replace` raises is a mistake too. `judged`
+    is called each time that the file was read, for counters.
 
     >>> from ratekeeper import Keeper, Policy
     >>> keeper = Keeper(Policy.load("examples/policy.toml"))
     >>> watch = watch_policy("examples/policy.toml", keeper.replace, in_use=keeper.policy)
     >>> watch.stop()
     """
-    return PolicyWatch(path, replace, in_use, every)
+    return PolicyWatch(path, replace, in_use, every, judged)
 
 
 class PolicyWatch:
@@ -57,7 +65,14 @@ class PolicyWatch:
     ...     watch.reload()  # look now
     """
 
-    def __init__(self, path: str | os.PathLike[str], replace: Replace, in_use: Policy | None, every: float) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        replace: Replace,
+        in_use: Policy | None,
+        every: float,
+        judged: Judged | None = None,
+    ) -> None:
         if not callable(replace):
             raise TypeError(f"replace must be a function that takes a Policy, such as keeper.replace, not {replace!r}")
         if not isinstance(every, int | float) or not 0 < every < threading.TIMEOUT_MAX:
@@ -65,6 +80,7 @@ class PolicyWatch:
         self._path = os.fspath(path)
         self._replace = replace
         self._every = every
+        self._told_judgement = judged
         self._in_use = self._begun_with = in_use
         self._text: str | None = None  # the text last taken or refused
         self._refused = False
@@ -176,6 +192,8 @@ class PolicyWatch:
         self._refused = mistakes is not None
         if mistakes is not None:
             _log.error("%s is not taken: the policy in use before stays. Its mistakes:\n%s", self._path, mistakes)
+        if self._told_judgement is not None:
+            self._told_judgement(mistakes)
 
     def _tried(self, policy: Policy, asked: bool) -> PolicyError | None:
         """Hand a policy over. Return the error if `replace` cannot use it."""

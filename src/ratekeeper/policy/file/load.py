@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import tomllib
+from hashlib import sha256
 from os import fspath
 from typing import IO, TYPE_CHECKING
 
@@ -103,7 +104,8 @@ def parse_policy(text: str, source: str = "<policy>") -> Policy:
     store = read_store(store_table, any(rule.on_error == "local" for rule in rules)) if store_table else None
     top.report.finish()
     sources |= {rule.cost: header for rule in rules if isinstance(rule.cost, str) and (header := cost_source(rule))}
-    return Policy(rules, sources, tiers, source, store, exempt)
+    version = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return Policy(rules, sources, tiers, source, store, exempt, version)
 
 
 def _toml(text: str, source: str) -> dict[str, object]:

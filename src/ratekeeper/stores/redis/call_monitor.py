@@ -55,6 +55,11 @@ class Breaker:
         self._failures = 0
         self._probe_at = 0  # unless closed: when the next probe may go
 
+    @property
+    def closed(self) -> bool:
+        """Whether every call goes."""
+        return self._closed
+
     def enter(self, now: int) -> int | None:
         """Return the epoch of a call that may go; its end is to be told with that epoch. None if it may not."""
         if self._closed:
@@ -131,6 +136,11 @@ class CallMonitor:
             if len(self.breakers) >= MAX_BREAKERS:
                 self.breakers.clear()
             return self.breakers.setdefault(node, Breaker(self._retry))
+
+    def open(self) -> int:
+        """Count the breakers that are not closed now."""
+        with self._lock:
+            return sum(not breaker.closed for breaker in self.breakers.values())
 
     def named(self, look_up: Callable[[T], V], what: T) -> V:
         """Return `look_up(what)`, with errors named. It asks no server, so it says nothing of any."""

@@ -36,7 +36,8 @@ class RedisStats(NamedTuple):
 
     `remembered` are denials that cost no round trip. `scripts_sent` counts how often a server did not have the script.
     `failures` are calls that a server did not answer; `opened` counts how often a circuit breaker opened.
-    `fallbacks` are requests that were answered by `on_error`, without the server.
+    `fallbacks` are requests that were answered by `on_error`, without the server. `open` are the circuit breakers that
+    are open now: one on a single server, one for each node of a cluster.
 
     >>> RedisStats(calls=2, requests=9, remembered=1, scripts_sent=1).failures
     0
@@ -49,6 +50,7 @@ class RedisStats(NamedTuple):
     failures: int = 0
     fallbacks: int = 0
     opened: int = 0
+    open: int = 0
 
 
 class RedisStoreBase:
@@ -100,7 +102,7 @@ class RedisStoreBase:
         remembered = self._denials.recalled if self._denials else 0
         return RedisStats(
             self._calls, self._requests, remembered, self._scripts_sent,
-            self._monitor.failures, self._fallback.count, self._monitor.opened,
+            self._monitor.failures, self._fallback.count, self._monitor.opened, self._monitor.open(),
         )  # fmt: skip
 
     async def _find_nodes(self) -> None:

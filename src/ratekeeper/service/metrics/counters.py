@@ -1,0 +1,147 @@
+"""Metrics: the counts of one process. To count is to add to a cell, which is shared memory. Knows no wire and no text.
+
+A decision costs one look-up and a few additions, far less than a microsecond: decisions that count alike have one
+`tally`, and the cells of each tally are looked up once. One question of `SAMPLE` is timed, which takes two readings of
+the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from time import perf_counter_ns
+from typing import Any
+
+from ratekeeper.decision import Outcome
+from ratekeeper.errors import RatekeeperError
+from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.service.metrics.cells import OUTCOMES, PROTOCOLS, RESULTS, Protocol, bucket_of, cell_of, histogram_cells
+from ratekeeper.service.metrics.slots import Slot, Slots
+
+SAMPLE = 16
+"""One question of so many of each protocol is timed, beginning with the first."""
+
+MOST_TALLIES = 4096
+"""The tallies whose cells are remembered. Further ones begin anew."""
+
+
+class Metrics:
+    """The counts of this process, in its slot. Not thread-safe: it belongs to one event loop."""
+
+    def __init__(self, slots: Slots | None = None, number: int = 0) -> None:
+        self.slots = slots or Slots.alone()
+        self.slot = self.slots[number]
+        self._cells, self._add = self.slot.cells, self.slot.add
+        self._tallies: dict[Hashable, tuple[int, ...]] = {}
+        self._rows: dict[str, int] = {}
+        self._sources: list[tuple[int, int, Callable[[], int]]] = []
+        self.protocols: dict[str, ProtocolMetrics] = {name: ProtocolMetrics(self.slot, name) for name in PROTOCOLS}
+        self._cells[cell_of("ratekeeper_processes")] = 1
+
+    def decided(self, request: object, decision: PolicyDecision) -> None:
+        """Count a policy's decision for each rule. It is an observer, as `on_decision` takes them."""
+        tally = decision.tally
+        counted = self._tallies.get(tally)
+        if counted is None:
+            counted = self._learn(tally, decision)
+        self._add(counted)
+
+    def count(self, rule: str, outcome: Outcome, nearly_used: bool = False) -> None:
+        """Count one decision of a rule that is in no policy."""
+        first = self._row(rule)
+        self._add((first + OUTCOMES.index(outcome), *([first + len(OUTCOMES)] if nearly_used else ())))
+
+    def watch(self, family: str, read: Callable[[], int]) -> None:
+        """Have `refresh` read a number that is kept elsewhere. A counter goes on from the counts before."""
+        cell = cell_of(family)
+        self._sources.append((cell, self._cells[cell], read))
+
+    def refresh(self) -> None:
+        """Copy the numbers that are kept elsewhere: to be called a few times a second, and before a scrape."""
+        for cell, base, read in self._sources:
+            self._cells[cell] = base + read()
+
+    def _learn(self, tally: Hashable, decision: PolicyDecision) -> tuple[int, ...]:
+        nearly_used = decision.nearly_used
+        counted = []
+        for rule, outcome in decision.outcomes:
+            first = self._row(rule)
+            counted.append(first + OUTCOMES.index(outcome))
+            if rule in nearly_used:
+                counted.append(first + len(OUTCOMES))
+        if len(self._tallies) >= MOST_TALLIES:
+            self._tallies.clear()
+        self._tallies[tally] = tuple(counted)
+        return self._tallies[tally]
+
+    def _row(self, rule: str) -> int:
+        """Return the first count of a rule's row."""
+        first = self._rows.get(rule)
+        if first is None:
+            row = self.slot.take_row(rule)
+            first = self.slot.first_cell(row) + 1
+            if row:  # those that share a row may be any number, so they are not remembered
+                self._rows[rule] = first
+        return first
+
+
+class ProtocolMetrics:
+    """The counts of one protocol."""
+
+    __slots__ = ("_add", "_allowed", "_cells", "_connections", "_failed", "_histogram", "_opened", "_refused", "_turn")
+
+    def __init__(self, slot: Slot, protocol: Protocol) -> None:
+        self._cells, self._add = slot.cells, slot.add
+        self._allowed, self._refused, self._failed = (
+            cell_of("ratekeeper_requests", protocol, result) for result in RESULTS
+        )
+        self._connections = cell_of("ratekeeper_connections", protocol)
+        self._opened = cell_of("ratekeeper_connections_opened", protocol)
+        self._histogram = histogram_cells(protocol)
+        self._turn = 0
+
+    def begin(self) -> int:
+        """Return the time at which a question begins, in nanoseconds; 0 if this one is not timed."""
+        if self._turn:
+            self._turn -= 1
+            return 0
+        self._turn = SAMPLE - 1
+        return perf_counter_ns()
+
+    def answered(self, refusal: RatekeeperError | None, began: int) -> None:
+        """Count a question that was answered. `began` is what `begin` returned."""
+        if refusal is None:
+            self._add(self._allowed)
+        else:
+            self._add(self._refused if isinstance(refusal, RateLimitExceeded) else self._failed)
+        if began:
+            self._timed(perf_counter_ns() - began)
+
+    def opened(self) -> None:
+        """Count a connection that was accepted."""
+        self._add((self._connections, self._opened))
+
+    def closed(self) -> None:
+        """Count a connection that is closed."""
+        self._cells[self._connections] -= 1
+
+    def _timed(self, nanoseconds: int) -> None:
+        self._add(self._histogram[bucket_of(nanoseconds)])
+        self._cells[self._histogram[-1]] += nanoseconds
+
+
+def watch_store(metrics: Metrics, store: Any) -> None:
+    """Have the counts of a store on a server read by `refresh`. A local table is looked at only by a scrape."""
+    if not hasattr(store, "stats") or not hasattr(store.stats(), "calls"):
+        return
+    for family, field in _OF_SERVER.items():
+        metrics.watch(family, lambda field=field: getattr(store.stats(), field))  # type: ignore[misc]
+
+
+_OF_SERVER = {
+    "ratekeeper_store_calls": "calls",
+    "ratekeeper_store_failures": "failures",
+    "ratekeeper_store_fallbacks": "fallbacks",
+    "ratekeeper_store_circuits_opened": "opened",
+    "ratekeeper_store_circuits_open": "open",
+}

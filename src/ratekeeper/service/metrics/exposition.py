@@ -1,0 +1,149 @@
+"""Exposition: the metrics of all processes as the text of one scrape. Knows Prometheus' formats, and no connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate
+from time import monotonic
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from ratekeeper.service.metrics import cells
+from ratekeeper.service.metrics.counters import SAMPLE, Metrics
+
+TABLE_FOR = 1.0
+"""Seconds for which the counts of a table are shown again: to count its live buckets is a look at every cell."""
+
+
+class Scrape(NamedTuple):
+    """The answer to a scrape."""
+
+    content_type: str
+    body: bytes
+
+
+class Exposition:
+    """Answers scrapes: the sum over all processes, and the counts of the table that they share."""
+
+    def __init__(self, metrics: Metrics, store: Any) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_AllProcesses(metrics, store))
+
+    def scrape(self, accept: str | None = None) -> Scrape:
+        """Return the text, in the format that the header `Accept` asks for."""
+        encode, content_type = choose_encoder(accept or "")
+        return Scrape(content_type, encode(self._registry))
+
+
+class _AllProcesses(Collector):
+    def __init__(self, metrics: Metrics, store: Any) -> None:
+        self._metrics = metrics
+        self._store = store
+        self._table: Any = None
+        self._table_at = 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        self._metrics.refresh()
+        fixed = [slot.cells[: cells.FIXED_CELLS].tolist() for slot in self._metrics.slots]
+        total = [sum(column) for column in zip(*fixed, strict=True)]
+        yield from _families(total)
+        yield _histogram(total)
+        yield from self._of_rules()
+        yield from _of_policy(fixed)
+        yield from self._of_table()
+
+    def describe(self) -> list[Metric]:
+        return []  # so that the registry does not scrape when it is made
+
+    def _of_rules(self) -> Iterator[Metric]:
+        rows: dict[str, list[int]] = {}
+        for slot in self._metrics.slots:
+            for row, name in enumerate(slot.rule_names()):
+                first = slot.first_cell(row) + 1
+                counts = slot.cells[first : first + cells.RULE_CELLS - 1].tolist()
+                rows[name] = [sum(both) for both in zip(rows.get(name, [0] * len(counts)), counts, strict=True)]
+        decisions = CounterMetricFamily(
+            "ratekeeper_decisions", "Decisions of each rule of the policy, as the rule alone decides.",
+            labels=["rule", "outcome"],
+        )  # fmt: skip
+        nearly = CounterMetricFamily(
+            "ratekeeper_near_limit", "Requests that a rule allowed, with less than a fifth of its limit left after it.",
+            labels=["rule"],
+        )  # fmt: skip
+        for name, (*counts, near) in rows.items():
+            if name == cells.OTHERS and not any(counts):
+                continue
+            for outcome, count in zip(cells.OUTCOMES, counts, strict=True):
+                decisions.add_metric([name.strip(" "), outcome], count)
+            nearly.add_metric([name.strip(" ")], near)
+        yield from (decisions, nearly)
+
+    def _of_table(self) -> Iterator[Metric]:
+        stats = self._counted_table()
+        if stats is None:
+            return
+        yield GaugeMetricFamily(
+            "ratekeeper_table_max_keys", "Live buckets that the table has room for.", stats.max_keys
+        )
+        yield GaugeMetricFamily("ratekeeper_table_live", "Buckets that are not full: as many keys.", stats.live)
+        yield CounterMetricFamily(
+            "ratekeeper_table_evicted", "Live buckets that were evicted for newcomers.", stats.evicted_live
+        )
+        yield CounterMetricFamily(
+            "ratekeeper_table_refused", "Newcomers that were refused, as the table was full.", stats.refused_full
+        )
+
+    def _counted_table(self) -> Any:
+        """Return the table's counts of the last moment; None for a store on a server."""
+        if not hasattr(self._store, "stats"):
+            return None
+        if self._table is None or monotonic() - self._table_at >= TABLE_FOR:
+            stats = self._store.stats()
+            self._table = stats if hasattr(stats, "evicted_live") else None
+            self._table_at = monotonic()
+        return self._table
+
+
+def _families(total: list[int]) -> Iterator[Metric]:
+    cell = 0
+    for family in cells.FAMILIES:
+        make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+        metric = make(family.name, family.help, labels=list(family.labels))
+        for labels in family.combinations():
+            metric.add_metric(list(labels), total[cell])
+            cell += 1
+        yield metric
+
+
+def _histogram(total: list[int]) -> Metric:
+    metric = HistogramMetricFamily(
+        "ratekeeper_decision_duration_seconds",
+        f"Time from a question to its decision, with the wait for a turn, of one question in {SAMPLE}.",
+        labels=["protocol"],
+    )
+    bounds = [*map(floatToGoString, cells.BOUNDS), "+Inf"]
+    for protocol in cells.PROTOCOLS:
+        *counts, nanoseconds = [total[cell] for cell in cells.histogram_cells(protocol)]
+        buckets = list(zip(bounds, accumulate(counts), strict=True))
+        metric.add_metric([protocol], buckets, nanoseconds / 1e9)
+    return metric
+
+
+def _of_policy(fixed: list[list[int]]) -> Iterator[Metric]:
+    in_use = GaugeMetricFamily(
+        "ratekeeper_policy_in_use", "Processes that decide by the policy of this version.", labels=["version"]
+    )
+    versions = [slot[cells.VERSION_CELL] for slot in fixed if slot[cells.VERSION_CELL]]
+    for version in sorted(set(versions)):
+        in_use.add_metric([f"{version & (2**64 - 1):016x}"], versions.count(version))
+    yield in_use
+    yield GaugeMetricFamily(
+        "ratekeeper_policy_last_reload_success_timestamp_seconds",
+        "When the policy in use was read from its file, in seconds since 1970.",
+        max(slot[cells.RELOADED_CELL] for slot in fixed) / 1000,
+    )

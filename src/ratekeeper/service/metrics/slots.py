@@ -1,0 +1,126 @@
+"""Slots: the memory in which all processes of the service count. One scrape of any process reads all slots.
+
+The parent makes one slot for itself and one for each worker, in one file without a name, which all map. Only one
+process writes to a slot. A worker that is killed leaves its counts. The worker in its place takes its slot and counts
+on, so no counter goes back. This module knows cells, and not their meaning, and no Prometheus.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from hashlib import blake2b
+
+from ratekeeper import core
+from ratekeeper.errors import RatekeeperError
+from ratekeeper.service.metrics.cells import ALL_CELLS, FIXED_CELLS, OTHERS, RULE_CELLS, RULES, gauge_cells
+
+_NAME_BYTES = 112
+_CUT = 96
+_SLOT_BYTES = -(-(8 * ALL_CELLS + RULES * _NAME_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+class Slot:
+    """The counts of one process. `add` raises a cell, or each of several, by 1.
+
+    A reader sees each cell whole, as a cell is written by one aligned store.
+
+    A rule's name is written before its length, so a reader never sees a part of it.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        self.cells = memory[: 8 * ALL_CELLS].cast("q")
+        self.add = core.counts(self.cells).add
+        self._names = memory[8 * ALL_CELLS :]
+
+    def rule_names(self) -> list[str]:
+        """Return the name of each row that is in use, in order."""
+        names = []
+        for row in range(RULES):
+            length = self.cells[self.first_cell(row)]
+            if not 0 < length <= _NAME_BYTES:
+                break
+            names.append(bytes(self._name(row)[:length]).decode("utf-8", "replace"))
+        return names
+
+    def take_row(self, name: str) -> int:
+        """Return the row of a rule: a new one, or that of all others if no row is left."""
+        if self.cells[self.first_cell(0)] == 0:
+            self._put(0, OTHERS)
+        shown, names = shown_name(name), self.rule_names()
+        if shown in names:
+            return names.index(shown)
+        if len(names) == RULES:
+            return 0
+        self._put(len(names), shown)
+        return len(names)
+
+    @staticmethod
+    def first_cell(row: int) -> int:
+        """Return the cell with the length of a row's name. The row's counts follow."""
+        return FIXED_CELLS + RULE_CELLS * row
+
+    def end(self) -> None:
+        """Set the gauges to 0, as the process has ended. Its counters stay."""
+        for cell in gauge_cells():
+            self.cells[cell] = 0
+
+    def _put(self, row: int, name: str) -> None:
+        encoded = name.encode("utf-8", "replace")
+        self._name(row)[: len(encoded)] = encoded
+        self.cells[self.first_cell(row)] = len(encoded)
+
+    def _name(self, row: int) -> memoryview:
+        return self._names[row * _NAME_BYTES : (row + 1) * _NAME_BYTES]
+
+
+class Slots:
+    """The slots of all processes. The first one is the parent's, or that of the only process."""
+
+    def __init__(self, memory: mmap.mmap, descriptor: int) -> None:
+        """`descriptor` is that of the file, or -1."""
+        self._memory = memoryview(memory)
+        self.descriptor = descriptor
+        self.count = len(memory) // _SLOT_BYTES
+
+    @classmethod
+    def alone(cls) -> Slots:
+        """Make the slot of a process that has no other beside it."""
+        return cls(mmap.mmap(-1, _SLOT_BYTES), -1)
+
+    @classmethod
+    def make(cls, count: int) -> Slots:
+        """Make slots for `count` processes. A child that inherits the descriptor attaches to them."""
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("ratekeeper-metrics")
+        else:
+            with tempfile.TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
+        os.ftruncate(descriptor, count * _SLOT_BYTES)
+        return cls.attach(descriptor)
+
+    @classmethod
+    def attach(cls, descriptor: int) -> Slots:
+        """Map the slots of a parent. Raise `RatekeeperError` if they have another size here."""
+        size = os.fstat(descriptor).st_size
+        if size == 0 or size % _SLOT_BYTES:
+            raise RatekeeperError("ratekeeper was replaced by another version while it served: restart it")
+        return cls(mmap.mmap(descriptor, size), descriptor)
+
+    def __getitem__(self, number: int) -> Slot:
+        """Return one slot."""
+        return Slot(self._memory[number * _SLOT_BYTES : (number + 1) * _SLOT_BYTES])
+
+    def __iter__(self) -> Iterator[Slot]:
+        """Go through all slots."""
+        return map(self.__getitem__, range(self.count))
+
+
+def shown_name(name: str) -> str:
+    """Return a rule's name as it is counted: one that is too long for its row is cut, and has a digest in place."""
+    encoded = name.encode("utf-8", "replace")
+    if len(encoded) <= _NAME_BYTES:
+        return name or " "
+    return f"{encoded[:_CUT].decode('utf-8', 'ignore')}~{blake2b(encoded, digest_size=6).hexdigest()}"
