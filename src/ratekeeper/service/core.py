@@ -50,7 +50,7 @@ class Core:
     The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
     address that the gateway saw. At most `max_waiting` requests wait for their turn at once; more are refused, as if
     no rule let them wait. `headers` are the styles of the headers about limits. `envoy` decides Envoy's questions in
-    place of the policy.
+    place of the policy. `password` is what a client must state in a protocol that has passwords.
     """
 
     def __init__(
@@ -62,8 +62,10 @@ class Core:
         headers: HeaderStyles = DEFAULT,
         limits: LimitFunctions | None = None,
         envoy: EnvoyConfig | None = None,
+        password: bytes | None = None,
     ) -> None:
         self.envoy = envoy
+        self.password = password
         self.limiter = _Limiter(
             policy,
             store=store,

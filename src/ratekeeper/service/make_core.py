@@ -27,14 +27,15 @@ def make_core(
     open_store: OpenStore,
     headers: HeaderStyles = DEFAULT,
     limits: Mapping[str, str] = MappingProxyType({}),
+    password: bytes | None = None,
 ) -> Core:
     """Return the core of a process. `open_store` should lead every worker to the same buckets.
 
     `limits` names functions that look limits up, as "package.module:function". Each process imports them by itself.
-    Raise `RatekeeperError` for one that cannot be imported.
+    `password` is that of `Core`. Raise `RatekeeperError` for a function that cannot be imported.
     """
     functions = {name: _imported(name, where) for name, where in limits.items()}
-    return Core(policy, open_store(), headers=headers, limits=functions)
+    return Core(policy, open_store(), headers=headers, limits=functions, password=password)
 
 
 def _imported(name: str, where: str) -> Any:

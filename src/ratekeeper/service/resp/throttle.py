@@ -1,0 +1,109 @@
+"""CL.THROTTLE, as redis-cell and Dragonfly have it: the caller says the limit, and the store decides. Knows no wire.
+
+A key's bucket holds max_burst + 1 tokens, and gets count of them in each period. It is the same bucket whatever the
+limit: a key keeps its debt when its limit changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from fractions import Fraction
+from typing import Any, NamedTuple, TypeAlias
+
+from ratekeeper.decision import NEVER, Decision
+from ratekeeper.errors import LimitError
+from ratekeeper.limits import TokenBucket
+from ratekeeper.service.resp.replies import error
+from ratekeeper.stores.base import AsyncChargeGate, AsyncStore, Store, is_async
+
+Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes]
+
+SCOPE = "CL.THROTTLE"
+"""The scope of all its buckets. It has no place after a slash, so it is not a rule's scope."""
+
+MOST_LIMITS = 4096
+"""Limits that are kept. A client that names ever new ones costs time, and not memory."""
+
+_NOT_AN_INTEGER = error("value is not an integer or out of range")
+_MOST = 2**63 - 1
+_is_number = re.compile(rb"0|[1-9][0-9]{0,18}").fullmatch
+
+
+class _Bound(NamedTuple):
+    """A limit and a quantity, bound to the store."""
+
+    take: Callable[[bytes, int], Decision]
+    quantity: int
+    limit: TokenBucket
+    head: tuple[bytes, bytes]  # of an answer: of a refused request, and of an allowed one
+
+
+class Throttles:
+    """Answers CL.THROTTLE on one store."""
+
+    def __init__(self, store: Store | AsyncStore) -> None:
+        self._store = store
+        self._awaits = is_async(store)
+        self._kept: dict[tuple[bytes, ...], _Bound] = {}
+
+    def answer(self, _session: object, request: list[bytes]) -> Answer:
+        """Return the answer: a coroutine of it if the store must be awaited."""
+        bound = self._kept.get(tuple(request[2:]))
+        if bound is None:
+            found = self._bind(request)
+            if isinstance(found, bytes):
+                return found
+            bound = found
+        if self._awaits:
+            return _awaited(bound, request[1])
+        return _answer(bound, bound.take(request[1], bound.quantity))
+
+    def _bind(self, request: list[bytes]) -> _Bound | bytes:
+        """Return what a request asks for, bound to the store; or the error in its arguments."""
+        if len(request) not in (5, 6):
+            return error("wrong number of arguments for 'cl.throttle' command: it is CL.THROTTLE key max_burst count "
+                         "period [quantity]")  # fmt: skip
+        stated = tuple(request[2:])
+        if not all(map(_is_number, stated)):
+            return _NOT_AN_INTEGER
+        max_burst, count, period, quantity = map(int, (*stated, b"1")[:4])
+        if max(max_burst + 1, count, period, quantity) > _MOST:
+            return _NOT_AN_INTEGER
+        if not count or not period:
+            return error("zero rates are not supported")
+        try:
+            limit = TokenBucket(max_burst + 1, Fraction(count, period))
+        except LimitError as wrong:
+            return error(f"value is out of range: {wrong}".replace("TokenBucket: ", ""))
+        heads = b"*5\r\n:1\r\n:%d\r\n:" % (max_burst + 1), b"*5\r\n:0\r\n:%d\r\n:" % (max_burst + 1)
+        bound = _Bound(self._take(limit), min(quantity, limit.max_cost + 1), limit, heads)
+        if len(self._kept) >= MOST_LIMITS:
+            del self._kept[next(iter(self._kept))]
+        self._kept[stated] = bound
+        return bound
+
+    def _take(self, limit: TokenBucket) -> Any:
+        if is_async(self._store):
+            return AsyncChargeGate(self._store, (SCOPE,), (limit,), _nobody_waits).try_acquire
+        store: Any = self._store
+        return store.bind((SCOPE,), (limit,), _nobody_waits).try_acquire
+
+
+async def _awaited(bound: _Bound, key: bytes) -> bytes:
+    take: Any = bound.take
+    return _answer(bound, await take(key, bound.quantity))
+
+
+def _answer(bound: _Bound, decision: Decision) -> bytes:
+    """Return the five integers of a decision. Seconds are rounded up, so that nobody comes back too early."""
+    whole, retry = bound.limit.whole_seconds, -1
+    if not decision.allowed and decision.retry_ticks != NEVER:
+        retry = whole(decision.retry_ticks)
+    return b"%b%d\r\n:%d\r\n:%d\r\n" % (
+        bound.head[decision.allowed], decision.remaining, retry, whole(decision.debt_ticks),
+    )  # fmt: skip
+
+
+def _nobody_waits(*_: object) -> Any:
+    raise AssertionError("CL.THROTTLE decides at once")

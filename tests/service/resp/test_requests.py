@@ -1,0 +1,205 @@
+"""Requests are read with bounds, in any pieces, the same by both readers; other bytes end the connection."""
+
+from __future__ import annotations
+
+import random
+import re
+import tracemalloc
+
+import pytest
+from resp_wires import Client, make_core, pieces, request
+
+from ratekeeper.service.resp.requests import (
+    MOST_ARGUMENTS,
+    MOST_BYTES,
+    PlainReader,
+    ProtocolError,
+    RequestReader,
+    is_plain,
+)
+
+BOMBS = [
+    b"*1000000000\r\n",
+    b"*100\r\n",
+    b"*2147483648\r\n",
+    b"*99999999999999999999\r\n",
+    b"*1\r\n$2000000000\r\n",
+    b"*1\r\n$131073\r\n",
+    b"*2\r\n$131072\r\n" + b"x" * MOST_BYTES + b"\r\n$1\r\n",
+    b"*" + b"1" * 40,
+    b"*1\r\n$" + b"1" * 40,
+    b"*1\r\n*1\r\n" * 30_000,
+    b"x" * (MOST_BYTES + 1),
+]
+
+
+def read_all(data: list[bytes]) -> list[list[bytes] | str]:
+    """Return the requests, and the text of the error that ends them."""
+    reader = RequestReader()
+    found: list[list[bytes] | str] = []
+    for piece in data:
+        reader.feed(piece)
+        try:
+            while (taken := reader.take()) is not None:
+                found.append(taken)
+        except ProtocolError as error:
+            return [*found, str(error)]
+    return found
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: repr(bomb[:24]))
+def test_a_request_that_would_be_too_large_is_refused_at_its_header(bomb: bytes) -> None:
+    for before in (b"", request("PING")):
+        client = Client()
+        tracemalloc.start()
+        client.wire.receive(before + bomb)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        answer = client.channel.taken()
+        assert answer.removeprefix(b"+PONG\r\n").startswith(b"-ERR Protocol error: ")
+        assert answer.count(b"\r\n") == 1 + bool(before)
+        assert client.channel.closed
+        assert peak < 20 * len(bomb) + 100_000
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (b"*1\r\n:1\r\n", "expected '$', got ':'"),
+        (b"*1\r\n+PING\r\n", "expected '$', got '+'"),
+        (b"*1\r\n=8\r\ntxt:PING\r\n", "expected '$', got '='"),
+        (b"*1\r\n*1\r\n$4\r\nPING\r\n", "expected '$', got '*'"),
+        (b"*1\r\n\x00\r\n", "expected '$', got '\\x00'"),
+        (b"*1\r\n$-1\r\n", "invalid bulk length"),
+        (b"*1\r\n$01\r\na\r\n", "invalid bulk length"),
+        (b"*1\r\n$ 1\r\na\r\n", "invalid bulk length"),
+        (b"*x\r\n", "invalid multibulk length"),
+        (b"*\r\n", "invalid multibulk length"),
+        (b"*1.0\r\n", "invalid multibulk length"),
+        (b"*01\r\n", "invalid multibulk length"),
+    ],
+)
+def test_bytes_that_are_no_request_end_the_connection_and_say_why(sent: bytes, error: str) -> None:
+    client = Client()
+    client.wire.receive(request("PING") + sent + request("PING"))
+    assert client.channel.taken().startswith(b"+PONG\r\n-ERR Protocol error: " + error.encode())
+    assert client.channel.closed
+    client.wire.receive(request("PING"))
+    assert not client.channel.writes
+
+
+def test_an_empty_request_gets_no_answer_as_in_redis() -> None:
+    client = Client()
+    assert client.send(b"*0\r\n" + request("PING") + b"*-1\r\n*-7\r\n\r\n" + request("PING")) == [b"PONG"] * 2
+    assert client.send(b"*0\r\n") == []
+
+
+@pytest.mark.parametrize("count", [1, MOST_ARGUMENTS])
+def test_the_largest_requests_are_read(count: int) -> None:
+    arguments = [b"x" * (MOST_BYTES // count)] * count
+    data = request(*arguments)
+    assert read_all([data]) == [arguments]
+    assert read_all(pieces(data, range(0, len(data), 999))) == [arguments]
+    for _ in range(2):
+        requests, whole = PlainReader().read(data)
+        assert whole or not is_plain(data)
+        assert requests == [arguments] or not is_plain(data)
+
+
+def test_words_in_a_line_are_a_request_too() -> None:
+    client = Client()
+    assert client.send(b"PING\r\n  echo   hi \nPING") == [b"PONG", b"hi"]
+    assert client.send(b"\r\n") == [b"PONG"]
+
+
+@pytest.mark.parametrize("line", [b"POST / HTTP/1.1\r\n", b"Host: localhost\r\n"])
+def test_a_page_that_speaks_http_to_us_gets_nothing(line: bytes) -> None:
+    """So a page that a person visits cannot have the person's browser ask for resets."""
+    client = Client()
+    client.wire.receive(line + b"RK.RESET path /api/x api_key k\r\n")
+    assert client.channel.closed
+    assert not client.channel.writes
+
+
+def some_requests(chance: random.Random) -> bytes:
+    """Requests with all that may confuse a reader in their arguments."""
+    spice = [b"", b"\r\n", b"*3\r\n$1\r\n", b"*123", b"$5\r\n", b"\n+", b"\n=", b"\x00\xff", b"PING", b"a" * 300]
+    data = b""
+    for _ in range(chance.randint(1, 5)):
+        count = chance.choice([0, 1, 1, 2, 5, 6, 12])
+        data += request(*[b"".join(chance.choices(spice, k=chance.randint(0, 2))) for _ in range(count)])
+    return data
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_cut_at_any_byte_changes_no_request(seed: int) -> None:
+    chance = random.Random(seed)
+    data = some_requests(chance)
+    whole = read_all([data])
+    for cut in range(1, len(data)):
+        assert read_all([data[:cut], data[cut:]]) == whole
+    assert read_all([bytes([byte]) for byte in data]) == whole
+
+
+def mutated(chance: random.Random, data: bytes) -> bytes:
+    kinds = b"*$+-:_#,(!=%~>|\r\n0123456789\x00P"
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(changed))
+        match chance.randrange(4):
+            case 0:
+                changed[at] = chance.choice(kinds)
+            case 1:
+                del changed[at : at + chance.randint(1, 4)]
+            case 2:
+                changed[at:at] = bytes(chance.choices(kinds, k=chance.randint(1, 4)))
+            case _:
+                changed[at] = chance.randrange(256)
+        if not changed:
+            return b"*"
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_readers_find_the_same_in_any_bytes(seed: int) -> None:
+    """hiredis finds the requests of the definition, also in bytes that are not requests."""
+    chance = random.Random(seed)
+    plain = PlainReader()
+    used = 0
+    for _ in range(300):
+        data = some_requests(chance)
+        if chance.random() < 0.8:
+            data = mutated(chance, data)
+        if not is_plain(data):
+            continue
+        used += 1
+        requests, whole = plain.read(data)
+        expected = read_all([data])
+        assert requests == expected[: len(requests)], data
+        if whole:
+            assert len(requests) == len(expected), data
+    assert used > 30
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_bytes_get_the_same_answers_whole_and_in_pieces(seed: int) -> None:
+    chance = random.Random(seed)
+    core = make_core()
+    for _ in range(20):
+        data = b"".join(
+            chance.choice([
+                request("PING"), request("ECHO", b"\r\n*1"), b"PING\r\n", request("NO", "x"), b"*0\r\n",
+                request("CL.THROTTLE", chance.choice("ab"), 5, 1, 1), request("HELLO", 3), some_requests(chance),
+            ])
+            for _ in range(4)
+        )  # fmt: skip
+        if chance.random() < 0.5:
+            data = mutated(chance, data)
+        answers = []
+        for cuts in ([], chance.sample(range(len(data)), min(5, len(data))), range(len(data))):
+            core.store.reset_scope("CL.THROTTLE")
+            client = Client(core)
+            for piece in pieces(data, cuts):
+                client.wire.receive(piece)
+            answers.append((re.sub(rb"\$2\r\nid\r\n:[0-9]+", b"", client.channel.taken()), client.channel.closed))
+        assert answers[0] == answers[1] == answers[2], data

@@ -1,0 +1,162 @@
+"""CL.THROTTLE answers as redis-cell and Dragonfly do: by their published cases, and by exact fractions."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from resp_wires import Client, ThrottleOracle, make_core
+
+from ratekeeper import ManualClock, MemoryStore
+from ratekeeper.service.resp.throttle import MOST_LIMITS
+
+# redis-cell's own test, a burst of 4 at 1 a second: milliseconds, quantity; then limited, remaining, retry, reset.
+REDIS_CELL = [
+    (0, 6, 1, 5, -1, 0),
+    (0, 1, 0, 4, -1, 1),
+    (0, 1, 0, 3, -1, 2),
+    (0, 1, 0, 2, -1, 3),
+    (0, 1, 0, 1, -1, 4),
+    (0, 1, 0, 0, -1, 5),
+    (0, 1, 1, 0, 1, 5),
+    (3000, 1, 0, 2, -1, 3),
+    (3100, 1, 0, 1, -1, 4),
+    (4000, 1, 0, 1, -1, 4),
+    (8000, 1, 0, 4, -1, 1),
+    (9500, 1, 0, 4, -1, 1),
+    (9500, 0, 0, 4, -1, 1),
+    (9500, 2, 0, 2, -1, 3),
+    (9500, 5, 1, 2, 3, 3),
+]
+
+
+class Throttled:
+    """CL.THROTTLE of one client, on a manual clock, on both cores."""
+
+    def __init__(self, implementation: Any) -> None:
+        self.clock = ManualClock()
+        store = MemoryStore(1000, clock=self.clock, implementation=implementation)
+        self.client = Client(make_core(self.clock, store))
+
+    def ask(self, *arguments: str | bytes | int) -> list[int]:
+        answer = self.client.ask("CL.THROTTLE", *arguments)
+        assert isinstance(answer, list), answer
+        return answer
+
+
+def test_the_published_cases_of_redis_cell(implementation: str) -> None:
+    it, now = Throttled(implementation), 0
+    for at, quantity, limited, *rest in REDIS_CELL:
+        it.clock.advance((at - now) / 1000)
+        now = at
+        assert it.ask("foo", 4, 1, 1, quantity) == [limited, 5, *rest], (at, quantity)
+
+
+def test_the_example_of_its_readme(implementation: str) -> None:
+    assert Throttled(implementation).ask("user123", 15, 30, 60, 1) == [0, 16, 15, -1, 2]
+    assert Throttled(implementation).ask("user123", 15, 30, 60) == [0, 16, 15, -1, 2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_trace_is_as_exact_fractions_say(implementation: str, seed: int) -> None:
+    """Also when a key's limit changes. Intervals are whole in nanoseconds here, so that nothing is rounded."""
+    chance = random.Random(seed)
+    it, oracle, now = Throttled(implementation), ThrottleOracle(), Fraction(0)
+    limits = [
+        (chance.choice([0, 1, 4, 15]), chance.choice([1, 2, 5, 8, 20]), chance.choice([1, 2, 5, 60])) for _ in "abc"
+    ]
+    for _ in range(400):
+        milliseconds = chance.choice([0, 0, 1, 7, 250, 999, 1000, 3001])
+        it.clock.advance(milliseconds / 1000)
+        now += Fraction(milliseconds, 1000)
+        key, limit = chance.choice([b"a", b"b"]), chance.choice(limits)
+        quantity = chance.choice([0, 1, 1, 1, 2, 5, 30])
+        assert it.ask(key, *limit, quantity) == oracle.ask(now, key, *limit, quantity)
+
+
+def test_who_comes_back_after_retry_after_passes(implementation: str) -> None:
+    it = Throttled(implementation)
+    for limit in ((0, 3, 7), (2, 7, 3), (5, 1_000_000, 1)):
+        for _ in range(20):
+            limited, _, _, retry, _ = it.ask("k", *limit)
+            if limited:
+                it.clock.advance(retry)
+                assert it.ask("k", *limit)[0] == 0
+
+
+def test_a_peek_takes_nothing(implementation: str) -> None:
+    it = Throttled(implementation)
+    assert [it.ask("k", 1, 1, 60, 0)[:3] for _ in range(3)] == [[0, 2, 2]] * 3
+    assert [it.ask("k", 1, 1, 60)[0] for _ in range(3)] == [0, 0, 1]
+    assert it.ask("k", 1, 1, 60, 0) == [0, 2, 0, -1, 120]
+
+
+def test_a_key_keeps_its_debt_when_its_limit_changes(implementation: str) -> None:
+    it = Throttled(implementation)
+    assert it.ask("k", 9, 1, 1, 10) == [0, 10, 0, -1, 10]
+    assert it.ask("k", 19, 1, 1, 0) == [0, 20, 10, -1, 10]
+    assert it.ask("k", 4, 1, 1) == [1, 5, 0, 6, 10]
+    assert it.ask("k", 4, 1, 1, 0) == [1, 5, 0, 5, 10]
+
+
+def test_its_keys_are_apart_from_the_rules_buckets(implementation: str) -> None:
+    it = Throttled(implementation)
+    assert it.ask("k", 0, 1, 3600)[0] == 0
+    assert it.client.ask("RK.CHECK", "path", "/api/x", "api_key", "k")[1] == 1
+
+
+def test_keys_are_any_bytes(implementation: str) -> None:
+    it = Throttled(implementation)
+    keys = [b"", b"\x00", b"\xff\xfe", b"\r\n", b"*123", "ü".encode(), b"k" * 1000]
+    for _ in range(2):
+        answers = [it.ask(key, 0, 1, 3600)[0] for key in keys]
+    assert answers == [1] * len(keys)
+
+
+INTEGER = "ERR value is not an integer or out of range"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("k",), "ERR wrong number of arguments for 'cl.throttle' command"),
+        (("k", 1, 1), "ERR wrong number of arguments for 'cl.throttle' command"),
+        (("k", 1, 1, 1, 1, 1), "ERR wrong number of arguments for 'cl.throttle' command"),
+        (("k", "x", 1, 1), INTEGER),
+        (("k", -1, 1, 1), INTEGER),
+        (("k", 1, "1.5", 1), INTEGER),
+        (("k", 1, 1, ""), INTEGER),
+        (("k", 1, 1, " 1"), INTEGER),
+        (("k", 1, 1, "1_0"), INTEGER),
+        (("k", 1, 1, "\u0661"), INTEGER),
+        (("k", 1, 1, 1, -1), INTEGER),
+        (("k", 1, 1, 1, 2**63), INTEGER),
+        (("k", 2**63 - 1, 1, 1), INTEGER),
+        (("k", "9" * 5000, 1, 1), INTEGER),
+        (("k", 1, 0, 1), "ERR zero rates are not supported"),
+        (("k", 1, 1, 0), "ERR zero rates are not supported"),
+        (("k", 2**62, 1, 1), "ERR value is out of range: a full refill would take more than the 5 years allowed"),
+        (("k", 1, 2**62, 1), "ERR value is out of range: refill_rate: a rate must be at most 1,000,000,000 per second"),
+    ],
+)
+def test_bad_arguments_get_the_words_of_the_field(arguments: tuple[str | int, ...], error: str) -> None:
+    client = Client()
+    for _ in range(2):
+        assert str(client.ask("CL.THROTTLE", *arguments)).startswith(error)
+
+
+def test_the_largest_quantity_can_never_pass(implementation: str) -> None:
+    it = Throttled(implementation)
+    assert it.ask("k", 1, 1, 60, 2**63 - 1) == [1, 2, 2, -1, 0]
+    assert it.ask("k", 1_000_000_000, 1_000_000_000, 1, 2**63 - 1)[:4] == [1, 1_000_000_001, 1_000_000_001, -1]
+
+
+def test_limits_that_are_kept_are_bounded_and_may_come_back(implementation: str) -> None:
+    it = Throttled(implementation)
+    for _ in range(2):
+        for burst in range(MOST_LIMITS + 10):
+            it.ask("k", burst, 1, 1, 0)
+    assert it.ask("k", 0, 1, 3600)[0] == 0
+    assert it.ask("k", 0, 1, 3600)[0] == 1
