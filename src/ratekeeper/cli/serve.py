@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ratekeeper.cli.parser import add_policy
@@ -65,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="ADDRESS",
                 help=f"listen for {spoken} too, on HOST:PORT or unix:PATH; port 0 takes a free one",
             )
+    parser.add_argument(
+        "--resp-password-file",
+        type=_password,
+        metavar="FILE",
+        help="the file with the password that Redis clients must state, by AUTH or HELLO (default: none)",
+    )
     parser.add_argument("--workers", type=_count, default=1, help="processes that serve (default: 1)")
     parser.add_argument(
         "--grace",
@@ -118,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             watched=not args.no_reload,
             workers=args.workers,
             grace=args.grace,
-            make=partial(make_core, headers=args.headers, limits=dict(args.limits)),
+            make=partial(make_core, headers=args.headers, limits=dict(args.limits), password=args.resp_password_file),
         )
         return serve(serving, _addresses(args), announce)
 
@@ -219,6 +226,16 @@ def _port(text: str) -> int | Address:
     if not text.isascii() or not text.isdigit() or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, or unix:PATH, not {text!r}")
     return int(text)
+
+
+def _password(file: str) -> bytes:
+    try:
+        password = Path(file).read_bytes().strip(b"\r\n")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {file!r}: {error.strerror}") from None
+    if not password or b"\n" in password:
+        raise argparse.ArgumentTypeError(f"{file!r} must have the password in one line, and nothing else")
+    return password
 
 
 def _seconds(text: str) -> float:

@@ -13,7 +13,7 @@ from ratekeeper.service.wire import Channel, MakeWire, Wire
 
 WireOf: TypeAlias = Callable[[Core, Channel, Bounds], Wire]
 
-PROTOCOLS = {"http": "HTTP", "grpc": "gRPC"}
+PROTOCOLS = {"http": "HTTP", "grpc": "gRPC", "resp": "Redis clients (RESP)"}
 """The names, as the options of `ratekeeper serve` have them, and as people read them."""
 
 
@@ -38,6 +38,10 @@ def _wire_of(kind: str) -> WireOf:
             from ratekeeper.service.grpc.wire import GrpcWire  # noqa: PLC0415
 
             return GrpcWire
+        if kind == "resp":
+            from ratekeeper.service.resp.wire import RespWire  # noqa: PLC0415  an extra
+
+            return RespWire
         from ratekeeper.service.http_adapter import UvicornWire  # noqa: PLC0415  an extra
 
         return UvicornWire
