@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ratekeeper import IMPLEMENTATION, __version__
-from ratekeeper.cli import explain, hash_value, serve, support, table, validate
+from ratekeeper.cli import completion, explain, hash_value, serve, support, table, validate
 from ratekeeper.cli.parser import EXIT_CODES, CommandParser, Commands, Parser, add_command, why_no_command
 from ratekeeper.cli.replay import command as replay
 from ratekeeper.errors import RatekeeperError
@@ -88,8 +88,26 @@ def make_parser() -> _Ratekeeper:
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     support.add_commands(commands)
+    _add_completion(parser)
     _add_help(parser)
     return parser
+
+
+def _add_completion(parser: _Ratekeeper) -> None:
+    completing = add_command(
+        parser.commands,
+        "completion",
+        "print a script that completes commands in a shell",
+        completion.EXAMPLES,
+        completion.NOTES,
+    )
+    completion.add_arguments(completing)
+
+    def run(args: argparse.Namespace) -> int:
+        print(completion.script(args.shell, parser.commands.choices), end="")
+        return 0
+
+    completing.set_defaults(run=run)
 
 
 def _add_help(parser: _Ratekeeper) -> None:
