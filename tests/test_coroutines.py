@@ -53,7 +53,8 @@ def test_a_flow_that_was_begun_without_a_task_goes_on_in_one_as_if_nothing_had_b
     assert asyncio.run(main()) == [1, "'its own'"]
 
 
-def test_a_flow_that_was_begun_and_is_cancelled_cleans_up() -> None:
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_flow_that_was_begun_and_is_cancelled_cleans_up_also_before_the_first_step_of_its_task(steps: int) -> None:
     left = []
 
     async def flow() -> None:
@@ -66,7 +67,8 @@ def test_a_flow_that_was_begun_and_is_cancelled_cleans_up() -> None:
         rest = begin(flow())
         assert asyncio.iscoroutine(rest)
         task = asyncio.create_task(rest)
-        await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

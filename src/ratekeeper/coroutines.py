@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial, wraps
-from types import coroutine
+from collections.abc import Callable, Coroutine, Generator
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -46,30 +45,46 @@ def begin(work: Coroutine[Any, Any, T]) -> T | Coroutine[Any, Any, T]:
     except StopIteration as done:
         result: T = done.value
         return result
-    return _as_coroutine(_rest(work, awaited))
+    return _Rest(work, awaited)
 
 
-async def _as_coroutine(rest: Awaitable[T]) -> T:
-    return await rest
+class _Rest(Coroutine[Any, Any, T]):
+    """The rest of a coroutine that has suspended, and waits for `awaited`.
 
+    A native coroutine that is cancelled before its first step runs none of its code. This one passes that on, so that
+    the coroutine which has begun cleans up.
+    """
 
-@coroutine
-def _rest(work: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
-    """Go on with a coroutine that has suspended, and waits for `awaited`."""
-    while True:
-        try:
-            value = yield awaited
-        except GeneratorExit:
-            work.close()
-            raise
-        except BaseException as error:
-            step = partial(work.throw, error)
-        else:
-            step = partial(work.send, value)
-        try:
-            awaited = step()
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+    __slots__ = ("_awaited", "_gone_on", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, T], awaited: Any) -> None:
+        self._work = work
+        self._awaited = awaited
+        self._gone_on = False
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self  # `yield from` needs no more than an iterator with these methods
+
+    def __iter__(self) -> _Rest[T]:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        if self._gone_on:
+            return self._work.send(value)
+        self._gone_on = True
+        awaited, self._awaited = self._awaited, None
+        return awaited
+
+    def throw(self, *exception: Any) -> Any:
+        self._gone_on = True
+        return self._work.throw(*exception)
+
+    def close(self) -> None:
+        self._gone_on = True
+        self._work.close()
 
 
 def as_coroutine(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
