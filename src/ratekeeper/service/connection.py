@@ -16,6 +16,9 @@ from typing import Any, cast
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.wire import MakeWire
 
+_PORTION = 16_384
+"""Bytes that a wire is given at once."""
+
 _log = logging.getLogger("ratekeeper")
 
 
@@ -46,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._wire_full = self._client_full = False
+        self._unheard = b""
         self._abort_at = inf
 
     # Events of the transport
@@ -59,13 +63,18 @@ class Connection(asyncio.Protocol):
         self._connections.open.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
-            return
-        try:
-            self.wire.receive(data)
-        except Exception:
-            _log.exception("a mistake in the %s protocol", self.kind)
-            self.abort()
+        """Hand bytes to the wire, a portion at a time, and only while the client reads the answers.
+
+        Short questions may have long answers. So the answers to one read of many questions could fill the memory.
+        """
+        self._unheard = self._unheard + data if self._unheard else data
+        while (data := self._unheard) and not (self._closing or self._client_full):
+            self._unheard = data[_PORTION:]
+            try:
+                self.wire.receive(data[:_PORTION])
+            except Exception:
+                _log.exception("a mistake in the %s protocol", self.kind)
+                self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.open.discard(self)
@@ -82,6 +91,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._client_full = False
         self._abort_at = self.now() + self._bounds.last_time if self._closing else inf
+        self.data_received(b"")
         self._read_again()
 
     # The channel
