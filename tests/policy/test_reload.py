@@ -26,7 +26,7 @@ from servers import PATIENCE, program, ratekeeper_service, wait_until_answers
 from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, PolicyWatch, watch_policy
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.at_rest import open_for_writing
-from ratekeeper.policy.reload import LONGER
+from ratekeeper.policy.watch import LONGER
 from ratekeeper.service.app import Service
 from ratekeeper.stores.table_store import TableStore
 

@@ -141,7 +141,11 @@ def test_a_limit_is_told_with_its_unit(service: Service) -> None:
     answer = service.ask("mongo_cps", {"database": "users"})
     [status] = answer.statuses
     assert (answer.overall_code, status.limit_remaining) == (1, 499)
-    assert (status.current_limit.requests_per_unit, status.current_limit.unit, status.current_limit.name) == (500, 1, "")
+    assert (status.current_limit.requests_per_unit, status.current_limit.unit, status.current_limit.name) == (
+        500,
+        1,
+        "",
+    )
     assert status.duration_until_reset.seconds == 1
     assert headers(answer)["ratelimit-policy"] == '"mongo_cps.database";q=500;w=1'
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ratekeeper.cli.parser import add_policy
-from ratekeeper.errors import RatekeeperError
+from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.http.attributes import ALWAYS_KNOWN
 from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
+from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Address
 from ratekeeper.service.make_core import OpenStore, make_core
 from ratekeeper.service.protocols import PROTOCOLS
@@ -72,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the file with the password that Redis clients must state, by AUTH or HELLO (default: none)",
     )
+    parser.add_argument(
+        "--envoy-config",
+        metavar="DIR",
+        help="answer gRPC by envoyproxy/ratelimit's files in this folder, in place of the policy",
+    )
     parser.add_argument("--workers", type=_count, default=1, help="processes that serve (default: 1)")
     parser.add_argument(
         "--grace",
@@ -125,9 +131,23 @@ def run(args: argparse.Namespace) -> int:
             watched=not args.no_reload,
             workers=args.workers,
             grace=args.grace,
+            envoy=_envoy(args),
             make=partial(make_core, headers=args.headers, limits=dict(args.limits), password=args.resp_password_file),
         )
         return serve(serving, _addresses(args), announce)
+
+
+def _envoy(args: argparse.Namespace) -> EnvoyConfig | None:
+    """Return the limits of the folder that the command line names."""
+    if args.envoy_config is None:
+        return None
+    if args.grpc is None:
+        raise RatekeeperError("--envoy-config is for Envoy, which asks by gRPC: add --grpc HOST:PORT")
+    try:
+        from ratekeeper.service.envoy.load import load_envoy_config  # noqa: PLC0415  an extra
+    except ModuleNotFoundError:
+        raise MissingExtraError("--envoy-config", "service") from None
+    return load_envoy_config(args.envoy_config)
 
 
 def _addresses(args: argparse.Namespace) -> dict[str, Address]:
@@ -179,6 +199,7 @@ def _hello(policy: Policy, args: argparse.Namespace, place: str, addresses: Mapp
     own = addresses["http"]
     url = f"http://{own}" if own.path is None else f"--unix-socket {shlex.quote(own.path)} http://localhost"
     notes = [f"{PROTOCOLS[kind]} at {address}" for kind, address in addresses.items() if kind != "http"]
+    notes += [f"Limits of Envoy: {args.envoy_config}"] if args.envoy_config else []
     notes += [place] if place else []
     if lacking := policy.lacking(ALWAYS_KNOWN):
         notes.append(f"Gateways cannot ask /check: nothing in their requests tells {lacking[0]!r}; see [attributes]")

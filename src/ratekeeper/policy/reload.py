@@ -1,32 +1,22 @@
 """watch_policy(): hand over the policy of a file each time that the file changes; a broken file changes nothing.
 
-It asks for the file's status now and then, which works on every file system, for files that are renamed over it, and
-for links that are turned, as Kubernetes does. It knows a file and a function that takes policies, and no keeper.
-`at_rest` decides whether the file is at rest, so that nobody is still writing it.
+It knows a policy's file and a function that takes policies, and no keeper. `watch` decides when the file is read.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import TypeAlias
 
 from ratekeeper.errors import PolicyError
-from ratekeeper.forks import forget_in_child
 from ratekeeper.policy.at_rest import open_for_writing
 from ratekeeper.policy.file.load import parse_policy, policy_text
 from ratekeeper.policy.model import Policy
+from ratekeeper.policy.watch import Judged, Watch, status_of
 
 Replace: TypeAlias = Callable[[Policy], None]
-Judged: TypeAlias = Callable[[PolicyError | None], object]
-"""A function of a file's mistakes, or of None if its policy is in use."""
-
-LONGER = 8
-"""The number of looks that must see a file unchanged if the system cannot tell whether it is being written."""
-
 _log = logging.getLogger("ratekeeper")
 
 
@@ -56,7 +46,7 @@ def watch_policy(
     return PolicyWatch(path, replace, in_use, every, judged)
 
 
-class PolicyWatch:
+class PolicyWatch(Watch[Policy]):
     """A watch over a policy file, begun by `watch_policy`. As a context manager it is stopped at the end.
 
     >>> from ratekeeper import Keeper, Policy
@@ -65,170 +55,25 @@ class PolicyWatch:
     ...     watch.reload()  # look now
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        replace: Replace,
-        in_use: Policy | None,
-        every: float,
-        judged: Judged | None = None,
-    ) -> None:
-        if not callable(replace):
-            raise TypeError(f"replace must be a function that takes a Policy, such as keeper.replace, not {replace!r}")
-        if not isinstance(every, int | float) or not 0 < every < threading.TIMEOUT_MAX:
-            raise ValueError(f"every must be seconds, more than 0, not {every!r}")
-        self._path = os.fspath(path)
-        self._replace = replace
-        self._every = every
-        self._told_judgement = judged
-        self._in_use = self._begun_with = in_use
-        self._text: str | None = None  # the text last taken or refused
-        self._refused = False
-        self._seen = _status(self._path)
-        self._rested = 0
-        self._judged: _Status | None = None
-        self._told_writer = False
-        self._reloads = False
-        self._abandoned = False
-        self._judge()
-        self._start()
-        forget_in_child(self)
+    def _status(self) -> object:
+        return status_of(self._path)
 
-    def reload(self) -> None:
-        """Make the thread read the file now, and log the result, also if nothing changed.
+    def _written(self) -> bool | None:
+        return open_for_writing(self._path)
 
-        Return before it is done. The file needs no rest, but is not read while a process has it open for writing.
-        """
-        self._reloads = True
-        self._wake.set()
+    def _read(self) -> tuple[str, Policy | PolicyError]:
+        return _read(self._path)
 
-    def stop(self) -> None:
-        """Stop watching: after this returns, nothing is handed over."""
-        self._stopping.set()
-        self._wake.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+    def _changes(self, before: Policy, after: Policy) -> list[str]:
+        return _changes(before, after)
 
-    def abandon(self) -> None:
-        """Stop watching, some time after this returns. Take no lock and wait for nobody, as a finalizer must."""
-        self._abandoned = True
+    def _described(self, policy: Policy) -> str:
+        return f"rules {_named([*_by_name(policy)])}"
 
-    def __repr__(self) -> str:
-        ended = ", stopped" if self._abandoned or self._stopping.is_set() else ""
-        return f"PolicyWatch({self._path!r}, every={self._every}, in_use={self._in_use!r}{ended})"
-
-    def __enter__(self) -> PolicyWatch:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def _start(self) -> None:
-        self._stopping, self._wake = threading.Event(), threading.Event()
-        run = (self._stopping, self._wake)
-        self._thread = threading.Thread(target=self._run, args=run, name="ratekeeper policy", daemon=True)
-        self._thread.start()
-
-    def forget(self) -> None:
-        """Go on in a forked child, without the parent's thread, which may have been in the middle of a change."""
-        if not (self._abandoned or self._stopping.is_set()):
-            self._text = self._judged = None
-            self._start()
-
-    def _run(self, stopping: threading.Event, wake: threading.Event) -> None:
-        while not (self._abandoned or stopping.is_set()):
-            if wake.wait(self._every):
-                wake.clear()
-            if self._abandoned or stopping.is_set():
-                break
-            try:
-                if self._reloads:
-                    self._reload_now()
-                else:
-                    self._look()
-            except Exception:  # `replace` is the caller's; the watch goes on for the next change
-                _log.exception("%s has changed, but was not taken", self._path)
-
-    def _look(self) -> None:
-        """Judge the file if it has changed, and has rested since the last look."""
-        now = _status(self._path)
-        if now != self._seen:
-            self._seen, self._rested, self._told_writer = now, 0, False
-        elif now != self._judged:
-            self._rested += 1
-            if self._may_be_judged():
-                self._judged = now
-                self._judge()
-
-    def _may_be_judged(self) -> bool:
-        written = open_for_writing(self._path)
-        if written and not self._told_writer:
-            self._told_writer = True
-            _log.info("%s has changed: it is taken when no process has it open for writing any more", self._path)
-        return self._rested >= LONGER if written is None else not written
-
-    def _reload_now(self) -> None:
-        self._reloads, self._rested = False, 0
-        self._seen = self._judged = _status(self._path)
-        if open_for_writing(self._path):
-            self._judged = None
-            _log.warning("%s is not read yet: a process has it open for writing", self._path)
-        else:
-            self._judge(asked=True)
-
-    def _judge(self, asked: bool = False) -> None:
-        """Take the file's policy, or log why not. If someone `asked`, log also that nothing changes."""
-        text, policy = _read(self._path)
-        if _status(self._path) != self._seen:
-            if asked:
-                _log.info("%s has just changed: it is taken when it has rested", self._path)
-            return
-        if text == self._text and not asked:
-            return
-        self._text = text
-        mistakes = self._tried(policy, asked) if isinstance(policy, Policy) else policy
-        self._refused = mistakes is not None
-        if mistakes is not None:
-            _log.error("%s is not taken: the policy in use before stays. Its mistakes:\n%s", self._path, mistakes)
-        if self._told_judgement is not None:
-            self._told_judgement(mistakes)
-
-    def _tried(self, policy: Policy, asked: bool) -> PolicyError | None:
-        """Hand a policy over. Return the error if `replace` cannot use it."""
-        try:
-            self._take(policy, asked)
-        except PolicyError as error:
-            return error
-        return None
-
-    def _take(self, policy: Policy, asked: bool) -> None:
-        """Hand a policy over, unless it is the same as the one in use."""
-        before, changes = self._in_use, [] if self._in_use is None else _changes(self._in_use, policy)
-        if before is not None and not changes:
-            if self._refused:
-                _log.info("%s is mended: it holds the policy in use", self._path)
-            elif asked:
-                _log.info("%s holds the policy in use: nothing changes", self._path)
-            return
-        self._replace(policy)
-        self._in_use, self._begun_with = policy, self._begun_with or policy
-        if before is not None and before.store != policy.store != self._begun_with.store:
+    def _warn(self, before: Policy, after: Policy) -> None:
+        assert self._begun_with is not None
+        if before.store != after.store != self._begun_with.store:
             _log.warning("%s has another [store], which is not taken before a restart; all else is", self._path)
-        _log.info("%s is in use: %s", self._path, "; ".join(changes) or f"rules {_named([*_by_name(policy)])}")
-
-
-_Status: TypeAlias = tuple[int, int, int, int]
-
-
-def _status(path: str) -> _Status:
-    """Return the numbers that change when a file does; all 0 if there is none."""
-    try:
-        it = os.stat(path)
-    except OSError:
-        return 0, 0, 0, 0
-    return it.st_mtime_ns, it.st_size, it.st_ino, it.st_dev
 
 
 def _read(path: str) -> tuple[str, Policy | PolicyError]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.core import Core
+from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.make_core import MakeCore, OpenStore
 
 SERVE = "serve"
@@ -21,13 +23,20 @@ SERVE = "serve"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The first order: what to make the core of. Later orders are `SERVE`, and each newer `Policy`."""
+    """The first order: what to make the core of. Later orders are `SERVE`, and each newer `Policy` or `EnvoyConfig`."""
 
     make: MakeCore
     open_store: OpenStore
     policy: Policy
     bounds: Bounds
     grace: float
+    envoy: EnvoyConfig | None = None
+
+    def make_core(self) -> Core:
+        """Return the core of a process."""
+        core = self.make(self.policy, self.open_store)
+        core.envoy = self.envoy
+        return core
 
 
 class Control:

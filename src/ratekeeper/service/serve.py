@@ -13,12 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import TIMEOUT_MAX
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.reload import Replace, watch_policy
+from ratekeeper.policy.reload import watch_policy
+from ratekeeper.policy.watch import Watch
 from ratekeeper.service.bounds import Bounds, connections_allowed
 from ratekeeper.service.control import Start
+from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Address, Listener
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import StopSignals, run_loop
@@ -41,6 +43,7 @@ class Serving:
     """The policy to serve, and the options of the service.
 
     file, watched    the policy's file, read again on SIGHUP, and whether also when it changes
+    envoy            the limits of envoyproxy/ratelimit's files, whose folder is watched as the policy's file is
     grace            seconds from the signal to stop until requests that still wait are cut off
     """
 
@@ -52,6 +55,7 @@ class Serving:
     grace: float = 10.0
     bounds: Bounds = field(default_factory=Bounds)
     make: MakeCore = make_core
+    envoy: EnvoyConfig | None = None
 
 
 def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -> int:
@@ -63,7 +67,7 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
     for kind in wanted:
         check_installed(kind)
     bounds = replace(serving.bounds, connections=connections_allowed(serving.bounds.connections))
-    start = Start(serving.make, serving.open_store, serving.policy, bounds, serving.grace)
+    start = Start(serving.make, serving.open_store, serving.policy, bounds, serving.grace, serving.envoy)
     listeners: list[Listener] = []
     try:
         for kind, address in wanted.items():
@@ -79,7 +83,7 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
 
 
 async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]) -> int:
-    core = start.make(start.policy, start.open_store)
+    core = start.make_core()
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
     server = Server(listening, start.bounds, start.grace)
     signals = StopSignals(server.stop)
@@ -98,12 +102,28 @@ async def _with_workers(
 
 
 @asynccontextmanager
-async def _watched(serving: Serving, take: Replace) -> AsyncIterator[None]:
+async def _watched(serving: Serving, take: Callable[[Policy | EnvoyConfig], None]) -> AsyncIterator[None]:
     """Hand the file's policy over when it changes, if it is watched, and when a SIGHUP comes."""
     every = EVERY if serving.watched else NEVER
-    watch = await asyncio.to_thread(watch_policy, serving.file, take, in_use=serving.policy, every=every)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.reload)
+    watches: list[Watch[Any]] = [
+        await asyncio.to_thread(watch_policy, serving.file, take, in_use=serving.policy, every=every)
+    ]
+    if serving.envoy is not None:
+        watches.append(await asyncio.to_thread(_watch_envoy, serving.envoy, take, every))
+
+    def reload() -> None:
+        for watch in watches:
+            watch.reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     try:
         yield
     finally:
-        await asyncio.to_thread(watch.stop)  # its thread may wait for this loop
+        for watch in watches:
+            await asyncio.to_thread(watch.stop)  # its thread may wait for this loop
+
+
+def _watch_envoy(in_use: EnvoyConfig, take: Callable[[EnvoyConfig], None], every: float) -> Watch[EnvoyConfig]:
+    from ratekeeper.service.envoy.watch import EnvoyWatch  # noqa: PLC0415  needs the extra
+
+    return EnvoyWatch(in_use.source, take, in_use, every)

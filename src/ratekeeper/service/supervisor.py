@@ -27,6 +27,7 @@ from functools import partial
 
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
+from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Listener
 from ratekeeper.service.loop import StopSignals
 from ratekeeper.stores.memory import MemoryStore
@@ -45,13 +46,23 @@ _log = logging.getLogger("ratekeeper")
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """A process, the line to it, the policy that it has, and since when it serves."""
+    """A process, the line to it, the policy and Envoy's limits that it has, and since when it serves."""
 
     process: asyncio.subprocess.Process
     control: Control
     policy: Policy | None = None
+    envoy: EnvoyConfig | None = None
     serves_since: float | None = None
     failure: str | None = None
+
+    def obeyed(self, order: Start | Policy | EnvoyConfig) -> None:
+        """Note that it has carried out an order."""
+        if isinstance(order, Start):
+            self.policy, self.envoy = order.policy, order.envoy
+        elif isinstance(order, Policy):
+            self.policy = order
+        else:
+            self.envoy = order
 
 
 class Supervisor:
@@ -65,7 +76,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._changed = asyncio.Condition()
         self._told: str | None = None
-        self._rehearsal = start.make(start.policy, partial(MemoryStore, 1))
+        self._rehearsal = replace(start, open_store=partial(MemoryStore, 1)).make_core()
         self._loop = asyncio.get_running_loop()
 
     async def run(self, announce: Callable[[], None]) -> int:
@@ -83,22 +94,23 @@ class Supervisor:
         await asyncio.gather(*keeping)
         return signals.exit_code
 
-    def replace(self, policy: Policy) -> None:
-        """Have all workers decide by another policy. Raise `PolicyError`, and change nothing, if they would refuse it.
+    def replace(self, new: Policy | EnvoyConfig) -> None:
+        """Have all workers decide by another policy, or Envoy's questions by other limits.
 
-        Called by another thread than the loop's.
+        Raise `PolicyError`, and change nothing, if they would refuse it. Called by another thread than the loop's.
         """
-        self._rehearsal.replace(policy)
+        self._rehearsal.replace(new)
         if not self._stopping.is_set():
-            asyncio.run_coroutine_threadsafe(self._hand_out(policy), self._loop).result(2 * _REPLY_TIME)
+            asyncio.run_coroutine_threadsafe(self._hand_out(new), self._loop).result(2 * _REPLY_TIME)
 
-    async def _hand_out(self, policy: Policy) -> None:
+    async def _hand_out(self, new: Policy | EnvoyConfig) -> None:
         """Give the policy to the workers, and return when each worker that serves uses it."""
-        self._start = replace(self._start, policy=policy)
+        start = self._start
+        self._start = replace(start, policy=new) if isinstance(new, Policy) else replace(start, envoy=new)
 
         def agreed() -> bool:
             serving = [worker for worker in self._workers if worker.serves_since is not None]
-            return self._stopping.is_set() or all(worker.policy is self._start.policy for worker in serving)
+            return self._stopping.is_set() or all(self._next_order(worker) is SERVE for worker in serving)
 
         async with self._changed:
             self._changed.notify_all()
@@ -181,31 +193,38 @@ class Supervisor:
 
     async def _direct(self, worker: _Worker) -> None:
         """Give a worker its orders, and the policy that is in use, for as long as it lives."""
-        order: Start | Policy | str = self._start
+        order: Start | Policy | EnvoyConfig | str = self._start
         try:
             while True:
-                policy = order.policy if isinstance(order, Start) else order
                 worker.failure = await worker.control.ask(order)
                 if worker.failure is not None:
                     with suppress(ProcessLookupError):
                         worker.process.terminate()
                     return
                 async with self._changed:
-                    if isinstance(policy, Policy):
-                        worker.policy = policy
-                    else:
+                    if isinstance(order, str):
                         worker.serves_since = time.monotonic()
                         self._recovered()
+                    else:
+                        worker.obeyed(order)
                     self._changed.notify_all()
                     if worker.serves_since is not None:
-                        await self._changed.wait_for(lambda: worker.policy is not self._start.policy)
-                    order = SERVE if worker.policy is self._start.policy else self._start.policy
+                        await self._changed.wait_for(lambda: self._next_order(worker) is not SERVE)
+                    order = self._next_order(worker)
         except (EOFError, OSError):
             return  # it is about to end
         except Exception as error:
             worker.failure = f"the parent cannot direct it: {error!r}"
             with suppress(ProcessLookupError):
                 worker.process.kill()
+
+    def _next_order(self, worker: _Worker) -> Policy | EnvoyConfig | str:
+        """Return what a worker lacks, or `SERVE` if it has all that is in use."""
+        if worker.policy is not self._start.policy:
+            return self._start.policy
+        if self._start.envoy is not None and worker.envoy is not self._start.envoy:
+            return self._start.envoy
+        return SERVE
 
     def _tell(self, reason: str, pause: float, repeats: bool) -> None:
         """Log why a worker ended. One reason that all workers have, again and again, is told once."""

@@ -16,6 +16,7 @@ from ratekeeper.errors import PolicyError
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
 from ratekeeper.service.core import Core
+from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import run_loop
 from ratekeeper.service.protocols import make_wire
@@ -29,7 +30,7 @@ async def work(control: Control, sockets: Sequence[tuple[str, socket.socket]]) -
     start = await control.receive()
     assert isinstance(start, Start)
     try:
-        core = start.make(start.policy, start.open_store)
+        core = start.make_core()
         listening = [Listening(kind, one, make_wire(kind, core, start.bounds)) for kind, one in sockets]
     except Exception as error:  # the parent logs any failure, in one line
         await control.send(f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error))
@@ -57,10 +58,10 @@ async def _obey(control: Control, core: Core, server: Server) -> None:
         server.stop()
 
 
-def _replace(core: Core, policy: object) -> str | None:
-    assert isinstance(policy, Policy)
+def _replace(core: Core, new: object) -> str | None:
+    assert isinstance(new, Policy | EnvoyConfig)
     try:
-        core.replace(policy)
+        core.replace(new)
     except PolicyError as error:
         return str(error)
     return None

@@ -28,7 +28,7 @@ class StrictYaml:
         self._constructor = yaml.constructor.SafeConstructor()
 
     def parse(self, text: str) -> yaml.Node | None:
-        """Return the document in a text; None if there is none, or if it is not YAML."""
+        """Return the document in a string; None if there is none, or if it is not YAML."""
         try:
             document: yaml.Node | None = yaml.compose(text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
