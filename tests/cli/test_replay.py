@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from io import StringIO
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from ratekeeper.cli.replay import engine
 from ratekeeper.cli.replay.engine import replay
 from ratekeeper.cli.replay.report import BadLine, Report, RuleReport
-from ratekeeper.cli.replay.tables import print_report
+from ratekeeper.cli.replay.tables import lines_of
+from ratekeeper.cli.style import Style
 from ratekeeper.clock import ManualClock
 from ratekeeper.gcra import decide
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket
@@ -97,8 +96,8 @@ def test_buckets_with_the_most_rejections_are_named_with_their_own_counts() -> N
     policy = SMALL.replace("capacity = 4", "capacity = 400")
     report = replay(Policy.parse(policy), lines, top=2, show_keys=True)
     assert report.top == (
-        ("free keys", "api_key=k-b", 2, 2, 4),
-        ("free keys", "api_key=k-a", 2, 1, 3),
+        ("free keys", "api_key=k-b", 2, 2, 4, False),
+        ("free keys", "api_key=k-a", 2, 1, 3, False),
     )
 
 
@@ -244,7 +243,7 @@ def test_no_line_makes_a_traceback(data: st.DataObject) -> None:
         lines.append(text)
     report = replay(Policy.parse(SMALL), lines, show_keys=True)
     assert report.requests + report.unreadable == report.lines
-    print_report(Console(file=StringIO()), report, "policy", "log", True)
+    assert all(line.isprintable() for line in lines_of(report, Style(colour=False), "policy", "log", True))
 
 
 # The same as live

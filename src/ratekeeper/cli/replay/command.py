@@ -9,6 +9,7 @@ import argparse
 import gc
 import gzip
 import io
+import json
 import os
 import stat
 import sys
@@ -20,9 +21,12 @@ from typing import IO, cast
 
 from ratekeeper.cli.parser import add_policy, whole_number
 from ratekeeper.cli.replay.access_log import UNDERSTOOD
+from ratekeeper.cli.replay.as_json import as_json
 from ratekeeper.cli.replay.engine import replay
 from ratekeeper.cli.replay.report import Report
-from ratekeeper.errors import MissingExtraError, PolicyError
+from ratekeeper.cli.replay.tables import lines_of
+from ratekeeper.cli.style import Style, safe
+from ratekeeper.errors import RatekeeperError
 from ratekeeper.policy.model import Policy
 
 EXAMPLES = (
@@ -36,11 +40,10 @@ Memory grows with the number of distinct buckets, not with the log."""
 _LONGEST_LINE = 2**16
 """A longer line is read as several, none of which is a request: memory stays bounded whatever the file is."""
 
-_WIDTH_OF_A_FILE = 120
 _GZIP = b"\x1f\x8b"
 
 
-class _LogError(Exception):
+class _LogError(RatekeeperError):
     """The log cannot be replayed. The text says which and why."""
 
 
@@ -59,26 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-keys", type=whole_number(1), default=1_000_000, metavar="N", help="live buckets to hold (1,000,000)"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay and print. Returns 0, or 2 if there was nothing to replay. Raises `MissingExtraError` without rich."""
-    try:
-        from rich.console import Console  # noqa: PLC0415  an extra
-
-        from ratekeeper.cli.replay.tables import print_report  # noqa: PLC0415
-    except ImportError:
-        raise MissingExtraError("ratekeeper replay", "service") from None
+    """Replay and print. Raise `RatekeeperError` if there is nothing to replay."""
     name = "standard input" if args.log == "-" else args.log
-    try:
-        policy = Policy.load(args.policy)
-        report = _replay_file(policy, args, name)
-    except (PolicyError, _LogError) as error:
-        print(f"ratekeeper: {error}", file=sys.stderr)
-        return 2
-    # Where there is no terminal to fit, tables take the room they need.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_A_FILE
-    print_report(Console(width=width, highlight=False), report, args.policy, name, args.show_keys)
+    policy = Policy.load(args.policy)
+    report = _replay_file(policy, args, name)
+    if args.json:
+        print(json.dumps(as_json(report), indent=2))
+    else:
+        print("\n".join(lines_of(report, Style.of(sys.stdout), args.policy, name, args.show_keys)))
     return 0
 
 
@@ -88,7 +83,7 @@ def _replay_file(policy: Policy, args: argparse.Namespace, name: str) -> Report:
             raw = sys.stdin.buffer if args.log == "-" else stack.enter_context(open(args.log, "rb"))
             text = _text(raw)
             stack.callback(text.detach)  # or else it would close standard input with itself
-            progress = stack.enter_context(_progress_bar(raw, name))
+            progress = stack.enter_context(_progress(raw, safe(name)))
             lines = iter(partial(text.readline, _LONGEST_LINE), "")
             stack.enter_context(_no_cycle_collection())
             report = replay(policy, lines, progress, top=args.top, max_keys=args.max_keys, show_keys=args.show_keys)
@@ -122,17 +117,19 @@ def _text(raw: IO[bytes]) -> io.TextIOWrapper:
 
 
 @contextmanager
-def _progress_bar(raw: IO[bytes], name: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how much of the log is read: by bytes, or by lines where its size is not known."""
-    from rich.console import Console  # noqa: PLC0415  an extra
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    status = os.fstat(raw.fileno()) if sys.stderr.isatty() else None
-    if status is None:
+def _progress(raw: IO[bytes], name: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how much of the log is read: lines, and the share of bytes if the size is known."""
+    if not sys.stderr.isatty():
         yield lambda lines: None
         return
-    size = status.st_size if stat.S_ISREG(status.st_mode) else None
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[lines]:,} lines"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=size, lines=0)
-        yield lambda lines: bar.update(task, completed=raw.tell() if size is not None else 0, lines=lines)
+    status = os.fstat(raw.fileno())
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+    def show(lines: int) -> None:
+        part = f", {100 * raw.tell() // size} %" if size else ""
+        print(f"\r{name}: {lines:,} lines read{part}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # erase the line

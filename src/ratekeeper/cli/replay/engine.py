@@ -11,7 +11,8 @@ Time
     from a server with an unset clock, is not read, and the other lines are.
 
 Memory
-    It grows by some 300 bytes for each distinct bucket, and with nothing else.
+    It grows by some 300 bytes for each distinct bucket, some 600 if requests meet it while it is not full, and with
+    nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ratekeeper.cli.replay.log_time import UnreadableLine
 from ratekeeper.cli.replay.plan import Lacking, Planner
 from ratekeeper.cli.replay.report import BadLine, BucketReport, Report, TimeSpan
 from ratekeeper.cli.replay.tally import Share, Values, count, most_refusing
+from ratekeeper.cli.replay.timeline import ADMITTED, DELAYED, REJECTED, Timeline
 from ratekeeper.clock import ManualClock
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.keeper import Keeper
@@ -82,6 +84,7 @@ class _Replay:
         self.span: TimeSpan | None = None
         self.offset = 0  # from the log's time to the clock's
         self.whole_seconds = True
+        self.timeline = Timeline()
 
     def run(self, lines: Iterable[str], progress: Callable[[int], object]) -> _Replay:
         for entry in self._in_order(self._entries(lines, progress)):
@@ -131,12 +134,18 @@ class _Replay:
         except Lacking as refusal:
             self.lacking[refusal.attribute] += 1
             self.rejected += 1
+            self.timeline.add(self._second(), REJECTED)
             return
         if shares:
             self._decide(shares)
         else:
             self.unmatched += 1
             self.admitted += 1
+            self.timeline.add(self._second(), ADMITTED)
+
+    def _second(self) -> int:
+        """Return the time of the request being decided, in seconds since 1970."""
+        return (self.now - self.offset) // TICKS_PER_SECOND
 
     def _set_clock(self, at: int) -> None:
         """Go on to an entry's time; stay if it is past."""
@@ -159,30 +168,39 @@ class _Replay:
 
     def _decide(self, shares: list[Share]) -> None:
         decisions = self.store.decide([share.charge for share in shares])
-        allowed, delay = count(shares, decisions, self.now)
+        second = self._second()
+        allowed, delay = count(shares, decisions, self.now, second)
         if not allowed:
             self.rejected += 1
+            self.timeline.add(second, REJECTED)
             return
         self.admitted += 1
+        self.timeline.add(second, DELAYED if delay else ADMITTED)
         if delay:
             self.delayed += 1
             self.longest_delay = max(self.longest_delay, delay)
 
     def report(self, top: int, show_keys: bool) -> Report:
+        span = self.span
         return Report(
             lines=self.lines, requests=self.admitted + self.rejected, unreadable=self.unreadable,
             bad_lines=tuple(sorted(self.bad_lines)), span=self.span, unmatched=self.unmatched, admitted=self.admitted,
             rejected=self.rejected, delayed=self.delayed, longest_delay=self.longest_delay / TICKS_PER_SECOND,
             lacking=dict(self.lacking), absent=tuple(sorted(self.absent)), late=self.late,
             lateness=self.lateness / TICKS_PER_SECOND, whole_seconds=self.whole_seconds,
-            evicted=self.store.stats().evicted_live, rules=tuple(tally.report() for tally in self.planner.tallies),
-            top=self._top(top, show_keys),
+            evicted=self.store.stats().evicted_live, rules=tuple(tally.report(span) for tally in self.planner.tallies),
+            top=self._top(top, show_keys), timeline=self.timeline.series(*span.seconds) if span else None,
         )  # fmt: skip
 
     def _top(self, top: int, show_keys: bool) -> tuple[BucketReport, ...]:
         return tuple(
             BucketReport(
-                rule.name, self._name(rule, values, show_keys), bucket.admitted, bucket.rejected, bucket.needed
+                rule.name,
+                self._name(rule, values, show_keys),
+                bucket.admitted,
+                bucket.rejected,
+                bucket.needed,
+                bool(self.span and bucket.in_excess(self.span.last - self.span.first)),
             )
             for rule, values, bucket in most_refusing(self.planner.tallies, top)
         )

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ratekeeper.cli.replay.demand import Remedy
+from ratekeeper.cli.replay.timeline import Series
+from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.model import Rule
 
 
@@ -24,15 +27,24 @@ class TimeSpan(NamedTuple):
     first: int
     last: int
 
+    @property
+    def seconds(self) -> tuple[int, int]:
+        """The same in whole seconds."""
+        return self.first // TICKS_PER_SECOND, self.last // TICKS_PER_SECOND
+
 
 class BucketReport(NamedTuple):
-    """One bucket of one rule; `name` is its key for people. The counts are as in `RuleReport`."""
+    """One bucket of one rule; `name` is its key for people. The counts are as in `RuleReport`.
+
+    `remedied` is whether it asked for more than the rate all the time, so no capacity is meant.
+    """
 
     rule: str
     name: str
     admitted: int
     rejected: int
     needed: int
+    remedied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,8 @@ class RuleReport:
                 if all other rules had too; a leaky bucket's callers are taken to wait for their turn
     needed_99   the same for 99 % of the buckets: the worst one per cent left out
     keyless     requests without an attribute of the rule's key, which shared a bucket
+    timeline    outcomes over time; None if no request matched
+    remedy      the rate that would do, where demand exceeds the rate all the time: `needed` then grows with the log
     """
 
     rule: Rule
@@ -55,6 +69,8 @@ class RuleReport:
     needed: int
     needed_99: int
     keyless: int
+    timeline: Series | None = None
+    remedy: Remedy | None = None
 
     @property
     def requests(self) -> int:
@@ -77,6 +93,7 @@ class Report:
     whole_seconds  no time in the log has a fraction of a second
     evicted     live buckets that the store had no place for
     top         the buckets that rejected the most requests, most first
+    timeline    outcomes over time; None if there was no request
     """
 
     lines: int
@@ -97,3 +114,4 @@ class Report:
     evicted: int
     rules: tuple[RuleReport, ...]
     top: tuple[BucketReport, ...]
+    timeline: Series | None = None

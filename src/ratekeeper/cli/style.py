@@ -1,0 +1,72 @@
+"""Tables and colours for a terminal. Colours are for a terminal alone, and never with NO_COLOR. Knows no command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TextIO
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+
+
+class Cell(NamedTuple):
+    """A string in a table, and the name of its style."""
+
+    text: str
+    style: str = ""
+
+
+class Style:
+    """Writes styled strings, with escape codes if `colour`."""
+
+    def __init__(self, colour: bool) -> None:
+        self.colour = colour
+
+    @classmethod
+    def of(cls, stream: TextIO) -> Style:
+        """Return the style for a stream: coloured if that is a terminal that shows colours, and nobody objects."""
+        return cls(stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb")
+
+    def __call__(self, text: str, style: str) -> str:
+        return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if self.colour and style and text else text
+
+    def table(self, rows: Iterable[Sequence[Cell]], right: Iterable[int] = ()) -> list[str]:
+        """Return the lines of a table. The columns numbered in `right` are aligned at the right."""
+        kept, at_right = list(rows), frozenset(right)
+        widths = [max(map(width, (cell.text for cell in column))) for column in zip(*kept, strict=True)]
+        lines = []
+        for row in kept:
+            parts = []
+            for place, (cell, room) in enumerate(zip(row, widths, strict=True)):
+                space = " " * (room - width(cell.text))
+                shown = self(cell.text, cell.style)
+                parts.append(space + shown if place in at_right else shown + space)
+            lines.append("  ".join(parts).rstrip())
+        return lines
+
+
+def width(text: str) -> int:
+    """Return the columns of a terminal that a string takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def safe(text: str, longest: int | None = None) -> str:
+    """Return a string from outside with escapes, so that it cannot control a terminal, and cut short if it is long."""
+    shown = text if longest is None else text[: longest + 1]
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+    return shown if longest is None or len(shown) <= longest else shown[: longest - 3] + "..."
+
+
+def encodes(text: str) -> bool:
+    """Return whether standard output can show a string."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
