@@ -100,10 +100,7 @@ def test_the_largest_requests_are_read(count: int) -> None:
     data = request(*arguments)
     assert read_all([data]) == [arguments]
     assert read_all(pieces(data, range(0, len(data), 999))) == [arguments]
-    for _ in range(2):
-        requests, whole = PlainReader().read(data)
-        assert whole or not is_plain(data)
-        assert requests == [arguments] or not is_plain(data)
+    assert PlainReader().read(data) == [arguments]
 
 
 def test_words_in_a_line_are_a_request_too() -> None:
@@ -172,13 +169,11 @@ def test_both_readers_find_the_same_in_any_bytes(seed: int) -> None:
             data = mutated(chance, data)
         if not is_plain(data):
             continue
-        used += 1
-        requests, whole = plain.read(data)
-        expected = read_all([data])
-        assert requests == expected[: len(requests)], data
-        if whole:
-            assert len(requests) == len(expected), data
-    assert used > 30
+        requests = plain.read(data)
+        if requests is not None:
+            used += 1
+            assert requests == read_all([data]), data
+    assert used > 5
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -20,6 +20,11 @@ from ratekeeper.service.resp.session import Session
 from ratekeeper.usage import Usage
 
 _CHECK = "RK.CHECK attribute value [attribute value ...] [COST n] [TIMEOUT seconds] [WAIT yes|no]"
+_PARTS = ("allowed", "rule", "missing", "denied", "message", "remaining", "retry_after", "reset_after", "delay")
+_VALUES = b"".join([encode(name, False) + b"%b" for name in _PARTS])
+_FORMS = b"*%d\r\n" % (2 * len(_PARTS)) + _VALUES, b"%%%%%d\r\n" % len(_PARTS) + _VALUES
+"""The answer to a check, but for its values, in RESP2 and RESP3."""
+
 _USAGE = "RK.USAGE attribute value [attribute value ...]"
 _RESET = "RK.RESET attribute value [attribute value ...] [RULE name]"
 
@@ -109,18 +114,20 @@ def _report(refusal: RatekeeperError | None, exchange: ProgramExchange, resp3: b
     if refusal is not None and not isinstance(refusal, RateLimitExceeded):
         raise refusal
     decision = exchange.decisions[-1]
-    rule = decision.rule
-    return encode({
-        "allowed": decision.allowed,
-        "rule": rule.label if rule else None,
-        "missing": decision.missing,
-        "denied": decision.denied,
-        "message": decision.message,
-        "remaining": rule.decision.remaining if rule else None,
-        "retry_after": _finite(decision.retry_after),
-        "reset_after": decision.reset_after,
-        "delay": 0.0 if exchange.waits and decision.allowed else _finite(decision.delay),
-    }, resp3)  # fmt: skip
+    rule, allowed = decision.rule, decision.allowed
+    own = rule.decision if rule else None
+    values = (
+        allowed,
+        rule.label if rule else None,
+        decision.missing,
+        decision.denied,
+        None if allowed else decision.message,
+        None if own is None else own.remaining,
+        0.0 if allowed else _finite(decision.retry_after),
+        0.0 if own is None else own.reset_after,
+        0.0 if allowed and exchange.waits else _finite(decision.delay),
+    )
+    return _FORMS[resp3] % tuple([encode(value, resp3) for value in values])
 
 
 def _usage(one: Usage) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
-from ratekeeper.decision import NEVER, Decision
+from ratekeeper.decision import Decision
 from ratekeeper.errors import LimitError
 from ratekeeper.limits import TokenBucket
 from ratekeeper.service.resp.replies import error
@@ -31,12 +31,16 @@ _is_number = re.compile(rb"0|[1-9][0-9]{0,18}").fullmatch
 
 
 class _Bound(NamedTuple):
-    """A limit and a quantity, bound to the store."""
+    """A limit and a quantity, bound to the store, with the numbers of `Limit.whole_seconds`."""
 
     take: Callable[[bytes, int], Decision]
     quantity: int
-    limit: TokenBucket
-    head: tuple[bytes, bytes]  # of an answer: of a refused request, and of an allowed one
+    full: int
+    interval: int
+    ticks: int
+    parts: int
+    allowed: bytes  # the beginning of an answer
+    refused: bytes
 
 
 class Throttles:
@@ -57,7 +61,13 @@ class Throttles:
             bound = found
         if self._awaits:
             return _awaited(bound, request[1])
-        return _answer(bound, bound.take(request[1], bound.quantity))
+        # Written out, as a call of `remaining` or `whole_seconds` costs as much as the decision.
+        take, quantity, full, interval, ticks, parts, allowed, _ = bound
+        decision = take(request[1], quantity)
+        if decision.allowed:
+            debt = decision.debt_ticks
+            return b"%b%d\r\n:-1\r\n:%d\r\n" % (allowed, (full - debt) // interval, -(-debt * parts // ticks))
+        return _answer(bound, decision)
 
     def _bind(self, request: list[bytes]) -> _Bound | bytes:
         """Return what a request asks for, bound to the store; or the error in its arguments."""
@@ -76,8 +86,9 @@ class Throttles:
             limit = TokenBucket(max_burst + 1, Fraction(count, period))
         except LimitError as wrong:
             return error(f"value is out of range: {wrong}".replace("TokenBucket: ", ""))
-        heads = b"*5\r\n:1\r\n:%d\r\n:" % (max_burst + 1), b"*5\r\n:0\r\n:%d\r\n:" % (max_burst + 1)
-        bound = _Bound(self._take(limit), min(quantity, limit.max_cost + 1), limit, heads)
+        heads = [b"*5\r\n:%d\r\n:%d\r\n:" % (limited, max_burst + 1) for limited in (0, 1)]
+        least = min(quantity, limit.max_cost + 1)
+        bound = _Bound(self._take(limit), least, limit.full, limit.interval, *limit._exact_second, *heads)
         if len(self._kept) >= MOST_LIMITS:
             del self._kept[next(iter(self._kept))]
         self._kept[stated] = bound
@@ -97,12 +108,11 @@ async def _awaited(bound: _Bound, key: bytes) -> bytes:
 
 def _answer(bound: _Bound, decision: Decision) -> bytes:
     """Return the five integers of a decision. Seconds are rounded up, so that nobody comes back too early."""
-    whole, retry = bound.limit.whole_seconds, -1
-    if not decision.allowed and decision.retry_ticks != NEVER:
+    whole, retry = decision.limit.whole_seconds, -1
+    if not decision.allowed and not decision.impossible:
         retry = whole(decision.retry_ticks)
-    return b"%b%d\r\n:%d\r\n:%d\r\n" % (
-        bound.head[decision.allowed], decision.remaining, retry, whole(decision.debt_ticks),
-    )  # fmt: skip
+    head = bound.allowed if decision.allowed else bound.refused
+    return b"%b%d\r\n:%d\r\n:%d\r\n" % (head, decision.remaining, retry, whole(decision.debt_ticks))
 
 
 def _nobody_waits(*_: object) -> Any:

@@ -46,7 +46,6 @@ class RespWire:
         self._channel = channel
         self._bounds = bounds
         self._session = Session(next(commands.ids), commands.full, commands.locked)
-        self._full = commands.full
         self._plain = commands.plain
         self._reader = RequestReader()
         self._ready: list[bytes] = []
@@ -68,28 +67,13 @@ class RespWire:
     def receive(self, data: bytes) -> None:
         if self._closed:
             return
-        session = self._session
-        session.listed = 0
-        if not (self._quick and is_plain(data)):
+        self._session.listed = 0
+        requests = self._plain.read(data) if self._quick and is_plain(data) else None
+        if requests is None:
             self._reader.feed(data)
             self._go_on()
-            return
-        requests, whole = self._plain.read(data)
-        answers: list[bytes] = []
-        waits = None
-        for request in requests:
-            answer = self._answer(request)
-            if not isinstance(answer, bytes):
-                waits = answer
-                break
-            answers.append(answer)
-            if self._last:
-                break
-        if whole and waits is None and session.handlers is self._full and not self._last:
-            self._channel.write(b"".join(answers))  # nothing is left
-            return
-        self._leave_quick(data, answers, waits, requests)
-        self._go_on()
+        else:
+            self._answer_all(data, requests)
 
     def expire(self) -> None:
         """End a connection that sends half a request, no password, or nothing as the service stops."""
@@ -115,15 +99,39 @@ class RespWire:
 
     # Requests
 
+    def _answer_all(self, data: bytes, requests: list[list[bytes]]) -> None:
+        """Answer the requests of a piece, as far as no answer waits and the connection stays as it is."""
+        session, answers = self._session, self._ready
+        handlers = session.handlers
+        for request in requests:
+            try:
+                answer = handlers[request[0]](session, request)
+            except (RatekeeperError, SessionEnd) as error:
+                answer = self._instead(error)
+            if type(answer) is not bytes or session.handlers is not handlers or self._last:
+                self._reader.feed(data)
+                for _ in range(len(answers) + 1):
+                    self._reader.take()
+                self._put(answer, is_alone(request))
+                self._go_on()
+                return
+            answers.append(answer)
+        self._channel.write(b"".join(answers))
+        answers.clear()
+
     def _answer(self, request: list[bytes]) -> Answer:
         session = self._session
         try:
             return session.handlers[request[0]](session, request)
-        except RatekeeperError as refused:
-            return _refusal(refused)
-        except SessionEnd as end:
+        except (RatekeeperError, SessionEnd) as error:
+            return self._instead(error)
+
+    def _instead(self, error: RatekeeperError | SessionEnd) -> bytes:
+        """Return the answer that an error stands for."""
+        if isinstance(error, SessionEnd):
             self._last = True
-            return end.answer
+            return error.answer
+        return _refusal(error)
 
     def _go_on(self) -> None:
         """Begin requests as far as the answers that are due allow, and write what is there."""
@@ -189,21 +197,6 @@ class RespWire:
         self._alone = False
         if not self._closed:
             self._go_on()
-
-    def _leave_quick(
-        self,
-        data: bytes,
-        answers: list[bytes],
-        waits: Coroutine[Any, Any, bytes] | None,
-        requests: list[list[bytes]],
-    ) -> None:
-        """Have the reader go on after the requests that were begun."""
-        self._ready = answers
-        self._reader.feed(data)
-        for _ in range(len(answers) + (waits is not None)):
-            self._reader.take()
-        if waits is not None:
-            self._put(waits, is_alone(requests[len(answers)]))
 
     # The connection
 
