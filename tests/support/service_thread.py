@@ -17,6 +17,7 @@ from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.http_adapter import UvicornWire
 from ratekeeper.service.loop import run_loop
+from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.wire import Channel
 
 _LONG = {**dict.fromkeys(["head_time", "idle_time", "pause", "body_time", "write_time"], 3600.0), "last_time": 0.2}
@@ -40,7 +41,7 @@ class InThread:
             def make_wire(channel: Channel) -> UvicornWire:
                 return UvicornWire(served, channel, bounds, app)
 
-            self._server = Server([Listening("http", self._listening, make_wire)], bounds, 0.2)
+            self._server = Server([Listening("http", self._listening, make_wire)], bounds, 0.2, Metrics())
             await self._server.run(self._started.set)
 
         self._thread = threading.Thread(target=lambda: run_loop(serve()))

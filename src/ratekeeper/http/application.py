@@ -148,6 +148,11 @@ class ApplicationLimits(Generic[K]):
         self._watch = self._watched()
 
     @property
+    def waiting(self) -> int:
+        """The requests that wait for their turn now."""
+        return self._held.count + self._held_threads.count
+
+    @property
     def lookups(self) -> dict[str, LookupStats]:
         """The counts of the look-ups of limits since the start, by their names in `limits`."""
         return self._lookups.stats()

@@ -38,6 +38,11 @@ class HeldRequests:
         self._count = 0
         self._lock = threading.Lock()
 
+    @property
+    def count(self) -> int:
+        """The requests that are held now."""
+        return self._count
+
     def enter(self, client: str | None) -> bool:
         """Take a place. Return False if there is none, or if the client has its share.
 

@@ -14,6 +14,7 @@ from math import inf
 from typing import Any, cast
 
 from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.wire import MakeWire
 
 _PORTION = 16_384
@@ -23,10 +24,11 @@ _log = logging.getLogger("ratekeeper")
 
 
 class Connections:
-    """The open connections of a server, their bounds, and the loop."""
+    """The open connections of a server, their bounds, their counts, and the loop."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, metrics: Metrics) -> None:
         self.bounds = bounds
+        self.metrics = metrics
         self.loop = asyncio.get_running_loop()
         self.open: set[Connection] = set()
 
@@ -61,6 +63,7 @@ class Connection(asyncio.Protocol):
         self.peer = peer[0] if isinstance(peer, tuple) else None
         self.wire = self._make_wire(self)
         self._connections.open.add(self)
+        self._connections.metrics.protocols[self.kind].opened()
 
     def data_received(self, data: bytes) -> None:
         """Hand bytes to the wire, a portion at a time, and only while the client reads the answers.
@@ -78,6 +81,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.open.discard(self)
+        self._connections.metrics.protocols[self.kind].closed()
         self._end()
         for task in self._tasks:
             task.cancel()

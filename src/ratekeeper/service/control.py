@@ -16,6 +16,7 @@ from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.make_core import MakeCore, OpenStore
+from ratekeeper.service.metrics.counters import Metrics
 
 SERVE = "serve"
 """The order to accept connections."""
@@ -32,9 +33,9 @@ class Start:
     grace: float
     envoy: EnvoyConfig | None = None
 
-    def make_core(self) -> Core:
+    def make_core(self, metrics: Metrics) -> Core:
         """Return the core of a process."""
-        core = self.make(self.policy, self.open_store)
+        core = self.make(self.policy, self.open_store, metrics)
         core.envoy = self.envoy
         return core
 

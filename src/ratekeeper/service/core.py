@@ -26,6 +26,9 @@ from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.plan import Plan
 from ratekeeper.service.envoy.model import EnvoyConfig
+from ratekeeper.service.metrics.cells import Protocol
+from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
+from ratekeeper.service.metrics.of_policy import note_policy
 from ratekeeper.stores.base import AsyncStore, Store, is_async
 
 
@@ -50,7 +53,8 @@ class Core:
     The gateway in front is the one trusted proxy unless the policy says otherwise, so a request's `client` is the
     address that the gateway saw. At most `max_waiting` requests wait for their turn at once; more are refused, as if
     no rule let them wait. `headers` are the styles of the headers about limits. `envoy` decides Envoy's questions in
-    place of the policy. `password` is what a client must state in a protocol that has passwords.
+    place of the policy. `password` is what a client must state in a protocol that has passwords. `metrics` counts what
+    is decided.
     """
 
     def __init__(
@@ -63,9 +67,11 @@ class Core:
         limits: LimitFunctions | None = None,
         envoy: EnvoyConfig | None = None,
         password: bytes | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.envoy = envoy
         self.password = password
+        self.metrics = metrics or Metrics()
         self.limiter = _Limiter(
             policy,
             store=store,
@@ -74,7 +80,11 @@ class Core:
             max_waiting=max_waiting,
             headers=headers,
             limits=limits,
+            on_decision=self.metrics.decided,
         )
+        self.metrics.watch("ratekeeper_waiting_requests", lambda: self.limiter.waiting)
+        watch_store(self.metrics, store)
+        note_policy(self.metrics.slot, policy)
 
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:
@@ -93,23 +103,39 @@ class Core:
         """
         if isinstance(new, Policy):
             self.limiter.replace(new)
+            note_policy(self.metrics.slot, new)
         else:
             self.envoy = new
 
-    def charge(self, exchange: Exchange) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
-        """Charge a request: return None, or the refusal, one of `REFUSALS`; a coroutine of it if it must wait."""
-        charging = self.limiter.charge_async(exchange)
-        return begin(charging) if self.policy.at_once is not None else charging
+    def charge(
+        self, exchange: Exchange, protocol: Protocol = "http"
+    ) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
+        """Charge a request: return None, or the refusal, one of `REFUSALS`; a coroutine of it if it must wait.
+
+        `protocol` is that by which it was asked.
+        """
+        return self._charged(self.limiter.charge_async(exchange), protocol)
 
     def charge_together(
-        self, exchange: Exchange, asked: Sequence[CheckRequest]
+        self, exchange: Exchange, asked: Sequence[CheckRequest], protocol: Protocol = "http"
     ) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
         """Charge several questions about one request, all or nothing, without waiting. See `charge`.
 
         The exchange notes a decision for each question, in order.
         """
-        charging = self.limiter.charge_together(exchange, asked)
-        return begin(charging) if self.policy.at_once is not None else charging
+        return self._charged(self.limiter.charge_together(exchange, asked), protocol)
+
+    def _charged(
+        self, charging: Coroutine[Any, Any, RatekeeperError | None], protocol: Protocol
+    ) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
+        """Begin to charge, and count the answer when it comes."""
+        counts = self.metrics.protocols[protocol]
+        began = counts.begin()
+        refusal = begin(charging) if self.policy.at_once is not None else charging
+        if refusal is None or isinstance(refusal, RatekeeperError):
+            counts.answered(refusal, began)
+            return refusal
+        return _counted(refusal, counts, began)
 
     async def ready(self) -> None:
         """Raise `StoreUnavailable` if the store does not answer."""
@@ -121,6 +147,14 @@ class Core:
         closing = close() if close is not None else None
         if closing is not None:
             await closing
+
+
+async def _counted(
+    charging: Coroutine[Any, Any, RatekeeperError | None], counts: ProtocolMetrics, began: int
+) -> RatekeeperError | None:
+    refusal = await charging
+    counts.answered(refusal, began)
+    return refusal
 
 
 class ProgramExchange(Exchange):

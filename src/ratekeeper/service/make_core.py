@@ -14,17 +14,19 @@ from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.core import Core
+from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.stores.base import AsyncStore, Store
 
 OpenStore: TypeAlias = Callable[[], Store | AsyncStore]
 
 
-MakeCore: TypeAlias = Callable[[Policy, OpenStore], Core]
+MakeCore: TypeAlias = Callable[[Policy, OpenStore, Metrics], Core]
 
 
 def make_core(
     policy: Policy,
     open_store: OpenStore,
+    metrics: Metrics | None = None,
     headers: HeaderStyles = DEFAULT,
     limits: Mapping[str, str] = MappingProxyType({}),
     password: bytes | None = None,
@@ -35,7 +37,7 @@ def make_core(
     `password` is that of `Core`. Raise `RatekeeperError` for a function that cannot be imported.
     """
     functions = {name: _imported(name, where) for name, where in limits.items()}
-    return Core(policy, open_store(), headers=headers, limits=functions, password=password)
+    return Core(policy, open_store(), headers=headers, limits=functions, password=password, metrics=metrics)
 
 
 def _imported(name: str, where: str) -> Any:

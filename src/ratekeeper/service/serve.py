@@ -25,6 +25,9 @@ from ratekeeper.service.listeners import Address, Listener
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import StopSignals, run_loop
 from ratekeeper.service.make_core import MakeCore, OpenStore, make_core
+from ratekeeper.service.metrics.counters import Metrics
+from ratekeeper.service.metrics.of_policy import note_reload
+from ratekeeper.service.metrics.slots import Slot, Slots
 from ratekeeper.service.protocols import check_installed, make_wire
 from ratekeeper.service.server import Listening, Server, close
 from ratekeeper.service.supervisor import Supervisor
@@ -83,11 +86,12 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
 
 
 async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]) -> int:
-    core = start.make_core()
+    metrics = Metrics()
+    core = start.make_core(metrics)
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
-    server = Server(listening, start.bounds, start.grace)
+    server = Server(listening, start.bounds, start.grace, metrics)
     signals = StopSignals(server.stop)
-    async with _watched(serving, core.replace):
+    async with _watched(serving, core.replace, metrics.slot):
         await server.run(announce)
     await close(core)
     return signals.exit_code
@@ -96,17 +100,19 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
 async def _with_workers(
     serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]
 ) -> int:
-    supervisor = Supervisor(start, listeners, serving.workers)
-    async with _watched(serving, supervisor.replace):
+    slots = Slots.make(1 + serving.workers)
+    supervisor = Supervisor(start, listeners, slots)
+    async with _watched(serving, supervisor.replace, slots[0]):
         return await supervisor.run(announce)
 
 
 @asynccontextmanager
-async def _watched(serving: Serving, take: Callable[[Policy | EnvoyConfig], None]) -> AsyncIterator[None]:
-    """Hand the file's policy over when it changes, if it is watched, and when a SIGHUP comes."""
+async def _watched(serving: Serving, take: Callable[[Policy | EnvoyConfig], None], slot: Slot) -> AsyncIterator[None]:
+    """Hand the file's policy over when it changes, if it is watched, and when a SIGHUP comes. `slot` counts that."""
     every = EVERY if serving.watched else NEVER
+    judged = partial(note_reload, slot)
     watches: list[Watch[Any]] = [
-        await asyncio.to_thread(watch_policy, serving.file, take, in_use=serving.policy, every=every)
+        await asyncio.to_thread(watch_policy, serving.file, take, in_use=serving.policy, every=every, judged=judged)
     ]
     if serving.envoy is not None:
         watches.append(await asyncio.to_thread(_watch_envoy, serving.envoy, take, every))

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.connection import Connection, Connections
 from ratekeeper.service.core import Core
+from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.wire import MakeWire
 
 _LOOK = 0.25
@@ -39,12 +40,13 @@ class Listening(NamedTuple):
 class Server:
     """Serves until `stop` is called. Not thread-safe: `stop` is called in the loop."""
 
-    def __init__(self, listening: Sequence[Listening], bounds: Bounds, grace: float) -> None:
+    def __init__(self, listening: Sequence[Listening], bounds: Bounds, grace: float, metrics: Metrics) -> None:
         self._listening = listening
         self._bounds = bounds
         self._grace = grace
         self._loop = asyncio.get_running_loop()
-        self._connections = Connections(bounds)
+        self._metrics = metrics
+        self._connections = Connections(bounds, metrics)
         self._opening: set[asyncio.Task[Any]] = set()
         self._accepting = self._told = False
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
@@ -140,6 +142,7 @@ class Server:
             for connection in list(self.connections):
                 connection.expire(now)
             self._accept_again()
+            self._metrics.refresh()
             await asyncio.sleep(min(_LOOK, shortest / 2))
 
     async def _drain(self) -> None:

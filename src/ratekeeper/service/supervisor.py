@@ -30,6 +30,8 @@ from ratekeeper.service.control import SERVE, Control, Start
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Listener
 from ratekeeper.service.loop import StopSignals
+from ratekeeper.service.metrics.counters import Metrics
+from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.stores.memory import MemoryStore
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
@@ -66,23 +68,26 @@ class _Worker:
 
 
 class Supervisor:
-    """Keeps `count` workers serving on the same sockets, until a signal. `start` is what each of them begins with."""
+    """Keeps workers serving on the same sockets, until a signal. `start` is what each of them begins with.
 
-    def __init__(self, start: Start, listeners: Sequence[Listener], count: int) -> None:
+    Each worker has one of the `slots` for its metrics, and so has the one in its place. The first is the parent's.
+    """
+
+    def __init__(self, start: Start, listeners: Sequence[Listener], slots: Slots) -> None:
         self._start = start
         self._listeners = listeners
-        self._count = count
+        self._slots = slots
         self._workers: set[_Worker] = set()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Condition()
         self._told: str | None = None
-        self._rehearsal = replace(start, open_store=partial(MemoryStore, 1)).make_core()
+        self._rehearsal = replace(start, open_store=partial(MemoryStore, 1)).make_core(Metrics())
         self._loop = asyncio.get_running_loop()
 
     async def run(self, announce: Callable[[], None]) -> int:
         """Serve until a signal; return the exit code. `announce` is called when the first worker serves."""
         signals = StopSignals(self._stop)
-        keeping = [self._loop.create_task(self._keep_worker()) for _ in range(self._count)]
+        keeping = [self._loop.create_task(self._keep_worker(slot)) for slot in range(1, self._slots.count)]
         announcing = self._loop.create_task(self._announce(announce))
         await self._stopping.wait()
         for listener in self._listeners:
@@ -135,17 +140,18 @@ class Supervisor:
 
     # One worker after another
 
-    async def _keep_worker(self) -> None:
+    async def _keep_worker(self, slot: int) -> None:
         """Keep one place filled: start a worker, wait for its end, pause if it came soon, start the next."""
         pause = 0.0
         while not self._stopping.is_set():
             served_for = None
             try:
-                worker = await self._start_worker()
+                worker = await self._start_worker(slot)
             except OSError as error:
                 reason = f"a worker cannot be started: {error}"
             else:
                 reason = await self._see_to_its_end(worker)
+                self._slots[slot].end()
                 served_for = time.monotonic() - worker.serves_since if worker.serves_since is not None else None
             if self._stopping.is_set():
                 return
@@ -156,15 +162,16 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
 
-    async def _start_worker(self) -> _Worker:
+    async def _start_worker(self, slot: int) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             sockets = {listener.socket.fileno(): listener.kind for listener in self._listeners}
-            arguments = [str(theirs.fileno()), *(f"{kind}={number}" for number, kind in sockets.items())]
+            metrics = self._slots.descriptor
+            arguments = [*map(str, (theirs.fileno(), metrics, slot)), *(f"{kind}={n}" for n, kind in sockets.items())]
             try:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-P", "-m", "ratekeeper.service.worker", *arguments,
-                    pass_fds=[theirs.fileno(), *sockets], stdin=asyncio.subprocess.DEVNULL, process_group=0,
+                    pass_fds=[theirs.fileno(), metrics, *sockets], stdin=asyncio.subprocess.DEVNULL, process_group=0,
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
                 )  # fmt: skip
             except OSError:

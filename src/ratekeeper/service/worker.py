@@ -1,6 +1,7 @@
 """A worker: one process of several. It obeys its parent, and ends when the parent ends.
 
-Run as `python -m ratekeeper.service.worker CONTROL KIND=SOCKET...`, with the numbers of descriptors that it inherits.
+Run as `python -m ratekeeper.service.worker CONTROL METRICS SLOT KIND=SOCKET...`: numbers of descriptors that it
+inherits, and that of its slot for metrics.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from ratekeeper.service.core import Core
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import run_loop
+from ratekeeper.service.metrics.counters import Metrics
+from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.protocols import make_wire
 from ratekeeper.service.server import Listening, Server, close
 
 _log = logging.getLogger("ratekeeper")
 
 
-async def work(control: Control, sockets: Sequence[tuple[str, socket.socket]]) -> int:
+async def work(control: Control, metrics: Metrics, sockets: Sequence[tuple[str, socket.socket]]) -> int:
     """Make the core, serve it when told to, and replace its policy whenever told to. Return the exit code."""
     start = await control.receive()
     assert isinstance(start, Start)
     try:
-        core = start.make_core()
+        core = start.make_core(metrics)
         listening = [Listening(kind, one, make_wire(kind, core, start.bounds)) for kind, one in sockets]
     except Exception as error:  # the parent logs any failure, in one line
         await control.send(f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error))
@@ -38,7 +41,7 @@ async def work(control: Control, sockets: Sequence[tuple[str, socket.socket]]) -
     await control.send(None)
     while (order := await control.receive()) != SERVE:
         await control.send(_replace(core, order))
-    server = Server(listening, start.bounds, start.grace)
+    server = Server(listening, start.bounds, start.grace, metrics)
     # A signal may come twice, as to a whole group and from the parent. To end at once, the parent kills.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await control.send(None)
@@ -67,9 +70,9 @@ def _replace(core: Core, new: object) -> str | None:
     return None
 
 
-async def _main(control: socket.socket, sockets: Sequence[tuple[str, socket.socket]]) -> int:
+async def _main(control: socket.socket, metrics: Metrics, sockets: Sequence[tuple[str, socket.socket]]) -> int:
     try:
-        return await work(await Control.over(control), sockets)
+        return await work(await Control.over(control), metrics, sockets)
     except (EOFError, OSError):  # the parent ended before this worker began
         return 1
 
@@ -80,8 +83,9 @@ def main() -> int:
         signal.signal(ignored, signal.SIG_IGN)
     log_to_stderr()
     control = _inherited(sys.argv[1])
-    named = [argument.split("=") for argument in sys.argv[2:]]
-    return run_loop(_main(control, [(kind, _inherited(number)) for kind, number in named]))
+    metrics = Metrics(Slots.attach(int(sys.argv[2])), int(sys.argv[3]))
+    named = [argument.split("=") for argument in sys.argv[4:]]
+    return run_loop(_main(control, metrics, [(kind, _inherited(number)) for kind, number in named]))
 
 
 def _inherited(number: str) -> socket.socket:
