@@ -35,7 +35,7 @@ def test_an_address_is_read_as_people_write_it(text: str, address: Address) -> N
     "text", ["", "unix:", "host", "::1", "::1:81", "host:65536", "host:-1", "host:٣", "host:", "8081 "]
 )
 def test_another_text_is_an_error_that_says_how_to_write_it(text: str) -> None:
-    with pytest.raises(ValueError, match=r"an address is HOST:PORT, \[IPV6\]:PORT, PORT or unix:PATH, not"):
+    with pytest.raises(ValueError, match=r"is HOST:PORT, \[IPV6\]:PORT, PORT, unix:PATH or systemd:NAME, not"):
         Address.parse(text)
 
 

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_port,
         default=8080,
         metavar="PORT",
-        help="port to listen on for HTTP, or unix:PATH; 0 takes a free port (default: 8080)",
+        help="port to listen on for HTTP, or unix:PATH, or systemd:NAME; 0 takes a free port (default: 8080)",
     )
     for name, spoken in PROTOCOLS.items():
         if name != "http":
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 f"--{name}",
                 type=_address,
                 metavar="ADDRESS",
-                help=f"listen for {spoken} too, on HOST:PORT or unix:PATH; port 0 takes a free one",
+                help=f"listen for {spoken} too, on HOST:PORT, unix:PATH or systemd:NAME; port 0 takes a free one",
             )
     parser.add_argument(
         "--resp-password-file",
@@ -242,10 +242,10 @@ def _address(text: str) -> Address:
 
 
 def _port(text: str) -> int | Address:
-    if text.startswith("unix:"):
+    if text.startswith(("unix:", "systemd:")):
         return _address(text)
     if not text.isascii() or not text.isdigit() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, or unix:PATH, not {text!r}")
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, unix:PATH or systemd:NAME, not {text!r}")
     return int(text)
 
 

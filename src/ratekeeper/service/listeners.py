@@ -6,59 +6,94 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ratekeeper.errors import RatekeeperError
 
 _UNIX = "unix:"
+_SYSTEMD = "systemd:"
 _BACKLOG = 2048
+_NONE: Mapping[str, Sequence[socket.socket]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address to listen on: a host and a port, or the path of a unix socket. Port 0 takes a free one."""
+    """An address to listen on: a host and a port, or the path of a unix socket. Port 0 takes a free one.
+
+    Or it is the name of a socket that systemd hands over.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     path: str | None = None
+    handed: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read "HOST:PORT", "[IPV6]:PORT", "PORT" (on this machine only) or "unix:PATH". Raise ValueError."""
+        """Read "HOST:PORT", "[IPV6]:PORT", "PORT" (this machine), "unix:PATH" or "systemd:NAME". Raise ValueError."""
         if text.startswith(_UNIX) and len(text) > len(_UNIX):
             return cls(path=text.removeprefix(_UNIX))
+        if text.startswith(_SYSTEMD) and len(text) > len(_SYSTEMD):
+            return cls(handed=text.removeprefix(_SYSTEMD))
         host, colon, port = text.rpartition(":")
         bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         if not (port.isascii() and port.isdigit() and int(port) <= 65_535) or (":" in bare and bare == host):
-            raise ValueError(f"an address is HOST:PORT, [IPV6]:PORT, PORT or unix:PATH, not {text!r}")
+            raise ValueError(f"an address is HOST:PORT, [IPV6]:PORT, PORT, unix:PATH or systemd:NAME, not {text!r}")
         return cls(bare, int(port)) if colon and bare else cls(port=int(port))
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"{_UNIX}{self.path}"
+        if self.handed is not None:
+            return f"{_SYSTEMD}{self.handed}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Listener:
-    """A listening socket for one kind of protocol. `address` is the one that it has got."""
+    """A listening socket for one kind of protocol. `address` is the one that it has got.
 
-    def __init__(self, kind: str, wanted: Address) -> None:
+    `handed` are the sockets that systemd has handed over.
+    """
+
+    _inode: int | None = None
+    """The file of a unix socket that was made here."""
+
+    def __init__(self, kind: str, wanted: Address, handed: Mapping[str, Sequence[socket.socket]] = _NONE) -> None:
         self.kind = kind
-        self.socket = _unix_socket(wanted.path) if wanted.path is not None else _tcp_socket(kind, wanted)
-        self.socket.setblocking(False)
-        if wanted.path is None:
-            host, port, *_ = self.socket.getsockname()
-            self.address = Address(host, port)
+        if wanted.handed is not None:
+            self.socket = _handed(wanted.handed, handed)
         else:
-            self.address = wanted
+            self.socket = _unix_socket(wanted.path) if wanted.path is not None else _tcp_socket(kind, wanted)
+        self.socket.setblocking(False)
+        name = self.socket.getsockname()
+        self.address = Address(path=name) if isinstance(name, str) else Address(*name[:2])
+        if wanted.path is not None:
             self._inode = os.stat(wanted.path).st_ino
 
     def close(self) -> None:
         """Close the socket, and remove the file of a unix socket, unless it is another one's by now."""
         self.socket.close()
         path = self.address.path
-        if path is not None and os.path.exists(path) and os.stat(path).st_ino == self._inode:
+        if (
+            self._inode is not None
+            and path is not None
+            and os.path.exists(path)
+            and os.stat(path).st_ino == self._inode
+        ):
             os.unlink(path)
+
+
+def _handed(name: str, handed: Mapping[str, Sequence[socket.socket]]) -> socket.socket:
+    sockets = handed.get(name, ())
+    if len(sockets) != 1:
+        there = ", ".join(sorted(handed)) or "none at all"
+        raise RatekeeperError(
+            f"systemd handed over {len(sockets)} sockets named {name!r}, not one: write FileDescriptorName={name} in "
+            f"one .socket unit. It handed over: {there}"
+        )
+    return sockets[0]
 
 
 def _tcp_socket(kind: str, address: Address) -> socket.socket:

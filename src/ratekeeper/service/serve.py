@@ -31,6 +31,7 @@ from ratekeeper.service.metrics.slots import Slot, Slots
 from ratekeeper.service.protocols import check_installed, make_wire
 from ratekeeper.service.server import Listening, Server, close
 from ratekeeper.service.supervisor import Supervisor
+from ratekeeper.service.systemd import notify, take_sockets
 
 EVERY = 0.25
 """Seconds between two looks at a policy file."""
@@ -72,15 +73,22 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
     bounds = replace(serving.bounds, connections=connections_allowed(serving.bounds.connections))
     start = Start(serving.make, serving.open_store, serving.policy, bounds, serving.grace, serving.envoy)
     listeners: list[Listener] = []
+    handed = take_sockets()
     try:
         for kind, address in wanted.items():
-            listeners.append(Listener(kind, address))
+            listeners.append(Listener(kind, address, handed))
         log_to_stderr()
-        announcing = partial(announce, {listener.kind: listener.address for listener in listeners})
+        addresses = {listener.kind: listener.address for listener in listeners}
+
+        def announcing() -> None:
+            announce(addresses)
+            notify("READY=1")
+
         if serving.workers == 1:
             return run_loop(_alone(serving, start, listeners, announcing))
         return asyncio.run(_with_workers(serving, start, listeners, announcing))
     finally:
+        notify("STOPPING=1")
         for listener in listeners:
             listener.close()
 
