@@ -180,11 +180,19 @@ def test_every_policy_in_the_pages_loads(block: Block) -> None:
     Policy.parse(block.text if "[[rules]]" in block.text else block.text + '\n[[rules]]\nname = "r"\nlimit = "1/s"')
 
 
+def test_the_configurations_of_gateways_in_the_page_are_the_examples() -> None:
+    examples = [file.read_text() for file in (ROOT / "examples" / "gateways").glob("*/*") if file.is_file()]
+    shown = [one for one in blocks("caddyfile", "nginx", "yaml", "haproxy") if one.page.name == "gateways.md"]
+    assert len(shown) >= 4
+    for block in shown:
+        assert block.text in examples, block
+
+
 @pytest.mark.parametrize("block", blocks("caddyfile"), ids=str)
 def test_the_caddyfile_limits_a_real_caddy(block: Block, tmp_path: Path) -> None:
-    site = block.text.strip().removeprefix("example.com {").removesuffix("}")
     with backend() as behind, ratekeeper_service(ROOT / "examples" / "policy.toml") as service:
-        site = site.replace("127.0.0.1:8080", service.removeprefix("http://")).replace("127.0.0.1:9000", behind.address)
+        site = block.text.replace("127.0.0.1:8080", service.removeprefix("http://"))
+        site = site.replace("127.0.0.1:9000", behind.address)
         with caddy(site, tmp_path) as url:
             behind.seen.clear()
             statuses = [httpx.get(f"{url}/api/x", headers={"X-Api-Key": "k-1"}).status_code for _ in range(4)]

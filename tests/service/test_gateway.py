@@ -1,4 +1,4 @@
-"""End to end: a client, a real gateway with the configuration that our docs give, our service, a backend to protect."""
+"""End to end: a client, a real gateway with a configuration of examples/gateways, our service, a backend to protect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from gateways import GATEWAYS, Site, limited_site, site_behind
+from gateways import COPIES_HEADERS, FAIL_OPEN, GATEWAYS, Site, limited_site, site_behind
 from oracles import structured
 from servers import free_port
 from websockets.exceptions import InvalidStatus
@@ -121,6 +121,17 @@ def test_a_429_arrives_with_headers_that_the_oracle_reads_and_a_problem_body(sit
     assert site.backend.asked[-1] == path, "the query reaches the backend"
 
 
+def test_an_allowed_response_has_the_headers_about_limits_where_the_gateway_can_copy_them(site: Site) -> None:
+    path, name = f"/accounts/{fresh()}", fresh()
+    allowed = site.ask(path, account(name))
+    assert (allowed.status_code, allowed.text) == (200, "the backend's own answer")
+    if site.gateway in COPIES_HEADERS:
+        assert structured(allowed.headers["ratelimit"])[0][1]["r"] == 1
+        assert structured(allowed.headers["ratelimit-policy"])[0][1]["q"] == 2
+    unlimited = site.ask("/static/logo.png")
+    assert not {"ratelimit", "ratelimit-policy", "retry-after"} & unlimited.headers.keys()
+
+
 def test_after_retry_after_the_request_passes(site: Site) -> None:
     key = ("X-Api-Key", fresh())
     answers = [site.ask("/api/a", key) for _ in range(3)]
@@ -212,6 +223,30 @@ def test_a_websocket_handshake_counts_as_a_request(site: Site) -> None:
 def test_nothing_passes_while_the_service_is_down(gateway: str, tmp_path: Path) -> None:
     with site_behind(gateway, f"127.0.0.1:{free_port()}", tmp_path) as site:
         assert site.ask("/a").status_code // 100 == 5  # HAProxy takes three seconds to give up
+        assert not site.backend.seen
+
+
+@pytest.mark.parametrize("gateway", FAIL_OPEN)
+def test_a_gateway_that_fails_open_limits_while_the_service_answers_and_lets_pass_while_it_does_not(
+    gateway: str, tmp_path: Path
+) -> None:
+    (tmp_path / "up").mkdir()
+    with limited_site(gateway, POLICY, tmp_path / "up", fail_open=True) as site:
+        assert [site.ask("/paths/a").status_code for _ in range(3)] == [200, 200, 429]
+        if gateway in COPIES_HEADERS:
+            assert "ratelimit" in site.ask("/accounts/b", account(fresh())).headers
+    (tmp_path / "down").mkdir()
+    with site_behind(gateway, f"127.0.0.1:{free_port()}", tmp_path / "down", fail_open=True) as site:
+        passed = site.ask("/a")
+        assert (passed.status_code, passed.text) == (200, "the backend's own answer")
+        assert "ratelimit" not in passed.headers
+        assert site.reached("/a") == 1
+
+
+@pytest.mark.parametrize("gateway", FAIL_OPEN)
+def test_a_gateway_that_fails_open_still_obeys_the_service_whose_store_is_away(gateway: str, tmp_path: Path) -> None:
+    with limited_site(gateway, AWAY, tmp_path, fail_open=True) as site:
+        assert site.ask("/a").status_code == 503, "what happens then is the policy's own on_error"
         assert not site.backend.seen
 
 

@@ -1,4 +1,4 @@
-"""Real gateways in front of a backend, each with its configuration of docs/gateways.md, word for word but for ports."""
+"""Real gateways in front of a backend, each with its configuration of examples/gateways, but for ports."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import httpx
 from needs import need_program
 from servers import PATIENCE, Backend, backend, caddy, free_port, nginx, program, ratekeeper_service, wait_until_answers
 
-PAGE = Path(__file__).parents[2] / "docs" / "gateways.md"
-SCRIPT = PAGE.parents[1] / "examples" / "haproxy.lua"
+CONFIGURATIONS = Path(__file__).parents[2] / "examples" / "gateways"
 DEFAULTS = "defaults\n    mode http\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n"
 """As HAProxy's packages have them."""
 WEBSOCKET = """proxy_http_version 1.1;
@@ -29,37 +28,37 @@ class Addresses(NamedTuple):
 
     service: str
     backend: str
+    spare: str
 
     def put_into(self, text: str) -> str:
-        return text.replace("127.0.0.1:8080", self.service).replace("127.0.0.1:9000", self.backend)
+        places = {"8080": self.service, "9000": self.backend, "8079": self.spare}
+        return re.sub(r"127\.0\.0\.1:(8080|9000|8079)", lambda found: places[found[1]], text)
 
-
-def block(language: str) -> str:
-    """Return the one block of a language on the page."""
-    [text] = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    return str(text)
+    def in_file(self, name: str) -> str:
+        """Return an example's text, with these addresses."""
+        return self.put_into((CONFIGURATIONS / name).read_text())
 
 
 @contextmanager
-def behind_caddy(addresses: Addresses, folder: Path) -> Iterator[str]:
-    site = block("caddyfile").strip().removeprefix("example.com {").removesuffix("}")
-    with caddy(addresses.put_into(site), folder) as url:
+def behind_caddy(addresses: Addresses, folder: Path, fail_open: bool = False) -> Iterator[str]:
+    with caddy(addresses.in_file("caddy/" + ("fail-open." * fail_open) + "Caddyfile"), folder) as url:
         yield url
 
 
 @contextmanager
-def behind_nginx(addresses: Addresses, folder: Path) -> Iterator[str]:
+def behind_nginx(addresses: Addresses, folder: Path, fail_open: bool = False) -> Iterator[str]:
     binary = need_program("nginx")
-    locations = block("nginx").replace("proxy_pass http", WEBSOCKET, 1)
-    with nginx(binary, addresses.put_into(locations), folder) as url:
+    locations = addresses.in_file("nginx/" + ("fail-open" if fail_open else "ratekeeper") + ".conf")
+    with nginx(binary, locations.replace("proxy_pass http", WEBSOCKET, 1), folder) as url:
         yield url
 
 
 @contextmanager
-def behind_traefik(addresses: Addresses, folder: Path) -> Iterator[str]:
+def behind_traefik(addresses: Addresses, folder: Path, fail_open: bool = False) -> Iterator[str]:
+    assert not fail_open, "it cannot"
     binary = need_program("traefik")
     config = folder / "traefik.yml"
-    config.write_text(addresses.put_into(block("yaml")))
+    config.write_text(addresses.in_file("traefik/dynamic.yaml"))
     address = f"127.0.0.1:{free_port()}"
     options = (f"--entrypoints.web.address={address}", f"--providers.file.filename={config}", "--log.level=ERROR")
     offline = ("--global.checknewversion=false", "--global.sendanonymoususage=false")
@@ -74,12 +73,13 @@ def behind_traefik(addresses: Addresses, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def behind_haproxy(addresses: Addresses, folder: Path) -> Iterator[str]:
+def behind_haproxy(addresses: Addresses, folder: Path, fail_open: bool = False) -> Iterator[str]:
     binary = need_program("haproxy")
     script, config = folder / "ratekeeper.lua", folder / "haproxy.cfg"
-    script.write_text(addresses.put_into(SCRIPT.read_text()))
+    script.write_text(addresses.in_file("haproxy/ratekeeper.lua"))
     address = f"127.0.0.1:{free_port()}"
-    text = addresses.put_into(block("haproxy")).replace("127.0.0.1:80\n", f"{address}\n")
+    text = addresses.in_file("haproxy/" + ("fail-open" if fail_open else "haproxy") + ".cfg")
+    text = text.replace("127.0.0.1:80\n", f"{address}\n")
     config.write_text(DEFAULTS + text.replace("/etc/haproxy/ratekeeper.lua", str(script)))
     with program(binary, "-db", "-f", config, quiet=True) as process:
         wait_until_answers(f"http://{address}", process)
@@ -87,6 +87,10 @@ def behind_haproxy(addresses: Addresses, folder: Path) -> Iterator[str]:
 
 
 GATEWAYS = {"caddy": behind_caddy, "nginx": behind_nginx, "traefik": behind_traefik, "haproxy": behind_haproxy}
+FAIL_OPEN = ("caddy", "nginx", "haproxy")
+"""The gateways that can let requests pass while the service does not answer."""
+COPIES_HEADERS = FAIL_OPEN
+"""The gateways that can add the service's headers to the backend's response."""
 
 
 class Site(NamedTuple):
@@ -107,19 +111,19 @@ class Site(NamedTuple):
 
 
 @contextmanager
-def site_behind(gateway: str, service: str, folder: Path) -> Iterator[Site]:
+def site_behind(gateway: str, service: str, folder: Path, fail_open: bool = False) -> Iterator[Site]:
     """Start a backend, and a gateway that protects it by asking a service, which may be down."""
     with backend() as behind:
-        addresses = Addresses(service.removeprefix("http://"), behind.address)
-        with GATEWAYS[gateway](addresses, folder) as url, httpx.Client(base_url=url) as client:
+        addresses = Addresses(service.removeprefix("http://"), behind.address, f"127.0.0.1:{free_port()}")
+        with GATEWAYS[gateway](addresses, folder, fail_open) as url, httpx.Client(base_url=url) as client:
             behind.seen.clear()
             yield Site(gateway, url, client, behind, service)
 
 
 @contextmanager
-def limited_site(gateway: str, policy: str, folder: Path) -> Iterator[Site]:
+def limited_site(gateway: str, policy: str, folder: Path, fail_open: bool = False) -> Iterator[Site]:
     """Start the service with a policy's text, and a backend behind a gateway that asks it."""
     file = folder / "policy.toml"
     file.write_text(policy)
-    with ratekeeper_service(file) as service, site_behind(gateway, service, folder) as site:
+    with ratekeeper_service(file) as service, site_behind(gateway, service, folder, fail_open) as site:
         yield site

@@ -79,11 +79,13 @@ def ratekeeper_service(policy: Path, announced: list[str] | None = None, *option
 
 @contextmanager
 def caddy(caddyfile: str, folder: Path) -> Iterator[str]:
-    """A real Caddy with this site block's content on a free port; yields its URL."""
+    """A real Caddy with the site example.com on a free port; yields its URL."""
     binary = need_program("caddy")
     url = f"http://127.0.0.1:{free_port()}"
     config = folder / "Caddyfile"
-    config.write_text("{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n" + f"{url} {{\n{caddyfile}\n}}\n")
+    config.write_text(
+        "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n" + caddyfile.replace("example.com", url)
+    )
     with program(binary, "run", "--config", config, "--adapter", "caddyfile", quiet=True) as process:
         wait_until_answers(url, process)
         yield url

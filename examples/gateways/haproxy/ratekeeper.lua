@@ -1,8 +1,13 @@
 -- HAProxy asks ratekeeper about each request, and answers a refused one itself: see docs/gateways.md.
+-- While the service does not answer, requests pass with the argument `open`, and are a 503 with `closed`.
 local not_asked = { connection = true, upgrade = true, ["content-length"] = true, ["transfer-encoding"] = true }
 local handed_back = { "retry-after", "ratelimit", "ratelimit-policy", "content-type" }
 
-core.register_action("ratekeeper", { "http-req" }, function(txn)
+local function note(txn, variable, values)
+    if values then txn:set_var(variable, values[0]) end
+end
+
+core.register_action("ratekeeper", { "http-req" }, function(txn, when_down)
     local headers = {}
     for name, values in pairs(txn.http:req_get_headers()) do
         if not not_asked[name] then
@@ -14,10 +19,18 @@ core.register_action("ratekeeper", { "http-req" }, function(txn)
     headers["x-forwarded-uri"] = { txn.sf:url() }
     headers["x-forwarded-for"] = { txn.sf:src() }
     local answer = core.httpclient():get{ url = "http://127.0.0.1:8080/check", headers = headers, timeout = 5000 }
-    if answer.status == 200 then return end
+    if answer.status == 200 then
+        note(txn, "txn.ratelimit", answer.headers["ratelimit"])
+        note(txn, "txn.ratelimit_policy", answer.headers["ratelimit-policy"])
+        return
+    end
+    -- If the service is down, HAProxy makes the answer itself. The service's own refusals are problems.
+    local kind = (answer.headers or {})["content-type"]
+    local from_service = kind and kind[0] == "application/problem+json"
+    if when_down == "open" and not from_service and (answer.status < 100 or answer.status >= 500) then return end
     local reply = txn:reply{ status = answer.status >= 400 and answer.status or 503, body = answer.body }
     for _, name in ipairs(handed_back) do
-        for _, value in pairs(answer.headers[name] or {}) do reply:add_header(name, value) end
+        for _, value in pairs((answer.headers or {})[name] or {}) do reply:add_header(name, value) end
     end
     txn:done(reply)
-end)
+end, 1)
