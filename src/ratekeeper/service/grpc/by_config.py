@@ -15,7 +15,7 @@ from ratekeeper.decision import Charge, Decision, RuleDecision
 from ratekeeper.http.charging import REFUSALS
 from ratekeeper.http.header_styles import styled_lines
 from ratekeeper.http.headers import rate_limit_lines
-from ratekeeper.policy.decision import PolicyDecision, refused
+from ratekeeper.policy.decision import PolicyDecision, is_nearly_used, refused
 from ratekeeper.service.core import Core, decide_async
 from ratekeeper.service.envoy.model import SECONDS_OF_UNIT, EnvoyConfig, EnvoyLimit, bucket, key_of
 from ratekeeper.service.grpc.answers import call_error, refusal_parts, together
@@ -58,6 +58,7 @@ class ConfiguredLimits:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._counts = core.metrics.protocols["grpc"]
 
     def answer(self, request: RateLimitRequest, call: Call) -> Answer:
         """Return the response, or a coroutine of it."""
@@ -67,15 +68,17 @@ class ConfiguredLimits:
         return answering if is_async(self._core.store) else run_sync(answering)
 
     async def _answer(self, request: RateLimitRequest, asked: Sequence[_Asked]) -> bytes:
+        began = self._counts.begin()
         charges = [one.charge for one in asked if one.charge is not None and not one.banned]
         commit = not any(one.banned and one.charge and not one.charge.shadow for one in asked)
         try:
             decisions = await decide_async(self._core.store, charges, commit) if charges else []
         except REFUSALS as error:
+            self._counts.failed(began)
             raise call_error(error) from None
-        return self._response(request, asked, iter(decisions))
+        return self._response(request, asked, iter(decisions), began)
 
-    def _response(self, request: RateLimitRequest, asked: Sequence[_Asked], decisions: Any) -> bytes:
+    def _response(self, request: RateLimitRequest, asked: Sequence[_Asked], decisions: Any, began: int) -> bytes:
         statuses: list[Status] = []
         rules: list[PolicyDecision] = []
         exceeded: list[int] = []
@@ -85,14 +88,19 @@ class ConfiguredLimits:
                 continue
             made = refused(one.charge) if one.banned else next(decisions)
             statuses.append(_status(one.limit, made, one.charge.shadow))
-            rules.append(PolicyDecision((RuleDecision(one.limit.label, made, one.charge.shadow),)))
+            rule = RuleDecision(one.limit.label, made, one.charge.shadow)
+            self._core.metrics.count(rule.name, rule.outcome, is_nearly_used(made))
+            rules.append(PolicyDecision((rule,)))
             if one.limit.quota and not made.allowed:
                 exceeded.append(place)
         decision = together(rules) if rules else PolicyDecision()
         styles = self._core.limiter.styles
         lines = rate_limit_lines(decision) if styles is None else styled_lines(decision, styles)
         body = b""
-        if not decision.allowed:
+        if decision.allowed:
+            self._counts.allowed(began)
+        else:
+            self._counts.refused(began)
             more, body = refusal_parts(decision)
             lines = [*lines, *more]
         quotas = any(one.limit is not None and one.limit.quota for one in asked)

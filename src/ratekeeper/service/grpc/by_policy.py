@@ -60,7 +60,7 @@ class PolicyLimits:
         names = core.policy.names
         asked = [self._question(request, descriptor, call.timeout, names) for descriptor in request.descriptors]
         exchange = CallExchange(core, asked[0], call)
-        charging = core.charge(exchange) if len(asked) == 1 else core.charge_together(exchange, asked)
+        charging = core.charge(exchange, "grpc") if len(asked) == 1 else core.charge_together(exchange, asked, "grpc")
         if charging is None or isinstance(charging, RatekeeperError):
             return _response(exchange, charging)
         return _later(exchange, charging)

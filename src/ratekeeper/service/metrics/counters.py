@@ -111,9 +111,27 @@ class ProtocolMetrics:
     def answered(self, refusal: RatekeeperError | None, began: int) -> None:
         """Count a question that was answered. `began` is what `begin` returned."""
         if refusal is None:
-            self._add(self._allowed)
+            self.allowed(began)
+        elif isinstance(refusal, RateLimitExceeded):
+            self.refused(began)
         else:
-            self._add(self._refused if isinstance(refusal, RateLimitExceeded) else self._failed)
+            self.failed(began)
+
+    def allowed(self, began: int) -> None:
+        """Count a question that was answered with a yes."""
+        self._add(self._allowed)
+        if began:
+            self._timed(perf_counter_ns() - began)
+
+    def refused(self, began: int) -> None:
+        """Count a question that was answered with a no, as a limit is exceeded."""
+        self._add(self._refused)
+        if began:
+            self._timed(perf_counter_ns() - began)
+
+    def failed(self, began: int) -> None:
+        """Count a question that could not be decided."""
+        self._add(self._failed)
         if began:
             self._timed(perf_counter_ns() - began)
 
