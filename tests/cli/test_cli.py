@@ -189,7 +189,7 @@ def test_an_attribute_that_no_rule_could_see_is_an_error(
 
 
 def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
-    (tmp_path / "uvicorn.py").write_text("raise ImportError")
+    (tmp_path / "httptools.py").write_text("raise ModuleNotFoundError")
     done = subprocess.run(
         [sys.executable, "-m", "ratekeeper.cli.main", "serve", EXAMPLE, "--port", "0"],
         capture_output=True,

@@ -8,17 +8,17 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
-from asgi_servers import serving
 from edge_sites import memory
 from marked_sites import SITES, MakeSite
 from raw_client import Answer, RawClient
+from service_thread import serving_in_thread
 
 from ratekeeper import Policy, StoreUnavailable
 from ratekeeper.frameworks.flask import RateLimits
 from ratekeeper.frameworks.grpc import AsyncRateLimitInterceptor, RateLimitInterceptor
 from ratekeeper.http.header_styles import HeaderStyles, checked_styles
 from ratekeeper.http.limiter import RequestLimiter
-from ratekeeper.service.app import Service
+from ratekeeper.service.core import Core
 
 POLICY = Policy.parse("""
 [[rules]]
@@ -89,8 +89,8 @@ def test_a_store_that_does_not_answer_says_it_in_the_same_style(styles: HeaderSt
 
 
 def test_the_service_has_the_styles_too() -> None:
-    service = Service(POLICY, memory(), headers=("ietf-06", "retry-after-date"))
-    with serving(service, proxy_headers=False) as url, closing(RawClient(url)) as client:
+    core = Core(POLICY, memory(), headers=("ietf-06", "retry-after-date"))
+    with serving_in_thread(core) as server, closing(RawClient(server.url)) as client:
         first, _, refused = (told(client.send("/check")) for _ in range(3))
     assert set(first) == OLD
     assert refused["retry-after"].endswith(" GMT")

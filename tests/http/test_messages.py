@@ -33,7 +33,7 @@ from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.responses import problem
 from ratekeeper.policy.compiled import CompiledPolicy, PythonMatcher
 from ratekeeper.policy.model import Rule
-from ratekeeper.service.json_check import report
+from ratekeeper.service.http.json_check import report
 
 FREE = 'Im kostenlosen Tarif gibt es "1" am Tag: https://example.com/tarife'
 EACH = f'[[rules]]\nname = "each"\nkey = ["user"]\nlimit = "1/day"\nmessage = \'{FREE}\'\n'

@@ -22,12 +22,15 @@ import pytest
 from async_memory import AsyncMemoryStore
 from needs import need
 from servers import PATIENCE, program, ratekeeper_service, wait_until_answers
+from wire_client import WireClient, answers_in
 
 from ratekeeper import AsyncKeeper, Keeper, ManualClock, MemoryStore, Policy, PolicyWatch, watch_policy
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.at_rest import open_for_writing
 from ratekeeper.policy.watch import LONGER
-from ratekeeper.service.app import Service
+from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.core import Core
+from ratekeeper.service.http.wire import HttpWire
 from ratekeeper.stores.table_store import TableStore
 
 EVERY = 0.01
@@ -588,25 +591,18 @@ def test_a_service_that_is_told_not_to_reload_does_not_say_that_it_does(tmp_path
 def test_a_service_goes_by_its_keepers_policy_of_the_moment(clock: ManualClock) -> None:
     """Which headers it needs, which attributes it knows, and whether it holds requests, are the policy's."""
 
-    async def status(service: Service) -> int:
-        sent: list[dict[str, object]] = []
-        scope = {"type": "http", "method": "GET", "path": "/check", "query_string": b"", "headers": []}
+    core = Core(rule('limit = "1/day"'), MemoryStore(100, clock=clock))
 
-        async def send(message: object) -> None:
-            sent.append(message)  # type: ignore[arg-type]
+    def status() -> int:
+        client = WireClient(lambda channel: HttpWire(core, channel, Bounds()))
+        [answer] = answers_in(client.send(b"GET /check HTTP/1.1\r\n\r\n"))
+        return answer.status
 
-        await service(scope, None, send)  # type: ignore[arg-type]
-        return sent[0]["status"]  # type: ignore[return-value]
-
-    async def use() -> None:
-        service = Service(rule('limit = "1/day"'), MemoryStore(100, clock=clock))
-        assert [await status(service) for _ in range(2)] == [200, 429]
-        service.replace(rule('match = { path = "/x" }\nlimit = "1/day"'))
-        assert await status(service) == 400, "it must be told the path now"
-        service.replace(rule('limit = "1/day"', name="s"))
-        assert await status(service) == 200
-
-    asyncio.run(use())
+    assert [status() for _ in range(2)] == [200, 429]
+    core.replace(rule('match = { path = "/x" }\nlimit = "1/day"'))
+    assert status() == 400, "it must be told the path now"
+    core.replace(rule('limit = "1/day"', name="s"))
+    assert status() == 200
 
 
 def test_each_reading_of_the_file_is_told_with_its_mistakes(tmp_path: Path) -> None:

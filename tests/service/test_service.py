@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,13 @@ from async_memory import AsyncMemoryStore
 from needs import need
 from servers import ratekeeper_service
 from service_thread import serving_in_thread
+from wire_client import WireClient, answers_in
 
 from ratekeeper import IMPLEMENTATION, LeakyBucket, ManualClock, MemoryStore, Policy
 from ratekeeper.decision import Charge
-from ratekeeper.service.app import Service
+from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.core import Core
+from ratekeeper.service.http.wire import HttpWire
 from ratekeeper.service.make_core import make_core
 
 POLICY = """
@@ -57,6 +60,8 @@ algorithm = "leaky_bucket"
 capacity = 2
 leak_rate = "1/minute"
 """
+
+QUESTION = b"POST /v1/check HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b"
 
 
 @pytest.fixture
@@ -179,6 +184,39 @@ def test_json_says_all_about_a_decision(service: httpx.Client) -> None:
     assert unlimited["rules"] == []
 
 
+def test_a_list_of_questions_gets_a_list_of_answers_each_decided_by_itself_in_order(service: httpx.Client) -> None:
+    asked = [{"attributes": {"api_key": key, "path": "/api/x", "method": "GET"}, "cost": cost} for key, cost in
+             (("a", 2), ("b", 3), ("a", 2), ("a", 1), ("b", 1))]  # fmt: skip
+    answer = service.post("/v1/check", json=asked)
+    assert [one["allowed"] for one in answer.json()] == [True, True, False, True, False]
+    assert [one["remaining"] for one in answer.json()] == [1, 0, 1, 0, 0]
+    assert answer.json()[3].keys() == service.post("/v1/check", json=asked[3]).json().keys()
+    assert "ratelimit" not in answer.headers, "its limits would be those of one question"
+
+
+def test_a_list_with_a_mistake_decides_nothing_and_says_where(service: httpx.Client) -> None:
+    good = {"attributes": {"api_key": "k", "path": "/api/x"}}
+    for bad, says in (
+        ([good, 5], "question 2 of the list: the body must be an object"),
+        ([good, good, {**good, "cost": -1}], "question 3 of the list: cost must be"),
+        ([good] * 101, "1 to 100 questions, not 101"),
+        ([[good]], "question 1 of the list: the body must be"),
+    ):
+        answer = service.post("/v1/check", json=bad)
+        assert (answer.status_code, says in answer.json()["detail"]) == (400, True)
+    assert [one["allowed"] for one in service.post("/v1/check", json=[good] * 4).json()] == [True, True, True, False]
+
+
+def test_a_question_of_a_list_that_cannot_be_decided_leaves_the_others_alone() -> None:
+    policy = Policy.parse('rules = [{name = "r", key = ["user"], limit = "1/day", cost = "weight"}]')
+    client = connection(Core(policy, MemoryStore(100)))
+    body = json.dumps([{"attributes": {"user": user, "weight": cost}} for user, cost in (("a", "x"), ("a", "1"))])
+    [answer] = answers_in(client.send(QUESTION % (len(body), body.encode())))
+    problem, report = json.loads(answer.body)
+    assert (answer.status, problem["status"], report["allowed"]) == (200, 400, True)
+    assert "must be a whole number" in problem["detail"]
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -186,7 +224,7 @@ def test_json_says_all_about_a_decision(service: httpx.Client) -> None:
         (b"{", "not JSON"),
         (b"\xff", "not JSON"),
         (b"[" * 60_000, "not JSON"),
-        (b"[]", "'attributes'"),
+        (b"[]", "1 to 100 questions, not 0"),
         (b"{}", "'attributes'"),
         (b'{"attributes": []}', "'attributes'"),
         (b'{"attributes": {"path": 5}}', "'path' must be a string"),
@@ -284,28 +322,27 @@ def test_turns_that_programs_reserve_are_bounded_until_they_come(wrap: Any) -> N
 
     async def use() -> None:
         clock = ManualClock()
-        service = Service(policy, wrap(MemoryStore(100, clock=clock)), max_waiting=2)
-        answers = [await post_json(service, timeout=9, wait=False) for _ in range(5)]
+        core = Core(policy, wrap(MemoryStore(100, clock=clock)), max_waiting=2)
+        answers = [await post_json(core, timeout=9, wait=False) for _ in range(5)]
         assert [answer["allowed"] for answer in answers] == [True, True, True, False, False]
         assert [answer["delay"] for answer in answers[:3]] == [0.0, 0.05, 0.1]
-        while not (await post_json(service, timeout=9, wait=False))["allowed"]:
+        while not (await post_json(core, timeout=9, wait=False))["allowed"]:
             await asyncio.sleep(0.01)  # until the event loop has come to a turn
 
     asyncio.run(use())
 
 
-async def post_json(service: Service, **more: object) -> dict[str, Any]:
-    """Ask the application, without a server between."""
-    body, sent = json.dumps({"attributes": {}, **more}).encode(), []
+def connection(core: Core, address: str = "192.0.2.1") -> WireClient:
+    """A client of the service, without a server between: it may hang up whenever it likes."""
+    return WireClient(lambda channel: HttpWire(core, channel, Bounds()), address)
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
 
-    async def send(message: MutableMapping[str, Any]) -> None:
-        sent.append(message)
-
-    await service({**SCOPE, "method": "POST", "path": "/v1/check"}, receive, send)
-    report: dict[str, Any] = json.loads(sent[-1]["body"])
+async def post_json(core: Core, **more: object) -> dict[str, Any]:
+    client, body = connection(core), json.dumps({"attributes": {}, **more}).encode()
+    client.send(QUESTION % (len(body), body))
+    await client.answered()
+    [answer] = answers_in(client.sent)
+    report: dict[str, Any] = json.loads(answer.body)
     return report
 
 
@@ -316,27 +353,7 @@ algorithm = "leaky_bucket"
 capacity = 5
 leak_rate = "1/hour"
 """)
-SCOPE: dict[str, Any] = {"type": "http", "method": "GET", "path": "/check", "query_string": b"", "headers": []}
-
-
-class Client:
-    """One client of the application, without a server between: it may hang up whenever it likes."""
-
-    def __init__(self, service: Service, address: str = "192.0.2.1") -> None:
-        self._hang_up = asyncio.Event()
-        self.sent: list[MutableMapping[str, Any]] = []
-        self.done = asyncio.ensure_future(service({**SCOPE, "client": (address, 1)}, self._receive, self._send))
-
-    async def hang_up(self) -> None:
-        self._hang_up.set()
-        await self.done
-
-    async def _receive(self) -> dict[str, Any]:
-        await self._hang_up.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: MutableMapping[str, Any]) -> None:
-        self.sent.append(message)
+CHECK = b"GET /check HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize("wrap", [lambda store: store, AsyncMemoryStore], ids=["local", "awaited"])
@@ -344,17 +361,20 @@ def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing(wrap: A
     async def use() -> None:
         store = MemoryStore(100)
         asked = wrap(store)
-        service = Service(ONE_BY_ONE, asked)
-        first = Client(service)
-        await first.done
-        assert first.sent[0]["status"] == 200
+        core = Core(ONE_BY_ONE, asked)
+        first = connection(core)
+        first.send(CHECK)
+        await first.answered()
+        assert [answer.status for answer in answers_in(first.sent)] == [200]
         [before] = store.decide([Charge.of("one by one/0", "", ONE_BY_ONE.rules[0].limit, 0)], commit=False)
-        waiting = [Client(service) for _ in range(3)]
-        await asyncio.sleep(0.01)
+        waiting = [connection(core) for _ in range(3)]
+        for client in waiting:
+            client.send(CHECK)
+        while len(asked.wait_queue) < 3:
+            await asyncio.sleep(0)
         for client in waiting:
             await client.hang_up()
             assert not client.sent
-        await asyncio.sleep(0)
         if asked is not store:
             await asked.wait_queue.settle()
         [after] = store.decide([Charge.of("one by one/0", "", ONE_BY_ONE.rules[0].limit, 0)], commit=False)
@@ -367,15 +387,21 @@ def test_a_client_that_hangs_up_gives_its_place_back_and_is_sent_nothing(wrap: A
 @pytest.mark.parametrize("wrap", [lambda store: store, AsyncMemoryStore], ids=["local", "awaited"])
 def test_no_more_requests_are_held_than_the_service_allows(wrap: Any) -> None:
     async def use() -> None:
-        service = Service(ONE_BY_ONE, wrap(MemoryStore(100)), max_waiting=2)
-        await Client(service).done
-        held = [Client(service, f"192.0.2.{number}") for number in range(2)]
-        await asyncio.sleep(0.01)
-        refused = Client(service, "192.0.2.7")
-        await refused.done
-        assert refused.sent[0]["status"] == 429
+        store = wrap(MemoryStore(100))
+        core = Core(ONE_BY_ONE, store, max_waiting=2)
+        first, *held = (connection(core, f"192.0.2.{number}") for number in range(3))
+        first.send(CHECK)
+        await first.answered()
         for client in held:
-            assert not client.done.done()
+            client.send(CHECK)
+        while len(store.wait_queue) < 2:
+            await asyncio.sleep(0)
+        refused = connection(core, "192.0.2.7")
+        refused.send(CHECK)
+        await refused.answered()
+        assert [answer.status for answer in answers_in(refused.sent)] == [429]
+        for client in held:
+            assert not client.sent
             await client.hang_up()
 
     asyncio.run(use())

@@ -16,11 +16,12 @@ from django.test import override_settings
 from django.urls import path
 from edge_sites import BELOW, PLAIN, Call, Site, cookie_of, decorated, memory, route_of
 from raw_client import Answer, Header, RawClient
+from service_thread import serving_in_thread
 from web_sites import serving
 
 from ratekeeper.frameworks import flask as own_flask
 from ratekeeper.frameworks import wsgi
-from ratekeeper.service.app import Service
+from ratekeeper.service.core import Core
 
 NAMES = (*BELOW, *PLAIN, "items", "any", "inner", "both", "own")
 HOP_BY_HOP = {b"connection", b"content-length"}
@@ -143,10 +144,10 @@ class GatewayClient(RawClient):
 @contextmanager
 def gateway_site(policy: Any, store: Any = None, **options: Any) -> Iterator[Site]:
     calls: list[Call] = []
-    service = Service(policy, store or memory(), **options)
+    core = Core(policy, store or memory(), **options)
     with (
         serving(plain_application(calls)) as http,
-        serving_asgi(service, proxy_headers=False) as url,
-        closing(GatewayClient(str(http.base_url), url)) as client,
+        serving_in_thread(core) as service,
+        closing(GatewayClient(str(http.base_url), service.url)) as client,
     ):
         yield Site(client, calls)

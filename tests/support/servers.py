@@ -62,7 +62,7 @@ def program(*command: str | Path, quiet: bool = False) -> Iterator[subprocess.Po
 @contextmanager
 def ratekeeper_service(policy: Path, announced: list[str] | None = None, *options: str) -> Iterator[str]:
     """`ratekeeper serve` on a free port of this machine; yields its URL. `announced` gets what it prints first."""
-    need("uvicorn", _installed("uvicorn"))
+    need("httptools", _installed("httptools"))
     with program(sys.executable, "-m", "ratekeeper.cli.main", "serve", policy, "--port", "0", *options) as process:
         assert process.stdout is not None
         lines = []

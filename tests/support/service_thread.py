@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from servers import PATIENCE
 from service_process import RawClient
 
-from ratekeeper.service.app import Service
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
-from ratekeeper.service.http_adapter import UvicornWire
 from ratekeeper.service.loop import run_loop
 from ratekeeper.service.metrics.counters import Metrics
-from ratekeeper.service.wire import Channel
 
 _LONG = {**dict.fromkeys(["head_time", "idle_time", "pause", "body_time", "write_time"], 3600.0), "last_time": 0.2}
 
@@ -26,8 +23,9 @@ _LONG = {**dict.fromkeys(["head_time", "idle_time", "pause", "body_time", "write
 class InThread:
     """A server in this process, whose bounds are the test's own."""
 
-    def __init__(self, served: Any, bounds: Bounds) -> None:
-        from ratekeeper.service.server import Listening, Server  # noqa: PLC0415  needs the extra
+    def __init__(self, core: Core, bounds: Bounds, kind: str) -> None:
+        from ratekeeper.service.protocols import make_wire  # noqa: PLC0415  needs the extra
+        from ratekeeper.service.server import Listening, Server  # noqa: PLC0415
 
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._listening.setblocking(False)
@@ -36,12 +34,8 @@ class InThread:
 
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            app = Service.of(served) if isinstance(served, Core) else served
-
-            def make_wire(channel: Channel) -> UvicornWire:
-                return UvicornWire(served, channel, bounds, app)
-
-            self._server = Server([Listening("http", self._listening, make_wire)], bounds, 0.2, Metrics())
+            wires = make_wire(kind, core, bounds)
+            self._server = Server([Listening(kind, self._listening, wires)], bounds, 0.2, Metrics())
             await self._server.run(self._started.set)
 
         self._thread = threading.Thread(target=lambda: run_loop(serve()))
@@ -56,6 +50,10 @@ class InThread:
     def open(self) -> int:
         return len(self._server.connections)
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function in the thread of the server."""
+        self._loop.call_soon_threadsafe(function)
+
     def client(self) -> RawClient:
         return RawClient(self.address)
 
@@ -66,9 +64,9 @@ class InThread:
 
 
 @contextmanager
-def serving_in_thread(served: Any, **bounds: Any) -> Iterator[InThread]:
+def serving_in_thread(core: Core, *, kind: str = "http", **bounds: Any) -> Iterator[InThread]:
     """Serve meanwhile. A bound in time that the test does not give is an hour."""
-    server = InThread(served, Bounds(**{**_LONG, **bounds}))
+    server = InThread(core, Bounds(**{**_LONG, **bounds}), kind)
     try:
         yield server
     finally:

@@ -42,8 +42,8 @@ def _wire_of(kind: str) -> WireOf:
             from ratekeeper.service.resp.wire import RespWire  # noqa: PLC0415  an extra
 
             return RespWire
-        from ratekeeper.service.http_adapter import UvicornWire  # noqa: PLC0415  an extra
+        from ratekeeper.service.http.wire import HttpWire  # noqa: PLC0415  an extra
 
-        return UvicornWire
+        return HttpWire
     except ModuleNotFoundError:
         raise MissingExtraError("ratekeeper serve", "service") from None

@@ -23,6 +23,7 @@ from flaky_proxy import Manner, Proxy, proxy
 from oracles import assert_windows_hold
 from redis_servers import Server, cluster_url, redis_cluster, redis_server, wait_for
 from servers import free_port
+from wire_client import HttpAnswer, WireClient, answers_in
 
 from ratekeeper import (
     AsyncRedisStore,
@@ -39,7 +40,9 @@ from ratekeeper import (
 )
 from ratekeeper.decision import Charge
 from ratekeeper.limits import Limit
-from ratekeeper.service.app import Service
+from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.core import Core
+from ratekeeper.service.http.wire import HttpWire
 from ratekeeper.stores.redis.replies import DenialCache, Reply
 from ratekeeper.waiting.waitlist import Waiter
 
@@ -570,32 +573,19 @@ def test_a_server_that_hangs_while_connecting_is_given_up_after_one_timeout(flak
 def test_the_service_says_503_and_when_to_come_back() -> None:
     policy = Policy.parse('[[rules]]\nname = "r"\nlimit = "8/hour"\n')
     for mode in ("raise", "deny"):
-        sent: list[Any] = []
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b""}
-
-        async def send(message: Any, sent: list[Any] = sent) -> None:
-            sent.append(message)
-
-        scope: dict[str, Any] = {
-            "type": "http",
-            "path": "/check",
-            "method": "GET",
-            "query_string": b"",
-            "headers": [],
-            "client": None,
-        }
-
-        async def ask(mode: Any = mode, scope: Any = scope, receive: Any = receive, send: Any = send) -> None:
+        async def ask(mode: Any = mode) -> list[HttpAnswer]:
             url = f"redis://127.0.0.1:{free_port()}"
             async with AsyncRedisStore(url, on_error=mode, clock=ManualClock(1_800_000_000)) as store:
-                await Service(policy, store)(scope, receive, send)
+                core = Core(policy, store)
+                client = WireClient(lambda channel: HttpWire(core, channel, Bounds()))
+                client.send(b"GET /check HTTP/1.1\r\n\r\n")
+                await client.answered()
+                return answers_in(client.sent)
 
-        asyncio.run(ask())
-        assert sent[0]["status"] == 503
-        assert dict(sent[0]["headers"])[b"retry-after"] == b"1"
-        assert json.loads(sent[1]["body"])["type"].endswith("#temporary-reduced-capacity")
+        [answer] = asyncio.run(ask())
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert json.loads(answer.body)["type"].endswith("#temporary-reduced-capacity")
 
 
 # ---- everything at once ----

@@ -15,15 +15,35 @@ from ratekeeper.service.core import CheckRequest
 _SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1, "timeout": 0, "wait": true}'
 
 
-def parse_check(body: bytes, known: Collection[str] | None = None) -> CheckRequest:
-    """Return the question in the JSON body of a check. Raise `BadRequestError`, which says what would be right.
+MOST_QUESTIONS = 100
+"""The questions of one list."""
 
-    With `known`, an attribute of another name is an error: no rule would look at it, though the program means one.
+
+def parse_checks(body: bytes, known: Collection[str] | None = None) -> CheckRequest | list[CheckRequest]:
+    """Return the question in the JSON body of a check, or its list of questions.
+
+    Raise `BadRequestError`, which says what would be right. With `known`, an attribute of another name is an error: no
+    rule would look at it, though the program means one.
     """
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"the body is not JSON ({error}): send {_SHAPE}") from None
+    if not isinstance(asked, list):
+        return _parsed(asked, known)
+    if not 1 <= len(asked) <= MOST_QUESTIONS:
+        raise BadRequestError(f"a list must have 1 to {MOST_QUESTIONS} questions, not {len(asked):,}")
+    return [_parsed_of_list(number, one, known) for number, one in enumerate(asked, 1)]
+
+
+def _parsed_of_list(number: int, asked: object, known: Collection[str] | None) -> CheckRequest:
+    try:
+        return _parsed(asked, known)
+    except BadRequestError as error:
+        raise BadRequestError(f"question {number} of the list: {error}") from None
+
+
+def _parsed(asked: object, known: Collection[str] | None) -> CheckRequest:
     if not isinstance(asked, dict) or not isinstance(asked.get("attributes"), dict):
         raise BadRequestError(f"the body must be an object with an object 'attributes', as in {_SHAPE}")
     unknown = set(asked) - set(CheckRequest._fields)

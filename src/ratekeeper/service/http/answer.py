@@ -1,0 +1,74 @@
+"""Answer: an HTTP answer as the bytes that a connection sends. It knows no policy."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+from ratekeeper.http.header_lines import raw_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ratekeeper.http.responses import Response
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CLOSE, KEEP = b"connection: close\r\n", b"connection: keep-alive\r\n"
+
+_STARTS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus}
+
+
+class Answer(NamedTuple):
+    """An HTTP answer. The connection adds the date, the length and whether it closes."""
+
+    status: int
+    lines: bytes = b""
+    """The header lines, each with its end."""
+    body: bytes = b""
+
+
+def answer_of(response: Response, limits: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
+    """Return a response as an answer, with the lines about limits before its own."""
+    return Answer(response.status, encoded(limits) + _encoded_once(tuple(response.headers)), response.body)
+
+
+def plain(status: int, text: str, lines: bytes = b"") -> Answer:
+    """Return an answer of one line of text."""
+    return Answer(status, b"content-type: text/plain\r\n" + lines, f"{text}\n".encode("ascii"))
+
+
+def encoded(lines: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return header lines as they are sent."""
+    return b"".join([b"%b: %b\r\n" % line for line in lines])
+
+
+@lru_cache(maxsize=256)
+def _encoded_once(headers: tuple[tuple[str, str], ...]) -> bytes:
+    return encoded(raw_lines(headers))
+
+
+def written(answer: Answer, date: bytes, connection: bytes, with_body: bool) -> bytes:
+    """Return the bytes of an answer. `date` and `connection` are header lines, or nothing."""
+    status, lines, body = answer
+    return b"%b%b%bcontent-length: %d\r\n%b\r\n%b" % (
+        _STARTS[status], date, lines, len(body), connection, body if with_body else b"",
+    )  # fmt: skip
+
+
+class Dates:
+    """Makes the `date` line of answers, anew in each second of the given clock."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._line = b""
+
+    def line(self, now: float) -> bytes:
+        """Return the line; `now` is the event loop's time."""
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode("ascii")
+        return self._line

@@ -1,0 +1,76 @@
+"""GatewayExchange: an HTTP request as it was parsed. It is the exchange that a gateway's question is charged by.
+
+Knows no parser and no connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ratekeeper.http.exchange import Exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ratekeeper.http.exchange import AnyRequestLimiter
+
+
+def path_of(target: bytes) -> bytes:
+    """Return the path of a request's target, still percent-encoded.
+
+    >>> path_of(b"/check?a=b")
+    b'/check'
+    """
+    return target.partition(b"?")[0].partition(b"#")[0]
+
+
+class GatewayExchange(Exchange):
+    """A request, such as the sub-request in which Caddy's `forward_auth` asks about the client's request.
+
+    Method and path of the client's request are from `X-Forwarded-Method` and `X-Forwarded-Uri`, or else the
+    sub-request's own. Caddy and Traefik overwrite both; nginx must be told to. No other convention is read: a proxy
+    hands on the headers of a convention that is not its own as the client sent them.
+    """
+
+    def __init__(
+        self,
+        limiter: AnyRequestLimiter,
+        peer: str | None,
+        verb: bytes,
+        target: bytes,
+        lines: Sequence[tuple[bytes, bytes]],
+        body: bytes = b"",
+        connection: bytes = b"",
+    ) -> None:
+        super().__init__(limiter)
+        self.verb = verb
+        """The method of the request line."""
+        self.target = target
+        """The path and query of the request line."""
+        self.body = body
+        self.connection = connection
+        """The `connection` line of the answer, or nothing."""
+        self._lines = lines
+        self._peer = peer
+
+    @property
+    def native(self) -> GatewayExchange:
+        return self
+
+    @property
+    def method(self) -> str:
+        return self.header("x-forwarded-method") or self.verb.decode("ascii")
+
+    @property
+    def path(self) -> bytes:
+        if self.header("x-forwarded-uri"):  # raises if it is repeated
+            return next(value for name, value in self._lines if name == b"x-forwarded-uri").strip(b" \t")
+        return path_of(self.target)
+
+    @property
+    def peer(self) -> str | None:
+        return self._peer
+
+    @property
+    def lines(self) -> Sequence[tuple[bytes, bytes]]:
+        return self._lines

@@ -1,0 +1,158 @@
+"""The questions of the HTTP service, by path: gateways ask `/check`, programs ask `/v1/check`. Knows no connection.
+
+A route returns its answer, or a coroutine. The wire runs the coroutine until it suspends, and only the rest in a task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from functools import partial
+from http import HTTPStatus
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+from ratekeeper.errors import BadRequestError, RatekeeperError, StoreUnavailable
+from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.http.responses import Response, explained, problem
+from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
+from ratekeeper.service.http.answer import Answer, answer_of, encoded
+from ratekeeper.service.http.exchange import GatewayExchange, path_of
+from ratekeeper.service.http.json_check import parse_checks, report
+
+Answering: TypeAlias = Answer | Coroutine[Any, Any, Answer]
+"""An answer, or a coroutine that returns it."""
+
+_PLAIN = ("Content-Type", "text/plain")
+_NO_STORE = ("Cache-Control", "no-store")
+_JSON_LINES = b"content-type: application/json\r\ncache-control: no-store\r\n"
+
+
+class Route(NamedTuple):
+    """How the questions at a path are answered."""
+
+    answer: Callable[[Core, GatewayExchange], Answering]
+    reads_body: bool = False
+    """Whether the body of a request is kept for it. Others are dropped as they come."""
+
+
+def check(core: Core, request: GatewayExchange, deny_status: int | None = None) -> Answering:
+    """Answer a gateway: may the client's request pass?"""
+    policy = core.policy
+    if policy.lacking:
+        what = f"the policy looks at {policy.lacking[0]!r}, which nothing in a gateway's request tells"
+        return answer_of(explained(500, f"{what}: say in [attributes] which header does, or ask /v1/check"))
+    try:
+        for needed in policy.gateway_headers:
+            if not request.header(needed):
+                what = f"the gateway must say what the request is for, but sent no {needed}"
+                return answer_of(explained(400, what))
+    except BadRequestError as error:
+        return answer_of(core.limiter.response_to(error))
+    charged = core.charge(request)
+    if charged is None or isinstance(charged, RatekeeperError):
+        return _checked(core, request, charged, deny_status)
+    return _check_later(core, request, charged, deny_status)
+
+
+async def _check_later(
+    core: Core,
+    request: GatewayExchange,
+    charging: Coroutine[Any, Any, RatekeeperError | None],
+    deny_status: int | None,
+) -> Answer:
+    return _checked(core, request, await charging, deny_status)
+
+
+def _checked(core: Core, request: GatewayExchange, refusal: RatekeeperError | None, deny_status: int | None) -> Answer:
+    if refusal is None:
+        return Answer(200, encoded(request.limit_lines()))
+    if isinstance(refusal, RateLimitExceeded):
+        return answer_of(problem(request.decisions[-1], deny_status), request.limit_lines())
+    return answer_of(core.limiter.response_to(refusal))
+
+
+def check_json(core: Core, request: GatewayExchange) -> Answering:
+    """Answer a program's question, or its list of questions."""
+    if request.verb != b"POST":
+        return answer_of(explained(405, "ask by POST, with a JSON body", ("Allow", "POST")))
+    try:
+        asked = parse_checks(request.body, core.policy.names)
+    except BadRequestError as error:
+        return answer_of(core.limiter.response_to(error))
+    return _check_one(core, asked) if isinstance(asked, CheckRequest) else _check_many(core, asked)
+
+
+async def _check_one(core: Core, asked: CheckRequest) -> Answer:
+    answer, limits = await _decided(core, asked)
+    if isinstance(answer, Response):
+        return answer_of(answer)
+    return Answer(200, encoded(limits) + _JSON_LINES, json.dumps(answer).encode())
+
+
+async def _check_many(core: Core, questions: list[CheckRequest]) -> Answer:
+    """Decide each question by itself, in order. One that cannot be decided is answered by its problem details."""
+    parts = []
+    for asked in questions:
+        answer, _ = await _decided(core, asked)
+        parts.append(answer.body if isinstance(answer, Response) else json.dumps(answer).encode())
+    return Answer(200, _JSON_LINES, b"[" + b", ".join(parts) + b"]")
+
+
+async def _decided(core: Core, asked: CheckRequest) -> tuple[Response | dict[str, Any], list[tuple[bytes, bytes]]]:
+    """Return the report on a decision and the lines about its limits, or the response if it cannot be decided."""
+    exchange = ProgramExchange(core, asked)
+    charged = core.charge(exchange)
+    refusal = charged if charged is None or isinstance(charged, RatekeeperError) else await charged
+    if refusal is not None and not isinstance(refusal, RateLimitExceeded):
+        return core.limiter.response_to(refusal), []
+    return report(exchange.decisions[-1], asked.wait), exchange.limit_lines()
+
+
+def healthy(core: Core, request: GatewayExchange) -> Answer:
+    """Answer that the process answers."""
+    return answer_of(Response(200, [_PLAIN], b"ok\n"))
+
+
+async def ready(core: Core, request: GatewayExchange) -> Answer:
+    """Answer whether the store answers."""
+    try:
+        await core.ready()
+    except StoreUnavailable:
+        return answer_of(Response(503, [_PLAIN, _NO_STORE], b"the store does not answer\n"))
+    return answer_of(Response(200, [_PLAIN, _NO_STORE], b"ready\n"))
+
+
+def not_found(core: Core, request: GatewayExchange) -> Answer:
+    """Answer a question at a path that there is not."""
+    path = unquote_to_bytes(path_of(request.target)).decode("utf-8", "replace")
+    status = path.removeprefix("/check/")
+    if status != path and "/" not in status:
+        what = f"a request can be denied with a status from 400 to 499, not with {status[:20]!r}"
+        return answer_of(explained(404, what))
+    *others, last = ROUTES
+    paths = b", ".join(others).decode("ascii")
+    return answer_of(explained(404, f"there is no {path[:100]!r}: ask {paths} or {last.decode('ascii')}"))
+
+
+ROUTES: dict[bytes, Route] = {
+    b"/check": Route(check),
+    b"/v1/check": Route(check_json, reads_body=True),
+    b"/healthz": Route(healthy),
+    b"/readyz": Route(ready),
+}
+"""The routes that users are told."""
+
+# A status to deny with is a part of the path: a client's own query goes through some gateways to here.
+_STATUSES = [status.value for status in HTTPStatus if 400 <= status.value < 500]
+_ALL = ROUTES | {b"/check/": Route(check)}
+_ALL |= {b"/check/%d" % status: Route(partial(check, deny_status=status)) for status in _STATUSES}
+_NOT_FOUND = Route(not_found)
+
+
+def route_of(target: bytes) -> Route:
+    """Return the route of a request's target, which begins with its path."""
+    route = _ALL.get(target)
+    if route is None:
+        route = _ALL.get(unquote_to_bytes(path_of(target)), _NOT_FOUND)
+    return route
