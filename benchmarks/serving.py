@@ -1,0 +1,76 @@
+"""Servers to be measured: each is its own process, and its processor time is what the kernel counts for it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Served(NamedTuple):
+    """A server: its process, and the port of 127.0.0.1 that it listens on."""
+
+    pid: int
+    port: int
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of all its threads so far, with that in the kernel."""
+        spent = [int(path.read_text().split()[0]) for path in Path(f"/proc/{self.pid}/task").glob("*/schedstat")]
+        return sum(spent) / 1e9
+
+
+@contextmanager
+def served(*command: str) -> Iterator[Served]:
+    """Run a program that prints its address, and stop it at the end."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    try:
+        found = next((match for line in process.stdout if (match := re.search(r"127\.0\.0\.1:(\d+)", line))), None)
+        if found is None:
+            raise RuntimeError(f"{' '.join(command)} printed no address")
+        yield Served(process.pid, int(found[1]))
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def ratekeeper_serve(policy: Path, *options: str) -> list[str]:
+    """Return the command of a service on a free port."""
+    program = [sys.executable, "-m", "ratekeeper.cli.main", "serve", str(policy)]
+    return [*program, "--port", "0", "--no-reload", *options]
+
+
+class HttpConnections:
+    """Connections that stay open, each with one question under way at a time."""
+
+    def __init__(self, port: int, count: int, question: bytes) -> None:
+        self._question = question
+        self._sockets = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(count)]
+
+    def ask(self, times: int) -> bytes:
+        """Ask the question so many times on each connection. Return the last answer."""
+        answer = b""
+        for _ in range(times):
+            for one in self._sockets:
+                one.sendall(self._question)
+            for one in self._sockets:
+                answer = _answer(one)
+        return answer
+
+    def close(self) -> None:
+        for one in self._sockets:
+            one.close()
+
+
+def _answer(one: socket.socket) -> bytes:
+    answer = one.recv(65_536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    found = re.search(rb"(?i)content-length: *(\d+)", head)
+    if found is None or len(body) != int(found[1]):
+        raise RuntimeError(f"this is not one whole answer: {answer!r}")
+    return answer
