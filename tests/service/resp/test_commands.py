@@ -7,11 +7,11 @@ import logging
 from typing import Any
 
 import pytest
-from ratekeeper.service.http.json_check import report
 from resp_wires import Client, answers_in, make_core, request
 
 import ratekeeper
 from ratekeeper import ManualClock, MemoryStore
+from ratekeeper.service.http.json_check import report
 
 REPORTED = ["allowed", "rule", "missing", "denied", "message", "remaining", "retry_after", "reset_after", "delay"]
 
