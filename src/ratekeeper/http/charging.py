@@ -170,8 +170,7 @@ class Charging(ApplicationLimits[K]):
     ) -> PolicyDecision:
         """Hold a request that is refused at this moment until its turn, unless too many are held already."""
         keeper = policy.keeper
-        refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
-        if not refusing or not policy.waiting_rules.issuperset(refusing):
+        if not policy.lets_wait(decision):
             return decision
         client, held = exchange.read(policy.client_reader).get("client") or exchange.peer, self._held_here()
         if not held.enter(client):

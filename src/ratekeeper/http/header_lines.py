@@ -22,6 +22,7 @@ MOST_BYTES = 65_536
 """The bytes of one header, in all its lines. More are a 431."""
 
 _DASHED = bytes.maketrans(b"_", b"-")
+_FOLDED = bytes(range(128)).lower().translate(_DASHED) + bytes(range(128, 256))
 
 _LISTS = frozenset({
     "accept", "accept-charset", "accept-encoding", "accept-language", "access-control-request-headers", "allow",
@@ -33,7 +34,7 @@ _LISTS = frozenset({
 
 
 def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
-    """Return the value of a header, from lines with names in lower case; None if it is missing or empty.
+    """Return the value of a header, from its lines; None if it is missing or empty. `name` is in lower case.
 
     The lines of a header that is a list by its definition are joined. Raises `BadRequestError` if another header is
     repeated, or has "_" for "-": servers differ in how they read that. Raises it too for too many lines or bytes.
@@ -41,13 +42,20 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
     if len(lines) > MOST_LINES:
         raise BadRequestError(f"the request has more than {MOST_LINES} header lines", 431)
     raw_name, dashed, size = _spellings(name)
-    found = [line for line in lines if len(line[0]) == size and line[0].translate(_DASHED) == dashed]
+    found = [(key, value) for key, value in lines if len(key) == size and key.translate(_FOLDED) == dashed]
     if not found:
         return None
     key, value = found[0]
-    if len(found) == 1 and key == raw_name and len(value) <= MOST_BYTES and name not in _LISTS:  # the usual header
+    if len(found) > 1 or key.lower() != raw_name or len(value) > MOST_BYTES:
+        return _joined(found, raw_name, name)
+    if name not in _LISTS:  # the usual header
         return text_of(value) or None
-    if any(key != raw_name for key, _ in found):
+    return _list_of(value)
+
+
+def _joined(found: list[tuple[bytes, bytes]], raw_name: bytes, name: str) -> str | None:
+    """Return the value of a header in unusual lines. Raise `BadRequestError` unless it has one reading."""
+    if any(key.lower() != raw_name for key, _ in found):
         raise BadRequestError(
             f"the header {name!r} is written with other dashes and underscores, which some servers accept"
         )
@@ -57,10 +65,15 @@ def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
     if name == "cookie":  # HTTP/2 may split it
         return text_of(b"; ".join(values))
     if name in _LISTS:
-        return ", ".join(part.strip() for part in text_of(b",".join(values)).split(",")) or None
+        return _list_of(b",".join(values))
     if len(values) > 1:
         raise BadRequestError(f"the header {name!r} is repeated, so the caller is ambiguous")
     return text_of(values[0]) or None
+
+
+def _list_of(value: bytes) -> str | None:
+    text = text_of(value)
+    return (", ".join([part.strip() for part in text.split(",")]) if "," in text else text.strip()) or None
 
 
 def text_of(value: bytes) -> str:

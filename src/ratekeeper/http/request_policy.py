@@ -13,10 +13,13 @@ from weakref import WeakValueDictionary
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.http.attributes import ALWAYS_KNOWN, OF_ROUTE, AttributeReader
+from ratekeeper.http.headers import keep
 from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.keeper import Keeper
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from ratekeeper.http.exchange import RequestFunction
     from ratekeeper.http.rate_limit import rate_limit
     from ratekeeper.limits import Limit
@@ -82,10 +85,20 @@ class RequestPolicy(Generic[K]):
             if name in names and not isinstance(function, str)
         )
         self.waiting_rules = keeper.compiled.waiting
+        self._lets_wait: dict[Hashable, bool] = {}  # bounded
         self.lacking = policy.lacking({*ALWAYS_KNOWN, *(OF_ROUTE if given.routes else ()), *given.attributes})
         self.names = names | policy.attributes.keys() | ALWAYS_KNOWN if policy.attributes else None
         # Without them every request would be judged as one for /check, and so would be unlimited.
         self.gateway_headers = tuple(header for name, header in _SAID_BY_GATEWAYS.items() if name in names)
+
+    def lets_wait(self, decision: PolicyDecision) -> bool:
+        """Return whether a refused request may wait: only rules that let it wait refuse it."""
+        key = decision.combination
+        known = self._lets_wait.get(key)
+        if known is None:
+            refusing = [rule.name for rule in decision.enforced if not rule.decision.allowed]
+            known = keep(self._lets_wait, key, bool(refusing) and self.waiting_rules.issuperset(refusing))
+        return known
 
     def check_complete(self) -> None:
         """Raise `PolicyError` if the policy reads an attribute that no request has: all would share a bucket."""

@@ -89,7 +89,7 @@ class Core:
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:
         """The policy in use. A protocol reads it once for each question."""
-        return cast("RequestPolicy[AsyncKeeper]", self.limiter.in_use)
+        return self.limiter.in_use  # type: ignore[return-value]  # a core has one
 
     @property
     def store(self) -> Store | AsyncStore:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ratekeeper.http.exchange import Exchange
+from ratekeeper.http.header_lines import header_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,8 @@ class GatewayExchange(Exchange):
         body: bytes = b"",
         connection: bytes = b"",
     ) -> None:
-        super().__init__(limiter)
+        self.limiter = limiter
+        self.decisions = []
         self.verb = verb
         """The method of the request line."""
         self.target = target
@@ -52,6 +54,7 @@ class GatewayExchange(Exchange):
         """The `connection` line of the answer, or nothing."""
         self._lines = lines
         self._peer = peer
+        self._read: dict[str, str | None] = {}
 
     @property
     def native(self) -> GatewayExchange:
@@ -64,8 +67,13 @@ class GatewayExchange(Exchange):
     @property
     def path(self) -> bytes:
         if self.header("x-forwarded-uri"):  # raises if it is repeated
-            return next(value for name, value in self._lines if name == b"x-forwarded-uri").strip(b" \t")
+            return next(value for name, value in self._lines if name.lower() == b"x-forwarded-uri").strip(b" \t")
         return path_of(self.target)
+
+    def header(self, name: str, /) -> str | None:
+        if name not in self._read:
+            self._read[name] = header_value(self._lines, name)
+        return self._read[name]
 
     @property
     def peer(self) -> str | None:
@@ -73,4 +81,4 @@ class GatewayExchange(Exchange):
 
     @property
     def lines(self) -> Sequence[tuple[bytes, bytes]]:
-        return self._lines
+        return [(name.lower(), value) for name, value in self._lines]

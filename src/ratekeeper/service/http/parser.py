@@ -33,7 +33,7 @@ _REST_OF_A_LINE = 64
 _log = logging.getLogger("ratekeeper")
 
 Lines: TypeAlias = list[tuple[bytes, bytes]]
-"""Header lines, with names in lower case."""
+"""Header lines, as they came."""
 
 TakeRequest: TypeAlias = Callable[[bytes, bytes, Lines, bytes, bytes], object]
 """Takes a request: its method, target, header lines and body, and the `connection` line of its answer."""
@@ -90,7 +90,7 @@ class RequestParser:
         """Return whether the client waits for a 100 before it sends the body that is under way."""
         if self._body_size or self._parser.get_http_version() == "1.0":
             return False
-        return any((name, value.lower()) == (b"expect", b"100-continue") for name, value in self._head)
+        return any((name.lower(), value.lower()) == (b"expect", b"100-continue") for name, value in self._head)
 
     def close(self) -> None:
         """Let go of the parser, which holds this object."""
@@ -102,7 +102,7 @@ class RequestParser:
         if self._bodiless:  # tell the new parser how long the body is
             self._bodiless = False
             target, head = self._target, self._head
-            framing = encoded([line for line in head if line[0] in (_LENGTH, _ENCODING)])
+            framing = encoded([line for line in head if line[0].lower() in (_LENGTH, _ENCODING)])
             connection = b"" if before.should_keep_alive() else CLOSE
             self.feed(b"%b / HTTP/1.1\r\n%b%b\r\n" % (before.get_method(), framing, connection))
             self._target, self._head = target, head
@@ -123,7 +123,7 @@ class RequestParser:
             raise RefusedError(plain(414, detail))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._lines.append((name.lower(), value))
+        self._lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         head, bounds = self._lines, self._bounds
@@ -137,7 +137,8 @@ class RequestParser:
         self.phase = BODY
         self._head, self._lines = head, []
         if self._parser.should_upgrade():
-            self._bodiless = any(name == _ENCODING or (name == _LENGTH and int(value)) for name, value in head)
+            lower = [(name.lower(), value) for name, value in head]
+            self._bodiless = any(name == _ENCODING or (name == _LENGTH and int(value)) for name, value in lower)
 
     def on_body(self, piece: bytes) -> None:
         self.went_on = True

@@ -6,7 +6,7 @@ A route returns its answer, or a coroutine. The wire runs the coroutine until it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from ratekeeper.errors import BadRequestError, RatekeeperError, StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.http.headers import keep
 from ratekeeper.http.responses import Response, explained, problem
 from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
 from ratekeeper.service.http.answer import Answer, answer_of, encoded
@@ -26,6 +27,10 @@ Answering: TypeAlias = Answer | Coroutine[Any, Any, Answer]
 _PLAIN = ("Content-Type", "text/plain")
 _NO_STORE = ("Cache-Control", "no-store")
 _JSON_LINES = b"content-type: application/json\r\ncache-control: no-store\r\n"
+
+
+_refusals: dict[Hashable, Answer] = {}
+"""The answers to refused requests by the same rules that must wait equally long, but for the limits. Bounded."""
 
 
 class Route(NamedTuple):
@@ -67,9 +72,15 @@ async def _check_later(
 def _checked(core: Core, request: GatewayExchange, refusal: RatekeeperError | None, deny_status: int | None) -> Answer:
     if refusal is None:
         return Answer(200, encoded(request.limit_lines()))
-    if isinstance(refusal, RateLimitExceeded):
-        return answer_of(problem(request.decisions[-1], deny_status), request.limit_lines())
-    return answer_of(core.limiter.response_to(refusal))
+    if not isinstance(refusal, RateLimitExceeded):
+        return answer_of(core.limiter.response_to(refusal))
+    decision = request.decisions[-1]
+    wait = decision.retry_after_seconds
+    if wait is None or core.policy.at_once is None:  # another store may not have answered
+        return answer_of(problem(decision, deny_status), request.limit_lines())
+    key = decision.combination, deny_status, wait
+    known = _refusals.get(key) or keep(_refusals, key, answer_of(problem(decision, deny_status)))
+    return Answer(known.status, encoded(request.limit_lines()) + known.lines, known.body)
 
 
 def check_json(core: Core, request: GatewayExchange) -> Answering:
