@@ -30,7 +30,7 @@ def core(policy: str = 'rules = [{name = "all", limit = "1000000/s"}]') -> Core:
 
 
 def bytes_of_a_call(message: bytes = QUESTION) -> bytes:
-    """What a client sends: preface, settings, and one call."""
+    """Return the bytes of a client: preface, settings, and one call."""
     engine = ngh2.Connection(ngh2.Role.CLIENT)
     engine.initiate_connection()
     headers = [

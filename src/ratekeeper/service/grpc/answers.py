@@ -6,6 +6,7 @@ Pure functions. Know no source of limits and no connection.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 
 from ratekeeper.decision import RuleDecision
 from ratekeeper.errors import RatekeeperError, StoreUnavailable
@@ -21,6 +22,8 @@ UNKNOWN_UNIT = 0
 _LARGEST = 2**32 - 1
 _TOO_MANY_REQUESTS = 429
 
+_new = tuple.__new__
+
 _limits: dict[Hashable, bytes] = {}
 """The limits of answers in protobuf's form. Bounded."""
 
@@ -28,16 +31,18 @@ _limits: dict[Hashable, bytes] = {}
 def status_of(decision: PolicyDecision) -> Status:
     """Return the status of a descriptor: that of the most restrictive rule."""
     code = OK if decision.allowed else OVER_LIMIT
-    rule = decision.rule
-    if rule is None or rule.limit.denies:
+    rules = decision.rules
+    rule = rules[0] if len(rules) == 1 and not rules[0].shadow else decision.rule
+    if rule is None:
         return Status(code)
-    one, limit = rule.decision, rule.limit
-    label = rule.label
-    key = label, limit.max_cost, limit.interval, limit._exact_second
+    one = rule.decision
+    limit = one.limit
+    key = rule.name, rule.place, limit.max_cost, limit.interval, limit._exact_second
     written = _limits.get(key)
     if written is None:
-        written = keep(_limits, key, rate_limit(*per_unit(limit), policy_name(label)))
-    return Status(code, written, min(one.remaining, _LARGEST), limit.whole_seconds(one.debt_ticks))
+        written = b"" if limit.denies else rate_limit(*per_unit(limit), policy_name(rule.label))
+        keep(_limits, key, written)
+    return _new(Status, (code, written, min(one.remaining, _LARGEST), limit.whole_seconds(one.debt_ticks)))
 
 
 def per_unit(limit: Limit) -> tuple[int, int]:
@@ -78,7 +83,12 @@ def _strictness(rule: RuleDecision) -> tuple[bool, int, int]:
 def refusal_parts(decision: PolicyDecision) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return the headers and the body of a refusal, beside the headers about limits."""
     response = problem(decision, _TOO_MANY_REQUESTS)
-    return [(name.lower().encode(), value.encode()) for name, value in response.headers], response.body
+    return _lines(tuple(response.headers)), response.body
+
+
+@lru_cache(maxsize=64)
+def _lines(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers]
 
 
 def call_error(error: RatekeeperError) -> CallError:

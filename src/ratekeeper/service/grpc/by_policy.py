@@ -7,13 +7,14 @@ policy's rules let it, for as long as Envoy waits. Knows no connection.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Hashable
 from typing import Any
 
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.header_styles import styled_lines
-from ratekeeper.http.headers import rate_limit_lines
+from ratekeeper.http.headers import keep, rate_limit_lines
 from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
 from ratekeeper.service.grpc.answers import call_error, refusal_parts, status_of, together
 from ratekeeper.service.grpc.call import Answer, Call
@@ -33,16 +34,43 @@ DOMAIN = "domain"
 """The attribute that has the domain of a request."""
 
 _MOST_TOLD = 100
+_SHORT = 512
 _told: set[str] = set()
+_questions: dict[Hashable, Question] = {}
+"""The questions of short requests by the policy that they were read for. Bounded."""
+
+_new = tuple.__new__
 _log = logging.getLogger("ratekeeper")
+
+
+class Question:
+    """A request's descriptors as attributes and hits, and the first one's spelling. It is kept for many calls."""
+
+    __slots__ = ("_reader", "_spelled", "asked")
+
+    def __init__(self, asked: list[tuple[dict[str, str], int]]) -> None:
+        self.asked = asked
+        self._reader: AttributeReader | None = None
+        self._spelled: dict[str, str] = {}
+
+    def spelled(self, reader: AttributeReader) -> dict[str, str]:
+        """Return the attributes of the first descriptor as a policy reads them."""
+        if self._reader is not reader:
+            self._spelled = reader.respell(self.asked[0][0])
+            self._reader = reader
+        return self._spelled.copy()
 
 
 class CallExchange(ProgramExchange):
     """A request that a call describes. A call that is given up leaves its place in the queue."""
 
-    def __init__(self, core: Core, asked: CheckRequest, call: Call) -> None:
+    def __init__(self, core: Core, asked: CheckRequest, call: Call, question: Question) -> None:
         super().__init__(core, asked)
         self._call = call
+        self._question = question
+
+    def read(self, reader: AttributeReader) -> dict[str, str]:
+        return self._question.spelled(reader)
 
     def hung_up(self) -> Coroutine[Any, Any, None]:
         return self._call.given_up()
@@ -57,32 +85,43 @@ class PolicyLimits:
     def answer(self, request: RateLimitRequest, call: Call) -> Answer:
         """Return the response, or a coroutine of it."""
         core = self._core
-        names = core.policy.names
-        asked = [self._question(request, descriptor, call.timeout, names) for descriptor in request.descriptors]
-        exchange = CallExchange(core, asked[0], call)
+        policy = core.policy
+        key = policy, request
+        question = _questions.get(key)
+        if question is None:
+            question = Question([_attributes(request, one, policy.names) for one in request.descriptors])
+            if _size(request) <= _SHORT:
+                keep(_questions, key, question)
+        asked = [_new(CheckRequest, (attributes, hits, call.timeout, True)) for attributes, hits in question.asked]
+        exchange = CallExchange(core, asked[0], call, question)
         charging = core.charge(exchange, "grpc") if len(asked) == 1 else core.charge_together(exchange, asked, "grpc")
         if charging is None or isinstance(charging, RatekeeperError):
             return _response(exchange, charging)
         return _later(exchange, charging)
 
-    def _question(
-        self, request: RateLimitRequest, descriptor: Descriptor, timeout: float | None, names: Collection[str] | None
-    ) -> CheckRequest:
-        attributes = dict(descriptor.entries)
-        if DOMAIN in attributes or len(attributes) < len(descriptor.entries):
-            repeated = next(name for name, _ in descriptor.entries if name == DOMAIN or _count(descriptor, name) > 1)
-            what = f"the entry {repeated[:40]!r} has two values: give each its own descriptor_key in Envoy's route"
-            _tell(repeated, what)
-            raise CallError(INVALID_ARGUMENT, what)
-        for name in ALIASES.keys() & attributes.keys():
-            attributes.setdefault(ALIASES[name], attributes[name])
-        attributes[DOMAIN] = request.domain
-        if names is not None:
-            for name, _ in descriptor.entries:
-                if name not in names and ALIASES.get(name) not in names:
-                    _tell(name, f"the policy knows no attribute {name[:40]!r}: this entry is ignored")
-        hits = request.hits if descriptor.hits is None else descriptor.hits
-        return CheckRequest(attributes, hits, timeout)
+
+def _attributes(
+    request: RateLimitRequest, descriptor: Descriptor, names: Collection[str] | None
+) -> tuple[dict[str, str], int]:
+    """Return the attributes of a descriptor, and its hits."""
+    attributes = dict(descriptor.entries)
+    if DOMAIN in attributes or len(attributes) < len(descriptor.entries):
+        repeated = next(name for name, _ in descriptor.entries if name == DOMAIN or _count(descriptor, name) > 1)
+        what = f"the entry {repeated[:40]!r} has two values: give each its own descriptor_key in Envoy's route"
+        _tell(repeated, what)
+        raise CallError(INVALID_ARGUMENT, what)
+    for name in ALIASES.keys() & attributes.keys():
+        attributes.setdefault(ALIASES[name], attributes[name])
+    attributes[DOMAIN] = request.domain
+    if names is not None:
+        for name, _ in descriptor.entries:
+            if name not in names and ALIASES.get(name) not in names:
+                _tell(name, f"the policy knows no attribute {name[:40]!r}: this entry is ignored")
+    return attributes, request.hits if descriptor.hits is None else descriptor.hits
+
+
+def _size(request: RateLimitRequest) -> int:
+    return sum(len(name) + len(value) for descriptor in request.descriptors for name, value in descriptor.entries)
 
 
 def _tell(name: str, what: str) -> None:

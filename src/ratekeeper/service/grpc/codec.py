@@ -42,6 +42,9 @@ MOST_HITS = 1_000_000_000
 UNLIMITED = 2**32 - 1
 """The `limit_remaining` of a descriptor that is unlimited."""
 
+_SHORT = 512
+"""Bytes of the longest message that is remembered."""
+
 Entry: TypeAlias = tuple[str, str]
 
 
@@ -82,7 +85,14 @@ class Status(NamedTuple):
 
 
 def read_request(data: bytes) -> RateLimitRequest:
-    """Return the request in a message. Raise `WireFormatError`, which says what would be right."""
+    """Return the request in a message. Raise `WireFormatError`, which says what would be right.
+
+    The latest short messages are remembered: a gateway asks about one client again and again.
+    """
+    return _read_known(data) if len(data) <= _SHORT else _read_request(data)
+
+
+def _read_request(data: bytes) -> RateLimitRequest:
     domain, hits = "", 0
     descriptors: list[Descriptor] = []
     for tag, value in fields(data):
@@ -101,6 +111,9 @@ def read_request(data: bytes) -> RateLimitRequest:
     if not descriptors:
         raise WireFormatError("there are no descriptors")
     return RateLimitRequest(domain, tuple(descriptors), hits or 1)
+
+
+_read_known = lru_cache(maxsize=1024)(_read_request)
 
 
 def _descriptor(data: Value) -> Descriptor:
@@ -203,22 +216,35 @@ def write_response(
     parts = [b""]
     for code, limit, remaining, seconds in statuses:
         over = over or code == OVER_LIMIT
-        status = b"\x08%c%b" % (code, limit)
-        if remaining:
-            status += b"\x18" + varint(remaining)
-        if seconds:
-            duration = varint(seconds)
-            status += b"\x22%c\x08%b" % (len(duration) + 1, duration)
-        parts += (b"\x12", varint(len(status)), status)
+        left = b"\x18" + varint(remaining) if remaining else b""
+        duration = b"\x22" + _duration(seconds) if seconds else b""
+        size = varint(2 + len(limit) + len(left) + len(duration))
+        parts += (b"\x12", size, _CODES[code], limit, left, duration)
     for name, value in headers:
-        pair = b"\x0a%b%b\x12%b%b" % (varint(len(name)), name, varint(len(value)), value)
-        parts += (b"\x1a", varint(len(pair)), pair)
+        named, long = _named(name), varint(len(value))
+        parts += (b"\x1a", varint(len(named) + len(long) + len(value)), named, long, value)
     if body:
         parts.append(field(5, body))
     if metadata:
         parts.append(field(6, metadata))
     parts[0] = b"\x08\x02" if over else b"\x08\x01"
     return b"".join(parts)
+
+
+_CODES = {code: b"\x08" + varint(code) for code in (OK, OVER_LIMIT)}
+
+
+@lru_cache(maxsize=1024)
+def _duration(seconds: int) -> bytes:
+    """Return a `Duration` with its length."""
+    duration = number_field(1, seconds)
+    return varint(len(duration)) + duration
+
+
+@lru_cache(maxsize=256)
+def _named(name: bytes) -> bytes:
+    """Return the beginning of a header: its name, and the tag of its value."""
+    return field(1, name) + b"\x12"
 
 
 Json: TypeAlias = "str | bool | int | float | Sequence[Json] | Mapping[str, Json]"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import ngh2
 
@@ -62,18 +62,22 @@ class Http2:
             self._engine.receive_data(data)
         except ngh2.NGH2Error:
             self.over = True
+        owner = self._owner
+        event: Any  # its class tells its attributes; `isinstance` would cost more
         for event in self._engine.events():
-            self._handle(event)
+            kind = type(event)
+            if kind is ngh2.RequestReceived:
+                owner.begin(event.stream_id, dict(event.headers), event.end_stream)
+            elif kind is ngh2.DataReceived:
+                owner.take(event.stream_id, event.data, event.end_stream)
+            elif kind is ngh2.StreamClosed:
+                if event.error_code:
+                    owner.gone(event.stream_id)
+            else:
+                self._handle(event)
 
     def _handle(self, event: ngh2.Event) -> None:
-        if isinstance(event, ngh2.RequestReceived):
-            self._owner.begin(event.stream_id, dict(event.headers), event.end_stream)
-        elif isinstance(event, ngh2.DataReceived):
-            self._owner.take(event.stream_id, event.data, event.end_stream)
-        elif isinstance(event, ngh2.StreamClosed):
-            if event.error_code:
-                self._owner.gone(event.stream_id)
-        elif isinstance(event, ngh2.TrailersReceived):
+        if isinstance(event, ngh2.TrailersReceived):
             self._owner.end(event.stream_id)
         elif isinstance(event, ngh2.SettingsReceived):
             self.begun = True
@@ -82,10 +86,13 @@ class Http2:
 
     def answer(self, stream: int, headers: Lines, body: bytes, trailers: Lines) -> None:
         """Answer a request."""
-        with suppress(ngh2.NGH2Error):  # the client has given it up
-            self._engine.send_response(stream, headers)
-            self._engine.send_data(stream, body)
-            self._engine.send_trailers(stream, trailers)
+        engine = self._engine
+        try:
+            engine.send_response(stream, headers)
+            engine.send_data(stream, body)
+            engine.send_trailers(stream, trailers)
+        except ngh2.NGH2Error:  # the client has given it up
+            pass
 
     def refuse(self, stream: int, headers: Lines) -> None:
         """Answer a request without a body. The client need not send the rest of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import quote
 
 OK = 0
@@ -38,6 +39,7 @@ def status_lines(status: int, text: str = "") -> list[tuple[bytes, bytes]]:
     return lines
 
 
+@lru_cache(maxsize=256)
 def timeout_of(value: bytes | None) -> float | None:
     """Return the seconds of a `grpc-timeout`; None without one. Raise `CallError` if it is malformed.
 
