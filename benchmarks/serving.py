@@ -25,12 +25,13 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def served(*command: str) -> Iterator[Served]:
-    """Run a program that prints its address, and stop it at the end."""
+def served(*command: str, mark: str = "") -> Iterator[Served]:
+    """Run a program that prints its address, after `mark` if it prints several. Stop it at the end."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
+    address = rf"{re.escape(mark)}.*127\.0\.0\.1:(\d+)"
     try:
-        found = next((match for line in process.stdout if (match := re.search(r"127\.0\.0\.1:(\d+)", line))), None)
+        found = next((match for line in process.stdout if (match := re.search(address, line))), None)
         if found is None:
             raise RuntimeError(f"{' '.join(command)} printed no address")
         yield Served(process.pid, int(found[1]))

@@ -218,11 +218,14 @@ def write_response(
         over = over or code == OVER_LIMIT
         left = b"\x18" + varint(remaining) if remaining else b""
         duration = b"\x22" + _duration(seconds) if seconds else b""
-        size = varint(2 + len(limit) + len(left) + len(duration))
-        parts += (b"\x12", size, _CODES[code], limit, left, duration)
+        size = 2 + len(limit) + len(left) + len(duration)
+        parts += (b"\x12", _SMALL[size] if size < 128 else varint(size), _CODES[code], limit, left, duration)
     for name, value in headers:
-        named, long = _named(name), varint(len(value))
-        parts += (b"\x1a", varint(len(named) + len(long) + len(value)), named, long, value)
+        named, long = _named(name), len(value)
+        if (size := len(named) + 1 + long) < 128:
+            parts += (b"\x1a", _SMALL[size], named, _SMALL[long], value)
+        else:
+            parts.append(field(3, named + varint(long) + value))
     if body:
         parts.append(field(5, body))
     if metadata:
@@ -231,6 +234,7 @@ def write_response(
     return b"".join(parts)
 
 
+_SMALL = [varint(number) for number in range(128)]
 _CODES = {code: b"\x08" + varint(code) for code in (OK, OVER_LIMIT)}
 
 
