@@ -48,8 +48,13 @@ class Metrics:
 
     def count(self, rule: str, outcome: Outcome, nearly_used: bool = False) -> None:
         """Count one decision of a rule that is in no policy."""
-        first = self._row(rule)
-        self._add((first + OUTCOMES.index(outcome), *([first + len(OUTCOMES)] if nearly_used else ())))
+        tally = rule, outcome, nearly_used
+        counted = self._tallies.get(tally)
+        if counted is None:
+            first = self._row(rule)
+            counted = first + OUTCOMES.index(outcome), *([first + len(OUTCOMES)] if nearly_used else ())
+            self._remember(tally, counted)
+        self._add(counted)
 
     def watch(self, family: str, read: Callable[[], int]) -> None:
         """Have `refresh` read a number that is kept elsewhere. A counter goes on from the counts before."""
@@ -69,10 +74,13 @@ class Metrics:
             counted.append(first + OUTCOMES.index(outcome))
             if rule in nearly_used:
                 counted.append(first + len(OUTCOMES))
+        return self._remember(tally, tuple(counted))
+
+    def _remember(self, tally: Hashable, cells: tuple[int, ...]) -> tuple[int, ...]:
         if len(self._tallies) >= MOST_TALLIES:
             self._tallies.clear()
-        self._tallies[tally] = tuple(counted)
-        return self._tallies[tally]
+        self._tallies[tally] = cells
+        return cells
 
     def _row(self, rule: str) -> int:
         """Return the first count of a rule's row."""

@@ -55,7 +55,7 @@ class Checks:
         return answer if self._core.policy.at_once is None else begin(answer)
 
     async def _checked(self, exchange: ProgramExchange, resp3: bool) -> bytes:
-        refusal = self._core.charge(exchange)
+        refusal = self._core.charge(exchange, "resp")
         return _report(await refusal if isinstance(refusal, Coroutine) else refusal, exchange, resp3)
 
     async def _used(self, attributes: dict[str, str], resp3: bool) -> bytes:

@@ -154,7 +154,7 @@ def _info(session: Session, _request: list[bytes]) -> bytes:
 
 
 def _commands(core: Core, checks: Checks, own: Commands) -> list[Command]:
-    throttles = Throttles(core.store)
+    throttles = Throttles(core.store, core.metrics)
     password = core.password
     of_session: list[tuple[str, Callable[..., Answer], int, int, str]] = [
         ("AUTH", connecting.auth(password), 2, 3, "Authenticate: AUTH [default] password."),

@@ -12,15 +12,17 @@ from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 from ratekeeper.decision import Decision
-from ratekeeper.errors import LimitError
+from ratekeeper.errors import LimitError, StoreUnavailable
 from ratekeeper.limits import TokenBucket
+from ratekeeper.policy.decision import is_nearly_used
+from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.resp.replies import error
 from ratekeeper.stores.base import AsyncChargeGate, AsyncStore, Store, is_async
 
 Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes]
 
 SCOPE = "CL.THROTTLE"
-"""The scope of all its buckets. It has no place after a slash, so it is not a rule's scope."""
+"""The scope of all its buckets, and its name in metrics. It has no slash, so it is not a rule's scope."""
 
 MOST_LIMITS = 4096
 """Limits that are kept. A client that names ever new ones costs time, and not memory."""
@@ -46,8 +48,10 @@ class _Bound(NamedTuple):
 class Throttles:
     """Answers CL.THROTTLE on one store."""
 
-    def __init__(self, store: Store | AsyncStore) -> None:
+    def __init__(self, store: Store | AsyncStore, metrics: Metrics) -> None:
         self._store = store
+        self._metrics = metrics
+        self._counts = metrics.protocols["resp"]
         self._awaits = is_async(store)
         self._kept: dict[tuple[bytes, ...], _Bound] = {}
 
@@ -59,15 +63,18 @@ class Throttles:
             if isinstance(found, bytes):
                 return found
             bound = found
+        began = self._counts.begin()
         if self._awaits:
-            return _awaited(bound, request[1])
+            return self._awaited(bound, request[1], began)
         # Written out, as a call of `remaining` or `whole_seconds` costs as much as the decision.
         take, quantity, full, interval, ticks, parts, allowed, _ = bound
         decision = take(request[1], quantity)
         if decision.allowed:
             debt = decision.debt_ticks
+            self._counts.allowed(began)
+            self._metrics.count(SCOPE, "allowed", debt > full // 5 * 4)
             return b"%b%d\r\n:-1\r\n:%d\r\n" % (allowed, (full - debt) // interval, -(-debt * parts // ticks))
-        return _answer(bound, decision)
+        return self._answer(bound, decision, began)
 
     def _bind(self, request: list[bytes]) -> _Bound | bytes:
         """Return what a request asks for, bound to the store; or the error in its arguments."""
@@ -94,25 +101,34 @@ class Throttles:
         self._kept[stated] = bound
         return bound
 
+    async def _awaited(self, bound: _Bound, key: bytes, began: int) -> bytes:
+        take: Any = bound.take
+        try:
+            decision = await take(key, bound.quantity)
+        except StoreUnavailable:
+            self._counts.failed(began)
+            raise
+        return self._answer(bound, decision, began)
+
+    def _answer(self, bound: _Bound, decision: Decision, began: int) -> bytes:
+        """Return the five integers of a decision. Seconds are rounded up, so that nobody comes back too early."""
+        whole, retry, head = decision.limit.whole_seconds, -1, bound.refused
+        if decision.allowed:
+            self._counts.allowed(began)
+            self._metrics.count(SCOPE, "allowed", is_nearly_used(decision))
+            head = bound.allowed
+        else:
+            self._counts.refused(began)
+            self._metrics.count(SCOPE, "refused")
+            if not decision.impossible:
+                retry = whole(decision.retry_ticks)
+        return b"%b%d\r\n:%d\r\n:%d\r\n" % (head, decision.remaining, retry, whole(decision.debt_ticks))
+
     def _take(self, limit: TokenBucket) -> Any:
         if is_async(self._store):
             return AsyncChargeGate(self._store, (SCOPE,), (limit,), _nobody_waits).try_acquire
         store: Any = self._store
         return store.bind((SCOPE,), (limit,), _nobody_waits).try_acquire
-
-
-async def _awaited(bound: _Bound, key: bytes) -> bytes:
-    take: Any = bound.take
-    return _answer(bound, await take(key, bound.quantity))
-
-
-def _answer(bound: _Bound, decision: Decision) -> bytes:
-    """Return the five integers of a decision. Seconds are rounded up, so that nobody comes back too early."""
-    whole, retry = decision.limit.whole_seconds, -1
-    if not decision.allowed and not decision.impossible:
-        retry = whole(decision.retry_ticks)
-    head = bound.allowed if decision.allowed else bound.refused
-    return b"%b%d\r\n:%d\r\n:%d\r\n" % (head, decision.remaining, retry, whole(decision.debt_ticks))
 
 
 def _nobody_waits(*_: object) -> Any:
