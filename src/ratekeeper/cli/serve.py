@@ -18,6 +18,7 @@ from ratekeeper.http.attributes import ALWAYS_KNOWN
 from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
+from ratekeeper.service.access_log import AccessLogSpec
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Address
 from ratekeeper.service.make_core import OpenStore, make_core
@@ -99,6 +100,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "several are given one by one",
     )
     parser.add_argument(
+        "--access-log",
+        metavar="FILE",
+        help="append a line of JSON to this file for a share of the decisions, with keys as hashes; - is stdout",
+    )
+    parser.add_argument(
+        "--access-log-sample",
+        type=_share,
+        default=0.01,
+        metavar="SHARE",
+        help="the share of decisions in the access log, more than 0 and at most 1 (default: 0.01)",
+    )
+    parser.add_argument(
         "--store",
         metavar="STORE",
         help="where buckets live, in place of the policy's [store]: memory (default for one worker), shared:NAME, a "
@@ -119,6 +132,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     policy = Policy.load(args.policy)
+    log = None if args.access_log is None else AccessLogSpec(args.access_log, args.access_log_sample)
+    if log is not None:
+        log.check()
     with _store(policy, args) as (open_store, place):
 
         def announce(addresses: Mapping[str, Address]) -> None:
@@ -132,7 +148,13 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
             grace=args.grace,
             envoy=_envoy(args),
-            make=partial(make_core, headers=args.headers, limits=dict(args.limits), password=args.resp_password_file),
+            make=partial(
+                make_core,
+                headers=args.headers,
+                limits=dict(args.limits),
+                password=args.resp_password_file,
+                access_log=log,
+            ),
         )
         return serve(serving, _addresses(args), announce)
 
@@ -262,6 +284,12 @@ def _password(file: str) -> bytes:
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text):
         raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, such as 10 or 0.5, not {text!r}")
+    return float(text)
+
+
+def _share(text: str) -> float:
+    if not re.fullmatch(r"[01](\.[0-9]{1,9})?", text) or not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share, more than 0 and at most 1, such as 0.01, not {text!r}")
     return float(text)
 
 

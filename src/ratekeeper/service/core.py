@@ -25,6 +25,7 @@ from ratekeeper.policy.lookups.finder import looked_up
 from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.plan import Plan
+from ratekeeper.service.access_log import AccessLog
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
@@ -54,7 +55,7 @@ class Core:
     address that the gateway saw. At most `max_waiting` requests wait for their turn at once; more are refused, as if
     no rule let them wait. `headers` are the styles of the headers about limits. `envoy` decides Envoy's questions in
     place of the policy. `password` is what a client must state in a protocol that has passwords. `metrics` counts what
-    is decided.
+    is decided, and `access_log` shows a share of it.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Core:
         envoy: EnvoyConfig | None = None,
         password: bytes | None = None,
         metrics: Metrics | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         self.envoy = envoy
         self.password = password
@@ -85,6 +87,9 @@ class Core:
         self.metrics.watch("ratekeeper_waiting_requests", lambda: self.limiter.waiting)
         watch_store(self.metrics, store)
         note_policy(self.metrics.slot, policy)
+        self._access_log = access_log
+        if access_log is not None:
+            self.metrics.log_to(access_log)
 
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:
@@ -114,7 +119,7 @@ class Core:
 
         `protocol` is that by which it was asked.
         """
-        return self._charged(self.limiter.charge_async(exchange), protocol)
+        return self._charged(exchange, self.limiter.charge_async(exchange), protocol)
 
     def charge_together(
         self, exchange: Exchange, asked: Sequence[CheckRequest], protocol: Protocol = "http"
@@ -123,19 +128,19 @@ class Core:
 
         The exchange notes a decision for each question, in order.
         """
-        return self._charged(self.limiter.charge_together(exchange, asked), protocol)
+        return self._charged(exchange, self.limiter.charge_together(exchange, asked), protocol)
 
     def _charged(
-        self, charging: Coroutine[Any, Any, RatekeeperError | None], protocol: Protocol
+        self, exchange: Exchange, charging: Coroutine[Any, Any, RatekeeperError | None], protocol: Protocol
     ) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
         """Begin to charge, and count the answer when it comes."""
         counts = self.metrics.protocols[protocol]
         began = counts.begin()
         refusal = begin(charging) if self.policy.at_once is not None else charging
         if refusal is None or isinstance(refusal, RatekeeperError):
-            counts.answered(refusal, began)
+            counts.answered(refusal, began, exchange.decisions)
             return refusal
-        return _counted(refusal, counts, began)
+        return _counted(refusal, exchange, counts, began)
 
     async def ready(self) -> None:
         """Raise `StoreUnavailable` if the store does not answer."""
@@ -147,13 +152,15 @@ class Core:
         closing = close() if close is not None else None
         if closing is not None:
             await closing
+        if self._access_log is not None:
+            self._access_log.close()
 
 
 async def _counted(
-    charging: Coroutine[Any, Any, RatekeeperError | None], counts: ProtocolMetrics, began: int
+    charging: Coroutine[Any, Any, RatekeeperError | None], exchange: Exchange, counts: ProtocolMetrics, began: int
 ) -> RatekeeperError | None:
     refusal = await charging
-    counts.answered(refusal, began)
+    counts.answered(refusal, began, exchange.decisions)
     return refusal
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
 from ratekeeper.policy.model import Policy
+from ratekeeper.service.access_log import AccessLog, AccessLogSpec
 from ratekeeper.service.core import Core
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.stores.base import AsyncStore, Store
@@ -30,14 +31,18 @@ def make_core(
     headers: HeaderStyles = DEFAULT,
     limits: Mapping[str, str] = MappingProxyType({}),
     password: bytes | None = None,
+    access_log: AccessLogSpec | None = None,
 ) -> Core:
     """Return the core of a process. `open_store` should lead every worker to the same buckets.
 
     `limits` names functions that look limits up, as "package.module:function". Each process imports them by itself.
     `password` is that of `Core`. Raise `RatekeeperError` for a function that cannot be imported.
     """
+    log = None if access_log is None else AccessLog(access_log)
     functions = {name: _imported(name, where) for name, where in limits.items()}
-    return Core(policy, open_store(), headers=headers, limits=functions, password=password, metrics=metrics)
+    return Core(
+        policy, open_store(), headers=headers, limits=functions, password=password, metrics=metrics, access_log=log
+    )
 
 
 def _imported(name: str, where: str) -> Any:

@@ -98,9 +98,9 @@ class ConfiguredLimits:
         lines = rate_limit_lines(decision) if styles is None else styled_lines(decision, styles)
         body = b""
         if decision.allowed:
-            self._counts.allowed(began)
+            self._counts.allowed(began, decision)
         else:
-            self._counts.refused(began)
+            self._counts.refused(began, decision)
             more, body = refusal_parts(decision)
             lines = [*lines, *more]
         quotas = any(one.limit is not None and one.limit.quota for one in asked)

@@ -53,6 +53,7 @@ FAMILIES = (
         "ratekeeper_store_circuits_open", "gauge",
         "Circuit breakers that are open now. Each process has one for each server of the store.", {},
     ),
+    Family("ratekeeper_access_log_dropped", "counter", "Lines of the access log that were not written.", {}),
     Family(
         "ratekeeper_policy_reloads", "counter", "Readings of the policy file: the first, and one after each change.",
         {"result": ("success", "failure")},

@@ -7,19 +7,20 @@ the clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
 from ratekeeper.decision import Outcome
 from ratekeeper.errors import RatekeeperError
-from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.exceeded import AnyDecision, RateLimitExceeded
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.service.access_log import AccessLog
 from ratekeeper.service.metrics.cells import OUTCOMES, PROTOCOLS, RESULTS, Protocol, bucket_of, cell_of, histogram_cells
 from ratekeeper.service.metrics.slots import Slot, Slots
 
 SAMPLE = 16
-"""One question of so many of each protocol is timed, beginning with the first."""
+"""One question of so many of each protocol is timed, beginning with the first. A log may want more of them."""
 
 MOST_TALLIES = 4096
 """The tallies whose cells are remembered. Further ones begin anew."""
@@ -66,6 +67,12 @@ class Metrics:
         for cell, base, read in self._sources:
             self._cells[cell] = base + read()
 
+    def log_to(self, log: AccessLog) -> None:
+        """Note a share of the decisions in a log."""
+        self.watch("ratekeeper_access_log_dropped", lambda: log.dropped)
+        for protocol in self.protocols.values():
+            protocol.log_to(log)
+
     def _learn(self, tally: Hashable, decision: PolicyDecision) -> tuple[int, ...]:
         nearly_used = decision.nearly_used
         counted = []
@@ -96,7 +103,10 @@ class Metrics:
 class ProtocolMetrics:
     """The counts of one protocol."""
 
-    __slots__ = ("_add", "_allowed", "_cells", "_connections", "_failed", "_histogram", "_opened", "_refused", "_turn")
+    __slots__ = (
+        "_add", "_allowed", "_cells", "_connections", "_every", "_failed", "_histogram", "_log", "_name", "_opened",
+        "_refused", "_turn",
+    )  # fmt: skip
 
     def __init__(self, slot: Slot, protocol: Protocol) -> None:
         self._cells, self._add = slot.cells, slot.add
@@ -106,42 +116,51 @@ class ProtocolMetrics:
         self._connections = cell_of("ratekeeper_connections", protocol)
         self._opened = cell_of("ratekeeper_connections_opened", protocol)
         self._histogram = histogram_cells(protocol)
+        self._name = protocol
         self._turn = 0
+        self._every = SAMPLE
+        self._log: AccessLog | None = None
 
     def begin(self) -> int:
         """Return the time at which a question begins, in nanoseconds; 0 if this one is not timed."""
         if self._turn:
             self._turn -= 1
             return 0
-        self._turn = SAMPLE - 1
+        self._turn = self._every - 1
         return perf_counter_ns()
 
-    def answered(self, refusal: RatekeeperError | None, began: int) -> None:
-        """Count a question that was answered. `began` is what `begin` returned."""
+    def answered(self, refusal: RatekeeperError | None, began: int, decisions: Sequence[AnyDecision] = ()) -> None:
+        """Count a question that was answered, by its last decision. `began` is what `begin` returned."""
+        decision = decisions[-1] if began and decisions else None
         if refusal is None:
-            self.allowed(began)
+            self.allowed(began, decision)
         elif isinstance(refusal, RateLimitExceeded):
-            self.refused(began)
+            self.refused(began, decision)
         else:
             self.failed(began)
 
-    def allowed(self, began: int) -> None:
+    def allowed(self, began: int, decision: AnyDecision | None = None) -> None:
         """Count a question that was answered with a yes."""
         self._add(self._allowed)
         if began:
-            self._timed(perf_counter_ns() - began)
+            self._timed(perf_counter_ns() - began, "allowed", decision)
 
-    def refused(self, began: int) -> None:
+    def refused(self, began: int, decision: AnyDecision | None = None) -> None:
         """Count a question that was answered with a no, as a limit is exceeded."""
         self._add(self._refused)
         if began:
-            self._timed(perf_counter_ns() - began)
+            self._timed(perf_counter_ns() - began, "refused", decision)
 
     def failed(self, began: int) -> None:
         """Count a question that could not be decided."""
         self._add(self._failed)
         if began:
-            self._timed(perf_counter_ns() - began)
+            self._timed(perf_counter_ns() - began, "failed", None)
+
+    def log_to(self, log: AccessLog) -> None:
+        """Note decisions in a log, a share of those that are timed. If it wants more of them, time all."""
+        self._log = log
+        self._every = SAMPLE if log.share * SAMPLE <= 1 else 1
 
     def opened(self) -> None:
         """Count a connection that was accepted."""
@@ -151,9 +170,11 @@ class ProtocolMetrics:
         """Count a connection that is closed."""
         self._cells[self._connections] -= 1
 
-    def _timed(self, nanoseconds: int) -> None:
+    def _timed(self, nanoseconds: int, result: str, decision: AnyDecision | None) -> None:
         self._add(self._histogram[bucket_of(nanoseconds)])
         self._cells[self._histogram[-1]] += nanoseconds
+        if self._log is not None and self._log.draws(self._log.share * self._every):
+            self._log.note(self._name, result, decision, nanoseconds)
 
 
 def watch_store(metrics: Metrics, store: Any) -> None:

@@ -123,7 +123,7 @@ def _families(total: list[int]) -> Iterator[Metric]:
 def _histogram(total: list[int]) -> Metric:
     metric = HistogramMetricFamily(
         "ratekeeper_decision_duration_seconds",
-        f"Time from a question to its decision, with the wait for a turn, of one question in {SAMPLE}.",
+        f"Time from a question to its decision, with the wait for a turn, of one question in {SAMPLE} or more.",
         labels=["protocol"],
     )
     bounds = [*map(floatToGoString, cells.BOUNDS), "+Inf"]

@@ -71,7 +71,7 @@ class Throttles:
         decision = take(request[1], quantity)
         if decision.allowed:
             debt = decision.debt_ticks
-            self._counts.allowed(began)
+            self._counts.allowed(began, decision)
             self._metrics.count(SCOPE, "allowed", debt > full // 5 * 4)
             return b"%b%d\r\n:-1\r\n:%d\r\n" % (allowed, (full - debt) // interval, -(-debt * parts // ticks))
         return self._answer(bound, decision, began)
@@ -114,11 +114,11 @@ class Throttles:
         """Return the five integers of a decision. Seconds are rounded up, so that nobody comes back too early."""
         whole, retry, head = decision.limit.whole_seconds, -1, bound.refused
         if decision.allowed:
-            self._counts.allowed(began)
+            self._counts.allowed(began, decision)
             self._metrics.count(SCOPE, "allowed", is_nearly_used(decision))
             head = bound.allowed
         else:
-            self._counts.refused(began)
+            self._counts.refused(began, decision)
             self._metrics.count(SCOPE, "refused")
             if not decision.impossible:
                 retry = whole(decision.retry_ticks)
