@@ -21,7 +21,7 @@ DASHBOARD = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [(panel["title"], target) for panel in PANELS for target in panel["targets"]]
 OF_PROMETHEUS = {"job", "instance"}
-"""The labels that Prometheus adds to what it scrapes."""
+"""The labels that Prometheus adds to each sample."""
 
 
 @pytest.fixture(scope="module")

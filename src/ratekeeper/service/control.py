@@ -17,6 +17,7 @@ from ratekeeper.service.core import Core
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.make_core import MakeCore, OpenStore
 from ratekeeper.service.metrics.counters import Metrics
+from ratekeeper.service.tls import TlsFiles
 
 SERVE = "serve"
 """The order to accept connections."""
@@ -32,6 +33,7 @@ class Start:
     bounds: Bounds
     grace: float
     envoy: EnvoyConfig | None = None
+    tls: TlsFiles | None = None
 
     def make_core(self, metrics: Metrics) -> Core:
         """Return the core of a process."""

@@ -32,6 +32,7 @@ from ratekeeper.service.protocols import check_installed, make_wire
 from ratekeeper.service.server import Listening, Server, close
 from ratekeeper.service.supervisor import Supervisor
 from ratekeeper.service.systemd import notify, take_sockets
+from ratekeeper.service.tls import TlsFiles
 
 EVERY = 0.25
 """Seconds between two looks at a policy file."""
@@ -47,6 +48,7 @@ class Serving:
     """The policy to serve, and the options of the service.
 
     file, watched    the policy's file, read again on SIGHUP, and whether also when it changes
+    tls              the files for TLS; None for connections in clear
     envoy            the limits of envoyproxy/ratelimit's files, whose folder is watched as the policy's file is
     grace            seconds from the signal to stop until requests that still wait are cut off
     """
@@ -60,6 +62,7 @@ class Serving:
     bounds: Bounds = field(default_factory=Bounds)
     make: MakeCore = make_core
     envoy: EnvoyConfig | None = None
+    tls: TlsFiles | None = None
 
 
 def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -> int:
@@ -70,8 +73,10 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
     """
     for kind in wanted:
         check_installed(kind)
+        if serving.tls is not None:
+            serving.tls.context(kind)  # before any worker tries
     bounds = replace(serving.bounds, connections=connections_allowed(serving.bounds.connections))
-    start = Start(serving.make, serving.open_store, serving.policy, bounds, serving.grace, serving.envoy)
+    start = Start(serving.make, serving.open_store, serving.policy, bounds, serving.grace, serving.envoy, serving.tls)
     listeners: list[Listener] = []
     handed = take_sockets()
     try:
@@ -97,7 +102,7 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
     metrics = Metrics()
     core = start.make_core(metrics)
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
-    server = Server(listening, start.bounds, start.grace, metrics)
+    server = Server(listening, start.bounds, start.grace, metrics, start.tls)
     signals = StopSignals(server.stop)
     async with _watched(serving, core.replace, metrics.slot):
         await server.run(announce)

@@ -21,6 +21,7 @@ from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.connection import Connection, Connections
 from ratekeeper.service.core import Core
 from ratekeeper.service.metrics.counters import Metrics
+from ratekeeper.service.tls import Tls, TlsFiles
 from ratekeeper.service.wire import MakeWire
 
 _LOOK = 0.25
@@ -40,8 +41,16 @@ class Listening(NamedTuple):
 class Server:
     """Serves until `stop` is called. Not thread-safe: `stop` is called in the loop."""
 
-    def __init__(self, listening: Sequence[Listening], bounds: Bounds, grace: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        listening: Sequence[Listening],
+        bounds: Bounds,
+        grace: float,
+        metrics: Metrics,
+        tls: TlsFiles | None = None,
+    ) -> None:
         self._listening = listening
+        self._tls = None if tls is None else Tls(tls, [one.kind for one in listening])
         self._bounds = bounds
         self._grace = grace
         self._loop = asyncio.get_running_loop()
@@ -125,9 +134,12 @@ class Server:
         return True
 
     async def _open(self, one: Listening, client: socket.socket) -> None:
+        options: dict[str, Any] = {}
+        if self._tls is not None and client.family != socket.AF_UNIX:
+            options = {"ssl": self._tls[one.kind], "ssl_handshake_timeout": self._bounds.head_time}
         try:
             await self._loop.connect_accepted_socket(
-                partial(Connection, one.kind, one.make_wire, self._connections), client
+                partial(Connection, one.kind, one.make_wire, self._connections), client, **options
             )
         except OSError:  # it is gone again
             client.close()
@@ -143,6 +155,8 @@ class Server:
                 connection.expire(now)
             self._accept_again()
             self._metrics.refresh()
+            if self._tls is not None:
+                self._tls.look()
             await asyncio.sleep(min(_LOOK, shortest / 2))
 
     async def _drain(self) -> None:

@@ -27,16 +27,21 @@ def take_sockets() -> dict[str, list[socket.socket]]:
         return taken
     for place in range(int(count)):
         name = names[place] if place < len(names) else ""
-        try:
-            one = socket.socket(fileno=_FIRST + place)
-            listens = one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError:
-            listens = False
-        if not listens:
+        if (one := _listening(_FIRST + place)) is None:
             raise RatekeeperError(f"systemd's socket {name!r} does not listen: write ListenStream= and Accept=no")
-        os.set_inheritable(one.fileno(), False)
         taken.setdefault(name, []).append(one)
     return taken
+
+
+def _listening(descriptor: int) -> socket.socket | None:
+    """Return the socket of a descriptor, which no child inherits by itself; None if it does not listen for streams."""
+    try:
+        one = socket.socket(fileno=descriptor)
+        listens = one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        return None
+    one.set_inheritable(False)
+    return one if listens else None
 
 
 def notify(state: str) -> None:
