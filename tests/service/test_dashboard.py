@@ -9,6 +9,7 @@ from typing import Any
 
 import promql_parser
 import pytest
+import yaml
 from needs import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -78,6 +79,23 @@ def test_every_metric_is_on_the_dashboard(scraped: dict[str, dict[str, set[str]]
     queried = {selector.name for _, target in QUERIES for selector in selectors(parsed(target["expr"]))}
     histogram = {name for name in scraped if name.endswith(("_sum", "_count"))}
     assert set(scraped) - queried == histogram
+
+
+def test_every_metric_is_on_the_page_with_its_labels(scraped: dict[str, dict[str, set[str]]]) -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    rows = {
+        name: re.findall(r"`(\w+)`", labels)
+        for names, labels in re.findall(r"^\| (`ratekeeper_.*?) \|([^|]*)\|", page, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name): set(labels) - {"le"} for name, labels in scraped.items()}
+    assert {name: set(labels) for name, labels in rows.items()} == shown
+    for query in re.findall(r"^- ((?:`[^`]+`(?: or )?)+)", page, re.MULTILINE):
+        for one in re.findall(r"`([^`]+)`", query):
+            assert all(selector.name in scraped for selector in selectors(parsed(one))), one
+    [collector] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    collected = yaml.safe_load(collector)
+    assert collected["service"]["pipelines"]["metrics"]["receivers"] == list(collected["receivers"])
 
 
 def test_counters_are_shown_as_rates_and_panels_do_not_overlap() -> None:

@@ -47,19 +47,8 @@ class Authority:
         certificate, key, asked = (self.folder / f"{name}.{end}" for end in ("pem", "key", "csr"))
         asking = ["req", *EC, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
         openssl(*asking, "-keyout", key, "-out", asked)
-        signing: list[str | Path] = [
-            "x509",
-            "-req",
-            "-in",
-            asked,
-            "-CA",
-            self.certificate,
-            "-CAkey",
-            self._key,
-            "-days",
-            "2",
-        ]
-        openssl(*signing, "-copy_extensions", "copy", "-out", certificate)
+        signing: list[str | Path] = ["x509", "-req", "-in", asked, "-CA", self.certificate, "-CAkey", self._key]
+        openssl(*signing, "-days", "2", "-copy_extensions", "copy", "-out", certificate)
         return str(certificate), str(key)
 
 
@@ -176,14 +165,17 @@ def test_grpc_and_redis_clients_speak_tls(policy: Path, files: tuple[str, str], 
     import redis  # noqa: PLC0415
 
     with served(policy, files, "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0") as service:
-        ports = {kind: service.said.partition(f"{kind} at 127.0.0.1:")[2].split()[0] for kind in ("gRPC", "RESP")}
+        ports = [service.said.partition(f"{kind} at 127.0.0.1:")[2].split()[0] for kind in ("gRPC", "(RESP)")]
         client = redis.Redis(
-            port=int(ports["RESP"]), ssl=True, ssl_ca_certs=str(authority.certificate), socket_timeout=PATIENCE
+            port=int(ports[1]),
+            ssl=True,
+            ssl_ca_certs=str(authority.certificate),
+            socket_timeout=PATIENCE,
         )
         assert client.ping()
         client.close()
         trusted = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
-        with grpc.secure_channel(f"127.0.0.1:{ports['gRPC']}", trusted) as channel:
+        with grpc.secure_channel(f"127.0.0.1:{ports[0]}", trusted) as channel:
             check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
             assert check(b"", timeout=PATIENCE) == b"\x08\x01"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from functools import partial
-from typing import Any, NamedTuple, cast
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ratekeeper.coroutines import begin
 from ratekeeper.decision import Charge, Decision
@@ -31,6 +31,9 @@ from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
 from ratekeeper.service.metrics.of_policy import note_policy
 from ratekeeper.stores.base import AsyncStore, Store, is_async
+
+if TYPE_CHECKING:
+    from ratekeeper.service.metrics.exposition import Exposition
 
 
 class CheckRequest(NamedTuple):
@@ -90,6 +93,13 @@ class Core:
         self._access_log = access_log
         if access_log is not None:
             self.metrics.log_to(access_log)
+
+    @cached_property
+    def exposition(self) -> Exposition:
+        """The metrics of all processes, for scrapes. Made at the first scrape, as its library is large."""
+        from ratekeeper.service.metrics.exposition import Exposition  # noqa: PLC0415
+
+        return Exposition(self.metrics, self.store)
 
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from ratekeeper.errors import RatekeeperError
 
 ALPN = {"http": "http/1.1", "grpc": "h2"}
-"""What a client may ask for on the socket of a protocol."""
+"""The protocol inside TLS that a client may ask for, on each of our sockets."""
 
 _log = logging.getLogger("ratekeeper")
 

@@ -134,6 +134,16 @@ async def ready(core: Core, request: GatewayExchange) -> Answer:
     return answer_of(Response(200, [_PLAIN, _NO_STORE], b"ready\n"))
 
 
+def metrics(core: Core, request: GatewayExchange) -> Answer:
+    """Answer a scrape of Prometheus: the sum over all processes."""
+    try:
+        accept = request.header("accept")
+    except BadRequestError:  # it is repeated: any format will do
+        accept = None
+    scraped = core.exposition.scrape(accept)
+    return answer_of(Response(200, [("Content-Type", scraped.content_type), _NO_STORE], scraped.body))
+
+
 def not_found(core: Core, request: GatewayExchange) -> Answer:
     """Answer a question at a path that there is not."""
     path = unquote_to_bytes(path_of(request.target)).decode("utf-8", "replace")
@@ -151,6 +161,7 @@ ROUTES: dict[bytes, Route] = {
     b"/v1/check": Route(check_json, reads_body=True),
     b"/healthz": Route(healthy),
     b"/readyz": Route(ready),
+    b"/metrics": Route(metrics),
 }
 """The routes that users are told."""
 
