@@ -146,7 +146,7 @@ def test_after_all_resets_that_a_table_has_room_for_one_more_is_an_error_and_cha
     for _ in range(MAX_RESETS):
         limiter.reset_all()
     limiter.try_acquire("a")
-    with pytest.raises(StoreError, match=r"^the table has had 8,191 resets of rules, and has no room for more"):
+    with pytest.raises(StoreError, match=r"^the table has had 8,190 resets of rules, and has no room for more"):
         limiter.reset_all()
     assert not limiter.try_acquire("a")
     assert Limiter("1/day", store=store, name="another").try_acquire("a")

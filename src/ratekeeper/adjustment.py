@@ -1,7 +1,6 @@
 """Adjustments: changes of a bucket by hand, as ticks for a store. Values; they know no key and no store.
 
-A block is not another kind of state. It is the debt that lets one token pass when the block ends. So every store keeps
-it, and the block ends by itself.
+A block is not a debt: it stands beside the bucket's debt. So it holds whatever the limit is, and ends by itself.
 """
 
 from __future__ import annotations
@@ -26,16 +25,15 @@ _NOT_A_TIME = MAX_AHEAD_TICKS // TICKS_PER_SECOND
 
 
 class Adjustment(NamedTuple):
-    """The ticks by which a TAT goes back, and the least and the most that it may then be ahead of the store's time."""
+    """The ticks by which a TAT goes back, and those of a block: 0 ends it, None leaves it as it is."""
 
     back_ticks: int
-    least_ticks: int
-    most_ticks: int
+    block_ticks: int | None
 
 
 def forget(_: Limit) -> Adjustment:
-    """Return the adjustment that leaves a full bucket."""
-    return Adjustment(0, 0, 0)
+    """Return the adjustment that leaves a full bucket without a block."""
+    return Adjustment(MAX_AHEAD_TICKS, 0)
 
 
 def grant(limit: Limit, tokens: int) -> Adjustment:
@@ -48,21 +46,17 @@ def grant(limit: Limit, tokens: int) -> Adjustment:
         raise ValueError(f"tokens must be 1 or more, not {tokens}")
     if limit.refuses_all:
         raise ValueError(f"the limit {limit} refuses every request, so it has no tokens to give")
-    return Adjustment(min(whole * limit.interval, MAX_AHEAD_TICKS), 0, MAX_AHEAD_TICKS)
+    return Adjustment(min(whole * limit.interval, MAX_AHEAD_TICKS), None)
 
 
-def block(limit: Limit, ticks: int) -> Adjustment:
-    """Return the adjustment that lets nothing pass for `ticks`. Then one token passes, as if all had been used."""
-    least = ticks + _last_token(limit)
-    if least > MAX_AHEAD_TICKS:
-        most = (MAX_AHEAD_TICKS - _last_token(limit)) // (86_400 * TICKS_PER_SECOND)
-        raise ValueError(f"until must be within nine years, and for the limit {limit} within {most:,} days")
-    return Adjustment(0, least, MAX_AHEAD_TICKS)
+def block(_: Limit, ticks: int) -> Adjustment:
+    """Return the adjustment that lets nothing pass for `ticks`, whatever the limit."""
+    return Adjustment(0, ticks)
 
 
-def unblock(limit: Limit) -> Adjustment:
-    """Return the adjustment that ends a block, and leaves one token at least. A bucket that has one stays as it is."""
-    return Adjustment(0, 0, _last_token(limit))
+def unblock(_: Limit) -> Adjustment:
+    """Return the adjustment that ends a block. The bucket's debt stays."""
+    return Adjustment(0, 0)
 
 
 def ticks_until(until: Until) -> int:
@@ -92,8 +86,3 @@ def _since_1970(until: Until) -> int:
 
 def _length_of_time(until: Until) -> bool:
     return isinstance(until, int | float) and 0 < until < _NOT_A_TIME
-
-
-def _last_token(limit: Limit) -> int:
-    """Return the debt at which one token is left: one more would refuse it."""
-    return 0 if limit.queues or limit.refuses_all else limit.full - limit.interval

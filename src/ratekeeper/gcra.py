@@ -69,6 +69,15 @@ def decide(tat: int, now: int, increment: int, burst: int, tolerance: int) -> tu
     return allowed, new_tat, ahead, delay, retry_after
 
 
+def blocked_debt(left: int, increment: int, tolerance: int) -> int:
+    """Return the debt as which a block of `left` ticks more is told: the same request passes at its end, not before.
+
+    >>> decide(tat=blocked_debt(left=7, increment=10, tolerance=30), now=0, increment=10, burst=30, tolerance=30)
+    (False, 37, 37, 7, 7)
+    """
+    return left + max(0, tolerance - increment)
+
+
 def refundable(increment: int, elapsed: int) -> int:
     """Return how much of a charge may be given back `elapsed` ticks after it was made.
 

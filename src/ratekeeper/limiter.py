@@ -118,24 +118,22 @@ class Limiter(NamedLimits):
     def grant(self, key: str | bytes, tokens: int) -> None:
         """Give `key` that many tokens of each limit, up to a full bucket. A key that has none left gets exactly these.
 
-        If the key is blocked, its block ends as much earlier as these tokens take to refill: see `unblock`.
+        A block of the key stays: see `unblock`.
         """
         self._adjust(key, partial(grant, tokens=tokens))
 
     def block(self, key: str | bytes, until: Until) -> None:
-        """Refuse `key` until then, in all processes that share the store. Then one token passes, and others refill.
+        """Refuse `key` until then, in all processes that share the store, whatever its limits become.
 
-        `until` is a datetime with a time zone, or a number as of `time.time()`. A block is kept as a debt, in place of
-        the debt before: `usage` shows it as `retry_after`. A later block makes it longer, never shorter. Requests that
-        wait already keep their turns, and so may requests that take over the turn of a waiter that gave up.
+        `until` is a datetime with a time zone, or a number as of `time.time()`. The key's debts refill meanwhile.
+        `usage` shows a block as `retry_after`. A later block makes it longer, never shorter. No request waits for its
+        end: `acquire` is refused at once. Requests that wait already keep their turns, and so may requests that take
+        over the turn of a waiter that gave up.
         """
         self._adjust(key, partial(block, ticks=ticks_until(until)))
 
     def unblock(self, key: str | bytes) -> None:
-        """End a block of `key`: one token passes at once, and others refill, as they would have at the block's end.
-
-        A key that has a token left stays as it is; another gets one. For a full bucket, use `reset`.
-        """
+        """End a block of `key`. The key's debts stay: for a full bucket, use `reset`."""
         self._adjust(key, unblock)
 
     def reset_all(self) -> None:

@@ -80,12 +80,14 @@ static inline uint64_t fingerprint_of(uint64_t n)
 typedef struct {
     rk_table table;
     rk_counters counters;
+    uint64_t blocked_until;
 } fixture;
 
 static inline void wipe(fixture *on)
 {
     memset(on->table.cells, 0, on->table.lines * RK_LINE * sizeof(rk_cell));
     on->counters = (rk_counters){.tickets = 0x1234567};
+    on->blocked_until = 0;
 }
 
 static inline void open_table(fixture *on, uint64_t lines)
@@ -93,7 +95,7 @@ static inline void open_table(fixture *on, uint64_t lines)
     void *cells = NULL;
     if (posix_memalign(&cells, RK_LINE * sizeof(rk_cell), lines * RK_LINE * sizeof(rk_cell)))
         abort();
-    on->table = (rk_table){.cells = cells, .lines = lines, .counters = &on->counters};
+    on->table = (rk_table){.cells = cells, .lines = lines, .counters = &on->counters, .blocked_until = &on->blocked_until};
     wipe(on);
 }
 
@@ -132,6 +134,13 @@ static inline bool take(fixture *on, uint64_t fingerprint, int64_t now, rk_terms
     return charge_at(&on->table, fingerprint, now, terms, true).allowed;
 }
 
+/* As `take`, of a bucket that may be blocked. */
+static inline bool take_unblocked(fixture *on, uint64_t fingerprint, int64_t now, rk_terms terms)
+{
+    rk_demand demand = {.fingerprint = fingerprint, .terms = terms};
+    return charge_all_at(&on->table, &demand, 1, now);
+}
+
 /* Give back at a bucket at which nobody can be waiting. */
 static inline void refund(rk_table *table, uint64_t fingerprint, int64_t increment, int64_t elapsed)
 {
@@ -145,7 +154,7 @@ static inline void reset(rk_table *table, uint64_t fingerprint)
 {
     int64_t now = 0;
     rk_clock standing = {read_standing, &now};
-    rk_adjust(table, fingerprint, now, (rk_adjustment){0, 0, 0}, &standing);
+    rk_adjust(table, fingerprint, now, RK_FORGET, RK_KEEP, &standing);
 }
 
 /* A bucket's TAT, or 0 for one that is not in the table. */

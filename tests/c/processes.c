@@ -46,6 +46,7 @@ typedef struct {
 typedef struct {
     rk_cell cells[LINES * RK_LINE] __attribute__((aligned(128)));
     rk_counters counters;
+    uint64_t blocked_until;
     uint64_t turn;            /* requests so far: the hot keys take turns */
     account accounts[LIMITS]; /* by limit */
     account both[OWN][SHARED];
@@ -486,7 +487,7 @@ int main(void)
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
         abort();
-    table = (rk_table){.cells = shared->cells, .lines = LINES, .counters = &shared->counters};
+    table = (rk_table){.cells = shared->cells, .lines = LINES, .counters = &shared->counters, .blocked_until = &shared->blocked_until};
     signal(SIGALRM, give_up);
     alarm(LAST_RESORT);
     CLAIM(processes_killed_at_any_moment_admit_no_more_than_capacity);

@@ -9,10 +9,10 @@ enum { CAPACITY = 2 * THREADS, TRIES = 4, NOW = 50 };
 #define MOST ((INT64_C(1) << 62) - 1)
 #define BLOCK (100 * HEAVY)
 
-static bool adjust_at(fixture *on, uint64_t fingerprint, int64_t now, rk_adjustment by)
+static bool adjust_at(fixture *on, uint64_t fingerprint, int64_t now, int64_t back, int64_t block)
 {
     rk_clock standing = {read_standing, &now};
-    return rk_adjust(&on->table, fingerprint, now, by, &standing);
+    return rk_adjust(&on->table, fingerprint, now, back, block, &standing);
 }
 
 static bool is_marked(const fixture *on, uint64_t fingerprint)
@@ -24,40 +24,66 @@ static bool is_marked(const fixture *on, uint64_t fingerprint)
 
 /* ---- one caller ---- */
 
-/* Adjust one bucket, and compare it with the words of Store.adjust. */
-static void check_one(fixture *on, rk_cell before, int64_t now, rk_adjustment by)
+/* Adjust one bucket that may be blocked, and compare it with the words of Store.adjust. */
+static void check_one(fixture *on, rk_cell before, int64_t until, int64_t now, int64_t back, int64_t block)
 {
-    uint64_t key = before.fingerprint & ~RK_MARK;
-    rk_wide tat = before.tat > now ? before.tat : now;
+    uint64_t key = before.fingerprint & ~RK_MARK, of_block = rk_block_of(&on->table, key);
+    rk_wide tat = before.tat, end = until;
     wipe(on);
     if (before.tat)
         *rk_cell_at(rk_home_of(&on->table, key), 3) = before;
-    tat -= by.back;
-    if (by.least > 0)
-        tat++;
-    if (tat < (rk_wide)now + by.least)
-        tat = (rk_wide)now + by.least;
-    if (tat > (rk_wide)now + by.most)
-        tat = (rk_wide)now + by.most;
-    bool marked = tat > now && (by.least > 0 || (before.tat > now && before.fingerprint & RK_MARK));
-    CHECK(adjust_at(on, key, now, by));
-    CHECK(tat_of(on, key) == (tat > now ? rk_clamp(tat) : 0) && is_marked(on, key) == marked);
-    CHECK(cells_of(on, key) == (tat > now) && settled(on));
+    if (until)
+        *rk_cell_at(rk_home_of(&on->table, of_block), 7) = (rk_cell){of_block, until};
+    on->blocked_until = (uint64_t)until;
+    if (back > 0)
+        tat = tat - back > now ? tat - back : 0;
+    if (block == 0)
+        end = 0;
+    else if (block > 0 && end < (rk_wide)now + block)
+        end = (rk_wide)now + block;
+    CHECK(adjust_at(on, key, now, back, block));
+    CHECK(tat_of(on, key) == rk_clamp(tat) && is_marked(on, key) == (tat && before.fingerprint & RK_MARK));
+    CHECK(tat_of(on, of_block) == rk_clamp(end) && !is_marked(on, of_block));
+    CHECK(on->blocked_until == (uint64_t)(block > 0 ? rk_clamp(end) : until));
+    CHECK(cells_of(on, key) == (tat > 0) && cells_of(on, of_block) == (end > 0) && settled(on));
 }
 
 static void an_adjusted_bucket_is_what_the_words_say_and_nothing_overflows(void)
 {
     static const int64_t ticks[] = {0, 1, 2, HEAVY, HEAVY + 1, MOST - 1, MOST};
-    static const int64_t tats[] = {0, 1, NOW - 1, NOW, NOW + 1, NOW + 2, HEAVY, MOST, INT64_MAX - 1};
+    static const int64_t tats[] = {0, 1, NOW - 1, NOW, NOW + 1, NOW + 2, HEAVY, MOST};
+    static const int64_t untils[] = {0, NOW + 1, MOST + MOST};
     enum { TICKS = sizeof ticks / sizeof *ticks, TATS = sizeof tats / sizeof *tats };
     fixture on;
     open_table(&on, 2);
-    for (int place = 0; place < TICKS * TICKS * TICKS * TATS * 4; place++) {
-        int rest = place / 4;
-        rk_adjustment by = {ticks[rest % TICKS], ticks[rest / TICKS % TICKS], ticks[rest / TICKS / TICKS % TICKS]};
-        rk_cell before = {fingerprint_of(1) | (place & 1), tats[rest / TICKS / TICKS / TICKS]};
-        if (by.least <= by.most)
-            check_one(&on, before, place & 2 ? MOST : NOW, by);
+    for (int place = 0; place < TICKS * (TICKS + 1) * TATS * 12; place++) {
+        int rest = place / 12, block = rest / TICKS % (TICKS + 1);
+        rk_cell before = {fingerprint_of(1) | (place & 1), tats[rest / TICKS / (TICKS + 1)]};
+        check_one(&on, before, untils[place / 4 % 3], place & 2 ? MOST : NOW, ticks[rest % TICKS],
+                  block < TICKS ? ticks[block] : RK_KEEP);
+    }
+    close_table(&on);
+}
+
+/* A charge on a blocked bucket: refused until the block's end, or for longer by its debt, whatever is asked. */
+static void a_blocked_bucket_refuses_until_the_end_of_its_block_and_nothing_overflows(void)
+{
+    static const int64_t lefts[] = {1, 2, HEAVY, MOST};
+    static const rk_terms terms[] = {{1, 5, 5}, {0, 5, 5}, {3, 3, 3}, {HEAVY, HEAVY, MOST}, {7, 5, MOST}, {1, 1, 1}};
+    fixture on;
+    uint64_t key = fingerprint_of(1);
+    open_table(&on, 2);
+    for (size_t place = 0; place < 4 * 6 * 2; place++) {
+        int64_t left = lefts[place / 12], owed = place % 2 ? HEAVY : 0;
+        rk_terms asked = terms[place / 2 % 6];
+        rk_demand demand = {.fingerprint = key, .terms = asked};
+        wipe(&on);
+        take(&on, key, NOW, (rk_terms){owed, MOST, MOST});
+        CHECK(adjust_at(&on, key, NOW, 0, left) && !charge_all_at(&on.table, &demand, 1, NOW));
+        int64_t wait = owed + asked.increment > asked.tolerance ? owed + asked.increment - asked.tolerance : 0;
+        CHECK(demand.answer.retry_after == (wait > left ? wait : left) && demand.answer.debt >= owed);
+        CHECK(tat_of(&on, key) == (owed ? NOW + owed : 0));
+        CHECK(charge_all_at(&on.table, &demand, 1, NOW + demand.answer.retry_after));
     }
     close_table(&on);
 }
@@ -69,11 +95,10 @@ static void a_full_table_that_denies_newcomers_says_so_and_changes_nothing(void)
     on.table.deny_when_full = true;
     for (uint64_t place = 0; place < 2 * RK_LINE; place++)
         on.table.cells[place] = (rk_cell){fingerprint_of(place + 10), HEAVY};
-    CHECK(!adjust_at(&on, fingerprint_of(1), NOW, (rk_adjustment){0, 5, MOST}));
-    CHECK(adjust_at(&on, fingerprint_of(1), NOW, (rk_adjustment){5, 0, MOST})); /* it is full already */
-    CHECK(rk_live(&on.table, NOW) == 2 * RK_LINE && cells_of(&on, fingerprint_of(1)) == 0);
-    CHECK(adjust_at(&on, fingerprint_of(12), NOW, (rk_adjustment){0, 2 * HEAVY, MOST}));
-    CHECK(tat_of(&on, fingerprint_of(12)) == NOW + 2 * HEAVY && on.counters.refused_full == 1);
+    CHECK(!adjust_at(&on, fingerprint_of(1), NOW, 0, 5) && on.blocked_until == 0);
+    CHECK(adjust_at(&on, fingerprint_of(1), NOW, 5, RK_KEEP)); /* it is full already */
+    CHECK(adjust_at(&on, fingerprint_of(1), NOW, 5, 0));       /* it is not blocked */
+    CHECK(rk_live(&on.table, NOW) == 2 * RK_LINE && on.counters.refused_full == 1);
     close_table(&on);
 }
 
@@ -89,10 +114,9 @@ static void a_clock_that_breaks_in_the_middle_leaves_the_time_that_was_read_befo
     rk_clock broken = {read_broken, NULL};
     open_table(&on, 2);
     take(&on, fingerprint_of(1), NOW, token_terms(CAPACITY, HEAVY, 3));
-    CHECK(rk_adjust(&on.table, fingerprint_of(1), NOW, (rk_adjustment){HEAVY, 0, MOST}, &broken));
-    CHECK(tat_of(&on, fingerprint_of(1)) == NOW + 2 * HEAVY);
-    CHECK(rk_adjust(&on.table, fingerprint_of(2), NOW, (rk_adjustment){0, HEAVY, MOST}, &broken));
-    CHECK(tat_of(&on, fingerprint_of(2)) == NOW + HEAVY);
+    CHECK(rk_adjust(&on.table, fingerprint_of(1), NOW, HEAVY, HEAVY, &broken));
+    CHECK(tat_of(&on, fingerprint_of(1)) == NOW + 2 * HEAVY && on.blocked_until == NOW + HEAVY);
+    CHECK(tat_of(&on, rk_block_of(&on.table, fingerprint_of(1))) == NOW + HEAVY);
     close_table(&on);
 }
 
@@ -144,13 +168,13 @@ static void meet_at_block(arena *in, int id, int round, uint64_t *random)
 {
     if (id == round % THREADS) {
         disturb(in, random);
-        adjust_at(&in->on, in->key, NOW, (rk_adjustment){0, BLOCK, MOST});
+        adjust_at(&in->on, in->key, NOW, 0, BLOCK);
         in->admitted[BLOCKED] = 1;
     }
     for (int tried = 0; tried < TRIES; tried++) {
         disturb(in, random);
         bool late = in->admitted[BLOCKED];
-        bool taken = take(&in->on, in->key, NOW, token_terms(CAPACITY, HEAVY, 1));
+        bool taken = take_unblocked(&in->on, in->key, NOW, token_terms(CAPACITY, HEAVY, 1));
         in->admitted[TAKEN] += taken;
         in->admitted[TAKEN_LATE] += taken && late;
         refund(&in->on.table, in->key, HEAVY, 0);
@@ -161,8 +185,9 @@ static void judge_block(arena *in, int id, int round, uint64_t *random)
 {
     (void)id, (void)round, (void)random;
     CHECK(in->admitted[TAKEN_LATE] == 0);
-    CHECK(tat_of(&in->on, in->key) == NOW + BLOCK && is_marked(&in->on, in->key));
-    CHECK(cells_of(&in->on, in->key) == 1 && settled(&in->on));
+    uint64_t block = rk_block_of(&in->on.table, in->key);
+    CHECK(tat_of(&in->on, block) == NOW + BLOCK && in->on.blocked_until == NOW + BLOCK);
+    CHECK(cells_of(&in->on, block) == 1 && settled(&in->on));
 }
 
 static void after_a_block_nobody_takes_a_token_and_no_refund_shortens_it(void)
@@ -187,7 +212,7 @@ static void prepare_grants(arena *in, int id, int round, uint64_t *random)
 static void meet_at_grants(arena *in, int id, int round, uint64_t *random)
 {
     (void)id, (void)round;
-    adjust_at(&in->on, in->key, NOW, (rk_adjustment){HEAVY, 0, MOST});
+    adjust_at(&in->on, in->key, NOW, HEAVY, RK_KEEP);
     for (int tried = 0; tried < TRIES; tried++) {
         disturb(in, random);
         in->admitted[TAKEN] += take(&in->on, in->key, NOW, token_terms(CAPACITY, HEAVY, 1));
@@ -278,6 +303,7 @@ void claims_about_adjustments(void)
     CLAIM(a_reset_of_a_scope_is_kept_and_seen_by_all_who_ask_after_it);
     CLAIM(a_full_log_takes_no_reset_more_and_its_last_entry_stays_empty);
     CLAIM(an_adjusted_bucket_is_what_the_words_say_and_nothing_overflows);
+    CLAIM(a_blocked_bucket_refuses_until_the_end_of_its_block_and_nothing_overflows);
     CLAIM(a_full_table_that_denies_newcomers_says_so_and_changes_nothing);
     CLAIM(a_clock_that_breaks_in_the_middle_leaves_the_time_that_was_read_before);
     CLAIM(after_a_block_nobody_takes_a_token_and_no_refund_shortens_it);

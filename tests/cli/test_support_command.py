@@ -85,7 +85,7 @@ def test_each_command_changes_what_another_process_sees_and_prints_it(
     until = (datetime.now(UTC) + timedelta(hours=3)).isoformat()
     [usage] = json.loads(run(capsys, "block", *of, "--until", until, "--json")[1])
     assert 10_790 < usage["retry_after"] <= 10_800
-    assert "  9 of 10  [##################..]  1     now" in run(capsys, "unblock", *of)[1]
+    assert "  10 of 10  [####################]  0     6 min" in run(capsys, "unblock", *of)[1]
     assert "  0 of 10  [....................]  10    now      0 s" in run(capsys, "reset", *of)[1]
     assert serving.peek(ALICE).remaining == 10
 

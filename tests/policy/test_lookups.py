@@ -180,6 +180,21 @@ def test_the_end_of_a_block_is_of_all_limits_that_the_look_up_has_returned(verb:
     assert not keeper.peek(BOB)
 
 
+def test_a_block_holds_whatever_limits_the_look_up_returns_later() -> None:
+    plans = Plans({"alice": "5/s"})
+    keeper, clock = keeper_of(plans)
+    keeper.block(ALICE, time.time() + 86_400)
+    for plan in (["5/s", "7/hour"], "100000/day", "0/s", ["9/s", "1000/hour", "7/day"], None):
+        plans.plans["alice"] = plan
+        clock.advance(61)
+        keeper.peek(ALICE)
+        until(settled(keeper))
+        assert not keeper.try_acquire(ALICE)
+        assert keeper.try_acquire(BOB)
+    keeper.unblock(ALICE)
+    assert keeper.try_acquire(ALICE)
+
+
 def test_an_override_counts_before_a_look_up() -> None:
     rule = Rule(
         "each user", TokenBucket(1, 1), key=("user",), lookup=Lookup("plan"),

@@ -305,10 +305,10 @@ class TwinsDecideAlike(RuleBasedStateMachine):
         for twin in self.twins:
             twin.limiter(chosen).reset(key)
 
-    @rule(place=st.integers(0, 2), key=keys, back=ticks, least=ticks, more=ticks)
-    def adjust(self, place: int, key: str, back: int, least: int, more: int) -> None:
+    @rule(place=st.integers(0, 2), key=keys, back=ticks, block=st.none() | ticks)
+    def adjust(self, place: int, key: str, back: int, block: int | None) -> None:
         for twin in self.twins:
-            twin.store.adjust(f"rule {place}", key, back, least, least + more)
+            twin.store.adjust(f"rule {place}", key, back, block)
 
     @rule(chosen=some_limits, shadows=st.lists(st.booleans(), min_size=3, max_size=3), key=keys, cost=costs)
     def decide_with_shadows(self, chosen: list[int], shadows: list[bool], key: str, cost: int) -> None:
@@ -351,5 +351,5 @@ def test_the_verbs_of_a_store_take_their_arguments_by_name(store: TableStore) ->
     tat = made.at_ticks + made.debt_ticks
     assert store.rewind(scope="s", key="a", expected_ticks=tat, tat_ticks=tat - 1)
     store.refund(charges=charges, at_ticks=made.at_ticks)
-    store.adjust(scope="s", key="a", back_ticks=0, least_ticks=0, most_ticks=0)
+    store.adjust(scope="s", key="a", back_ticks=2**62 - 1, block_ticks=None)
     assert store.decide(charges, commit=False)[0].debt_ticks == 0

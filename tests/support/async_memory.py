@@ -36,7 +36,7 @@ class AsyncMemoryStore:
     async def refund(self, charges: Sequence[Charge], at_ticks: int) -> None:
         await self._answer("refund", lambda: self.store.refund(charges, at_ticks))
 
-    async def adjust(self, scope: str, key: str | bytes, *ticks: int) -> None:
+    async def adjust(self, scope: str, key: str | bytes, *ticks: Any) -> None:
         await self._answer("adjust", lambda: self.store.adjust(scope, key, *ticks))
 
     async def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:

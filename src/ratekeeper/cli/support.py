@@ -66,7 +66,7 @@ def add_commands(commands: Commands) -> None:
     _add(commands, "reset", "forget the debts and blocks of a request's buckets: they are full again", _reset)
     _add(commands, "grant", "give a request's bucket some tokens more, up to a full bucket", _grant, "tokens")
     blocking = _add(commands, "block", "refuse all requests of a bucket until a time", _block)
-    _add(commands, "unblock", "end a block: one token passes at once", _unblock)
+    _add(commands, "unblock", "end a block of a request's buckets; what they owe stays", _unblock)
     whole = add_command(
         commands, "reset-rule", "forget the debts and blocks of all buckets of a rule", _EXAMPLES["reset-rule"]
     )

@@ -28,7 +28,7 @@ CELL_BYTES = 16
 CELLS_PER_LINE = 8
 LINE_BYTES = CELL_BYTES * CELLS_PER_LINE
 SEED_BYTES = 16
-RESETS_BYTES = 8 * (pytable.MAX_RESETS + 1)
+RESETS_BYTES = 8 * (pytable.MAX_RESETS + 2)  # with the word on blocks
 
 IMPLEMENTATION: Literal["c", "python"] = "python"
 """Which core is in use."""
@@ -85,7 +85,7 @@ def attach_table(
 ) -> _table.Table:
     """Return the C table in memory that processes share: zeros at first.
 
-    It is a line of counters, the log of resets, and `lines_for(max_keys)` lines.
+    It is a line of counters, the word on blocks and the log of resets, and `lines_for(max_keys)` lines.
     """
     return _table.Table(memory, (len(memory) - RESETS_BYTES) // LINE_BYTES - 1, deny_when_full, seed, clock)
 

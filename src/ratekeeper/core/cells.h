@@ -1,7 +1,7 @@
 /* The table of buckets: a fixed array of 16-byte cells, changed by compare-and-swap only. Knows no Python, no clock and
  * no randomness: time and seeds are arguments. The readable twin is pytable.py.
  *
- *   memory   | counters | resets | line 0 | line 1 | line 2 | ...                | line n - 1 |
+ *   memory   | counters | blocks and resets | line 0 | line 1 | ...           | line n - 1 |
  *   line     | cell 0   | cell 1 | cell 2 | cell 3 | ... | cell 7 |     128 bytes, two adjacent cache lines
  *   cell     | fingerprint: 63 bits | mark: 1 bit | TAT: 64 bits |      16 bytes; all zero: never used
  *
@@ -62,6 +62,7 @@ typedef struct {
     rk_cell *cells; /* lines * RK_LINE, aligned to 128 bytes, zeroed when new */
     uint64_t lines; /* at least 2 */
     rk_counters *counters;
+    uint64_t *blocked_until; /* ticks, the latest end of a block that was ever made: see charge.h */
     uint64_t *resets; /* the log of resets.h */
     rk_key seed;
     bool deny_when_full;

@@ -8,6 +8,9 @@
 
 #include "cells.h"
 
+#define RK_FORGET (((int64_t)1 << 62) - 1) /* the most that a TAT may be ahead */
+enum { RK_KEEP = -1 };
+
 /* The answer to one charge, at the time `at`. `debt` is how far the bucket is from full afterwards. */
 typedef struct {
     bool allowed;
@@ -83,43 +86,70 @@ static inline bool rk_rewind(rk_table *table, uint64_t fingerprint, int64_t expe
     return false;
 }
 
-/* A change of a bucket by hand. The TAT goes back by `back` ticks, and then stays from `least` to `most` ticks ahead of
- * the time. So {0, 0, 0} forgets the bucket: it is full. */
-typedef struct {
-    int64_t back, least, most;
-} rk_adjustment;
+/* ---- changes by hand ---- */
 
-/* Adjust a bucket, whether or not it is there; a bucket that is not there is full. Returns false, and nothing is done, if
- * it is to be there and finds no room.
+/* Adjust a bucket, whether or not it is there: the TAT goes back by `back` ticks, and then is at least `least` ahead of the
+ * time. A bucket that is not there is full. Returns false, and nothing is done, if it is to be there and finds no room.
  *
- * It mints tokens, and takes tokens away, whatever waiters own. `now` was read before; the time is read again after the
- * cell, as in rk_refund. With `least` over 0 nothing may leave before, and nothing that was charged earlier may shorten
- * that: the mark keeps refunds away, and a TAT that nobody knows keeps rewinds away. */
-static inline bool rk_adjust(rk_table *table, uint64_t fingerprint, int64_t now, rk_adjustment by, const rk_clock *clock)
+ * It mints tokens, and takes tokens away, whatever waiters own. `*now` was read before; the time is read again after the
+ * cell, as in rk_refund, and `*now` becomes that time. */
+static inline bool rk_move(rk_table *table, uint64_t fingerprint, int64_t *now, int64_t back, int64_t least,
+                           const rk_clock *clock)
 {
     rk_home home = rk_home_of(table, fingerprint);
     for (int attempt = 0;; attempt++, rk_count(&table->counters->retries)) {
         rk_cell seen, *cell = rk_find(home, fingerprint, &seen);
         int64_t later = clock->read(clock->context), wait;
-        now = later > now ? later : now;
+        *now = later > *now ? later : *now;
         if (!cell) {
-            if (by.least == 0)
+            if (least == 0)
                 return true;
-            rk_inserted inserted =
-                rk_insert(table, home, fingerprint, (rk_terms){by.least, 0, 0}, attempt, clock, &now, &wait);
+            rk_inserted inserted = rk_insert(table, home, fingerprint, (rk_terms){least, least, 0}, attempt, clock, now,
+                                             &wait);
             if (inserted != RK_AGAIN)
                 return inserted == RK_INSERTED;
             continue;
         }
-        bool live = seen.tat > now;
-        rk_wide least = (rk_wide)now + by.least, most = (rk_wide)now + by.most;
-        rk_wide tat = (rk_wide)seen.tat - by.back + (by.least > 0);
-        tat = tat < least ? least : tat > most ? most : tat;
-        uint64_t mark = by.least > 0 ? RK_MARK : live ? seen.fingerprint & RK_MARK : 0;
-        rk_cell made = tat > now ? (rk_cell){fingerprint | mark, rk_clamp(tat)} : (rk_cell){0, 0};
+        rk_wide tat = back < RK_FORGET ? (rk_wide)seen.tat - back : 0;
+        tat = tat < (rk_wide)*now + least ? (rk_wide)*now + least : tat;
+        rk_cell made = tat > *now ? (rk_cell){seen.fingerprint, rk_clamp(tat)} : (rk_cell){0, 0};
         if (rk_swap(cell, seen, made))
             return true;
     }
+}
+
+/* A block of a bucket is a bucket too: its TAT is the block's end. Its fingerprint follows from the bucket's. So a
+ * block holds whatever the bucket's limit is, and the bucket's debt goes on beside it.
+ *
+ * While no block of the table is in force, a decision learns that from one word, the latest end of them all. It only grows,
+ * and is written after the block's cell: so a block that was made is seen. With any value in it, it costs time only. */
+static inline uint64_t rk_block_of(const rk_table *table, uint64_t fingerprint)
+{
+    return rk_fingerprint(table->seed, &fingerprint, sizeof fingerprint);
+}
+
+static inline bool rk_may_block(const rk_table *table, int64_t now)
+{
+    return __builtin_expect(__atomic_load_n(table->blocked_until, __ATOMIC_ACQUIRE) > (uint64_t)now, 0);
+}
+
+/* Change a bucket by hand: its TAT goes back by `back` ticks (by RK_FORGET: the bucket is full). Its block ends if `block`
+ * is 0, and lasts at least so many ticks if it is more. RK_KEEP leaves it. False, and no block is made, if it finds no room. */
+static inline bool rk_adjust(rk_table *table, uint64_t fingerprint, int64_t now, int64_t back, int64_t block,
+                             const rk_clock *clock)
+{
+    if (back > 0)
+        rk_move(table, fingerprint, &now, back, 0, clock);
+    if (block == RK_KEEP)
+        return true;
+    if (!rk_move(table, rk_block_of(table, fingerprint), &now, block > 0 ? 0 : RK_FORGET, block, clock))
+        return false;
+    uint64_t end = block > 0 ? (uint64_t)rk_clamp((rk_wide)now + block) : 0, latest;
+    do
+        latest = __atomic_load_n(table->blocked_until, __ATOMIC_SEQ_CST);
+    while (end > latest && !__atomic_compare_exchange_n(table->blocked_until, &latest, end, false, __ATOMIC_SEQ_CST,
+                                                        __ATOMIC_SEQ_CST));
+    return true;
 }
 
 static inline uint64_t rk_live(const rk_table *table, int64_t now)
@@ -140,9 +170,32 @@ typedef struct {
     rk_answer answer;
 } rk_demand;
 
+/* Return whether the demand's bucket is blocked, with the answer: as if the bucket owed so much that the same request
+ * passes at the block's end, and not before. Seldom called, so out of the way of the hot path. */
+__attribute__((noinline, cold, unused)) static bool rk_is_blocked(rk_table *table, const rk_demand *demand, int64_t now,
+                                                                  const rk_clock *clock, rk_answer *answer)
+{
+    rk_terms nothing = {0, 0, 0}, terms = demand->impossible ? nothing : demand->terms;
+    rk_wide left = rk_charge(table, rk_block_of(table, demand->fingerprint), now, nothing, false, clock).debt;
+    if (left <= 0)
+        return false;
+    *answer = rk_charge(table, demand->fingerprint, now, terms, false, clock);
+    rk_wide debt = left + (terms.tolerance > terms.increment ? terms.tolerance - terms.increment : 0);
+    debt = debt > answer->debt ? debt : answer->debt;
+    rk_wide ahead = debt + terms.increment;
+    answer->allowed = false;
+    answer->debt = rk_clamp(debt);
+    answer->delay = demand->impossible ? INT64_MAX : rk_clamp(ahead > terms.burst ? ahead - terms.burst : 0);
+    answer->retry_after = demand->impossible ? INT64_MAX : rk_clamp(ahead - terms.tolerance);
+    return true;
+}
+
 RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64_t now, bool commit,
                                  const rk_clock *clock)
 {
+    rk_answer blocked;
+    if (rk_may_block(table, now) && rk_is_blocked(table, demand, now, clock, &blocked))
+        return blocked;
     if (!demand->impossible)
         return rk_charge(table, demand->fingerprint, now, demand->terms, commit, clock);
     rk_terms nothing = {0, 0, 0};

@@ -52,7 +52,7 @@ PyObject *rk_ask_gate(rk_gate_object *self, const rk_request *request, int64_t w
         rk_set_terms(&self->limits[i].is, request->cost, wait, &demands[i]);
     if (!rk_read_clock(table, &now))
         return NULL;
-    if (Py_SIZE(self) == 1 && !demands->impossible) { /* the hot path */
+    if (Py_SIZE(self) == 1 && !demands->impossible && !rk_may_block(&table->table, now)) { /* the hot path */
         rk_answer only = rk_charge(&table->table, demands->fingerprint, now, demands->terms, true, &table->later);
         if (table->clock && PyErr_Occurred())
             return NULL;

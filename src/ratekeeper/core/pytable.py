@@ -20,13 +20,13 @@ from operator import setitem
 from typing import Any, TypeAlias, TypeVar
 
 from ratekeeper.decision import NEVER, Charge, Decision, key_bytes
-from ratekeeper.gcra import decide, refundable
+from ratekeeper.gcra import blocked_debt, decide, refundable
 from ratekeeper.limits import TICKS_PER_SECOND
 
 REMEMBERED = 60 * TICKS_PER_SECOND
 """How long a full bucket is still remembered, so that a clock which steps back finds the debts that there were."""
 
-MAX_RESETS = 8191
+MAX_RESETS = 8190
 """Resets of whole scopes in the life of a table, in C too."""
 
 T = TypeVar("T")
@@ -65,6 +65,8 @@ class Table:
         # Of scopes that were reset: mixed into their buckets' fingerprints, so that these find no old TAT.
         self._generations: dict[str, tuple[bytes, int]] = {}
         self._resets = 0
+        # The latest end of a block that was ever made. A block is a bucket too: see rk_adjust.
+        self._blocked_until = 0
         self._right: _Right = []
         self._evicted_live = 0
         self._refused_full = 0
@@ -96,7 +98,7 @@ class Table:
                 right = self._right = [self._tats]
                 now = self._clock()
                 tat = self._tats.get(bucket)
-                if tat is None or bucket in self._marked:
+                if tat is None or bucket in self._marked or now < self._blocked_until:
                     return None
                 answer = decide(tat, now, increment, burst, burst)
                 # As in _use, one call of `next` looks at the right and uses it. `setitem` makes no object meanwhile.
@@ -112,9 +114,9 @@ class Table:
         """Set a bucket's TAT back, if it is still what the caller believes. False, and nothing done, if it is not."""
         return self._alone(self._rewind, self._fingerprint(scope, key), expected_ticks, tat_ticks)
 
-    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> bool:
-        """Move a bucket's TAT by hand: see `rk_adjust`. False, and nothing done, if it needs a place and finds none."""
-        return self._alone(self._adjust, self._fingerprint(scope, key), back_ticks, least_ticks, most_ticks)
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, block_ticks: int | None) -> bool:
+        """Change a bucket by hand: see `rk_adjust`. False, and no block made, if it needs a place and finds none."""
+        return self._alone(self._adjust, self._fingerprint(scope, key), back_ticks, block_ticks)
 
     def reset_scope(self, scope: str) -> bool:
         """Have full buckets in a scope: they get other fingerprints. False, and nothing done, after too many resets."""
@@ -158,14 +160,14 @@ class Table:
         looked: list[Decision] = []
         if len(charges) > 1 or not commit:
             pairs = zip(charges, buckets, strict=True)
-            looked = [_answer(charge, tats.get(bucket, 0), now, commit=False)[0] for charge, bucket in pairs]
+            looked = [_answer(charge, self._seen(tats, charge, bucket, now), now, False)[0] for charge, bucket in pairs]
             if not commit or not _passes(charges, looked):
                 return looked
         changes: dict[int, int] = {}
         decisions: list[Decision] = []
         for place, (charge, bucket) in enumerate(zip(charges, buckets, strict=True)):
             known = changes if bucket in changes else tats
-            decision, new_tat = _answer(charge, known.get(bucket, 0), now, commit=True)
+            decision, new_tat = _answer(charge, self._seen(known, charge, bucket, now), now, commit=True)
             if new_tat and bucket not in known:
                 full_for = self._make_room(right, changes, now)
                 if full_for:
@@ -190,6 +192,14 @@ class Table:
         self._write(right, changes)
         return decisions
 
+    def _seen(self, tats: dict[int, int], charge: Charge, bucket: int, now: int) -> int:
+        """Return the TAT by which a charge is decided: of a blocked bucket, one that refuses it until then."""
+        tat = tats.get(bucket, 0)
+        if now < self._blocked_until and (left := self._tats.get(_block_of(bucket), 0) - now) > 0:
+            tolerance = charge.tolerance if charge.cost <= charge.limit.max_cost else 0
+            return max(tat, now + blocked_debt(left, charge.increment, tolerance))
+        return tat
+
     def _refund(self, right: _Right, now: int, bucket: int, charge: Charge, at: int) -> None:
         tat = self._tats.get(bucket, 0)
         given = refundable(charge.increment, now - at)
@@ -202,17 +212,18 @@ class Table:
         self._write(right, {bucket: tat})
         return True
 
-    def _adjust(self, right: _Right, now: int, bucket: int, back: int, least: int, most: int) -> bool:
-        tat = self._tats.get(bucket)
-        if tat is None and least and self._make_room(right, {}, now):
-            return False
-        new_tat = min(max((tat or 0) - back + (least > 0), now + least), now + most)
-        if new_tat <= now:
-            self._forget(right, bucket)
-            return True
-        if least:
-            _use(right, set.add, self._marked, bucket)
-        self._write(right, {bucket: new_tat})
+    def _adjust(self, right: _Right, now: int, bucket: int, back: int, block: int | None) -> bool:
+        changes, of_block = {}, _block_of(bucket)
+        if back and bucket in self._tats:
+            changes[bucket] = max(0, self._tats[bucket] - back)
+        if block == 0 and of_block in self._tats:
+            changes[of_block] = 0
+        elif block:
+            if of_block not in self._tats and self._make_room(right, changes, now):
+                return False
+            changes[of_block] = until = max(self._tats.get(of_block, 0), now + block)
+            self._blocked_until = max(self._blocked_until, until)  # before the block: without one it does no harm
+        self._write(right, changes)
         return True
 
     def _forget(self, right: _Right, bucket: int) -> None:
@@ -262,6 +273,11 @@ class Table:
                 return current, bucket
 
 
+def _block_of(bucket: int) -> int:
+    """Return the fingerprint of a bucket's block."""
+    return hash(("block", bucket))
+
+
 def _answer(charge: Charge, tat: int, now: int, commit: bool) -> tuple[Decision, int]:
     """Return the decision on one charge; and the TAT after it if it is to be made, or 0."""
     _, key, limit, cost, increment, burst, tolerance, _, _ = charge
@@ -275,10 +291,8 @@ def _answer(charge: Charge, tat: int, now: int, commit: bool) -> tuple[Decision,
 
 def _refused(decision: Decision, full_for: int) -> Decision:
     """Return the decision on a new key when the table is full."""
-    limit, key, cost, delay, at = (
-        decision.limit, decision.key, decision.cost, decision.delay_ticks, decision.at_ticks,
-    )  # fmt: skip
-    return Decision(False, limit, key, cost, 0, delay, full_for, at, -1)
+    it = decision
+    return Decision(False, it.limit, it.key, it.cost, 0, it.delay_ticks, full_for, it.at_ticks, -1)
 
 
 def _passes(charges: Iterable[Charge], decisions: Iterable[Decision]) -> bool:

@@ -13,7 +13,7 @@
 
 #include "cells.h"
 
-enum { RK_RESETS = 8192 }; /* entries, the last of which stays 0 */
+enum { RK_RESETS = 8191 }; /* entries, the last of which stays 0; with `blocked_until` before them they fill pages */
 
 /* A scope bound to a table. */
 typedef struct {

@@ -3,10 +3,11 @@
 
 #include "glue.h"
 
-/* The memory of a table is a line for the counters, then the log of resets, and then its lines of cells. */
+/* The memory of a table is a line for the counters, then the word on blocks and the log of resets, and then its lines of
+ * cells. The word is read at each decision, as the log's first entries are, and both are seldom written. */
 bool rk_take_memory(rk_table_object *self, PyObject *memory, uint64_t lines)
 {
-    const size_t line = RK_LINE * sizeof(rk_cell), before = 1 + RK_RESETS * sizeof(uint64_t) / line;
+    const size_t line = RK_LINE * sizeof(rk_cell), before = 1 + (1 + RK_RESETS) * sizeof(uint64_t) / line;
     size_t size = (lines + before) * line;
     char *begin = MAP_FAILED;
     if (memory == Py_None) {
@@ -26,7 +27,8 @@ bool rk_take_memory(rk_table_object *self, PyObject *memory, uint64_t lines)
     }
     self->table.lines = lines;
     self->table.counters = (rk_counters *)begin;
-    self->table.resets = (uint64_t *)(begin + line);
+    self->table.blocked_until = (uint64_t *)(begin + line);
+    self->table.resets = self->table.blocked_until + 1;
     self->table.cells = (rk_cell *)(begin + before * line);
     return true;
 }

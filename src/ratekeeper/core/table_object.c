@@ -121,15 +121,16 @@ static PyObject *table_refund(rk_table_object *self, PyObject *args, PyObject *k
 
 static PyObject *table_adjust(rk_table_object *self, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"scope", "key", "back_ticks", "least_ticks", "most_ticks", NULL};
-    PyObject *scope, *key;
+    static char *names[] = {"scope", "key", "back_ticks", "block_ticks", NULL};
+    PyObject *scope, *key, *given;
     uint64_t fingerprint;
-    long long back, least, most;
-    int64_t now;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "UOLLL:adjust", names, &scope, &key, &back, &least, &most) ||
+    long long back;
+    int64_t now, block = RK_KEEP;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "UOLO:adjust", names, &scope, &key, &back, &given) ||
+        (given != Py_None && !rk_read_ticks(given, &block)) ||
         !bucket_of(self, scope, key, &fingerprint) || !rk_read_clock(self, &now)) /* a closed table's has an error to tell */
         return NULL;
-    bool done = rk_adjust(&self->table, fingerprint, now, (rk_adjustment){back, least, most}, &self->later);
+    bool done = rk_adjust(&self->table, fingerprint, now, back, block, &self->later);
     return PyErr_Occurred() ? NULL : PyBool_FromLong(done);
 }
 

@@ -24,7 +24,7 @@ RuleNames: TypeAlias = str | Collection[str]
 """The name of a rule, or several names."""
 
 _NO_LIMIT_NOW = TokenBucket(1, 1)
-"""Stands for the limit of a bucket whose limit is not known now: an unblocked bucket of one token is full."""
+"""Stands for the limit of a bucket whose limit is not known now: the end of a block and a reset need no limit."""
 
 
 def usage_of(plan: Plan, looks: Sequence[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:

@@ -47,13 +47,13 @@ class Store(Protocol):
         """Give back charges that were made at `at_ticks`, each as far as `gcra.refundable` allows."""
         ...
 
-    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
-        """Move a bucket's TAT by hand, whatever is charged: in one step, at the store's time `now`.
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, block_ticks: int | None) -> None:
+        """Change a bucket by hand, whatever is charged.
 
-        The TAT goes back by `back_ticks`, and then stays from now + `least_ticks` to now + `most_ticks`. That of a full
-        bucket is now. So 0, 0, 0 forgets the bucket. With `least_ticks` over 0 the bucket is also marked, so that no
-        refund shortens its debt; a TAT that is later already moves on by one tick, so that no `rewind` does. Raise
-        `StoreError` if the bucket finds no room, and never return without the change.
+        The TAT goes back by `back_ticks`, up to a full bucket. With `block_ticks` the bucket is blocked for at least so
+        many ticks, with 0 its block ends, and with None it stays as it is. A charge on a blocked bucket is refused as
+        if the bucket owed `gcra.blocked_debt`, if that is more. Raise `StoreError` if a block finds no room,
+        and never return without the change.
         """
         ...
 
@@ -136,9 +136,7 @@ class AsyncStore(Protocol):
     # Each is an `async def` in your own store.
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> Answer[list[Decision]]: ...
     def refund(self, charges: Sequence[Charge], at_ticks: int) -> Answer[None]: ...
-    def adjust(
-        self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int
-    ) -> Answer[None]: ...
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, block_ticks: int | None) -> Answer[None]: ...
     def reset_scope(self, scope: str) -> Answer[None]: ...
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> Answer[bool]: ...
 
@@ -164,15 +162,12 @@ def require_nonblocking(store: Store | AsyncStore) -> Store | AsyncStore:
     return store
 
 
-def checked_adjustment(back_ticks: int, least_ticks: int, most_ticks: int) -> tuple[int, int, int]:
-    """Return the ticks of an adjustment. Raise TypeError or ValueError if they are not ticks, or the least is more."""
-    ticks = index(back_ticks), index(least_ticks), index(most_ticks)
-    if min(ticks) < 0 or max(ticks) > MAX_AHEAD_TICKS or ticks[1] > ticks[2]:
-        raise ValueError(
-            "back_ticks, least_ticks and most_ticks must be from 0 to 2**62 - 1, and the least not over the most, "
-            f"not {back_ticks}, {least_ticks} and {most_ticks}"
-        )
-    return ticks
+def checked_adjustment(back_ticks: int, block_ticks: int | None) -> tuple[int, int | None]:
+    """Return the ticks of an adjustment. Raise TypeError or ValueError if they are not ticks."""
+    back, block = index(back_ticks), None if block_ticks is None else index(block_ticks)
+    if not 0 <= back <= MAX_AHEAD_TICKS or not 0 <= (block or 0) <= MAX_AHEAD_TICKS:
+        raise ValueError(f"back_ticks and block_ticks must be from 0 to 2**62 - 1, not {back_ticks} and {block_ticks}")
+    return back, block
 
 
 _charge: Callable[[tuple[Any, ...]], Charge] = partial(tuple.__new__, Charge)

@@ -31,7 +31,7 @@ _PAGE = 4096
 _COUNTERS = _PAGE - LINE_BYTES
 _MAGIC = b"ratekeeper table"
 _DRAFT = b"ratekeeper draft"
-_LAYOUT = 3
+_LAYOUT = 4
 
 _TRIES = 2000
 _BETWEEN_TRIES = 0.005

@@ -59,9 +59,9 @@ class TableStore:
             return TableGate(self, table, scopes[0], limits[0], wait)
         return ChargeGate(self, scopes, limits, wait)
 
-    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
-        """Move a bucket's TAT by hand. See `Store.adjust`."""
-        if not self._table.adjust(scope, key, *checked_adjustment(back_ticks, least_ticks, most_ticks)):
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, block_ticks: int | None) -> None:
+        """Change a bucket by hand. See `Store.adjust`."""
+        if not self._table.adjust(scope, key, *checked_adjustment(back_ticks, block_ticks)):
             raise StoreError(
                 f"the table of {self._max_keys:,} keys is full, and denies newcomers: nothing was changed. Ask again "
                 "when a bucket is full again, or make the table larger"

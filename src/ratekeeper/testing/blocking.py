@@ -32,8 +32,8 @@ class Blocking:
     def rewind(self, scope: str, key: str | bytes, expected_ticks: int, tat_ticks: int) -> bool:
         return self._run(self._store.rewind(scope, key, expected_ticks, tat_ticks))
 
-    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
-        self._run(self._store.adjust(scope, key, back_ticks, least_ticks, most_ticks))
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, block_ticks: int | None) -> None:
+        self._run(self._store.adjust(scope, key, back_ticks, block_ticks))
 
     def reset_scope(self, scope: str) -> None:
         self._run(self._store.reset_scope(scope))

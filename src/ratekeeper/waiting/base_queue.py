@@ -212,8 +212,9 @@ class BaseWaitQueue:
             return None if one.passes(refused) else refused
         due = one._replace(charges=one.due(looked, delay))
         decisions = await self._decide(due.charges)
-        if not due.passes(decisions):
-            return None
+        if not due.passes(decisions):  # a block refuses however long the request would wait
+            refused = await self._decide(one.charges, commit=False)
+            return None if one.passes(refused) else refused
         ranges = due.each(decisions, range_of)
         place = self._section(partial(self._enter, one, decisions, ranges, delay))
         if place is not None:

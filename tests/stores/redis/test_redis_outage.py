@@ -265,7 +265,7 @@ def test_in_an_outage_a_refund_does_nothing_a_rewind_is_taken_as_done_and_a_rese
     assert store.rewind("test/0", "a", 5, 3) is True  # it may have been done
     one(store, cost=8)
     with pytest.raises(StoreUnavailable, match="did not answer a moment ago"):
-        store.adjust("test/0", "a", 0, 0, 0)
+        store.adjust("test/0", "a", 2**62 - 1, 0)
     assert one(store).remaining == 7
     with pytest.raises(StoreUnavailable, match="does not answer"):
         gone().refund([charge()], 5)

@@ -133,15 +133,13 @@ class StoresDecideAlike(RuleBasedStateMachine):
         assert self.wait_for(self.asynchronous.rewind(*bucket, at, at - back)) == right
         assert self.remembering.rewind(*bucket, at, at - back) == right
 
-    @rule(
-        number=st.integers(0, len(LIMITS) - 1), key=keys, back=adjusted, least=adjusted, more=adjusted | st.just(2**60)
-    )
-    def adjust(self, number: int, key: str, back: int, least: int, more: int) -> None:
+    @rule(number=st.integers(0, len(LIMITS) - 1), key=keys, back=adjusted, block=st.none() | adjusted)
+    def adjust(self, number: int, key: str, back: int, block: int | None) -> None:
         bucket = f"{self.scope}/{number}", key
-        self.reference.adjust(*bucket, back, least, least + more)
-        self.sync.adjust(*bucket, back, least, least + more)
-        self.wait_for(self.asynchronous.adjust(*bucket, back, least, least + more))
-        self.remembering.adjust(*bucket, back, least, least + more)
+        self.reference.adjust(*bucket, back, block)
+        self.sync.adjust(*bucket, back, block)
+        self.wait_for(self.asynchronous.adjust(*bucket, back, block))
+        self.remembering.adjust(*bucket, back, block)
 
     @rule(ticks=st.integers(0, 5 * SECOND) | st.integers(0, 20) | st.sampled_from([60 * SECOND, 86_400 * 100 * SECOND]))
     def time_goes_on(self, ticks: int) -> None:

@@ -132,7 +132,7 @@ def test_idle_buckets_leave_no_key_behind_and_live_ones_stay() -> None:
         decision = one(store, "long", 10, TokenBucket(10, "10/day"))
         [name] = [name for name in running.ask("KEYS", "*") if running.ask("PTTL", name) > 1000]
         assert decision.reset_after * 1000 - 2000 < running.ask("PTTL", name) <= decision.reset_after * 1000 + 2
-        store.adjust("test/0", "long", 0, 0, 0)
+        store.adjust("test/0", "long", 2**62 - 1, 0)
         wait_for(lambda: running.ask("DBSIZE") == 0)
 
 
@@ -214,7 +214,7 @@ def test_a_server_that_hangs_is_given_up_in_time_and_asked_only_once() -> None:
             wait_for(lambda before=before: running.calls() > before)  # type: ignore[misc]
             assert running.calls() == before + 1
             assert one(store).allowed
-            store.adjust("test/0", "hang", 0, 0, 0)
+            store.adjust("test/0", "hang", 2**62 - 1, 0)
 
 
 def test_a_key_of_another_type_is_loud(server: Server, store: RedisStore) -> None:
@@ -291,7 +291,7 @@ def test_ones_own_reset_and_refund_are_seen_at_once_another_s_within_a_second(
         assert not one(store, limit=limit)
     mine.refund([Charge.of("test/0", "a", limit)], charged.at_ticks)
     assert one(mine, limit=limit)
-    mine.adjust("test/0", "a", 0, 0, 0)
+    mine.adjust("test/0", "a", 2**62 - 1, 0)
     assert not one(other, limit=limit)
     clock.advance(1)
     assert one(other, limit=limit)
@@ -390,7 +390,7 @@ def test_a_charge_that_a_reset_gave_back_is_not_taken_from_those_who_wait_by_the
         queue = LeakyBucket(9, 1)
         work = deciding(store, [Charge.of("test/0", key, queue, 3) for key in ("a", "b")])
         charge_b = work.send(sent(store, work.send(sent(store, work.send(None)))))
-        store.adjust("test/0", "a", 0, 0, 0)
+        store.adjust("test/0", "a", 2**62 - 1, 0)
         assert [store.decide([Charge.of("test/0", "a", queue)])[0].delay for _ in range(3)] == [0, 1, 2]
         store.decide([Charge.of("test/0", "b", queue, 10)])
         assert [bool(decision) for decision in finish(store, work, work.send(sent(store, charge_b)))] == [True, False]
@@ -426,7 +426,7 @@ def test_a_mark_ends_with_the_debt_though_the_key_is_still_there(store: RedisSto
 def test_a_refund_to_a_bucket_that_is_full_by_then_writes_nothing(store: RedisStore, clock: ManualClock) -> None:
     limit = TokenBucket(5, 1)
     made = one(store, cost=5)
-    store.adjust("test/0", "a", 4 * limit.interval, 0, 5 * limit.interval)
+    store.adjust("test/0", "a", 4 * limit.interval, None)
     clock.advance(1.5)
     store.refund([Charge.of("test/0", "a", limit, 5)], made.at_ticks)
     assert one(store, cost=0).debt_ticks == 0
@@ -523,7 +523,7 @@ async def _ask_all_kinds(server: Server, clock: ManualClock) -> None:
         at, before = clock.ticks(), server.calls()
         await asyncio.gather(
             store.refund([charge("a", 1), charge("b", 2)], at),
-            store.adjust("s", "d", 0, 0, 0),
+            store.adjust("s", "d", 2**62 - 1, 0),
             store.rewind("s", "e", at + 3 * limit.interval, at + limit.interval),
             store.decide([charge("c"), charge("d")]),
             store.decide([charge("f")], commit=False),

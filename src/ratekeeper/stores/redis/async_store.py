@@ -74,9 +74,9 @@ class AsyncRedisStore(RedisStoreBase):
         """As `RedisStore.rewind`."""
         return await self._fallback.rewind(scope, key, expected_ticks, tat_ticks)
 
-    async def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
+    async def adjust(self, scope: str, key: str | bytes, back_ticks: int, block_ticks: int | None) -> None:
         """As `RedisStore.adjust`."""
-        await self._fallback.adjust(scope, key, back_ticks, least_ticks, most_ticks)
+        await self._fallback.adjust(scope, key, back_ticks, block_ticks)
 
     async def reset_scope(self, scope: str) -> None:
         """As `RedisStore.reset_scope`."""

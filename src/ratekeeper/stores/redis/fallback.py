@@ -122,9 +122,9 @@ class Fallback:
             self._counted()
             return True
 
-    async def adjust(self, scope: str, key: str | bytes, back: int, least: int, most: int) -> None:
-        """Move a bucket's TAT, here and there. Nothing can stand for that: the caller must know that it was done."""
-        ticks = checked_adjustment(back, least, most)
+    async def adjust(self, scope: str, key: str | bytes, back: int, block: int | None) -> None:
+        """Change a bucket, here and there. Nothing can stand for that: the caller must know that it was done."""
+        ticks = checked_adjustment(back, block)
         self._table.adjust(scope, key, *ticks)
         await self._questions.adjust(scope, key, *ticks)
 

@@ -9,8 +9,9 @@
 -- and ticks (1/16 ns) within the second. Each is exact, and so is all arithmetic below. It is never one number.
 --
 -- A bucket is one string: its TAT, and when that was written; one byte more if it is marked, because somebody owns a
--- range of its axis for a later departure. It stays marked until it is full. No string is a full bucket: each goes by
--- itself when its bucket is full (PX), rounded up, so never before. PX and TIME read the same clock.
+-- range of its axis for a later departure. It stays marked until it is full. Of a blocked bucket the end of the block
+-- follows. No string is a full bucket: each goes by itself when its bucket is full and no block is left (PX), rounded up,
+-- so never before. PX and TIME read the same clock.
 --
 -- When the clock has stepped back. A TAT from before the step would be too far ahead by as much, and lock everybody out
 -- for as long. So a bucket that was written in a second that has not come yet is moved: now it owes what it owed when
@@ -53,35 +54,53 @@ local function minus(a_s, a_t, b_s, b_t)
     return s, t
 end
 
-local function write(bucket, tat_s, tat_t, marked)
-    if not before(now_s, now_t, tat_s, tat_t) then
+local function write(bucket, tat_s, tat_t, marked, until_s, until_t)
+    local end_s, end_t, block = tat_s, tat_t, ''
+    if before(now_s, now_t, until_s, until_t) then
+        block = struct.pack('<dd', until_s, until_t)
+        if before(tat_s, tat_t, until_s, until_t) then end_s, end_t = until_s, until_t end
+    elseif not before(now_s, now_t, tat_s, tat_t) then
         call('DEL', bucket)
         return
     end
-    local left_s, left_t = minus(tat_s, tat_t, now_s, now_t)
+    local left_s, left_t = minus(end_s, end_t, now_s, now_t)
     local ms = left_s * 1000 + math.ceil(left_t / TICKS_PER_MS) + slack_ms
-    call('SET', bucket, struct.pack('<dddd', tat_s, tat_t, now_s, now_t) .. (marked and '!' or ''), 'PX', ms)
+    local stored = struct.pack('<dddd', tat_s, tat_t, now_s, now_t) .. (marked and '!' or '') .. block
+    call('SET', bucket, stored, 'PX', ms)
 end
 
 local function read(bucket)
     local stored = call('GET', bucket)
-    if not stored then return 0, 0, false end
-    local marked = #stored > 32
+    if not stored then return 0, 0, false, 0, 0 end
+    local marked, until_s, until_t = #stored % 2 == 1, 0, 0
     local tat_s, tat_t, written_s, written_t = take('<dddd', stored)
+    if #stored > 33 then until_s, until_t = take('<dd', stored, #stored - 15) end
     if now_s < written_s then -- the clock has stepped back: see above
         tat_s, tat_t = plus(now_s, now_t, minus(tat_s, tat_t, written_s, written_t))
-        write(bucket, tat_s, tat_t, marked)
+        if until_s > 0 then until_s, until_t = plus(now_s, now_t, minus(until_s, until_t, written_s, written_t)) end
+        write(bucket, tat_s, tat_t, marked, until_s, until_t)
     end
-    return tat_s, tat_t, marked and before(now_s, now_t, tat_s, tat_t)
+    return tat_s, tat_t, marked and before(now_s, now_t, tat_s, tat_t), until_s, until_t
 end
 
-local function decide(tat_s, tat_t, increment_s, increment_t, tolerance_s, tolerance_t)
+-- Returns whether the charge is allowed, the TAT after it, and what the bucket owed before; or, if the block is what
+-- refuses it longest, the time that is left of the block, below 0. See blocked_debt in gcra.py.
+local function decide(tat_s, tat_t, until_s, until_t, increment_s, increment_t, tolerance_s, tolerance_t)
     local start_s, start_t = tat_s, tat_t
     if before(tat_s, tat_t, now_s, now_t) then start_s, start_t = now_s, now_t end
     local new_tat_s, new_tat_t = plus(start_s, start_t, increment_s, increment_t)
     local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
     local allowed = not before(tolerance_s, tolerance_t, ahead_s, ahead_t)
     local debt_s, debt_t = minus(start_s, start_t, now_s, now_t)
+    if before(now_s, now_t, until_s, until_t) then
+        local left_s, left_t = minus(until_s, until_t, now_s, now_t)
+        local as_s, as_t = left_s, left_t
+        if before(increment_s, increment_t, tolerance_s, tolerance_t) then
+            as_s, as_t = plus(left_s, left_t, minus(tolerance_s, tolerance_t, increment_s, increment_t))
+        end
+        if before(debt_s, debt_t, as_s, as_t) then debt_s, debt_t = -left_s, -left_t end
+        allowed = false
+    end
     return allowed, new_tat_s, new_tat_t, debt_s, debt_t
 end
 
@@ -97,9 +116,9 @@ local function request(commit)
         local shadow, burst_s, burst_t = flags % 2, tolerance_s, tolerance_t
         if flags > 1 then burst_s, burst_t, position = take('<dd', packed, position) end
         local bucket = KEYS[base + i]
-        local tat_s, tat_t, marked = read(bucket)
+        local tat_s, tat_t, marked, until_s, until_t = read(bucket)
         local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
-            decide(tat_s, tat_t, increment_s, increment_t, tolerance_s, tolerance_t)
+            decide(tat_s, tat_t, until_s, until_t, increment_s, increment_t, tolerance_s, tolerance_t)
         out[first + 2 * i - 1], out[first + 2 * i] = debt_s, debt_t
         passes = passes and (allowed or shadow == 1)
         local writes = allowed and (increment_s > 0 or increment_t > 0)
@@ -107,7 +126,7 @@ local function request(commit)
             if commit and writes then
                 local ahead_s, ahead_t = minus(new_tat_s, new_tat_t, now_s, now_t)
                 marked = marked or before(burst_s, burst_t, ahead_s, ahead_t)
-                write(bucket, new_tat_s, new_tat_t, marked)
+                write(bucket, new_tat_s, new_tat_t, marked, 0, 0)
             end
             return
         end
@@ -119,10 +138,10 @@ local function request(commit)
     for i, charge in ipairs(charges) do
         local bucket, shadow, increment_s, increment_t, tolerance_s, tolerance_t, burst_s, burst_t = unpack(charge)
         local state = states[bucket]
-        local tat_s, tat_t, marked
-        if state then tat_s, tat_t, marked = unpack(state) else tat_s, tat_t, marked = read(bucket) end
+        local tat_s, tat_t, marked, until_s, until_t
+        if state then tat_s, tat_t, marked = unpack(state) else tat_s, tat_t, marked, until_s, until_t = read(bucket) end
         local allowed, new_tat_s, new_tat_t, debt_s, debt_t =
-            decide(tat_s, tat_t, increment_s, increment_t, tolerance_s, tolerance_t)
+            decide(tat_s, tat_t, until_s or 0, until_t or 0, increment_s, increment_t, tolerance_s, tolerance_t)
         if not allowed and shadow == 0 then
             out[first + 2 * i - 1], out[first + 2 * i] = debt_s, debt_t
             return
@@ -135,41 +154,46 @@ local function request(commit)
         end
     end
     for i, owed in ipairs(seen) do out[first + i] = owed end
-    for bucket, state in pairs(states) do write(bucket, unpack(state)) end
+    for bucket, state in pairs(states) do
+        local tat_s, tat_t, marked = unpack(state)
+        write(bucket, tat_s, tat_t, marked, 0, 0) -- it was charged, so it is not blocked
+    end
 end
 
 -- Give back what may still be given back: nothing while the bucket is marked, or the debt is over the burst.
 local function refund(bucket, increment_s, increment_t, burst_s, burst_t, elapsed_s, elapsed_t)
-    local tat_s, tat_t, marked = read(bucket)
+    local tat_s, tat_t, marked, until_s, until_t = read(bucket)
     local debt_s, debt_t = minus(tat_s, tat_t, now_s, now_t)
     if marked or before(burst_s, burst_t, debt_s, debt_t) or before(increment_s, increment_t, elapsed_s, elapsed_t) then
         return
     end
     local given_s, given_t = minus(increment_s, increment_t, elapsed_s, elapsed_t)
-    write(bucket, minus(tat_s, tat_t, given_s, given_t))
+    tat_s, tat_t = minus(tat_s, tat_t, given_s, given_t)
+    write(bucket, tat_s, tat_t, marked, until_s, until_t)
 end
 
 -- Set a TAT back if it is still the expected one, and the mark too. Puts out whether it was.
 local function rewind(bucket, expected_s, expected_t, to_s, to_t, expected_mark, mark)
-    local tat_s, tat_t, marked = read(bucket)
+    local tat_s, tat_t, marked, until_s, until_t = read(bucket)
     if tat_s ~= expected_s or tat_t ~= expected_t or (tat_s == 0 and tat_t == 0) then return 0 end
     if expected_mark ~= ANY_MARK and marked ~= (expected_mark == 1) then return 0 end
     if mark ~= ANY_MARK then marked = mark == 1 end
-    write(bucket, to_s, to_t, marked)
+    write(bucket, to_s, to_t, marked, until_s, until_t)
     return 1
 end
 
--- Move a TAT back, and then keep it from `least` to `most` ahead of now. See rk_adjust in core/charge.h.
-local function adjust(bucket, back_s, back_t, least_s, least_t, most_s, most_t)
-    local tat_s, tat_t, marked = read(bucket)
-    local holds = least_s > 0 or least_t > 0
+-- Move a TAT back. Then a block of no time ends the block, one of more time makes it last at least so long, and one below
+-- 0 leaves it as it is. See rk_adjust in core/charge.h.
+local function adjust(bucket, back_s, back_t, block_s, block_t)
+    local tat_s, tat_t, marked, until_s, until_t = read(bucket)
     tat_s, tat_t = minus(tat_s, tat_t, back_s, back_t)
-    if holds then tat_s, tat_t = plus(tat_s, tat_t, 0, 1) end
-    least_s, least_t = plus(now_s, now_t, least_s, least_t)
-    most_s, most_t = plus(now_s, now_t, most_s, most_t)
-    if before(tat_s, tat_t, least_s, least_t) then tat_s, tat_t = least_s, least_t end
-    if before(most_s, most_t, tat_s, tat_t) then tat_s, tat_t = most_s, most_t end
-    write(bucket, tat_s, tat_t, marked or holds)
+    if block_s == 0 and block_t == 0 then
+        until_s, until_t = 0, 0
+    elseif block_s >= 0 then
+        local end_s, end_t = plus(now_s, now_t, block_s, block_t)
+        if before(until_s, until_t, end_s, end_t) then until_s, until_t = end_s, end_t end
+    end
+    write(bucket, tat_s, tat_t, marked, until_s, until_t)
 end
 
 local kind
@@ -192,9 +216,9 @@ while position <= #packed do
         out[#out + 1] = 0
         out[#out + 1] = rewind(KEYS[base + 1], expected_s, expected_t, to_s, to_t, expected_mark, mark)
     elseif kind == ADJUST then
-        local back_s, back_t, least_s, least_t, most_s, most_t
-        back_s, back_t, least_s, least_t, most_s, most_t, position = take('<dddddd', packed, position)
-        adjust(KEYS[base + 1], back_s, back_t, least_s, least_t, most_s, most_t)
+        local back_s, back_t, block_s, block_t
+        back_s, back_t, block_s, block_t, position = take('<dddd', packed, position)
+        adjust(KEYS[base + 1], back_s, back_t, block_s, block_t)
     elseif kind == MARKS then
         for i = 1, count do
             local _, _, marked = read(KEYS[base + i])

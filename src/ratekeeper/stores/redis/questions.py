@@ -129,11 +129,11 @@ class Questions:
             [reply] = await self.send([rewind_request(name, expected, tat)])
         return reply.ticks != [0]
 
-    async def adjust(self, scope: str, key: str | bytes, back: int, least: int, most: int) -> None:
-        """Move a bucket's TAT by hand."""
+    async def adjust(self, scope: str, key: str | bytes, back: int, block: int | None) -> None:
+        """Change a bucket by hand."""
         name = self._names.name(scope, key)
         with self._forgetting([name]):
-            await self.send([adjust_request(name, back, least, most)])
+            await self.send([adjust_request(name, back, block)])
 
     async def reset_scope(self, scope: str, ask: Callable[..., Awaitable[Any]], nodes: Sequence[Any]) -> None:
         """Forget all buckets of a scope, by commands that `ask` sends to each of the nodes."""

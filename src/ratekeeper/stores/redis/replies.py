@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ratekeeper.clock import SystemClock
 from ratekeeper.decision import NEVER, Charge, Decision
-from ratekeeper.gcra import decide
+from ratekeeper.gcra import blocked_debt, decide
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.redis.script import Request
 
@@ -34,7 +34,10 @@ _TICKS_PER_NS = TICKS_PER_SECOND // 1_000_000_000
 
 
 class Reply(NamedTuple):
-    """The script's answer to one request: the time, and for each charge the debt of its bucket before it."""
+    """The script's answer to one request: the time, and for each charge the debt of its bucket before it.
+
+    Below 0 it is the time that is left of a block, which refuses the charge for longer than the debt does.
+    """
 
     now: int
     ticks: list[int]
@@ -116,6 +119,8 @@ def decisions_on(charges: Sequence[Charge], debts: Sequence[int], now: int, comm
 def _decision(charge: Charge, debt: int, now: int, made: bool) -> Decision:
     """Return one charge's decision; `made`: it is made if it is allowed."""
     _, key, limit, cost, increment, burst, tolerance, _, _ = charge
+    if debt < 0:
+        debt = blocked_debt(-debt, increment, tolerance if cost <= limit.max_cost else 0)
     allowed, _, ahead, delay, retry_after = decide(now + debt, now, increment, burst, tolerance)
     if cost > limit.max_cost:
         allowed, delay, retry_after = False, NEVER, NEVER
@@ -136,7 +141,8 @@ def passes(charges: Sequence[Charge], decisions: Sequence[Decision]) -> bool:
 
 
 class _Owed(NamedTuple):
-    tat: int
+    tat: int  # or the block's end
+    blocked: bool
     lead: int  # the most that the server's clock is ahead of the local one
     until: int  # on the local clock
 
@@ -173,7 +179,9 @@ class DenialCache:
         if len(known) < len(names):
             return None
         now = local + max(bucket.lead for bucket in known)
-        decisions = decisions_on(charges, [max(0, bucket.tat - now) for bucket in known], now, commit=False)
+        left = [max(0, bucket.tat - now) for bucket in known]
+        debts = [-ticks if bucket.blocked else ticks for bucket, ticks in zip(known, left, strict=True)]
+        decisions = decisions_on(charges, debts, now, commit=False)
         if passes(charges, decisions):
             return None
         self.recalled += 1
@@ -190,7 +198,7 @@ class DenialCache:
         if len(self._owed) + len(names) > MAX_REMEMBERED:
             self._owed.clear()
         for name, debt in zip(names, reply.ticks, strict=True):
-            self._owed[name] = _Owed(reply.now + debt, reply.now - reply.sent, reply.sent + REMEMBERED)
+            self._owed[name] = _Owed(reply.now + abs(debt), debt < 0, reply.now - reply.sent, reply.sent + REMEMBERED)
         if changes != self.changes:  # another thread's, which may have come before that was written
             self._drop(names)
 

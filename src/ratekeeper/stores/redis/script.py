@@ -188,10 +188,11 @@ def rewind_request(
     return Request([name], _header(REWIND, 1) + times + _marks(expected_mark, mark), 1)
 
 
-def adjust_request(name: bytes, back: int, least: int, most: int) -> Request:
-    """Return the request to move a TAT back, and then to keep it from `least` to `most` ticks ahead of the time."""
-    times = [_time(*divmod(ticks, TICKS_PER_SECOND)) for ticks in (back, least, most)]
-    return Request([name], _header(ADJUST, 1) + b"".join(times), 0)
+def adjust_request(name: bytes, back: int, block: int | None) -> Request:
+    """Return the request to move a TAT back, and to block the bucket, or end its block; None leaves it."""
+    block_times = (-1, 0) if block is None else divmod(block, TICKS_PER_SECOND)
+    times = _times(*divmod(back, TICKS_PER_SECOND), *block_times)
+    return Request([name], _header(ADJUST, 1) + times, 0)
 
 
 # ---- what is sent ----

@@ -243,9 +243,9 @@ class RedisStore(RedisStoreBase):
         """Set a bucket's TAT back, if it is still `expected_ticks`. See `Store.rewind`."""
         return run_sync(self._fallback.rewind(scope, key, expected_ticks, tat_ticks))
 
-    def adjust(self, scope: str, key: str | bytes, back_ticks: int, least_ticks: int, most_ticks: int) -> None:
-        """Move a bucket's TAT by hand. See `Store.adjust`. Raise `StoreUnavailable` if the server does not answer."""
-        run_sync(self._fallback.adjust(scope, key, back_ticks, least_ticks, most_ticks))
+    def adjust(self, scope: str, key: str | bytes, back_ticks: int, block_ticks: int | None) -> None:
+        """Change a bucket by hand. See `Store.adjust`. Raise `StoreUnavailable` if the server does not answer."""
+        run_sync(self._fallback.adjust(scope, key, back_ticks, block_ticks))
 
     def reset_scope(self, scope: str) -> None:
         """Forget all buckets of a scope. See `Store.reset_scope`. Each step looks at some names on the server."""
