@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +137,20 @@ def test_a_prefix_is_taken_from_each_reading_in_the_paths_spelling() -> None:
 
 def test_limits_of_one_name_must_be_one_limit() -> None:
     limits = RequestLimiter(routes=False)
-    limits.policy_of(rate_limit("5/minute", name="x"))
-    limits.policy_of(rate_limit("5/minute", name="x"))
+    kept = [rate_limit("5/minute", name="x"), rate_limit("5/minute", name="x")]
+    for limit in kept:
+        limits.policy_of(limit)
     with pytest.raises(PolicyError, match="two limits are named 'x'"):
         limits.policy_of(rate_limit("100/minute", name="x"))
+
+
+def test_limits_that_are_made_for_one_request_each_leave_nothing_behind() -> None:
+    """A name that a client chooses must not fill the memory."""
+    limits = RequestLimiter(routes=False)
+    for client in range(300):
+        limits.policy_of(rate_limit("5/minute", name=f"client {client}"))
+    gc.collect()
+    assert len(limits._owners._named) < 150
 
 
 @pytest.mark.parametrize(

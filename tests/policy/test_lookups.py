@@ -30,6 +30,7 @@ from ratekeeper import (
 from ratekeeper.http.headers import rate_limit_headers
 from ratekeeper.http.responses import problem
 from ratekeeper.policy.lookups import threads as lookup_threads
+from ratekeeper.policy.lookups.functions import Lookups
 from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.model import Override, Rule
 
@@ -743,3 +744,41 @@ def test_many_keys_take_no_more_memory_than_the_bound() -> None:
         tracemalloc.stop()
     assert keeper.lookups["plan"].known <= 1000
     assert keeper.lookups["plan"].under_way == 0
+
+
+def test_a_rule_with_the_label_of_another_rules_further_limit_is_an_error() -> None:
+    other = RULE.replace("each user", "each user/1")
+    with pytest.raises(
+        PolicyError, match=r"a rule is named 'each user/1', as is the second .* of the two rules another"
+    ):
+        Policy.parse(RULE + other)
+    fixed = '[[rules]]\nname = "each user/{}"\nlimit = "1/s"\n'
+    for place in (1, 7):
+        with pytest.raises(PolicyError, match=f"a rule is named 'each user/{place}'"):
+            Policy.parse(RULE + fixed.format(place))
+    for place in ("0", "8", "01", "a"):
+        assert len(Policy.parse(RULE + fixed.format(place)).rules) == 2
+
+
+def test_look_ups_that_stores_on_two_clocks_share_grow_stale_by_each_stores_own_clock() -> None:
+    plans = Plans({"alice": "5/s"})
+    lookups = Lookups({"plan": plans}, awaits=False)
+    clocks = [ManualClock(1_000_000), ManualClock(5)]
+    keepers = [Keeper(Policy.parse(RULE), MemoryStore(100, clock=clock), limits=lookups) for clock in clocks]
+    for keeper in keepers * 2:
+        assert keeper.peek(ALICE).remaining == 5
+    assert len(plans.calls) == 2
+    plans.plans["alice"] = "9/s"
+    clocks[1].advance(61)
+    for keeper in keepers:
+        keeper.peek(ALICE)
+    until(settled(keepers[1]))
+    assert [keeper.peek(ALICE).remaining for keeper in keepers] == [5, 9]
+
+
+def test_stores_on_the_systems_clock_share_what_their_look_ups_know() -> None:
+    plans = Plans({"alice": "5/s"})
+    lookups = Lookups({"plan": plans}, awaits=False)
+    keepers = [Keeper(Policy.parse(RULE), MemoryStore(100), limits=lookups) for _ in range(3)]
+    assert [keeper.peek(ALICE).remaining for keeper in keepers] == [5, 5, 5]
+    assert len(plans.calls) == 1

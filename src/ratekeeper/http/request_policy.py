@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from ratekeeper.http.exchange import RequestFunction
     from ratekeeper.http.rate_limit import rate_limit
-    from ratekeeper.limits import Limit
     from ratekeeper.policy.decision import PolicyDecision
     from ratekeeper.policy.model import Policy
     from ratekeeper.policy.sources import ClientIP
@@ -116,26 +115,28 @@ class BucketOwners:
 
     def __init__(self) -> None:
         self._owners: WeakValueDictionary[tuple[str, str], rate_limit] = WeakValueDictionary()
-        self._named: dict[str, Limit] = {}
+        self._named: WeakValueDictionary[str, rate_limit] = WeakValueDictionary()  # a limit may be made for a request
 
     def claim(self, limit: rate_limit, endpoint: str | None) -> None:
         """Note that a limit charges the buckets of its name, or of an endpoint.
 
         Raise `PolicyError` if another limit charges them, unless it has the same name and the same rate.
         """
+        owner = limit.owner or limit
         if limit.named:
             for rule in () if limit.varies else limit.policy.rules:
-                if self._named.setdefault(rule.name, rule.limit) != rule.limit:
+                alike = self._named.setdefault(rule.name, owner).policy.rules
+                other = next((one for one in alike if one.name == rule.name), rule)
+                if other.limit != rule.limit:
                     raise PolicyError(
                         f"two limits are named {rule.name!r}, so they share buckets, but one is {rule.limit} and the "
-                        f"other {self._named[rule.name]}: give them one limit, or two names"
+                        f"other {other.limit}: give them one limit, or two names"
                     )
             return
         if endpoint is None:
             raise PolicyError(
                 f"nothing tells the endpoint of the limit {limit.policy.rules[0].name!r}: give it a name= or endpoint="
             )
-        owner = limit.owner or limit
         for rule in limit.policy.rules:
             if self._owners.setdefault((rule.name, endpoint), owner) is not owner:
                 raise PolicyError(

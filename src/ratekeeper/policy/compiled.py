@@ -93,7 +93,7 @@ class CompiledPolicy:
         lookups = lookups or Lookups({}, awaits=False)
         # Another machine's clock may be set, so it is not for the age of answers.
         clock = store.clock if isinstance(store, TableStore) else SystemClock()
-        caches = lookups.caches_of(policy, clock.ticks)
+        caches = lookups.caches_of(policy, clock)
         self._program = program_of(policy, caches)
         self.awaits = lookups.awaits and bool(caches)
         self._finder = LimitFinder(self._program.rules, self.awaits) if caches else None

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, get_args
 from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
-from ratekeeper.policy.file.checks import check_parts, why_no_tier_value
+from ratekeeper.policy.file.checks import check_parts, why_no_label, why_no_tier_value
 from ratekeeper.policy.hashes import PREFIX, is_hash
 from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.patterns import Globs, checked_globs, clipped
@@ -218,6 +218,8 @@ class Policy:
             if rule.name in names:  # the name is half of a bucket's identity: both would charge the same buckets
                 raise PolicyError(f"{self.source}: two rules are named {rule.name!r}")
             names.add(rule.name)
+        if why := why_no_label(names, (rule.name for rule in self.rules if rule.lookup is not None)):
+            raise PolicyError(f"{self.source}: {why}")
         self._check_texts()
 
     def _check_texts(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, bits_of, network_of, told_apart, why_no_network
 from ratekeeper.policy.file.check_paths import why_no_path
 from ratekeeper.policy.hashes import is_hash, why_no_hash
+from ratekeeper.policy.lookups.lookup import MOST_LIMITS
 from ratekeeper.policy.patterns import PUBLIC, Globs, accepts, clipped
 from ratekeeper.policy.sources import (
     METHODS,
@@ -82,6 +83,18 @@ def exempts_all_together(exempt: Iterable[Globs], sources: Sources) -> str | Non
             ((name, globs),) = match.items()
             together[name] = together.get(name, ()) + globs
     return next((name for name, globs in together.items() if _is_everything(name, globs, sources, tiers=False)), None)
+
+
+def why_no_label(names: Iterable[str], looked_up: Iterable[str]) -> str | None:
+    """Return why a rule is named as a further limit of another rule, whose limit is looked up; None if none is."""
+    labels = {f"{name}/{place}": name for name in looked_up for place in range(1, MOST_LIMITS)}
+    for name in names:
+        if name in labels:
+            return (
+                f"a rule is named {name!r}, as is the second or a further limit that a look-up returns for rule "
+                f"{labels[name]!r}: give one of the two rules another name"
+            )
+    return None
 
 
 def why_no_tier_value(by: str, value: str, sources: Sources) -> str | None:

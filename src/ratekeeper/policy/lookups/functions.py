@@ -5,9 +5,10 @@ They outlive a policy: after a reload, a rule whose look-up is the same keeps wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from weakref import WeakValueDictionary
 
+from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.errors import LimitUnavailable, PolicyError, did_you_mean
 from ratekeeper.limits import Limit
 from ratekeeper.policy.lookups.cache import RETRY_SECONDS, LookupCache
@@ -15,7 +16,7 @@ from ratekeeper.policy.lookups.lookup import LimitFunctions, Lookup, LookupStats
 from ratekeeper.policy.lookups.source import LookupSource
 from ratekeeper.policy.model import Policy, Rule
 
-_Definition = tuple[tuple[str, ...], Lookup, Limit]
+_Definition = tuple[tuple[str, ...], Lookup, Limit, object]
 
 
 def limit_unavailable(rule: str, lookup: Lookup) -> LimitUnavailable:
@@ -46,25 +47,27 @@ class Lookups:
                     "without async"
                 )
 
-    def caches_of(self, policy: Policy, ticks: Callable[[], int]) -> dict[str, LookupCache]:
+    def caches_of(self, policy: Policy, clock: Clock) -> dict[str, LookupCache]:
         """Return the cache of each rule whose limit is looked up. Raise `PolicyError` if a function is missing.
 
-        So it is with a function that no rule reads, unless they are shared: see `check_read`.
+        So it is with a function that no rule reads, unless they are shared: see `check_read`. Stores on different
+        clocks share no cache: the age of an answer is by one clock. All system clocks are one.
         """
+        axis = SystemClock if type(clock) is SystemClock else id(clock)  # a cache keeps its clock alive
         rules = [(rule, rule.lookup) for rule in policy.rules if rule.lookup is not None]
         self._check_given(policy, rules)
         if not self._shares:
             self.check_read(policy)
         caches: dict[_Definition, LookupCache] = {}
         for rule, lookup in rules:
-            definition = rule.key, lookup, rule.limit
+            definition = rule.key, lookup, rule.limit, axis
             caches[definition] = (
                 self._caches.get(definition)
                 or caches.get(definition)
-                or LookupCache(self._sources[lookup.name], lookup, rule.limit, ticks)
+                or LookupCache(self._sources[lookup.name], lookup, rule.limit, clock.ticks)
             )
         self._caches.update(caches)
-        return {rule.name: caches[rule.key, lookup, rule.limit] for rule, lookup in rules}
+        return {rule.name: caches[rule.key, lookup, rule.limit, axis] for rule, lookup in rules}
 
     def stats(self) -> dict[str, LookupStats]:
         """Return what the look-ups of each name have done."""
