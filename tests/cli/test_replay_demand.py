@@ -115,3 +115,13 @@ def test_demand_that_grows_for_ever_keeps_few_corners_and_a_rate_that_would_do()
     for first in range(0, 3000, 100):
         span = Fraction(times[-1] - times[first], TICKS_PER_SECOND)
         assert 3000 - first <= demand.capacity + demand.rate * span
+
+
+def test_a_few_requests_each_hour_exceed_a_rate_of_few_a_day_all_the_time() -> None:
+    times = [hour * 3600.0 + n for hour in range(72) for n in range(4)]
+    rule = one(run(TokenBucket(3, "3/day"), times))
+    assert rule.remedy is not None
+    enough, asked = rates_like(rule)
+    assert asked == "97/day"
+    assert one(run(TokenBucket(rule.remedy.capacity, enough), times)).rejected == 0
+    assert one(run(TokenBucket(3, "3/day"), times[:40])).remedy is None, "ten hours say nothing about a day"

@@ -23,6 +23,7 @@ from ratekeeper.cli.parser import add_policy, whole_number
 from ratekeeper.cli.replay.access_log import UNDERSTOOD
 from ratekeeper.cli.replay.as_json import as_json
 from ratekeeper.cli.replay.engine import replay
+from ratekeeper.cli.replay.html import page
 from ratekeeper.cli.replay.report import Report
 from ratekeeper.cli.replay.tables import lines_of
 from ratekeeper.cli.style import Style, safe
@@ -31,6 +32,7 @@ from ratekeeper.policy.model import Policy
 
 EXAMPLES = (
     ("replay policy.toml access.log", "what the policy would have done to the requests of a log"),
+    ("replay policy.toml access.log --html report.html", "the same with charts, as one file for a browser"),
     ("replay policy.toml access.log.gz --top 50 --show-keys", "the 50 most rejected buckets, with their keys"),
 )
 NOTES = f"""\
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-keys", type=whole_number(1), default=1_000_000, metavar="N", help="live buckets to hold (1,000,000)"
     )
+    parser.add_argument("--html", metavar="FILE", help="write the report with charts too, as one HTML file")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
@@ -69,12 +72,21 @@ def run(args: argparse.Namespace) -> int:
     """Replay and print. Raise `RatekeeperError` if there is nothing to replay."""
     name = "standard input" if args.log == "-" else args.log
     policy = Policy.load(args.policy)
+    if args.html is not None and any(_is_same(args.html, path) for path in (args.policy, args.log)):
+        raise RatekeeperError(f"--html {args.html} would overwrite what is read: name another file")
     report = _replay_file(policy, args, name)
+    if args.html is not None:
+        with open(args.html, "w", encoding="utf-8") as file:
+            file.write(page(report, args.policy, name, args.show_keys))
     if args.json:
         print(json.dumps(as_json(report), indent=2))
     else:
         print("\n".join(lines_of(report, Style.of(sys.stdout), args.policy, name, args.show_keys)))
     return 0
+
+
+def _is_same(one: str, other: str) -> bool:
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
 def _replay_file(policy: Policy, args: argparse.Namespace, name: str) -> Report:

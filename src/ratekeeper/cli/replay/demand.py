@@ -8,9 +8,9 @@ if, for all requests i and j with i before j or i = j,
 
     S(j) + cost(j) - S(i)  <=  c + r * (t(j) - t(i) + wait).
 
-With c the limit's own capacity, a burst of one instant would ask for an infinite rate. So bursts of a second are left
-to the capacity: r is the largest slope (S(j) + cost(j) - c - S(i)) / (t(j) - t(i) + wait + one second), and the
-capacity is c + r * one second. Both together reject nothing.
+With c the limit's own capacity, a burst of one instant would ask for an infinite rate. So short bursts are left to the
+capacity: those of w, the time in which the present rate gives one token, and at least a second. r is the largest slope
+(S(j) + cost(j) - c - S(i)) / (t(j) - t(i) + wait + w), and the capacity is c + r * w. Both together reject nothing.
 
 The largest slope from the point (t(j), S(j) + cost(j) - c) to an earlier point (t(i), S(i)) ends at a corner of the
 lower convex hull of the earlier points. Corners before an edge that is flatter than r can never give a larger slope
@@ -26,8 +26,8 @@ from typing import NamedTuple
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
 
 _MOST_CORNERS = 64
-_LEAST_SECONDS = 10
-"""Demand of a shorter time is a burst, for a capacity."""
+_LEAST_SECONDS, _LEAST_TOKENS = 10, 3
+"""Demand of a shorter time than both, in seconds and in tokens at the present rate, is a burst, for a capacity."""
 _STEADY = 4
 """The needed rate is at most so many times the mean demand, or else demand comes in bursts, for a capacity."""
 
@@ -49,14 +49,15 @@ class Remedy(NamedTuple):
 class Demand:
     """The demand of a bucket since it first was not full. `debt` tokens were asked for before."""
 
-    __slots__ = ("_corners", "_grace", "_rise", "_room", "_run", "first", "last", "limit", "tokens")
+    __slots__ = ("_corners", "_grace", "_rise", "_room", "_run", "_short", "first", "last", "limit", "tokens")
 
     def __init__(self, limit: Limit, now: int, debt: int, wait: int) -> None:
         self.limit = limit
         self.tokens = 0
         self.first = self.last = now
         self._room = limit.capacity + limit.queues
-        self._grace = wait + TICKS_PER_SECOND
+        self._short = max(TICKS_PER_SECOND, limit.interval)
+        self._grace = wait + self._short
         self._rise, self._run = 1, limit.interval  # the largest slope
         self._corners = [(now, -debt)]
 
@@ -70,12 +71,13 @@ class Demand:
             self._forget()
         self.last = now
         self.tokens = before + cost
-        top = self.tokens - self._room
-        if top > corners[0][1]:
-            end = now + self._grace
+        top, end = self.tokens - self._room, now + self._grace
+        at, tokens = corners[0]
+        if (top - tokens) * self._run > self._rise * (end - at):  # all edges are steeper, so the first corner shows it
             for at, tokens in corners:
                 if (top - tokens) * self._run > self._rise * (end - at):
                     self._rise, self._run = top - tokens, end - at
+            self._forget()
 
     def _forget(self) -> None:
         corners, flat = self._corners, 0
@@ -91,25 +93,25 @@ class Demand:
 
     @property
     def rate(self) -> Fraction:
-        """The rate that would have met the demand, in tokens a second, but for bursts of a second."""
-        return Fraction(self._rise * TICKS_PER_SECOND, self._run)
+        """The rate that would have met the demand but for short bursts, in tokens a second; at least the mean."""
+        return max(self.mean, Fraction(self._rise * TICKS_PER_SECOND, self._run))
 
     @property
     def capacity(self) -> int:
         """The capacity that rejects nothing at that rate."""
-        return self.limit.capacity + ceil(self.rate)
+        return self.limit.capacity + ceil(self.rate * self._short / TICKS_PER_SECOND)
 
     @property
     def mean(self) -> Fraction:
         """The mean demand, in tokens a second."""
-        return Fraction(self.tokens * TICKS_PER_SECOND, max(1, self.last - self.first))
+        return Fraction(self.tokens * TICKS_PER_SECOND, max(self._short, self.last - self.first))
 
     def exceeds_all_the_time(self, needed: int, span: int) -> bool:
         """Return whether the rate is too low, and not the capacity. `needed` is the capacity at the present rate."""
         length = self.last - self.first
         return (
             needed > 2 * self.limit.capacity
-            and length >= _LEAST_SECONDS * TICKS_PER_SECOND
+            and length >= max(_LEAST_SECONDS * TICKS_PER_SECOND, _LEAST_TOKENS * self.limit.interval)
             and 10 * length >= span
             and self.mean > self.limit.rate
             and _STEADY * self.mean >= self.rate

@@ -105,13 +105,12 @@ def _rounded_up(rate: Fraction) -> int:
 
 def warnings(report: Report) -> Iterator[str]:
     """Yield notes on parts that the log and the policy lack, perhaps by mistake."""
+    yield from filter(None, map(remedy_of, report.rules))
     for bad in report.bad_lines:
         yield f"line {bad.line:,} was not read: {safe(bad.reason)}"
     if report.absent:
         yield f"no request in the log has {_listed(report.absent)}, which the policy asks for"
     for rule in report.rules:
-        if (advice := remedy_of(rule)) is not None:
-            yield advice
         if (lookup := rule.rule.lookup) is not None:
             yield f"'{name_of(rule.rule)}' was replayed by its default: the application looks up 'app:{lookup.name}'"
         if rule.keyless:
