@@ -42,22 +42,26 @@ class Series(NamedTuple):
 class Timeline:
     """Outcomes over time, while a log is read."""
 
-    __slots__ = ("_bins", "_width")
+    __slots__ = ("_bins", "_counts", "_second", "_width")
 
     def __init__(self) -> None:
         self._width = 0  # the place in _WIDTHS
         self._bins: dict[int, list[int]] = {}
+        self._second = -1
+        self._counts: list[int] = []  # the bin of that second: many requests share one
 
     def add(self, second: int, outcome: int) -> None:
         """Count a request of a time, in seconds since 1970."""
-        place = second // _WIDTHS[self._width]
-        counts = self._bins.get(place)
-        if counts is None:
-            counts = self._bins[place] = [0, 0, 0]
-            if len(self._bins) > _MOST_KEPT and self._width + 1 < len(_WIDTHS):
-                self._widen()
-                counts = self._bins[second // _WIDTHS[self._width]]
-        counts[outcome] += 1
+        if second != self._second:
+            self._second, self._counts = second, self._bin(second)
+        self._counts[outcome] += 1
+
+    def _bin(self, second: int) -> list[int]:
+        counts = self._bins.setdefault(second // _WIDTHS[self._width], [0, 0, 0])
+        if len(self._bins) > _MOST_KEPT and self._width + 1 < len(_WIDTHS):
+            self._widen()
+            counts = self._bins[second // _WIDTHS[self._width]]
+        return counts
 
     def _widen(self) -> None:
         bins, factor = self._bins, _WIDTHS[self._width + 1] // _WIDTHS[self._width]
