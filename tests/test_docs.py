@@ -20,6 +20,7 @@ import pytest
 from needs import need, need_program
 from pages import PAGES, ROOT, Block, blocks, modules, session
 from redis_servers import redis_server
+from resp_service import node_modules, ran, resp_example
 from servers import backend, caddy, ratekeeper_service
 
 from ratekeeper import IMPLEMENTATION, Limiter, Policy, SharedMemoryStore
@@ -29,12 +30,15 @@ MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
 # Run elsewhere: these by .ci/run in a fresh clone, installing by test_install.py, gateways by test_gateway.py.
 RUN_BY_CI = ("make run", "make test", "pip install ")
 PIPED = "printf "
+REDIS_CLI = "redis-cli "
 REDIS_URL = "redis://127.0.0.1:6379/0"
 """Where the pages have a server; the tests have one elsewhere."""
+RESP_PORT = "6380"
+"""Where the pages have a service for Redis clients."""
 SUPPORT_STORE = "shared:my-api"
 """The store of the page on support; the tests have another."""
 RUN_BY_TEST_WORKERS = ("gunicorn ", "uvicorn ")
-LANGUAGES = {"console", "pycon", "python", "toml", "caddyfile", "nginx", "yaml", "haproxy"}
+LANGUAGES = {"console", "pycon", "python", "toml", "caddyfile", "nginx", "yaml", "haproxy", "javascript"}
 OF_OTHERS = {"text"}
 """Lines of other libraries, those of frameworks beside them, and pictures."""
 
@@ -48,8 +52,12 @@ def test_every_block_is_of_a_kind_that_is_run_but_for_what_is_not_ours() -> None
 def test_python_in_the_pages_does_what_it_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     code = session(page)
-    with redis_server() if REDIS_URL in code else nullcontext() as server:
+    with (
+        redis_server() if REDIS_URL in code else nullcontext() as server,
+        resp_example() if RESP_PORT in code else nullcontext(RESP_PORT) as resp,
+    ):
         code = code.replace(REDIS_URL, server.url) if server else code
+        code = code.replace(RESP_PORT, resp)
         test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
         runner = doctest.DocTestRunner()
         runner.run(test)
@@ -162,8 +170,24 @@ def test_the_service_says_and_answers_what_the_page_shows() -> None:
             assert normal(done.stdout) == normal(curl.output)
 
 
+@pytest.mark.parametrize("command", [it for it in commands() if it.line.startswith(REDIS_CLI)], ids=lambda it: it.line)
+def test_redis_cli_prints_what_the_page_shows(command: Command) -> None:
+    need_program("redis-cli")
+    with resp_example() as port:
+        done = subprocess.run(shlex.split(command.line.replace(RESP_PORT, port)), capture_output=True, text=True)
+    assert done.stdout == command.output.strip("\n") + "\n"
+
+
+@pytest.mark.parametrize("block", blocks("javascript"), ids=str)
+def test_a_program_for_node_prints_what_its_comments_say(block: Block) -> None:
+    node, modules = need_program("node"), node_modules()
+    with resp_example() as port:
+        said = ran(node, "-e", block.text.replace(RESP_PORT, port), env={"NODE_PATH": str(modules)})
+    assert said.splitlines() == re.findall(r"; // (.*)", block.text)
+
+
 def test_every_other_command_is_run_by_ci() -> None:
-    others = [it.line for it in commands() if not it.line.startswith(("ratekeeper ", "curl ", PIPED))]
+    others = [it.line for it in commands() if not it.line.startswith(("ratekeeper ", "curl ", PIPED, REDIS_CLI))]
     assert all(line.startswith(RUN_BY_CI + RUN_BY_TEST_WORKERS) for line in others), others
     ci = (ROOT / ".ci" / "run").read_text()
     assert '" run PORT=0' in ci

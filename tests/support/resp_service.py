@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from needs import need, need_program
+from needs import ROOT, need, need_program
 from resp_wires import POLICY
+from servers import ratekeeper_service
 from service_process import Running, running
 
 _NODE_CLIENTS = {"ioredis": "6.0.0", "redis": "6.3.1"}
@@ -25,10 +26,22 @@ def resp_service(folder: Path, *options: str, at: str = "127.0.0.1:0") -> Iterat
         yield service
 
 
+@contextmanager
+def resp_example() -> Iterator[str]:
+    """Serve the example policy, as the pages do. Yields the port for Redis clients."""
+    announced: list[str] = []
+    with ratekeeper_service(ROOT / "examples" / "policy.toml", announced, "--resp", "127.0.0.1:0"):
+        yield str(_port_in("".join(announced)))
+
+
 def resp_port(service: Running) -> int:
     """Return the port for Redis clients, as the service announces it."""
-    found = re.search(r"RESP\) at 127\.0\.0\.1:(\d+)", service.said)
-    assert found is not None, service.said
+    return _port_in(service.said)
+
+
+def _port_in(said: str) -> int:
+    found = re.search(r"RESP\) at 127\.0\.0\.1:(\d+)", said)
+    assert found is not None, said
     return int(found[1])
 
 
