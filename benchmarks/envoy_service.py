@@ -43,7 +43,7 @@ def serve_echo() -> None:
     import grpc  # noqa: PLC0415
 
     class Echo(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
             return grpc.unary_unary_rpc_method_handler(lambda request, _: request)
 
     server = grpc.server(ThreadPoolExecutor(4), handlers=[Echo()])

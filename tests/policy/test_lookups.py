@@ -756,8 +756,8 @@ def test_a_rule_with_the_label_of_another_rules_further_limit_is_an_error() -> N
     for place in (1, 7):
         with pytest.raises(PolicyError, match=f"a rule is named 'each user/{place}'"):
             Policy.parse(RULE + fixed.format(place))
-    for place in ("0", "8", "01", "a"):
-        assert len(Policy.parse(RULE + fixed.format(place)).rules) == 2
+    for other_place in ("0", "8", "01", "a"):
+        assert len(Policy.parse(RULE + fixed.format(other_place)).rules) == 2
 
 
 def test_look_ups_that_stores_on_two_clocks_share_grow_stale_by_each_stores_own_clock() -> None:
