@@ -22,6 +22,7 @@ from ratekeeper.stores.table_store import TableStore
 
 # Random deadlines would be timed assertions. CI's machine is slow and shared.
 settings.register_profile("ratekeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("brief", settings.get_profile("ratekeeper"), max_examples=25)
 settings.register_profile("thorough", settings.get_profile("ratekeeper"), max_examples=1000)
 # `make mutants` asks only whether a test fails, not how small the example can be.
 settings.register_profile("mutants", settings.get_profile("ratekeeper"), phases=[Phase.explicit, Phase.generate])
