@@ -10,6 +10,7 @@ import pytest
 import rls_messages as real
 from async_memory import AsyncMemoryStore
 from grpc_in_memory import CHECK, SHOULD_RATE_LIMIT, MemoryChannel, MemoryClient
+from servers import PATIENCE
 
 from ratekeeper import ManualClock, MemoryStore, Policy
 from ratekeeper.errors import StoreUnavailable
@@ -180,7 +181,7 @@ def test_a_call_that_waits_for_its_turn_leaves_its_place_when_it_is_given_up() -
         assert code(client.answers[third]) == 2  # the only place is taken
         client.engine.reset_stream(stream, ngh2.ErrorCode.CANCEL)
         client.exchange()
-        await task
+        await asyncio.wait_for(task, PATIENCE)
         assert client.wire.unanswered == 0
         assert stream not in client.answers
         second = client.begin(ALICE)
