@@ -201,7 +201,7 @@ def test_command_tells_all_commands() -> None:
 def test_an_unknown_command_answers_as_redis_with_a_hint_and_without_its_arguments() -> None:
     client = Client()
     assert str(client.ask("GET", "secret")).startswith("ERR unknown command 'GET': limits are asked by CL.THROTTLE")
-    assert str(client.ask("cl.throtle", "secret")) == "ERR unknown command 'cl.throtle': did you mean CL.THROTTLE?"
+    assert str(client.ask("cl.throtle", "secret")).startswith("ERR unknown command 'cl.throtle': limits are asked by")
     assert str(client.ask(b"\x00\r\n\xff" * 100)).startswith("ERR unknown command '?")
     assert client.ask("PING") == b"PONG"
 

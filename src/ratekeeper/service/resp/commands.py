@@ -5,8 +5,7 @@ Redis clients ask some of them by themselves when they connect: HELLO, AUTH, CLI
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -55,11 +54,29 @@ class Commands:
     def __init__(self, core: Core) -> None:
         checks = Checks(core)
         self._commands = {command.name: command for command in _commands(core, checks, self)}
+        commands = self._commands.values()
+        self._about: dict[tuple[bytes, bool], dict[str, bytes]] = {}
+        for resp3 in (False, True):
+            self._about[b"INFO", resp3] = {one.name: encode(one.info, resp3) for one in commands}
+            self._about[b"DOCS", resp3] = {
+                one.name: encode(one.name.lower(), resp3) + encode(one.docs, resp3) for one in commands
+            }
         self.full = _Handlers(self._commands)
         allowed = {name: self._commands[name] for name in _SAFE_WHEN_LOCKED}
         self.locked = _Handlers(allowed, _unauthenticated) if core.password is not None else None
         self.plain = PlainReader()
         self.ids = count(1)
+
+    def _told(self, what: bytes, names: Sequence[str], resp3: bool) -> bytes:
+        """Return the infos or docs of these commands, or of all. They are kept, as to encode them takes long."""
+        about = self._about[what, resp3]
+        if what == b"INFO":
+            unknown = encode(None, resp3)
+            infos = [about.get(name, unknown) for name in names or about]
+            return b"*%d\r\n" % len(infos) + b"".join(infos)
+        docs = [about[name] for name in names or about if name in about]
+        head = b"%%%d\r\n" % len(docs) if resp3 else b"*%d\r\n" % (2 * len(docs))
+        return head + b"".join(docs)
 
     def command(self, session: Session, request: list[bytes]) -> Answer:
         """Answer COMMAND and its subcommands."""
@@ -68,14 +85,9 @@ class Commands:
         if what == b"COUNT":
             return encode(len(self._commands), session.resp3)
         if what == b"LIST":
-            return encode([name.lower() for name in self._commands], session.resp3)
-        if what == b"INFO":
-            chosen = [self._commands.get(name) for name in names or self._commands]
-            return _listed(session, encode([one and one.info for one in chosen], session.resp3))
-        if what == b"DOCS":
-            known = [name for name in names or self._commands if name in self._commands]
-            docs = {name.lower(): self._commands[name].docs for name in known}
-            return _listed(session, encode(docs, session.resp3))
+            return _listed(session, encode([name.lower() for name in self._commands], session.resp3))
+        if what in (b"INFO", b"DOCS"):
+            return _listed(session, self._told(what, names, session.resp3))
         return error("unknown subcommand of COMMAND: use COUNT, DOCS, INFO or LIST")
 
 
@@ -83,8 +95,7 @@ class _Handlers(dict[bytes, Handler]):
     """Handlers by the command's name, in any case. Finds one that answers for every other name."""
 
     def __init__(self, commands: Mapping[str, Command], other: Handler | None = None) -> None:
-        self._names = sorted(commands)
-        self._other = other or self._unknown
+        self._other = other or _unknown
         for name, command in commands.items():
             handler = command.run if name == "CL.THROTTLE" else _checked(command)  # it checks its own arguments
             self[name.encode()] = self[name.lower().encode()] = handler
@@ -92,14 +103,6 @@ class _Handlers(dict[bytes, Handler]):
     def __missing__(self, name: bytes) -> Handler:
         known = self.get(name.upper())
         return known or self._other
-
-    def _unknown(self, _session: Session, request: list[bytes]) -> bytes:
-        name = request[0][:40].decode("latin-1")
-        near = difflib.get_close_matches(name.upper(), self._names, n=1, cutoff=0.6)
-        hint = (
-            f"did you mean {near[0]}?" if near else "limits are asked by CL.THROTTLE and RK.CHECK; COMMAND LIST has all"
-        )
-        return error(f"unknown command '{name}': {hint}")
 
 
 def commands_of(core: Core) -> Commands:
@@ -135,6 +138,12 @@ def _listed(session: Session, answer: bytes) -> bytes:
     if session.listed > MOST_LISTED:
         raise SessionEnd(error("too many long answers at once: read the answers before you ask more"))
     return answer
+
+
+def _unknown(_session: Session, request: list[bytes]) -> bytes:
+    # The hint is the same for all: to look for the nearest name would cost more than a hundred decisions.
+    name = request[0][:40].decode("latin-1")
+    return error(f"unknown command '{name}': limits are asked by CL.THROTTLE and RK.CHECK; COMMAND LIST has all")
 
 
 def _unauthenticated(_session: Session, _request: list[bytes]) -> bytes:
