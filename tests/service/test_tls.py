@@ -167,6 +167,7 @@ def test_grpc_and_redis_clients_speak_tls(policy: Path, files: tuple[str, str], 
     with served(policy, files, "--grpc", "127.0.0.1:0", "--resp", "127.0.0.1:0") as service:
         ports = [service.said.partition(f"{kind} at 127.0.0.1:")[2].split()[0] for kind in ("gRPC", "(RESP)")]
         client = redis.Redis(
+            host="127.0.0.1",
             port=int(ports[1]),
             ssl=True,
             ssl_ca_certs=str(authority.certificate),
