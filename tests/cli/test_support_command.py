@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -221,3 +222,52 @@ def test_the_policys_own_store_is_the_default(
     serving = Keeper(policy)
     serving.try_acquire(ALICE, 10)
     assert "  6 of 10  " in run(capsys, "grant", policy, "4", "api_key=k-alice", "path=/")[1]
+
+
+PLANS = """
+async def plan_of(attributes):
+    return ["20/hour", "100/day"] if attributes["user"] == "alice" else None
+
+NOT_A_FUNCTION = 5
+"""
+LOOKED_UP = """
+[[rules]]
+name = "each user"
+key = ["user"]
+limit = "app:plan"
+default = "5/hour"
+[[rules]]
+name = "all"
+limit = "1000/hour"
+"""
+
+
+def test_the_commands_know_limits_from_a_function_and_each_of_several_has_its_row(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop_plans.py").write_text(PLANS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    policy = tmp_path / "looked_up.toml"
+    policy.write_text(LOOKED_UP)
+    of = [str(policy), "--store", store, "--limits", "plan=shop_plans:plan_of"]
+    code, out, err = run(capsys, "usage", *of, "user=alice")
+    assert (code, err) == (0, "")
+    assert [row[:16].split("  ")[0] for row in out.splitlines()[1:]] == ["each user", "each user/1", "all"]
+    code, out, _ = run(capsys, "block", *of, "--rule", "each user", "--for", "2h", "user=alice", "--json")
+    assert [(one["rule"], one["remaining"], one["shadow"]) for one in json.loads(out)] == [
+        ("each user", 0, False),
+        ("each user/1", 0, False),
+    ]
+    code, out, _ = run(capsys, "usage", *of, "--rule", "each user", "user=bob")
+    assert "each user  0 of 5 " in out
+    assert run(capsys, "unblock", *of, "--rule", "each user", "user=alice")[0] == 0
+    for wrong, words in (
+        ("plan=shop_plans:nobody", "--limits plan=shop_plans:nobody: module 'shop_plans' has no attribute 'nobody'"),
+        ("plan=no_such_shop:plan", "--limits plan=no_such_shop:plan: No module named 'no_such_shop'"),
+        ("plan=shop_plans:NOT_A_FUNCTION", "--limits plan: a look-up must be a function"),
+        ("other=shop_plans:plan_of", "nothing gives the limit 'app:plan'"),
+    ):
+        code, _, err = run(capsys, "usage", str(policy), "--store", store, "--limits", wrong, "user=alice")
+        assert code != 0
+        assert words in err

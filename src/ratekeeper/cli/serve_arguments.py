@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ratekeeper.cli.limits import add_limits
 from ratekeeper.cli.parser import add_policy
 from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.service.listeners import Address
@@ -56,15 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-reload", action="store_true", help="take a changed policy file only on SIGHUP, not by itself"
     )
-    parser.add_argument(
-        "--limits",
-        metavar="NAME=MODULE:FUNCTION",
-        action="append",
-        default=[],
-        type=_limits,
-        help="the function that looks up the limits of rules with limit = 'app:NAME', such as plan=shop.plans:plan_of; "
-        "several are given one by one",
-    )
+    add_limits(parser)
     parser.add_argument(
         "--access-log",
         metavar="FILE",
@@ -113,15 +106,6 @@ def _styles(text: str) -> tuple[str, ...]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return styles  # type: ignore[no-any-return]
-
-
-def _limits(text: str) -> tuple[str, str]:
-    name, equals, where = text.partition("=")
-    if not (name and equals and where.count(":") == 1):
-        raise argparse.ArgumentTypeError(
-            f"write NAME=package.module:function, such as plan=shop.plans:plan_of, not {text!r}"
-        )
-    return name, where
 
 
 def _address(text: str) -> Address:

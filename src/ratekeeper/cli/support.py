@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ratekeeper.cli.attributes import conditions, read_attributes
 from ratekeeper.cli.duration import duration
+from ratekeeper.cli.limits import add_limits, functions_of
 from ratekeeper.cli.parser import add_command, add_policy, whole_number
 from ratekeeper.errors import LimitError, RatekeeperError
 from ratekeeper.policy.keeper import Keeper
-from ratekeeper.policy.model import Policy
+from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.policy.support import chosen
 from ratekeeper.rates import parse_rate
 from ratekeeper.stores.base import Store
@@ -87,6 +88,7 @@ def _add(commands: Commands, name: str, help_text: str, change: Change, *more: s
     parser.add_argument("attributes", metavar="KEY=VALUE", nargs="+", help="an attribute, such as path=/api/search")
     _add_store(parser)
     parser.add_argument("--rule", metavar="NAME", action="append", help="only the bucket of this rule; may be repeated")
+    add_limits(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.set_defaults(run=lambda args: _run(args, change))
     return parser
@@ -123,12 +125,14 @@ def _run(args: argparse.Namespace, change: Change) -> int:
     policy = Policy.load(args.policy)
     attributes = read_attributes(args.attributes, policy)
     with _opened(policy, args.store) as store:
-        keeper = Keeper(policy, store)
+        keeper = Keeper(policy, store, limits=functions_of(args.limits))
         try:
             change(keeper, attributes, args)
         except ValueError as error:
             raise RatekeeperError(str(error)) from None
-        usages = [usage for usage in keeper.usage(attributes) if not args.rule or usage.name in args.rule]
+        usages = keeper.usage(attributes)
+        if args.rule:
+            usages = [usage for usage in usages if _rule_of(usage, keeper).name in args.rule]
     if args.json:
         print(json.dumps([_json_of(usage, keeper) for usage in usages], indent=2))
         return 0
@@ -183,7 +187,7 @@ def _unblock(keeper: Keeper, attributes: dict[str, str], args: argparse.Namespac
 def _table(usages: Sequence[Usage], keeper: Keeper, attributes: dict[str, str]) -> list[str]:
     """Return the lines of a table, and notes on the limits that refuse for longer than by use."""
     rows = [("rule", "used", "", "left", "next in", "full in")]
-    rows += [(_title(usage.name, keeper, attributes), *_state(usage)) for usage in usages]
+    rows += [(_title(usage, keeper, attributes), *_state(usage)) for usage in usages]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     for usage in usages:
@@ -209,19 +213,25 @@ def _state(usage: Usage) -> tuple[str, str, str, str, str]:
     )
 
 
-def _title(name: str, keeper: Keeper, attributes: dict[str, str]) -> str:
-    """Return a rule's name, and what makes its bucket another than it seems to be."""
-    [rule] = [rule for rule in keeper.policy.rules if rule.name == name]
+def _rule_of(usage: Usage, keeper: Keeper) -> Rule:
+    """Return the rule of a limit. A further limit that was looked up has its place behind the rule's name."""
+    rules = {rule.name: rule for rule in keeper.policy.rules}
+    return rules.get(usage.name) or rules[usage.name.rpartition("/")[0]]
+
+
+def _title(usage: Usage, keeper: Keeper, attributes: dict[str, str]) -> str:
+    """Return a limit's label, and what makes its bucket another than it seems to be."""
+    rule = _rule_of(usage, keeper)
     lacking = [f"all without {part}" for part in rule.key if part not in keeper.compiled.seen(attributes)]
     notes = [*lacking, *(["shadow"] if rule.shadow else [])]
-    return f"{name} ({', '.join(notes)})" if notes else name
+    return f"{usage.name} ({', '.join(notes)})" if notes else usage.name
 
 
 def _json_of(usage: Usage, keeper: Keeper) -> dict[str, object]:
     return {
         "rule": usage.name,
         "limit": str(usage.limit),
-        "shadow": any(rule.shadow for rule in keeper.policy.rules if rule.name == usage.name),
+        "shadow": _rule_of(usage, keeper).shadow,
         "used": usage.used,
         "remaining": usage.remaining,
         "retry_after": None if usage.limit.refuses_all else usage.retry_after,  # JSON has no infinity
