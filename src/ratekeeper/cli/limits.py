@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pkgutil import resolve_name
 from typing import Any
 
 from ratekeeper.coroutines import is_async_function
 from ratekeeper.errors import RatekeeperError
-from ratekeeper.policy.lookups.lookup import LookupFunction, function_of
+from ratekeeper.policy.lookups.lookup import LookupFunction, function_of, import_function
 
 _PATIENCE = 5.0
 """Seconds to wait for a look-up at least: a person is less hurried than a request."""
@@ -37,16 +34,7 @@ def functions_of(limits: Iterable[tuple[str, str]]) -> dict[str, LookupFunction]
 
     Raise `RatekeeperError` if one cannot be imported.
     """
-    return {name: _patient(name, _imported(name, where)) for name, where in limits}
-
-
-def _imported(name: str, where: str) -> Any:
-    if os.getcwd() not in sys.path:  # as for `python -m`
-        sys.path.insert(0, os.getcwd())
-    try:
-        return resolve_name(where)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RatekeeperError(f"--limits {name}={where}: {error}") from None
+    return {name: _patient(name, import_function(name, where)) for name, where in limits}
 
 
 def _patient(name: str, given: object) -> LookupFunction:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping
-from functools import reduce
-from importlib import import_module
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
+from ratekeeper.policy.lookups.lookup import import_function
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.access_log import AccessLog, AccessLogSpec
 from ratekeeper.service.core import Core
@@ -39,19 +35,7 @@ def make_core(
     `password` is that of `Core`. Raise `RatekeeperError` for a function that cannot be imported.
     """
     log = None if access_log is None else AccessLog(access_log)
-    functions = {name: _imported(name, where) for name, where in limits.items()}
+    functions = {name: import_function(name, where) for name, where in limits.items()}
     return Core(
         policy, open_store(), headers=headers, limits=functions, password=password, metrics=metrics, access_log=log
     )
-
-
-def _imported(name: str, where: str) -> Any:
-    module, colon, function = where.partition(":")
-    if not (module and colon and function):
-        raise RatekeeperError(f"--limits {name}={where}: write NAME=package.module:function")
-    if os.getcwd() not in sys.path:  # as for `python -m`
-        sys.path.insert(0, os.getcwd())
-    try:
-        return reduce(getattr, function.split("."), import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise RatekeeperError(f"--limits {name}={where}: {error}") from None

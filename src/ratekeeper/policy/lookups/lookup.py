@@ -5,14 +5,17 @@ Values, checked once. `cache` keeps the answers. Nothing here knows a policy, a 
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import isawaitable
+from pkgutil import resolve_name
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from ratekeeper.errors import PolicyError, did_you_mean
+from ratekeeper.errors import PolicyError, RatekeeperError, did_you_mean
 from ratekeeper.limits import Limit, parse_limits
 
 LookupAnswer: TypeAlias = Limit | str | Sequence[Limit | str] | None
@@ -164,3 +167,16 @@ def function_of(name: object, given: object) -> LookupFunction:
     if not isinstance(name, str):
         raise TypeError(f"limits must name each function by a string, not {name!r}")
     return given if isinstance(given, LookupFunction) else LookupFunction(given)  # type: ignore[arg-type]  # it checks
+
+
+def import_function(name: str, where: str) -> Any:
+    """Return the function at "package.module:function" for a name, as `--limits` of the commands has them.
+
+    The folder where the command was called is looked at too, as for `python -m`. Raise `RatekeeperError`.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return resolve_name(where)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RatekeeperError(f"--limits {name}={where}: {error}") from None
