@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class _Rest(Coroutine[Any, Any, T]):
         self._gone_on = False
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self  # `yield from` needs no more than an iterator with these methods
+        return cast("Generator[Any, Any, T]", self)  # `await` needs no more than an iterator with these methods
 
     def __iter__(self) -> _Rest[T]:
         return self
