@@ -69,7 +69,7 @@ class AttributeReader:
     `wanted` are the names that the policy reads; without it, every attribute is read.
     """
 
-    __slots__ = ("_method", "_readers", "_route", "_sources")
+    __slots__ = ("_method", "_readers", "_route", "_sources", "_spellings")
 
     def __init__(
         self,
@@ -83,8 +83,12 @@ class AttributeReader:
         }
         readers = ((name, _reader_of(source)) for name, source in self._sources.items())
         self._readers = tuple((name, read) for name, read in readers if read is not None)
+        spellings = ((name, _spelling_of(source)) for name, source in self._sources.items())
+        self._spellings = {name: spell for name, spell in spellings if spell is not None}
         self._route = wanted is None or not OF_ROUTE.isdisjoint(wanted)
         self._method = (wanted is None or "method" in wanted or self._route) and "method" not in attributes
+        if self._method:
+            self._spellings["method"] = read_method
 
     def read(self, request: RequestLike) -> dict[str, str]:
         """Return the attributes: `method`, `path`, `client`, and the policy's own that have a value.
@@ -108,18 +112,24 @@ class AttributeReader:
 
         An empty value is a missing value, as in a header.
         """
-        spelled = {name: self._respelled(name, value) for name, value in attributes.items()}
-        return {name: value for name, value in spelled.items() if value}
+        found, spellings = {}, self._spellings
+        for name, value in attributes.items():
+            if value and (spell := spellings.get(name)) is not None:
+                value = spell(value)  # noqa: PLW2901
+            if value:
+                found[name] = value
+        return found
 
-    def _respelled(self, name: str, value: str) -> str:
-        source = self._sources.get(name)
-        if name == "method" and self._method:
-            return read_method(value)
-        if isinstance(source, PathSource):
-            return read_path(value, source) if value else ""
-        if isinstance(source, ClientIP):
-            return client_of(value, source.ipv4_prefix, source.ipv6_prefix) if value else ""
-        return source.spelled(value) if isinstance(source, HeaderSource | BearerSource | CookieSource) else value
+
+def _spelling_of(source: Source) -> Callable[[str], str] | None:
+    """Return the function that brings a program's value to its one spelling; None if any value is in it already."""
+    if isinstance(source, PathSource):
+        return partial(read_path, source=source)
+    if isinstance(source, ClientIP):
+        return partial(client_of, ipv4_prefix=source.ipv4_prefix, ipv6_prefix=source.ipv6_prefix)
+    if isinstance(source, BearerSource | CookieSource) or source == HeaderSource(_AUTHORIZATION):
+        return source.spelled
+    return None
 
 
 def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
