@@ -37,7 +37,7 @@ LAYERS = [
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 ALLOWED_THIRD_PARTY = {
-    "service": {"hiredis", "httptools", "ngh2", "prometheus_client", "uvloop", "yaml"},
+    "service": {"hiredis", "httptools", "ngh2", "opentelemetry", "prometheus_client", "uvloop", "yaml"},
     "cli": {"rich"},
     "stores": {"redis", "valkey"},
     "frameworks": {

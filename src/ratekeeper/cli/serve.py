@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             grace=args.grace,
             envoy=_envoy(args),
             tls=_tls(args),
+            otlp=args.otlp,
             make=partial(
                 make_core,
                 headers=args.headers,

@@ -87,6 +87,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "retry-after-date, such as ietf,x-epoch",
     )
     parser.add_argument(
+        "--otlp",
+        action="store_true",
+        help="send the metrics to an OpenTelemetry Collector: OTEL_EXPORTER_OTLP_ENDPOINT says where "
+        "(default: http://localhost:4318)",
+    )
+    parser.add_argument(
         "--tls-cert",
         metavar="FILE",
         help="speak TLS with this certificate, and the chain behind it (PEM), but on unix sockets",

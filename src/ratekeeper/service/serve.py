@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import TIMEOUT_MAX
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ratekeeper.errors import MissingExtraError
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import watch_policy
 from ratekeeper.policy.watch import Watch
@@ -34,6 +35,9 @@ from ratekeeper.service.supervisor import Supervisor
 from ratekeeper.service.systemd import notify, take_sockets
 from ratekeeper.service.tls import TlsFiles
 
+if TYPE_CHECKING:
+    from ratekeeper.service.metrics.otlp import OtlpExport
+
 EVERY = 0.25
 """Seconds between two looks at a policy file."""
 
@@ -51,6 +55,7 @@ class Serving:
     tls              the files for TLS; None for connections in clear
     envoy            the limits of envoyproxy/ratelimit's files, whose folder is watched as the policy's file is
     grace            seconds from the signal to stop until requests that still wait are cut off
+    otlp             whether to send the metrics to an OpenTelemetry Collector
     """
 
     policy: Policy
@@ -63,6 +68,7 @@ class Serving:
     make: MakeCore = make_core
     envoy: EnvoyConfig | None = None
     tls: TlsFiles | None = None
+    otlp: bool = False
 
 
 def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -> int:
@@ -73,6 +79,8 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
     """
     for kind in wanted:
         check_installed(kind)
+    if serving.otlp:
+        _otlp_export()
         if serving.tls is not None:
             serving.tls.context(kind)  # before any worker tries
     bounds = replace(serving.bounds, connections=connections_allowed(serving.bounds.connections))
@@ -105,7 +113,8 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
     server = Server(listening, start.bounds, start.grace, metrics, start.tls)
     signals = StopSignals(server.stop)
     async with _watched(serving, core.replace, metrics.slot):
-        await server.run(announce)
+        with _exported(serving, metrics.slots, core.store, metrics.refresh):
+            await server.run(announce)
     await close(core)
     return signals.exit_code
 
@@ -116,7 +125,30 @@ async def _with_workers(
     slots = Slots.make(1 + serving.workers)
     supervisor = Supervisor(start, listeners, slots)
     async with _watched(serving, supervisor.replace, slots[0]):
-        return await supervisor.run(announce)
+        with _exported(serving, slots, serving.open_store()):
+            return await supervisor.run(announce)
+
+
+@contextmanager
+def _exported(serving: Serving, *counts: Any) -> Iterator[None]:
+    """Send the metrics by OTLP meanwhile, if they are to be sent. `counts` are the arguments of `AllProcesses`."""
+    if not serving.otlp:
+        yield
+        return
+    export = _otlp_export()(*counts)
+    try:
+        yield
+    finally:
+        export.close()
+
+
+def _otlp_export() -> Callable[..., OtlpExport]:
+    """Return what sends metrics. Raise `MissingExtraError` if its library is not installed."""
+    try:
+        from ratekeeper.service.metrics.otlp import OtlpExport  # noqa: PLC0415  an extra
+    except ModuleNotFoundError:
+        raise MissingExtraError("ratekeeper serve --otlp", "otlp") from None
+    return OtlpExport
 
 
 @asynccontextmanager

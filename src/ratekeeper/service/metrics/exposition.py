@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from time import monotonic
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from ratekeeper.service.metrics import cells
 from ratekeeper.service.metrics.counters import SAMPLE, Metrics
+from ratekeeper.service.metrics.slots import Slots
 
 TABLE_FOR = 1.0
 """Seconds for which the counts of a table are shown again: to count its live buckets is a look at every cell."""
@@ -32,7 +33,7 @@ class Exposition:
 
     def __init__(self, metrics: Metrics, store: Any) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_AllProcesses(metrics, store))
+        self._registry.register(AllProcesses(metrics.slots, store, metrics.refresh))
 
     def scrape(self, accept: str | None = None) -> Scrape:
         """Return the text, in the format that the header `Accept` asks for."""
@@ -40,16 +41,19 @@ class Exposition:
         return Scrape(content_type, encode(self._registry))
 
 
-class _AllProcesses(Collector):
-    def __init__(self, metrics: Metrics, store: Any) -> None:
-        self._metrics = metrics
+class AllProcesses(Collector):
+    """The sum over all processes. `refresh` brings the counts of this process up to date, if it serves."""
+
+    def __init__(self, slots: Slots, store: Any, refresh: Callable[[], None] = lambda: None) -> None:
+        self._slots = slots
+        self._refresh = refresh
         self._store = store
         self._table: Any = None
         self._table_at = 0.0
 
     def collect(self) -> Iterator[Metric]:
-        self._metrics.refresh()
-        fixed = [slot.cells[: cells.FIXED_CELLS].tolist() for slot in self._metrics.slots]
+        self._refresh()
+        fixed = [slot.cells[: cells.FIXED_CELLS].tolist() for slot in self._slots]
         total = [sum(column) for column in zip(*fixed, strict=True)]
         yield from _families(total)
         yield _histogram(total)
@@ -62,7 +66,7 @@ class _AllProcesses(Collector):
 
     def _of_rules(self) -> Iterator[Metric]:
         rows: dict[str, list[int]] = {}
-        for slot in self._metrics.slots:
+        for slot in self._slots:
             for row, name in enumerate(slot.rule_names()):
                 first = slot.first_cell(row) + 1
                 counts = slot.cells[first : first + cells.RULE_CELLS - 1].tolist()
