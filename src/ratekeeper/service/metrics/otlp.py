@@ -43,7 +43,7 @@ _log = logging.getLogger("ratekeeper")
 
 
 class OtlpExport:
-    """Sends the metrics once in an interval, from a thread of its own; and a last time when it is closed.
+    """Sends the metrics once in an interval, from its own thread, and a last time when it is closed.
 
     `counts` are the arguments of `AllProcesses`.
     """
