@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 _LONGEST_ERROR = 500
@@ -39,8 +39,14 @@ def encode(value: Any, resp3: bool) -> bytes:
         return encoder(value, resp3)
     if isinstance(value, Mapping):
         head = b"%%%d\r\n" % len(value) if resp3 else b"*%d\r\n" % (2 * len(value))
-        return head + b"".join([encode(part, resp3) for pair in value.items() for part in pair])
+        return head + b"".join([_name(name) + encode(part, resp3) for name, part in value.items()])
     return b"*%d\r\n" % len(value) + b"".join([encode(part, resp3) for part in value])
+
+
+@lru_cache(maxsize=256)
+def _name(name: str) -> bytes:
+    """Return a name in a map: there are few."""
+    return _text(name, False)
 
 
 def _text(value: str, _resp3: bool) -> bytes:
