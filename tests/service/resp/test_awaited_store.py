@@ -152,3 +152,18 @@ def test_a_lost_connection_writes_no_more() -> None:
         assert not client.channel.writes
 
     asyncio.run(story())
+
+
+def test_a_connection_that_is_lost_while_a_request_waits_for_its_turn_leaves_nothing() -> None:
+    async def story() -> None:
+        core = make_core()
+        client = Client(core)
+        waiting = request("RK.CHECK", "path", "/reports", "TIMEOUT", 5)
+        client.wire.receive(waiting * 2)
+        await asyncio.sleep(0)
+        assert (client.wire.unanswered, core.limiter.waiting) == (1, 1)
+        client.channel.lose(client.wire)
+        await client.channel.settle()
+        assert (client.wire.unanswered, core.limiter.waiting) == (0, 0)
+
+    asyncio.run(story())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Coroutine
-from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any
 
 from ratekeeper.errors import RatekeeperError, StoreUnavailable
@@ -29,7 +28,7 @@ _UNAVAILABLE = error(detail_of(unavailable()))
 
 
 class _Due:
-    """An answer that its client waits for. `answer` is None until it is there; `later` is its coroutine."""
+    """An answer that its client waits for. `answer` is None until it is there, `later` its coroutine until it runs."""
 
     __slots__ = ("answer", "later")
 
@@ -92,7 +91,7 @@ class RespWire:
     def lost(self) -> None:
         self._closed = self._last = True
         for due in self._due:
-            if due.later is not None and getcoroutinestate(due.later) == CORO_CREATED:
+            if due.later is not None:
                 due.later.close()  # its task was cancelled before it began
         self._due.clear()
         self._next = None
@@ -190,6 +189,7 @@ class RespWire:
         self._channel.run(self._answer_later(due, answer))
 
     async def _answer_later(self, due: _Due, later: Coroutine[Any, Any, bytes]) -> None:
+        due.later = None
         try:
             due.answer = await later
         except RatekeeperError as refused:
