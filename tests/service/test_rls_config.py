@@ -188,6 +188,15 @@ def test_there_is_no_second_burst_at_the_boundary_of_a_window(service: Service) 
     assert codes == [1] * 5 + [2] * 5
 
 
+def test_a_limit_of_a_question_that_cannot_be_is_an_error_of_that_call_alone(service: Service) -> None:
+    request = real.rls_request("internal", {"azure": "y"})
+    limit = request.descriptors[0].limit
+    limit.requests_per_unit, limit.unit = 2**32 - 1, 1
+    answer = service.client.call(request.SerializeToString())
+    assert (answer.status, "at most 1,000,000,000 per second" in answer.text) == (3, True)
+    assert service.ask("internal", {"azure": "y"}).overall_code == 1
+
+
 def test_zero_requests_are_a_ban_which_charges_nothing(service: Service) -> None:
     answer = service.ask("edge_proxy_per_ip", {"remote_address": "50.0.0.5"}, {"remote_address": "50.0.0.1"})
     assert (answer.overall_code, [status.code for status in answer.statuses]) == (2, [2, 1])

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, Decision, RuleDecision
+from ratekeeper.errors import LimitError
 from ratekeeper.http.charging import REFUSALS
 from ratekeeper.http.header_styles import styled_lines
 from ratekeeper.http.headers import rate_limit_lines
@@ -129,7 +130,11 @@ def _find(config: EnvoyConfig, domain: str, descriptor: Descriptor) -> tuple[Env
     if unit not in SECONDS_OF_UNIT:
         raise CallError(INVALID_ARGUMENT, f"a descriptor's own limit has the unit {unit}, which is unknown")
     label = ".".join([domain, *(name for name, _ in descriptor.entries)])
-    return EnvoyLimit(label, bucket(requests, unit), requests, unit), key_of(descriptor.entries)
+    try:
+        own = bucket(requests, unit)
+    except LimitError as error:
+        raise CallError(INVALID_ARGUMENT, f"a descriptor's own limit: {error}") from None
+    return EnvoyLimit(label, own, requests, unit), key_of(descriptor.entries)
 
 
 def _charged(request: RateLimitRequest, descriptor: Descriptor, limit: EnvoyLimit, key: str) -> _Asked:

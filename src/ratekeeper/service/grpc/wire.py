@@ -7,6 +7,7 @@ message and no limit.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from ratekeeper.service.grpc.http2 import Http2
 from ratekeeper.service.grpc.rate_limits import RateLimitService
 from ratekeeper.service.grpc.status import (
     DEADLINE_EXCEEDED,
+    INTERNAL,
     INVALID_ARGUMENT,
     OK,
     RESOURCE_EXHAUSTED,
@@ -36,6 +38,8 @@ _HEADERS = [(b":status", b"200"), _TYPE]
 _TRAILERS = status_lines(OK)
 _NOT_GRPC = status_lines(INVALID_ARGUMENT, "a call of gRPC is a POST of application/grpc")
 _ENCODINGS = (b"grpc-accept-encoding", b"identity")
+
+_log = logging.getLogger("ratekeeper")
 
 
 class GrpcWire:
@@ -192,8 +196,8 @@ class GrpcWire:
             if len(body) > self._bounds.message_bytes:
                 raise self._too_long()
             answer = call.method(message_of(body, call.encoding), call)
-        except CallError as error:
-            self._refuse(stream, error)
+        except Exception as error:
+            self._refuse(stream, _as_call_error(error))
             return
         if isinstance(answer, bytes):
             self._http2.answer(stream, _HEADERS, framed(answer), _TRAILERS)
@@ -205,9 +209,9 @@ class GrpcWire:
     async def _answer_later(self, stream: int, answering: Coroutine[Any, Any, bytes]) -> None:
         try:
             answer = await answering
-        except CallError as error:
+        except Exception as error:
             if self._waiting.pop(stream, None) is not None:
-                self._refuse(stream, error)
+                self._refuse(stream, _as_call_error(error))
         else:
             if self._waiting.pop(stream, None) is not None:
                 self._http2.answer(stream, _HEADERS, framed(answer), _TRAILERS)
@@ -235,6 +239,14 @@ class GrpcWire:
         """Tell the client that no more is answered, and close."""
         self._channel.write(self._http2.end())
         self._channel.close()
+
+
+def _as_call_error(error: Exception) -> CallError:
+    """Return the end of one call. A mistake here must not end the other calls of a gateway's connection."""
+    if isinstance(error, CallError):
+        return error
+    _log.error("a call failed", exc_info=error)
+    return CallError(INTERNAL, "the service failed: its log says why")
 
 
 def _named(methods: Mapping[bytes, Method]) -> str:
