@@ -9,12 +9,17 @@ import httpx
 import pytest
 from django.test import override_settings
 from django.urls import path
-from django_site import Api
+from django_site import Api, ByToken
+from rest_framework.decorators import action
+from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.response import Response
+from rest_framework.routers import SimpleRouter
+from rest_framework.viewsets import ViewSet
 from web_sites import django_asgi_site, django_wsgi_site, memory
 
-from ratekeeper import Policy
-from ratekeeper.frameworks.drf import rate_limit
+from ratekeeper import Policy, PolicyError
+from ratekeeper.frameworks.django import RateLimitMiddleware
+from ratekeeper.frameworks.drf import RateLimitThrottle, exempt, rate_limit
 
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "2/minute"')
 ALICE, BOB = {"x-token": "alice"}, {"x-token": "bob"}
@@ -81,3 +86,113 @@ def test_the_decorator_limits_a_views_method_by_the_user_of_the_token() -> None:
     with override_settings(ROOT_URLCONF=urls), django_wsgi_site(store=memory()) as client:
         for headers in (ALICE, BOB):
             assert statuses(client, *["/decorated"] * 3, **headers) == [200, 200, 429]
+
+
+class ByKnownToken(ByToken):
+    def authenticate(self, request: Any) -> Any:
+        if request.headers.get("x-token") == "wrong":
+            raise AuthenticationFailed
+        return super().authenticate(request)
+
+
+class Replacing(Api):
+    authentication_classes = (ByKnownToken,)
+    throttle_limits = "4/hour"
+    throttle_replaces = ("each",)
+
+    @exempt
+    def post(self, request: Any) -> Response:
+        return Response("ok")
+
+
+class Unthrottled(Replacing):
+    throttle_classes = ()  # type: ignore[assignment]
+
+
+class Misspelt(Replacing):
+    throttle_replaces = ("eech",)
+
+
+class Actions(ViewSet):  # type: ignore[misc]  # it has no types
+    authentication_classes = (ByKnownToken,)
+    throttle_classes = (RateLimitThrottle,)
+    throttle_limits: Any = ()
+    throttle_replaces: Any = ()
+
+    def list(self, request: Any) -> Response:
+        return Response("ok")
+
+    @action(detail=False, throttle_limits="4/hour", throttle_replaces=["each"])  # type: ignore[untyped-decorator]
+    def search(self, request: Any) -> Response:
+        return Response("ok")
+
+
+router = SimpleRouter()
+router.register("actions", Actions, basename="actions")
+BESIDE = Policy.parse("""
+[[rules]]
+name = "each"
+key = ["client"]
+limit = "2/minute"
+[[rules]]
+name = "all"
+limit = "11/hour"
+""")
+REPLACING = tuple(path(view.__name__.lower(), view.as_view()) for view in (Api, Replacing, Unthrottled))
+
+
+@pytest.fixture(params=[django_wsgi_site, django_asgi_site])
+def replacing_site(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    middleware = ["ratekeeper.frameworks.django.RateLimitMiddleware"]
+    urls = (*REPLACING, *router.urls)
+    with (
+        override_settings(MIDDLEWARE=middleware, ROOT_URLCONF=urls),
+        request.param(policy=BESIDE, store=memory()) as client,
+    ):
+        yield client
+
+
+def test_a_throttle_takes_the_place_of_a_rule_for_each_user_and_the_other_rules_count(
+    replacing_site: httpx.Client,
+) -> None:
+    assert statuses(replacing_site, *["/replacing"] * 5, **ALICE) == [200] * 4 + [429]
+    assert statuses(replacing_site, *["/replacing"] * 5, **BOB) == [200] * 4 + [429]
+    assert statuses(replacing_site, *["/api"] * 3) == [200, 200, 429], "a refused request costs no rule"
+    told = replacing_site.get("/replacing").headers["ratelimit"]
+    assert told == '"all";r=0;t=328, "4/hour";r=3;t=900'
+    assert statuses(replacing_site, "/replacing", **{"x-token": "carol"}) == [429], "11 in all"
+
+
+def test_a_view_that_answers_before_its_throttle_is_limited_by_the_rule(replacing_site: httpx.Client) -> None:
+    assert statuses(replacing_site, *["/replacing"] * 4, **{"x-token": "wrong"}) == [403, 403, 429, 429]
+    assert statuses(replacing_site, "/unthrottled", "/api", **ALICE) == [429, 429]
+    assert statuses(replacing_site, "/replacing", **ALICE) == [200]
+
+
+def test_an_action_of_a_view_set_replaces_a_rule_by_itself(replacing_site: httpx.Client) -> None:
+    assert statuses(replacing_site, *["/actions/"] * 3) == [200, 200, 429]
+    assert statuses(replacing_site, *["/actions/search/"] * 5) == [200] * 4 + [429]
+
+
+def test_no_rule_limits_an_exempt_method_of_a_view_whose_throttle_replaces_one(replacing_site: httpx.Client) -> None:
+    answers = [replacing_site.post("/replacing", headers={"x-token": "wrong"}).status_code for _ in range(12)]
+    assert answers == [403] * 12
+
+
+def test_without_the_middleware_a_throttles_limits_count_alone() -> None:
+    with (
+        override_settings(MIDDLEWARE=[], ROOT_URLCONF=REPLACING),
+        django_wsgi_site(policy=EACH, store=memory()) as client,
+    ):
+        assert statuses(client, *["/replacing"] * 5, **ALICE) == [200] * 4 + [429]
+
+
+def test_a_rule_that_no_policy_has_is_an_error_when_the_application_starts() -> None:
+    urls = (path("misspelt", Misspelt.as_view()),)
+    message = r"throttle_replaces of test_drf\.Misspelt replaces the rule 'eech'.*'each'"
+    with override_settings(ROOT_URLCONF=urls, RATEKEEPER={"policy": EACH}), pytest.raises(PolicyError, match=message):
+        RateLimitMiddleware(lambda _: None)
+    with override_settings(ROOT_URLCONF=REPLACING, RATEKEEPER={"policy": EACH}):
+        limiter = RateLimitMiddleware(lambda _: None)._limiter
+        with pytest.raises(PolicyError, match="replaces the rule 'each', which the policy does not have"):
+            limiter.replace(Policy.parse('[[rules]]\nname = "other"\nlimit = "1/hour"'))

@@ -64,7 +64,10 @@ class RateLimitMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        check_endpoints(_views(cast("Any", get_resolver()).url_patterns), self._limiter.policy_of)
+        limiter = self._limiter
+        check_endpoints(
+            _views(cast("Any", get_resolver()).url_patterns), limiter.policy_of, limiter.check_replaced_later
+        )
         setting_changed.connect(self._changed)
 
     def __call__(self, request: HttpRequest) -> Any:
@@ -76,7 +79,7 @@ class RateLimitMiddleware:
         token = CURRENT.set(exchange)
         try:
             response = self._get_response(request)
-            response = response if exchange.charged else self._charge(exchange) or response
+            response = self._charge_late(exchange) or response
             self._limiter.answered(exchange, response.status_code)
             return _told(response, exchange)
         finally:
@@ -90,7 +93,7 @@ class RateLimitMiddleware:
         token = CURRENT.set(exchange)
         try:
             response = await self._get_response(request)
-            response = response if exchange.charged else await self._charge_async(exchange) or response
+            response = await self._charge_late_async(exchange) or response
             await self._limiter.answered_async(exchange, response.status_code)
             return _told(response, exchange)
         finally:
@@ -123,12 +126,29 @@ class RateLimitMiddleware:
     def _charge(self, exchange: RequestExchange) -> HttpResponseBase | None:
         """Charge a request. Return the response if it is refused."""
         exchange.charged = True
-        refusal = self._limiter.charge(exchange)
+        return self._refusal(exchange, self._limiter.charge(exchange))
+
+    def _charge_late(self, exchange: RequestExchange) -> HttpResponseBase | None:
+        """Charge a request that no view has answered, or whose view has not called the throttle in place of rules."""
+        if not exchange.charged:
+            return self._charge(exchange)
+        return self._refusal(exchange, self._limiter.charge_replaced(exchange)) if exchange.is_owed else None
+
+    def _refusal(self, exchange: RequestExchange, refusal: Any) -> HttpResponseBase | None:
         return None if refusal is None else _response(self._limiter.answer(exchange, refusal))
 
     async def _charge_async(self, exchange: RequestExchange) -> HttpResponseBase | None:
         exchange.charged = True
-        refusal = await self._limiter.charge_async(exchange)
+        return await self._refusal_async(exchange, await self._limiter.charge_async(exchange))
+
+    async def _charge_late_async(self, exchange: RequestExchange) -> HttpResponseBase | None:
+        if not exchange.charged:
+            return await self._charge_async(exchange)
+        if not exchange.is_owed:
+            return None
+        return await self._refusal_async(exchange, await self._limiter.charge_replaced_async(exchange))
+
+    async def _refusal_async(self, exchange: RequestExchange, refusal: Any) -> HttpResponseBase | None:
         return None if refusal is None else _response(await self._limiter.answer_async(exchange, refusal))
 
     @cached_property
@@ -151,6 +171,11 @@ class RequestExchange(EnvironExchange):
         super().__init__(limiter, request.META)
         self.prefix = request.META["SCRIPT_NAME"]  # which Django has decoded
         self._request = request
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether rules were left out for a throttle that was never called, and no limit has refused the request."""
+        return bool(self.replaced_later) and not self.refused
 
     @property
     def native(self) -> HttpRequest:

@@ -44,7 +44,8 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types
 
     The limits are the view's `throttle_limits`, or else the class's `limits`. Without either, the policy of the
     settings decides, unless `RateLimitMiddleware` has done so already. With `throttle_limits`, each endpoint has its
-    own buckets, or those of the view's `throttle_scope`.
+    own buckets, or those of the view's `throttle_scope`. They take the place of the policy's rules whose names are in
+    the view's `throttle_replaces`. If the view answers before its throttles are called, these rules count after all.
 
     Without the middleware, the framework still sends Retry-After, but no RateLimit headers. A store that does not
     answer, a repeated header and a bad cost are then a 500.
@@ -70,6 +71,8 @@ class RateLimitThrottle(BaseThrottle):  # type: ignore[misc]  # it has no types
         if limit is None and exchange.charged:
             return True
         exchange.charged = True
+        if limit is not None:
+            exchange.replaced_later = frozenset()
         refusal = exchange.limiter.charge(exchange, limit)
         if isinstance(refusal, RateLimitExceeded):
             exchange.note_refusal(refusal)

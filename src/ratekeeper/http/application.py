@@ -82,6 +82,7 @@ class ApplicationLimits(Generic[K]):
         self._owners = BucketOwners()
         self._endpoints: WeakKeyDictionary[rate_limit, RequestPolicy[K]] = WeakKeyDictionary()
         self.in_use = self._compiled(policy) if policy is not None else None
+        self._replaced_later: dict[str, frozenset[str]] = {}
         self._reduced: dict[frozenset[str], RequestPolicy[K] | None] = {}
         self._watch = self._watched()
 
@@ -98,6 +99,11 @@ class ApplicationLimits(Generic[K]):
             known = endpoints[limit] = self._compiled_beside(self._policy, limit)
         return known
 
+    def check_replaced_later(self, who: str, names: frozenset[str]) -> None:
+        """Raise `PolicyError` if a view's throttle replaces a rule that the policy does not have. So does a reload."""
+        _check_names(self._policy, who, names)
+        self._replaced_later[who] = names
+
     def policy_beside(self, marks: Marks) -> tuple[RequestPolicy[K] | None, frozenset[str]]:
         """Return the policy in use without the rules that an endpoint's marks leave out, and their names.
 
@@ -106,7 +112,8 @@ class ApplicationLimits(Generic[K]):
         if (policy := self._policy) is None:
             return None, frozenset()
         names = frozenset(rule.name for rule in policy.rules)
-        out = names if marks.exempt else names & frozenset[str]().union(*[limit.replaces for limit in marks.replacing])
+        replaced = marks.replaced_later.union(*[limit.replaces for limit in marks.replacing])
+        out = names if marks.exempt else names & replaced
         return self.policy_of_rules(names - out), out
 
     def policy_of_rules(self, names: frozenset[str]) -> RequestPolicy[K] | None:
@@ -129,6 +136,8 @@ class ApplicationLimits(Generic[K]):
     def replace(self, policy: Policy) -> None:
         """Decide by another policy from now on, on the same store: what each bucket owes stays."""
         self._lookups.check_read(policy)
+        for who, names in self._replaced_later.items():
+            _check_names(policy, who, names)
         compiled, endpoints = self._compiled(policy), WeakKeyDictionary[rate_limit, RequestPolicy[K]]()
         for limit in [known for reference in self._endpoints.keyrefs() if (known := reference()) is not None]:
             endpoints[limit] = self._compiled_beside(policy, limit)
@@ -163,10 +172,7 @@ class ApplicationLimits(Generic[K]):
 
     def _check_replaced(self, policy: Policy | None, limit: rate_limit) -> None:
         """Raise `PolicyError` if a limit replaces a rule that the policy does not have, or cannot be known before."""
-        known = [rule.name for rule in policy.rules] if policy is not None else []
-        for name in sorted(limit.replaces.difference(known)):
-            hint = did_you_mean(name, known) if known else ": the middleware has no policy"
-            raise PolicyError(f"{limit} replaces the rule {name!r}, which the policy does not have{hint}")
+        _check_names(policy, str(limit), limit.replaces)
         if limit.replaces and not self._given.routes:
             raise PolicyError(
                 f"{limit} replaces rules of the policy, but this middleware does not know the endpoint before it "
@@ -213,3 +219,11 @@ class ApplicationLimits(Generic[K]):
 
     def _most_held(self) -> int:
         raise NotImplementedError
+
+
+def _check_names(policy: Policy | None, who: str, names: frozenset[str]) -> None:
+    """Raise `PolicyError` if one of the rules that are replaced is not in the policy."""
+    known = [rule.name for rule in policy.rules] if policy is not None else []
+    for name in sorted(names.difference(known)):
+        hint = did_you_mean(name, known) if known else ": the middleware has no policy"
+        raise PolicyError(f"{who} replaces the rule {name!r}, which the policy does not have{hint}")

@@ -107,7 +107,13 @@ class Charging(ApplicationLimits[K]):
             if (refusal := await self.charge_async(exchange, limit)) is not None:
                 return refusal
         exchange.prepaid = marks.replacing
+        exchange.replaced_later = exchange.left_out & marks.replaced_later
         return None
+
+    async def charge_replaced_async(self, exchange: Exchange) -> RatekeeperError | None:
+        """Charge a request by the rules whose place its endpoint's throttle takes, as that was never called."""
+        part, exchange.replaced_later = self.policy_of_rules(exchange.replaced_later), frozenset()
+        return None if part is None else await self.charge_async(exchange, None, part)
 
     async def charge_left_out_async(self, exchange: Exchange) -> RatekeeperError | None:
         """Charge a request by the rules that its endpoint leaves out, as another endpoint has answered it."""
@@ -117,10 +123,10 @@ class Charging(ApplicationLimits[K]):
     def _marks_of(self, exchange: Exchange) -> Marks | None:
         """Return the marks of the request's endpoint; None if it has none. By option, a preflight is exempt."""
         if self._exempts_preflights and is_preflight(exchange):
-            return Marks(True, ())
+            return Marks(True, (), frozenset())
         functions = exchange.functions()
         marks = marks_of(functions, exchange.method) if functions else None
-        return marks if marks and (marks.exempt or marks.replacing) else None
+        return marks if marks and any(marks) else None
 
     async def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
         """Return the `Response` to a refusal, or the framework's own response that `rejection` has made.

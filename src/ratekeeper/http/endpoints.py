@@ -15,6 +15,7 @@ from ratekeeper.errors import BadRequestError, PolicyError
 from ratekeeper.http import rate_limit as in_code
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.rate_limit import LIMIT, WRAPPED, name_of, rate_limit
+from ratekeeper.http.rate_limit_arguments import names_of
 from ratekeeper.policy.sources import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _EXEMPT = "__ratekeeper_exempt__"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _METHODS = ("head", *(method.lower() for method in METHODS))
+_REPLACES = "throttle_replaces"
 _OF_ALL_METHODS = ("dispatch", "dispatch_request")
 
 
@@ -32,6 +34,8 @@ class Marks(NamedTuple):
     """Whether no rule of the policy limits the request."""
     replacing: tuple[rate_limit, ...]
     """The limits that take the place of some of the policy's rules."""
+    replaced_later: frozenset[str]
+    """The names of rules whose place a throttle of the endpoint takes, which the endpoint itself charges."""
 
 
 def exempt(function: F) -> F:
@@ -62,7 +66,21 @@ def marks_of(functions: tuple[Any, ...], method: str) -> Marks:
                 if (limit := _limit(wrapped)) is not None and limit.replaces and limit.limits(method):
                     replacing[limit] = None
                 exempted = exempted or (place == 0 and _EXEMPT in getattr(wrapped, "__dict__", ()))
-    return Marks(exempted, tuple(replacing))
+    later = frozenset[str]() if exempted else replaced_by_throttle(functions[0])
+    return Marks(exempted, tuple(replacing), later)
+
+
+def replaced_by_throttle(endpoint: Any) -> frozenset[str]:
+    """Return the names of the rules whose place a view's throttle takes, as Django REST framework's views say it.
+
+    A view set has them by its action, in `initkwargs`.
+    """
+    owner = getattr(endpoint, "cls", None)
+    if not inspect.isclass(owner):
+        return frozenset()
+    of_action = getattr(endpoint, "initkwargs", {})
+    names = of_action[_REPLACES] if _REPLACES in of_action else getattr(owner, _REPLACES, ())
+    return names_of(_REPLACES, names, "each address")
 
 
 def is_preflight(exchange: Exchange) -> bool:
@@ -79,12 +97,22 @@ def is_preflight(exchange: Exchange) -> bool:
     return bool(origin and method and _TOKEN.fullmatch(method))
 
 
-def check_endpoints(endpoints: Iterable[Any], check: Callable[[rate_limit], object]) -> None:
+def check_endpoints(
+    endpoints: Iterable[Any],
+    check: Callable[[rate_limit], object],
+    check_names: Callable[[str, frozenset[str]], object] | None = None,
+) -> None:
     """Check the limits of an application's endpoints. `check` raises for a limit that cannot be used there.
 
+    `check_names` raises for rules that a view's throttle cannot replace.
     Raise `PolicyError` for a `rate_limit` above the framework's decorator: the framework would call the function
     without its limit.
     """
+    endpoints = list(endpoints)
+    for endpoint in endpoints:
+        if check_names is not None and (names := replaced_by_throttle(endpoint)):
+            check_names(f"{_REPLACES} of {name_of(endpoint.cls)}", names)
+            in_code.any_mark = True
     chains = [list(_chain(part)) for endpoint in endpoints for part in _parts(endpoint, _METHODS)]
     inner = {id(getattr(function, "__wrapped__", None)) for chain in chains for function in chain if _limit(function)}
     for chain in chains:

@@ -79,6 +79,8 @@ class Exchange(ABC):
     """The event loop of the request; None in a framework that calls."""
     left_out: frozenset[str] = frozenset()
     """The names of the policy's rules that do not limit the request, as its endpoint says."""
+    replaced_later: frozenset[str] = frozenset()
+    """Of these rules, those whose place a limit takes that the endpoint charges. It is empty when that is done."""
     prepaid: tuple[rate_limit, ...] = ()
     """The endpoint's limits that were charged in the place of these rules, until the endpoint calls them."""
     cost: int = 1

@@ -37,6 +37,10 @@ class RequestLimiter(Charging[Keeper]):
         """Charge a request: `charge_async`, called."""
         return run_sync(self.charge_async(exchange, limit))
 
+    def charge_replaced(self, exchange: Exchange) -> RatekeeperError | None:
+        """Charge a request by rules that nothing has replaced: `charge_replaced_async`, called."""
+        return run_sync(self.charge_replaced_async(exchange))
+
     def answer(self, exchange: Exchange, refusal: RatekeeperError) -> Any:
         """Return the response to a refusal: `answer_async`, called."""
         return run_sync(self.answer_async(exchange, refusal))
