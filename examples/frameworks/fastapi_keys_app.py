@@ -16,13 +16,16 @@ def current_user_id(key: Annotated[str, Depends(APIKeyHeader(name="x-api-key"))]
     return USERS[key]
 
 
+CURRENT_USER = Depends(current_user_id)  # one dependency, for keys and for parameters
+UserId = Annotated[str, CURRENT_USER]
+
 app = FastAPI()
 app.add_middleware(RateLimitMiddleware)
 
 
 @app.get("/search")
-@rate_limit("5/second", key=Depends(current_user_id))  # or Depends(rate_limit(..., key=Depends(...)))
-async def search(user: Annotated[str, Depends(current_user_id)], text: str = "") -> str:
+@rate_limit("5/second", key=CURRENT_USER)  # or Depends(rate_limit(..., key=CURRENT_USER))
+async def search(user: UserId, text: str = "") -> str:
     return f"{text} for {user}"
 
 
