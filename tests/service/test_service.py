@@ -76,6 +76,17 @@ def check(service: httpx.Client, path: str, at: str = "/check", **headers: str) 
     return service.get(at, headers=forwarded)
 
 
+def test_preflights_are_exempt_by_the_policy_of_the_page_and_nothing_else_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gateways.md").read_text()
+    exempt = 'exempt = [{ method = "OPTIONS" }]\n'
+    assert exempt in page
+    policy = Policy.parse(exempt + '[[rules]]\nname = "all"\nlimit = "1/hour"')
+    methods = ["OPTIONS", "options", "GET", "OPTIONS", "HEAD", "OPTION", "OPTIONSX"]
+    with serving_in_thread(make_core(policy, MemoryStore)) as server, httpx.Client(base_url=server.url) as client:
+        statuses = [check(client, "/x", X_Forwarded_Method=method).status_code for method in methods]
+    assert statuses == [200, 200, 200, 200, 429, 429, 429]
+
+
 def test_it_answers_200_and_429_with_headers(service: httpx.Client) -> None:
     answers = [check(service, "/api/x", x_api_key="k") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
