@@ -251,4 +251,5 @@ def test_the_command_takes_no_secret_as_an_argument() -> None:
         [sys.executable, "-m", "ratekeeper.cli.main", "hash", "k-alice"], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "unrecognized arguments" in done.stderr
+    assert "it takes no arguments, and reads stdin" in done.stderr
+    assert "k-alice" not in done.stdout + done.stderr

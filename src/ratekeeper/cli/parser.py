@@ -82,6 +82,8 @@ class CommandParser(Parser):
 
     def _why_unknown(self, word: str) -> str:
         if not word.startswith("-") or word == "-":
+            if all(action.option_strings for action in self._actions):  # the word may be a secret
+                return "it takes no arguments, and reads stdin"
             return f"one argument too many: {word!r}"
         option = word.partition("=")[0]
         others = [name for name, parser in self._siblings.items() if option in parser.options]
