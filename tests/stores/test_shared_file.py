@@ -267,7 +267,7 @@ def make_long(path: Path) -> None:
 
 def make_newer(path: Path) -> None:
     SharedMemoryStore(path, 1000)
-    change_header(path, layout=4)
+    change_header(path, layout=5)
 
 
 def make_foreign(path: Path) -> None:
@@ -302,7 +302,7 @@ HOSTILE = {
     make_truncated: "is damaged",
     make_short: "is not a table of ratekeeper",
     make_long: "is damaged",
-    make_newer: "has layout 4, and this ratekeeper reads layout 3",
+    make_newer: "has layout 5, and this ratekeeper reads layout 4",
     make_foreign: "was made on pdp11",
     make_in_another_time: "another time namespace",
     make_huge: "is damaged",
