@@ -64,6 +64,12 @@ def held(use: Callable[[WireClient, asyncio.Event], Any], **bounds: Any) -> None
 # Questions
 
 
+@pytest.mark.parametrize("accept", [b"text/plain;version=a.b.c", b"application/openmetrics-text; version=x", b";;=,,"])
+def test_a_scrape_in_a_format_that_is_unknown_is_answered_in_the_usual_one(accept: bytes) -> None:
+    [usual, answer] = answers_to(b"GET /metrics HTTP/1.1\r\n\r\nGET /metrics HTTP/1.1\r\nAccept: %b\r\n\r\n" % accept)
+    assert (answer.status, answer.headers["content-type"]) == (200, usual.headers["content-type"])
+
+
 def test_an_answer_has_a_date_a_length_and_what_the_connection_becomes() -> None:
     [answer] = answers_to(GET + b"\r\n")
     date = answer.headers.pop("date")

@@ -36,8 +36,11 @@ class Exposition:
         self._registry.register(AllProcesses(metrics.slots, store, metrics.refresh))
 
     def scrape(self, accept: str | None = None) -> Scrape:
-        """Return the text, in the format that the header `Accept` asks for."""
-        encode, content_type = choose_encoder(accept or "")
+        """Return the text, in the format that the header `Accept` asks for, or in the usual one."""
+        try:
+            encode, content_type = choose_encoder(accept or "")
+        except (TypeError, ValueError):  # a format's version is not a number
+            encode, content_type = choose_encoder("")
         return Scrape(content_type, encode(self._registry))
 
 
