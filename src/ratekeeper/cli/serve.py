@@ -15,7 +15,7 @@ from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.http.attributes import ALWAYS_KNOWN
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import HeaderSource
-from ratekeeper.service.access_log import AccessLogSpec
+from ratekeeper.service.access_log import SHARE, AccessLogSpec
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Address
 from ratekeeper.service.make_core import OpenStore, make_core
@@ -50,9 +50,9 @@ signals:
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     policy = Policy.load(args.policy)
-    log = None if args.access_log is None else AccessLogSpec(args.access_log, args.access_log_sample)
-    if log is not None:
-        log.check()
+    log = _access_log(args)
+    if args.resp_password_file is not None and args.resp is None:
+        raise RatekeeperError("--resp-password-file is for Redis clients: add --resp HOST:PORT")
     with _store(policy, args) as (open_store, place):
 
         def announce(addresses: Mapping[str, Address]) -> None:
@@ -77,6 +77,17 @@ def run(args: argparse.Namespace) -> int:
             ),
         )
         return serve(serving, _addresses(args), announce)
+
+
+def _access_log(args: argparse.Namespace) -> AccessLogSpec | None:
+    """Return where the access log is, once it can be written there."""
+    if args.access_log is None:
+        if args.access_log_sample is not None:
+            raise RatekeeperError("--access-log-sample is the share of an access log: add --access-log FILE")
+        return None
+    log = AccessLogSpec(args.access_log, args.access_log_sample or SHARE)
+    log.check()
+    return log
 
 
 def _envoy(args: argparse.Namespace) -> EnvoyConfig | None:

@@ -66,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--access-log-sample",
         type=_share,
-        default=0.01,
         metavar="SHARE",
         help="the share of decisions in the access log, more than 0 and at most 1 (default: 0.01)",
     )

@@ -25,6 +25,9 @@ from ratekeeper.exceeded import AnyDecision
 from ratekeeper.policy.decision import PolicyDecision
 
 STDOUT = "-"
+SHARE = 0.01
+"""The share of decisions that a log shows, unless its owner says another."""
+
 MOST_LINES = 10_000
 """The lines that wait to be written. Further ones are dropped."""
 
@@ -37,7 +40,7 @@ class AccessLogSpec:
     """Where a log is, the share of decisions that it shows, and the secret of its hashes, the same in all workers."""
 
     path: str
-    share: float = 0.01
+    share: float = SHARE
     secret: bytes = field(default_factory=lambda: os.urandom(16), repr=False)
 
     def check(self) -> None:
