@@ -10,7 +10,7 @@ import pytest
 from service_process import poll, running
 
 from ratekeeper.errors import RatekeeperError
-from ratekeeper.service.listeners import Address, Listener
+from ratekeeper.service.listeners import Address, Listener, check_handed
 
 POLICY = '[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "2/day"\n'
 
@@ -56,6 +56,23 @@ def test_a_socket_that_a_killed_service_left_is_replaced_and_nothing_else_is(tmp
     assert path.read_text() == "a file of its owner"
 
 
+def test_a_socket_that_may_be_in_use_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        with pytest.raises(RatekeeperError, match="cannot listen on"):
+            Listener("resp", Address(path=str(path)))
+        assert path.exists()
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as client:
+        busy.bind(str(path))
+        busy.listen(0)
+        client.connect(str(path))  # the backlog is full
+        with pytest.raises(RatekeeperError, match="another program listens on"):
+            Listener("resp", Address(path=str(path)))
+        assert path.exists()
+
+
 def test_the_socket_of_a_successor_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     first = Listener("resp", Address(path=str(path)))
@@ -75,6 +92,16 @@ def test_a_port_in_use_names_another_and_the_option(tmp_path: Path) -> None:
         Listener("resp", Address("192.0.2.1", 80))
     with pytest.raises(RatekeeperError, match=r"cannot listen on .*nowhere"):
         Listener("resp", Address(path=str(tmp_path / "nowhere" / "socket")))
+
+
+def test_a_socket_of_systemd_has_one_protocol() -> None:
+    http, grpc = Address(handed="http"), Address(handed="grpc")
+    check_handed({}, [Address()])
+    check_handed({"http", "grpc"}, [http, grpc])
+    with pytest.raises(RatekeeperError, match="no option takes systemd's socket 'grpc': write systemd:grpc"):
+        check_handed({"http", "grpc"}, [http])
+    with pytest.raises(RatekeeperError, match="two options take systemd's socket 'http'"):
+        check_handed({"http"}, [http, http])
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

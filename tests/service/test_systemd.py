@@ -95,6 +95,14 @@ def test_a_name_that_systemd_did_not_hand_over_is_an_error_with_those_that_it_di
     assert "It handed over: grpc, resp" in log
 
 
+def test_a_socket_that_no_option_takes_is_an_error(policy: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        service = started(policy, {"http": first, "grpc": second}, "--port", "systemd:http")
+        _, log = service.communicate(timeout=PATIENCE)
+    assert service.returncode == 2
+    assert "no option takes systemd's socket 'grpc'" in log
+
+
 def test_a_socket_that_does_not_listen_is_an_error(policy: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         service = started(policy, {"http": datagrams}, "--port", "systemd:http")

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -85,6 +85,22 @@ class Listener:
             os.unlink(path)
 
 
+def check_handed(handed: Collection[str], wanted: Iterable[Address]) -> None:
+    """Raise `RatekeeperError` unless each socket that systemd has handed over has one protocol.
+
+    Connections to one without a protocol would wait in it for ever.
+    """
+    taken = [address.handed for address in wanted if address.handed is not None]
+    for name in sorted({*taken, *handed}):
+        if taken.count(name) > 1:
+            raise RatekeeperError(f"two options take systemd's socket {name!r}: each protocol needs its own")
+        if name not in taken:
+            raise RatekeeperError(
+                f"no option takes systemd's socket {name!r}: write systemd:{name} after --port, --grpc or --resp, or "
+                "take it out of the .socket unit"
+            )
+
+
 def _handed(name: str, handed: Mapping[str, Sequence[socket.socket]]) -> socket.socket:
     sockets = handed.get(name, ())
     if len(sockets) != 1:
@@ -118,13 +134,19 @@ def _unix_socket(path: str) -> socket.socket:
     if os.path.exists(path):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise RatekeeperError(f"{path} is there and is not a socket: choose another path")
+        in_use = f"another program listens on {path}: choose another path, or stop it"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # the backlog of a program that hangs may be full
             try:
                 probe.connect(path)
-            except OSError:
+            except ConnectionRefusedError:
                 os.unlink(path)
+            except BlockingIOError:
+                raise RatekeeperError(in_use) from None
+            except OSError as error:  # it may be in use: not ours to ask, or of another kind
+                raise RatekeeperError(f"cannot listen on {path}: {error.strerror}") from None
             else:
-                raise RatekeeperError(f"another program listens on {path}: choose another path, or stop it")
+                raise RatekeeperError(in_use)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(path)

@@ -22,7 +22,7 @@ from ratekeeper.policy.watch import Watch
 from ratekeeper.service.bounds import Bounds, connections_allowed
 from ratekeeper.service.control import Start
 from ratekeeper.service.envoy.model import EnvoyConfig
-from ratekeeper.service.listeners import Address, Listener
+from ratekeeper.service.listeners import Address, Listener, check_handed
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import StopSignals, run_loop
 from ratekeeper.service.make_core import MakeCore, OpenStore, make_core
@@ -90,6 +90,7 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
     try:
         for kind, address in wanted.items():
             listeners.append(Listener(kind, address, handed))
+        check_handed(handed, wanted.values())
         log_to_stderr()
         addresses = {listener.kind: listener.address for listener in listeners}
 
