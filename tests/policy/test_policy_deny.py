@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ratekeeper import (
     Limiter,
     ManualClock,
     Policy,
+    PolicyError,
     RateLimitExceeded,
     RedisStore,
     StoreUnavailable,
@@ -175,6 +177,38 @@ def test_the_commands_say_it_plainly(capsys: pytest.CaptureFixture[str], tmp_pat
     out = capsys.readouterr().out
     assert "- each user: refuses; 0 of 0 left, costs 1\n" in out
     assert out.endswith("=> refused\n")
+
+
+def test_explain_tells_the_messages_of_the_rules_that_refuse_and_its_json_has_no_infinity(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.toml"
+    rules = {"banned": "deny = true", "closed": 'limit = "0/s"', "open": 'limit = "5/s"', "tried": 'limit = "0/s"'}
+    texts = [f'[[rules]]\nname = "{name}"\n{limit}\nmessage = "It is {name}"\n' for name, limit in rules.items()]
+    path.write_text("".join(texts) + "shadow = true\n")
+    assert main(["explain", str(path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "says" in line] == ["    says   It is banned", "    says   It is closed"]
+    assert lines[:2] == ["- banned: denies the request", "    says   It is banned"]
+    assert main(["explain", "--json", str(path)]) == 1
+
+    def reject(constant: str) -> None:
+        raise AssertionError(constant)
+
+    told = json.loads(capsys.readouterr().out, parse_constant=reject)["rules"]
+    assert [(rule["message"], rule["delay"]) for rule in told] == [
+        ("It is banned", None), ("It is closed", None), (None, 0.0), (None, None),
+    ]  # fmt: skip
+    assert main(["validate", "--json", str(path)]) == 0
+    [good] = json.loads(capsys.readouterr().out)
+    assert [rule["message"] for rule in good["rules"]] == [f"It is {name}" for name in rules]
+
+
+def test_a_deny_that_is_no_truth_value_is_one_mistake() -> None:
+    with pytest.raises(PolicyError) as mistake:
+        Policy.parse('[[rules]]\nname = "r"\ndeny = "yes"\n')
+    [line] = str(mistake.value).splitlines()
+    assert "'deny' must be true or false, not a string" in line
 
 
 def test_a_replay_rejects_what_the_keeper_would_and_names_no_capacity(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from math import inf
 
 from ratekeeper.cli.attributes import conditions, read_attributes
 from ratekeeper.cli.parser import add_policy, whole_number
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"tier: {tier}")
     for explanation in explanations:
         print(_explanation(explanation))
+        if (message := _message(explanation)) is not None:
+            print(f"    says   {message}")
         if explanation.decision is not None and (name := looked_up.get(explanation.rule.name)):
             print(f"    which is the default: the application looks up 'app:{name}'")
     if exempt_by is not None:
@@ -84,6 +87,12 @@ def _explanation(it: RuleExplanation) -> str:
     )
 
 
+def _message(it: RuleExplanation) -> str | None:
+    """Return the message of a rule that refuses the request; None if it does not, or has no message."""
+    refuses = it.decision is not None and not it.decision.allowed and not it.rule.shadow
+    return it.rule.message if refuses else None
+
+
 def _json_of(
     decision: PolicyDecision, explanations: list[RuleExplanation], tier: str | None, exempt: bool
 ) -> dict[str, object]:
@@ -108,5 +117,6 @@ def _json_of_rule(it: RuleExplanation) -> dict[str, object]:
         "allowed": decision.allowed,
         "cost": decision.cost,
         "remaining": decision.remaining,
-        "delay": decision.delay,
+        "delay": None if decision.delay == inf else decision.delay,  # JSON has no infinity
+        "message": _message(it),
     }

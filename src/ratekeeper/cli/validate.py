@@ -144,6 +144,7 @@ def _json_of(source: str, policy: Policy) -> dict[str, object]:
             "shadow": rule.shadow,
             "key": list(rule.key),
             "limit": str(rule.limit),
+            "message": rule.message,
             "looked_up": None if rule.lookup is None else rule.lookup.name,
             "overrides": [str(override.limit) for override in rule.overrides],
         }

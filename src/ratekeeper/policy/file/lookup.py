@@ -69,7 +69,7 @@ def _ttl(table: Table) -> float:
             seconds = -1.0
     if 0 < seconds <= LONGEST_TTL:
         return seconds
-    table.error(f"'ttl' must be seconds, or a string such as '60s', at most a year, not {_as_given(value)}", "ttl")
+    table.error(f"'ttl' must be seconds, more than 0 and at most a year, or '60s', not {_as_given(value)}", "ttl")
     return 60.0
 
 

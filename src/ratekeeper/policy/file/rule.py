@@ -138,6 +138,8 @@ def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) 
     given, rate_key = table.values, algorithm.rate_key
     if table.flag("deny"):
         return _denial(table)
+    if not isinstance(given.get("deny", False), bool):
+        return None  # `flag` has told the mistake: a missing limit would be a second one for it
     if algorithm.other_rate_key in given:
         other = next(word for word, other in _ALGORITHMS.items() if other.rate_key == algorithm.other_rate_key)
         hint = f"write {rate_key!r}, or algorithm = {other!r} in the rule"
