@@ -379,8 +379,8 @@ def test_two_hundred_threads_leave_in_order_none_early_and_on_time() -> None:
     for thread in threads:
         thread.join()
     check_departures(left, time.monotonic() - began)
-    for earlier, later in pairwise(sorted(turns)):
-        assert later - earlier == limiter.limits[0].interval
+    for earlier, later in pairwise(sorted(turns)):  # more if a thread came late, to an idle bucket
+        assert later - earlier >= limiter.limits[0].interval
 
 
 both_kinds = pytest.mark.parametrize("make", [MemoryStore, lambda keys: AsyncMemoryStore(MemoryStore(keys))])
