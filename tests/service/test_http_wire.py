@@ -28,6 +28,7 @@ limit = "1/day"
 """
 GET = b"GET /healthz HTTP/1.1\r\n"
 CHECK = b"GET /check HTTP/1.1\r\nX-User: %b\r\n\r\n"
+SCRAPE = b"GET /metrics HTTP/1.1\r\n"
 POST = b"POST /v1/check HTTP/1.1\r\n"
 QUESTION = b'{"attributes": {"user": "a"}}'
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -64,9 +65,26 @@ def held(use: Callable[[WireClient, asyncio.Event], Any], **bounds: Any) -> None
 # Questions
 
 
+def test_one_connection_has_one_scrape_as_it_takes_long() -> None:
+    client = connection()
+    [checked, scraped] = answers_in(client.send(GET + b"\r\n" + (SCRAPE + b"\r\n") * 500))
+    assert ("connection" in checked.headers, scraped.headers["connection"], client.closed) == (False, "close", True)
+
+    async def use(client: WireClient, go: asyncio.Event) -> None:
+        client.send(CHECK % b"a" + (SCRAPE + b"\r\n") * 3 + CHECK % b"b")
+        go.set()
+        await client.answered()
+        answers = answers_in(client.sent)
+        assert [(one.status, one.headers.get("connection")) for one in answers] == [(200, None), (200, "close")]
+        assert client.closed
+
+    held(use)
+
+
 @pytest.mark.parametrize("accept", [b"text/plain;version=a.b.c", b"application/openmetrics-text; version=x", b";;=,,"])
 def test_a_scrape_in_a_format_that_is_unknown_is_answered_in_the_usual_one(accept: bytes) -> None:
-    [usual, answer] = answers_to(b"GET /metrics HTTP/1.1\r\n\r\nGET /metrics HTTP/1.1\r\nAccept: %b\r\n\r\n" % accept)
+    [usual] = answers_to(SCRAPE + b"\r\n")
+    [answer] = answers_to(SCRAPE + b"Accept: %b\r\n\r\n" % accept)
     assert (answer.status, answer.headers["content-type"]) == (200, usual.headers["content-type"])
 
 

@@ -17,7 +17,7 @@ from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.headers import keep
 from ratekeeper.http.responses import Response, explained, problem
 from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
-from ratekeeper.service.http.answer import Answer, answer_of, encoded
+from ratekeeper.service.http.answer import CLOSE, Answer, answer_of, encoded
 from ratekeeper.service.http.exchange import GatewayExchange, path_of
 from ratekeeper.service.http.json_check import parse_checks, report
 
@@ -135,7 +135,11 @@ async def ready(core: Core, request: GatewayExchange) -> Answer:
 
 
 def metrics(core: Core, request: GatewayExchange) -> Answer:
-    """Answer a scrape of Prometheus: the sum over all processes."""
+    """Answer a scrape of Prometheus: the sum over all processes. The connection ends, as a scrape takes long.
+
+    Else one client could ask for hundreds in one piece, and hold up all others for seconds.
+    """
+    request.connection = CLOSE
     try:
         accept = request.header("accept")
     except BadRequestError:  # it is repeated: any format will do

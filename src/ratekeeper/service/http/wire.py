@@ -169,6 +169,7 @@ class HttpWire:
         self._out.append(written(answer, _dates.line(self._now), CLOSE if last else connection, not to_head))
         if last or connection is CLOSE:
             self._ended = self._closing = True
+            self._due.clear()
 
     def _flush(self) -> None:
         """Write the answers, and set the deadline for the client's next bytes."""
