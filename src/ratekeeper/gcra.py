@@ -70,7 +70,9 @@ def decide(tat: int, now: int, increment: int, burst: int, tolerance: int) -> tu
 
 
 def blocked_debt(left: int, increment: int, tolerance: int) -> int:
-    """Return the debt as which a block of `left` ticks more is told: the same request passes at its end, not before.
+    """Return the debt by which a block of `left` ticks more is decided: the same request passes at its end, not before.
+
+    The decision tells `ahead` as the debt: so no token is left, whatever the request costs.
 
     >>> decide(tat=blocked_debt(left=7, increment=10, tolerance=30), now=0, increment=10, burst=30, tolerance=30)
     (False, 37, 37, 7, 7)

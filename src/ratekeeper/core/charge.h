@@ -181,10 +181,10 @@ __attribute__((noinline, cold, unused)) static bool rk_is_blocked(rk_table *tabl
         return false;
     *answer = rk_charge(table, demand->fingerprint, now, terms, false, clock);
     rk_wide debt = left + (terms.tolerance > terms.increment ? terms.tolerance - terms.increment : 0);
-    debt = debt > answer->debt ? debt : answer->debt;
-    rk_wide ahead = debt + terms.increment;
+    bool longest = debt > answer->debt; /* then it is told as a debt that leaves no token, whatever the cost */
+    rk_wide ahead = (longest ? debt : answer->debt) + terms.increment;
     answer->allowed = false;
-    answer->debt = rk_clamp(debt);
+    answer->debt = longest ? rk_clamp(ahead) : answer->debt;
     answer->delay = demand->impossible ? INT64_MAX : rk_clamp(ahead > terms.burst ? ahead - terms.burst : 0);
     answer->retry_after = demand->impossible ? INT64_MAX : rk_clamp(ahead - terms.tolerance);
     return true;

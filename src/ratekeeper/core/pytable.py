@@ -160,14 +160,17 @@ class Table:
         looked: list[Decision] = []
         if len(charges) > 1 or not commit:
             pairs = zip(charges, buckets, strict=True)
-            looked = [_answer(charge, self._seen(tats, charge, bucket, now), now, False)[0] for charge, bucket in pairs]
+            looked = [
+                _answer(charge, *self._seen(tats, charge, bucket, now), now, commit=False)[0]
+                for charge, bucket in pairs
+            ]
             if not commit or not _passes(charges, looked):
                 return looked
         changes: dict[int, int] = {}
         decisions: list[Decision] = []
         for place, (charge, bucket) in enumerate(zip(charges, buckets, strict=True)):
             known = changes if bucket in changes else tats
-            decision, new_tat = _answer(charge, self._seen(known, charge, bucket, now), now, commit=True)
+            decision, new_tat = _answer(charge, *self._seen(known, charge, bucket, now), now, commit=True)
             if new_tat and bucket not in known:
                 full_for = self._make_room(right, changes, now)
                 if full_for:
@@ -192,13 +195,14 @@ class Table:
         self._write(right, changes)
         return decisions
 
-    def _seen(self, tats: dict[int, int], charge: Charge, bucket: int, now: int) -> int:
-        """Return the TAT by which a charge is decided: of a blocked bucket, one that refuses it until then."""
+    def _seen(self, tats: dict[int, int], charge: Charge, bucket: int, now: int) -> tuple[int, bool]:
+        """Return the TAT by which a charge is decided, and whether it is that of a block, which refuses longest."""
         tat = tats.get(bucket, 0)
         if now < self._blocked_until and (left := self._tats.get(_block_of(bucket), 0) - now) > 0:
             tolerance = charge.tolerance if charge.cost <= charge.limit.max_cost else 0
-            return max(tat, now + blocked_debt(left, charge.increment, tolerance))
-        return tat
+            as_tat = now + blocked_debt(left, charge.increment, tolerance)
+            return max(tat, as_tat), as_tat > max(tat, now)
+        return tat, False
 
     def _refund(self, right: _Right, now: int, bucket: int, charge: Charge, at: int) -> None:
         tat = self._tats.get(bucket, 0)
@@ -278,7 +282,7 @@ def _block_of(bucket: int) -> int:
     return hash(("block", bucket))
 
 
-def _answer(charge: Charge, tat: int, now: int, commit: bool) -> tuple[Decision, int]:
+def _answer(charge: Charge, tat: int, blocked: bool, now: int, *, commit: bool) -> tuple[Decision, int]:
     """Return the decision on one charge; and the TAT after it if it is to be made, or 0."""
     _, key, limit, cost, increment, burst, tolerance, _, _ = charge
     allowed, new_tat, ahead, delay, retry_after = decide(tat, now, increment, burst, tolerance)
@@ -286,7 +290,8 @@ def _answer(charge: Charge, tat: int, now: int, commit: bool) -> tuple[Decision,
         allowed, delay, retry_after = False, NEVER, NEVER
     if allowed and commit and increment:
         return Decision(True, limit, key, cost, ahead, delay, retry_after, now, 0), new_tat
-    return Decision(allowed, limit, key, cost, ahead - increment, delay, retry_after, now, -1), 0
+    debt = ahead if blocked and cost <= limit.max_cost else ahead - increment
+    return Decision(allowed, limit, key, cost, debt, delay, retry_after, now, -1), 0
 
 
 def _refused(decision: Decision, full_for: int) -> Decision:

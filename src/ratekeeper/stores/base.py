@@ -52,8 +52,8 @@ class Store(Protocol):
 
         The TAT goes back by `back_ticks`, up to a full bucket. With `block_ticks` the bucket is blocked for at least so
         many ticks, with 0 its block ends, and with None it stays as it is. A charge on a blocked bucket is refused as
-        if the bucket owed `gcra.blocked_debt`, if that is more. Raise `StoreError` if a block finds no room,
-        and never return without the change.
+        if the bucket owed `gcra.blocked_debt`, if that is more: then the decision tells that no token is left. Raise
+        `StoreError` if a block finds no room, and never return without the change.
         """
         ...
 

@@ -38,9 +38,10 @@ class ChangesByHand:
             for ticks in (0, 10 * SECOND - 1):
                 self.clock.set_ticks(begun + ticks)
                 for timeout in (0, 3, None):
-                    [refused] = self.store.decide([charge(key, other, 1, timeout, scope=scope)])
-                    assert not refused.allowed
-                    assert (refused.retry_ticks, refused.remaining) == (10 * SECOND - ticks, 0)
+                    for cost in (0, 1, 4):
+                        [refused] = self.store.decide([charge(key, other, cost, timeout, scope=scope)])
+                        assert not refused.allowed
+                        assert (refused.retry_ticks, refused.remaining) == (10 * SECOND - ticks, 0)
                 [shadow, real] = self._allowed(charge(key, other, scope=scope, shadow=True), charge("free", roomy))
                 assert (shadow, real) == (False, True)
                 assert self._allowed(charge("free", roomy), charge(key, other, scope=scope)) == [True, False]

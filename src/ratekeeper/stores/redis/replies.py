@@ -119,11 +119,14 @@ def decisions_on(charges: Sequence[Charge], debts: Sequence[int], now: int, comm
 def _decision(charge: Charge, debt: int, now: int, made: bool) -> Decision:
     """Return one charge's decision; `made`: it is made if it is allowed."""
     _, key, limit, cost, increment, burst, tolerance, _, _ = charge
-    if debt < 0:
+    blocked = debt < 0
+    if blocked:
         debt = blocked_debt(-debt, increment, tolerance if cost <= limit.max_cost else 0)
     allowed, _, ahead, delay, retry_after = decide(now + debt, now, increment, burst, tolerance)
     if cost > limit.max_cost:
         allowed, delay, retry_after = False, NEVER, NEVER
+    elif blocked:
+        debt = ahead
     charged = bool(made and allowed and increment)
     return Decision(
         allowed, limit, key, cost, ahead if charged else debt, delay, retry_after, now, 0 if charged else -1
