@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,12 @@ with pytest.MonkeyPatch.context() as hidden, suppress(ModuleNotFoundError):
 vars(httpx_transports)["create_ssl_context"] = cache(vars(httpx_transports)["create_ssl_context"])
 
 pytest_plugins = ["redis_fixtures"]
+
+
+def pytest_collection_finish() -> None:
+    """Let no garbage collection look at the modules of all tests: hundreds of tests collect garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
