@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -109,6 +112,20 @@ def test_a_path_is_read_as_everywhere(name: str) -> None:
     for spelling in ("/search", "/x/../search", "//search", "/%73earch"):
         last = service.ask({name: spelling})
     assert last.overall_code == 2
+
+
+def test_two_entries_for_one_attribute_are_read_alike_in_all_processes() -> None:
+    script = (
+        "from ratekeeper.service.grpc.by_policy import _attributes\n"
+        "from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest\n"
+        "entries = (':path', '/b'), ('PATH', '/a'), ('METHOD', 'GET'), (':method', 'PUT')\n"
+        "one = Descriptor(entries)\n"
+        "attributes, _ = _attributes(RateLimitRequest('d', (one,)), one, None)\n"
+        "print(attributes['path'], attributes['method'])"
+    )
+    for seed in "1234":  # of the order in which a set has its strings
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        assert subprocess.check_output([sys.executable, "-c", script], env=env, text=True) == "/a GET\n"
 
 
 def test_descriptors_are_charged_all_or_nothing() -> None:

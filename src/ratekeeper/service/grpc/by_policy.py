@@ -110,8 +110,9 @@ def _attributes(
         what = f"the entry {repeated[:40]!r} has two values: give each its own descriptor_key in Envoy's route"
         _tell(repeated, what)
         raise CallError(INVALID_ARGUMENT, what)
-    for name in ALIASES.keys() & attributes.keys():
-        attributes.setdefault(ALIASES[name], attributes[name])
+    for alias, name in ALIASES.items():  # in this order, the same in all processes
+        if alias in attributes:
+            attributes.setdefault(name, attributes[alias])
     attributes[DOMAIN] = request.domain
     if names is not None:
         for name, _ in descriptor.entries:
