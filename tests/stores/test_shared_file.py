@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,21 @@ def test_two_stores_of_one_file_share_their_buckets(path: Path) -> None:
         assert admitted(two) == 0
         assert one.stats() == two.stats()
         assert one.stats().live == 1
+
+
+@pytest.mark.parametrize("word", [0, 1, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_damaged_word_on_blocks_blocks_no_key_and_hides_no_later_block(path: Path, word: int) -> None:
+    clock = ManualClock()
+    with SharedMemoryStore(path, 1000, clock=clock) as store:
+        limiter = Limiter("5/day", store=store, name="blocks")
+        with path.open("r+b") as file:
+            file.seek(table_file._PAGE)
+            file.write(word.to_bytes(8, "little"))
+        assert limiter.try_acquire("free")
+        limiter.block("alice", time.time() + 60)
+        assert not limiter.try_acquire("alice")
+        clock.advance(61)
+        assert limiter.try_acquire("alice")
 
 
 def test_a_table_outlives_those_who_use_it_until_it_is_unlinked(path: Path) -> None:

@@ -122,7 +122,8 @@ static inline bool rk_move(rk_table *table, uint64_t fingerprint, int64_t *now, 
  * block holds whatever the bucket's limit is, and the bucket's debt goes on beside it.
  *
  * While no block of the table is in force, a decision learns that from one word, the latest end of them all. It only grows,
- * and is written after the block's cell: so a block that was made is seen. With any value in it, it costs time only. */
+ * and is written after the block's cell: so a block that was made is seen. Nothing else depends on it: in a damaged table, a
+ * later end costs time only, and an earlier one hides blocks until the next is made, as a cell that was zeroed would. */
 static inline uint64_t rk_block_of(const rk_table *table, uint64_t fingerprint)
 {
     return rk_fingerprint(table->seed, &fingerprint, sizeof fingerprint);

@@ -251,12 +251,17 @@ def test_in_an_outage_no_change_by_hand_is_taken_as_done_whatever_on_error_says(
             getattr(limiter, verb)("a", *arguments)
 
 
-def test_in_an_outage_a_block_still_holds_for_the_share_of_this_process() -> None:
-    limiter = Limiter(TokenBucket(10, 1), store=gone(on_error="local"))
-    with pytest.raises(StoreUnavailable):
-        limiter.block("a", time.time() + 60)
+def test_in_an_outage_a_block_still_holds_for_the_share_of_this_process_and_of_no_other() -> None:
+    limiter, other, allowing = (
+        Limiter(TokenBucket(10, 1), store=gone(on_error=mode), name="blocked") for mode in ("local", "local", "allow")
+    )
+    for blocking in (limiter, allowing):
+        with pytest.raises(StoreUnavailable):
+            blocking.block("a", time.time() + 60)
     assert not limiter.try_acquire("a")
     assert limiter.try_acquire("b")
+    assert other.try_acquire("a")
+    assert allowing.try_acquire("a")
 
 
 def test_in_an_outage_a_refund_does_nothing_a_rewind_is_taken_as_done_and_a_reset_raises() -> None:
