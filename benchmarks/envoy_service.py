@@ -7,7 +7,6 @@ threads, and does nothing else.
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 from benchmarks import results
-from benchmarks.results import Table, ratio, say_round, table_of, target
-from benchmarks.serving import Served, ratekeeper_serve, served
+from benchmarks.results import Table, ratio, table_of, target
+from benchmarks.serving import Served, measured, ratekeeper_serve, served
 
 CONNECTIONS, STREAMS, CALLS, ROUNDS = 4, 32, 8_000, 15
 MOST_US = 15.0
@@ -106,16 +104,7 @@ def measure(quick: bool) -> list[Table]:
     if shutil.which("h2load") is None:
         sys.exit("h2load is not installed: it is in Debian's nghttp2-client")
     rounds = 3 if quick else ROUNDS
-    with ExitStack() as stack:
-        asked = list(cases(stack, Path(stack.enter_context(TemporaryDirectory()))))
-        progress = say_round("envoy_service")
-        for turn in range(1 + rounds):
-            for case in random.sample(asked, len(asked)):
-                case.run()
-                if not turn:
-                    case.times.clear()  # it has warmed up, and used limits up
-            progress(turn, rounds)
-    by_name = {case.name: case for case in asked}
+    by_name = measured("envoy_service", rounds, cases)
     promises = [
         target(f"{name}, us: at most {MOST_US:g}", (by_name[name].best, by_name[name].median), most=MOST_US)
         for name in (POLICY, REFUSED, CONFIG)
@@ -123,7 +112,7 @@ def measure(quick: bool) -> list[Table]:
     promises.append(target(f"{ECHO}, x {POLICY}: at least 10", ratio(by_name[ECHO], by_name[POLICY]), least=10))
     title = f"Envoy's question, {CONNECTIONS} connections, {STREAMS} calls at a time on each"
     return [
-        table_of(title, "us of the server's processor", asked, {f"x {POLICY}": by_name[POLICY]}),
+        table_of(title, "us of the server's processor", list(by_name.values()), {f"x {POLICY}": by_name[POLICY]}),
         Table("Targets of the service for Envoy", "measured", promises),
     ]
 

@@ -16,12 +16,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from subprocess import DEVNULL, Popen
-from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
 from benchmarks import results
-from benchmarks.results import Table, say_round, table_of, target
-from benchmarks.serving import Served, ratekeeper_serve, served
+from benchmarks.results import Table, table_of, target
+from benchmarks.serving import Served, measured, ratekeeper_serve, served
 
 CONNECTIONS, PIPELINED, ROUNDS = 64, 64, 30
 EACH, EACH_PIPELINED = 30, 2
@@ -163,16 +162,7 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
 
 def measure(quick: bool) -> list[Table]:
     rounds = 5 if quick else ROUNDS
-    with ExitStack() as stack:
-        asked = list(cases(stack, Path(stack.enter_context(TemporaryDirectory()))))
-        progress = say_round("resp")
-        for turn in range(1 + rounds):
-            for case in random.sample(asked, len(asked)):
-                case.run()
-                if not turn:
-                    case.times.clear()  # it has warmed up
-            progress(turn, rounds)
-    by_name = {case.name: case for case in asked}
+    by_name = measured("resp", rounds, cases)
     one, many = by_name[THROTTLE], by_name[f"{THROTTLE}, pipelined by {PIPELINED}"]
     promises = [
         target(f"{case.name}, us: at most {most}", (case.best, case.median), most=most)
@@ -180,7 +170,8 @@ def measure(quick: bool) -> list[Table]:
     ]
     return [
         table_of(
-            f"A request of a Redis client, {CONNECTIONS} connections", "us of the server's processor", asked,
+            f"A request of a Redis client, {CONNECTIONS} connections", "us of the server's processor",
+            list(by_name.values()),
             {f"x {LUA}": by_name.get(LUA), f"x {LUA}, pipelined": by_name.get(f"{LUA}, pipelined by {PIPELINED}")},
         ),
         Table("Targets of the service for Redis clients", "measured", promises),

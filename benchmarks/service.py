@@ -7,20 +7,18 @@ interleaved. uvicorn, on uvloop and httptools, answers each request with a bare 
 
 from __future__ import annotations
 
-import random
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import results
 from benchmarks.policy import EXAMPLE
-from benchmarks.results import Table, ratio, say_round, table_of, target
-from benchmarks.serving import HttpConnections, Served, ratekeeper_serve, served
+from benchmarks.results import Table, ratio, table_of, target
+from benchmarks.serving import HttpConnections, Served, measured, ratekeeper_serve, served
 
 CONNECTIONS, EACH, ROUNDS = 64, 20, 40
 LIST = 20
@@ -127,16 +125,7 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
 
 def measure(quick: bool) -> list[Table]:
     rounds = 5 if quick else ROUNDS
-    with ExitStack() as stack:
-        asked = list(cases(stack, Path(stack.enter_context(TemporaryDirectory()))))
-        progress = say_round("service")
-        for turn in range(1 + rounds):
-            for case in random.sample(asked, len(asked)):
-                case.run()
-                if not turn:
-                    case.times.clear()  # it has warmed up, and used limits up
-            progress(turn, rounds)
-    by_name = {case.name: case for case in asked}
+    by_name = measured("service", rounds, cases)
     promises = [
         target(f"{case.name}, us: at most {MOST_US:g}", (case.best, case.median), most=MOST_US)
         for case in (by_name[ADMITTED], by_name[REFUSED])
@@ -146,7 +135,7 @@ def measure(quick: bool) -> list[Table]:
         promises.append(target(f"{name}, x {one}: at most {MOST_TIMES_ONE_LIMIT}", times, most=MOST_TIMES_ONE_LIMIT))
     title = f"A question over HTTP, {CONNECTIONS} connections"
     return [
-        table_of(title, "us of the server's processor", asked, {f"x {BARE}": by_name[BARE]}),
+        table_of(title, "us of the server's processor", list(by_name.values()), {f"x {BARE}": by_name[BARE]}),
         Table("Targets of the service over HTTP", "measured", promises),
     ]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import NamedTuple, Protocol, TypeVar
+
+from benchmarks.results import say_round
 
 
 class Served(NamedTuple):
@@ -44,6 +48,32 @@ def ratekeeper_serve(policy: Path, *options: str) -> list[str]:
     """Return the command of a service on a free port."""
     program = [sys.executable, "-m", "ratekeeper.cli.main", "serve", str(policy)]
     return [*program, "--port", "0", "--no-reload", *options]
+
+
+class Case(Protocol):
+    """Something that is asked of a server again and again. `run` appends to `times`."""
+
+    name: str
+    times: list[float]
+
+    def run(self) -> None: ...
+
+
+C = TypeVar("C", bound=Case)
+
+
+def measured(name: str, rounds: int, cases: Callable[[ExitStack, Path], Iterable[C]]) -> dict[str, C]:
+    """Run all cases in each round, in random order, after one round to warm up. Return them by name."""
+    with ExitStack() as stack:
+        asked = list(cases(stack, Path(stack.enter_context(TemporaryDirectory()))))
+        progress = say_round(name)
+        for turn in range(1 + rounds):
+            for case in random.sample(asked, len(asked)):
+                case.run()
+                if not turn:
+                    case.times.clear()  # it has warmed up, and used limits up
+            progress(turn, rounds)
+    return {case.name: case for case in asked}
 
 
 class HttpConnections:
