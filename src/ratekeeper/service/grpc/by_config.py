@@ -65,7 +65,12 @@ class ConfiguredLimits:
         """Return the response, or a coroutine of it."""
         config = self._core.envoy
         assert config is not None
-        answering = self._answer(request, _asked(config, request))
+        try:
+            asked = _asked(config, request)
+        except CallError:
+            self._counts.failed(0)
+            raise
+        answering = self._answer(request, asked)
         return answering if is_async(self._core.store) else run_sync(answering)
 
     async def _answer(self, request: RateLimitRequest, asked: Sequence[_Asked]) -> bytes:

@@ -89,7 +89,11 @@ class PolicyLimits:
         key = policy, request
         question = _questions.get(key)
         if question is None:
-            question = Question([_attributes(request, one, policy.names) for one in request.descriptors])
+            try:
+                question = Question([_attributes(request, one, policy.names) for one in request.descriptors])
+            except CallError:
+                core.metrics.protocols["grpc"].failed(0)
+                raise
             if _size(request) <= _SHORT:
                 keep(_questions, key, question)
         asked = [_new(CheckRequest, (attributes, hits, call.timeout, True)) for attributes, hits in question.asked]

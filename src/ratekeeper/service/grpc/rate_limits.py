@@ -41,6 +41,7 @@ class RateLimitService:
         try:
             request = read_request(message)
         except WireFormatError as error:
+            self._core.metrics.protocols["grpc"].failed(0)
             raise CallError(INVALID_ARGUMENT, str(error)) from None
         source = self._policy if self._core.envoy is None else self._envoy
         return source.answer(request, call)

@@ -46,18 +46,24 @@ def check(core: Core, request: GatewayExchange, deny_status: int | None = None) 
     policy = core.policy
     if policy.lacking:
         what = f"the policy looks at {policy.lacking[0]!r}, which nothing in a gateway's request tells"
-        return answer_of(explained(500, f"{what}: say in [attributes] which header does, or ask /v1/check"))
+        return _not_asked(core, explained(500, f"{what}: say in [attributes] which header does, or ask /v1/check"))
     try:
         for needed in policy.gateway_headers:
             if not request.header(needed):
                 what = f"the gateway must say what the request is for, but sent no {needed}"
-                return answer_of(explained(400, what))
+                return _not_asked(core, explained(400, what))
     except BadRequestError as error:
-        return answer_of(core.limiter.response_to(error))
+        return _not_asked(core, core.limiter.response_to(error))
     charged = core.charge(request)
     if charged is None or isinstance(charged, RatekeeperError):
         return _checked(core, request, charged, deny_status)
     return _check_later(core, request, charged, deny_status)
+
+
+def _not_asked(core: Core, response: Response) -> Answer:
+    """Answer a question that is wrong in itself, and count it."""
+    core.metrics.protocols["http"].failed(0)
+    return answer_of(response)
 
 
 async def _check_later(
@@ -90,7 +96,7 @@ def check_json(core: Core, request: GatewayExchange) -> Answering:
     try:
         asked = parse_checks(request.body, core.policy.names)
     except BadRequestError as error:
-        return answer_of(core.limiter.response_to(error))
+        return _not_asked(core, core.limiter.response_to(error))
     return _check_one(core, asked) if isinstance(asked, CheckRequest) else _check_many(core, asked)
 
 

@@ -37,7 +37,12 @@ class Checks:
 
     def check(self, session: Session, request: list[bytes]) -> bytes | Coroutine[Any, Any, bytes]:
         """Decide a request with these attributes."""
-        exchange = ProgramExchange(self._core, self._parse_check(request))
+        try:
+            asked = self._parse_check(request)
+        except BadRequestError:
+            self._core.metrics.protocols["resp"].failed(0)
+            raise
+        exchange = ProgramExchange(self._core, asked)
         return self._begun(self._checked(exchange, session.resp3))
 
     def usage(self, session: Session, request: list[bytes]) -> bytes | Coroutine[Any, Any, bytes]:

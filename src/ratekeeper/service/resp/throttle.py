@@ -61,6 +61,7 @@ class Throttles:
         if bound is None:
             found = self._bind(request)
             if isinstance(found, bytes):
+                self._counts.failed(0)
                 return found
             bound = found
         began = self._counts.begin()
