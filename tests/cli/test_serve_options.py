@@ -1,4 +1,4 @@
-"""`ratekeeper serve`: an option that would have no effect is an error, and says which other one it needs."""
+"""`ratekeeper serve`: options that would have no effect, or cannot be used, are errors before anything starts."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ def test_an_option_without_the_one_that_it_is_for_is_an_error(
     nowhere = "unix:nowhere/http.sock"  # so that it does not serve in any case
     assert main(["serve", "policy.toml", "--port", nowhere, option, value]) == 2
     assert needed in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_tls_files_are_tried_before_a_socket_is_made(
+    workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("policy.toml").write_text('rules = [{name = "all", limit = "5/hour"}]')
+    tls = ["--tls-cert", "no.pem", "--tls-key", "no.pem"]
+    assert main(["serve", "policy.toml", "--port", "unix:nowhere/http.sock", "--workers", workers, *tls]) == 2
+    assert "TLS cannot read no.pem" in capsys.readouterr().err

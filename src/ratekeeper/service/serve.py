@@ -79,10 +79,10 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
     """
     for kind in wanted:
         check_installed(kind)
-    if serving.otlp:
-        _otlp_export()
         if serving.tls is not None:
             serving.tls.context(kind)  # before any worker tries
+    if serving.otlp:
+        _otlp_export()
     bounds = replace(serving.bounds, connections=connections_allowed(serving.bounds.connections))
     start = Start(serving.make, serving.open_store, serving.policy, bounds, serving.grace, serving.envoy, serving.tls)
     listeners: list[Listener] = []
