@@ -18,6 +18,7 @@ from ratekeeper import (
     Limit,
     Limiter,
     ManualClock,
+    MemoryStore,
     Policy,
     PolicyError,
     RateLimitExceeded,
@@ -253,3 +254,12 @@ def test_a_limit_that_is_looked_up_may_refuse_all_too(user: str, status: int, st
         assert decisions[0].message == "Ask sales."
         assert [one.name for one in decisions[0].rules] == ["each user"]
         assert store.stats().live == 0
+
+
+def test_an_override_of_a_rule_that_denies_may_let_requests_wait() -> None:
+    text = '[attributes]\nuser = "app"\n[[rules]]\nname = "r"\nkey = ["user"]\ndeny = true\nmax_wait = 2\n'
+    policy = Policy.parse(text + 'overrides = [{ user = "a", capacity = 1, refill_rate = 1 }]\n')
+    clock = ManualClock()
+    keeper = Keeper(policy, MemoryStore(clock=clock))
+    assert [keeper.reserve({"user": "a"}).delay for _ in range(2)] == [0.0, 1.0]
+    assert keeper.reserve({"user": "b"}).decision.denied

@@ -363,6 +363,7 @@ MISTAKES = [
     (RULE + 'overrides = [{ user = "a", deny = true, limit = "1/s" }]\n', "override 1: 'limit' means nothing beside"),
     (RULE + 'overrides = [{ user = "a", deny = "yes" }]\n', "override 1: 'deny' must be true or false, not a string"),
     (RULE + 'overrides = [{ deny = true }]\n', "override 1: it has no attribute to match"),
+    ('[[rules]]\nname = "r"\ndeny = true\nmax_wait = 2\n', "policy.toml:4: rule 'r': 'max_wait' means nothing beside"),
     ('[[rules]]\nname = "r"\ndeny = true\nlimit = "5/s"\n',
      "policy.toml:4: rule 'r': 'limit' means nothing beside deny = true, which refuses every request: take one"),
     ('[[rules]]\nname = "r"\ndeny = true\nalgorithm = "leaky_bucket"\n', "policy.toml:4: rule 'r': 'algorithm' means"),

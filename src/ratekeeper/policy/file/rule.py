@@ -161,7 +161,8 @@ def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) 
 
 
 def _denial(table: Table) -> Limit | None:
-    others = [key for key in ("algorithm", *_LIMIT_KEYS) if key in table.values and key != "deny"]
+    waiting = () if "overrides" in table.values else ("max_wait",)  # an override may allow, and let wait
+    others = [key for key in ("algorithm", *_LIMIT_KEYS, *waiting) if key in table.values and key != "deny"]
     for key in others:
         table.error(f"{key!r} means nothing beside deny = true, which refuses every request: take one of them out", key)
     return None if others else Deny()
