@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -161,6 +162,8 @@ def test_a_looked_up_limit_is_shown_as_such(capsys: pytest.CaptureFixture[str], 
     code, out, _ = run(capsys, "explain", str(policy), "user=alice")
     assert code == 0
     assert "which is the default: the application looks up 'app:plan'" in out
+    [rule] = json.loads(run(capsys, "explain", "--json", str(policy), "user=alice")[1])["rules"]
+    assert (rule["looked_up"], rule["limit"]) == ("plan", "token_bucket of 2 at 2/minute")
 
 
 def test_explain_exits_1_if_the_request_would_be_refused(capsys: pytest.CaptureFixture[str]) -> None:

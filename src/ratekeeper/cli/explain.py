@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     tier = seen["tier"] if policy.tiers is not None else None
     exempt_by = keeper.compiled.exempting(seen)
     if args.json:
-        print(json.dumps(_json_of(decision, explanations, tier, exempt_by is not None), indent=2))
+        print(json.dumps(_json_of(decision, explanations, tier, exempt_by is not None, looked_up), indent=2))
         return 0 if decision.allowed else 1
     if tier is not None:
         print(f"tier: {tier}")
@@ -94,7 +94,11 @@ def _message(it: RuleExplanation) -> str | None:
 
 
 def _json_of(
-    decision: PolicyDecision, explanations: list[RuleExplanation], tier: str | None, exempt: bool
+    decision: PolicyDecision,
+    explanations: list[RuleExplanation],
+    tier: str | None,
+    exempt: bool,
+    looked_up: dict[str, str],
 ) -> dict[str, object]:
     return {
         "allowed": decision.allowed,
@@ -102,11 +106,11 @@ def _json_of(
         "exempt": exempt,
         "missing": decision.missing,
         "tier": tier,
-        "rules": [_json_of_rule(it) for it in explanations],
+        "rules": [_json_of_rule(it, looked_up.get(it.rule.name)) for it in explanations],
     }
 
 
-def _json_of_rule(it: RuleExplanation) -> dict[str, object]:
+def _json_of_rule(it: RuleExplanation, looked_up: str | None) -> dict[str, object]:
     about: dict[str, object] = {"name": it.rule.name, "shadow": it.rule.shadow, "applies": it.decision is not None}
     if it.decision is None:
         return about | {"reason": it.reason}
@@ -114,6 +118,7 @@ def _json_of_rule(it: RuleExplanation) -> dict[str, object]:
     return about | {
         "bucket": it.bucket,
         "limit": str(decision.limit),
+        "looked_up": looked_up,
         "allowed": decision.allowed,
         "cost": decision.cost,
         "remaining": decision.remaining,
