@@ -159,11 +159,8 @@ class Table:
         tats = self._tats
         looked: list[Decision] = []
         if len(charges) > 1 or not commit:
-            pairs = zip(charges, buckets, strict=True)
-            looked = [
-                _answer(charge, *self._seen(tats, charge, bucket, now), now, commit=False)[0]
-                for charge, bucket in pairs
-            ]
+            seen = [self._seen(tats, charge, bucket, now) for charge, bucket in zip(charges, buckets, strict=True)]
+            looked = [_answer(charge, *one, now, commit=False)[0] for charge, one in zip(charges, seen, strict=True)]
             if not commit or not _passes(charges, looked):
                 return looked
         changes: dict[int, int] = {}
@@ -290,13 +287,12 @@ def _answer(charge: Charge, tat: int, blocked: bool, now: int, *, commit: bool) 
         allowed, delay, retry_after = False, NEVER, NEVER
     if allowed and commit and increment:
         return Decision(True, limit, key, cost, ahead, delay, retry_after, now, 0), new_tat
-    debt = ahead if blocked and cost <= limit.max_cost else ahead - increment
-    return Decision(allowed, limit, key, cost, debt, delay, retry_after, now, -1), 0
+    owed = ahead if blocked and cost <= limit.max_cost else ahead - increment
+    return Decision(allowed, limit, key, cost, owed, delay, retry_after, now, -1), 0
 
 
-def _refused(decision: Decision, full_for: int) -> Decision:
+def _refused(it: Decision, full_for: int) -> Decision:
     """Return the decision on a new key when the table is full."""
-    it = decision
     return Decision(False, it.limit, it.key, it.cost, 0, it.delay_ticks, full_for, it.at_ticks, -1)
 
 
