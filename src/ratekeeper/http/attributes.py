@@ -127,9 +127,9 @@ def _spelling_of(source: Source) -> Callable[[str], str] | None:
         return partial(read_path, source=source)
     if isinstance(source, ClientIP):
         return partial(client_of, ipv4_prefix=source.ipv4_prefix, ipv6_prefix=source.ipv6_prefix)
-    if isinstance(source, BearerSource | CookieSource) or source == HeaderSource(_AUTHORIZATION):
-        return source.spelled
-    return None
+    if isinstance(source, HeaderSource):
+        return source.spelled if source.name == _AUTHORIZATION else None
+    return source.spelled if isinstance(source, BearerSource | CookieSource) else None
 
 
 def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
