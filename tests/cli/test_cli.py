@@ -159,6 +159,8 @@ def test_a_looked_up_limit_is_shown_as_such(capsys: pytest.CaptureFixture[str], 
     assert code == 0
     assert "limit  looked up by the application's 'app:plan', again after 30 s; if that fails: last known" in out
     assert "else   bursts of 2, refilled at 2/minute" in out
+    [[rule]] = [file["rules"] for file in json.loads(run(capsys, "validate", "--json", str(policy))[1])]
+    assert (rule["looked_up"], rule["ttl"], rule["on_lookup_error"]) == ("plan", 30, "last known")
     code, out, _ = run(capsys, "explain", str(policy), "user=alice")
     assert code == 0
     assert "which is the default: the application looks up 'app:plan'" in out

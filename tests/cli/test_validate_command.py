@@ -109,6 +109,8 @@ def test_json_has_each_file_with_its_rules_or_its_mistakes(capsys: pytest.Captur
                 "limit": "token_bucket of 1 at 1/s",
                 "message": None,
                 "looked_up": None,
+                "ttl": None,
+                "on_lookup_error": None,
                 "overrides": ["token_bucket of 5 at 5/s"],
             }
         ],

@@ -146,6 +146,8 @@ def _json_of(source: str, policy: Policy) -> dict[str, object]:
             "limit": str(rule.limit),
             "message": rule.message,
             "looked_up": None if rule.lookup is None else rule.lookup.name,
+            "ttl": None if rule.lookup is None else rule.lookup.ttl,
+            "on_lookup_error": None if rule.lookup is None else rule.lookup.on_error,
             "overrides": [str(override.limit) for override in rule.overrides],
         }
         for rule in policy.rules
