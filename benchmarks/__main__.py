@@ -16,7 +16,7 @@ from benchmarks.results import say
 BENCHMARKS = (
     "speed", "policy", "live_keys", "frameworks", "load", "waiting", "crowds", "shared", "fleet", "exactness", "memory",
 )  # fmt: skip
-UNRECORDED = ("service", "envoy_service", "resp")
+UNRECORDED = ("parts", "service", "envoy_service", "resp")
 """Benchmarks whose results are not recorded yet."""
 
 MOST_SECONDS = 240
