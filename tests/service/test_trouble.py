@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from servers import PATIENCE
 from service_process import RawClient, Running, poll, running
 
 pytestmark = pytest.mark.slow
@@ -86,6 +87,8 @@ def test_all_troubles_at_once_keep_nobody_out_and_leave_nothing_behind(tmp_path:
     policy = tmp_path / "policy.toml"
     policy.write_text(POLICY.format(1_000_000))
     with running(policy, "--workers", "2", "--grace", "0") as service, ThreadPoolExecutor(3) as pool:
+        # The service is announced by its first worker. The second one must be counted too.
+        poll(lambda: "ratekeeper_processes 2.0" in httpx.get(f"{service.url}/metrics", timeout=PATIENCE).text)
         assert all(service.check(path="/").status_code == 200 for _ in range(20))
         memory, descriptors = service.memory(), service.descriptors()
         troubles = Troubles(service, policy)
