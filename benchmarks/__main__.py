@@ -14,11 +14,9 @@ from benchmarks import pages, plots
 from benchmarks.results import say
 
 BENCHMARKS = (
-    "speed", "policy", "live_keys", "frameworks", "load", "waiting", "crowds", "shared", "fleet", "exactness", "memory",
+    "speed", "policy", "live_keys", "frameworks", "parts", "load", "waiting", "crowds", "shared", "fleet",
+    "exactness", "memory", "service", "envoy_service", "resp",
 )  # fmt: skip
-UNRECORDED = ("parts", "service", "envoy_service", "resp")
-"""Benchmarks whose results are not recorded yet."""
-
 MOST_SECONDS = 240
 """How long one of them may take. On a quiet machine none takes half of it."""
 
@@ -38,15 +36,14 @@ def run(name: str, options: Sequence[str]) -> bool:
 
 
 def main() -> None:
-    known = (*BENCHMARKS, *UNRECORDED)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time ratekeeper and its peers.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(known)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(BENCHMARKS)}")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="fewer rounds and keys: a look, not a measurement")
     how.add_argument("--record", action="store_true", help="write the results, and all tables, figures and plots")
     arguments = parser.parse_args()
-    if unknown := sorted(set(arguments.names) - set(known)):
-        parser.error(f"no benchmark {unknown[0]!r}: choose from {', '.join(known)}")
+    if unknown := sorted(set(arguments.names) - set(BENCHMARKS)):
+        parser.error(f"no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
     names = arguments.names or BENCHMARKS
     options = ["--quick"] if arguments.quick else ["--record"] if arguments.record else []
     failed = []
