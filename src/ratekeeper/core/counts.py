@@ -19,5 +19,5 @@ class Counts:
         """Raise the count at a place, or at each place of a tuple, by 1."""
         for place in (places,) if isinstance(places, int) else places:
             if place < 0:
-                raise IndexError(f"there is no count {place}")
+                raise IndexError(f"count {place} is out of range")
             self._numbers[place] += 1

@@ -31,7 +31,7 @@ static bool raise_one(rk_counts_object *self, PyObject *place)
     if (at == -1 && PyErr_Occurred())
         return false;
     if (at < 0 || at >= self->memory.len / (Py_ssize_t)sizeof(int64_t))
-        return PyErr_Format(PyExc_IndexError, "there is no count %zd", at), false;
+        return PyErr_Format(PyExc_IndexError, "count %zd is out of range", at), false;
     __atomic_fetch_add((int64_t *)self->memory.buf + at, 1, __ATOMIC_RELAXED);
     return true;
 }

@@ -82,7 +82,7 @@ class Watch(Generic[T]):
 
     def __repr__(self) -> str:
         ended = ", stopped" if self._abandoned or self._stopping.is_set() else ""
-        return f"PolicyWatch({self._path!r}, every={self._every}, in_use={self._in_use!r}{ended})"
+        return f"{type(self).__name__}({self._path!r}, every={self._every}, in_use={self._in_use!r}{ended})"
 
     def __enter__(self) -> Self:
         return self

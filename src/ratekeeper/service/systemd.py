@@ -1,6 +1,6 @@
 """systemd: the sockets that it hands over, and the word that the service is ready. Knows no protocol and no server.
 
-See sd_listen_fds(3) and sd_notify(3). Without systemd there are no sockets, and nobody is told.
+See sd_listen_fds(3) and sd_notify(3). Without systemd, `take_sockets` returns no sockets, and `notify` does nothing.
 """
 
 from __future__ import annotations

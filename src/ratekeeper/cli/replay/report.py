@@ -93,7 +93,7 @@ class Report:
     whole_seconds  no time in the log has a fraction of a second
     evicted     live buckets that the store had no place for
     top         the buckets that rejected the most requests, most first
-    timeline    outcomes over time; None if there was no request
+    timeline    outcomes over time; None if the log has no requests
     """
 
     lines: int

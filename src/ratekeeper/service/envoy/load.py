@@ -1,8 +1,8 @@
 """Load a folder of envoyproxy/ratelimit's configuration files, unchanged. All mistakes are told at once.
 
-N requests per unit are a bucket of N tokens, which refills at N per unit. So there is no second burst at the boundary
-of a window. Keys that only name statistics (`detailed_metric`, `value_to_metric`) are read and have no effect. A key
-that cannot be honoured is an error. Knows no protocol and no store.
+A limit of N requests per unit becomes a bucket of N tokens that refills at N per unit. So the start of a new window
+allows no second burst. Keys that only name statistics (`detailed_metric`, `value_to_metric`) are read and have no
+effect. A key that cannot be honoured is an error. Knows no protocol and no store.
 """
 
 from __future__ import annotations

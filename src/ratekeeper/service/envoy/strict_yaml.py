@@ -74,7 +74,7 @@ class StrictYaml:
         return {name: value for name, (_, value) in last.items() if value.tag != f"{_TAG}null"}
 
     def each(self, node: yaml.Node | None, what: str) -> Iterator[yaml.Node]:
-        """Yield the values of a list; none if there is no list."""
+        """Yield the values of a list. Yield nothing if the key is missing."""
         if isinstance(node, yaml.SequenceNode):
             yield from node.value
         elif node is not None:

@@ -109,7 +109,7 @@ def _read_request(data: bytes) -> RateLimitRequest:
     if not domain:
         raise WireFormatError("the domain is empty")
     if not descriptors:
-        raise WireFormatError("there are no descriptors")
+        raise WireFormatError("the request has no descriptors")
     return RateLimitRequest(domain, tuple(descriptors), hits or 1)
 
 

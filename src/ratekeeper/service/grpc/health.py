@@ -35,7 +35,7 @@ class HealthService:
         except WireFormatError as error:
             raise CallError(INVALID_ARGUMENT, str(error)) from None
         if service not in _SERVICES:
-            raise CallError(NOT_FOUND, f"there is no such service; there are {' and '.join(_SERVICES[1:])}")
+            raise CallError(NOT_FOUND, f"unknown service: use {' or '.join(_SERVICES[1:])}")
         if self._is_stopping():
             return write_health(NOT_SERVING)
         return self._health() if is_async(self._core.store) else run_sync(self._health())

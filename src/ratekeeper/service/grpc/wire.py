@@ -139,7 +139,7 @@ class GrpcWire:
     def _call(self, headers: dict[bytes, bytes]) -> Call:
         method = self._methods.get(headers.get(b":path", b""))
         if method is None:
-            raise CallError(UNIMPLEMENTED, f"there is no such method; there are {_named(self._methods)}")
+            raise CallError(UNIMPLEMENTED, f"unknown method: use {_named(self._methods)}")
         if len(self._waiting) >= 2 * self._bounds.calls:  # more than there can be streams: they were given up
             raise CallError(RESOURCE_EXHAUSTED, "too many calls wait for their answers")
         timeout = timeout_of(headers.get(b"grpc-timeout"))
@@ -250,4 +250,4 @@ def _as_call_error(error: Exception) -> CallError:
 
 
 def _named(methods: Mapping[bytes, Method]) -> str:
-    return " and ".join(path.decode() for path in methods)
+    return " or ".join(path.decode() for path in methods)
