@@ -13,11 +13,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 
 from benchmarks import results
 from benchmarks.results import Table, ratio, table_of, target
-from benchmarks.serving import Served, measured, ratekeeper_serve, served
+from benchmarks.serving import Case, Served, measured, ratekeeper_serve, served
 
 CONNECTIONS, STREAMS, CALLS, ROUNDS = 4, 32, 8_000, 15
 MOST_US = 15.0
@@ -51,12 +50,11 @@ def serve_echo() -> None:
     server.wait_for_termination()
 
 
-class Case:
+class EnvoyCase(Case):
     """A question to a server, and the server's time for it in each round, in us."""
 
     def __init__(self, name: str, server: Served, body: Path) -> None:
-        self.name = name
-        self.times: list[float] = []
+        super().__init__(name)
         self._server = server
         self._body = body
 
@@ -71,30 +69,22 @@ class Case:
         self.times.append((self._server.cpu_seconds() - before) / CALLS * 1e6)
         assert f"{CALLS} succeeded" in done.stdout, done.stdout
 
-    @property
-    def best(self) -> float:
-        return min(self.times)
 
-    @property
-    def median(self) -> float:
-        return median(self.times)
-
-
-def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
+def cases(stack: ExitStack, folder: Path) -> Iterator[EnvoyCase]:
     """Start the servers; yield the questions to them."""
     body = folder / "question"
     body.write_bytes(b"\0" + len(MESSAGE).to_bytes(4) + MESSAGE)
     (folder / "limits").mkdir()
     (folder / "limits" / "shop.yaml").write_text(FILE)
 
-    def service(name: str, limit: str, *options: str) -> Case:
+    def service(name: str, limit: str, *options: str) -> EnvoyCase:
         path = folder / f"{name.replace(' ', '-').replace('/', '-')}.toml"
         path.write_text(ONE.format(limit=limit))
         command = ratekeeper_serve(path, "--grpc", "127.0.0.1:0", *options)
-        return Case(name, stack.enter_context(served(*command, mark="gRPC at ")), body)
+        return EnvoyCase(name, stack.enter_context(served(*command, mark="gRPC at ")), body)
 
     code = "from benchmarks.envoy_service import serve_echo; serve_echo()"
-    yield Case(ECHO, stack.enter_context(served(sys.executable, "-c", code)), body)
+    yield EnvoyCase(ECHO, stack.enter_context(served(sys.executable, "-c", code)), body)
     yield service(POLICY, "1000000/s")
     yield service(REFUSED, "1/day")
     yield service(CONFIG, "1000000/s", "--envoy-config", str(folder / "limits"))

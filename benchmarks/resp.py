@@ -14,13 +14,12 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
 from subprocess import DEVNULL, Popen
 from time import monotonic, sleep
 
 from benchmarks import results
 from benchmarks.results import Table, table_of, target
-from benchmarks.serving import Served, measured, ratekeeper_serve, served
+from benchmarks.serving import Case, Served, measured, ratekeeper_serve, served
 
 CONNECTIONS, PIPELINED, ROUNDS = 64, 64, 30
 EACH, EACH_PIPELINED = 30, 2
@@ -58,12 +57,11 @@ def request(*arguments: str) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
-class Case:
+class RespCase(Case):
     """A request to a server, and the server's time for it in each round, in us. `make` returns it for a number."""
 
     def __init__(self, name: str, server: Served, make: Callable[[int], bytes], lines: int, pipelined: int) -> None:
-        self.name = f"{name}, pipelined by {pipelined}" if pipelined > 1 else name
-        self.times: list[float] = []
+        super().__init__(f"{name}, pipelined by {pipelined}" if pipelined > 1 else name)
         self._server = server
         self._make = make
         self._pipelined = pipelined
@@ -90,14 +88,6 @@ class Case:
                 answer += one.recv(262_144)
             if b"-ERR" in answer or answer.count(b"\n") != self._lines:
                 raise RuntimeError(f"these are not the answers: {answer[:200]!r}")
-
-    @property
-    def best(self) -> float:
-        return min(self.times)
-
-    @property
-    def median(self) -> float:
-        return median(self.times)
 
 
 @contextmanager
@@ -134,7 +124,7 @@ def load_script(server: Served) -> str:
         return one.recv(1000).split(b"\r\n")[1].decode()
 
 
-def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
+def cases(stack: ExitStack, folder: Path) -> Iterator[RespCase]:
     """Start the servers; yields the requests to them."""
     policy = folder / "limits.toml"
     policy.write_text(POLICY)
@@ -153,11 +143,11 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
         return request("EVALSHA", digest, "1", f"user:{number}", "1", "1000000", "1")
 
     for pipelined in (1, PIPELINED):
-        yield Case(THROTTLE, ours, throttle, 6, pipelined)
-        yield Case(CHECK, ours, check, 32, pipelined)
-        yield Case(PING, ours, lambda _: request("PING"), 1, pipelined)
+        yield RespCase(THROTTLE, ours, throttle, 6, pipelined)
+        yield RespCase(CHECK, ours, check, 32, pipelined)
+        yield RespCase(PING, ours, lambda _: request("PING"), 1, pipelined)
         if theirs is not None:
-            yield Case(LUA, theirs, script, 6, pipelined)
+            yield RespCase(LUA, theirs, script, 6, pipelined)
 
 
 def measure(quick: bool) -> list[Table]:

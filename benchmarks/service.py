@@ -12,13 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import results
 from benchmarks.policy import EXAMPLE
 from benchmarks.results import Table, ratio, table_of, target
-from benchmarks.serving import HttpConnections, Served, measured, ratekeeper_serve, served
+from benchmarks.serving import Case, HttpConnections, Served, measured, ratekeeper_serve, served
 
 CONNECTIONS, EACH, ROUNDS = 64, 20, 40
 LIST = 20
@@ -74,12 +73,11 @@ def with_limits(policy: str, capacity: int, rate: str) -> str:
     return re.sub(r"(?m)^(limit|refill_rate) = [^#\n]+", rf'\1 = "{rate}"', policy)
 
 
-class Case:
+class HttpCase(Case):
     """A question to a server, and the server's time for it in each round, in us."""
 
     def __init__(self, name: str, server: Served, question: bytes, status: int) -> None:
-        self.name = name
-        self.times: list[float] = []
+        super().__init__(name)
         self._server = server
         self._question = question
         self._status = b"HTTP/1.1 %d" % status
@@ -93,16 +91,8 @@ class Case:
         connections.close()
         assert answer.startswith(self._status), answer
 
-    @property
-    def best(self) -> float:
-        return min(self.times)
 
-    @property
-    def median(self) -> float:
-        return median(self.times)
-
-
-def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
+def cases(stack: ExitStack, folder: Path) -> Iterator[HttpCase]:
     """Start the servers; yields the questions to them."""
 
     def service(name: str, policy: str) -> Served:
@@ -111,16 +101,16 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
         return stack.enter_context(served(*ratekeeper_serve(path)))
 
     code = "from benchmarks.service import serve_bare; serve_bare()"
-    yield Case(BARE, stack.enter_context(served(sys.executable, "-c", code)), get(b"/"), 200)
+    yield HttpCase(BARE, stack.enter_context(served(sys.executable, "-c", code)), get(b"/"), 200)
     plenty = service("plenty", with_limits(ONE, *PLENTY))
-    yield Case(ADMITTED, plenty, get(b"/check"), 200)
-    yield Case(REFUSED, service("none", with_limits(ONE, *NONE)), get(b"/check"), 429)
+    yield HttpCase(ADMITTED, plenty, get(b"/check"), 200)
+    yield HttpCase(REFUSED, service("none", with_limits(ONE, *NONE)), get(b"/check"), 429)
     example = EXAMPLE.read_text()
-    yield Case(EXAMPLE_ADMITTED, service("example-plenty", with_limits(example, *PLENTY)), get(b"/check"), 200)
-    yield Case(EXAMPLE_REFUSED, service("example-none", with_limits(example, *NONE)), get(b"/check"), 429)
-    yield Case(JSON, plenty, post(QUESTION), 200)
-    yield Case(JSON_LIST, plenty, post(b"[%b]" % b",".join([QUESTION] * LIST)), 200)
-    yield Case(HEALTH, plenty, get(b"/healthz"), 200)
+    yield HttpCase(EXAMPLE_ADMITTED, service("example-plenty", with_limits(example, *PLENTY)), get(b"/check"), 200)
+    yield HttpCase(EXAMPLE_REFUSED, service("example-none", with_limits(example, *NONE)), get(b"/check"), 429)
+    yield HttpCase(JSON, plenty, post(QUESTION), 200)
+    yield HttpCase(JSON_LIST, plenty, post(b"[%b]" % b",".join([QUESTION] * LIST)), 200)
+    yield HttpCase(HEALTH, plenty, get(b"/healthz"), 200)
 
 
 def measure(quick: bool) -> list[Table]:

@@ -7,11 +7,13 @@ import re
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from benchmarks.results import say_round
 
@@ -50,13 +52,24 @@ def ratekeeper_serve(policy: Path, *options: str) -> list[str]:
     return [*program, "--port", "0", "--no-reload", *options]
 
 
-class Case(Protocol):
-    """Something that is asked of a server again and again. `run` appends to `times`."""
+class Case(ABC):
+    """A question to a server, and the server's processor time for it in each round, in us."""
 
-    name: str
-    times: list[float]
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.times: list[float] = []
 
-    def run(self) -> None: ...
+    @abstractmethod
+    def run(self) -> None:
+        """Ask the question many times, and append to `times`."""
+
+    @property
+    def best(self) -> float:
+        return min(self.times)
+
+    @property
+    def median(self) -> float:
+        return median(self.times)
 
 
 C = TypeVar("C", bound=Case)
