@@ -16,6 +16,7 @@ from ratekeeper import MemoryStore, Policy
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.http import routes
+from ratekeeper.service.http.route import Route
 from ratekeeper.service.http.wire import HttpWire
 
 POLICY = """
@@ -381,7 +382,7 @@ def test_a_mistake_of_ours_is_a_500_and_the_rest_goes_on(
 
     async def use() -> None:
         for handler in (broken, broken_later):
-            monkeypatch.setitem(routes._ALL, b"/broken", routes.Route(handler))
+            monkeypatch.setitem(routes._ALL, b"/broken", Route(handler))
             client = connection()
             client.send(b"GET /broken HTTP/1.1\r\n\r\n" + GET + b"\r\n")
             await client.answered()

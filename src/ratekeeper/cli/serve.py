@@ -19,6 +19,7 @@ from ratekeeper.service.access_log import SHARE, AccessLogSpec
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Address
 from ratekeeper.service.make_core import OpenStore, make_core
+from ratekeeper.service.operator_options import OperatorOptions
 from ratekeeper.service.protocols import PROTOCOLS
 from ratekeeper.service.serve import Serving, serve
 from ratekeeper.service.tls import TlsFiles
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             envoy=_envoy(args),
             tls=_tls(args),
             otlp=args.otlp,
+            operator=OperatorOptions(not args.no_page, args.recording, args.admin_tokens, args.demo),
             make=partial(
                 make_core,
                 headers=args.headers,

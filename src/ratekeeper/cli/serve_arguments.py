@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ratekeeper.cli.limits import add_limits
 from ratekeeper.cli.parser import add_policy
 from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.service.listeners import Address
+from ratekeeper.service.operator_options import RECORDING_BYTES, read_tokens
 from ratekeeper.service.protocols import PROTOCOLS
 
 
@@ -91,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="send the metrics to an OpenTelemetry Collector: OTEL_EXPORTER_OTLP_ENDPOINT says where "
         "(default: http://localhost:4318)",
     )
+    _add_operating(parser)
     parser.add_argument(
         "--tls-cert",
         metavar="FILE",
@@ -102,6 +105,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="take only clients whose certificate these authorities have signed (PEM)",
     )
+
+
+def _add_operating(parser: argparse.ArgumentParser) -> None:
+    """Declare what an operator may see and do."""
+    parser.add_argument("--no-page", action="store_true", help="serve no page at /")
+    parser.add_argument(
+        "--recording",
+        type=_size,
+        default=RECORDING_BYTES,
+        metavar="SIZE",
+        help="the memory of each process for a recording of the last minutes, as hashes, such as 64M; 0 for none "
+        "(default: 16M)",
+    )
+    parser.add_argument(
+        "--admin-tokens",
+        type=read_tokens,
+        default={},
+        metavar="FILE",
+        help="the file with a line NAME TOKEN for each admin: the admin API is off without it",
+    )
+    parser.add_argument("--demo", action="store_true", help="make demo traffic, so that the page has something to show")
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,6})([KMG]?)", text)
+    size = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]] if found else -1
+    if not 0 <= size <= 16 << 30:
+        raise argparse.ArgumentTypeError(f"must be a size from 0 to 16G, such as 64M, not {text!r}")
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _styles(text: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.bounds import Bounds
@@ -17,6 +17,7 @@ from ratekeeper.service.core import Core
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.make_core import MakeCore, OpenStore
 from ratekeeper.service.metrics.counters import Metrics
+from ratekeeper.service.operator_options import OperatorOptions
 from ratekeeper.service.tls import TlsFiles
 
 SERVE = "serve"
@@ -34,11 +35,13 @@ class Start:
     grace: float
     envoy: EnvoyConfig | None = None
     tls: TlsFiles | None = None
+    operator: OperatorOptions = field(default_factory=OperatorOptions)
 
     def make_core(self, metrics: Metrics) -> Core:
         """Return the core of a process."""
         core = self.make(self.policy, self.open_store, metrics)
         core.envoy = self.envoy
+        core.operator = self.operator
         return core
 
 

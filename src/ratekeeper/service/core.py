@@ -30,6 +30,7 @@ from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
 from ratekeeper.service.metrics.of_policy import note_policy
+from ratekeeper.service.operator_options import OperatorOptions
 from ratekeeper.stores.base import AsyncStore, Store, is_async
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Core:
     ) -> None:
         self.envoy = envoy
         self.password = password
+        self.operator = OperatorOptions(page=False, recording_bytes=0)
         self.metrics = metrics or Metrics()
         self.limiter = _Limiter(
             policy,

@@ -29,6 +29,7 @@ from ratekeeper.service.make_core import MakeCore, OpenStore, make_core
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.of_policy import note_reload
 from ratekeeper.service.metrics.slots import Slot, Slots
+from ratekeeper.service.operator_options import OperatorOptions
 from ratekeeper.service.protocols import check_installed, make_wire
 from ratekeeper.service.server import Listening, Server, close
 from ratekeeper.service.supervisor import Supervisor
@@ -56,6 +57,7 @@ class Serving:
     envoy            the limits of envoyproxy/ratelimit's files, whose folder is watched as the policy's file is
     grace            seconds from the signal to stop until requests that still wait are cut off
     otlp             whether to send the metrics to an OpenTelemetry Collector
+    operator         the page, the admin API and the recording
     """
 
     policy: Policy
@@ -69,6 +71,7 @@ class Serving:
     envoy: EnvoyConfig | None = None
     tls: TlsFiles | None = None
     otlp: bool = False
+    operator: OperatorOptions = field(default_factory=OperatorOptions)
 
 
 def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -> int:
@@ -84,7 +87,10 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
     if serving.otlp:
         _otlp_export()
     bounds = replace(serving.bounds, connections=connections_allowed(serving.bounds.connections))
-    start = Start(serving.make, serving.open_store, serving.policy, bounds, serving.grace, serving.envoy, serving.tls)
+    start = Start(
+        serving.make, serving.open_store, serving.policy, bounds, serving.grace, serving.envoy, serving.tls,
+        serving.operator,
+    )  # fmt: skip
     listeners: list[Listener] = []
     handed = take_sockets()
     try:
@@ -108,7 +114,7 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
 
 
 async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]) -> int:
-    metrics = Metrics()
+    metrics = Metrics(Slots.alone(serving.operator.recording_bytes))
     core = start.make_core(metrics)
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
     server = Server(listening, start.bounds, start.grace, metrics, start.tls)
@@ -123,7 +129,7 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
 async def _with_workers(
     serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]
 ) -> int:
-    slots = Slots.make(1 + serving.workers)
+    slots = Slots.make(1 + serving.workers, serving.operator.recording_bytes)
     supervisor = Supervisor(start, listeners, slots)
     async with _watched(serving, supervisor.replace, slots[0]):
         with _exported(serving, slots, serving.open_store()):

@@ -1,15 +1,12 @@
-"""The questions of the HTTP service, by path: gateways ask `/check`, programs ask `/v1/check`. Knows no connection.
-
-A route returns its answer, or a coroutine. The wire runs the coroutine until it suspends, and only the rest in a task.
-"""
+"""The questions of the HTTP service, by path: gateways ask `/check`, programs ask `/v1/check`. Knows no connection."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Coroutine, Hashable
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from ratekeeper.errors import BadRequestError, RatekeeperError, StoreUnavailable
@@ -20,9 +17,7 @@ from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
 from ratekeeper.service.http.answer import CLOSE, Answer, answer_of, encoded
 from ratekeeper.service.http.exchange import GatewayExchange, path_of
 from ratekeeper.service.http.json_check import parse_checks, report
-
-Answering: TypeAlias = Answer | Coroutine[Any, Any, Answer]
-"""An answer, or a coroutine that returns it."""
+from ratekeeper.service.http.route import Answering, Route
 
 _PLAIN = ("Content-Type", "text/plain")
 _NO_STORE = ("Cache-Control", "no-store")
@@ -31,14 +26,6 @@ _JSON_LINES = b"content-type: application/json\r\ncache-control: no-store\r\n"
 
 _refusals: dict[Hashable, Answer] = {}
 """The answers to refused requests by the same rules that must wait equally long, but for the limits. Bounded."""
-
-
-class Route(NamedTuple):
-    """How the questions at a path are answered."""
-
-    answer: Callable[[Core, GatewayExchange], Answering]
-    reads_body: bool = False
-    """Whether the body of a request is kept for it. Others are dropped as they come."""
 
 
 def check(core: Core, request: GatewayExchange, deny_status: int | None = None) -> Answering:

@@ -16,7 +16,8 @@ from ratekeeper.service.core import Core
 from ratekeeper.service.http.answer import CLOSE, CONTINUE, Answer, Dates, plain, written
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.http.parser import FAILED, HEAD, IDLE, Lines, RefusedError, RequestParser
-from ratekeeper.service.http.routes import Answering, route_of
+from ratekeeper.service.http.route import Answering
+from ratekeeper.service.http.routes import route_of
 from ratekeeper.service.wire import NEVER, Channel
 
 _STOPPING = plain(503, "the service stops: ask again", b"retry-after: 1\r\n")

@@ -1,14 +1,18 @@
-"""Slots: the memory in which all processes of the service count. One scrape of any process reads all slots.
+"""Slots: the memory that all processes of the service share, to count in and to tell each other. Any process reads all.
 
 The parent makes one slot for itself and one for each worker, in one file without a name, which all map. Only one
 process writes to a slot. A worker that is killed leaves its counts. The worker in its place takes its slot and counts
 on, so no counter goes back. This module knows cells, and not their meaning, and no Prometheus.
+
+    file   a page with the size of a slot, then each slot
+    slot   cells | names of rules | board, for a short text of the process | ring, for its recording
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -19,7 +23,13 @@ from ratekeeper.service.metrics.cells import ALL_CELLS, FIXED_CELLS, OTHERS, RUL
 
 _NAME_BYTES = 112
 _CUT = 96
-_SLOT_BYTES = -(-(8 * ALL_CELLS + RULES * _NAME_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
+_NAMES = 8 * ALL_CELLS
+_BOARD = _NAMES + RULES * _NAME_BYTES
+BOARD_BYTES = 1 << 16
+"""The size of the text that a process can show all others."""
+_RING = -(-(_BOARD + BOARD_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
+_HEAD = mmap.PAGESIZE
+_OTHER_VERSION = "ratekeeper was replaced by another version while it served: restart it"
 
 
 class Slot:
@@ -33,7 +43,9 @@ class Slot:
     def __init__(self, memory: memoryview) -> None:
         self.cells = memory[: 8 * ALL_CELLS].cast("q")
         self.add = core.counts(self.cells).add
-        self._names = memory[8 * ALL_CELLS :]
+        self._names = memory[_NAMES:_BOARD]
+        self.board = memory[_BOARD : _BOARD + BOARD_BYTES]
+        self.ring = memory[_RING:]
 
     def rule_names(self) -> list[str]:
         """Return the name of each row that is in use, in order."""
@@ -80,42 +92,56 @@ class Slots:
     """The slots of all processes. The first one is the parent's, or that of the only process."""
 
     def __init__(self, memory: mmap.mmap, descriptor: int) -> None:
-        """`descriptor` is that of the file, or -1."""
+        """`descriptor` is that of the file, or -1. Raise `RatekeeperError` if a slot has another layout here."""
         self._memory = memoryview(memory)
         self.descriptor = descriptor
-        self.count = len(memory) // _SLOT_BYTES
+        ring, self._size = self._memory[:16].cast("q")
+        self.count, rest = divmod(len(memory) - _HEAD, self._size or 1)
+        if rest or not self.count or self._size != _RING + ring:
+            raise RatekeeperError(_OTHER_VERSION)
 
     @classmethod
-    def alone(cls) -> Slots:
+    def alone(cls, ring_bytes: int = 0) -> Slots:
         """Make the slot of a process that has no other beside it."""
-        return cls(mmap.mmap(-1, _SLOT_BYTES), -1)
+        return cls(_laid_out(-1, 1, ring_bytes), -1)
 
     @classmethod
-    def make(cls, count: int) -> Slots:
-        """Make slots for `count` processes. A child that inherits the descriptor attaches to them."""
+    def make(cls, count: int, ring_bytes: int = 0) -> Slots:
+        """Make slots for `count` processes. A child that inherits the descriptor attaches to them.
+
+        `ring_bytes` is the size of each slot's ring, in whole pages.
+        """
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("ratekeeper-metrics")
         else:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
-        os.ftruncate(descriptor, count * _SLOT_BYTES)
-        return cls.attach(descriptor)
+        os.ftruncate(descriptor, _HEAD + count * (_RING + ring_bytes))
+        return cls(_laid_out(descriptor, count, ring_bytes), descriptor)
 
     @classmethod
     def attach(cls, descriptor: int) -> Slots:
-        """Map the slots of a parent. Raise `RatekeeperError` if they have another size here."""
+        """Map the slots of a parent. Raise `RatekeeperError` if they have another layout here."""
         size = os.fstat(descriptor).st_size
-        if size == 0 or size % _SLOT_BYTES:
-            raise RatekeeperError("ratekeeper was replaced by another version while it served: restart it")
+        if size < _HEAD:
+            raise RatekeeperError(_OTHER_VERSION)
         return cls(mmap.mmap(descriptor, size), descriptor)
 
     def __getitem__(self, number: int) -> Slot:
         """Return one slot."""
-        return Slot(self._memory[number * _SLOT_BYTES : (number + 1) * _SLOT_BYTES])
+        start = _HEAD + number * self._size
+        return Slot(self._memory[start : start + self._size])
 
     def __iter__(self) -> Iterator[Slot]:
         """Go through all slots."""
         return map(self.__getitem__, range(self.count))
+
+
+def _laid_out(descriptor: int, count: int, ring_bytes: int) -> mmap.mmap:
+    """Map the memory of new slots, and note their size in it."""
+    memory = mmap.mmap(descriptor, _HEAD + count * (_RING + ring_bytes))
+    memory[:16] = struct.pack("=qq", ring_bytes, _RING + ring_bytes)
+    return memory
 
 
 def shown_name(name: str) -> str:

@@ -17,7 +17,10 @@ _PASSING = re.compile(r"(?:^|-)(?:LOADING|READONLY|CLUSTERDOWN|MASTERDOWN|OOM|TR
 """How a server says that it cannot answer now, but may soon. In a script's error it may stand behind a '-'."""
 
 _LEFT_MEANWHILE = "non local key in a cluster node"
-"""In a script's error: while a slot moves, its bucket was there when it was called, and full again when it was read."""
+"""In a script's error: while a slot moves, its bucket was there when it was called, and full again when it was read.
+
+The script reads all buckets of a request before it writes to any, so nothing was charged.
+"""
 
 _ONE_OF_A_CLUSTER = "the server is a node of a cluster: write redis+cluster:// in its URL, or hand in a RedisCluster"
 
@@ -90,6 +93,10 @@ class ClientErrors:
     def moving(self, error: Exception) -> bool:
         """Return whether a slot is moved, or has been. Such a node answers, and its other slots are as they were."""
         return self._clustered and isinstance(error, self.ask | self.try_again)
+
+    def left_meanwhile(self, error: Exception) -> bool:
+        """Return whether a slot is moved, and its bucket ended between the call of the script and its first look."""
+        return self._clustered and isinstance(error, self.reply) and _LEFT_MEANWHILE in str(error)
 
     def keeps(self, error: Exception) -> bool:
         """Return whether the connection of this error reply may be used again. Not if a new one may find a primary.

@@ -96,9 +96,11 @@ class Connections:
         manager = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
         return [self._client, *(manager.sentinels if manager else ())]
 
-    def next_hop(self, error: StoreUnavailable) -> Hop | None:
-        """Return where a request is to go that has ended with this error. None: nowhere, it is decided without."""
+    def next_hop(self, error: StoreUnavailable, hop: Hop) -> Hop | None:
+        """Return where a request is to go that has ended with this error at a hop. None: nowhere, as nothing helps."""
         cause: Any = error.__cause__
+        if cause is not None and self.errors.left_meanwhile(cause):
+            return hop  # which knows by now where the bucket is
         if cause is None or isinstance(cause, self.errors.try_again):
             return None  # not asked at all; or asked the right node
         redirected, moved = isinstance(cause, self.errors.ask), isinstance(cause, self.errors.moved)  # a kind of ASK

@@ -142,7 +142,7 @@ class RedisStoreBase:
             try:
                 return await self._call_at(hop, requests, words)
             except StoreUnavailable as error:
-                hop = self._connections.next_hop(error)
+                hop = self._connections.next_hop(error, hop)
                 if hop is None or hops == 1:
                     raise
         raise AssertionError("unreachable")
