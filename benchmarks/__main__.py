@@ -14,7 +14,7 @@ from benchmarks import pages, plots
 from benchmarks.results import say
 
 BENCHMARKS = (
-    "speed", "policy", "live_keys", "frameworks", "parts", "load", "waiting", "crowds", "shared", "fleet",
+    "speed", "policy", "lookups", "live_keys", "frameworks", "parts", "load", "waiting", "crowds", "shared", "fleet",
     "exactness", "memory", "service", "envoy_service", "resp",
 )  # fmt: skip
 MOST_SECONDS = 240
