@@ -154,3 +154,27 @@ def test_a_scraper_may_ask_for_the_newer_format(policy: Path) -> None:
         answer = httpx.get(f"{service.url}/metrics", headers=accept)
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         assert answer.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_reloads_of_envoys_limits_are_told_apart_from_the_policys(policy: Path, tmp_path: Path, workers: str) -> None:
+    folder = tmp_path / "limits"
+    folder.mkdir()
+    file = folder / "shop.yaml"
+    text = "domain: shop\ndescriptors: [{key: user, rate_limit: {unit: second, requests_per_unit: 5}}]\n"
+    file.write_text(text)
+    with running(policy, "--workers", workers) as service:
+        seen = scraped(service)
+        assert seen["envoy_config_last_reload_successful",] == 1
+        assert ("envoy_config_reloads_total", "success") not in seen or seen[
+            "envoy_config_reloads_total", "success"
+        ] == 0
+    options = "--workers", workers, "--grpc", "127.0.0.1:0", "--envoy-config", str(folder)
+    with running(policy, *options) as service:
+        poll(lambda: scraped(service)["envoy_config_reloads_total", "success"] == 1)
+        file.write_text(text.replace("second", "fortnight"))
+        poll(lambda: scraped(service)["envoy_config_last_reload_successful",] == 0)
+        seen = scraped(service)
+        assert (seen["envoy_config_reloads_total", "failure"], seen["policy_last_reload_successful",]) == (1, 1)
+        file.write_text(text)
+        poll(lambda: scraped(service)["envoy_config_last_reload_successful",] == 1)

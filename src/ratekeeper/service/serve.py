@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import watch_policy
-from ratekeeper.policy.watch import Watch
+from ratekeeper.policy.watch import Judged, Watch
 from ratekeeper.service.bounds import Bounds, connections_allowed
 from ratekeeper.service.control import Start
 from ratekeeper.service.envoy.model import EnvoyConfig
@@ -27,7 +27,7 @@ from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import StopSignals, run_loop
 from ratekeeper.service.make_core import MakeCore, OpenStore, make_core
 from ratekeeper.service.metrics.counters import Metrics
-from ratekeeper.service.metrics.of_policy import note_reload
+from ratekeeper.service.metrics.of_policy import note_envoy_reload, note_no_envoy, note_reload
 from ratekeeper.service.metrics.slots import Slot, Slots
 from ratekeeper.service.operator_options import OperatorOptions
 from ratekeeper.service.protocols import check_installed, make_wire
@@ -166,8 +166,12 @@ async def _watched(serving: Serving, take: Callable[[Policy | EnvoyConfig], None
     watches: list[Watch[Any]] = [
         await asyncio.to_thread(watch_policy, serving.file, take, in_use=serving.policy, every=every, judged=judged)
     ]
-    if serving.envoy is not None:
-        watches.append(await asyncio.to_thread(_watch_envoy, serving.envoy, take, every))
+    if serving.envoy is None:
+        note_no_envoy(slot)
+    else:
+        watches.append(
+            await asyncio.to_thread(_watch_envoy, serving.envoy, take, every, partial(note_envoy_reload, slot))
+        )
 
     def reload() -> None:
         for watch in watches:
@@ -181,7 +185,9 @@ async def _watched(serving: Serving, take: Callable[[Policy | EnvoyConfig], None
             await asyncio.to_thread(watch.stop)  # its thread may wait for this loop
 
 
-def _watch_envoy(in_use: EnvoyConfig, take: Callable[[EnvoyConfig], None], every: float) -> Watch[EnvoyConfig]:
+def _watch_envoy(
+    in_use: EnvoyConfig, take: Callable[[EnvoyConfig], None], every: float, judged: Judged
+) -> Watch[EnvoyConfig]:
     from ratekeeper.service.envoy.watch import EnvoyWatch  # noqa: PLC0415  needs the extra
 
-    return EnvoyWatch(in_use.source, take, in_use, every)
+    return EnvoyWatch(in_use.source, take, in_use, every, judged)

@@ -62,6 +62,15 @@ FAMILIES = (
         "ratekeeper_policy_last_reload_successful", "gauge",
         "1 if the policy file was taken when it was last read; 0 if it has mistakes.", {},
     ),
+    Family(
+        "ratekeeper_envoy_config_reloads", "counter",
+        "Readings of the folder of --envoy-config: the first, and one after each change.",
+        {"result": ("success", "failure")},
+    ),
+    Family(
+        "ratekeeper_envoy_config_last_reload_successful", "gauge",
+        "0 if a file of --envoy-config has mistakes, as it was last read; else 1.", {},
+    ),
 )  # fmt: skip
 
 
