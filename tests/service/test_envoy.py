@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 from envoy_proxy import EXAMPLES, EnvoyProxy, envoy, grpc_address
+from needs import need
 from servers import PATIENCE, Backend, backend, free_port
 from service_process import Running, poll, running
 
@@ -171,3 +175,35 @@ def test_the_examples_say_what_they_do() -> None:
         "                      failure_mode_deny: false", "                      failure_mode_deny: true",
     )  # fmt: skip
     assert len(differing) == 3
+
+
+LOAD = """import http from "k6/http";
+import { Counter } from "k6/metrics";
+export const options = { scenarios: { all: { executor: "shared-iterations", vus: 16, iterations: 2000 } } };
+const allowed = new Counter("allowed"), refused = new Counter("refused"), others = new Counter("others");
+export default function () {
+  const status = http.get(`${__ENV.SITE}/x`).status;
+  (status === 200 ? allowed : status === 429 ? refused : others).add(1);
+}
+"""
+
+
+def test_under_load_by_k6_the_clients_envoys_and_our_counts_are_equal(tmp_path: Path) -> None:
+    k6 = shutil.which("k6", path=sysconfig.get_path("scripts"))
+    need("k6", k6 is not None)
+    with site(tmp_path, "fail-closed.yaml", "--workers", "2") as it:
+        (tmp_path / "policy.toml").write_text('rules = [{name = "all", limit = "1/day burst 700"}]')
+        poll(lambda: "is in use" in it.service.log)
+        it.behind.seen.clear()
+        (tmp_path / "load.js").write_text(LOAD)
+        command = [str(k6), "run", "--quiet", "--no-usage-report", "--summary-export", "summary.json", "load.js"]
+        environment = {"SITE": it.proxy.url, "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=PATIENCE, check=True)
+        metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
+        seen = {name: metrics.get(name, {}).get("count", 0) for name in ("allowed", "refused", "others")}
+        assert seen == {"allowed": 700, "refused": 1300, "others": 0}
+        assert it.proxy.counts() == {"ok": 700, "over_limit": 1300}
+        assert len(it.behind.seen) == 700
+        ours = httpx.get(f"{it.service.url}/metrics", timeout=PATIENCE).text
+        for result, count in (("allowed", 700), ("refused", 1300)):
+            assert f'ratekeeper_requests_total{{protocol="grpc",result="{result}"}} {count}.0' in ours

@@ -119,6 +119,8 @@ class Seen(NamedTuple):
 class Backend(ThreadingHTTPServer):
     """A small application behind the gateway, which remembers what it was asked."""
 
+    request_queue_size = 128  # a gateway under load connects many times at once
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _BackendHandler)
         self.seen: list[Seen] = []
