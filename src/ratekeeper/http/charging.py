@@ -43,6 +43,9 @@ REFUSALS = (RateLimitExceeded, StoreUnavailable, CostError, BadRequestError, Cli
 class Charging(ApplicationLimits[K]):
     """The common part of both limiters. They differ in how they call the user's functions and the keeper."""
 
+    refused: Callable[[Exchange, PolicyDecision], object] | None = None
+    """Observes the decisions that refuse. So those that allow do not pay for it."""
+
     async def charge_async(
         self, exchange: Exchange, limit: rate_limit | None = None, part: RequestPolicy[K] | None = None
     ) -> RatekeeperError | None:
@@ -92,6 +95,8 @@ class Charging(ApplicationLimits[K]):
             observe(exchange.native, decision)
         if decision.allowed:
             return None
+        if self.refused is not None:
+            self.refused(exchange, decision)
         if limit is None or limit.enforce:
             return RateLimitExceeded(decision)
         exchange.left_to_view = exchange.watched = True

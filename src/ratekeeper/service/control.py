@@ -41,7 +41,7 @@ class Start:
         """Return the core of a process."""
         core = self.make(self.policy, self.open_store, metrics)
         core.envoy = self.envoy
-        core.operator = self.operator
+        core.operate(self.operator)
         return core
 
 

@@ -24,9 +24,9 @@ from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.lookups.finder import looked_up
 from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.plan import Plan
 from ratekeeper.service.access_log import AccessLog
 from ratekeeper.service.envoy.model import EnvoyConfig
+from ratekeeper.service.live.hitters import HeavyHitters
 from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
 from ratekeeper.service.metrics.of_policy import note_policy
@@ -78,6 +78,8 @@ class Core:
         self.envoy = envoy
         self.password = password
         self.operator = OperatorOptions(page=False, recording_bytes=0)
+        self.hitters: HeavyHitters | None = None
+        """The keys that are refused most; None if no operator can see them. See `operate`."""
         self.metrics = metrics or Metrics()
         self.limiter = _Limiter(
             policy,
@@ -102,6 +104,13 @@ class Core:
         from ratekeeper.service.metrics.exposition import Exposition  # noqa: PLC0415
 
         return Exposition(self.metrics, self.store)
+
+    def operate(self, options: OperatorOptions) -> None:
+        """Begin to note all that an operator may see by these options."""
+        self.operator = options
+        if options.page or options.tokens:
+            self.hitters = HeavyHitters(self.metrics.slots.secret)
+            self.limiter.refused = self.hitters.refused
 
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:
@@ -222,7 +231,8 @@ class _Limiter(AsyncRequestLimiter):
     async def charge_together(self, exchange: Exchange, asked: Sequence[CheckRequest]) -> RatekeeperError | None:
         policy = cast("RequestPolicy[AsyncKeeper]", self.in_use)
         try:
-            plans = [await self._plan(policy, question) for question in asked]
+            spelled = [(policy.keeper, policy.reader.respell(one.attributes), one.cost) for one in asked]
+            plans = [await looked_up(partial(policy.keeper.compiled.plan, *each[1:], 0)) for each in spelled]
             charges = [charge for plan in plans for charge in plan.charges]
             # One that is refused without the store refuses all, so nothing may be charged.
             commit = not any(plan.refuses for plan in plans)
@@ -230,14 +240,11 @@ class _Limiter(AsyncRequestLimiter):
         except REFUSALS as error:
             return error
         refusal = None
-        for plan in plans:
+        for plan, each in zip(plans, spelled, strict=True):
+            exchange.asked = each
             own = plan.answer([next(decisions) for _ in plan.charges])
             refusal = self._noted(exchange, own, None) or refusal
         return refusal
-
-    async def _plan(self, policy: RequestPolicy[AsyncKeeper], question: CheckRequest) -> Plan:
-        attributes = policy.reader.respell(question.attributes)
-        return await looked_up(partial(policy.keeper.compiled.plan, attributes, question.cost, 0))
 
     async def _wait(
         self,

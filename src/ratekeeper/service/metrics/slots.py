@@ -4,7 +4,7 @@ The parent makes one slot for itself and one for each worker, in one file withou
 process writes to a slot. A worker that is killed leaves its counts. The worker in its place takes its slot and counts
 on, so no counter goes back. This module knows cells, and not their meaning, and no Prometheus.
 
-    file   a page with the size of a slot, then each slot
+    file   a page with the size of a slot and the secret of all processes, then each slot
     slot   cells | names of rules | board, for a short text of the process | ring, for its recording
 """
 
@@ -29,6 +29,7 @@ BOARD_BYTES = 1 << 16
 """The size of the text that a process can show all others."""
 _RING = -(-(_BOARD + BOARD_BYTES) // mmap.PAGESIZE) * mmap.PAGESIZE
 _HEAD = mmap.PAGESIZE
+_SECRET = slice(16, 48)
 _OTHER_VERSION = "ratekeeper was replaced by another version while it served: restart it"
 
 
@@ -96,6 +97,8 @@ class Slots:
         self._memory = memoryview(memory)
         self.descriptor = descriptor
         ring, self._size = self._memory[:16].cast("q")
+        self.secret = bytes(self._memory[_SECRET])
+        """Random bytes that all processes of the service share, so that a key has one hash in all of them."""
         self.count, rest = divmod(len(memory) - _HEAD, self._size or 1)
         if rest or not self.count or self._size != _RING + ring:
             raise RatekeeperError(_OTHER_VERSION)
@@ -138,9 +141,10 @@ class Slots:
 
 
 def _laid_out(descriptor: int, count: int, ring_bytes: int) -> mmap.mmap:
-    """Map the memory of new slots, and note their size in it."""
+    """Map the memory of new slots. Note their size in it, and a new secret."""
     memory = mmap.mmap(descriptor, _HEAD + count * (_RING + ring_bytes))
     memory[:16] = struct.pack("=qq", ring_bytes, _RING + ring_bytes)
+    memory[_SECRET] = os.urandom(32)
     return memory
 
 
