@@ -28,6 +28,7 @@ LAYERS = [
     {"limiter", "limiter_base", "guard", "leaky_queue", "testing"},
     {"clients"},
     {"policy"},
+    {"replay"},
     {"metrics"},
     {"http"},
     {"frameworks"},

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper.cli.replay.access_log import LineReader, LogEntry
-from ratekeeper.cli.replay.log_time import UnreadableLine, text_ticks, ticks_of
+from ratekeeper.cli.replay.access_log import LineReader
+from ratekeeper.cli.replay.log_time import text_ticks, ticks_of
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.model import Policy
+from ratekeeper.replay.entries import LogEntry, UnreadableLine
 
 POLICY = """
 [attributes]

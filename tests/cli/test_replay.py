@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper.cli.replay import engine
 from ratekeeper.cli.replay.engine import replay
-from ratekeeper.cli.replay.report import BadLine, Report, RuleReport
 from ratekeeper.cli.replay.tables import lines_of
 from ratekeeper.cli.style import Style
 from ratekeeper.clock import ManualClock
@@ -20,6 +18,8 @@ from ratekeeper.gcra import decide
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.replay import engine
+from ratekeeper.replay.report import BadLine, Report, RuleReport
 from ratekeeper.stores.memory import MemoryStore
 
 SMALL = """

@@ -9,12 +9,12 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper.cli.replay.demand import Demand
 from ratekeeper.cli.replay.engine import replay
-from ratekeeper.cli.replay.report import Report, RuleReport
 from ratekeeper.cli.replay.words import rates_like, remedy_of
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket
 from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.replay.demand import Demand
+from ratekeeper.replay.report import Report, RuleReport
 
 BEGIN = 1_700_000_000
 

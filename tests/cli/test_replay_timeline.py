@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratekeeper.cli.main import main
-from ratekeeper.cli.replay.timeline import ADMITTED, DELAYED, MOST_SHOWN, REJECTED, Timeline
+from ratekeeper.replay.timeline import ADMITTED, DELAYED, MOST_SHOWN, REJECTED, Timeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NINE_YEARS = 9 * 366 * 86_400

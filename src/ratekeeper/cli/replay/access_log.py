@@ -14,13 +14,15 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from ratekeeper.cli.replay.log_time import UnreadableLine, text_ticks, ticks_of
+from ratekeeper.cli.replay.log_time import text_ticks, ticks_of
 from ratekeeper.errors import BadRequestError
 from ratekeeper.http.attributes import client_address, read_method
 from ratekeeper.http.paths import read_path
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.sources import ClientIP, HeaderSource
+from ratekeeper.replay.entries import LogEntry, UnreadableLine
+from ratekeeper.replay.plan import asked_for
 
 UNDERSTOOD = "the common and combined log formats (Apache, nginx), and JSON lines (Caddy, nginx, Traefik, your own)"
 
@@ -41,17 +43,6 @@ _METHOD = ("method", "request_method", "http_method", "RequestMethod")
 _PATH = ("path", "uri", "url", "request_uri", "RequestPath")
 _CLIENT = ("client", "client_ip", "remote_addr", "remote_ip", "clientip", "remote_host", "ClientHost", "ip")
 _USER = ("user", "remote_user", "user_id", "username", "ClientUsername")
-
-
-class LogEntry(NamedTuple):
-    """One request of a log. Entries sort by time, and entries of the same time by their line.
-
-    `at` is in ticks since 1970; `line` counts from 1.
-    """
-
-    at: int
-    line: int
-    attributes: dict[str, str]
 
 
 class _Header(NamedTuple):
@@ -175,18 +166,6 @@ class LineReader:
 class _RequestLine(NamedTuple):
     method: str
     path: str
-
-
-def asked_for(policy: Policy) -> frozenset[str]:
-    """Return the names of all attributes that can change the policy's decision of a request."""
-    names: set[str] = set().union(*policy.exempt)
-    for rule in policy.rules:
-        names.update(rule.match, rule.key, *(override.match for override in rule.overrides))
-        if isinstance(rule.cost, str):
-            names.add(rule.cost)
-    if policy.tiers is not None:
-        names = names - {"tier"} | {policy.tiers.by}
-    return frozenset(names)
 
 
 @lru_cache(maxsize=16_384)

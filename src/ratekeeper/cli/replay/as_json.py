@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ratekeeper.cli.replay import words
-from ratekeeper.cli.replay.report import Report, RuleReport, TimeSpan
-from ratekeeper.cli.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.replay.report import Report, RuleReport, TimeSpan
+from ratekeeper.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from ratekeeper.cli.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
+from ratekeeper.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
 
 _CLASSES = ((ADMITTED, "admitted"), (DELAYED, "delayed"), (REJECTED, "rejected"))
 """From the bottom of a stack to its top."""

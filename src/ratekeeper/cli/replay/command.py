@@ -24,11 +24,11 @@ from ratekeeper.cli.replay.access_log import UNDERSTOOD
 from ratekeeper.cli.replay.as_json import as_json
 from ratekeeper.cli.replay.engine import replay
 from ratekeeper.cli.replay.html import page
-from ratekeeper.cli.replay.report import Report
 from ratekeeper.cli.replay.tables import lines_of
 from ratekeeper.cli.style import Style, safe
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.policy.model import Policy
+from ratekeeper.replay.report import Report
 
 EXAMPLES = (
     ("replay policy.toml access.log", "what the policy would have done to the requests of a log"),

@@ -17,9 +17,9 @@ from pathlib import PurePath
 from ratekeeper import __version__
 from ratekeeper.cli.duration import duration
 from ratekeeper.cli.replay import charts, words
-from ratekeeper.cli.replay.report import Report, RuleReport
-from ratekeeper.cli.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
 from ratekeeper.cli.style import safe
+from ratekeeper.replay.report import Report, RuleReport
+from ratekeeper.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
 
 _LEGEND = ("admitted", "delayed", "rejected")
 _DEFINED = (

@@ -12,6 +12,7 @@ from functools import lru_cache
 from math import inf
 
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.replay.entries import UnreadableLine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END = 253_402_300_800 * TICKS_PER_SECOND
@@ -27,10 +28,6 @@ _COMMON = re.compile(r"(\d{1,2})/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d)(?:[.,](\d{
 _NUMBER = re.compile(r"(\d{1,20})(?:\.(\d{1,9})\d*)?")
 _UNITS = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000), (10**20, 1_000_000_000))
 """A number since 1970 shows its unit by its size: below 10**11 it is in seconds, which works until the year 5138."""
-
-
-class UnreadableLine(ValueError):
-    """A line of a log is not a request. Its message says why without quoting the line, which may hold a key."""
 
 
 def ticks_of(value: object) -> int:

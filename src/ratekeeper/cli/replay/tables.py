@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from ratekeeper.cli.duration import duration
 from ratekeeper.cli.replay import words
-from ratekeeper.cli.replay.report import Report, RuleReport
-from ratekeeper.cli.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
 from ratekeeper.cli.style import Cell, Style, encodes, safe
+from ratekeeper.replay.report import Report, RuleReport
+from ratekeeper.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
 
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
 _ROWS = (("admitted", ADMITTED, "green"), ("delayed", DELAYED, "yellow"), ("rejected", REJECTED, "red"))

@@ -11,11 +11,11 @@ from fractions import Fraction
 from math import ceil
 
 from ratekeeper.cli.duration import duration
-from ratekeeper.cli.replay.report import Report, RuleReport, TimeSpan
 from ratekeeper.cli.style import safe
 from ratekeeper.limits import LeakyBucket
 from ratekeeper.policy.model import Rule
 from ratekeeper.rates import rate_text
+from ratekeeper.replay.report import Report, RuleReport, TimeSpan
 
 LONGEST_NAME = 60
 _UNITS = {"s": 1, "minute": 60, "hour": 3600, "day": 86_400}

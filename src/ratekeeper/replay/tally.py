@@ -7,12 +7,12 @@ from heapq import nlargest
 from math import ceil
 from typing import NamedTuple, TypeAlias
 
-from ratekeeper.cli.replay.demand import Demand, Remedy
-from ratekeeper.cli.replay.report import RuleReport, TimeSpan
-from ratekeeper.cli.replay.timeline import ADMITTED, DELAYED, REJECTED, Timeline
 from ratekeeper.decision import NEVER, Charge, Decision
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.model import Rule
+from ratekeeper.replay.demand import Demand, Remedy
+from ratekeeper.replay.report import RuleReport, TimeSpan
+from ratekeeper.replay.timeline import ADMITTED, DELAYED, REJECTED, Timeline
 
 Values: TypeAlias = tuple[str | None, ...]
 """The values of some attributes, in an agreed order; None for a missing one."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from ratekeeper.cli.replay.log_time import UnreadableLine
-from ratekeeper.cli.replay.tally import Share, Tally, Values
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.compiled_rule import CompiledRule
-from ratekeeper.policy.model import Rule
+from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.policy.sources import Readings
+from ratekeeper.replay.entries import UnreadableLine
+from ratekeeper.replay.tally import Share, Tally, Values
 
 T = TypeVar("T")
 
@@ -27,6 +27,18 @@ class Lacking(Exception):
     def __init__(self, attribute: str) -> None:
         super().__init__(attribute)
         self.attribute = attribute
+
+
+def asked_for(policy: Policy) -> frozenset[str]:
+    """Return the names of all attributes that can change the policy's decision of a request."""
+    names: set[str] = set().union(*policy.exempt)
+    for rule in policy.rules:
+        names.update(rule.match, rule.key, *(override.match for override in rule.overrides))
+        if isinstance(rule.cost, str):
+            names.add(rule.cost)
+    if policy.tiers is not None:
+        names = names - {"tier"} | {policy.tiers.by}
+    return frozenset(names)
 
 
 class Planner:
@@ -42,8 +54,8 @@ class Planner:
         self._match_names = tuple({name: None for match in matches for name in match})
         self._matching: dict[Values, tuple[tuple[CompiledRule, Tally], ...]] = {}
 
-    def shares(self, attributes: Mapping[str, str]) -> list[Share]:
-        """Return the shares of the rules that match, in the file's order.
+    def shares(self, attributes: Mapping[str, str], cost: int = 1) -> list[Share]:
+        """Return the shares of the rules that match, in the file's order. `cost` multiplies each rule's own.
 
         Raise `Lacking`. Raise `UnreadableLine` if the attribute for a rule's cost is not a number: live, such a request
         is an error, not refused.
@@ -52,13 +64,13 @@ class Planner:
         if any(
             isinstance(value, Readings) for value in seen.values()
         ):  # two of these are equal though their other readings differ
-            return self._shares(self._find(seen), seen, remembered=False)
+            return self._shares(self._find(seen), seen, cost, remembered=False)
         values = tuple(map(seen.get, self._match_names))
         matching = self._matching.get(values)
         if matching is None:
             matching = self._find(seen)
             _remember(self._matching, values, matching)
-        return self._shares(matching, seen, remembered=True)
+        return self._shares(matching, seen, cost, remembered=cost == 1)
 
     def _find(self, seen: Mapping[str, str]) -> tuple[tuple[CompiledRule, Tally], ...]:
         if self._compiled.exempting(seen) is not None:
@@ -66,27 +78,27 @@ class Planner:
         return tuple(pair for pair in self._tallies if pair[0].matches(seen))
 
     def _shares(
-        self, matching: tuple[tuple[CompiledRule, Tally], ...], seen: Mapping[str, str], remembered: bool
+        self, matching: tuple[tuple[CompiledRule, Tally], ...], seen: Mapping[str, str], cost: int, remembered: bool
     ) -> list[Share]:
         shares = []
         for rule, tally in matching:
             values = tuple(map(seen.get, tally.names))
             share = tally.shares.get(values) if remembered else None
             if share is None:
-                share = self._share(rule, tally, seen)
+                share = self._share(rule, tally, seen, cost)
                 if share is not None and remembered:
                     _remember(tally.shares, values, share)
             if share is not None:
                 shares.append(share)
         return next(([it] for it in shares if it.charge.limit.refuses_all and not it.shadow), shares)
 
-    def _share(self, rule: CompiledRule, tally: Tally, seen: Mapping[str, str]) -> Share | None:
+    def _share(self, rule: CompiledRule, tally: Tally, seen: Mapping[str, str], cost: int) -> Share | None:
         if (missing := rule.lacking(seen)) is not None:
             if rule.refuses_without_key:
                 raise Lacking(missing)
             return None
         try:
-            charge = rule.charge(seen, 1)
+            charge = rule.charge(seen, cost)
         except ValueError as error:
             raise UnreadableLine(str(error)) from None
         return Share.of(charge, tally, tuple(map(seen.get, rule.rule.key)))

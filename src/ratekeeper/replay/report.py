@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ratekeeper.cli.replay.demand import Remedy
-from ratekeeper.cli.replay.timeline import Series
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.model import Rule
+from ratekeeper.replay.demand import Remedy
+from ratekeeper.replay.timeline import Series
 
 
 class BadLine(NamedTuple):
