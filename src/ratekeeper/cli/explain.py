@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from math import inf
 
 from ratekeeper.cli.attributes import conditions, read_attributes
 from ratekeeper.cli.parser import add_policy, whole_number
@@ -14,6 +13,7 @@ from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.plan import RuleExplanation
+from ratekeeper.policy.reports import explanation_report, message_of
 from ratekeeper.stores.memory import MemoryStore
 
 EXAMPLES = (
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"tier: {tier}")
     for explanation in explanations:
         print(_explanation(explanation))
-        if (message := _message(explanation)) is not None:
+        if (message := message_of(explanation)) is not None:
             print(f"    says   {message}")
         if explanation.decision is not None and (name := looked_up.get(explanation.rule.name)):
             print(f"    which is the default: the application looks up 'app:{name}'")
@@ -87,12 +87,6 @@ def _explanation(it: RuleExplanation) -> str:
     )
 
 
-def _message(it: RuleExplanation) -> str | None:
-    """Return the message of a rule that refuses the request; None if it does not, or has no message."""
-    refuses = it.decision is not None and not it.decision.allowed and not it.rule.shadow
-    return it.rule.message if refuses else None
-
-
 def _json_of(
     decision: PolicyDecision,
     explanations: list[RuleExplanation],
@@ -106,22 +100,5 @@ def _json_of(
         "exempt": exempt,
         "missing": decision.missing,
         "tier": tier,
-        "rules": [_json_of_rule(it, looked_up.get(it.rule.name)) for it in explanations],
-    }
-
-
-def _json_of_rule(it: RuleExplanation, looked_up: str | None) -> dict[str, object]:
-    about: dict[str, object] = {"name": it.rule.name, "shadow": it.rule.shadow, "applies": it.decision is not None}
-    if it.decision is None:
-        return about | {"reason": it.reason}
-    decision = it.decision
-    return about | {
-        "bucket": it.bucket,
-        "limit": str(decision.limit),
-        "looked_up": looked_up,
-        "allowed": decision.allowed,
-        "cost": decision.cost,
-        "remaining": decision.remaining,
-        "delay": None if decision.delay == inf else decision.delay,  # JSON has no infinity
-        "message": _message(it),
+        "rules": [explanation_report(it, looked_up.get(it.rule.name)) for it in explanations],
     }

@@ -21,7 +21,8 @@ from ratekeeper.cli.limits import add_limits, functions_of
 from ratekeeper.cli.parser import add_command, add_policy, whole_number
 from ratekeeper.errors import LimitError, RatekeeperError
 from ratekeeper.policy.keeper import Keeper
-from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.policy.model import Policy
+from ratekeeper.policy.reports import rule_of, usage_report
 from ratekeeper.policy.support import chosen
 from ratekeeper.rates import parse_rate
 from ratekeeper.stores.base import Store
@@ -132,9 +133,9 @@ def _run(args: argparse.Namespace, change: Change) -> int:
             raise RatekeeperError(str(error)) from None
         usages = keeper.usage(attributes)
         if args.rule:
-            usages = [usage for usage in usages if _rule_of(usage, keeper).name in args.rule]
+            usages = [usage for usage in usages if rule_of(usage.name, keeper.policy).name in args.rule]
     if args.json:
-        print(json.dumps([_json_of(usage, keeper) for usage in usages], indent=2))
+        print(json.dumps([usage_report(usage, policy) for usage in usages], indent=2))
         return 0
     exempt_by = keeper.compiled.exempting(keeper.compiled.seen(attributes))
     if exempt_by is not None:
@@ -213,30 +214,12 @@ def _state(usage: Usage) -> tuple[str, str, str, str, str]:
     )
 
 
-def _rule_of(usage: Usage, keeper: Keeper) -> Rule:
-    """Return the rule of a limit. A further limit that was looked up has its place behind the rule's name."""
-    rules = {rule.name: rule for rule in keeper.policy.rules}
-    return rules.get(usage.name) or rules[usage.name.rpartition("/")[0]]
-
-
 def _title(usage: Usage, keeper: Keeper, attributes: dict[str, str]) -> str:
     """Return a limit's label, and what makes its bucket another than it seems to be."""
-    rule = _rule_of(usage, keeper)
+    rule = rule_of(usage.name, keeper.policy)
     lacking = [f"all without {part}" for part in rule.key if part not in keeper.compiled.seen(attributes)]
     notes = [*lacking, *(["shadow"] if rule.shadow else [])]
     return f"{usage.name} ({', '.join(notes)})" if notes else usage.name
-
-
-def _json_of(usage: Usage, keeper: Keeper) -> dict[str, object]:
-    return {
-        "rule": usage.name,
-        "limit": str(usage.limit),
-        "shadow": _rule_of(usage, keeper).shadow,
-        "used": usage.used,
-        "remaining": usage.remaining,
-        "retry_after": None if usage.limit.refuses_all else usage.retry_after,  # JSON has no infinity
-        "reset_after": usage.reset_after,
-    }
 
 
 def _length(text: str) -> float:
