@@ -16,7 +16,7 @@ class CollectingChannel:
         self.peer: str | None = None
         self.time = time
         self.writes: list[bytes] = []
-        self.paused = self.closed = False
+        self.paused = self.closed = self.full = False
         self.tasks: set[asyncio.Task[None]] = set()
 
     def now(self) -> float:

@@ -22,6 +22,7 @@ class MemoryChannel:
     """A channel whose other end is the test. The answers that must wait are its `running`."""
 
     peer = None
+    full = False
 
     def __init__(self) -> None:
         self.time = 0.0

@@ -15,7 +15,6 @@ from service_process import RawClient
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.loop import run_loop
-from ratekeeper.service.metrics.counters import Metrics
 
 _LONG = {**dict.fromkeys(["head_time", "idle_time", "pause", "body_time", "write_time"], 3600.0), "last_time": 0.2}
 
@@ -35,7 +34,8 @@ class InThread:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
             wires = make_wire(kind, core, bounds)
-            self._server = Server([Listening(kind, self._listening, wires)], bounds, 0.2, Metrics())
+            listening = [Listening(kind, self._listening, wires)]
+            self._server = Server(listening, bounds, 0.2, core.metrics, beside=[core.live.run])
             await self._server.run(self._started.set)
 
         self._thread = threading.Thread(target=lambda: run_loop(serve()))

@@ -50,7 +50,7 @@ class Connection(asyncio.Protocol):
         self.write: Callable[[bytes], None] = _drop
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._wire_full = self._client_full = False
+        self._wire_full = self.full = False  # `full`: the client leaves bytes unread
         self._unheard = b""
         self._abort_at = inf
 
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         Short questions may have long answers. So the answers to one read of many questions could fill the memory.
         """
         self._unheard = self._unheard + data if self._unheard else data
-        while (data := self._unheard) and not (self._closing or self._client_full):
+        while (data := self._unheard) and not (self._closing or self.full):
             self._unheard = data[_PORTION:]
             try:
                 self.wire.receive(data[:_PORTION])
@@ -88,12 +88,12 @@ class Connection(asyncio.Protocol):
         self.wire.lost()
 
     def pause_writing(self) -> None:
-        self._client_full = True
+        self.full = True
         self._abort_at = min(self._abort_at, self.now() + self._bounds.write_time)
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._client_full = False
+        self.full = False
         self._abort_at = self.now() + self._bounds.last_time if self._closing else inf
         self.data_received(b"")
         self._read_again()
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             return
         with suppress(OSError):  # the client is gone
             self._transport.write_eof()
-        self._abort_at = self.now() + (self._bounds.write_time if self._client_full else self._bounds.last_time)
+        self._abort_at = self.now() + (self._bounds.write_time if self.full else self._bounds.last_time)
         self._wire_full = False
         self._read_again()
 
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
             self._abort_at = now + self._bounds.write_time
         if now >= self._abort_at:
             self._transport.abort()
-        elif now >= self.wire.deadline and not self._closing and not self._client_full:
+        elif now >= self.wire.deadline and not self._closing and not self.full:
             self.wire.expire()
 
     def finish(self) -> None:
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
             self.write = _drop
 
     def _read_again(self) -> None:
-        if not (self._wire_full or self._client_full or self._transport.is_closing()):
+        if not (self._wire_full or self.full or self._transport.is_closing()):
             self._transport.resume_reading()
 
     def _ran(self, task: asyncio.Task[None]) -> None:

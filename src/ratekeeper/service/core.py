@@ -26,6 +26,7 @@ from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.access_log import AccessLog
 from ratekeeper.service.envoy.model import EnvoyConfig
+from ratekeeper.service.live.board import Board
 from ratekeeper.service.live.hitters import HeavyHitters
 from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
@@ -34,6 +35,7 @@ from ratekeeper.service.operator_options import OperatorOptions
 from ratekeeper.stores.base import AsyncStore, Store, is_async
 
 if TYPE_CHECKING:
+    from ratekeeper.service.live.events import Live
     from ratekeeper.service.metrics.exposition import Exposition
 
 
@@ -81,6 +83,7 @@ class Core:
         self.hitters: HeavyHitters | None = None
         """The keys that are refused most; None if no operator can see them. See `operate`."""
         self.metrics = metrics or Metrics()
+        self.board = Board(self.metrics.slot)
         self.limiter = _Limiter(
             policy,
             store=store,
@@ -111,6 +114,13 @@ class Core:
         if options.page or options.tokens:
             self.hitters = HeavyHitters(self.metrics.slots.secret)
             self.limiter.refused = self.hitters.refused
+
+    @cached_property
+    def live(self) -> Live:
+        """The status of all processes, once a second. Made where it is run or asked for."""
+        from ratekeeper.service.live.events import Live  # noqa: PLC0415  it tells of a core
+
+        return Live(self)
 
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:

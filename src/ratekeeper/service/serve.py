@@ -117,7 +117,7 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
     metrics = Metrics(Slots.alone(serving.operator.recording_bytes))
     core = start.make_core(metrics)
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
-    server = Server(listening, start.bounds, start.grace, metrics, start.tls)
+    server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run])
     signals = StopSignals(server.stop)
     async with _watched(serving, core.replace, metrics.slot):
         with _exported(serving, metrics.slots, core.store, metrics.refresh):

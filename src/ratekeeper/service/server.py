@@ -12,7 +12,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
@@ -39,7 +39,10 @@ class Listening(NamedTuple):
 
 
 class Server:
-    """Serves until `stop` is called. Not thread-safe: `stop` is called in the loop."""
+    """Serves until `stop` is called. Not thread-safe: `stop` is called in the loop.
+
+    `beside` are functions whose coroutines run in the loop meanwhile.
+    """
 
     def __init__(
         self,
@@ -48,11 +51,13 @@ class Server:
         grace: float,
         metrics: Metrics,
         tls: TlsFiles | None = None,
+        beside: Sequence[Callable[[], Coroutine[Any, Any, Any]]] = (),
     ) -> None:
         self._listening = listening
         self._tls = None if tls is None else Tls(tls, [one.kind for one in listening])
         self._bounds = bounds
         self._grace = grace
+        self._beside = beside
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics
         self._connections = Connections(bounds, metrics)
@@ -67,7 +72,7 @@ class Server:
 
     async def run(self, started: Callable[[], None] | None = None) -> None:
         """Serve; return when everything is closed. `started` is called once connections are accepted."""
-        looking = self._loop.create_task(self._look())
+        running = [self._loop.create_task(run()) for run in (self._look, *self._beside)]
         self._accept_again()
         if started is not None:
             started()
@@ -77,7 +82,8 @@ class Server:
             await self._drain()
         finally:
             self._listen_no_more()
-            looking.cancel()
+            for one in running:
+                one.cancel()
 
     def stop(self, at_once: bool = False) -> None:
         """Accept no more, and end after the answers that are due, at the latest after the grace; or end at once."""

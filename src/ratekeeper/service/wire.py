@@ -23,6 +23,11 @@ class Channel(Protocol):
         """The address at the other end; None on a unix socket."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """Whether the client leaves many bytes unread. Bytes that it can do without should not be written then."""
+        ...
+
     def now(self) -> float:
         """Return the time of the event loop, in seconds."""
         ...

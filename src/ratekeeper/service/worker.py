@@ -41,7 +41,7 @@ async def work(control: Control, metrics: Metrics, sockets: Sequence[tuple[str, 
     await control.send(None)
     while (order := await control.receive()) != SERVE:
         await control.send(_replace(core, order))
-    server = Server(listening, start.bounds, start.grace, metrics, start.tls)
+    server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run])
     # A signal may come twice, as to a whole group and from the parent. To end at once, the parent kills.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await control.send(None)

@@ -6,12 +6,12 @@ import time
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ratekeeper.http.header_lines import raw_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ratekeeper.http.responses import Response
 
@@ -23,6 +23,10 @@ _STARTS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("
 _LENGTHS = [b"content-length: %d\r\n" % size for size in range(1_024)]
 
 
+BeginStream: TypeAlias = "Callable[[Callable[[bytes], None]], Callable[[], None]]"
+"""Takes a function that sends bytes, which drops them if the client is slow. Returns a function that ends it."""
+
+
 class Answer(NamedTuple):
     """An HTTP answer. The connection adds the date, the length and whether it closes."""
 
@@ -30,6 +34,8 @@ class Answer(NamedTuple):
     lines: bytes = b""
     """The header lines, each with its end."""
     body: bytes = b""
+    begin_stream: BeginStream | None = None
+    """Begins the rest of the body, if it goes on. Such an answer has no length, and is its connection's last."""
 
 
 def answer_of(response: Response, limits: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
@@ -54,9 +60,11 @@ def _encoded_once(headers: tuple[tuple[str, str], ...]) -> bytes:
 
 def written(answer: Answer, date: bytes, connection: bytes, with_body: bool) -> bytes:
     """Return the bytes of an answer. `date` and `connection` are header lines, or nothing."""
-    status, lines, body = answer
+    status, lines, body, stream = answer
     size = len(body)
     length = _LENGTHS[size] if size < len(_LENGTHS) else b"content-length: %d\r\n" % size
+    if stream is not None or status == 304:
+        length = b""
     parts = (_STARTS[status], date, lines, length, connection, b"\r\n", body if with_body else b"")
     return b"".join(parts)  # a format takes three times as long
 

@@ -18,6 +18,7 @@ from ratekeeper.service.http.answer import CLOSE, Answer, answer_of, encoded
 from ratekeeper.service.http.exchange import GatewayExchange, path_of
 from ratekeeper.service.http.json_check import parse_checks, report
 from ratekeeper.service.http.route import Answering, Route
+from ratekeeper.service.live import routes as live
 
 _PLAIN = ("Content-Type", "text/plain")
 _NO_STORE = ("Cache-Control", "no-store")
@@ -148,23 +149,24 @@ def not_found(core: Core, request: GatewayExchange) -> Answer:
     if status != path and "/" not in status:
         what = f"a request can be denied with a status from 400 to 499, not with {status[:20]!r}"
         return answer_of(explained(404, what))
-    *others, last = ROUTES
+    *others, last = _ASKED
     paths = b", ".join(others).decode("ascii")
     return answer_of(explained(404, f"there is no {path[:100]!r}: ask {paths} or {last.decode('ascii')}"))
 
 
-ROUTES: dict[bytes, Route] = {
+_ASKED: dict[bytes, Route] = {
     b"/check": Route(check),
     b"/v1/check": Route(check_json, reads_body=True),
     b"/healthz": Route(healthy),
     b"/readyz": Route(ready),
     b"/metrics": Route(metrics),
 }
-"""The routes that users are told."""
+ROUTES: dict[bytes, Route] = {**_ASKED, **live.ROUTES}
+"""The routes that programs ask."""
 
 # A status to deny with is a part of the path: a client's own query goes through some gateways to here.
 _STATUSES = [status.value for status in HTTPStatus if 400 <= status.value < 500]
-_ALL = ROUTES | {b"/check/": Route(check)}
+_ALL = ROUTES | live.FILES | {b"/check/": Route(check)}
 _ALL |= {b"/check/%d" % status: Route(partial(check, deny_status=status)) for status in _STATUSES}
 _NOT_FOUND = Route(not_found)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 
 from ratekeeper.coroutines import begin
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
-from ratekeeper.service.http.answer import CLOSE, CONTINUE, Answer, Dates, plain, written
+from ratekeeper.service.http.answer import CLOSE, CONTINUE, Answer, BeginStream, Dates, plain, written
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.http.parser import FAILED, HEAD, IDLE, Lines, RefusedError, RequestParser
 from ratekeeper.service.http.route import Answering
@@ -38,6 +39,8 @@ class HttpWire:
         self._due: deque[GatewayExchange] = deque()  # requests without an answer; the first one is being answered
         self._rest = bytearray()  # input that is not parsed yet, as an answer waits
         self._refusal: Answer | None = None  # the last answer, behind those that are due
+        self._begin_stream: BeginStream | None = None  # of the last answer, whose head is written first
+        self._end_stream: Callable[[], None] | None = None
         self._out: list[bytes] = []
         self._ended = False  # nothing more is parsed
         self._closing = False  # the last answer is written
@@ -69,7 +72,9 @@ class HttpWire:
 
     def finish(self) -> None:
         self._finishing = True
-        if not self._due:
+        if self._end_stream is not None:
+            self._close()
+        elif not self._due:
             self.deadline = min(self.deadline, self._channel.now() + self._bounds.last_time)
 
     def cut_off(self) -> None:
@@ -81,6 +86,7 @@ class HttpWire:
 
     def lost(self) -> None:
         self._ended = self._closing = True
+        self._stop_stream()
         self._due.clear()
         self._rest.clear()
         self._parser.close()
@@ -165,12 +171,14 @@ class HttpWire:
 
     def _put(self, answer: Answer, request: GatewayExchange | None = None) -> None:
         """Put an answer behind those that are not written yet. One to no request is the last."""
-        last = request is None or (self._finishing and not self._due)
+        last = request is None or answer.begin_stream is not None or (self._finishing and not self._due)
         connection, to_head = (CLOSE, False) if request is None else (request.connection, request.verb == b"HEAD")
         self._out.append(written(answer, _dates.line(self._now), CLOSE if last else connection, not to_head))
         if last or connection is CLOSE:
             self._ended = self._closing = True
             self._due.clear()
+            if not (to_head or self._finishing):
+                self._begin_stream = answer.begin_stream
 
     def _flush(self) -> None:
         """Write the answers, and set the deadline for the client's next bytes."""
@@ -179,7 +187,9 @@ class HttpWire:
         if self._out:
             self._channel.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
             self._out.clear()
-        if self._closing:
+        if self._begin_stream is not None:
+            self._stream()
+        elif self._closing:
             self._close()
         elif self._due:
             self.deadline = NEVER
@@ -200,7 +210,28 @@ class HttpWire:
                     self._channel.write(CONTINUE)
             self.deadline = min(now + bounds.pause, self._body_end)
 
+    def _stream(self) -> None:
+        """Begin the rest of the last answer's body. Bytes that the client sends meanwhile are dropped."""
+        assert self._begin_stream is not None
+        self.deadline = NEVER
+        self._rest.clear()
+        if self._paused:
+            self._paused = False
+            self._channel.resume()
+        self._end_stream, self._begin_stream = self._begin_stream(self._send_part), None
+
+    def _send_part(self, data: bytes) -> None:
+        """Send a part of a body that goes on, unless the client is slow: it gets a later one."""
+        if not self._channel.full:
+            self._channel.write(data)
+
+    def _stop_stream(self) -> None:
+        if self._end_stream is not None:
+            self._end_stream()
+            self._end_stream = None
+
     def _close(self) -> None:
         self._ended = self._closing = True
+        self._stop_stream()
         self.deadline = NEVER
         self._channel.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
-from time import monotonic
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -16,9 +15,8 @@ from prometheus_client.utils import floatToGoString
 from ratekeeper.service.metrics import cells
 from ratekeeper.service.metrics.counters import SAMPLE, Metrics
 from ratekeeper.service.metrics.slots import Slots
-
-TABLE_FOR = 1.0
-"""Seconds for which the counts of a table are shown again: to count its live buckets is a look at every cell."""
+from ratekeeper.service.metrics.table import TableCounts
+from ratekeeper.service.metrics.totals import TotalsReader
 
 
 class Scrape(NamedTuple):
@@ -48,50 +46,24 @@ class AllProcesses(Collector):
     """The sum over all processes. `refresh` brings the counts of this process up to date, if it serves."""
 
     def __init__(self, slots: Slots, store: Any, refresh: Callable[[], None] = lambda: None) -> None:
-        self._slots = slots
+        self._totals = TotalsReader(slots)
         self._refresh = refresh
-        self._store = store
-        self._table: Any = None
-        self._table_at = 0.0
+        self._table = TableCounts(store)
 
     def collect(self) -> Iterator[Metric]:
         self._refresh()
-        fixed = [slot.cells[: cells.FIXED_CELLS].tolist() for slot in self._slots]
-        total = [sum(column) for column in zip(*fixed, strict=True)]
-        yield from _families(total)
-        yield _histogram(total)
-        yield from self._of_rules()
-        yield from _of_policy(fixed)
+        totals = self._totals.read()
+        yield from _families(totals.fixed)
+        yield _histogram(totals.fixed)
+        yield from _of_rules(totals.rules)
+        yield from _of_policy(totals.processes)
         yield from self._of_table()
 
     def describe(self) -> list[Metric]:
         return []  # so that the registry does not scrape when it is made
 
-    def _of_rules(self) -> Iterator[Metric]:
-        rows: dict[str, list[int]] = {}
-        for slot in self._slots:
-            for row, name in enumerate(slot.rule_names()):
-                first = slot.first_cell(row) + 1
-                counts = slot.cells[first : first + cells.RULE_CELLS - 1].tolist()
-                rows[name] = [sum(both) for both in zip(rows.get(name, [0] * len(counts)), counts, strict=True)]
-        decisions = CounterMetricFamily(
-            "ratekeeper_decisions", "Decisions of each rule of the policy, as the rule alone decides.",
-            labels=["rule", "outcome"],
-        )  # fmt: skip
-        nearly = CounterMetricFamily(
-            "ratekeeper_near_limit", "Requests that a rule allowed, with less than a fifth of its limit left after it.",
-            labels=["rule"],
-        )  # fmt: skip
-        for name, (*counts, near) in rows.items():
-            if name == cells.OTHERS and not any(counts):
-                continue
-            for outcome, count in zip(cells.OUTCOMES, counts, strict=True):
-                decisions.add_metric([name.strip(" "), outcome], count)
-            nearly.add_metric([name.strip(" ")], near)
-        yield from (decisions, nearly)
-
     def _of_table(self) -> Iterator[Metric]:
-        stats = self._counted_table()
+        stats = self._table.read()
         if stats is None:
             return
         yield GaugeMetricFamily(
@@ -105,16 +77,6 @@ class AllProcesses(Collector):
             "ratekeeper_table_refused", "Newcomers that were refused, as the table was full.", stats.refused_full
         )
 
-    def _counted_table(self) -> Any:
-        """Return the table's counts of the last moment; None for a store on a server."""
-        if not hasattr(self._store, "stats"):
-            return None
-        if self._table is None or monotonic() - self._table_at >= TABLE_FOR:
-            stats = self._store.stats()
-            self._table = stats if hasattr(stats, "evicted_live") else None
-            self._table_at = monotonic()
-        return self._table
-
 
 def _families(total: list[int]) -> Iterator[Metric]:
     cell = 0
@@ -125,6 +87,22 @@ def _families(total: list[int]) -> Iterator[Metric]:
             metric.add_metric(list(labels), total[cell])
             cell += 1
         yield metric
+
+
+def _of_rules(rules: dict[str, list[int]]) -> Iterator[Metric]:
+    decisions = CounterMetricFamily(
+        "ratekeeper_decisions", "Decisions of each rule of the policy, as the rule alone decides.",
+        labels=["rule", "outcome"],
+    )  # fmt: skip
+    nearly = CounterMetricFamily(
+        "ratekeeper_near_limit", "Requests that a rule allowed, with less than a fifth of its limit left after it.",
+        labels=["rule"],
+    )  # fmt: skip
+    for name, (*counts, near) in rules.items():
+        for outcome, count in zip(cells.OUTCOMES, counts, strict=True):
+            decisions.add_metric([name, outcome], count)
+        nearly.add_metric([name], near)
+    yield from (decisions, nearly)
 
 
 def _histogram(total: list[int]) -> Metric:

@@ -48,10 +48,10 @@ class Slot:
         self.board = memory[_BOARD : _BOARD + BOARD_BYTES]
         self.ring = memory[_RING:]
 
-    def rule_names(self) -> list[str]:
-        """Return the name of each row that is in use, in order."""
+    def rule_names(self, first: int = 0) -> list[str]:
+        """Return the name of each row that is in use, in order, from the `first` one on."""
         names = []
-        for row in range(RULES):
+        for row in range(first, RULES):
             length = self.cells[self.first_cell(row)]
             if not 0 < length <= _NAME_BYTES:
                 break

@@ -97,6 +97,11 @@ class RedisStoreBase:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._maker.shown}, prefix={self._prefix!r})"
 
+    @property
+    def where(self) -> str:
+        """Where the server is, without secrets."""
+        return self._maker.shown.strip("'")
+
     def stats(self) -> RedisStats:
         """Count what this store has done, in this process."""
         remembered = self._denials.recalled if self._denials else 0

@@ -1,0 +1,106 @@
+"""Live: the status of the service once a second, for all pages that are open. Knows no route and no connection.
+
+One status is made a second, however many pages are open or programs ask. Without an open page only the history grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from ratekeeper.service.live.history import History
+from ratekeeper.service.live.status import Status
+from ratekeeper.service.metrics.totals import TotalsReader
+
+if TYPE_CHECKING:
+    from ratekeeper.service.core import Core
+
+MOST_STREAMS = 128
+"""The pages that one process keeps informed at once."""
+STEP = 1.0
+FRESH = 0.2
+"""Seconds for which a status is told again to programs that ask for it."""
+
+_RETRY = b"retry: 1000\n\n"
+
+_log = logging.getLogger("ratekeeper")
+
+Send = Callable[[bytes], None]
+
+
+class Live:
+    """The status and the history of the service, in this process."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._totals = TotalsReader(core.metrics.slots)
+        self._history = History()
+        self._status = Status(core, self._history)
+        self._pages: set[Send] = set()
+        self._text, self._fresh_until = b"", 0.0
+        self._past, self._past_until = b"", 0.0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more streams may begin."""
+        return len(self._pages) >= MOST_STREAMS
+
+    async def run(self) -> NoReturn:
+        """Look at the counts once a second."""
+        while True:
+            try:
+                self.tick()
+            except Exception:
+                _log.exception("a mistake in the status")
+            await asyncio.sleep(STEP - time.time() % STEP)
+
+    def tick(self) -> None:
+        """Take the counts of this second, tell other processes what they cannot read, and tell all open pages."""
+        core = self._core
+        core.metrics.refresh()
+        core.board.write()
+        if not core.operator.page:
+            return
+        self._history.take(self._totals.read(), time.time())
+        if self._pages:
+            self._fresh_until = 0.0
+            status = self._event()
+            for send in list(self._pages):
+                send(status)
+
+    def status(self) -> bytes:
+        """Return the status as JSON."""
+        now = time.monotonic()
+        if now >= self._fresh_until:
+            self._core.metrics.refresh()
+            self._text = _json(self._status.read(self._totals.read()))
+            self._fresh_until = time.monotonic() + FRESH
+        return self._text
+
+    def stream(self, send: Send) -> Callable[[], None]:
+        """Send the history, and then the status each second, until the function that is returned is called."""
+        send(_RETRY + self._told_past() + self._event())
+        self._pages.add(send)
+
+        def end() -> None:
+            self._pages.discard(send)
+
+        return end
+
+    def _told_past(self) -> bytes:
+        now = time.monotonic()
+        if now >= self._past_until:
+            self._past = b"event: history\ndata: %b\n\n" % _json(self._history.shown())
+            self._past_until = time.monotonic() + STEP
+        return self._past
+
+    def _event(self) -> bytes:
+        return b"event: status\ndata: %b\n\n" % self.status()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")

@@ -1,0 +1,115 @@
+"""The routes of the page, and of the status that it shows. They are open to all that reach the port, but can be off.
+
+The page's files are known when the service starts, and each one is a route. So no path is ever looked for on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from hashlib import blake2b
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import TypeAlias
+
+from ratekeeper.http.responses import explained
+from ratekeeper.service.core import Core
+from ratekeeper.service.http.answer import CLOSE, Answer, answer_of
+from ratekeeper.service.http.exchange import GatewayExchange
+from ratekeeper.service.http.route import Route
+
+_Show: TypeAlias = Callable[[Core, GatewayExchange], Answer]
+
+TYPES = {
+    ".html": b"text/html; charset=utf-8",
+    ".css": b"text/css; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".svg": b"image/svg+xml",
+}
+"""The files of the page that are served, by their ends."""
+
+_CAREFUL = (
+    b"x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n"
+)
+PAGE_LINES = (
+    b"content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n" + _CAREFUL
+)
+"""The headers with which a browser runs nothing but the page's own files, and shows it in no other page."""
+
+_JSON = b"content-type: application/json\r\ncache-control: no-store\r\n" + _CAREFUL
+_EVENTS = (
+    b"content-type: text/event-stream\r\ncache-control: no-store\r\n"
+    b"x-accel-buffering: no\r\n" + _CAREFUL  # a proxy should not collect it
+)
+
+
+def _only_to_read(show: _Show) -> Route:
+    """Return a route that answers GET and HEAD, unless the page is off. Its connection ends: the body may be large.
+
+    Else one client could ask for hundreds in one piece, and fill the memory.
+    """
+
+    @wraps(show)
+    def answer(core: Core, request: GatewayExchange) -> Answer:
+        if not core.operator.page:
+            return answer_of(explained(404, "the page is off, by --no-page"))
+        if request.verb not in (b"GET", b"HEAD"):
+            return answer_of(explained(405, "ask by GET", ("Allow", "GET, HEAD")))
+        shown = show(core, request)
+        if shown.body:
+            request.connection = CLOSE
+        return shown
+
+    return Route(answer)
+
+
+def status(core: Core, request: GatewayExchange) -> Answer:
+    """Answer with the status of the whole service."""
+    return Answer(200, _JSON, core.live.status())
+
+
+def events(core: Core, request: GatewayExchange) -> Answer:
+    """Answer with the history of the last minutes, and then a status each second, as server-sent events."""
+    if core.live.full:
+        return answer_of(explained(503, "too many pages are open: close one, or ask /v1/status", ("Retry-After", "5")))
+    return Answer(200, _EVENTS, begin_stream=core.live.stream)
+
+
+def _file(file: Traversable) -> Route:
+    """Return the route of a file, which is read once."""
+    kind = TYPES[_end_of(file.name)]
+
+    @cache
+    def content() -> tuple[Answer, Answer, bytes]:
+        body = file.read_bytes()
+        tag = b'"%b"' % blake2b(body, digest_size=16).hexdigest().encode("ascii")
+        lines = b"content-type: %b\r\ncache-control: no-cache\r\netag: %b\r\n%b" % (kind, tag, PAGE_LINES)
+        return Answer(200, lines, body), Answer(304, lines), tag
+
+    def show(core: Core, request: GatewayExchange) -> Answer:
+        whole, unchanged, tag = content()
+        known = [value for name, value in request.lines if name == b"if-none-match"]
+        return unchanged if any(tag in value for value in known) else whole
+
+    return _only_to_read(show)
+
+
+def _end_of(name: str) -> str:
+    return name[name.rfind(".") :]
+
+
+def _files() -> dict[bytes, Route]:
+    folder = resources.files("ratekeeper.service").joinpath("page")
+    files = [file for file in folder.iterdir() if _end_of(file.name) in TYPES]
+    return {b"/" if file.name == "page.html" else b"/page/" + file.name.encode("utf-8"): _file(file) for file in files}
+
+
+FILES = _files()
+"""The routes of the page and its files."""
+
+ROUTES: dict[bytes, Route] = {
+    b"/v1/status": _only_to_read(status),
+    b"/v1/status/events": _only_to_read(events),
+}
+"""The routes that programs ask."""

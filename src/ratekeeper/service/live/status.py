@@ -1,0 +1,180 @@
+"""Status: the state of the whole service, as one value of JSON. Numbers are sums over all processes.
+
+It has no key of a request: a limited key is shown by its keyed hash. `docs/operating.md` defines each number. Knows no
+route and no page.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import ratekeeper
+from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.service.live.board import Boards
+from ratekeeper.service.live.history import History
+from ratekeeper.service.live.latency import durations, grown, quantile
+from ratekeeper.service.metrics.cells import OUTCOMES, PROTOCOLS, RELOADED_CELL, RESULTS, cell_of
+from ratekeeper.service.metrics.slots import shown_name
+from ratekeeper.service.metrics.table import TableCounts
+from ratekeeper.service.metrics.totals import Totals
+from ratekeeper.stores.shared_memory import SharedMemoryStore
+
+if TYPE_CHECKING:
+    from ratekeeper.service.core import Core
+
+MOST_RULES = 256
+"""The rules that are shown: those with the most decisions. So a status is at most some 200 kB."""
+
+_NO_COUNTS = [0] * (len(OUTCOMES) + 1)
+_UNKNOWN = {"limit": None, "algorithm": None, "capacity": None, "per_second": None, "shadow": False}
+
+
+class Status:
+    """Tells the status of a core, and of all processes beside it."""
+
+    def __init__(self, core: Core, history: History) -> None:
+        self._core = core
+        self._history = history
+        self._boards = Boards(core.metrics.slots)
+        self._table = TableCounts(core.store)
+        self._described: tuple[Policy, dict[str, dict[str, Any]]] | None = None
+
+    def read(self, totals: Totals) -> dict[str, Any]:
+        """Return the status by these counts."""
+        core, fixed = self._core, totals.fixed
+        now = time.time()
+        rules = self._rules(totals.rules, now)
+        return {
+            "at": round(now, 3),
+            "version": ratekeeper.__version__,
+            "demo": core.operator.demo,
+            "processes": fixed[cell_of("ratekeeper_processes")],
+            "admin": bool(core.operator.tokens),
+            "rules": rules[:MOST_RULES],
+            "rules_left_out": len(rules[MOST_RULES:]),
+            "requests": {
+                protocol: {result: fixed[cell_of("ratekeeper_requests", protocol, result)] for result in RESULTS}
+                for protocol in PROTOCOLS
+            },
+            "connections": {protocol: fixed[cell_of("ratekeeper_connections", protocol)] for protocol in PROTOCOLS},
+            "waiting": fixed[cell_of("ratekeeper_waiting_requests")],
+            "latency": self._latency(fixed),
+            "store": self._store(fixed),
+            "policy": self._policy(totals),
+            "limited_keys": limited_keys(self._boards.part("limited_keys")),
+            "recording": recording(self._boards.part("recording")),
+        }
+
+    def _rules(self, counted: Mapping[str, list[int]], now: float) -> list[dict[str, Any]]:
+        """Return the rules of the policy in its order, then others that have counts. The busiest come first if many."""
+        described = self._described_rules()
+        paused = _paused(self._boards.part("paused"), now)
+        names = list(dict.fromkeys((*described, *counted)))
+        if len(names) > MOST_RULES:
+            names.sort(key=lambda name: -sum(counted.get(name, _NO_COUNTS)[:-1]))
+        return [_rule(name, described.get(name, _UNKNOWN), counted.get(name, _NO_COUNTS), paused) for name in names]
+
+    def _described_rules(self) -> dict[str, dict[str, Any]]:
+        policy = self._core.policy.keeper.policy
+        if self._described is None or self._described[0] is not policy:
+            self._described = policy, {shown_name(rule.name).strip(" "): _described(rule) for rule in policy.rules}
+        return self._described[1]
+
+    def _latency(self, fixed: list[int]) -> dict[str, Any]:
+        before, now = self._history.before(), durations(fixed)
+        recent = grown(now, now if before is None else before.durations)
+        quantiles = {f"p{share}": quantile(recent, share / 100) for share in (50, 90, 99)}
+        return {**quantiles, "count": sum(recent)}
+
+    def _store(self, fixed: list[int]) -> dict[str, Any]:
+        table, before = self._table.read(), self._history.before()
+        failures, fallbacks, circuits_open = (
+            fixed[cell_of(f"ratekeeper_store_{name}")] for name in ("failures", "fallbacks", "circuits_open")
+        )
+        failed_lately = before is not None and failures > before.failures
+        return {
+            **_place(self._core.store),
+            "ok": not circuits_open and not failed_lately,
+            "failures": failures,
+            "fallbacks": fallbacks,
+            "circuits_open": circuits_open,
+            "buckets": None if table is None else table.live,
+            "slots": None if table is None else table.max_keys,
+        }
+
+    def _policy(self, totals: Totals) -> dict[str, Any]:
+        policy, fixed = self._core.policy.keeper.policy, totals.fixed
+        loaded = max(cells[RELOADED_CELL] for cells in totals.processes)
+        return {
+            "version": policy.version,
+            "source": PurePath(policy.source).name,
+            "loaded_at": loaded / 1000,
+            "reloads": {
+                result: fixed[cell_of("ratekeeper_policy_reloads", result)] for result in ("success", "failure")
+            },
+            "last_reload_ok": bool(fixed[cell_of("ratekeeper_policy_last_reload_successful")]),
+        }
+
+
+def limited_keys(parts: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the most limited keys of all processes, without the keys themselves."""
+    return []
+
+
+def recording(parts: Iterable[Any]) -> dict[str, Any]:
+    """Return the size of all recordings together."""
+    found = list(parts)
+    since = [one["since"] for one in found if one["since"] is not None]
+    return {
+        "requests": sum(one["requests"] for one in found),
+        "since": min(since, default=None),
+        "bytes": sum(one["bytes"] for one in found),
+        "capacity_bytes": sum(one["capacity_bytes"] for one in found),
+    }
+
+
+def _paused(parts: Iterable[Mapping[str, float]], now: float) -> dict[str, float]:
+    """Return the time until which each rule is paused."""
+    paused: dict[str, float] = {}
+    for part in parts:
+        for name, until in part.items():
+            if until > max(now, paused.get(name, 0)):
+                paused[name] = until
+    return paused
+
+
+def _described(rule: Rule) -> dict[str, Any]:
+    limit = rule.limit
+    nothing = limit.refuses_all
+    algorithm = "lookup" if rule.lookup is not None else limit.algorithm.replace("_", " ")
+    return {
+        "limit": str(limit),
+        "algorithm": algorithm,
+        "capacity": 0 if nothing else limit.capacity,
+        "per_second": float(limit.rate),
+        "shadow": rule.shadow,
+    }
+
+
+def _rule(name: str, described: Mapping[str, Any], counts: list[int], paused: Mapping[str, float]) -> dict[str, Any]:
+    *outcomes, near = counts
+    return {
+        "name": name,
+        **described,
+        "paused_until": paused.get(name),
+        "counts": dict(zip(OUTCOMES, outcomes, strict=True)),
+        "near_limit": near,
+    }
+
+
+def _place(store: Any) -> dict[str, str]:
+    """Return the kind of a store, and where it is."""
+    if isinstance(store, SharedMemoryStore):
+        return {"kind": "shared memory", "where": str(store.path)}
+    where = getattr(store, "where", None)
+    if where is None:
+        return {"kind": "memory", "where": "this process"}
+    return {"kind": where.partition(":")[0], "where": where}
