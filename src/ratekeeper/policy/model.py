@@ -185,7 +185,8 @@ class Policy:
     source      the file's name, for messages
     store       the place of the buckets; a keeper opens it unless it is given a store
     exempt      the requests that no rule limits: their attributes match all patterns of an entry
-    version     the first 16 hexadecimal digits of the SHA-256 of the text that it was read from, for people
+    version     the first 16 hexadecimal digits of the SHA-256 of `text`, for people
+    text        the text that it was read from
 
     >>> Policy.parse('rules = [{name = "all", limit = "100/minute"}]').rules[0].name
     'all'
@@ -198,6 +199,7 @@ class Policy:
     store: StoreSpec | None = None
     exempt: tuple[Globs, ...] = field(default=(), hash=False, repr=False)
     version: str = field(default="", compare=False)
+    text: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.rules, str | PathLike):

@@ -18,6 +18,7 @@ from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.make_core import MakeCore, OpenStore
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.policy_news import PolicyNews
 from ratekeeper.service.tls import TlsFiles
 
 SERVE = "serve"
@@ -26,7 +27,10 @@ SERVE = "serve"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The first order: what to make the core of. Later orders are `SERVE`, and each newer `Policy` or `EnvoyConfig`."""
+    """The first order: what to make the core of.
+
+    Later orders are `SERVE`, and each newer `Policy`, `EnvoyConfig` or `PolicyNews`.
+    """
 
     make: MakeCore
     open_store: OpenStore
@@ -36,12 +40,15 @@ class Start:
     envoy: EnvoyConfig | None = None
     tls: TlsFiles | None = None
     operator: OperatorOptions = field(default_factory=OperatorOptions)
+    news: PolicyNews | None = None
 
     def make_core(self, metrics: Metrics) -> Core:
         """Return the core of a process."""
         core = self.make(self.policy, self.open_store, metrics)
         core.envoy = self.envoy
         core.operate(self.operator)
+        if self.news is not None:
+            core.news = self.news
         return core
 
 

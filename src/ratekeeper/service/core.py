@@ -7,7 +7,7 @@ answer is a coroutine, which the protocol hands to its channel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -25,6 +25,7 @@ from ratekeeper.policy.lookups.finder import looked_up
 from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.access_log import AccessLog
+from ratekeeper.service.admin.pauses import Pauses
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.live.board import Board
 from ratekeeper.service.live.hitters import HeavyHitters
@@ -32,6 +33,7 @@ from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
 from ratekeeper.service.metrics.of_policy import note_policy
 from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.policy_news import PolicyNews
 from ratekeeper.stores.base import AsyncStore, Store, is_async
 
 if TYPE_CHECKING:
@@ -94,6 +96,11 @@ class Core:
             limits=limits,
             on_decision=self.metrics.decided,
         )
+        self.pauses = Pauses(policy, store, self.limiter.replace)
+        self.news = PolicyNews.first(policy)
+        """The policy as it was written, now and before, and how its file was last read."""
+        self.reload: Callable[[], object] | None = None
+        """Has the policy's file read now, and returns before that; None without a file."""
         self.metrics.watch("ratekeeper_waiting_requests", lambda: self.limiter.waiting)
         watch_store(self.metrics, store)
         note_policy(self.metrics.slot, policy)
@@ -138,7 +145,7 @@ class Core:
         Raises `PolicyError` if gateways could ask before, and could not any more.
         """
         if isinstance(new, Policy):
-            self.limiter.replace(new)
+            self.pauses.replace(new)
             note_policy(self.metrics.slot, new)
         else:
             self.envoy = new

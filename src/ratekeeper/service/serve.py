@@ -15,7 +15,7 @@ from functools import partial
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ratekeeper.errors import MissingExtraError
+from ratekeeper.errors import MissingExtraError, PolicyError
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import watch_policy
 from ratekeeper.policy.watch import Judged, Watch
@@ -30,6 +30,7 @@ from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.of_policy import note_envoy_reload, note_no_envoy, note_reload
 from ratekeeper.service.metrics.slots import Slot, Slots
 from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.policy_news import PolicyNews, PolicyReporter
 from ratekeeper.service.protocols import check_installed, make_wire
 from ratekeeper.service.server import Listening, Server, close
 from ratekeeper.service.supervisor import Supervisor
@@ -119,9 +120,11 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
     server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run])
     signals = StopSignals(server.stop)
-    async with _watched(serving, core.replace, metrics.slot):
+    pausing = asyncio.get_running_loop().create_task(core.pauses.watch(bool(core.operator.tokens)))
+    async with _watched(serving, core.replace, metrics.slot, partial(setattr, core, "news")) as core.reload:
         with _exported(serving, metrics.slots, core.store, metrics.refresh):
             await server.run(announce)
+    pausing.cancel()
     await close(core)
     return signals.exit_code
 
@@ -131,7 +134,7 @@ async def _with_workers(
 ) -> int:
     slots = Slots.make(1 + serving.workers, serving.operator.recording_bytes)
     supervisor = Supervisor(start, listeners, slots)
-    async with _watched(serving, supervisor.replace, slots[0]):
+    async with _watched(serving, supervisor.replace, slots[0], supervisor.tell):
         with _exported(serving, slots, serving.open_store()):
             return await supervisor.run(announce)
 
@@ -159,12 +162,29 @@ def _otlp_export() -> Callable[..., OtlpExport]:
 
 
 @asynccontextmanager
-async def _watched(serving: Serving, take: Callable[[Policy | EnvoyConfig], None], slot: Slot) -> AsyncIterator[None]:
-    """Hand the file's policy over when it changes, if it is watched, and when a SIGHUP comes. `slot` counts that."""
+async def _watched(
+    serving: Serving,
+    take: Callable[[Policy | EnvoyConfig], None],
+    slot: Slot,
+    tell: Callable[[PolicyNews], None],
+) -> AsyncIterator[Callable[[], None]]:
+    """Hand the file's policy over when it changes, if it is watched, and when a SIGHUP comes.
+
+    `slot` counts that, and `tell` gets the news. Yield a function that does what a SIGHUP does.
+    """
     every = EVERY if serving.watched else NEVER
-    judged = partial(note_reload, slot)
+    reporter = PolicyReporter(serving.policy, tell)
+
+    def taken(policy: Policy) -> None:
+        take(policy)
+        reporter.taken(policy)
+
+    def judged(mistakes: PolicyError | None) -> None:
+        note_reload(slot, mistakes)
+        reporter.judged(mistakes)
+
     watches: list[Watch[Any]] = [
-        await asyncio.to_thread(watch_policy, serving.file, take, in_use=serving.policy, every=every, judged=judged)
+        await asyncio.to_thread(watch_policy, serving.file, taken, in_use=serving.policy, every=every, judged=judged)
     ]
     if serving.envoy is None:
         note_no_envoy(slot)
@@ -179,7 +199,7 @@ async def _watched(serving: Serving, take: Callable[[Policy | EnvoyConfig], None
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     try:
-        yield
+        yield reload
     finally:
         for watch in watches:
             await asyncio.to_thread(watch.stop)  # its thread may wait for this loop

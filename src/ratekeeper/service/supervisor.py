@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
@@ -32,6 +33,7 @@ from ratekeeper.service.listeners import Listener
 from ratekeeper.service.loop import StopSignals
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
+from ratekeeper.service.policy_news import PolicyNews
 from ratekeeper.stores.memory import MemoryStore
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
@@ -45,24 +47,29 @@ _REPLY_TIME = 5.0
 
 _log = logging.getLogger("ratekeeper")
 
+_Order: TypeAlias = Start | Policy | EnvoyConfig | PolicyNews
+
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """A process, the line to it, the policy and Envoy's limits that it has, and since when it serves."""
+    """A process, the line to it, the policy, Envoy's limits and news that it has, and since when it serves."""
 
     process: asyncio.subprocess.Process
     control: Control
     policy: Policy | None = None
     envoy: EnvoyConfig | None = None
+    news: PolicyNews | None = None
     serves_since: float | None = None
     failure: str | None = None
 
-    def obeyed(self, order: Start | Policy | EnvoyConfig) -> None:
+    def obeyed(self, order: _Order) -> None:
         """Note that it has carried out an order."""
         if isinstance(order, Start):
-            self.policy, self.envoy = order.policy, order.envoy
+            self.policy, self.envoy, self.news = order.policy, order.envoy, order.news
         elif isinstance(order, Policy):
             self.policy = order
+        elif isinstance(order, PolicyNews):
+            self.news = order
         else:
             self.envoy = order
 
@@ -112,6 +119,19 @@ class Supervisor:
         """Give the policy to the workers, and return when each worker that serves uses it."""
         start = self._start
         self._start = replace(start, policy=new) if isinstance(new, Policy) else replace(start, envoy=new)
+        await self._agree()
+
+    def tell(self, news: PolicyNews) -> None:
+        """Tell all workers how the policy's file was read, soon. Called by another thread than the loop's."""
+        asyncio.run_coroutine_threadsafe(self._tell_news(news), self._loop)
+
+    async def _tell_news(self, news: PolicyNews) -> None:
+        self._start = replace(self._start, news=news)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _agree(self) -> None:
+        """Return when each worker that serves has all that is in use."""
 
         def agreed() -> bool:
             serving = [worker for worker in self._workers if worker.serves_since is not None]
@@ -200,7 +220,7 @@ class Supervisor:
 
     async def _direct(self, worker: _Worker) -> None:
         """Give a worker its orders, and the policy that is in use, for as long as it lives."""
-        order: Start | Policy | EnvoyConfig | str = self._start
+        order: _Order | str = self._start
         try:
             while True:
                 worker.failure = await worker.control.ask(order)
@@ -225,12 +245,14 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 worker.process.kill()
 
-    def _next_order(self, worker: _Worker) -> Policy | EnvoyConfig | str:
+    def _next_order(self, worker: _Worker) -> _Order | str:
         """Return what a worker lacks, or `SERVE` if it has all that is in use."""
         if worker.policy is not self._start.policy:
             return self._start.policy
         if self._start.envoy is not None and worker.envoy is not self._start.envoy:
             return self._start.envoy
+        if self._start.news is not None and worker.news is not self._start.news:
+            return self._start.news
         return SERVE
 
     def _tell(self, reason: str, pause: float, repeats: bool) -> None:

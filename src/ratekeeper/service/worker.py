@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.model import Policy
@@ -22,6 +24,7 @@ from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import run_loop
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
+from ratekeeper.service.policy_news import PolicyNews
 from ratekeeper.service.protocols import make_wire
 from ratekeeper.service.server import Listening, Server, close
 
@@ -30,10 +33,12 @@ _log = logging.getLogger("ratekeeper")
 
 async def work(control: Control, metrics: Metrics, sockets: Sequence[tuple[str, socket.socket]]) -> int:
     """Make the core, serve it when told to, and replace its policy whenever told to. Return the exit code."""
+    parent = os.getppid()
     start = await control.receive()
     assert isinstance(start, Start)
     try:
         core = start.make_core(metrics)
+        core.reload = partial(_reload, parent)
         listening = [Listening(kind, one, make_wire(kind, core, start.bounds)) for kind, one in sockets]
     except Exception as error:  # the parent logs any failure, in one line
         await control.send(f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error))
@@ -45,9 +50,14 @@ async def work(control: Control, metrics: Metrics, sockets: Sequence[tuple[str, 
     # A signal may come twice, as to a whole group and from the parent. To end at once, the parent kills.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await control.send(None)
-    obeying = asyncio.get_running_loop().create_task(_obey(control, core, server))
+    loop = asyncio.get_running_loop()
+    tasks = [
+        loop.create_task(_obey(control, core, server)),
+        loop.create_task(core.pauses.watch(bool(core.operator.tokens))),
+    ]
     await server.run()
-    obeying.cancel()
+    for task in tasks:
+        task.cancel()
     await close(core)
     return 0
 
@@ -62,12 +72,21 @@ async def _obey(control: Control, core: Core, server: Server) -> None:
 
 
 def _replace(core: Core, new: object) -> str | None:
+    if isinstance(new, PolicyNews):
+        core.news = new
+        return None
     assert isinstance(new, Policy | EnvoyConfig)
     try:
         core.replace(new)
     except PolicyError as error:
         return str(error)
     return None
+
+
+def _reload(parent: int) -> None:
+    """Have the parent read the policy's file, unless it is gone: then this process has another parent."""
+    if os.getppid() == parent:
+        os.kill(parent, signal.SIGHUP)
 
 
 async def _main(control: socket.socket, metrics: Metrics, sockets: Sequence[tuple[str, socket.socket]]) -> int:

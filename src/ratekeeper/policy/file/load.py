@@ -105,7 +105,7 @@ def parse_policy(text: str, source: str = "<policy>") -> Policy:
     top.report.finish()
     sources |= {rule.cost: header for rule in rules if isinstance(rule.cost, str) and (header := cost_source(rule))}
     version = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Policy(rules, sources, tiers, source, store, exempt, version)
+    return Policy(rules, sources, tiers, source, store, exempt, version, text)
 
 
 def _toml(text: str, source: str) -> dict[str, object]:

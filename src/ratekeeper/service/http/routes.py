@@ -13,6 +13,7 @@ from ratekeeper.errors import BadRequestError, RatekeeperError, StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.headers import keep
 from ratekeeper.http.responses import Response, explained, problem
+from ratekeeper.service.admin.routes import ROUTES as ADMIN_ROUTES
 from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
 from ratekeeper.service.http.answer import CLOSE, Answer, answer_of, encoded
 from ratekeeper.service.http.exchange import GatewayExchange, path_of
@@ -166,7 +167,7 @@ ROUTES: dict[bytes, Route] = {**_ASKED, **live.ROUTES}
 
 # A status to deny with is a part of the path: a client's own query goes through some gateways to here.
 _STATUSES = [status.value for status in HTTPStatus if 400 <= status.value < 500]
-_ALL = ROUTES | live.FILES | {b"/check/": Route(check)}
+_ALL = ROUTES | live.FILES | ADMIN_ROUTES | {b"/check/": Route(check)}
 _ALL |= {b"/check/%d" % status: Route(partial(check, deny_status=status)) for status in _STATUSES}
 _NOT_FOUND = Route(not_found)
 

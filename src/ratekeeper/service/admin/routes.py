@@ -1,0 +1,99 @@
+"""The routes of the admin API. Each request is checked here, in one order: its sender, its body, and whether it is new.
+
+Each change is logged: who, what, and hashes in place of keys. It is ended even if the client hangs up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from ratekeeper.errors import BadRequestError, RatekeeperError, StoreError, StoreUnavailable
+from ratekeeper.http.responses import Response, explained, response_to
+from ratekeeper.http.stated import stated_attributes
+from ratekeeper.service.admin import buckets, policies
+from ratekeeper.service.admin.fields import parse_fields
+from ratekeeper.service.admin.guard import NotDoneError, key_of_change, signed_in, use_up
+from ratekeeper.service.admin.operation import Given, Operation, Report
+from ratekeeper.service.core import Core
+from ratekeeper.service.http.answer import Answer, answer_of
+from ratekeeper.service.http.exchange import GatewayExchange
+from ratekeeper.service.http.route import Route
+
+PREFIX = "/v1/admin/"
+OPERATIONS: dict[str, Operation] = {**buckets.OPERATIONS, **policies.OPERATIONS}
+
+_HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+_SHOWN = 2_000
+
+_log = logging.getLogger("ratekeeper.admin")
+_under_way: set[asyncio.Task[Report]] = set()
+"""The changes that are not ended. A loop itself would not keep them alive."""
+
+
+async def _answer(name: str, operation: Operation, core: Core, request: GatewayExchange) -> Answer:
+    """Answer one request of an admin."""
+    try:
+        report = await _answered(name, operation, core, request)
+    except NotDoneError as error:
+        return answer_of(error.response)
+    except (RatekeeperError, ValueError) as error:
+        return answer_of(_response_to(error))
+    return answer_of(Response(200, _HEADERS, json.dumps(report).encode("ascii")))
+
+
+async def _answered(name: str, operation: Operation, core: Core, request: GatewayExchange) -> Report:
+    who = signed_in(core, request)
+    verb = "GET" if operation.fields is None else "POST"
+    if request.verb != verb.encode("ascii"):
+        raise NotDoneError(405, f"ask by {verb}", ("Allow", verb))
+    given = {} if operation.fields is None else parse_fields(request.body, operation.fields)
+    if "attributes" in given:
+        given["attributes"] = stated_attributes(given["attributes"], core.pauses.policy)
+    if not operation.changes:
+        return await operation.run(core, given)
+    await use_up(core, key_of_change(request))
+    change = asyncio.ensure_future(_changed(who, name, operation.run(core, given), core, given))
+    _under_way.add(change)
+    change.add_done_callback(_under_way.discard)
+    return await asyncio.shield(change)
+
+
+async def _changed(who: str, name: str, change: Coroutine[Any, Any, Report], core: Core, given: Given) -> Report:
+    """Carry out a change, and log it."""
+    what = f"{name} {_shown(core, given)}"
+    try:
+        report = await change
+    except BaseException as error:
+        _log.warning("%s: %s: failed, perhaps in part: %s", who, what, type(error).__name__)
+        raise
+    _log.info("%s: %s", who, what)
+    return report
+
+
+def _shown(core: Core, given: Given) -> str:
+    """Return the fields of a change for the log: in one line, of ASCII, with hashes in place of keys."""
+    shown = core.policy.keeper.compiled.shown
+    fields = dict(given)
+    if "attributes" in given:
+        fields["attributes"] = {name: shown(name, value) for name, value in given["attributes"].items()}
+    text = json.dumps(fields)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _response_to(error: RatekeeperError | ValueError) -> Response:
+    if isinstance(error, BadRequestError | StoreUnavailable):
+        return response_to(error)
+    if isinstance(error, StoreError):
+        return explained(503, str(error))
+    return explained(400, str(error))
+
+
+ROUTES: dict[bytes, Route] = {
+    (PREFIX + name).encode("ascii"): Route(partial(_answer, name, operation), operation.fields is not None)
+    for name, operation in OPERATIONS.items()
+}
