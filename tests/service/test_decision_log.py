@@ -15,7 +15,8 @@ from service_process import poll
 from ratekeeper import Limiter, ManualClock, MemoryStore, Policy, StoreUnavailable
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.service.access_log import MOST_LINES, AccessLog, AccessLogSpec
-from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
+from ratekeeper.service.core import Core
+from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 from ratekeeper.service.metrics.counters import SAMPLE, Metrics
 from ratekeeper.service.metrics.exposition import Exposition
 
@@ -50,7 +51,7 @@ def ask(path: Path) -> Callable[..., AccessLog]:
     core = Core(POLICY, MemoryStore(100, clock=ManualClock()), access_log=log)
 
     def ask(**attributes: str) -> AccessLog:
-        core.charge(ProgramExchange(core, CheckRequest(attributes)), "resp")
+        core.charge(ProgramExchange(core.limiter, CheckRequest(attributes)), "resp")
         return log
 
     return ask

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ratekeeper import ManualClock, MemoryStore, Policy
 from ratekeeper.coroutines import run_sync
-from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
+from ratekeeper.service.core import Core
+from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 from ratekeeper.service.live.hitters import PLACES, HeavyHitters, Hitter, Sketch, hashed, merged
 from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.operator_options import OperatorOptions
@@ -49,7 +50,7 @@ def core() -> Core:
 
 
 def ask(core: Core, **attributes: str) -> None:
-    core.charge(ProgramExchange(core, CheckRequest(attributes)))
+    core.charge(ProgramExchange(core.limiter, CheckRequest(attributes)))
 
 
 def told(core: Core) -> dict[tuple[str, str], int]:
@@ -123,7 +124,7 @@ def test_several_questions_about_one_request_count_by_their_own_keys() -> None:
     decided = core()
     ask(decided, api_key="k-1")
     asked = [CheckRequest({"api_key": "k-2"}), CheckRequest({"api_key": "k-1"})]
-    exchange = ProgramExchange(decided, asked[0])
+    exchange = ProgramExchange(decided.limiter, asked[0])
     refusal = decided.charge_together(exchange, asked)
     assert refusal is not None
     assert told(decided) == {("each key", "api_key=k-1"): 1}

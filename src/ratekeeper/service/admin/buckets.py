@@ -20,7 +20,8 @@ from ratekeeper.service.admin.fields import Field, is_names, is_positive, is_str
 from ratekeeper.service.admin.operation import Given, Operation, Report
 from ratekeeper.service.admin.pauses import block_probe, end_of_block
 from ratekeeper.service.admin.times import TIMES, end_of
-from ratekeeper.service.core import Core, decide_async
+from ratekeeper.service.core import Core
+from ratekeeper.service.limiter import decide_async
 from ratekeeper.usage import Usage
 
 

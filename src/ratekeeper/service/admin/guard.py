@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from ratekeeper.decision import Charge
 from ratekeeper.http.responses import Response, explained
 from ratekeeper.limits import parse_limit
-from ratekeeper.service.core import Core, decide_async
+from ratekeeper.service.core import Core
 from ratekeeper.service.http.exchange import GatewayExchange
+from ratekeeper.service.limiter import decide_async
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ from ratekeeper.http.charging import REFUSALS
 from ratekeeper.http.header_styles import styled_lines
 from ratekeeper.http.headers import rate_limit_lines
 from ratekeeper.policy.decision import PolicyDecision, is_nearly_used, refused
-from ratekeeper.service.core import Core, decide_async
+from ratekeeper.service.core import Core
 from ratekeeper.service.envoy.model import SECONDS_OF_UNIT, EnvoyConfig, EnvoyLimit, bucket, key_of
 from ratekeeper.service.grpc.answers import call_error, refusal_parts, together
 from ratekeeper.service.grpc.call import Answer, Call
@@ -34,6 +34,7 @@ from ratekeeper.service.grpc.codec import (
     write_struct,
 )
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, CallError
+from ratekeeper.service.limiter import decide_async
 from ratekeeper.stores.base import is_async
 
 _MOST_TOLD = 100

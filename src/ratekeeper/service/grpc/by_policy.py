@@ -15,11 +15,12 @@ from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.header_styles import styled_lines
 from ratekeeper.http.headers import keep, rate_limit_lines
-from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
+from ratekeeper.service.core import Core
 from ratekeeper.service.grpc.answers import call_error, refusal_parts, status_of, together
 from ratekeeper.service.grpc.call import Answer, Call
 from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest, write_response
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, CallError
+from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 
 ALIASES = {
     "remote_address": "client",
@@ -65,7 +66,7 @@ class CallExchange(ProgramExchange):
     """A request that a call describes. A call that is given up leaves its place in the queue."""
 
     def __init__(self, core: Core, asked: CheckRequest, call: Call, question: Question) -> None:
-        super().__init__(core, asked)
+        super().__init__(core.limiter, asked)
         self._call = call
         self._question = question
 

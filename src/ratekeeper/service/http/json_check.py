@@ -10,7 +10,7 @@ from typing import Any
 from ratekeeper.decision import Decision, RuleDecision
 from ratekeeper.errors import BadRequestError, did_you_mean
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.service.core import CheckRequest
+from ratekeeper.service.limiter import CheckRequest
 
 _SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1, "timeout": 0, "wait": true}'
 

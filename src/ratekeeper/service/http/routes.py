@@ -14,11 +14,12 @@ from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.headers import keep
 from ratekeeper.http.responses import Response, explained, problem
 from ratekeeper.service.admin.routes import ROUTES as ADMIN_ROUTES
-from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
+from ratekeeper.service.core import Core
 from ratekeeper.service.http.answer import CLOSE, Answer, answer_of, encoded
 from ratekeeper.service.http.exchange import GatewayExchange, path_of
 from ratekeeper.service.http.json_check import parse_checks, report
 from ratekeeper.service.http.route import Answering, Route
+from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 from ratekeeper.service.live import routes as live
 
 _PLAIN = ("Content-Type", "text/plain")
@@ -107,7 +108,7 @@ async def _check_many(core: Core, questions: list[CheckRequest]) -> Answer:
 
 async def _decided(core: Core, asked: CheckRequest) -> tuple[Response | dict[str, Any], list[tuple[bytes, bytes]]]:
     """Return the report on a decision and the lines about its limits, or the response if it cannot be decided."""
-    exchange = ProgramExchange(core, asked)
+    exchange = ProgramExchange(core.limiter, asked)
     charged = core.charge(exchange)
     refusal = charged if charged is None or isinstance(charged, RatekeeperError) else await charged
     if refusal is not None and not isinstance(refusal, RateLimitExceeded):

@@ -14,7 +14,8 @@ from ratekeeper.errors import BadRequestError, RatekeeperError, did_you_mean
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.policy.async_keeper import AsyncKeeper
-from ratekeeper.service.core import CheckRequest, Core, ProgramExchange
+from ratekeeper.service.core import Core
+from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 from ratekeeper.service.resp.replies import encode, simple
 from ratekeeper.service.resp.session import Session
 from ratekeeper.usage import Usage
@@ -42,7 +43,7 @@ class Checks:
         except BadRequestError:
             self._core.metrics.protocols["resp"].failed(0)
             raise
-        exchange = ProgramExchange(self._core, asked)
+        exchange = ProgramExchange(self._core.limiter, asked)
         return self._begun(self._checked(exchange, session.resp3))
 
     def usage(self, session: Session, request: list[bytes]) -> bytes | Coroutine[Any, Any, bytes]:
