@@ -51,16 +51,14 @@ class Admin:
         self._url = url
         self._token = token
 
-    def send(
-        self, verb: str, name: str, body: Any = None, content: bytes | None = None, **headers: str
-    ) -> httpx.Response:
+    def send(self, verb: str, name: str, body: Any = None, **headers: str) -> httpx.Response:
         """Send a request. `headers` have "_" for "-"; an empty one is left out."""
         sent = {"authorization": f"Bearer {self._token}"}
         if verb == "POST":
             sent["idempotency-key"] = f"{id(self):x}-{next(self._numbers):08d}"
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         return httpx.request(
-            verb, f"{self._url}/v1/admin/{name}", json=body, content=content, timeout=PATIENCE,
+            verb, f"{self._url}/v1/admin/{name}", json=body, timeout=PATIENCE,
             headers={name: value for name, value in sent.items() if value},
         )  # fmt: skip
 
