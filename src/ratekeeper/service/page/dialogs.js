@@ -1,0 +1,84 @@
+/*
+ * The dialog in which an admin confirms a change, or signs in. Knows no route.
+ *
+ * A dialog makes one key for its change when it opens. So pressing the button again after a lost answer changes
+ * nothing twice: the service then says 409, which means that the change was made.
+ */
+
+import { announce, byId, el, fill } from "./dom.js";
+
+const USED_KEY = 409;
+
+/** A field of a dialog: a choice if it has `options`, which are pairs of a value and its text; else an input. */
+function fieldOf({ name, label, options, ...attributes }) {
+  const input = options
+    ? el("select", { name }, ...options.map(([value, text]) => el("option", { value }, text)))
+    : el("input", { name, required: true, autocomplete: "off", ...attributes });
+  return { name, input, node: el("label", { class: "field" }, el("span", {}, label), input) };
+}
+
+function valuesOf(fields) {
+  return Object.fromEntries(fields.map(({ name, input }) => [name, input.type === "number" ? input.valueAsNumber : input.value]));
+}
+
+/**
+ * Ask for a confirmation, and make the change. Return whether it was made.
+ *
+ * `about` has the nodes and strings that say what will happen; `act` gets the fields' values and the change's key.
+ */
+export function confirmed({ title, about, fields = [], verb, danger = false, act }) {
+  const dialog = byId("dialog");
+  if (dialog.open) return Promise.resolve(false);
+  const key = crypto.randomUUID();
+  const inputs = fields.map(fieldOf);
+  const error = el("p", { class: "error", role: "alert" });
+  const yes = el("button", { class: danger ? "danger" : "main" }, verb);
+  const no = el("button", { type: "button", on: { click: () => dialog.close() } }, "Cancel");
+  const form = el(
+    "form", { method: "dialog" }, el("h2", { id: "dialog-title" }, title), el("p", {}, ...about),
+    ...inputs.map(({ node }) => node), error, el("p", { class: "buttons" }, no, yes),
+  );
+  fill(dialog, form);
+  let made = false;
+  let tries = 0;
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    yes.disabled = true;
+    tries += 1;
+    error.textContent = "";
+    try {
+      await act(valuesOf(inputs), key);
+      made = true;
+    } catch (problem) {
+      made = problem.status === USED_KEY && tries > 1;
+      error.textContent = problem.message;
+    }
+    yes.disabled = false;
+    if (made) dialog.close();
+  });
+  dialog.showModal();
+  (inputs[0]?.input ?? yes).focus();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      fill(dialog);
+      resolve(made);
+    }, { once: true });
+  });
+}
+
+/** Sign an admin in by a token, or out. */
+export async function signInOrOut(session) {
+  if (session.signedIn) {
+    session.signOut();
+    announce("You are signed out.");
+    return;
+  }
+  const done = await confirmed({
+    title: "Sign in",
+    about: ["The token stays in this tab, and is forgotten when you close it."],
+    fields: [{ name: "token", label: "An admin's token", type: "password", maxlength: 512 }],
+    verb: "Sign in",
+    act: ({ token }) => session.signIn(token.trim()),
+  });
+  if (done) announce("You are signed in.");
+}

@@ -1,0 +1,80 @@
+/*
+ * The most limited keys: as hashes for all, as they are for an admin, who may ask about one.
+ *
+ * The list keeps its rows and writes to them. Real keys are asked for every five seconds, while they are seen.
+ */
+
+import { byId, el, fill, name, setText, svg } from "./dom.js";
+import { count } from "./numbers.js";
+
+const MOST = 20;
+const EVERY = 5000;
+
+export class KeysView {
+  #rows = [];
+  #real = null;
+  #asked = 0;
+
+  constructor(session, request) {
+    this.session = session;
+    this.request = request;
+  }
+
+  show() {
+    this.#real = null;
+    this.#asked = 0;
+  }
+
+  update(status) {
+    if (this.session.signedIn) this.#ask();
+    const signed = this.session.signedIn && this.#real !== null;
+    setText(byId("keys-note"), signed ? "as they are" : "as hashes; sign in to see them");
+    const keys = (signed ? this.#real : status.limited_keys).slice(0, MOST);
+    const most = Math.max(1, ...keys.map((key) => key.rejected));
+    byId("keys-empty").hidden = keys.length > 0;
+    while (this.#rows.length > keys.length) this.#rows.pop().node.remove();
+    keys.forEach((key, place) => this.#write(this.#rows[place] ?? this.#make(), key, most));
+  }
+
+  async #ask() {
+    if (performance.now() - this.#asked < EVERY) return;
+    this.#asked = performance.now();
+    try {
+      const answer = await this.session.get("v1/admin/limited-keys");
+      if (this.session.signedIn) this.#real = answer.limited_keys ?? answer.keys ?? answer;
+    } catch {
+      this.#real = null; // the hashes are shown again
+    }
+  }
+
+  #make() {
+    const who = el("span");
+    const rule = el("span", { class: "rule" });
+    const bar = svg("rect", { width: "0", height: "8" });
+    const n = el("span");
+    const error = el("small");
+    const act = el("span", { class: "act" });
+    const meter = svg("svg", { class: "meter", viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" }, bar);
+    const node = el("li", {}, el("span", { class: "who" }, who, rule), meter, el("span", { class: "n" }, n, error), act);
+    byId("keys").append(node);
+    const row = { node, who, rule, bar, n, error, act, shown: null };
+    this.#rows.push(row);
+    return row;
+  }
+
+  #write(row, key, most) {
+    const same = `${key.rule}\n${key.key}\n${this.session.signedIn}`;
+    if (row.shown !== same) {
+      row.shown = same;
+      fill(row.who, name(key.key, 48));
+      fill(row.rule, name(key.rule, 48));
+      const pick = () => this.request.pick(key.rule, key.attributes);
+      const button = key.attributes ? el("button", { type: "button", class: "quiet", on: { click: pick } }, "Why?") : null;
+      if (button) button.setAttribute("aria-label", "Why is this key limited?");
+      fill(row.act, button);
+    }
+    row.bar.setAttribute("width", (100 * key.rejected) / most);
+    setText(row.n, count(key.rejected));
+    setText(row.error, key.error ? `≤ ${count(key.error)} too many` : "rejected");
+  }
+}

@@ -1,0 +1,106 @@
+/*
+ * The admin's token, and questions to the service. Knows no element.
+ *
+ * The token lives in this tab only: in memory, and in sessionStorage, so that a reload keeps it. It is sent as a header,
+ * never as a cookie or in an address. A token that comes in the address's fragment is taken out of it at once.
+ */
+
+const KEPT = "ratekeeper-token";
+const PATIENCE = 15_000;
+
+/** An answer that is not a success, in the service's words. */
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function problemOf(response) {
+  const text = (await response.text()).slice(0, 4000);
+  try {
+    const problem = JSON.parse(text);
+    return problem.detail ?? problem.title ?? text;
+  } catch {
+    return text || `the service answered ${response.status}`;
+  }
+}
+
+export class Session extends EventTarget {
+  #token = null;
+
+  /** Take the token of the address or of this tab, if there is one and the service knows it. */
+  async begin() {
+    const found = /^#(?:.*&)?token=([^&]+)/.exec(location.hash);
+    if (found) history.replaceState(null, "", location.pathname + location.search);
+    const token = found ? decodeURIComponent(found[1]) : sessionStorage.getItem(KEPT);
+    if (token) await this.signIn(token);
+  }
+
+  get signedIn() {
+    return this.#token !== null;
+  }
+
+  /** Keep a token that the service knows. Throw `Refused` for another. */
+  async signIn(token) {
+    try {
+      await this.#ask("GET", "v1/admin/rules", undefined, { Authorization: `Bearer ${token}` });
+    } catch (error) {
+      if (error.status === 401) sessionStorage.removeItem(KEPT);
+      throw error;
+    }
+    this.#token = token;
+    sessionStorage.setItem(KEPT, token);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  signOut() {
+    this.#token = null;
+    sessionStorage.removeItem(KEPT);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  get(path) {
+    return this.#asAdmin("GET", path);
+  }
+
+  /** Ask something that changes nothing. */
+  ask(path, body) {
+    return this.#asAdmin("POST", path, body);
+  }
+
+  /** Change something. The same key again changes nothing again. */
+  change(path, body, key) {
+    return this.#asAdmin("POST", path, body, { "Idempotency-Key": key });
+  }
+
+  async #asAdmin(method, path, body, headers = {}) {
+    if (this.#token === null) throw new Refused(401, "sign in first");
+    try {
+      return await this.#ask(method, path, body, { Authorization: `Bearer ${this.#token}`, ...headers });
+    } catch (error) {
+      if (error.status === 401) this.signOut();
+      throw error;
+    }
+  }
+
+  async #ask(method, path, body, headers) {
+    const sent = body === undefined ? {} : { "Content-Type": "application/json" };
+    let response;
+    try {
+      response = await fetch(path, {
+        method,
+        headers: { ...headers, ...sent },
+        body: body === undefined ? undefined : JSON.stringify(body),
+        cache: "no-store",
+        credentials: "omit",
+        redirect: "error",
+        signal: AbortSignal.timeout(PATIENCE),
+      });
+    } catch {
+      throw new Refused(0, "the service does not answer");
+    }
+    if (!response.ok) throw new Refused(response.status, await problemOf(response));
+    return response.status === 204 ? null : response.json();
+  }
+}

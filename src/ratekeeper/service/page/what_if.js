@@ -1,0 +1,179 @@
+/*
+ * What-if: the last minutes of traffic against other limits. Asks the service to compute; nothing is enforced by it.
+ */
+
+import { Chart, Legend, highest } from "./chart.js";
+import { announce, byId, el, fill, icon, name, setText, shown } from "./dom.js";
+import { Knob } from "./knob.js";
+import { clock, count, duration, rate } from "./numbers.js";
+
+const OUTCOMES = [["admitted", "Admitted"], ["delayed", "Delayed"], ["rejected", "Rejected"]];
+const KINDS = OUTCOMES.map(([kind]) => kind);
+const CALM = 250;
+const ROWS = 50;
+
+export class WhatIfView {
+  #timer = 0;
+  #running = false;
+  #wanted = null;
+  #edited = false;
+
+  constructor(session) {
+    this.session = session;
+    this.legend = new Legend(byId("what-if-legend"), OUTCOMES, icon, rate);
+    const chart = (id, label) => new Chart(byId(id), KINDS, { label, format: rate, stacked: true, least: 5, onMove: (at) => this.#move(id, at) });
+    this.charts = { before: chart("before-chart", "Requests a second, as it was"), after: chart("after-chart", "Requests a second, as it would have been") };
+    byId("what-if-name").addEventListener("change", () => this.#knobs());
+    byId("what-if-reset").addEventListener("click", () => this.#asItIs());
+    byId("what-if-try").addEventListener("click", () => this.#want({ policy: byId("what-if-policy").value }, 0));
+    byId("what-if-policy").addEventListener("input", () => (this.#edited = true));
+    byId("by-rule").addEventListener("click", () => this.#mode(false));
+    byId("by-text").addEventListener("click", () => this.#mode(true));
+    byId("copy").addEventListener("click", () => this.#copy());
+  }
+
+  show() {
+    const signed = this.session.signedIn;
+    byId("what-if-locked").hidden = signed;
+    byId("what-if-open").hidden = !signed;
+    if (signed) return;
+    this.#edited = false;
+    this.#asItIs();
+    byId("what-if-policy").value = "";
+  }
+
+  update(status) {
+    const rules = status.rules.filter((rule) => rule.capacity > 0 && rule.per_second > 0);
+    const seen = JSON.stringify(rules.map(({ name: one, capacity, per_second: perSecond }) => [one, capacity, perSecond]));
+    if (!this.session.signedIn || this.seen === seen) return;
+    this.seen = seen;
+    this.rules = rules;
+    const chosen = byId("what-if-name").value;
+    fill(byId("what-if-name"), ...rules.slice(0, 1024).map((rule) => el("option", { value: rule.name }, shown(rule.name))));
+    if (rules.some((rule) => rule.name === chosen)) byId("what-if-name").value = chosen;
+    this.#knobs();
+    this.#text();
+  }
+
+  get #rule() {
+    return this.rules?.find((rule) => rule.name === byId("what-if-name").value);
+  }
+
+  #mode(text) {
+    byId("by-rule").setAttribute("aria-pressed", String(!text));
+    byId("by-text").setAttribute("aria-pressed", String(text));
+    byId("what-if-rule").hidden = text;
+    byId("what-if-text").hidden = !text;
+  }
+
+  #knobs() {
+    const rule = this.#rule;
+    fill(byId("what-if-knobs"));
+    if (!rule) return;
+    const turned = () => this.#want({ rules: { [rule.name]: this.#turned(rule) } });
+    this.capacity = new Knob("Capacity", rule.capacity, { whole: true, turned });
+    this.rate = new Knob(rule.algorithm === "leaky bucket" ? "Leak rate" : "Refill rate", rule.per_second, { perUnit: true, turned });
+    byId("what-if-knobs").append(this.capacity.node, this.rate.node);
+    this.#want({ rules: { [rule.name]: {} } }, 0);
+  }
+
+  #turned(rule) {
+    const changed = {};
+    if (this.capacity.value !== rule.capacity) changed.capacity = this.capacity.value;
+    if (this.rate.value !== rule.per_second) changed.per_second = this.rate.value;
+    return changed;
+  }
+
+  async #text() {
+    if (this.#edited) return;
+    try {
+      const policy = await this.session.get("v1/admin/policy");
+      if (this.session.signedIn && !this.#edited) byId("what-if-policy").value = policy.now.text;
+    } catch (error) {
+      setText(byId("what-if-error"), error.message);
+    }
+  }
+
+  #asItIs() {
+    this.#edited = false;
+    setText(byId("what-if-error"), "");
+    if (!this.session.signedIn) {
+      this.seen = null;
+      this.#wanted = null;
+      fill(byId("what-if-knobs"));
+      fill(byId("what-if-figures"));
+      byId("toml-card").hidden = true;
+      return;
+    }
+    this.#text();
+    this.#knobs();
+  }
+
+  /** Ask for this after a moment of calm. While one answer is computed, only the latest wish waits. */
+  #want(body, calm = CALM) {
+    this.#wanted = body;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#run(), calm);
+  }
+
+  async #run() {
+    if (this.#running || this.#wanted === null) return;
+    const body = this.#wanted;
+    this.#wanted = null;
+    this.#running = true;
+    byId("compare").classList.add("busy");
+    try {
+      const answer = await this.session.ask("v1/admin/what-if", body);
+      setText(byId("what-if-error"), "");
+      if (this.session.signedIn) this.#write(answer);
+    } catch (error) {
+      setText(byId("what-if-error"), error.message);
+    }
+    byId("compare").classList.remove("busy");
+    this.#running = false;
+    if (this.#wanted !== null) this.#run();
+  }
+
+  #write({ span, requests, rules, series, toml }) {
+    setText(byId("what-if-span"), requests ? `${count(requests)} requests in ${duration(span)}` : "No traffic was recorded yet.");
+    const total = ({ admitted, delayed, rejected }) => admitted.map((value, place) => value + delayed[place] + rejected[place]);
+    const top = highest([total(series.before), total(series.after)]);
+    this.charts.before.update(series.times, series.before, top);
+    this.charts.after.update(series.times, series.after, top);
+    this.#move("after-chart", null);
+    fill(byId("what-if-figures"), ...rules.slice(0, ROWS).map(figures));
+    byId("what-if-empty").hidden = rules.length > 0;
+    byId("toml-card").hidden = !toml;
+    setText(byId("toml"), toml ?? "");
+  }
+
+  #move(id, at) {
+    const chart = id === "before-chart" ? this.charts.before : this.charts.after;
+    if (!chart?.columns || !chart.times.length) return;
+    const sum = (points) => points.reduce((total, value) => total + value, 0) / points.length;
+    const values = Object.fromEntries(KINDS.map((kind) => [kind, at === null ? sum(chart.columns[kind]) : chart.columns[kind][at]]));
+    const which = id === "before-chart" ? "as it was" : "as it would have been";
+    this.legend.show(at === null ? `mean, ${which}` : `${clock(chart.times[at])}, ${which}`, values);
+  }
+
+  async #copy() {
+    try {
+      await navigator.clipboard.writeText(byId("toml").textContent);
+      announce("The rule is copied as TOML.");
+    } catch {
+      getSelection().selectAllChildren(byId("toml")); // without a clipboard, the person copies what is selected
+      announce("The text is selected: copy it with Ctrl+C.");
+    }
+  }
+}
+
+/** One rule's row: its numbers before and after, and the difference. */
+function figures(rule) {
+  if (!rule.known) return el("tr", {}, el("th", { scope: "row" }, name(rule.name)), el("td", { colspan: 3 }, `not known: ${shown(rule.why ?? "", 200)}`));
+  const cells = KINDS.map((kind) => {
+    const change = rule.after[kind] - rule.before[kind];
+    const difference = change ? `${change > 0 ? "+" : "−"}${count(Math.abs(change))}` : "as before";
+    return el("td", {}, el("span", { class: "was" }, count(rule.before[kind])), " → ", el("b", {}, count(rule.after[kind])), el("small", {}, difference));
+  });
+  return el("tr", {}, el("th", { scope: "row" }, name(rule.name)), ...cells);
+}
