@@ -42,6 +42,9 @@ known_limits: Callable[[tuple[Limit, ...], int], KnownLimits] = KnownLimits
 counts: type[Counts] = Counts
 """Raises numbers in shared memory."""
 
+recorder: Callable[..., Any] | None = None
+"""Makes the C recorder of requests; None where the C core is not in use. See service/live/recorder.py."""
+
 _wanted = os.environ.get("RATEKEEPER_CORE", "auto")
 if _wanted not in ("auto", "require", "python"):
     raise ImportError(f"RATEKEEPER_CORE must be auto, require or python, not {_wanted!r}")
@@ -59,6 +62,7 @@ if _wanted != "python":
         matcher = _table.Matcher
         known_limits = cast("Any", _table.KnownLimits)
         counts = cast("Any", _table.Counts)
+        recorder = _table.Recorder
 
 
 def lines_for(max_keys: int) -> int:

@@ -60,6 +60,24 @@ class Counts:
     def __new__(cls, memory: Any, /) -> Counts: ...
     def add(self, places: int | tuple[int, ...], /) -> None: ...
 
+class Recorder:
+    """As service/live/recorder.PythonRecorder."""
+
+    left_out: int
+    def __new__(
+        cls,
+        ring: Any,
+        secret: bytes,
+        changed: Callable[[Any], object],
+        told: Callable[[PolicyDecision], tuple[int, int]],
+        now: Callable[[], int],
+        /,
+    ) -> Recorder: ...
+    def begin(
+        self, keeper: Any, matcher: Matcher, schema: bytes, costs: tuple[int, ...], optional: tuple[int, ...], /
+    ) -> bool: ...
+    def decided(self, exchange: Any, decision: PolicyDecision, /) -> None: ...
+
 class PolicyGate:
     def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision: ...
 

@@ -77,6 +77,9 @@ bool rk_read_own_cost(PyObject *rule, PyObject *const *values, int64_t *cost);
 
 /* Find what charges a request. False with a Python error set. The caller releases what was found, whatever it returns. */
 bool rk_find_rules(const rk_matcher_object *self, PyObject *attributes, rk_found *found);
+
+/* The first part of it: read the value of each slot. */
+bool rk_read_values(const rk_matcher_object *self, PyObject *attributes, rk_found *found);
 void rk_release_found(rk_found *found);
 
 extern PyType_Spec rk_matcher_spec;

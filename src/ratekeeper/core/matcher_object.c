@@ -134,7 +134,7 @@ static int add_rule(const rk_matcher_object *self, Py_ssize_t place, rk_found *f
     return 1;
 }
 
-bool rk_find_rules(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
+bool rk_read_values(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
 {
     Py_ssize_t rules = PyTuple_GET_SIZE(self->rules), slots = 1;
     slots += PyTuple_GET_SIZE(RK_AT(self->program, RK_NAMES)) + PyTuple_GET_SIZE(RK_AT(self->program, RK_HASHED));
@@ -144,8 +144,14 @@ bool rk_find_rules(const rk_matcher_object *self, PyObject *attributes, rk_found
         return PyErr_NoMemory(), false;
     if (rules > RK_FEW && !(found->matches = PyMem_New(rk_match, rules)))
         return PyErr_NoMemory(), false;
-    if (!read_values(self, attributes, found))
+    return read_values(self, attributes, found);
+}
+
+bool rk_find_rules(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
+{
+    if (!rk_read_values(self, attributes, found))
         return false;
+    Py_ssize_t rules = PyTuple_GET_SIZE(self->rules);
     int result = rk_is_exempt(self, RK_AT(self->program, RK_EXEMPT), found->values);
     for (Py_ssize_t i = 0; !result && i < rules; i++) {
         int matches = rk_fit(self, RK_AT(RK_AT(self->rules, i), RULE_TESTS), found->values, false);

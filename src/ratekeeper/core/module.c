@@ -41,6 +41,7 @@ static int module_exec(PyObject *module)
     state->stop = rk_add_stop_type(module);
     state->known_limits = rk_add_type(module, &rk_known_limits_spec, NULL);
     state->counts = rk_add_type(module, &rk_counts_spec, NULL);
+    state->recorder = rk_add_type(module, &rk_recorder_spec, NULL);
     for (int i = 0; i < RK_TYPES; i++)
         if (!state->types[i])
             return -1;

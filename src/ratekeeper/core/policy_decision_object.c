@@ -56,6 +56,16 @@ PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_
     return (PyObject *)self;
 }
 
+const rk_rule_answer *rk_answers_of(const rk_module *module, PyObject *decision, Py_ssize_t *count, bool *allowed)
+{
+    if (Py_TYPE(decision) != module->policy_decision)
+        return NULL;
+    const rk_policy_decision_object *self = (rk_policy_decision_object *)decision;
+    *count = self->count;
+    *allowed = self->allowed;
+    return self->answers;
+}
+
 /* The decision of one rule: a RuleDecision, which is a named tuple. */
 static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module *module, Py_ssize_t i)
 {

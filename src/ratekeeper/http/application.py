@@ -5,6 +5,7 @@ How a request is charged is in `charging`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
 from typing import Any, ClassVar, Generic, Unpack
@@ -17,6 +18,7 @@ from ratekeeper.http.held import HELD_THREADS, HeldRequests
 from ratekeeper.http.options import Options, check_options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_policy import BucketOwners, Given, K, RequestPolicy
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.lookups.functions import Lookups
 from ratekeeper.policy.lookups.lookup import LookupStats
 from ratekeeper.policy.model import Policy
@@ -85,6 +87,10 @@ class ApplicationLimits(Generic[K]):
         self._replaced_later: dict[str, frozenset[str]] = {}
         self._reduced: dict[frozenset[str], RequestPolicy[K] | None] = {}
         self._watch = self._watched()
+
+    def observe(self, observer: Callable[[Any, PolicyDecision], object]) -> None:
+        """Call one more observer with each request and its decision, as `on_decision` says."""
+        self._observers = (*self._observers, observer)
 
     def policy_of(self, limit: rate_limit) -> RequestPolicy[K]:
         """Return the compiled policy of an endpoint's own limit, on the same store and with the same options.

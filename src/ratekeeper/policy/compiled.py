@@ -16,6 +16,7 @@ from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import Limit, checked_cost
 from ratekeeper.policy.compiled_rule import CompiledRule
 from ratekeeper.policy.decision import PolicyDecision, refused
+from ratekeeper.policy.hashes import digest_name
 from ratekeeper.policy.lookups.finder import NOTHING, Known, LimitFinder, Values
 from ratekeeper.policy.lookups.functions import Lookups
 from ratekeeper.policy.model import Policy, Rule, checked_policy
@@ -116,6 +117,18 @@ class CompiledPolicy:
             return plan.answer(store.decide(plan.charges))
 
         return try_acquire
+
+    @property
+    def matcher(self) -> Matcher:
+        """The object that finds the rules of a request."""
+        return self._matcher
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """The attributes that its rules look at, by their slots: those of a request, their digests, and the tier."""
+        program = self._program
+        hashed = [digest_name(program.names[slot]) for slot in program.hashed]
+        return (*program.names, *hashed, *(["tier"] if program.tier is not None else []))
 
     def seen(self, attributes: Mapping[str, str]) -> dict[str, str]:
         """Return the attributes that the policy looks at and the request has, with its tier.

@@ -24,6 +24,7 @@ from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.limiter import CheckRequest, ServiceLimiter
 from ratekeeper.service.live.board import Board
 from ratekeeper.service.live.hitters import HeavyHitters
+from ratekeeper.service.live.recording import Recording
 from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
 from ratekeeper.service.metrics.of_policy import note_policy
@@ -64,6 +65,8 @@ class Core:
         self.operator = OperatorOptions(page=False, recording_bytes=0)
         self.hitters: HeavyHitters | None = None
         """The keys that are refused most; None if no operator can see them. See `operate`."""
+        self.recording: Recording | None = None
+        """The last minutes of requests; None if they are not recorded."""
         self.metrics = metrics or Metrics()
         self.board = Board(self.metrics.slot)
         self.limiter = ServiceLimiter(
@@ -101,6 +104,9 @@ class Core:
         if options.page or options.tokens:
             self.hitters = HeavyHitters(self.metrics.slots.secret)
             self.limiter.refused = self.hitters.refused
+        if options.recording_bytes:
+            self.recording = Recording(self.metrics.slot, self.metrics.slots.secret, self.store)
+            self.limiter.observe(self.recording.decided)
 
     @cached_property
     def live(self) -> Live:

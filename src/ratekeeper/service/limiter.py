@@ -45,8 +45,8 @@ class ProgramExchange(Exchange):
         self.waits = asked.wait
 
     @property
-    def native(self) -> dict[str, str]:
-        return self._attributes
+    def native(self) -> ProgramExchange:
+        return self
 
     @property
     def method(self) -> str:

@@ -1,0 +1,124 @@
+"""Recording: the last minutes of requests, kept as hashes in the memory that all processes of the service share.
+
+Of each request it keeps the time, the cost, the outcome, a keyed hash of each attribute that the policy looks at, and
+the rules whose tests it passes: no value of an attribute, but for the numbers of tokens in attributes that have a cost.
+The key of the hash is made when the service starts, and is in no file. So nobody can tell from a recording who has
+asked, and what-if can still tell requests apart. The oldest requests make room for new ones. A recording outlives the
+worker that wrote it, and a reload: each segment has the schema of the policy that its requests were decided by.
+
+Questions that Envoy asks of envoyproxy/ratelimit's files are not recorded: there is no policy to change. This module
+knows no page and no what-if.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ratekeeper import core
+from ratekeeper.clock import local_ticks
+from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.policy.async_keeper import AsyncKeeper
+from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.service.live.fingerprints import Fingerprints
+from ratekeeper.service.live.recorder import PythonRecorder
+from ratekeeper.service.live.ring import ADMITTED, COUNT, DELAYED, END, FIRST, NUMBER, REJECTED, heads
+from ratekeeper.service.metrics.slots import Slot
+from ratekeeper.stores.base import AsyncStore, Store
+from ratekeeper.stores.table_store import TableStore
+
+
+class Schema(NamedTuple):
+    """The meaning of the records of one policy.
+
+    version   the policy's
+    names     the attribute in each slot, and how it was read: two policies may read one name differently
+    costs     the slots of the attributes that have a cost
+    rules     of each rule its name, and fingerprints of its tests and of the tests of its overrides
+    exempt    the fingerprint of the exemptions
+    """
+
+    version: str
+    names: tuple[tuple[str, str], ...]
+    costs: tuple[int, ...]
+    rules: tuple[tuple[str, str, str], ...]
+    exempt: str
+
+    @classmethod
+    def of(cls, keeper: AsyncKeeper) -> Schema:
+        """Return the schema of the records of a keeper's policy."""
+        policy, names = keeper.policy, keeper.compiled.slot_names
+        of = Fingerprints(policy)
+        costs = {rule.cost for rule in policy.rules if isinstance(rule.cost, str)}
+        return cls(
+            policy.version,
+            tuple((name, of.name(name)) for name in names),
+            tuple(slot for slot, name in enumerate(names) if name in costs),
+            tuple((rule.name, of.match(rule.match), of.overrides(rule)) for rule in policy.rules),
+            of.exempt(),
+        )
+
+    @classmethod
+    def read(cls, text: bytes) -> Schema:
+        """Return a schema that `written` has written."""
+        version, names, costs, rules, exempt = json.loads(text)
+        return cls(version, tuple(map(tuple, names)), tuple(costs), tuple(map(tuple, rules)), exempt)
+
+    def written(self) -> bytes:
+        return json.dumps(self).encode()
+
+
+class Recording:
+    """The recording of this process, in its slot's ring. `decided` is an observer of decisions.
+
+    Its times are those of the store's clock, or of this machine's clock if the store is elsewhere.
+    """
+
+    def __init__(self, slot: Slot, secret: bytes, store: Store | AsyncStore) -> None:
+        self.now = local_ticks(store.clock)
+        self._offset = None if isinstance(store, TableStore) else 0
+        self._recorder = (core.recorder or PythonRecorder)(slot.ring, secret, self._changed, self._told, self.now)
+        self.decided = self._recorder.decided
+
+    @property
+    def left_out(self) -> int:
+        """The requests of this process that could not be recorded: they, or their policy, are too long for it."""
+        left_out: int = self._recorder.left_out
+        return left_out
+
+    def _changed(self, keeper: AsyncKeeper) -> None:
+        compiled, schema = keeper.compiled, Schema.of(keeper)
+        optional = {slot for rule in compiled.rules if rule.missing for slot in rule.slots}
+        self._recorder.begin(keeper, compiled.matcher, schema.written(), schema.costs, tuple(sorted(optional)))
+
+    def _told(self, decision: PolicyDecision) -> tuple[int, int]:
+        """Return the time at which a request came, and its outcome."""
+        delayed = any(rule.decision.delay_ticks for rule in decision.enforced) if decision.allowed else False
+        outcome = REJECTED if not decision.allowed else DELAYED if delayed else ADMITTED
+        at = min((rule.decision.at_ticks for rule in decision.rules if rule.decision.at_ticks), default=0)
+        if not at:
+            return self.now(), outcome
+        if self._offset is not None:  # another machine's time, which differs as the last request without a wait shows
+            if not delayed:
+                self._offset = self.now() - at
+            at += self._offset
+        return at, outcome
+
+
+def recording_state(slots: Iterable[Slot], now: int) -> dict[str, Any]:
+    """Return what the recordings of all processes hold, for the status: `since` is in seconds before `now`, in ticks.
+
+    It reads the heads of the segments only, so it costs some microseconds.
+    """
+    requests = used = capacity = 0
+    first: int | None = None
+    for slot in slots:
+        capacity += len(slot.ring)
+        for _, head in heads(slot.ring):
+            if head[NUMBER] and head[COUNT]:
+                requests += head[COUNT]
+                used += head[END]
+                first = head[FIRST] if first is None else min(first, head[FIRST])
+    since = None if first is None else max(0, now - first) / TICKS_PER_SECOND
+    return {"requests": requests, "since": since, "bytes": used, "capacity_bytes": capacity}

@@ -1,0 +1,323 @@
+"""The recording of requests: whole records, without values, in bounded memory, by both cores alike."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratekeeper import ManualClock, MemoryStore, Policy, core
+from ratekeeper.core import IMPLEMENTATION
+from ratekeeper.coroutines import run_sync
+from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.policy.sources import Readings
+from ratekeeper.service.core import Core
+from ratekeeper.service.limiter import CheckRequest, ProgramExchange
+from ratekeeper.service.live.recorder import PythonRecorder
+from ratekeeper.service.live.recording import Schema, recording_state
+from ratekeeper.service.live.ring import ADMITTED, DELAYED, EXEMPT, OUTCOME, REJECTED, Record, read_segments, records_of
+from ratekeeper.service.live.siphash import hash_of
+from ratekeeper.service.metrics.counters import Metrics
+from ratekeeper.service.metrics.slots import Slots
+from ratekeeper.service.operator_options import OperatorOptions
+
+POLICY = Policy.parse("""
+exempt = [{ path = "/healthz" }]
+
+[attributes]
+api_key = "header:x-api-key"
+tokens = "header:x-tokens"
+
+[tiers]
+by = "api_key"
+default = "free"
+paid = ["sha256:be58b36c7a3e2dd9f4d8ae5cf22a9e5f6a09e2c9d1ca33b2d7e94ddf9eb1d5a4", "k-paid"]
+
+[[rules]]
+name = "each key"
+key = ["api_key"]
+limit = "3/minute"
+missing = "reject"
+match = { path = "/api/*" }
+
+[[rules]]
+name = "tokens"
+key = ["tier", "client"]
+cost = "tokens"
+limit = "100/minute"
+missing = "skip"
+
+[[rules.overrides]]
+client = "10.0.0.0/8"
+limit = "5/minute"
+
+[[rules]]
+name = "banned"
+match = { client = "203.0.113.9" }
+deny = true
+
+[[rules]]
+name = "planned"
+shadow = true
+limit = "1/minute"
+""")
+SIZE = 1 << 18
+RECORDERS: list[Callable[..., Any]] = [PythonRecorder, *([core.recorder] if core.recorder else [])]
+
+
+@pytest.fixture(params=RECORDERS, ids=lambda made: made.__name__)
+def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    made: Callable[..., Any] = request.param
+    monkeypatch.setattr(core, "recorder", made)
+    return made
+
+
+def core_of(policy: Policy = POLICY, slots: Slots | None = None, size: int = SIZE) -> Core:
+    metrics = Metrics(slots or Slots.make(1, size))
+    made = Core(policy, MemoryStore(1000, clock=ManualClock(100)), metrics=metrics)
+    made.operate(OperatorOptions(recording_bytes=size))
+    return made
+
+
+def ask(core: Core, attributes: dict[str, str], cost: int = 1, timeout: float | None = 0) -> Any:
+    charged = core.charge(ProgramExchange(core.limiter, CheckRequest(attributes, cost, timeout)))
+    return run_sync(charged) if charged is not None and not isinstance(charged, Exception) else charged
+
+
+def records(core: Core, slot: int = 0) -> list[Record]:
+    segments = read_segments(core.metrics.slots[slot].ring)
+    return [one for it in segments for one in records_of(it, len(Schema.read(it.schema).costs))]
+
+
+def plain(core: Core) -> list[tuple[Any, ...]]:
+    return [(*one[:3], tuple(one.values), tuple(one.costs), *one[5:]) for one in records(core)]
+
+
+def slot_of(core: Core, name: str) -> int:
+    return core.policy.keeper.compiled.slot_names.index(name)
+
+
+VALUES = st.sampled_from(
+    ["k-1", "k-paid", "10.1.2.3", "203.0.113.9", "/api/x", "/healthz", "é\ud800", "7", "x" * 300, "12a"]
+)
+PATHS = st.one_of(VALUES, st.sampled_from(["/healthz/../api/x", "/api//x", "/y/..;/healthz"]))
+REQUESTS = st.dictionaries(st.sampled_from(["api_key", "client", "tokens"]), VALUES).flatmap(
+    lambda others: st.builds(lambda path: {**others, **({"path": path} if path else {})}, st.none() | PATHS)
+)
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "c", reason="compares both recorders")
+@given(st.lists(st.tuples(REQUESTS, st.integers(0, 3)), max_size=12))
+def test_both_recorders_write_the_same(asked: list[tuple[dict[str, str], int]]) -> None:
+    secret = Slots.make(1, SIZE)
+    cores = []
+    for made in RECORDERS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(core, "recorder", made)
+            slots = Slots.make(1, SIZE)
+            slots.secret = secret.secret
+            cores.append(core_of(slots=slots))
+    for attributes, cost in asked:
+        for one in cores:
+            ask(one, attributes, cost)
+    first, second = map(plain, cores)
+    assert first == second
+    assert [one.recording.left_out for one in cores if one.recording] == [0, 0]
+
+
+def test_a_record_tells_time_cost_hashes_rules_and_outcome(recorder: object) -> None:
+    decided = core_of()
+    clock: ManualClock = decided.store.clock  # type: ignore[assignment]
+    ask(decided, {"api_key": "k-1", "path": "/api/x", "client": "10.1.2.3", "tokens": "4"}, 2)
+    clock.advance(1)
+    ask(decided, {"api_key": "k-1", "path": "/api/x", "client": "10.1.2.3", "tokens": "4"}, 2)
+    one, other = records(decided)
+    secret = decided.metrics.slots.secret
+    assert other.at - one.at == TICKS_PER_SECOND
+    assert (one.cost, list(one.costs), one.flags, other.flags) == (2, [4], REJECTED, REJECTED)
+    assert one.rules == ((0, -1), (1, 0), (3, -1))  # "tokens" by its override
+    assert one.values[slot_of(decided, "api_key")] == hash_of(secret, "k-1")
+    assert one.values[slot_of(decided, "tier")] == hash_of(secret, "free")
+    assert one.values[slot_of(decided, "client")] == other.values[slot_of(decided, "client")]
+
+
+def test_rules_are_told_whatever_became_of_the_request(recorder: object) -> None:
+    """Else what-if could not tell what they had met without an exemption, or without a rule that denies."""
+    decided = core_of()
+    ask(decided, {"path": "/healthz"})
+    ask(decided, {"path": "/api/x"})  # without a key that it must have
+    ask(decided, {"path": "/api/x", "api_key": "k", "client": "203.0.113.9"})
+    ask(decided, {"path": "/api/x", "api_key": "k"})  # without a client, so "tokens" is left out
+    exempt, lacking, denied, skipped = records(decided)
+    assert (exempt.flags, exempt.rules) == (ADMITTED | EXEMPT, ((1, -1), (3, -1)))
+    assert (lacking.flags, lacking.rules) == (REJECTED, ((0, -1), (1, -1), (3, -1)))
+    assert (denied.flags, denied.rules) == (REJECTED, ((0, -1), (1, -1), (2, -1), (3, -1)))
+    assert (skipped.flags, skipped.rules) == (ADMITTED, ((0, -1), (1, -1), (3, -1)))
+
+
+def test_a_value_that_can_be_read_in_several_ways_has_all_of_its_hashes(recorder: object) -> None:
+    decided = core_of()
+    ask(decided, {"path": "/healthz/../api/x", "api_key": "k"})
+    [one] = records(decided)
+    readings = decided.policy.reader.respell({"path": "/healthz/../api/x"})["path"]
+    assert isinstance(readings, Readings)
+    hashes = [hash_of(decided.metrics.slots.secret, reading) for reading in readings.all]
+    slot = slot_of(decided, "path")
+    assert [one.values[slot], *(value for place, value in one.others if place == slot)] == hashes
+
+
+def test_no_value_is_kept(recorder: object) -> None:
+    decided = core_of()
+    for secret in ("k-very-secret", "k" * 5000):
+        ask(decided, {"api_key": secret, "path": "/api/private", "client": "192.0.2.77"})
+    memory = bytes(decided.metrics.slots._memory)
+    assert len(records(decided)) == 2
+    assert not [word for word in (b"k-very", b"kkkk", b"private", b"192.0.2.77") if word in memory]
+
+
+def test_the_oldest_requests_make_room_and_none_is_torn(recorder: object) -> None:
+    size = 1 << 17
+    decided = core_of(Policy.parse('rules = [{name = "each", key = ["k"], limit = "9/s"}]'), size=size)
+    for number in range(5_000):
+        ask(decided, {"k": f"k-{number}"}, number)
+    kept = records(decided)
+    secret = decided.metrics.slots.secret
+    assert [one.cost for one in kept] == list(range(kept[0].cost, 5_000))
+    assert 1_000 < len(kept) < 5_000
+    assert all(one.values[0] == hash_of(secret, f"k-{one.cost}") for one in kept)
+    state = recording_state(decided.metrics.slots, decided.store.clock.ticks() + 5 * TICKS_PER_SECOND)
+    assert (state["requests"], state["since"], state["capacity_bytes"]) == (len(kept), 5, size)
+    assert size // 2 < state["bytes"] <= size
+
+
+def test_records_of_several_policies_are_kept_each_with_its_schema(recorder: object) -> None:
+    decided = core_of()
+    ask(decided, {"api_key": "k", "path": "/api/x"})
+    user = 'attributes = { user = "header:x-user" }'
+    other = Policy.parse(f'{user}\nrules = [{{name = "each user", key = ["user"], limit = "9/s"}}]')
+    decided.replace(other)
+    ask(decided, {"user": "u"})
+    decided.replace(POLICY)
+    ask(decided, {"api_key": "k", "path": "/api/x"})
+    schemas = [Schema.read(one.schema) for one in read_segments(decided.metrics.slot.ring)]
+    assert [schema.version for schema in schemas] == [POLICY.version, other.version, POLICY.version]
+    assert schemas[0] == schemas[2]
+    assert [name for name, _ in schemas[1].names] == ["user"]
+    first, second, third = records(decided)
+    assert first.values.tolist() == third.values.tolist()
+    assert list(second.values) == [hash_of(decided.metrics.slots.secret, "u")]
+
+
+def test_the_next_worker_of_a_slot_goes_on_after_the_records_of_the_one_before(recorder: object) -> None:
+    slots = Slots.make(2, SIZE)
+    for number in range(3):
+        made = Core(POLICY, MemoryStore(10), metrics=Metrics(slots, 1))
+        made.operate(OperatorOptions(recording_bytes=SIZE))
+        ask(made, {"api_key": "k", "path": "/api/x"}, number)
+    assert [one.cost for one in records(made, 1)] == [0, 1, 2]
+    assert records(made, 0) == []
+
+
+def test_all_questions_of_one_request_are_recorded_and_so_is_a_wait(recorder: object) -> None:
+    decided = core_of(Policy.parse('rules = [{name = "q", key = ["k"], max_wait = 9, limit = "1/s"}]'))
+    asked = [CheckRequest({"k": "a"}), CheckRequest({"k": "b"}, 2)]
+    assert decided.charge_together(ProgramExchange(decided.limiter, asked[0]), asked) is not None
+    ask(decided, {"k": "a"})
+
+    async def wait() -> None:
+        exchange = ProgramExchange(decided.limiter, CheckRequest({"k": "a"}, 1, 5))
+        await decided.charge(exchange)  # type: ignore[misc]
+
+    began = decided.store.clock.ticks()
+    asyncio.run(wait())
+    secret = decided.metrics.slots.secret
+    values = [one.values[0] for one in records(decided)]
+    assert values == [hash_of(secret, key) for key in "abaa"]
+    assert [one.flags & OUTCOME for one in records(decided)] == [ADMITTED, REJECTED, ADMITTED, DELAYED]
+    assert records(decided)[-1].at == began < decided.store.clock.ticks()
+
+
+def test_a_policy_or_a_request_that_is_too_long_is_left_out_and_counted(recorder: object) -> None:
+    decided = core_of(size=1 << 17)
+    ask(decided, {"path": "/api/x", "api_key": "k"})
+    rules = "".join(f'[[rules]]\nname = "rule {number}"\nlimit = "1/s"\n' for number in range(2_000))
+    decided.replace(Policy.parse(rules))
+    ask(decided, {})
+    assert decided.recording is not None
+    assert decided.recording.left_out == 1
+    decided.replace(POLICY)
+    ask(decided, {"path": "/api/x", "api_key": "k"})
+    assert [one.flags for one in records(decided)] == [ADMITTED, ADMITTED]
+
+
+def test_without_a_recording_nothing_is_recorded() -> None:
+    decided = core_of(size=0)
+    ask(decided, {"path": "/api/x", "api_key": "k"})
+    assert decided.recording is None
+    state = recording_state(decided.metrics.slots, 0)
+    assert state == {"requests": 0, "since": None, "bytes": 0, "capacity_bytes": 0}
+
+
+def test_a_recording_that_fails_fails_no_request(recorder: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = core_of()
+    monkeypatch.setattr(Schema, "of", lambda keeper: 1 / 0)
+    assert ask(decided, {"path": "/api/x", "api_key": "k"}) is None
+    assert decided.recording is not None
+    assert decided.recording.left_out == 1
+
+
+WRITER = """
+import sys
+from ratekeeper import core, MemoryStore, Policy
+from ratekeeper.service.core import Core
+from ratekeeper.service.limiter import CheckRequest, ProgramExchange
+from ratekeeper.service.live.recorder import PythonRecorder
+from ratekeeper.service.metrics.counters import Metrics
+from ratekeeper.service.metrics.slots import Slots
+from ratekeeper.service.operator_options import OperatorOptions
+if sys.argv[2] == "PythonRecorder":
+    core.recorder = None
+policy = Policy.parse('rules = [{name = "each", key = ["k"], limit = "9/s"}]')
+made = Core(policy, MemoryStore(10), metrics=Metrics(Slots.attach(int(sys.argv[1])), 1))
+made.operate(OperatorOptions(recording_bytes=1))
+number = 0
+while True:
+    number += 1
+    made.charge(ProgramExchange(made.limiter, CheckRequest({"k": f"k-{number}"}, number)))
+"""
+
+
+def test_a_reader_beside_a_writer_and_after_its_kill_sees_whole_records_only(recorder: Any) -> None:
+    slots = Slots.make(2, 1 << 17)
+    command = [sys.executable, "-c", WRITER, str(slots.descriptor), recorder.__name__]
+    with subprocess.Popen(command, pass_fds=[slots.descriptor]) as writer:
+        try:
+            last = looks = 0
+            while last < 5_000 or looks < 20:
+                assert writer.poll() is None
+                looks += 1
+                last = check(slots) or last
+        finally:
+            writer.send_signal(signal.SIGKILL)
+    assert check(slots) >= last
+
+
+def check(slots: Slots) -> int:
+    """Check all records; return the number of the last request."""
+    last = 0
+    for segment in read_segments(slots[1].ring):
+        found = [*records_of(segment, 0)]
+        costs = [one.cost for one in found]
+        last = costs[-1] if costs else last
+        assert costs == list(range(last - len(costs) + 1, last + 1))
+        assert len(found) <= segment.requests
+        for one in found[:2] + found[-2:]:
+            assert one.values[0] == hash_of(slots.secret, f"k-{one.cost}")
+    return last
