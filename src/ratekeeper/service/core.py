@@ -22,7 +22,7 @@ from ratekeeper.service.access_log import AccessLog
 from ratekeeper.service.admin.pauses import Pauses
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.limiter import CheckRequest, ServiceLimiter
-from ratekeeper.service.live.board import Board
+from ratekeeper.service.live.events import Live
 from ratekeeper.service.live.hitters import HeavyHitters
 from ratekeeper.service.live.recording import Recording
 from ratekeeper.service.metrics.cells import Protocol
@@ -33,7 +33,6 @@ from ratekeeper.service.policy_news import PolicyNews
 from ratekeeper.stores.base import AsyncStore, Store
 
 if TYPE_CHECKING:
-    from ratekeeper.service.live.events import Live
     from ratekeeper.service.metrics.exposition import Exposition
 
 
@@ -68,7 +67,6 @@ class Core:
         self.recording: Recording | None = None
         """The last minutes of requests; None if they are not recorded."""
         self.metrics = metrics or Metrics()
-        self.board = Board(self.metrics.slot)
         self.limiter = ServiceLimiter(
             policy,
             store=store,
@@ -84,6 +82,8 @@ class Core:
         """The policy as it was written, now and before, and how its file was last read."""
         self.reload: Callable[[], object] | None = None
         """Has the policy's file read now, and returns before that; None without a file."""
+        self.live = Live(self)
+        """The status of all processes. It runs while the core is served."""
         self.metrics.watch("ratekeeper_waiting_requests", lambda: self.limiter.waiting)
         watch_store(self.metrics, store)
         note_policy(self.metrics.slot, policy)
@@ -104,16 +104,10 @@ class Core:
         if options.page or options.tokens:
             self.hitters = HeavyHitters(self.metrics.slots.secret)
             self.limiter.refused = self.hitters.refused
+            self.live.board.show("limited_keys", self.hitters.published)
         if options.recording_bytes:
             self.recording = Recording(self.metrics.slot, self.metrics.slots.secret, self.store)
             self.limiter.observe(self.recording.decided)
-
-    @cached_property
-    def live(self) -> Live:
-        """The status of all processes, once a second. Made where it is run or asked for."""
-        from ratekeeper.service.live.events import Live  # noqa: PLC0415  it tells of a core
-
-        return Live(self)
 
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:

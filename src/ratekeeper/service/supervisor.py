@@ -30,6 +30,7 @@ from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Listener
+from ratekeeper.service.live.board import clear
 from ratekeeper.service.loop import StopSignals
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
@@ -172,6 +173,7 @@ class Supervisor:
             else:
                 reason = await self._see_to_its_end(worker)
                 self._slots[slot].end()
+                clear(self._slots[slot])
                 served_for = time.monotonic() - worker.serves_since if worker.serves_since is not None else None
             if self._stopping.is_set():
                 return

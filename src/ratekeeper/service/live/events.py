@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from ratekeeper.service.live.board import Board
 from ratekeeper.service.live.history import History
+from ratekeeper.service.live.hitters import Hitter
 from ratekeeper.service.live.status import Status
 from ratekeeper.service.metrics.totals import TotalsReader
 
@@ -24,6 +26,9 @@ MOST_STREAMS = 128
 STEP = 1.0
 FRESH = 0.2
 """Seconds for which a status is told again to programs that ask for it."""
+
+WINDOW = 300.0
+"""Seconds: the most limited keys are those of this window and the one before."""
 
 _RETRY = b"retry: 1000\n\n"
 
@@ -37,12 +42,14 @@ class Live:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.board = Board(core.metrics.slot)
         self._totals = TotalsReader(core.metrics.slots)
         self._history = History()
         self._status = Status(core, self._history)
         self._pages: set[Send] = set()
         self._text, self._fresh_until = b"", 0.0
         self._past, self._past_until = b"", 0.0
+        self._window_ends = time.monotonic() + WINDOW
 
     @property
     def full(self) -> bool:
@@ -62,7 +69,10 @@ class Live:
         """Take the counts of this second, tell other processes what they cannot read, and tell all open pages."""
         core = self._core
         core.metrics.refresh()
-        core.board.write()
+        if core.hitters is not None and time.monotonic() >= self._window_ends:
+            self._window_ends += WINDOW
+            core.hitters.renew()
+        self.board.write()
         if not core.operator.page:
             return
         self._history.take(self._totals.read(), time.time())
@@ -80,6 +90,10 @@ class Live:
             self._text = _json(self._status.read(self._totals.read()))
             self._fresh_until = time.monotonic() + FRESH
         return self._text
+
+    def limited_keys(self, most: int) -> list[Hitter]:
+        """Return the keys that all processes have refused most in the last minutes. They are for admins only."""
+        return self._status.limited_keys(most)
 
     def stream(self, send: Send) -> Callable[[], None]:
         """Send the history, and then the status each second, until the function that is returned is called."""

@@ -11,6 +11,7 @@ second, and `merged` is the sum over all processes. Both have real keys: people 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from heapq import heappop, heappush, nlargest
@@ -27,6 +28,9 @@ MOST_CHARACTERS = 64
 
 PUBLISHED = 100
 """The keys that a process tells the others."""
+
+PUBLISHED_BYTES = 48_000
+"""The size of them as JSON: fewer are told if their values are long."""
 
 Values: TypeAlias = tuple[str | None, ...]
 Key: TypeAlias = tuple[str, tuple[str, ...], Values]
@@ -186,7 +190,17 @@ def _most(counts: Mapping[Key, list[int]], most: int) -> list[tuple[Key, list[in
     return nlargest(most, counts.items(), key=lambda entry: entry[1][0] - entry[1][1])
 
 
+def _fitting(entries: Iterable[tuple[Key, list[int]]]) -> Iterable[tuple[Key, list[int]]]:
+    """Yield the first entries, as long as their JSON has its place among the parts that a process tells others."""
+    room = PUBLISHED_BYTES
+    for key, count in entries:
+        room -= len(json.dumps([*key, *count])) + 1
+        if room < 0:
+            return
+        yield key, count
+
+
 def _as_json(counts: Mapping[Key, list[int]], floor: int, most: int) -> Published:
-    told = dict(_most(counts, most))
+    told = dict(_fitting(_most(counts, most)))
     left_out = (count for key, (count, _) in counts.items() if key not in told)
     return {"floor": max([floor, *left_out]), "keys": [[*key, *count] for key, count in told.items()]}

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import ratekeeper
 from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.policy.reports import limit_report
 from ratekeeper.service.live.board import Boards
 from ratekeeper.service.live.history import History
+from ratekeeper.service.live.hitters import Hitter, hashed, merged
 from ratekeeper.service.live.latency import durations, grown, quantile
 from ratekeeper.service.metrics.cells import OUTCOMES, PROTOCOLS, RELOADED_CELL, RESULTS, cell_of
 from ratekeeper.service.metrics.slots import shown_name
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST_RULES = 256
 """The rules that are shown: those with the most decisions. So a status is at most some 200 kB."""
+
+SHOWN_KEYS = 20
+"""The limited keys that are shown."""
 
 _NO_COUNTS = [0] * (len(OUTCOMES) + 1)
 _UNKNOWN = {"limit": None, "algorithm": None, "capacity": None, "per_second": None, "shadow": False}
@@ -64,23 +69,34 @@ class Status:
             "latency": self._latency(fixed),
             "store": self._store(fixed),
             "policy": self._policy(totals),
-            "limited_keys": limited_keys(self._boards.part("limited_keys")),
+            "limited_keys": [self._hashed(hitter) for hitter in self.limited_keys(SHOWN_KEYS)],
             "recording": recording(self._boards.part("recording")),
         }
+
+    def limited_keys(self, most: int) -> list[Hitter]:
+        """Return the keys that all processes have refused most. They are for admins only."""
+        return merged(self._boards.part("limited_keys"), most)
+
+    def _hashed(self, hitter: Hitter) -> dict[str, Any]:
+        key = hashed(self._core.metrics.slots.secret, hitter)
+        return {"rule": shown_name(hitter.rule), "key": key, "rejected": hitter.rejected, "error": hitter.error}
 
     def _rules(self, counted: Mapping[str, list[int]], now: float) -> list[dict[str, Any]]:
         """Return the rules of the policy in its order, then others that have counts. The busiest come first if many."""
         described = self._described_rules()
-        paused = _paused(self._boards.part("paused"), now)
         names = list(dict.fromkeys((*described, *counted)))
         if len(names) > MOST_RULES:
             names.sort(key=lambda name: -sum(counted.get(name, _NO_COUNTS)[:-1]))
-        return [_rule(name, described.get(name, _UNKNOWN), counted.get(name, _NO_COUNTS), paused) for name in names]
+        paused = {shown_name(name): until for name, until in self._core.pauses.until.items() if until > now}
+        return [
+            _rule(described.get(name, _UNKNOWN), name, paused.get(name), counted.get(name, _NO_COUNTS))
+            for name in names
+        ]
 
     def _described_rules(self) -> dict[str, dict[str, Any]]:
-        policy = self._core.policy.keeper.policy
+        policy = self._core.pauses.policy
         if self._described is None or self._described[0] is not policy:
-            self._described = policy, {shown_name(rule.name).strip(" "): _described(rule) for rule in policy.rules}
+            self._described = policy, {shown_name(rule.name): _described(rule) for rule in policy.rules}
         return self._described[1]
 
     def _latency(self, fixed: list[int]) -> dict[str, Any]:
@@ -106,7 +122,7 @@ class Status:
         }
 
     def _policy(self, totals: Totals) -> dict[str, Any]:
-        policy, fixed = self._core.policy.keeper.policy, totals.fixed
+        policy, fixed = self._core.pauses.policy, totals.fixed
         loaded = max(cells[RELOADED_CELL] for cells in totals.processes)
         return {
             "version": policy.version,
@@ -117,11 +133,6 @@ class Status:
             },
             "last_reload_ok": bool(fixed[cell_of("ratekeeper_policy_last_reload_successful")]),
         }
-
-
-def limited_keys(parts: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return the most limited keys of all processes, without the keys themselves."""
-    return []
 
 
 def recording(parts: Iterable[Any]) -> dict[str, Any]:
@@ -136,35 +147,18 @@ def recording(parts: Iterable[Any]) -> dict[str, Any]:
     }
 
 
-def _paused(parts: Iterable[Mapping[str, float]], now: float) -> dict[str, float]:
-    """Return the time until which each rule is paused."""
-    paused: dict[str, float] = {}
-    for part in parts:
-        for name, until in part.items():
-            if until > max(now, paused.get(name, 0)):
-                paused[name] = until
-    return paused
-
-
 def _described(rule: Rule) -> dict[str, Any]:
-    limit = rule.limit
-    nothing = limit.refuses_all
-    algorithm = "lookup" if rule.lookup is not None else limit.algorithm.replace("_", " ")
-    return {
-        "limit": str(limit),
-        "algorithm": algorithm,
-        "capacity": 0 if nothing else limit.capacity,
-        "per_second": float(limit.rate),
-        "shadow": rule.shadow,
-    }
+    """Return what is known of a rule of the policy; of one whose limit is looked up, its default."""
+    looked_up = {"algorithm": "lookup"} if rule.lookup is not None else {}
+    return {**limit_report(rule.limit), **looked_up, "shadow": rule.shadow}
 
 
-def _rule(name: str, described: Mapping[str, Any], counts: list[int], paused: Mapping[str, float]) -> dict[str, Any]:
+def _rule(described: Mapping[str, Any], name: str, paused_until: float | None, counts: list[int]) -> dict[str, Any]:
     *outcomes, near = counts
     return {
         "name": name,
         **described,
-        "paused_until": paused.get(name),
+        "paused_until": paused_until,
         "counts": dict(zip(OUTCOMES, outcomes, strict=True)),
         "near_limit": near,
     }

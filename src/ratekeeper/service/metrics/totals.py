@@ -41,4 +41,4 @@ class TotalsReader:
                 rules[name] = counts if others is None else [sum(both) for both in zip(others, counts, strict=True)]
         if not any(rules.get(OTHERS, ())):
             rules.pop(OTHERS, None)
-        return Totals(processes, fixed, {name.strip(" "): counts for name, counts in rules.items()})
+        return Totals(processes, fixed, rules)
