@@ -458,7 +458,7 @@ def test_a_file_that_cannot_be_read_says_why(content: bytes | None, fragment: st
         Policy.load(tmp_path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(st.data())
 def test_a_file_with_random_slips_loads_whole_or_is_a_policy_error(data: st.DataObject) -> None:
     text = DESIGN
@@ -474,7 +474,6 @@ def test_a_file_with_random_slips_loads_whole_or_is_a_policy_error(data: st.Data
     assert policy.rules if not error else all(line.startswith("<policy>") for line in error.split("\n"))
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.text("[]{}=\"'#.,\n ab1-", max_size=60))
 def test_finding_lines_never_fails_and_finds_only_what_is_there(text: str) -> None:
     assert all(1 <= line <= text.count("\n") + 1 for line in lines_of(text).values())

@@ -115,6 +115,7 @@ async def bustle(limits: tuple[Limit, ...], chance: random.Random) -> list[tuple
     return sorted(crowd.turns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limits",
     [

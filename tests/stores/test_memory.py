@@ -37,6 +37,7 @@ def test_a_store_says_how_large_it_is() -> None:
     assert repr(MemoryStore(7, on_full="deny")) == "MemoryStore(max_keys=7, on_full='deny')"
 
 
+@pytest.mark.slow
 def test_a_million_one_shot_keys_leave_a_small_table_as_it_was(implementation: Literal["c", "python"]) -> None:
     clock = ManualClock(start=1000)
     size = SIZE[implementation]
@@ -48,6 +49,7 @@ def test_a_million_one_shot_keys_leave_a_small_table_as_it_was(implementation: L
     assert store.stats() == (size, 0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_million_live_keys_are_bounded_and_evictions_are_counted(implementation: Literal["c", "python"]) -> None:
     size = SIZE[implementation]
     store = MemoryStore(size, clock=ManualClock(start=1000), implementation=implementation)

@@ -143,6 +143,7 @@ def test_a_service_that_stops_closes_the_store_that_it_opened(server: Server, tm
             opened[0].stats()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["option", "policy"])
 def test_two_services_on_one_server_admit_what_one_limit_allows(server: Server, tmp_path: Path, by: str) -> None:
     path = tmp_path / "policy.toml"
@@ -159,6 +160,7 @@ def test_two_services_on_one_server_admit_what_one_limit_allows(server: Server, 
     assert statuses == [200, 200, 200, 429, 429, 429]
 
 
+@pytest.mark.slow
 def test_workers_that_decide_locally_admit_together_what_one_limit_allows(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     store = f'[store]\nurl = "redis://127.0.0.1:{free_port()}/0"\non_error = "local"\nexpected_nodes = 1\n'
@@ -168,6 +170,7 @@ def test_workers_that_decide_locally_admit_together_what_one_limit_allows(tmp_pa
     assert 2 <= statuses.count(200) <= 8
 
 
+@pytest.mark.slow
 def test_a_service_whose_server_is_away_says_so_with_a_503(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(RULE)
