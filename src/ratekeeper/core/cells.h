@@ -32,8 +32,9 @@
 
 #include "siphash.h"
 
-#if !defined(__SIZEOF_INT128__) || !defined(__GCC_HAVE_SYNC_COMPARE_AND_SWAP_16) && !defined(__aarch64__)
-#error "the C core needs a 64-bit machine with a 16-byte compare-and-swap (x86-64: -mcx16)"
+#if !(defined(__x86_64__) && defined(__GCC_HAVE_SYNC_COMPARE_AND_SWAP_16)) &&                                           \
+    !(defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN))
+#error "the C core needs the 16-byte compare-and-swap of x86-64 (-mcx16) or little-endian ARM64"
 #endif
 
 /* For functions on the hot path that return a struct: through memory it would cost a store and a stalled load. */
@@ -123,11 +124,7 @@ static inline bool rk_swap(rk_cell *cell, rk_cell expected, rk_cell desired)
     rk_pair old, new;
     memcpy(&old, &expected, sizeof old);
     memcpy(&new, &desired, sizeof new);
-#ifdef __aarch64__
-    return __atomic_compare_exchange_n((rk_pair *)cell, &old, new, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-#else
     return __sync_bool_compare_and_swap((rk_pair *)cell, old, new); /* __atomic would call libatomic here */
-#endif
 }
 
 static inline uint64_t rk_count(uint64_t *counter)

@@ -23,15 +23,6 @@ typedef struct {
         v2 += v1, v1 = RK_ROTL(v1, 17), v1 ^= v2, v2 = RK_ROTL(v2, 32);                                                \
     } while (0)
 
-static inline uint64_t rk_little_endian(uint64_t word)
-{
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    return __builtin_bswap64(word);
-#else
-    return word;
-#endif
-}
-
 static inline uint64_t rk_siphash(rk_key key, const void *data, size_t length)
 {
     uint64_t v0 = key.k0 ^ 0x736f6d6570736575u, v1 = key.k1 ^ 0x646f72616e646f6du;
@@ -42,7 +33,6 @@ static inline uint64_t rk_siphash(rk_key key, const void *data, size_t length)
 
     for (size_t offset = 0; offset < whole; offset += 8) {
         memcpy(&word, bytes + offset, 8);
-        word = rk_little_endian(word);
         v3 ^= word;
         RK_ROUND;
         v0 ^= word;
@@ -50,7 +40,7 @@ static inline uint64_t rk_siphash(rk_key key, const void *data, size_t length)
     word = 0;
     if (length > whole && whole) { /* the rest is the end of the last eight bytes: one load, without a branch a byte */
         memcpy(&word, bytes + length - 8, 8);
-        word = rk_little_endian(word) >> (8 * (8 - (length - whole)));
+        word >>= 8 * (8 - (length - whole));
     } else
         for (size_t offset = whole; offset < length; offset++)
             word |= (uint64_t)bytes[offset] << (8 * (offset - whole));
