@@ -9,12 +9,15 @@ PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md benchmarks examples tes
 # The caller's environment must not choose another library or core than the installed one.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: run test check format bench mutants test-c clean
+.PHONY: run help test check format coverage bench mutants test-c dist clean
 
 run: $(VENV)/run.stamp  ## serve the example policy on this machine
 	@$(BIN)/ratekeeper serve $(POLICY) --port $(PORT)
 
-test: $(VENV)/test.stamp  ## run all tests
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: $(VENV)/test.stamp  ## run all tests (ARGS="-k gateway" for some)
 	@echo "==> running the tests ($$($(BIN)/ratekeeper --version))"
 	@$(BIN)/python -m pytest -q $(ARGS)
 
@@ -29,6 +32,10 @@ check: $(VENV)/check.stamp  ## format, lint, plain words, strict types, also of 
 format: $(VENV)/check.stamp  ## mend what format and lint can mend
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
+coverage: $(VENV)/coverage.stamp  ## run the tests that are not slow, and show the lines and branches that none of them runs
+	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest -q -m "not slow" $(ARGS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
 bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, under ten minutes (ARGS=--record keeps them)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
@@ -37,6 +44,9 @@ mutants: $(VENV)/mutants.stamp  ## do the tests notice careless mistakes? (ARGS=
 
 test-c:  ## the C table alone, under ThreadSanitizer and Address/UB sanitizers
 	@$(MAKE) --no-print-directory -C tests/c -j2 --output-sync=target
+
+dist: $(VENV)/dist.stamp  ## build the source distribution and a wheel in dist, and check what the package index would show
+	@rm -rf dist && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
 
 clean:  ## remove everything that was built
 	rm -rf $(VENV) build dist src/*.egg-info src/ratekeeper/core/*.so tests/c/build
@@ -58,5 +68,7 @@ $(VENV)/%.stamp: $(VENV)/run.stamp
 
 GROUPS_test := test
 GROUPS_check := test check mutants
+GROUPS_coverage := test coverage
 GROUPS_bench := bench
 GROUPS_mutants := test mutants
+GROUPS_dist := dist

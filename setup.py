@@ -1,11 +1,14 @@
-"""Builds the optional C core; everything else about the package is in pyproject.toml.
+"""Builds the optional C core, and the package index's readme; everything else about the package is in pyproject.toml.
 
 RATEKEEPER_CORE=require makes a failed build of the C core an error; RATEKEEPER_CORE=python does not try to build it.
 """
 
 import os
 import platform
+import re
+import tomllib
 from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -22,4 +25,23 @@ extension = Extension(
     + (["-mcx16"] if platform.machine().lower() in ("x86_64", "amd64") else []),
     optional=wanted != "require",
 )
-setup(ext_modules=[] if wanted == "python" else [extension])
+
+
+def readme_for_the_index() -> str:
+    """Return README.md with absolute links and pictures, of this version: the package index has no files beside it."""
+    version = re.search(r'^__version__ = "(.+)"$', Path("src/ratekeeper/__init__.py").read_text("utf-8"), re.M)[1]
+    project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]["urls"]["Source"]
+
+    def absolute(found: re.Match[str]) -> str:
+        kind = "raw" if found[2].endswith((".svg", ".png")) else "blob"
+        return f"{found[1]}{project}/{kind}/v{version}/{found[2]}"
+
+    relative = r'(?![a-z]+:|#|/)([^)"\s]+)'
+    return re.sub(rf'(\]\(|\b(?:src|srcset)="){relative}', absolute, Path("README.md").read_text("utf-8"))
+
+
+setup(
+    ext_modules=[] if wanted == "python" else [extension],
+    long_description=readme_for_the_index(),
+    long_description_content_type="text/markdown",
+)

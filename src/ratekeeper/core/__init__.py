@@ -1,11 +1,14 @@
 """The table of buckets: the C core where it was built, else its twin in Python.
 
-The environment variable RATEKEEPER_CORE chooses: `auto` (the default), `require` (no C core is an error), `python`.
+The environment variable RATEKEEPER_CORE chooses: `auto` (the default, which logs a warning where the C core could have
+been built), `require` (no C core is an error), `python`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Callable
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
@@ -57,6 +60,11 @@ if _wanted != "python":
             raise ImportError(
                 "RATEKEEPER_CORE=require, but the C core was not built: install a C compiler and reinstall ratekeeper"
             ) from error
+        if sys.platform != "win32":  # there the C core cannot be built
+            logging.getLogger("ratekeeper").warning(  # not in `warnings`: where these are errors, nothing would work
+                "ratekeeper uses its slower Python core, because the C core was not built: install a C compiler and "
+                "reinstall ratekeeper. To keep the Python core, set RATEKEEPER_CORE=python"
+            )
     else:
         IMPLEMENTATION = "c"
         matcher = _table.Matcher
