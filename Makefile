@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 CORE := pyproject.toml setup.py $(wildcard src/ratekeeper/core/*.[ch])
 POLICY ?= examples/policy.toml
 PORT ?= 8080
+DEMO ?= --demo
 PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md benchmarks examples tests Makefile .ci/run pyproject.toml setup.py
 # The caller's environment must not choose another library or core than the installed one.
 unexport PYTHONPATH PYTHONHOME
 
 .PHONY: run help test check format coverage bench mutants test-c dist clean
 
-run: $(VENV)/run.stamp  ## serve the example policy on this machine
-	@$(BIN)/ratekeeper serve $(POLICY) --port $(PORT)
+run: $(VENV)/run.stamp  ## serve the example policy on this machine, with made-up traffic (DEMO= for none)
+	@$(BIN)/ratekeeper serve $(POLICY) --port $(PORT) $(DEMO)
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -72,7 +72,7 @@ def ratekeeper_service(policy: Path, announced: list[str] | None = None, *option
                 break
         if announced is not None:
             announced.extend(lines)
-        url = re.search(r"http://\S+", "".join(lines))
+        url = re.search(r"http://[^\s/]+", "".join(lines))
         assert url is not None, process.communicate()
         yield url[0]
 

@@ -47,7 +47,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        [url, *_] = re.findall(r"http://\S+", self.said)
+        [url, *_] = re.findall(r"http://[^\s/]+", self.said)
         return str(url)
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import secrets
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from ratekeeper.service.access_log import SHARE, AccessLogSpec
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Address
 from ratekeeper.service.make_core import OpenStore, make_core
-from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.operator_options import OperatorOptions, token_digest
 from ratekeeper.service.protocols import PROTOCOLS
 from ratekeeper.service.serve import Serving, serve
 from ratekeeper.service.tls import TlsFiles
@@ -29,7 +31,7 @@ from ratekeeper.stores.spec import MEMORY, StoreSpec
 __all__ = ["EXAMPLES", "NOTES", "add_arguments", "run"]
 
 _HELLO = """\
-ratekeeper serves {policy} ({rules}) at {at}{notes}
+{page}ratekeeper serves {policy} ({rules}) at {at}{notes}
 Try:
   curl -i {header}-H 'X-Forwarded-Method: GET' -H 'X-Forwarded-Uri: /api/search' {url}/check
   curl -s -d '{{"attributes": {{{attribute}"path": "/api/search"}}}}' {url}/v1/check
@@ -41,6 +43,7 @@ EXAMPLES = (
     ("serve policy.toml", "on http://127.0.0.1:8080, from one process"),
     ("serve policy.toml --host 0.0.0.0 --port 9000 --workers 4", "for other hosts, from four processes"),
     ("serve policy.toml --store redis://10.0.0.5:6379/0", "one limit for all hosts of a fleet"),
+    ("serve policy.toml --demo", "with made-up traffic and the page, to see how limits work"),
 )
 NOTES = """\
 signals:
@@ -54,10 +57,11 @@ def run(args: argparse.Namespace) -> int:
     log = _access_log(args)
     if args.resp_password_file is not None and args.resp is None:
         raise RatekeeperError("--resp-password-file is for Redis clients: add --resp HOST:PORT")
+    token = _demo_token(policy, args)
     with _store(policy, args) as (open_store, place):
 
         def announce(addresses: Mapping[str, Address]) -> None:
-            print(_hello(policy, args, place, addresses), flush=True)
+            print(_hello(policy, args, place, addresses, token), flush=True)
 
         serving = Serving(
             policy,
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             envoy=_envoy(args),
             tls=_tls(args),
             otlp=args.otlp,
-            operator=OperatorOptions(not args.no_page, args.recording, args.admin_tokens, args.demo),
+            operator=_operator(args, token),
             make=partial(
                 make_core,
                 headers=args.headers,
@@ -79,6 +83,32 @@ def run(args: argparse.Namespace) -> int:
             ),
         )
         return serve(serving, _addresses(args), announce)
+
+
+def _operator(args: argparse.Namespace, token: str | None) -> OperatorOptions:
+    """Return what an operator may see and do. `token` is that of an admin for this run."""
+    tokens = args.admin_tokens if token is None else {"demo": token_digest(token)}
+    return OperatorOptions(not args.no_page, args.recording, tokens, args.demo)
+
+
+def _demo_token(policy: Policy, args: argparse.Namespace) -> str | None:
+    """Return a new admin's token for a demo that has none; None if it needs none.
+
+    Raise `RatekeeperError` for a demo that others can reach, or whose traffic would use up the limits of real callers.
+    """
+    if not args.demo:
+        return None
+    for address in _addresses(args).values():
+        if not address.is_local:
+            raise RatekeeperError(f"--demo is for this machine alone, and {address} is for others: use 127.0.0.1")
+    spec = _spec(policy, args)
+    if spec is not None and spec.url != MEMORY:
+        without = "run make run DEMO=" if "MAKELEVEL" in os.environ else "leave --demo out"
+        raise RatekeeperError(
+            f"the made-up traffic of --demo would use up the limits of real callers in {spec.shown}: add --store "
+            f"memory, or {without}"
+        )
+    return None if args.admin_tokens or args.no_page else secrets.token_urlsafe(32)
 
 
 def _access_log(args: argparse.Namespace) -> AccessLogSpec | None:
@@ -128,12 +158,17 @@ class _Opened(NamedTuple):
     place: str = ""
 
 
+def _spec(policy: Policy, args: argparse.Namespace) -> StoreSpec | None:
+    """Return the store that the policy or the command line names."""
+    if args.store is None:
+        return policy.store
+    return StoreSpec(args.store) if policy.store is None else replace(policy.store, url=args.store)
+
+
 @contextmanager
 def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
     """Choose the store that all workers share, and check that it can be opened."""
-    choice = policy.store
-    if args.store is not None:
-        choice = StoreSpec(args.store) if choice is None else replace(choice, url=args.store)
+    choice = _spec(policy, args)
     if choice is None and args.workers > 1:
         with SharedMemoryStore.temporary("ratekeeper-serve-") as table:
             try:
@@ -156,7 +191,9 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
         yield _Opened(choice.open_async, f"Store: {choice.shown}" if choice.on_server else "")
 
 
-def _hello(policy: Policy, args: argparse.Namespace, place: str, addresses: Mapping[str, Address]) -> str:
+def _hello(
+    policy: Policy, args: argparse.Namespace, place: str, addresses: Mapping[str, Address], token: str | None
+) -> str:
     """Return the text with requests to try, with the first header that the policy reads."""
     named = [(name, source.name) for name, source in policy.attributes.items() if isinstance(source, HeaderSource)]
     name, header = named[0] if named else ("", "")
@@ -170,7 +207,13 @@ def _hello(policy: Policy, args: argparse.Namespace, place: str, addresses: Mapp
         notes.append(f"Gateways cannot ask /check: nothing in their requests tells {lacking[0]!r}; see [attributes]")
     if not args.no_reload:
         notes.append("Policy changes load automatically; an invalid file is ignored and logged")
+    page = ""
+    if args.demo:
+        notes.append("The traffic is made up, by --demo" + (", and the token ends with this run" if token else ""))
+        if own.path is None and not args.no_page:
+            page = f"Page: {url}/{f'#token={token}' if token else ''}\n"
     return _HELLO.format(
+        page=page,
         policy=args.policy,
         rules=f"{len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}",
         at=url if own.path is None else own,

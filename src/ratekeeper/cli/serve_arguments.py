@@ -125,7 +125,11 @@ def _add_operating(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the file with a line NAME TOKEN for each admin: the admin API is off without it",
     )
-    parser.add_argument("--demo", action="store_true", help="make demo traffic, so that the page has something to show")
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="make up traffic, so that the page has something to show, and a token for it; on this machine alone",
+    )
 
 
 def _size(text: str) -> int:

@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from types import MappingProxyType
 
 from ratekeeper.errors import RatekeeperError
@@ -42,6 +43,16 @@ class Address:
         if not (port.isascii() and port.isdigit() and int(port) <= 65_535) or (":" in bare and bare == host):
             raise ValueError(f"an address is HOST:PORT, [IPV6]:PORT, PORT, unix:PATH or systemd:NAME, not {text!r}")
         return cls(bare, int(port)) if colon and bare else cls(port=int(port))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs of this machine can reach it. A socket that is handed over may be any."""
+        if self.handed is not None or self.path is not None:
+            return self.handed is None
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def __str__(self) -> str:
         if self.path is not None:

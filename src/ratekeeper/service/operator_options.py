@@ -29,6 +29,11 @@ class OperatorOptions:
     demo: bool = False
 
 
+def token_digest(token: str) -> bytes:
+    """Return the digest by which the service knows an admin's token."""
+    return sha256(token.encode()).digest()
+
+
 def read_tokens(file: str) -> dict[str, bytes]:
     """Return the digest of each admin's token, by name, from a file of lines NAME TOKEN.
 
@@ -48,7 +53,7 @@ def read_tokens(file: str) -> dict[str, bytes]:
                 f"{file}, line {number}: must be a name that no other line has, and a token of 16 or more "
                 "printed ASCII characters, such as `openssl rand -hex 32` makes"
             )
-        tokens[found[1]] = sha256(found[2].encode()).digest()
+        tokens[found[1]] = token_digest(found[2])
     if not tokens:
         raise argparse.ArgumentTypeError(f"{file!r} has no line NAME TOKEN")
     return tokens

@@ -21,6 +21,7 @@ from ratekeeper.policy.reload import watch_policy
 from ratekeeper.policy.watch import Judged, Watch
 from ratekeeper.service.bounds import Bounds, connections_allowed
 from ratekeeper.service.control import Start
+from ratekeeper.service.demo import demo_of
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Address, Listener, check_handed
 from ratekeeper.service.log import log_to_stderr
@@ -118,7 +119,7 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
     metrics = Metrics(Slots.alone(serving.operator.recording_bytes))
     core = start.make_core(metrics)
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
-    server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run])
+    server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run, *demo_of(core)])
     signals = StopSignals(server.stop)
     pausing = asyncio.get_running_loop().create_task(core.pauses.watch(bool(core.operator.tokens)))
     async with _watched(serving, core.replace, metrics.slot, partial(setattr, core, "news")) as core.reload:

@@ -19,6 +19,7 @@ from ratekeeper.errors import PolicyError
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
 from ratekeeper.service.core import Core
+from ratekeeper.service.demo import demo_of
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import run_loop
@@ -46,7 +47,7 @@ async def work(control: Control, metrics: Metrics, sockets: Sequence[tuple[str, 
     await control.send(None)
     while (order := await control.receive()) != SERVE:
         await control.send(_replace(core, order))
-    server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run])
+    server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run, *demo_of(core)])
     # A signal may come twice, as to a whole group and from the parent. To end at once, the parent kills.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await control.send(None)

@@ -27,10 +27,11 @@ MOST_TALLIES = 4096
 
 
 class Metrics:
-    """The counts of this process, in its slot. Not thread-safe: it belongs to one event loop."""
+    """The counts of this process, in the slot of its number. Not thread-safe: it belongs to one event loop."""
 
     def __init__(self, slots: Slots | None = None, number: int = 0) -> None:
         self.slots = slots or Slots.alone()
+        self.number = number
         self.slot = self.slots[number]
         self._cells, self._add = self.slot.cells, self.slot.add
         self._tallies: dict[Hashable, tuple[int, ...]] = {}
