@@ -19,7 +19,8 @@ from servers import PATIENCE
 from service_process import Running, poll, running
 from service_thread import serving_in_thread
 
-from ratekeeper import MemoryStore, Policy
+from ratekeeper import MemoryStore, Policy, TokenBucket
+from ratekeeper.policy.model import Rule
 from ratekeeper.service.core import Core
 from ratekeeper.service.live.events import MOST_STREAMS
 from ratekeeper.service.operator_options import OperatorOptions
@@ -181,6 +182,20 @@ def test_many_pages_take_no_place_from_decisions() -> None:
         assert Counter(page.status for page in pages) == {200: MOST_STREAMS, 503: 50}
         assert httpx.get(f"{server.url}/check", timeout=PATIENCE).status_code == 200
         assert all(page.next() for page in pages[:MOST_STREAMS])
+
+
+def test_a_page_that_does_not_read_is_cut_off() -> None:
+    policy = Policy(tuple(Rule(f"{n} " + "x" * 100, TokenBucket(5, "1/s")) for n in range(300)))
+    core = Core(policy, MemoryStore(100))
+    core.operate(OperatorOptions(recording_bytes=0))
+    with serving_in_thread(core, write_time=1.0) as server, ExitStack() as stack:
+        pages = [stack.enter_context(closing(EventStream(server.address))) for _ in range(3)]
+        pages[0].next()
+
+        while server.open > 1:
+            server.call(core.live.tick)
+            assert pages[0].next() is not None, "a page that reads goes on"
+        assert len(core.live._pages) == 1
 
 
 def test_the_page_can_be_off(policy: Path) -> None:
