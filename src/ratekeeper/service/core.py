@@ -7,7 +7,7 @@ answer is a coroutine, which the protocol hands to its channel.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from ratekeeper.coroutines import begin
@@ -108,6 +108,11 @@ class Core:
         if options.recording_bytes:
             self.recording = Recording(self.metrics.slot, self.metrics.slots.secret, self.store)
             self.limiter.observe(self.recording.decided)
+
+    @property
+    def beside(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """The functions whose coroutines run beside a server."""
+        return [self.live.run, partial(self.pauses.watch, bool(self.operator.tokens))]
 
     @property
     def policy(self) -> RequestPolicy[AsyncKeeper]:

@@ -119,13 +119,12 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
     metrics = Metrics(Slots.alone(serving.operator.recording_bytes))
     core = start.make_core(metrics)
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
-    server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run, *demo_of(core)])
+    beside = [*core.beside, *demo_of(core)]
+    server = Server(listening, start.bounds, start.grace, metrics, start.tls, beside)
     signals = StopSignals(server.stop)
-    pausing = asyncio.get_running_loop().create_task(core.pauses.watch(bool(core.operator.tokens)))
     async with _watched(serving, core.replace, metrics.slot, partial(setattr, core, "news")) as core.reload:
         with _exported(serving, metrics.slots, core.store, metrics.refresh):
             await server.run(announce)
-    pausing.cancel()
     await close(core)
     return signals.exit_code
 

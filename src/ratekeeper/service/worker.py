@@ -47,18 +47,14 @@ async def work(control: Control, metrics: Metrics, sockets: Sequence[tuple[str, 
     await control.send(None)
     while (order := await control.receive()) != SERVE:
         await control.send(_replace(core, order))
-    server = Server(listening, start.bounds, start.grace, metrics, start.tls, [core.live.run, *demo_of(core)])
+    beside = [*core.beside, *demo_of(core)]
+    server = Server(listening, start.bounds, start.grace, metrics, start.tls, beside)
     # A signal may come twice, as to a whole group and from the parent. To end at once, the parent kills.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await control.send(None)
-    loop = asyncio.get_running_loop()
-    tasks = [
-        loop.create_task(_obey(control, core, server)),
-        loop.create_task(core.pauses.watch(bool(core.operator.tokens))),
-    ]
+    obeying = asyncio.get_running_loop().create_task(_obey(control, core, server))
     await server.run()
-    for task in tasks:
-        task.cancel()
+    obeying.cancel()
     await close(core)
     return 0
 

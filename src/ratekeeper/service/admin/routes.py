@@ -10,11 +10,13 @@ import json
 import logging
 from collections.abc import Coroutine
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from ratekeeper.errors import BadRequestError, RatekeeperError, StoreError, StoreUnavailable
 from ratekeeper.http.responses import Response, explained, response_to
 from ratekeeper.http.stated import stated_attributes
+from ratekeeper.policy.patterns import PUBLIC
 from ratekeeper.service.admin import buckets, policies
 from ratekeeper.service.admin.fields import parse_fields
 from ratekeeper.service.admin.guard import NotDoneError, key_of_change, signed_in, use_up
@@ -77,12 +79,19 @@ async def _changed(who: str, name: str, change: Coroutine[Any, Any, Report], cor
 
 def _shown(core: Core, given: Given) -> str:
     """Return the fields of a change for the log: in one line, of ASCII, with hashes in place of keys."""
-    shown = core.policy.keeper.compiled.shown
     fields = dict(given)
     if "attributes" in given:
-        fields["attributes"] = {name: shown(name, value) for name, value in given["attributes"].items()}
+        secret = core.metrics.slots.secret
+        fields["attributes"] = {name: _hashed(secret, name, value) for name, value in given["attributes"].items()}
     text = json.dumps(fields)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _hashed(secret: bytes, name: str, value: str) -> str:
+    """Return an attribute's value, or its hash if it may be a key: the same in all processes of the service."""
+    if name in PUBLIC:
+        return value
+    return "#" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=6, key=secret).hexdigest()
 
 
 def _response_to(error: RatekeeperError | ValueError) -> Response:

@@ -1,0 +1,157 @@
+"""Pauses of rules: in the store, seen by each process that looks, ended by the store's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from async_memory import AsyncMemoryStore
+
+from ratekeeper import ManualClock, MemoryStore, Policy, StoreUnavailable
+from ratekeeper.decision import Charge, Decision
+from ratekeeper.errors import PolicyError
+from ratekeeper.service.admin import pauses
+from ratekeeper.service.admin.pauses import PAUSED, Pauses
+from ratekeeper.stores.table_store import TableStore
+
+POLICY = Policy.parse("""
+rules = [
+  {name = "one", limit = "1/day"},
+  {name = "two", limit = "1/day"},
+  {name = "dark", limit = "1/day", shadow = true},
+]
+""")
+
+
+class Process:
+    """The pauses of one process, and the rules that are in shadow there."""
+
+    def __init__(self, store: Any) -> None:
+        self.shadows: list[str] = []
+        self.applied = 0
+        self.pauses = Pauses(POLICY, store, self.apply)
+
+    def apply(self, policy: Policy) -> None:
+        self.applied += 1
+        self.shadows = [rule.name for rule in policy.rules if rule.shadow]
+
+    def look(self) -> list[str]:
+        asyncio.run(self.pauses.look())
+        return self.shadows
+
+
+def test_another_process_sees_a_pause_and_its_end(store: TableStore, clock: ManualClock) -> None:
+    here, there = Process(store), Process(AsyncMemoryStore(store))
+    end = time.time() + 60
+    asyncio.run(here.pauses.begin("two", end))
+    assert here.shadows == there.look() == ["two", "dark"]
+    assert there.pauses.until["two"] == pytest.approx(end, abs=1)
+    clock.advance(59)
+    assert there.look() == ["two", "dark"]
+    clock.advance(1.1)
+    assert here.look() == there.look() == ["dark"]
+    assert there.pauses.until == {}
+    assert there.applied == 2, "a look that sees nothing new compiles nothing"
+
+
+def test_a_pause_can_be_made_shorter_and_ended(store: TableStore, clock: ManualClock) -> None:
+    here = Process(store)
+    asyncio.run(here.pauses.begin("one", time.time() + 600))
+    asyncio.run(here.pauses.begin("one", time.time() + 6))
+    clock.advance(7)
+    assert here.look() == ["dark"]
+    asyncio.run(here.pauses.begin("one", time.time() + 600))
+    asyncio.run(here.pauses.end("one"))
+    assert here.shadows == ["dark"]
+
+
+def test_a_rule_in_shadow_can_be_paused_and_nothing_changes(store: TableStore) -> None:
+    here = Process(store)
+    asyncio.run(here.pauses.begin("dark", time.time() + 600))
+    assert here.applied == 0
+    assert "dark" in here.pauses.until
+
+
+def test_a_new_policy_keeps_the_pauses_that_are_known(store: TableStore) -> None:
+    here = Process(store)
+    asyncio.run(here.pauses.begin("one", time.time() + 600))
+    here.pauses.replace(Policy.parse('rules = [{name = "one", limit = "9/day"}, {name = "new", limit = "9/day"}]'))
+    assert here.shadows == ["one"]
+    here.pauses.replace(Policy.parse('rules = [{name = "new", limit = "9/day"}]'))
+    assert here.shadows == []
+
+
+def test_a_policy_that_is_not_taken_changes_nothing(store: TableStore) -> None:
+    def refuse(policy: Policy) -> None:
+        raise PolicyError("no")
+
+    here = Pauses(POLICY, store, refuse)
+    with pytest.raises(PolicyError):
+        here.replace(Policy.parse('rules = [{name = "new", limit = "9/day"}]'))
+    assert here.policy is POLICY
+
+
+@pytest.mark.parametrize("until", [0, -1, 1, time.time() - 5, 1e18], ids=str)
+def test_a_time_that_cannot_be_is_an_error_and_changes_nothing(store: TableStore, until: float) -> None:
+    here = Process(store)
+    asyncio.run(here.pauses.begin("one", time.time() + 600))
+    with pytest.raises(ValueError, match="until"):
+        asyncio.run(here.pauses.begin("one", until))
+    assert here.look() == ["one", "dark"]
+
+
+def test_a_bucket_of_a_rule_is_not_a_pause(store: TableStore, clock: ManualClock) -> None:
+    here = Process(store)
+    rule = Policy.parse(f'rules = [{{name = "{PAUSED}", limit = "1/day"}}]').rules[0]
+    store.decide([Charge.of(f"{rule.name}/0", "one", rule.limit)])
+    store.adjust(f"{rule.name}/0", "one", 0, 2**60)
+    assert here.look() == []
+    assert here.applied == 0
+
+
+class _Away(AsyncMemoryStore):
+    """A server that can be away."""
+
+    away = False
+
+    async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
+        if self.away:
+            raise StoreUnavailable("away")
+        return await super().decide(charges, commit=commit)
+
+
+def test_while_the_store_is_away_a_known_pause_goes_on_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = _Away(MemoryStore(100, clock=ManualClock()))  # whose time stands still
+    here = Process(store)
+    monkeypatch.setattr(pauses, "EVERY", 0.001)
+
+    async def watched() -> None:
+        watching = asyncio.create_task(here.pauses.watch(admin=True))
+        await here.pauses.begin("one", time.time() + 1.5)
+        store.away = True
+        await until(lambda: "does not answer" in caplog.text)
+        assert here.shadows == ["one", "dark"]
+        await until(lambda: here.shadows == ["dark"])
+        store.away = False
+        await here.pauses.begin("two", time.time() + 600)
+        await until(lambda: here.shadows == ["one", "two", "dark"])
+        watching.cancel()
+
+    asyncio.run(watched())
+    assert caplog.text.count("does not answer") == 1
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not claim():
+            await asyncio.sleep(0.001)
+
+
+def test_without_an_admin_nobody_looks_into_private_memory(clock: ManualClock) -> None:
+    here = Process(MemoryStore(100, clock=clock))
+    asyncio.run(asyncio.wait_for(here.pauses.watch(admin=False), 30))
