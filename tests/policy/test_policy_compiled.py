@@ -141,7 +141,7 @@ PIECES = ["/", "//", "/./", "/../", "%2f", "%2e", "..", ".", ";x", ";a.css", "lo
           "files", "x.css", "#", "%23", "%3b", "?", "%3F", "\\"]  # fmt: skip
 
 
-@settings(max_examples=20 * settings.default.max_examples)
+@settings(max_examples=20 * settings().max_examples)
 @given(st.lists(st.sampled_from(PIECES), max_size=8))
 def test_no_spelling_of_a_path_leaves_a_rule_or_joins_an_exemption_or_a_wider_limit(pieces: list[str]) -> None:
     wider = Override({"path": ("/files/*", "*.css")}, TokenBucket(100, 100))

@@ -458,7 +458,7 @@ def test_a_file_that_cannot_be_read_says_why(content: bytes | None, fragment: st
         Policy.load(tmp_path)
 
 
-@settings(max_examples=3 * settings.default.max_examples)
+@settings(max_examples=3 * settings().max_examples)
 @given(st.data())
 def test_a_file_with_random_slips_loads_whole_or_is_a_policy_error(data: st.DataObject) -> None:
     text = DESIGN
