@@ -70,11 +70,11 @@ class Timeline:
         for place, counts in bins.items():
             _merge(self._bins.setdefault(place // factor, [0, 0, 0]), counts)
 
-    def series(self, first: int, last: int) -> Series:
-        """Return the counts from one second to another, in at most `MOST_SHOWN` bins."""
+    def series(self, first: int, last: int, most: int = MOST_SHOWN) -> Series:
+        """Return the counts from one second to another, in `most` bins at most."""
         own = _WIDTHS[self._width]
-        width = next((it for it in _SHOWN if it % own == 0 and _bins(first, last, it) <= MOST_SHOWN), _WEEK)
-        while _bins(first, last, width) > MOST_SHOWN or width % own:
+        width = next((it for it in _SHOWN if it % own == 0 and _bins(first, last, it) <= most), _WEEK)
+        while _bins(first, last, width) > most or width % own:
             width += _WEEK
         found = [[0, 0, 0] for _ in range(_bins(first, last, width))]
         for place, counts in self._bins.items():

@@ -116,7 +116,7 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
 
 
 async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]) -> int:
-    metrics = Metrics(Slots.alone(serving.operator.recording_bytes))
+    metrics = Metrics(Slots.make(1, serving.operator.recording_bytes))
     core = start.make_core(metrics)
     listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
     beside = [*core.beside, *demo_of(core)]

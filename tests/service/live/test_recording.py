@@ -192,8 +192,8 @@ def test_the_oldest_requests_make_room_and_none_is_torn(recorder: object) -> Non
     assert [one.cost for one in kept] == list(range(kept[0].cost, 5_000))
     assert 1_000 < len(kept) < 5_000
     assert all(one.values[0] == hash_of(secret, f"k-{one.cost}") for one in kept)
-    state = recording_state(decided.metrics.slots, decided.store.clock.ticks() + 5 * TICKS_PER_SECOND)
-    assert (state["requests"], state["since"], state["capacity_bytes"]) == (len(kept), 5, size)
+    state = recording_state(decided.metrics.slots, decided.store.clock.ticks() + 5 * TICKS_PER_SECOND, 1_000)
+    assert (state["requests"], state["since"], state["capacity_bytes"]) == (len(kept), 995, size)
     assert size // 2 < state["bytes"] <= size
 
 
@@ -261,7 +261,7 @@ def test_without_a_recording_nothing_is_recorded() -> None:
     decided = core_of(size=0)
     ask(decided, {"path": "/api/x", "api_key": "k"})
     assert decided.recording is None
-    state = recording_state(decided.metrics.slots, 0)
+    state = recording_state(decided.metrics.slots, 0, 1_000)
     assert state == {"requests": 0, "since": None, "bytes": 0, "capacity_bytes": 0}
 
 

@@ -13,6 +13,7 @@ knows no page and no what-if.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -77,6 +78,7 @@ class Recording:
 
     def __init__(self, slot: Slot, secret: bytes, store: Store | AsyncStore) -> None:
         self.now = local_ticks(store.clock)
+        self._slot = slot
         self._offset = None if isinstance(store, TableStore) else 0
         self._recorder = (core.recorder or PythonRecorder)(slot.ring, secret, self._changed, self._told, self.now)
         self.decided = self._recorder.decided
@@ -86,6 +88,10 @@ class Recording:
         """The requests of this process that could not be recorded: they, or their policy, are too long for it."""
         left_out: int = self._recorder.left_out
         return left_out
+
+    def state(self) -> dict[str, Any]:
+        """Return what this process's recording holds, for the status."""
+        return recording_state([self._slot], self.now(), time.time())
 
     def _changed(self, keeper: AsyncKeeper) -> None:
         compiled, schema = keeper.compiled, Schema.of(keeper)
@@ -106,10 +112,10 @@ class Recording:
         return at, outcome
 
 
-def recording_state(slots: Iterable[Slot], now: int) -> dict[str, Any]:
-    """Return what the recordings of all processes hold, for the status: `since` is in seconds before `now`, in ticks.
+def recording_state(slots: Iterable[Slot], now: int, wall: float) -> dict[str, Any]:
+    """Return what recordings hold, for the status. `now` is the time in ticks of their clock, and `wall` since 1970.
 
-    It reads the heads of the segments only, so it costs some microseconds.
+    `since` is the time of the oldest request, in seconds since 1970. It reads the heads of the segments only.
     """
     requests = used = capacity = 0
     first: int | None = None
@@ -120,5 +126,5 @@ def recording_state(slots: Iterable[Slot], now: int) -> dict[str, Any]:
                 requests += head[COUNT]
                 used += head[END]
                 first = head[FIRST] if first is None else min(first, head[FIRST])
-    since = None if first is None else max(0, now - first) / TICKS_PER_SECOND
+    since = None if first is None else round(wall - max(0, now - first) / TICKS_PER_SECOND, 3)
     return {"requests": requests, "since": since, "bytes": used, "capacity_bytes": capacity}

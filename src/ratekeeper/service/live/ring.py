@@ -74,19 +74,23 @@ def heads(ring: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def read_segments(ring: memoryview) -> list[Segment]:
     """Return a copy of each segment, the oldest first. Leave out those that were overwritten meanwhile."""
+    return sorted(found for start, _ in heads(ring) if (found := read_segment(ring, start)) is not None)
+
+
+def read_segment(ring: memoryview, start: int) -> Segment | None:
+    """Return a copy of the segment that begins there; None if there is none, or if it was overwritten meanwhile."""
     _, size = segments_of(len(ring))
-    found = []
-    for start, head in heads(ring):
-        number, end, length = head[NUMBER], head[END], head[SCHEMA]
-        begin = 8 * SEGMENT_HEAD + -(-length // 8) * 8
-        if number <= 0 or not begin <= end <= size or length < 0 or end % 8:
-            continue
-        copy = bytes(ring[start : start + end])
-        count, first, last = head[COUNT], head[FIRST], head[LAST]
-        if head[NUMBER] == number:
-            schema = copy[8 * SEGMENT_HEAD : 8 * SEGMENT_HEAD + length]
-            found.append(Segment(number, schema, count, first, last, memoryview(copy)[begin:].cast("q")))
-    return sorted(found)
+    head = ring[start : start + 8 * SEGMENT_HEAD].cast("q")
+    number, end, length = head[NUMBER], head[END], head[SCHEMA]
+    begin = 8 * SEGMENT_HEAD + -(-length // 8) * 8
+    if number <= 0 or length < 0 or end % 8 or not begin <= end <= size:
+        return None
+    copy = bytes(ring[start : start + end])
+    requests, first, last = head[COUNT], head[FIRST], head[LAST]
+    if head[NUMBER] != number:
+        return None
+    schema = copy[8 * SEGMENT_HEAD : 8 * SEGMENT_HEAD + length]
+    return Segment(number, schema, requests, first, last, memoryview(copy)[begin:].cast("q"))
 
 
 def records_of(segment: Segment, costs: int) -> Iterator[Record]:

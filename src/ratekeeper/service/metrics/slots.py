@@ -104,9 +104,9 @@ class Slots:
             raise RatekeeperError(_OTHER_VERSION)
 
     @classmethod
-    def alone(cls, ring_bytes: int = 0) -> Slots:
-        """Make the slot of a process that has no other beside it."""
-        return cls(_laid_out(-1, 1, ring_bytes), -1)
+    def alone(cls) -> Slots:
+        """Make the slot of a process that has no other beside it, and no file."""
+        return cls(_laid_out(-1, 1, 0), -1)
 
     @classmethod
     def make(cls, count: int, ring_bytes: int = 0) -> Slots:

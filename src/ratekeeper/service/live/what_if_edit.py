@@ -1,0 +1,53 @@
+"""The policy that an edit makes of the policy in use: another policy's text, or other numbers for some rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ratekeeper.errors import LimitError, PolicyError, did_you_mean
+from ratekeeper.limits import LeakyBucket, TokenBucket
+from ratekeeper.policy.model import Policy, Rule
+from ratekeeper.service.live.rule_toml import rule_toml
+
+PARTS = ("capacity", "per_second")
+SOURCE = "the edited policy"
+
+
+def edited(policy: Policy, edit: Mapping[str, Any]) -> Policy:
+    """Return the policy after an edit: {"policy": text}, or {"rules": {name: {"capacity"?, "per_second"?}}}.
+
+    Raise `PolicyError`, which says what would be right.
+    """
+    if edit.keys() == {"policy"} and isinstance(edit["policy"], str):
+        return Policy.parse(edit["policy"], SOURCE)
+    if edit.keys() != {"rules"} or not isinstance(edit["rules"], Mapping) or not edit["rules"]:
+        raise PolicyError(
+            'an edit is {"policy": TEXT}, or {"rules": {NAME: {"capacity": NUMBER, "per_second": NUMBER}}}'
+        )
+    changes = edit["rules"]
+    names = [rule.name for rule in policy.rules]
+    for name in changes:
+        if name not in names:
+            raise PolicyError(f"the policy has no rule {name!r}{did_you_mean(str(name), names)}")
+    rules = [_changed(rule, changes[rule.name]) if rule.name in changes else rule for rule in policy.rules]
+    return replace(policy, rules=tuple(rules), source=SOURCE)
+
+
+def changed_toml(before: Policy, after: Policy) -> str:
+    """Return the text of the rules that are other than before, to be copied."""
+    known = {rule.name: rule for rule in before.rules}
+    return "\n".join(rule_toml(rule) for rule in after.rules if rule != known.get(rule.name))
+
+
+def _changed(rule: Rule, change: object) -> Rule:
+    if not isinstance(change, Mapping) or not change or not set(change) <= set(PARTS):
+        raise PolicyError(f"rule {rule.name!r}: give a 'capacity', a 'per_second', or both")
+    limit = rule.limit
+    rate = change.get("per_second", limit.rate)
+    kind = LeakyBucket if isinstance(limit, LeakyBucket) else TokenBucket
+    try:
+        return replace(rule, limit=kind(change.get("capacity", limit.capacity), rate))
+    except (LimitError, OverflowError, ValueError, TypeError) as error:
+        raise PolicyError(f"rule {rule.name!r}: {error}") from None
