@@ -10,7 +10,7 @@ PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md benchmarks examples tes
 # The caller's environment must not choose another library or core than the installed one.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: run help test check format coverage bench mutants test-c dist clean
+.PHONY: run help test check format docs coverage bench mutants test-c dist clean
 
 run: $(VENV)/run.stamp  ## serve the example policy on this machine, with made-up traffic (DEMO= for none)
 	@$(BIN)/ratekeeper serve $(POLICY) --port $(PORT) $(DEMO)
@@ -36,6 +36,11 @@ format: $(VENV)/check.stamp  ## mend what format and lint can mend
 coverage: $(VENV)/coverage.stamp  ## run the tests that are not slow, and show the lines and branches that none of them runs
 	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest -q -m "not slow" $(ARGS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+docs: $(VENV)/docs.stamp  ## build the documentation as a site: build/site/index.html
+	@echo "==> building build/site"
+	@$(BIN)/python -m sphinx -b html -c docs -d build/doctrees -W --keep-going -E -q . build/site
+	@echo "open build/site/index.html"
 
 bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, under ten minutes (ARGS=--record keeps them)
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -67,9 +72,10 @@ $(VENV)/%.stamp: $(VENV)/run.stamp
 	@$(BIN)/python -m pip install --quiet $(foreach group,$(GROUPS_$*),--group $(group))
 	@touch $@
 
-GROUPS_test := test
-GROUPS_check := test check mutants
+GROUPS_test := test docs
+GROUPS_check := test check mutants docs
 GROUPS_coverage := test coverage
+GROUPS_docs := docs
 GROUPS_bench := bench
 GROUPS_mutants := test mutants
 GROUPS_dist := dist

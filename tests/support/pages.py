@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIALS = ROOT / "docs" / "tutorials"
+"""Their commands and sessions run in the folder where the reader is, with the files that the reader has saved."""
 
 
 class Block(NamedTuple):
@@ -35,6 +37,16 @@ def blocks(*languages: str) -> list[Block]:
     return found
 
 
+def folder_of(page: Path) -> Path:
+    """Return the folder where a page's commands run."""
+    return ROOT / "examples" / "tutorial" if page.parent == TUTORIALS else ROOT
+
+
+def name_of(page: Path) -> str:
+    """Return a page's name, as part of a module's name."""
+    return re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix("")).removeprefix("docs/"))
+
+
 def session(page: Path) -> str:
     """Return what a page types at a console, as it is run by the tests."""
     return "\n".join(block.text for block in blocks("pycon") if block.page == page)
@@ -45,9 +57,9 @@ def modules() -> dict[str, str]:
     found = {}
     for page in PAGES:
         examples = doctest.DocTestParser().get_examples(session(page))
-        found[page.stem] = "".join(example.source for example in examples)
+        found[name_of(page)] = "".join(example.source for example in examples)
     for number, block in enumerate(blocks("python")):
-        found[f"{block.page.stem}_{number}"] = block.text
+        found[f"{name_of(block.page)}_{number}"] = block.text
     return {f"page_{name.lower()}": text for name, text in found.items() if text}
 
 
