@@ -6,7 +6,7 @@ CORE := pyproject.toml setup.py $(wildcard src/ratekeeper/core/*.[ch])
 POLICY ?= examples/policy.toml
 PORT ?= 8080
 DEMO ?= --demo
-PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md benchmarks examples tests Makefile .ci/run pyproject.toml setup.py
+PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md CODE_OF_CONDUCT.md benchmarks examples tests Makefile .ci/run pyproject.toml setup.py
 # The caller's environment must not choose another library or core than the installed one.
 unexport PYTHONPATH PYTHONHOME
 
@@ -26,6 +26,7 @@ check: $(VENV)/check.stamp  ## format, lint, plain words, strict types, also of 
 	@echo "==> ruff format" && $(BIN)/ruff format --check --quiet .
 	@echo "==> ruff check" && $(BIN)/ruff check --quiet .
 	@$(BIN)/python tests/support/pages.py build/pages
+	@echo "==> zizmor" && $(BIN)/zizmor --offline --quiet --no-progress .github
 	@echo "==> words" && $(BIN)/python tests/support/words.py $(PROSE)
 	@echo "==> mypy --strict" && $(BIN)/mypy && $(BIN)/mypy build/pages
 	@echo "==> pyright" && $(BIN)/pyright
