@@ -233,7 +233,6 @@ static PyObject *recorder_new(PyTypeObject *type, PyObject *args, PyObject *Py_U
         return NULL;
     }
     memcpy(&self->key, secret, sizeof self->key);
-    self->key = (rk_key){rk_little_endian(self->key.k0), rk_little_endian(self->key.k1)};
     rk_open_ring(&self->ring, self->memory.buf, (size_t)self->memory.len);
     return (PyObject *)self;
 }

@@ -108,7 +108,7 @@ class Core:
         if options.recording_bytes:
             self.recording = Recording(self.metrics.slot, self.metrics.slots.secret, self.store)
             self.limiter.observe(self.recording.decided)
-            self.board.show("recording", self.recording.state)
+            self.live.board.show("recording", self.recording.state)
 
     @property
     def beside(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
