@@ -29,7 +29,7 @@ class Moving {
   move(now) {
     if (still.matches) return;
     const moved = this.level + (this.slope * (now - this.since)) / 1000;
-    this.draw(Math.min(this.capacity, Math.max(0, moved)));
+    this.draw(this.slope > 0 ? Math.min(this.capacity, moved) : Math.max(0, moved));
   }
 }
 
@@ -70,8 +70,9 @@ export class Vessel extends Moving {
     this.water.setAttribute("y", y);
     this.water.setAttribute("height", height);
     for (const end of ["y1", "y2"]) this.surface.setAttribute(end, y);
-    this.drop.classList.toggle("falls", tokens < this.capacity && this.slope > 0);
-    this.drop.setAttribute("visibility", tokens < this.capacity && this.slope > 0 ? "visible" : "hidden");
+    const refills = this.slope > 0 && tokens >= 0 && tokens < this.capacity; // a bucket in debt shows nothing of it yet
+    this.drop.classList.toggle("falls", refills);
+    this.drop.setAttribute("visibility", refills ? "visible" : "hidden");
   }
 }
 

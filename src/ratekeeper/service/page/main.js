@@ -30,6 +30,7 @@ const views = {
 };
 let status = null;
 let shownView = null;
+let frame = 0;
 
 /** Show the view that the address names. A view that is not shown does no work. */
 function route() {
@@ -55,6 +56,15 @@ function update() {
   views[shownView].forEach((part) => part.update?.(status));
 }
 
+/** Show the status in the next frame, once, however many come before it. A hidden tab has no frames, and no work. */
+function schedule() {
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    header();
+    update();
+  });
+}
+
 function header() {
   if (byId("policy-name").title !== status.policy.source) {
     byId("policy-name").title = status.policy.source;
@@ -76,14 +86,18 @@ function signing() {
   document.body.classList.toggle("signed", session.signedIn);
 }
 
+/** Sign in by the token of the address, or of this tab. A token that the service does not know is as none. */
+function begin() {
+  session.begin().catch(() => {});
+}
+
 /** Take one event of the stream. The tests call it too, with an hour's worth of events. */
 export const take = {
   history: (event) => history.load(event),
   status: (event) => {
     status = event;
     history.add(event);
-    header();
-    update();
+    schedule();
   },
   state: (state) => {
     if (byId("state").dataset.state === state) return;
@@ -91,6 +105,7 @@ export const take = {
     setText(byId("state-text"), STATES[state]);
     byId("lost").hidden = state !== "lost";
     document.body.classList.toggle("lost", state === "lost");
+    if (state === "live") begin();
   },
 };
 
@@ -105,7 +120,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   byId("main").focus();
 });
 addEventListener("hashchange", route);
-const began = session.begin().catch(() => {}); // a token that the service does not know is as none
+begin();
 route();
 new Stream("v1/status/events", take).start();
-await began;

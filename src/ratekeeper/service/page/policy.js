@@ -60,7 +60,7 @@ export class PolicyView {
   #facts({ policy, rules, at }) {
     const rows = [
       ["File", shown(policy.source)], ["Version", policy.version], ["In use since", `${clock(policy.loaded_at)}, ${ago(policy.loaded_at, at)}`],
-      ["Rules", count(rules.length)], ["Readings", `${count(policy.reloads.success)} taken, ${count(policy.reloads.failure)} with mistakes`],
+      ["Rules", count(rules.filter((rule) => rule.limit !== null).length)], ["Readings", `${count(policy.reloads.success)} taken, ${count(policy.reloads.failure)} with mistakes`],
     ];
     const box = byId("policy-facts");
     if (box.children.length !== rows.length) fill(box, ...rows.map(([term]) => el("div", {}, el("dt", {}, term), el("dd"))));

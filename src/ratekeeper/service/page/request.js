@@ -5,7 +5,7 @@
 import { Vessel, Queue, closed } from "./buckets.js";
 import { act } from "./request_actions.js";
 import { byId, el, fill, icon, name, setText, shown } from "./dom.js";
-import { clock, count, duration, fine, perUnit } from "./numbers.js";
+import { clock, count, duration, perUnit } from "./numbers.js";
 
 const EVERY = 1000;
 const ROWS = 32;
@@ -242,8 +242,9 @@ function writeCard(card, rule) {
   if (!rule.applies || !rule.bucket.capacity) return;
   const { used, remaining, capacity, per_second: perSecond, reset, blocked_until: blocked, waiting } = rule.bucket;
   const leaky = card.picture instanceof Queue;
-  card.picture.set(leaky ? used : remaining);
-  fact(card, leaky ? "In the queue" : "Left", `${fine(Math.floor(leaky ? used : remaining))} of ${count(capacity)}`);
+  const full = reset * perSecond; // finer than `used`, which is whole
+  card.picture.set(leaky ? full : capacity - full);
+  fact(card, leaky ? "In the queue" : "Left", `${count(leaky ? used : remaining)} of ${count(capacity)}`);
   fact(card, leaky ? "Drains" : "Refills", perUnit(perSecond));
   fact(card, leaky ? "Empty in" : "Full in", reset > 0 ? duration(Math.ceil(reset)) : "now");
   if (waiting) fact(card, "Waiting", count(waiting));

@@ -33,8 +33,9 @@ export class Session extends EventTarget {
   async begin() {
     const found = /^#(?:.*&)?token=([^&]+)/.exec(location.hash);
     if (found) history.replaceState(null, "", location.pathname + location.search);
-    const token = found ? decodeURIComponent(found[1]) : sessionStorage.getItem(KEPT);
-    if (token) await this.signIn(token);
+    if (found) sessionStorage.setItem(KEPT, decodeURIComponent(found[1]));
+    const token = sessionStorage.getItem(KEPT);
+    if (token && !this.signedIn) await this.signIn(token);
   }
 
   get signedIn() {

@@ -136,10 +136,12 @@ export class WhatIfView {
 
   #write({ span, requests, rules, series, toml }) {
     setText(byId("what-if-span"), requests ? `${count(requests)} requests in ${duration(span)}` : "No traffic was recorded yet.");
+    const second = ([kind, counts]) => [kind, counts.map((value) => value / (series.step ?? 1))];
+    const [was, is] = [series.before, series.after].map((one) => Object.fromEntries(Object.entries(one).map(second)));
     const total = ({ admitted, delayed, rejected }) => admitted.map((value, place) => value + delayed[place] + rejected[place]);
-    const top = highest([total(series.before), total(series.after)]);
-    this.charts.before.update(series.times, series.before, top);
-    this.charts.after.update(series.times, series.after, top);
+    const top = highest([total(was), total(is)]);
+    this.charts.before.update(series.times, was, top);
+    this.charts.after.update(series.times, is, top);
     this.#move("after-chart", null);
     fill(byId("what-if-figures"), ...rules.slice(0, ROWS).map(figures));
     byId("what-if-empty").hidden = rules.length > 0;
@@ -169,11 +171,14 @@ export class WhatIfView {
 
 /** One rule's row: its numbers before and after, and the difference. */
 function figures(rule) {
-  if (!rule.known) return el("tr", {}, el("th", { scope: "row" }, name(rule.name)), el("td", { colspan: 3 }, `not known: ${shown(rule.why ?? "", 200)}`));
+  if (!rule.known && !KINDS.some((kind) => rule.before[kind] || rule.after[kind])) {
+    return el("tr", {}, el("th", { scope: "row" }, name(rule.name)), el("td", { colspan: 3 }, `not known: ${shown(rule.why, 200)}`));
+  }
   const cells = KINDS.map((kind) => {
     const change = rule.after[kind] - rule.before[kind];
     const difference = change ? `${change > 0 ? "+" : "−"}${count(Math.abs(change))}` : "as before";
     return el("td", {}, el("span", { class: "was" }, count(rule.before[kind])), " → ", el("b", {}, count(rule.after[kind])), el("small", {}, difference));
   });
-  return el("tr", {}, el("th", { scope: "row" }, name(rule.name)), ...cells);
+  const why = rule.known ? null : el("small", {}, shown(rule.why, 200));
+  return el("tr", {}, el("th", { scope: "row" }, name(rule.name), why), ...cells);
 }
