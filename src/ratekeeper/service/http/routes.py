@@ -18,6 +18,7 @@ from ratekeeper.service.core import Core
 from ratekeeper.service.http.answer import CLOSE, Answer, answer_of, encoded
 from ratekeeper.service.http.exchange import GatewayExchange, path_of
 from ratekeeper.service.http.json_check import parse_checks, report
+from ratekeeper.service.http.openapi import openapi
 from ratekeeper.service.http.route import Answering, Route
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 from ratekeeper.service.live import routes as live
@@ -163,7 +164,7 @@ _ASKED: dict[bytes, Route] = {
     b"/readyz": Route(ready),
     b"/metrics": Route(metrics),
 }
-ROUTES: dict[bytes, Route] = {**_ASKED, **live.ROUTES}
+ROUTES: dict[bytes, Route] = {**_ASKED, **live.ROUTES, b"/openapi.json": Route(openapi)}
 """The routes that programs ask."""
 
 # A status to deny with is a part of the path: a client's own query goes through some gateways to here.
