@@ -12,7 +12,7 @@ second, and `merged` is the sum over all processes. Both have real keys: people 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from hashlib import blake2b
 from heapq import heappop, heappush, nlargest
 from typing import Any, NamedTuple, TypeAlias
@@ -25,6 +25,8 @@ PLACES = 1024
 
 MOST_CHARACTERS = 64
 """The characters of a value that are kept. A longer one is cut, and has a digest in place of the rest."""
+
+_MOST_TALLIES = 256
 
 PUBLISHED = 100
 """The keys that a process tells the others."""
@@ -67,25 +69,25 @@ class Sketch:
     ([3, 0], 3)
     """
 
-    __slots__ = ("_heap", "counts", "places", "total")
+    __slots__ = ("_heap", "_next", "counts", "places")
 
     def __init__(self, places: int = PLACES) -> None:
         self.places = places
-        self.total = 0
         self.counts: dict[Hashable, list[int]] = {}
-        """The count of each key, and how much of it may be of others."""
+        """The count of each key, and how much of it may be of others. It is -1 once the key has lost its place."""
         self._heap: list[tuple[int, int, Hashable]] = []  # counts as they were: each has grown since, or is right
+        self._next = 0
 
-    def add(self, key: Hashable) -> None:
-        """Count a key once."""
-        self.total += 1
+    def add(self, key: Hashable) -> list[int]:
+        """Count a key once. Return its count, which the caller may raise while the key has its place."""
         count = self.counts.get(key)
         if count is not None:
             count[0] += 1
-            return
+            return count
         fewest = self._free_place() if len(self.counts) >= self.places else 0
-        self.counts[key] = [fewest + 1, fewest]
-        heappush(self._heap, (fewest + 1, self.total, key))
+        count = self.counts[key] = [fewest + 1, fewest]
+        self._push(fewest + 1, key)
+        return count
 
     @property
     def floor(self) -> int:
@@ -98,9 +100,22 @@ class Sketch:
             known, _, key = heappop(self._heap)
             now = self.counts[key][0]
             if now == known:
-                del self.counts[key]
+                self.counts.pop(key)[1] = -1
                 return now
-            heappush(self._heap, (now, self.total, key))
+            self._push(now, key)
+
+    def _push(self, count: int, key: Hashable) -> None:
+        self._next += 1
+        heappush(self._heap, (count, self._next, key))
+
+
+class _Refusing(NamedTuple):
+    """A rule that refused: the attributes of its key, the only one if it is one, and counts by the value of this."""
+
+    only: str | None
+    counts: dict[str | None, list[int]]
+    rule: str
+    names: tuple[str, ...]
 
 
 class HeavyHitters:
@@ -114,32 +129,57 @@ class HeavyHitters:
         self._secret = secret
         self._places = places
         self._now, self._before = Sketch(places), Sketch(places)
-        self._keeper: object = None
-        self._refusing: dict[Hashable, tuple[tuple[str, tuple[str, ...]], ...]] = {}
+        self._keeper: Any = None
+        self._refusing: dict[Hashable, tuple[_Refusing, ...]] = {}
 
     def refused(self, exchange: Exchange, decision: PolicyDecision) -> None:
         """Count a refusal for each rule that refused."""
-        assert exchange.asked is not None
-        keeper, attributes, _ = exchange.asked
-        if keeper is not self._keeper or len(self._refusing) >= self._places:
+        keeper, attributes, _ = exchange.asked  # type: ignore[misc]  # it was asked
+        if keeper is not self._keeper:
             self._keeper = keeper
             self._refusing.clear()
         tally = decision.tally
         refusing = self._refusing.get(tally)
         if refusing is None:
-            refusing = self._refusing[tally] = _refusing(keeper.policy.rules, decision)
-        for rule, names in refusing:
-            seen = keeper.compiled.seen(attributes) if "tier" in names else attributes
-            self._now.add((rule, names, tuple([self._cut(seen.get(name)) for name in names])))
+            refusing = self._learn(tally, decision)
+        for only, counts, rule, names in refusing:
+            if only is not None:
+                value = attributes.get(only)
+                count = counts.get(value)
+                if count is not None and count[1] >= 0:  # as nearly always: a client that is refused goes on
+                    count[0] += 1
+                    continue
+            count = self._now.add((rule, names, self._values(attributes, names)))
+            if only is not None and (value is None or len(value) <= MOST_CHARACTERS):
+                if len(counts) >= self._places:
+                    counts.clear()
+                counts[value] = count
 
     def renew(self) -> None:
         """Begin a new window, and forget the one before the last."""
         self._now, self._before = Sketch(self._places), self._now
+        self._refusing.clear()
 
     def published(self, most: int = PUBLISHED) -> Published:
         """Return the keys that are refused most, as JSON, for `merged`."""
         windows = [(sketch.counts, sketch.floor) for sketch in (self._now, self._before)]
         return _as_json(*_sum(windows), most)
+
+    def _learn(self, tally: Hashable, decision: PolicyDecision) -> tuple[_Refusing, ...]:
+        """Return the rules that refuse in all decisions of a tally."""
+        if len(self._refusing) >= _MOST_TALLIES:
+            self._refusing.clear()
+        keys = {rule.name: rule.key for rule in self._keeper.policy.rules}
+        names = dict.fromkeys(rule.name for rule in decision.enforced if not rule.decision.allowed)
+        refusing = self._refusing[tally] = tuple(
+            _Refusing(keys[name][0] if len(keys[name]) == 1 and keys[name][0] != "tier" else None, {}, name, keys[name])
+            for name in names
+        )
+        return refusing
+
+    def _values(self, attributes: Mapping[str, str], names: tuple[str, ...]) -> Values:
+        seen = self._keeper.compiled.seen(attributes) if "tier" in names else attributes
+        return tuple([self._cut(seen.get(name)) for name in names])
 
     def _cut(self, value: str | None) -> str | None:
         if value is None or len(value) <= MOST_CHARACTERS:
@@ -164,13 +204,6 @@ def hashed(secret: bytes, hitter: Hitter) -> str:
     """Return a key as anybody may see it: "#" and 12 hexadecimal digits, the same in all processes."""
     told = repr((hitter.rule, hitter.names, hitter.values)).encode("utf-8", "surrogatepass")
     return "#" + blake2b(told, digest_size=6, key=secret).hexdigest()
-
-
-def _refusing(rules: Sequence[Any], decision: PolicyDecision) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the rules that refused, each with the attributes of its key."""
-    keys = {rule.name: rule.key for rule in rules}
-    names = dict.fromkeys(rule.name for rule in decision.enforced if not rule.decision.allowed)
-    return tuple((name, keys[name]) for name in names)
 
 
 def _sum(each: Iterable[tuple[Mapping[Any, list[int]], int]]) -> tuple[dict[Key, list[int]], int]:
