@@ -1,4 +1,4 @@
-"""Boards: the texts that processes show each other, whole or not at all."""
+"""Boards: the strings that processes show each other, whole or not at all."""
 
 from __future__ import annotations
 

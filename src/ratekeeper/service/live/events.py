@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 MOST_STREAMS = 128
 """The pages that one process keeps informed at once."""
 STEP = 1.0
-FRESH = 0.2
-"""Seconds for which a status is told again to programs that ask for it."""
+FRESH, MOST_SHARE = 0.2, 1 / 50
+"""Seconds for which a status is told again to programs that ask for it, and the share of time that they may take.
+
+So the status of a large policy is told again for longer, and a program that asks without a pause slows no decision.
+"""
 
 WINDOW = 300.0
 """Seconds: the most limited keys are those of this window and the one before."""
@@ -88,7 +91,8 @@ class Live:
         if now >= self._fresh_until:
             self._core.metrics.refresh()
             self._text = _json(self._status.read(self._totals.read()))
-            self._fresh_until = time.monotonic() + FRESH
+            ended = time.monotonic()
+            self._fresh_until = ended + max(FRESH, (ended - now) / MOST_SHARE)
         return self._text
 
     def limited_keys(self, most: int) -> list[Hitter]:

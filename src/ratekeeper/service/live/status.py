@@ -7,7 +7,7 @@ route and no page.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +51,15 @@ class Status:
         """Return the status by these counts."""
         core, fixed = self._core, totals.fixed
         now = time.time()
-        rules = self._rules(totals.rules, now)
+        names = self._rule_names(totals.rules)
         return {
             "at": round(now, 3),
             "version": ratekeeper.__version__,
             "demo": core.operator.demo,
             "processes": fixed[cell_of("ratekeeper_processes")],
             "admin": bool(core.operator.tokens),
-            "rules": rules[:MOST_RULES],
-            "rules_left_out": len(rules[MOST_RULES:]),
+            "rules": self._rules(names[:MOST_RULES], totals.rules, now),
+            "rules_left_out": len(names[MOST_RULES:]),
             "requests": {
                 protocol: {result: fixed[cell_of("ratekeeper_requests", protocol, result)] for result in RESULTS}
                 for protocol in PROTOCOLS
@@ -81,12 +81,15 @@ class Status:
         key = hashed(self._core.metrics.slots.secret, hitter)
         return {"rule": shown_name(hitter.rule), "key": key, "rejected": hitter.rejected, "error": hitter.error}
 
-    def _rules(self, counted: Mapping[str, list[int]], now: float) -> list[dict[str, Any]]:
+    def _rule_names(self, counted: Mapping[str, list[int]]) -> list[str]:
         """Return the rules of the policy in its order, then others that have counts. The busiest come first if many."""
-        described = self._described_rules()
-        names = list(dict.fromkeys((*described, *counted)))
+        names = list(dict.fromkeys((*self._described_rules(), *counted)))
         if len(names) > MOST_RULES:
             names.sort(key=lambda name: -sum(counted.get(name, _NO_COUNTS)[:-1]))
+        return names
+
+    def _rules(self, names: Sequence[str], counted: Mapping[str, list[int]], now: float) -> list[dict[str, Any]]:
+        described = self._described_rules()
         paused = {shown_name(name): until for name, until in self._core.pauses.until.items() if until > now}
         return [
             _rule(described.get(name, _UNKNOWN), name, paused.get(name), counted.get(name, _NO_COUNTS))
