@@ -59,6 +59,6 @@ html_css_files = ["site.css"]
 html_extra_path = ["_site/root"]
 html_favicon = html_logo = None
 html_copy_source = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 html_last_updated_fmt = None
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}

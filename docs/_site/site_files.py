@@ -19,7 +19,8 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.osutil import relative_uri
 
-SKIPPED = {"__pycache__", ".DS_Store"}
+SKIPPED = {"__pycache__", "build"}
+"""Folders of files that programs have made."""
 LINKED = "ratekeeper_linked"
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def folder_as_html(folder: Path) -> str:
 
 
 def file_as_html(app: Sphinx, path: Path) -> str:
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     try:
         language = get_lexer_for_filename(path.name).aliases[0]
     except ClassNotFound:
