@@ -97,6 +97,8 @@ static PyMethodDef module_methods[] = {
     {NULL},
 };
 
+/* There is no Py_mod_gil, so a free-threaded interpreter takes its lock again when it loads this module. The table needs no
+ * lock, but the places for spare objects do (see rk_spare), and so do the limits that a policy gate knows. */
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
