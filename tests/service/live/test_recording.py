@@ -244,6 +244,24 @@ def test_all_questions_of_one_request_are_recorded_and_so_is_a_wait(recorder: ob
     assert records(decided)[-1].at == began < decided.store.clock.ticks()
 
 
+def test_requests_that_began_before_a_reload_take_no_segment_each(recorder: object) -> None:
+    """Else those that wait, and newer ones between them, would push all others out."""
+    decided = core_of()
+    exchanges = []
+    for policy in (POLICY, Policy.parse('attributes = { u = "header:x-u" }\nrules = [{name = "r", limit = "9/s"}]')):
+        decided.replace(policy)
+        exchange = ProgramExchange(decided.limiter, CheckRequest({"path": "/api/x", "api_key": "k"}))
+        assert decided.charge(exchange) is None
+        exchanges.append(exchange)
+    assert decided.recording is not None
+    for _ in range(40):
+        for exchange in exchanges:
+            decided.recording.decided(exchange, exchange.decisions[0])
+    assert len(read_segments(decided.metrics.slot.ring)) == 2
+    assert len(records(decided)) == 42
+    assert decided.recording.left_out == 40
+
+
 def test_a_policy_or_a_request_that_is_too_long_is_left_out_and_counted(recorder: object) -> None:
     decided = core_of(size=1 << 17)
     ask(decided, {"path": "/api/x", "api_key": "k"})

@@ -131,13 +131,14 @@ class HeavyHitters:
         self._now, self._before = Sketch(places), Sketch(places)
         self._keeper: Any = None
         self._refusing: dict[Hashable, tuple[_Refusing, ...]] = {}
+        self._counts: dict[str, dict[str | None, list[int]]] = {}
 
     def refused(self, exchange: Exchange, decision: PolicyDecision) -> None:
         """Count a refusal for each rule that refused."""
         keeper, attributes, _ = exchange.asked  # type: ignore[misc]  # it was asked
         if keeper is not self._keeper:
             self._keeper = keeper
-            self._refusing.clear()
+            self._forget()
         tally = decision.tally
         refusing = self._refusing.get(tally)
         if refusing is None:
@@ -158,7 +159,7 @@ class HeavyHitters:
     def renew(self) -> None:
         """Begin a new window, and forget the one before the last."""
         self._now, self._before = Sketch(self._places), self._now
-        self._refusing.clear()
+        self._forget()
 
     def published(self, most: int = PUBLISHED) -> Published:
         """Return the keys that are refused most, as JSON, for `merged`."""
@@ -168,14 +169,19 @@ class HeavyHitters:
     def _learn(self, tally: Hashable, decision: PolicyDecision) -> tuple[_Refusing, ...]:
         """Return the rules that refuse in all decisions of a tally."""
         if len(self._refusing) >= _MOST_TALLIES:
-            self._refusing.clear()
+            self._forget()
         keys = {rule.name: rule.key for rule in self._keeper.policy.rules}
         names = dict.fromkeys(rule.name for rule in decision.enforced if not rule.decision.allowed)
-        refusing = self._refusing[tally] = tuple(
-            _Refusing(keys[name][0] if len(keys[name]) == 1 and keys[name][0] != "tier" else None, {}, name, keys[name])
-            for name in names
-        )
-        return refusing
+        refusing = []
+        for name in names:
+            only = keys[name][0] if len(keys[name]) == 1 and keys[name][0] != "tier" else None
+            refusing.append(_Refusing(only, self._counts.setdefault(name, {}), name, keys[name]))
+        self._refusing[tally] = found = tuple(refusing)
+        return found
+
+    def _forget(self) -> None:
+        self._refusing.clear()
+        self._counts.clear()
 
     def _values(self, attributes: Mapping[str, str], names: tuple[str, ...]) -> Values:
         seen = self._keeper.compiled.seen(attributes) if "tier" in names else attributes

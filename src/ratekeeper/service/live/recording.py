@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from ratekeeper import core
 from ratekeeper.clock import local_ticks
@@ -79,6 +80,8 @@ class Recording:
     def __init__(self, slot: Slot, secret: bytes, store: Store | AsyncStore) -> None:
         self.now = local_ticks(store.clock)
         self._slot = slot
+        self._keeper: AsyncKeeper | None = None
+        self._past = WeakSet[AsyncKeeper]()
         self._offset = None if isinstance(store, TableStore) else 0
         self._recorder = (core.recorder or PythonRecorder)(slot.ring, secret, self._changed, self._told, self.now)
         self.decided = self._recorder.decided
@@ -94,6 +97,16 @@ class Recording:
         return recording_state([self._slot], self.now(), time.time())
 
     def _changed(self, keeper: AsyncKeeper) -> None:
+        """Record by another policy from now on.
+
+        A request that has waited since before a reload is left out: else it and those after it would take turns, and
+        each turn takes a segment.
+        """
+        if keeper in self._past:
+            return
+        if self._keeper is not None:
+            self._past.add(self._keeper)
+        self._keeper = keeper
         compiled, schema = keeper.compiled, Schema.of(keeper)
         optional = {slot for rule in compiled.rules if rule.missing for slot in rule.slots}
         self._recorder.begin(keeper, compiled.matcher, schema.written(), schema.costs, tuple(sorted(optional)))

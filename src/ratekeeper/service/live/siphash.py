@@ -7,13 +7,21 @@ from functools import lru_cache
 _MASK = 2**64 - 1
 
 
-@lru_cache(maxsize=16_384)
+_SHORT = 256
+"""The characters of a value that is worth a place in a cache."""
+
+
 def hash_of(secret: bytes, value: str) -> int:
     """Return a value's hash, which is not 0: the same in all processes that share the secret, and in both cores.
 
     >>> hash_of(bytes(range(16)), "k-alice") == hash_of(bytes(range(16)), "k-bob")
     False
     """
+    return _hash_of(secret, value) if len(value) <= _SHORT else _hash_of.__wrapped__(secret, value)
+
+
+@lru_cache(maxsize=16_384)
+def _hash_of(secret: bytes, value: str) -> int:
     data = value.encode("utf-8", "surrogatepass")
     found = _siphash(int.from_bytes(secret[:8], "little"), int.from_bytes(secret[8:16], "little"), data) or 1
     return found - 2**64 if found >= 2**63 else found
