@@ -45,8 +45,8 @@ async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
                   or delayed, at most 300 steps
         toml      the text of the changed rules
 
-    Raise `PolicyError` for a mistake in the edit. Raise `WhatIfError` if nothing is recorded, if one is computed
-    already (one at a time in each process), or if it takes more than 30 seconds.
+    It is about the newest 20,000 requests at most. Raise `PolicyError` for a mistake in the edit. Raise `WhatIfError`
+    if nothing is recorded, if one is computed already (one at a time in each process), or if it takes over a minute.
     """
     if core.recording is None:
         raise WhatIfError("nothing is recorded: start the service without `--recording 0`")
