@@ -15,8 +15,19 @@ dark.addEventListener("change", () => charts.forEach((chart) => chart.redraw()))
 
 const colour = (kind) => getComputedStyle(document.documentElement).getPropertyValue(`--${kind}`).trim();
 
-/** A pattern of lines for what was refused: told apart without seeing colours. */
+const patterns = new Map();
+
+/** A pattern of lines for what was refused: told apart without seeing colours. Each is made once. */
 function hatched(context, kind) {
+  const wanted = `${kind} ${dark.matches} ${devicePixelRatio}`;
+  if (!patterns.has(wanted)) {
+    if (patterns.size > 8) patterns.clear(); // somebody zooms
+    patterns.set(wanted, context.createPattern(tileOf(kind), "repeat"));
+  }
+  return patterns.get(wanted);
+}
+
+function tileOf(kind) {
   const tile = document.createElement("canvas");
   const size = Math.round(6 * devicePixelRatio);
   tile.width = tile.height = size;
@@ -31,7 +42,7 @@ function hatched(context, kind) {
     pen.lineTo(shift + size + 1, -1);
   }
   pen.stroke();
-  return context.createPattern(tile, "repeat");
+  return tile;
 }
 
 /** The least round number that is not less: an axis that stays where it is. */
@@ -114,7 +125,7 @@ export class Chart {
     if (which === "y") {
       const values = (_, marks) => marks.map(this.options.format);
       const splits = this.options.log ? (_plot, _axis, low, high) => powersBetween(low, high) : undefined;
-      return { ...shared, size: 52, space: 36, gap: 6, values, splits };
+      return { ...shared, size: 52, space: 36, gap: 6, values, splits, filter: (_, marks) => marks };
     }
     const splits = (plot, _, low, high) => {
       const step = plot.width < 420 ? 120 : 60;

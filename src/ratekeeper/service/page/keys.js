@@ -7,7 +7,7 @@
 import { byId, el, fill, name, setText, svg } from "./dom.js";
 import { count } from "./numbers.js";
 
-const MOST = 20;
+const MOST = 10;
 const EVERY = 5000;
 
 export class KeysView {

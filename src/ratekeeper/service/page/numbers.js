@@ -49,9 +49,11 @@ export function bytes(value) {
   return `${rate(value / 1024 ** power)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
 }
 
-/** The unit in which a rate is at least 1, and its seconds: 0.5 a second is 30 a minute. */
+/** The unit in which a rate is a whole number, or at least 1, and its seconds: 0.5 a second is 30 a minute. */
 export function unitOf(perSecond) {
-  return UNITS.find(([, seconds]) => perSecond * seconds >= 0.999) ?? UNITS.at(-1);
+  const fits = UNITS.filter(([, seconds]) => perSecond * seconds >= 0.999);
+  const whole = ([, seconds]) => Math.abs(perSecond * seconds - Math.round(perSecond * seconds)) < 1e-9 * seconds;
+  return fits.find(whole) ?? fits[0] ?? UNITS.at(-1);
 }
 
 /** A rate with its unit: 30/minute. */
