@@ -38,7 +38,7 @@ with pytest.MonkeyPatch.context() as hidden, suppress(ModuleNotFoundError):
 # httpx reads the certificates of all authorities for each client: 60 ms of CPU, of which there are hundreds.
 vars(httpx_transports)["create_ssl_context"] = cache(vars(httpx_transports)["create_ssl_context"])
 
-pytest_plugins = ["redis_fixtures"]
+pytest_plugins = ["redis_fixtures", "page_fixtures"]
 
 
 def pytest_collection_finish() -> None:
