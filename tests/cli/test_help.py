@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from needs import need
+from servers import ratekeeper_service
 
 from ratekeeper import IMPLEMENTATION, SharedMemoryStore
 from ratekeeper.cli.main import main, make_parser
@@ -81,7 +82,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             store.unlink()
 
 
-ENDLESS = ("serve", "--watch")
+ENDLESS = ("ratekeeper serve", "--watch", "ratekeeper top http://127.0.0.1:8080")
 """These run until they are stopped: other tests start them."""
 
 
@@ -91,13 +92,16 @@ def test_every_example_runs(place: str, tmp_path: Path) -> None:
     for folder in (".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"):
         (tmp_path / "made" / folder).mkdir(parents=True)
     (tmp_path / "access.log.gz").write_bytes((tmp_path / "access.log").read_bytes())
-    for name in COMMANDS:
-        for example in examples(name):
-            if any(word in example for word in ENDLESS):
-                continue
-            line = example.replace("ratekeeper ", f"{ours} ", 1).replace("my-api", place).replace("~/", "made/")
-            done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-            assert (done.returncode, done.stderr) == (0, ""), example
+    (tmp_path / "token").write_text("ann a-token-of-an-admin\n")
+    with ratekeeper_service(tmp_path / "policy.toml", None, "--admin-tokens", "token") as url:
+        for name in COMMANDS:
+            for example in examples(name):
+                if any(word in example and "--count" not in example for word in ENDLESS):
+                    continue
+                line = example.replace("ratekeeper ", f"{ours} ", 1).replace("my-api", place).replace("~/", "made/")
+                line = line.replace("http://127.0.0.1:8080", url)
+                done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+                assert (done.returncode, done.stderr) == (0, ""), example
 
 
 @pytest.mark.parametrize(

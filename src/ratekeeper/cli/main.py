@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ratekeeper import IMPLEMENTATION, __version__
-from ratekeeper.cli import completion, explain, hash_value, serve, support, table, validate
+from ratekeeper.cli import completion, explain, hash_value, serve, support, table, top, validate
 from ratekeeper.cli.parser import EXIT_CODES, CommandParser, Commands, Parser, add_command, why_no_command
 from ratekeeper.cli.replay import command as replay
 from ratekeeper.errors import RatekeeperError
@@ -81,6 +81,7 @@ def make_parser() -> _Ratekeeper:
         ("explain", "say of each rule whether it applies to a request, and why", explain),
         ("replay", "run an access log through a policy, to choose limits before enforcing them", replay),
         ("serve", "answer gateways and programs that ask about requests", serve),
+        ("top", "show live what a service admits, rejects and delays", top),
         ("hash", "print the hashes of secrets on stdin, to list them in a policy", hash_value),
         ("table", "show the health of a table that processes share", table),
     ):

@@ -26,8 +26,9 @@ exit codes:
 
 _MEANT = {
     "check": "validate", "lint": "validate", "test": "explain", "run": "serve", "start": "serve", "server": "serve",
-    "stats": "usage", "status": "usage", "show": "usage", "ban": "block", "unban": "unblock", "version": "--version",
-    "completions": "completion", "stat": "table", "health": "table", "simulate": "replay",
+    "stats": "top", "status": "top", "watch": "top", "monitor": "top", "show": "usage", "ban": "block",
+    "unban": "unblock", "version": "--version", "completions": "completion", "stat": "table", "health": "table",
+    "simulate": "replay",
 }  # fmt: skip
 """Words that people try, and the command or option that they mean."""
 

@@ -57,10 +57,15 @@ def width(text: str) -> int:
 
 
 def safe(text: str, longest: int | None = None) -> str:
-    """Return a string from outside with escapes, so that it cannot control a terminal, and cut short if it is long."""
+    """Return a string from outside with escapes, so that it cannot control a terminal, and cut to columns."""
     shown = text if longest is None else text[: longest + 1]
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
-    return shown if longest is None or len(shown) <= longest else shown[: longest - 3] + "..."
+    if longest is None or width(shown) <= longest:
+        return shown
+    dots = "..."[: max(0, longest)]
+    while shown and width(shown) > longest - len(dots):
+        shown = shown[:-1]
+    return shown + dots
 
 
 def encodes(text: str) -> bool:
