@@ -23,7 +23,7 @@ html_title = f"ratekeeper {release}"
 
 # The source folder is the whole project, so that links between all of its pages are checked, and lead somewhere.
 root_doc = "docs/index"
-include_patterns = ["docs/**.md", "benchmarks/README.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+include_patterns = ["docs/**.md", "benchmarks/README.md", "*.md"]
 exclude_patterns = [".*", "build", "src", "tests", "examples", "deploy", "benchmarks/results", "dist"]
 
 extensions = [

@@ -17,8 +17,8 @@ API = re.compile(r"(?m)^```{(auto\w+)} (.*)\n(:no-members:\n)?```$")
 MEMBERS = "   :members:\n   :inherited-members: Exception, tuple, object, int, dict\n"
 LAST_LINE = re.compile(r"(?m)^\n(?=```$)")
 """The empty line that ends the output of a session, for doctest."""
-NO_SEARCH = "---\nnosearch: true\n---\n\n"
-"""Keeps a page out of the search: a search is for users, and pages such as the changelog have all words."""
+OTHERS = "---\nnosearch: true\norphan: true\n---\n\n"
+"""For pages outside of docs/. A search is for users, and pages such as the changelog have all words."""
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
@@ -58,7 +58,7 @@ def for_the_site(app: Sphinx, docname: str, source: list[str]) -> None:
     text = PICTURE.sub(one_for_each_theme, trees(source[0], app.env.doc2path(docname)))
     text = API.sub(docstring, text)
     if not docname.startswith("docs/"):
-        text = NO_SEARCH + text
+        text = OTHERS + text
     source[0] = LAST_LINE.sub("", COMMENT.sub("", text))
 
 
