@@ -24,6 +24,7 @@ from resp_service import node_modules, ran, resp_example
 from servers import backend, caddy, ratekeeper_service
 
 from ratekeeper import IMPLEMENTATION, Limiter, Policy, SharedMemoryStore
+from ratekeeper.service.admin.routes import OPERATIONS
 
 PACKAGE = ROOT / "src" / "ratekeeper"
 MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
@@ -31,6 +32,7 @@ MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]
 RUN_BY_CI = ("make run", "make test", "pip install ")
 PIPED = "printf "
 REDIS_CLI = "redis-cli "
+ADMIN_API = "/v1/admin/"
 REDIS_URL = "redis://127.0.0.1:6379/0"
 """Where the pages have a server; the tests have one elsewhere."""
 RESP_PORT = "6380"
@@ -101,7 +103,7 @@ def normal(text: str) -> str:
     text = re.sub(r"#[0-9a-f]{8}", "#########", text)
     text = re.sub(r"(?m)^(date: |made    ).*$", r"\1...", text)
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
-    text = re.sub(r'"(retry_after|reset_after|delay)": [\d.e-]+', r'"\1": ...', text)
+    text = re.sub(r'"(retry_after|reset_after|reset|delay|blocked_until)": [\d.e-]+', r'"\1": ...', text)
     text = re.sub(r"(;t=|retry-after: |try again in )\d+", r"\1...", text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
@@ -169,6 +171,19 @@ def test_the_service_says_and_answers_what_the_page_shows(serving: Command) -> N
         for curl in curls:
             line = re.sub(r"http://127\.0\.0\.1:\d+", url, curl.line)
             done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+            assert normal(done.stdout) == normal(curl.output)
+
+
+def test_the_admin_api_answers_what_the_page_shows(tmp_path: Path) -> None:
+    need_program("curl")
+    curls = [it for it in commands() if ADMIN_API in it.line]
+    assert {re.findall(f"{ADMIN_API}([a-z-]+)", it.line)[0] for it in curls} == OPERATIONS.keys()
+    (tmp_path / "tokens").write_text(f"alice {'t' * 40}\n")
+    (tmp_path / "admin.curl").write_text(f'header = "Authorization: Bearer {"t" * 40}"\n')
+    with ratekeeper_service(ROOT / "examples" / "policy.toml", None, "--admin-tokens", str(tmp_path / "tokens")) as url:
+        for curl in curls:
+            line = curl.line.replace("http://127.0.0.1:8080", url)
+            done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
             assert normal(done.stdout) == normal(curl.output)
 
 

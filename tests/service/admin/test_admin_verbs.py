@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from admin_client import Admin, admin_service
+from admin_client import POLICY, Admin, admin_service
 from redis_servers import redis_server
+from servers import PATIENCE
+from service_process import poll
 
 pytestmark = pytest.mark.slow
 
@@ -16,8 +18,10 @@ pytestmark = pytest.mark.slow
 def admin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
     folder = tmp_path_factory.mktemp("admin")
     if request.param == "valkey":
-        with redis_server() as server, admin_service(folder, "--store", server.url) as (_, client):
-            yield client
+        with redis_server() as server:
+            patient = f'{POLICY}\n[store]\nurl = "{server.url}"\ntimeout = {PATIENCE}\n'
+            with admin_service(folder, policy=patient) as (_, client):
+                yield client
     else:
         with admin_service(folder) as (_, client):
             yield client
@@ -155,3 +159,32 @@ def test_a_paused_rule_refuses_nothing_in_any_process_until_it_is_resumed(admin:
     assert admin.do("resume", rule="each user")["paused_until"] is None
     while passed(admin, "p-1", 10) > 0:
         assert time.monotonic() < deadline
+
+
+def test_the_limited_keys_are_told_as_they_are(admin: Admin) -> None:
+    assert passed(admin, "k-limited", 12) == 3
+
+    def seen() -> bool:
+        keys = admin.see("limited-keys")["limited_keys"]
+        return any(one["attributes"] == {"user": "k-limited"} and one["rejected"] == 9 for one in keys)
+
+    poll(seen)
+
+
+def test_what_if_tells_what_the_recorded_requests_would_have_met(admin: Admin) -> None:
+    passed(admin, "k-recorded", 8)
+    text = admin.see("policy")["now"]["text"]
+    by_text, by_numbers = (
+        admin.do("what-if", policy=text.replace("3/day", "5/day")),
+        admin.do("what-if", rules={"each user": {"capacity": 5, "per_second": 5 / 86_400}}),
+    )
+    for told in (by_text, by_numbers):
+        each = told["rules"][0]
+        assert (each["name"], each["known"]) == ("each user", True)
+        assert each["after"]["admitted"] > each["before"]["admitted"]
+        assert "capacity = 5" in told["toml"] or "5/day" in told["toml"]
+    assert passed(admin, "k-recorded", 1) == 0, "nothing is enforced by it"
+    assert "one of them" in admin.error("what-if", 400)
+    assert "not TOML" in admin.error("what-if", 400, policy="[")
+    assert "no rule 'nobody'" in admin.error("what-if", 400, rules={"nobody": {"capacity": 1}})
+    assert "rules must be" in admin.error("what-if", 400, rules={"each user": {"capacity": 1, "burst": 2}})

@@ -69,7 +69,8 @@ def test_random_requests_find_no_answer_that_is_not_told(tmp_path: Path) -> None
         schema: Any = schemathesis.openapi.from_dict(_of_this_policy(told))
         for found in schema.exclude(path="/v1/status/events").get_all_operations():
             operation = found.ok()
-            tried[True] += _try(operation.as_strategy(), service.url)
+            if not operation.path.endswith("/what-if"):  # each starts a process
+                tried[True] += _try(operation.as_strategy(), service.url)
             if PATHS[operation.path].get("post", {}).get("security"):
                 wrong = operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
                 tried[False] += _try(wrong, service.url)

@@ -17,7 +17,7 @@ from ratekeeper.errors import BadRequestError, RatekeeperError, StoreError, Stor
 from ratekeeper.http.responses import Response, explained, response_to
 from ratekeeper.http.stated import stated_attributes
 from ratekeeper.policy.patterns import PUBLIC
-from ratekeeper.service.admin import buckets, keys, policies
+from ratekeeper.service.admin import buckets, keys, policies, what_if
 from ratekeeper.service.admin.fields import parse_fields
 from ratekeeper.service.admin.guard import NotDoneError, key_of_change, signed_in, use_up
 from ratekeeper.service.admin.operation import Given, Operation, Report
@@ -27,7 +27,12 @@ from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.http.route import Route
 
 PREFIX = "/v1/admin/"
-OPERATIONS: dict[str, Operation] = {**buckets.OPERATIONS, **policies.OPERATIONS, **keys.OPERATIONS}
+OPERATIONS: dict[str, Operation] = {
+    **buckets.OPERATIONS,
+    **policies.OPERATIONS,
+    **keys.OPERATIONS,
+    **what_if.OPERATIONS,
+}
 
 _HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 _SHOWN = 2_000

@@ -1,0 +1,46 @@
+"""The operation what-if: the last minutes of requests by another policy. Nothing changes. Knows no HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratekeeper.errors import BadRequestError
+from ratekeeper.service.admin.fields import Field, is_name, is_number, is_whole
+from ratekeeper.service.admin.guard import NotDoneError
+from ratekeeper.service.admin.operation import Given, Operation, Report
+from ratekeeper.service.core import Core
+from ratekeeper.service.live.what_if import WhatIfError
+from ratekeeper.service.live.what_if import what_if as computed
+
+_RIGHT = {"capacity": is_whole, "per_second": is_number}
+
+
+async def what_if(core: Core, given: Given) -> Report:
+    """Return the decisions that the recorded requests would have met by an edited policy."""
+    if len(given) != 1:
+        raise BadRequestError("say 'policy', the text of a policy, or 'rules', numbers of some rules: one of them")
+    try:
+        return await computed(core, given)
+    except WhatIfError as error:
+        raise NotDoneError(503, str(error)) from None
+
+
+def _is_rules(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(numbers, dict) and _are_right(numbers) for numbers in value.values()
+    )
+
+
+def _are_right(numbers: dict[str, Any]) -> bool:
+    return all(name in _RIGHT and _RIGHT[name](number) for name, number in numbers.items())
+
+
+OPERATIONS = {
+    "what-if": Operation(
+        what_if,
+        {
+            "policy": Field(is_name, "the text of a policy file"),
+            "rules": Field(_is_rules, 'an object such as {"free keys": {"capacity": 5, "per_second": 0.5}}'),
+        },
+    )
+}
