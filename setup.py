@@ -21,7 +21,7 @@ extension = Extension(
     "ratekeeper.core._table",
     sources=sorted(glob(f"{CORE}/*.c")),
     depends=sorted(glob(f"{CORE}/*.h")),
-    extra_compile_args=["-std=gnu11", "-O3", "-fvisibility=hidden"]
+    extra_compile_args=["-std=gnu11", "-O3", "-fvisibility=hidden", "-Werror=implicit-function-declaration"]
     + (["-mcx16"] if platform.machine().lower() in ("x86_64", "amd64") else []),
     optional=wanted != "require",
 )
