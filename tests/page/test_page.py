@@ -262,4 +262,4 @@ def test_an_hour_of_events_keeps_its_memory(site: Site, chromium: Browser) -> No
     heap_then, resident_then, elements_then = used()
     assert heap_then - heap < 1_000_000, "3,600 statuses that are kept would be more than this"
     assert resident_then - resident < 200_000_000, "and what a chart draws is in no heap"
-    assert elements_then == elements
+    assert elements_then < elements + 100, "a row more of a key is well, but not one for each status"

@@ -36,8 +36,13 @@ export class History {
     this.#clear(Date.now() / 1000);
   }
 
+  /** Let the last point be at this time. Times only grow from point to point, also if a clock was set back. */
+  #end(at) {
+    this.times = Array.from({ length: POINTS }, (_, place) => Math.floor(at) - POINTS + 1 + place);
+  }
+
   #clear(now) {
-    this.times = Array.from({ length: POINTS }, (_, place) => Math.floor(now) - POINTS + 1 + place);
+    this.#end(now);
     this.all = series(["admitted", "rejected", "failed"], 0);
     this.latency = series(["p50", "p99"], null);
     this.rules = new Map();
@@ -70,13 +75,13 @@ export class History {
     if (before === null) return;
     const counts = new Map(before.rules.map((rule) => [rule.name, decisions(rule.counts)]));
     const steps = Math.max(1, Math.min(POINTS, Math.round(status.at - before.at)));
-    this.#push(this.times, steps, Math.floor(status.at), 1);
+    this.#end(status.at);
     for (const rule of status.rules) {
       this.#grow(this.#rule(rule.name), decisions(rule.counts), counts.get(rule.name), steps);
     }
     this.#grow(this.all, requests(status), requests(before), steps);
-    this.#push(this.latency.p50, steps, status.latency.p50 ?? null, 0);
-    this.#push(this.latency.p99, steps, status.latency.p99 ?? null, 0);
+    this.#push(this.latency.p50, steps, status.latency.p50 ?? null);
+    this.#push(this.latency.p99, steps, status.latency.p99 ?? null);
   }
 
   #rule(name) {
@@ -87,13 +92,13 @@ export class History {
   #grow(into, totals, earlier, steps) {
     for (const [name, points] of Object.entries(into)) {
       const grown = earlier ? Math.max(0, totals[name] - earlier[name]) : 0;
-      this.#push(points, steps, grown / steps, 0);
+      this.#push(points, steps, grown / steps);
     }
   }
 
-  #push(points, steps, value, slope) {
+  #push(points, steps, value) {
     points.copyWithin(0, steps);
-    for (let back = 0; back < steps; back += 1) points[POINTS - 1 - back] = value === null ? null : value - slope * back;
+    points.fill(value, POINTS - steps);
   }
 
   /** The mean of the last seconds of a series: steadier to read than the last one alone. */
