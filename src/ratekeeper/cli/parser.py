@@ -54,6 +54,8 @@ class CommandParser(Parser):
     """The parser of one command. It reads options anywhere, and names the right one for a mistyped one."""
 
     _inside = False
+    without_policy: str | None = None
+    """The option with which the first argument, POLICY, is left out. Then it is an empty string."""
 
     def __init__(self, *, siblings: Mapping[str, CommandParser], **options: Any) -> None:
         super().__init__(**options)
@@ -72,6 +74,9 @@ class CommandParser(Parser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self._inside:  # the parser calls itself, for positional arguments between options
             return super().parse_known_args(args, namespace)
+        without = self.without_policy
+        if without is not None and any(word == without or word.startswith(f"{without}=") for word in args):
+            args = ["", *args]
         self._inside = True
         try:
             found, strangers = self.parse_known_intermixed_args(args, namespace)

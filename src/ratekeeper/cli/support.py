@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from math import ceil
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ratekeeper.cli.attributes import conditions, read_attributes
-from ratekeeper.cli.duration import duration
 from ratekeeper.cli.limits import add_limits, functions_of
 from ratekeeper.cli.parser import add_command, add_policy, whole_number
+from ratekeeper.cli.support_service import run_at_service
+from ratekeeper.cli.usage_table import Row, usage_table
 from ratekeeper.errors import LimitError, RatekeeperError
 from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Policy
@@ -37,7 +37,13 @@ Change: TypeAlias = Callable[[Keeper, dict[str, str], argparse.Namespace], objec
 
 _OF = "policy.toml --store shared:my-api"
 _EXAMPLES = {
-    "usage": [(f"usage {_OF} api_key=k-7 path=/api/search", "how full the buckets of this request are")],
+    "usage": [
+        (f"usage {_OF} api_key=k-7 path=/api/search", "how full the buckets of this request are"),
+        (
+            "usage --service http://127.0.0.1:8080 --token-file token api_key=k-7 path=/api/search",
+            "the same, asked of a service that runs",
+        ),
+    ],
     "reset": [(f"reset {_OF} api_key=k-7 path=/api/search", "full buckets for this caller")],
     "grant": [(f"grant {_OF} 25 api_key=k-7 path=/api/search --rule 'free keys'", "25 tokens more")],
     "block": [
@@ -52,7 +58,6 @@ _NOTES = {
     "block": "If several rules charge the request, or one without a key, say which one is meant by --rule.",
 }
 
-_BAR = 20
 _PATIENCE = 5.0
 """Seconds to wait for a server at least: a person is less hurried than a request."""
 
@@ -87,15 +92,21 @@ def _add(commands: Commands, name: str, help_text: str, change: Change, *more: s
     for argument in more:
         parser.add_argument(argument, metavar=argument.upper(), type=whole_number(0), help=f"how many {argument}")
     parser.add_argument("attributes", metavar="KEY=VALUE", nargs="+", help="an attribute, such as path=/api/search")
-    _add_store(parser)
+    place = parser.add_mutually_exclusive_group()
+    _add_store(place)
+    place.add_argument(
+        "--service", metavar="URL", help="ask the admin API of this service: then POLICY is left out, as it has its own"
+    )
+    parser.without_policy = "--service"
+    parser.add_argument("--token-file", metavar="FILE", help="the file with an admin's token, for --service")
     parser.add_argument("--rule", metavar="NAME", action="append", help="only the bucket of this rule; may be repeated")
     add_limits(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.set_defaults(run=lambda args: _run(args, change))
+    parser.set_defaults(run=lambda args: _run(args, change) if args.service is None else run_at_service(args, name))
     return parser
 
 
-def _add_store(parser: argparse.ArgumentParser) -> None:
+def _add_store(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--store",
         metavar="STORE",
@@ -187,31 +198,19 @@ def _unblock(keeper: Keeper, attributes: dict[str, str], args: argparse.Namespac
 
 def _table(usages: Sequence[Usage], keeper: Keeper, attributes: dict[str, str]) -> list[str]:
     """Return the lines of a table, and notes on the limits that refuse for longer than by use."""
-    rows = [("rule", "used", "", "left", "next in", "full in")]
-    rows += [(_title(usage, keeper, attributes), *_state(usage)) for usage in usages]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = usage_table(
+        Row(
+            _title(usage, keeper, attributes), usage.used, usage.limit.max_cost, usage.remaining, usage.retry_after,
+            usage.reset_after,
+        )
+        for usage in usages
+    )  # fmt: skip
     for usage in usages:
         own = usage.limit
         if not own.refuses_all and not own.queues and usage.retry_after > 1 / own.rate:
             note = "refuses for longer than a token takes: blocked, or requests wait for their turns"
             lines.append(f"{usage.name}: {note}")
     return lines
-
-
-def _state(usage: Usage) -> tuple[str, str, str, str, str]:
-    """Return what a table shows of a bucket."""
-    most = usage.limit.max_cost
-    if usage.limit.refuses_all:
-        return "refuses all", "", "0", "never", ""
-    filled = ceil(_BAR * usage.used / most)
-    return (
-        f"{usage.used:,} of {most:,}",
-        f"[{'#' * filled}{'.' * (_BAR - filled)}]",
-        f"{usage.remaining:,}",
-        duration(usage.retry_after) if usage.retry_after else "now",
-        duration(usage.reset_after),
-    )
 
 
 def _title(usage: Usage, keeper: Keeper, attributes: dict[str, str]) -> str:
