@@ -24,12 +24,12 @@ from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.limiter import CheckRequest, ServiceLimiter
 from ratekeeper.service.live.events import Live
 from ratekeeper.service.live.hitters import HeavyHitters
-from ratekeeper.service.live.recording import Recording
 from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
 from ratekeeper.service.metrics.of_policy import note_policy
 from ratekeeper.service.operator_options import OperatorOptions
 from ratekeeper.service.policy_news import PolicyNews
+from ratekeeper.service.recording.recording import Recording
 from ratekeeper.stores.base import AsyncStore, Store
 
 if TYPE_CHECKING:

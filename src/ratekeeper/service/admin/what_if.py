@@ -9,8 +9,8 @@ from ratekeeper.service.admin.fields import Field, is_name, is_number, is_whole
 from ratekeeper.service.admin.guard import NotDoneError
 from ratekeeper.service.admin.operation import Given, Operation, Report
 from ratekeeper.service.core import Core
-from ratekeeper.service.live.what_if import WhatIfError
-from ratekeeper.service.live.what_if import what_if as computed
+from ratekeeper.service.recording.what_if import WhatIfError
+from ratekeeper.service.recording.what_if import what_if as computed
 
 _RIGHT = {"capacity": is_whole, "per_second": is_number}
 

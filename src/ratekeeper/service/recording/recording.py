@@ -23,10 +23,10 @@ from ratekeeper.clock import local_ticks
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.decision import PolicyDecision
-from ratekeeper.service.live.fingerprints import Fingerprints
-from ratekeeper.service.live.recorder import PythonRecorder
-from ratekeeper.service.live.ring import ADMITTED, COUNT, DELAYED, END, FIRST, NUMBER, REJECTED, heads
 from ratekeeper.service.metrics.slots import Slot
+from ratekeeper.service.recording.fingerprints import Fingerprints
+from ratekeeper.service.recording.recorder import PythonRecorder
+from ratekeeper.service.recording.ring import ADMITTED, COUNT, DELAYED, END, FIRST, NUMBER, REJECTED, heads
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.table_store import TableStore
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.sources import readings_of
-from ratekeeper.service.live.ring import (
+from ratekeeper.service.recording.ring import (
     BAD_COST,
     COUNT,
     END,
@@ -27,7 +27,7 @@ from ratekeeper.service.live.ring import (
     heads,
     segments_of,
 )
-from ratekeeper.service.live.siphash import hash_of
+from ratekeeper.service.recording.siphash import hash_of
 
 _COST_DIGITS = 18
 _MOST_COST = 2**63 - 1

@@ -9,7 +9,7 @@ from typing import Any
 from ratekeeper.errors import LimitError, PolicyError, did_you_mean
 from ratekeeper.limits import LeakyBucket, TokenBucket
 from ratekeeper.policy.model import Policy, Rule
-from ratekeeper.service.live.rule_toml import rule_toml
+from ratekeeper.service.recording.rule_toml import rule_toml
 
 PARTS = ("capacity", "per_second")
 SOURCE = "the edited policy"

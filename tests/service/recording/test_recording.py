@@ -20,13 +20,22 @@ from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.sources import Readings
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
-from ratekeeper.service.live.recorder import PythonRecorder
-from ratekeeper.service.live.recording import Schema, recording_state
-from ratekeeper.service.live.ring import ADMITTED, DELAYED, EXEMPT, OUTCOME, REJECTED, Record, read_segments, records_of
-from ratekeeper.service.live.siphash import hash_of
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.recording.recorder import PythonRecorder
+from ratekeeper.service.recording.recording import Schema, recording_state
+from ratekeeper.service.recording.ring import (
+    ADMITTED,
+    DELAYED,
+    EXEMPT,
+    OUTCOME,
+    REJECTED,
+    Record,
+    read_segments,
+    records_of,
+)
+from ratekeeper.service.recording.siphash import hash_of
 
 POLICY = Policy.parse("""
 exempt = [{ path = "/healthz" }]
@@ -296,7 +305,7 @@ import sys
 from ratekeeper import core, MemoryStore, Policy
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
-from ratekeeper.service.live.recorder import PythonRecorder
+from ratekeeper.service.recording.recorder import PythonRecorder
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.operator_options import OperatorOptions

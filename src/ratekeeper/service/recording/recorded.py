@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from ratekeeper.service.live.recording import Schema
-from ratekeeper.service.live.ring import COUNT, FIRST, LAST, NUMBER, Record, heads, read_segment, records_of
 from ratekeeper.service.metrics.slots import Slot
+from ratekeeper.service.recording.recording import Schema
+from ratekeeper.service.recording.ring import COUNT, FIRST, LAST, NUMBER, Record, heads, read_segment, records_of
 
 MOST_REQUESTS = 20_000
 """The requests that are read, the newest ones: each takes some 50 us, and a user waits for the answer."""

@@ -21,17 +21,17 @@ from ratekeeper.replay.engine import Replay
 from ratekeeper.replay.report import Report
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
-from ratekeeper.service.live import what_if as module
-from ratekeeper.service.live.hashed_policy import Facts, HashedPolicy
-from ratekeeper.service.live.recorded import read_requests
-from ratekeeper.service.live.rule_toml import rule_toml
-from ratekeeper.service.live.what_if import WhatIfError, what_if
-from ratekeeper.service.live.what_if_answer import _entries, _judged, answer
-from ratekeeper.service.live.what_if_edit import edited
-from ratekeeper.service.live.what_if_process import Job, compute
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.recording import what_if as module
+from ratekeeper.service.recording.hashed_policy import Facts, HashedPolicy
+from ratekeeper.service.recording.recorded import read_requests
+from ratekeeper.service.recording.rule_toml import rule_toml
+from ratekeeper.service.recording.what_if import WhatIfError, what_if
+from ratekeeper.service.recording.what_if_answer import _entries, _judged, answer
+from ratekeeper.service.recording.what_if_edit import edited
+from ratekeeper.service.recording.what_if_process import Job, compute
 
 EPOCH = 1_800_000_000
 SIZE = 1 << 18

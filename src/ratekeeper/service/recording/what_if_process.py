@@ -1,4 +1,4 @@
-"""The process that computes a what-if: `python -P -m ratekeeper.service.live.what_if_process DESCRIPTOR BYTES`.
+"""The process that computes a what-if: `python -P -m ratekeeper.service.recording.what_if_process DESCRIPTOR BYTES`.
 
 It reads a `Job` from its input, maps the memory of all processes, and prints the answer as JSON. It runs at low
 priority, with bounded time and memory. Knows no core and no loop.
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.model import Policy
-from ratekeeper.service.live.recorded import read_requests
-from ratekeeper.service.live.what_if_answer import answer
-from ratekeeper.service.live.what_if_edit import edited
 from ratekeeper.service.metrics.slots import Slots
+from ratekeeper.service.recording.recorded import read_requests
+from ratekeeper.service.recording.what_if_answer import answer
+from ratekeeper.service.recording.what_if_edit import edited
 
 SECONDS, CPU_SECONDS = 60, 30
 """The time and the processor time that it may take. On an idle machine it takes one or two seconds."""

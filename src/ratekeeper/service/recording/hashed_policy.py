@@ -20,10 +20,10 @@ from ratekeeper.policy.model import Override, Policy, Rule
 from ratekeeper.policy.patterns import Globs, Kind, Pattern
 from ratekeeper.policy.sources import Readings
 from ratekeeper.policy.spelling import spelled_match
-from ratekeeper.service.live.fingerprints import Fingerprints
-from ratekeeper.service.live.recording import Schema
-from ratekeeper.service.live.ring import EXEMPT, Record
-from ratekeeper.service.live.siphash import hash_of
+from ratekeeper.service.recording.fingerprints import Fingerprints
+from ratekeeper.service.recording.recording import Schema
+from ratekeeper.service.recording.ring import EXEMPT, Record
+from ratekeeper.service.recording.siphash import hash_of
 
 YES = "yes"
 NO_SUCH = "the recording has no attribute {!r}, as no policy looked at it"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ratekeeper.errors import PolicyError, RatekeeperError
 from ratekeeper.limits import TICKS_PER_SECOND
-from ratekeeper.service.live.what_if_process import SECONDS, Job
+from ratekeeper.service.recording.what_if_process import SECONDS, Job
 
 if TYPE_CHECKING:
     from ratekeeper.service.core import Core
@@ -68,7 +68,7 @@ async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _computed(job: bytes, descriptor: int) -> dict[str, Any]:
-    module = "ratekeeper.service.live.what_if_process"
+    module = "ratekeeper.service.recording.what_if_process"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", module, str(descriptor), str(os.fstat(descriptor).st_size),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

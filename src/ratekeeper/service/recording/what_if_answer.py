@@ -15,10 +15,10 @@ from ratekeeper.replay.engine import Replay
 from ratekeeper.replay.entries import LogEntry
 from ratekeeper.replay.report import Report, RuleReport
 from ratekeeper.replay.timeline import ADMITTED, DELAYED, REJECTED
-from ratekeeper.service.live.hashed_policy import Facts, HashedPolicy, attributes_of
-from ratekeeper.service.live.recorded import RecordedRequest
-from ratekeeper.service.live.ring import OUTCOME
-from ratekeeper.service.live.what_if_edit import changed_toml
+from ratekeeper.service.recording.hashed_policy import Facts, HashedPolicy, attributes_of
+from ratekeeper.service.recording.recorded import RecordedRequest
+from ratekeeper.service.recording.ring import OUTCOME
+from ratekeeper.service.recording.what_if_edit import changed_toml
 
 MOST_STEPS = 300
 """The points of the series."""
