@@ -2,8 +2,8 @@
 
 Each server is its own process. The client is this process: connections that stay open, each with one request or one
 pipeline under way. So the load is bounded, and a server's time is what the kernel counts for its process. Rounds of all
-cases are interleaved. Valkey runs the usual script of GCRA, in Lua, with its own time. What uvloop takes to read a
-piece and to write an answer, and nothing else, is the least that any server on it can take.
+cases are interleaved. Valkey runs the usual script of GCRA, in Lua, with its own time. uvloop alone reads a
+piece and writes an answer, which is the least that any server on it can take.
 """
 
 from __future__ import annotations

@@ -348,7 +348,7 @@ def test_an_empty_recording_has_an_empty_answer() -> None:
     ("edit", "words"),
     [
         ({}, "an edit is"),
-        ({"rules": {}}, "an edit is"),
+        ({"rules": 7}, "an edit is"),
         ({"policy": 7}, "an edit is"),
         ({"policy": "[[rules]]"}, "the edited policy:1"),
         ({"rules": {"rule 1x": {"capacity": 3}}}, "did you mean 'rule 1'"),
@@ -363,6 +363,11 @@ def test_an_empty_recording_has_an_empty_answer() -> None:
 def test_a_mistake_in_the_edit_says_what_would_be_right(edit: dict[str, Any], words: str) -> None:
     with pytest.raises(PolicyError, match=words):
         edited(POLICY, edit)
+
+
+@pytest.mark.parametrize("edit", [{"rules": {}}, {"rules": {"rule 0": {}}}])
+def test_an_edit_without_numbers_changes_nothing(edit: dict[str, Any]) -> None:
+    assert edited(POLICY, edit).rules == POLICY.rules
 
 
 def test_it_is_computed_by_another_process_and_one_at_a_time() -> None:

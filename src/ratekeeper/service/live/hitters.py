@@ -144,6 +144,7 @@ class HeavyHitters:
         if refusing is None:
             refusing = self._learn(tally, decision)
         for only, counts, rule, names in refusing:
+            value = None
             if only is not None:
                 value = attributes.get(only)
                 count = counts.get(value)

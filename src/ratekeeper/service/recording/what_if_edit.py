@@ -18,11 +18,11 @@ SOURCE = "the edited policy"
 def edited(policy: Policy, edit: Mapping[str, Any]) -> Policy:
     """Return the policy after an edit: {"policy": text}, or {"rules": {name: {"capacity"?, "per_second"?}}}.
 
-    Raise `PolicyError`, which says what would be right.
+    Without a number a rule stays as it is, so an edit may be none. Raise `PolicyError`, which says what would be right.
     """
     if edit.keys() == {"policy"} and isinstance(edit["policy"], str):
         return Policy.parse(edit["policy"], SOURCE)
-    if edit.keys() != {"rules"} or not isinstance(edit["rules"], Mapping) or not edit["rules"]:
+    if edit.keys() != {"rules"} or not isinstance(edit["rules"], Mapping):
         raise PolicyError(
             'an edit is {"policy": TEXT}, or {"rules": {NAME: {"capacity": NUMBER, "per_second": NUMBER}}}'
         )
@@ -42,8 +42,10 @@ def changed_toml(before: Policy, after: Policy) -> str:
 
 
 def _changed(rule: Rule, change: object) -> Rule:
-    if not isinstance(change, Mapping) or not change or not set(change) <= set(PARTS):
+    if not isinstance(change, Mapping) or not set(change) <= set(PARTS):
         raise PolicyError(f"rule {rule.name!r}: give a 'capacity', a 'per_second', or both")
+    if not change:
+        return rule
     limit = rule.limit
     rate = change.get("per_second", limit.rate)
     kind = LeakyBucket if isinstance(limit, LeakyBucket) else TokenBucket
