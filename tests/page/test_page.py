@@ -200,6 +200,31 @@ def test_a_change_whose_answer_was_lost_is_made_once(site: Site) -> None:
     site.page.locator(".bucket", has_text="each user").get_by_text("2 of 5").wait_for()
 
 
+def test_a_change_that_was_refused_is_made_by_the_next_try(site: Site) -> None:
+    for _ in range(5):
+        check(site.url, user="dave", path="/api/x")
+    site.open()
+    site.ask(user="dave", path="/api/x")
+    sent: list[str] = []
+
+    def refuse(route: Route) -> None:
+        sent.append(route.request.headers["idempotency-key"])
+        if len(sent) == 1:  # the service gets it, so its key is used up, and the page gets a refusal
+            route.fetch()
+            route.fulfill(status=503, json={"detail": "not now"})
+        else:
+            route.continue_()
+
+    site.page.route("**/v1/admin/grant", refuse)
+    site.page.get_by_role("button", name="Grant tokens…").click()
+    site.page.get_by_label("Tokens", exact=True).fill("1")
+    site.page.locator("dialog").get_by_role("button", name="Grant").click()
+    site.page.locator("dialog .error", has_text="not now").wait_for()
+    site.confirm("Grant")
+    assert len(set(sent)) == 2, "an answer has used the first key up"
+    site.page.locator(".bucket", has_text="each user").get_by_text("2 of 5").wait_for()
+
+
 def test_axe_finds_nothing_in_light_and_in_dark(site: Site) -> None:
     site.open()
     site.ask(user="dora", path="/api/x")

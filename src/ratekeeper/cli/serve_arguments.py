@@ -135,8 +135,8 @@ def _add_operating(parser: argparse.ArgumentParser) -> None:
 def _size(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,6})([KMG]?)", text)
     size = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]] if found else -1
-    if not 0 <= size <= 16 << 30:
-        raise argparse.ArgumentTypeError(f"must be a size from 0 to 16G, such as 64M, not {text!r}")
+    if size != 0 and not 128 << 10 <= size <= 16 << 30:
+        raise argparse.ArgumentTypeError(f"must be 0, or a size from 128K to 16G, such as 64M, not {text!r}")
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 

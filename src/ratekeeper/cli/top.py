@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token-file", metavar="FILE", help="the file with an admin's token, to see keys as they are")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs: a line with the status a second")
     parser.add_argument(
-        "--count", type=whole_number(1), metavar="N", help="end after so many seconds (default: go on until Ctrl-C)"
+        "--count", type=whole_number(1), metavar="N", help="end after N statuses (default: go on until Ctrl-C)"
     )
 
 

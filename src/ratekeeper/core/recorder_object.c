@@ -90,11 +90,12 @@ static bool find_facts(const rk_matcher_object *matcher, rk_found *found, int *e
 /* Take the rules from a decision, if it tells all. A rule that denies hides others, as a missing attribute does. */
 static bool take_facts(const rk_recorder_object *self, const rk_rule_answer *answers, Py_ssize_t count, rk_found *found)
 {
+    Py_ssize_t rules = PyTuple_GET_SIZE(((const rk_matcher_object *)self->matcher)->rules); /* the room for matches */
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(self->optional); i++)
         if (!found->values[rk_number_at(self->optional, i)])
             return false;
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (answers[i].limit.max_cost < 0)
+        if (answers[i].limit.max_cost < 0 || found->count == rules)
             return false;
         if (!answers[i].place)
             found->matches[found->count++] = answers[i].match;

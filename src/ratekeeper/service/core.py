@@ -6,6 +6,7 @@ answer is a coroutine, which the protocol hands to its channel.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,8 @@ class Core:
         self.metrics.watch("ratekeeper_waiting_requests", lambda: self.limiter.waiting)
         watch_store(self.metrics, store)
         note_policy(self.metrics.slot, policy)
+        self.changes: set[asyncio.Task[Any]] = set()
+        """The changes of admins that are not ended. A loop itself would not keep them alive."""
         self._access_log = access_log
         if access_log is not None:
             self.metrics.log_to(access_log)
@@ -171,7 +174,9 @@ class Core:
         await self.limiter.ready()
 
     async def close(self) -> None:
-        """Close the store. No request may come after this."""
+        """Close the store when the changes of admins are ended. No request may come after this."""
+        if self.changes:
+            await asyncio.wait(self.changes)
         close = getattr(self.store, "close", None)
         closing = close() if close is not None else None
         if closing is not None:

@@ -15,6 +15,7 @@ from functools import partial
 from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ratekeeper.coroutines import as_coroutine
 from ratekeeper.errors import MissingExtraError, PolicyError
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.reload import watch_policy
@@ -122,7 +123,13 @@ async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], 
     beside = [*core.beside, *demo_of(core)]
     server = Server(listening, start.bounds, start.grace, metrics, start.tls, beside)
     signals = StopSignals(server.stop)
-    async with _watched(serving, core.replace, metrics.slot, partial(setattr, core, "news")) as core.reload:
+    loop = asyncio.get_running_loop()
+
+    def take(new: Policy | EnvoyConfig) -> None:
+        asyncio.run_coroutine_threadsafe(as_coroutine(core.replace)(new), loop).result()
+
+    # Only the loop changes a core. The watch is a thread, and a pause might begin at the same time.
+    async with _watched(serving, take, metrics.slot, partial(setattr, core, "news")) as core.reload:
         with _exported(serving, metrics.slots, core.store, metrics.refresh):
             await server.run(announce)
     await close(core)

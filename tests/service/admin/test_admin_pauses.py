@@ -68,6 +68,33 @@ def test_a_pause_can_be_made_shorter_and_ended(store: TableStore, clock: ManualC
     assert here.shadows == ["dark"]
 
 
+class _LosesBlocks(AsyncMemoryStore):
+    """A server that is gone whenever a block is to begin."""
+
+    async def adjust(self, scope: str, key: str | bytes, back_ticks: int, block_ticks: int | None) -> None:
+        if block_ticks:
+            raise StoreUnavailable("gone")
+        await super().adjust(scope, key, back_ticks, block_ticks)
+
+
+def test_a_pause_that_cannot_be_made_longer_goes_on(store: TableStore) -> None:
+    asyncio.run(Process(store).pauses.begin("one", time.time() + 60))
+    unlucky = Process(_LosesBlocks(store))
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(unlucky.pauses.begin("one", time.time() + 600))
+    assert unlucky.look() == Process(store).look() == ["one", "dark"]
+
+
+def test_the_pause_of_a_rule_that_has_left_the_policy_can_be_ended(store: TableStore) -> None:
+    here = Process(store)
+    asyncio.run(here.pauses.begin("one", time.time() + 600))
+    here.pauses.replace(Policy.parse('rules = [{name = "new", limit = "9/day"}]'))
+    assert asyncio.run(here.pauses.end("one"))
+    assert not asyncio.run(here.pauses.end("one"))
+    here.pauses.replace(POLICY)
+    assert here.look() == ["dark"]
+
+
 def test_a_rule_in_shadow_can_be_paused_and_nothing_changes(store: TableStore) -> None:
     here = Process(store)
     asyncio.run(here.pauses.begin("dark", time.time() + 600))
@@ -105,9 +132,9 @@ def test_a_time_that_cannot_be_is_an_error_and_changes_nothing(store: TableStore
 
 def test_a_bucket_of_a_rule_is_not_a_pause(store: TableStore, clock: ManualClock) -> None:
     here = Process(store)
-    rule = Policy.parse(f'rules = [{{name = "{PAUSED}", limit = "1/day"}}]').rules[0]
-    store.decide([Charge.of(f"{rule.name}/0", "one", rule.limit)])
-    store.adjust(f"{rule.name}/0", "one", 0, 2**60)
+    rule = Policy.parse(f'rules = [{{name = "{PAUSED.format("one")}", limit = "1/day"}}]').rules[0]
+    store.decide([Charge.of(f"{rule.name}/0", "all", rule.limit)])
+    store.adjust(f"{rule.name}/0", "all", 0, 2**60)
     assert here.look() == []
     assert here.applied == 0
 

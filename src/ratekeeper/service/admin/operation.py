@@ -15,6 +15,10 @@ Report: TypeAlias = dict[str, Any]
 """An answer, as an object of JSON."""
 
 
+Run: TypeAlias = Callable[[Core, Given], Coroutine[Any, Any, Report]]
+"""The function that carries an operation out."""
+
+
 class Operation(NamedTuple):
     """One operation of the admin API.
 
@@ -22,6 +26,6 @@ class Operation(NamedTuple):
     changes  whether it changes anything: then it needs an Idempotency-Key, and is logged
     """
 
-    run: Callable[[Core, Given], Coroutine[Any, Any, Report]]
+    run: Run
     fields: Mapping[str, Field] | None = None
     changes: bool = False

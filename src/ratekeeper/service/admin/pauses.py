@@ -15,14 +15,17 @@ from dataclasses import replace
 from ratekeeper.adjustment import Until, ticks_until
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreError
-from ratekeeper.limits import TokenBucket
+from ratekeeper.limits import TICKS_PER_SECOND, TokenBucket
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.memory import MemoryStore
 
-PAUSED = "ratekeeper-admin:paused"
-"""The scope of pauses, with the rules' names as keys. A scope of a rule ends with "/" and a number."""
+PAUSED = "ratekeeper-admin:paused:{}:"
+"""The scope of a rule's pause. That of a rule's bucket ends with "/" and a number."""
+
+_KEY = "all"
+"""The key of all pauses: so they are in one slot of a cluster, and one question tells all."""
 
 EVERY = 1.0
 """Seconds between two looks."""
@@ -47,6 +50,10 @@ def end_of_block(probe: Decision, now: float) -> float | None:
     return None if probe.allowed else now + probe.retry_after
 
 
+def _probe(rule: str) -> Charge:
+    return block_probe(PAUSED.format(rule), _KEY)
+
+
 class Pauses:
     """The pauses that this process knows. `apply` is called when they have changed, to decide by them."""
 
@@ -67,20 +74,24 @@ class Pauses:
     async def begin(self, rule: str, until: Until) -> None:
         """Pause a rule until a time. Raise ValueError for a time that cannot be."""
         ticks = ticks_until(until)
-        await self._store.adjust(PAUSED, rule, 0, 0)  # a block only ever gets longer
-        await self._store.adjust(PAUSED, rule, 0, ticks)
+        await self.look()
+        if self.until.get(rule, 0) > time.time() + ticks / TICKS_PER_SECOND:  # a block only ever gets longer
+            await self._store.adjust(PAUSED.format(rule), _KEY, 0, 0)
+        await self._store.adjust(PAUSED.format(rule), _KEY, 0, ticks)
         await self.look()
 
-    async def end(self, rule: str) -> None:
-        """End the pause of a rule."""
-        await self._store.adjust(PAUSED, rule, 0, 0)
+    async def end(self, rule: str) -> bool:
+        """End the pause of a rule, which may have left the policy. Return whether there was one."""
+        [probe] = await self._store.decide([_probe(rule)], commit=False)
+        await self._store.adjust(PAUSED.format(rule), _KEY, 0, 0)
         await self.look()
+        return not probe.allowed
 
     async def look(self) -> None:
         """See which rules are paused now, and decide by that. Raise `StoreError` if the store does not answer."""
         policy = self.policy
         names = [rule.name for rule in policy.rules]
-        probes = await self._store.decide([block_probe(PAUSED, name) for name in names], commit=False)
+        probes = await self._store.decide([_probe(name) for name in names], commit=False)
         now = time.time()
         ends = {name: end_of_block(probe, now) for name, probe in zip(names, probes, strict=True)}
         self._note({name: end for name, end in ends.items() if end is not None})

@@ -89,9 +89,11 @@ async def pause(core: Core, given: Given) -> Report:
 
 
 async def resume(core: Core, given: Given) -> Report:
-    """End the pause of a rule."""
-    await core.pauses.end(_rule(core, given).name)
-    return _rule_report(core, _rule(core, given))
+    """End the pause of a rule, also of one that has left the policy: its pause would come back with it."""
+    if not await core.pauses.end(given["rule"]):
+        _rule(core, given)
+    found = [rule for rule in core.pauses.policy.rules if rule.name == given["rule"]]
+    return _rule_report(core, found[0]) if found else {"name": given["rule"], "paused_until": None}
 
 
 def _rule(core: Core, given: Given) -> Rule:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
 from functools import partial
 from hashlib import blake2b
-from typing import Any
 
 from ratekeeper.errors import BadRequestError, RatekeeperError, StoreError, StoreUnavailable
 from ratekeeper.http.responses import Response, explained, response_to
@@ -20,9 +18,9 @@ from ratekeeper.policy.patterns import PUBLIC
 from ratekeeper.service.admin import buckets, keys, policies, what_if
 from ratekeeper.service.admin.fields import parse_fields
 from ratekeeper.service.admin.guard import NotDoneError, key_of_change, signed_in, use_up
-from ratekeeper.service.admin.operation import Given, Operation, Report
+from ratekeeper.service.admin.operation import Given, Operation, Report, Run
 from ratekeeper.service.core import Core
-from ratekeeper.service.http.answer import Answer, answer_of
+from ratekeeper.service.http.answer import CLOSE, Answer, answer_of
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.http.route import Route
 
@@ -38,12 +36,11 @@ _HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"),
 _SHOWN = 2_000
 
 _log = logging.getLogger("ratekeeper.admin")
-_under_way: set[asyncio.Task[Report]] = set()
-"""The changes that are not ended. A loop itself would not keep them alive."""
 
 
 async def _answer(name: str, operation: Operation, core: Core, request: GatewayExchange) -> Answer:
-    """Answer one request of an admin."""
+    """Answer one request of an admin. The connection ends, as answers are long: one client could ask for many."""
+    request.connection = CLOSE
     try:
         report = await _answered(name, operation, core, request)
     except NotDoneError as error:
@@ -63,18 +60,21 @@ async def _answered(name: str, operation: Operation, core: Core, request: Gatewa
         given["attributes"] = stated_attributes(given["attributes"], core.pauses.policy)
     if not operation.changes:
         return await operation.run(core, given)
-    await use_up(core, key_of_change(request))
-    change = asyncio.ensure_future(_changed(who, name, operation.run(core, given), core, given))
-    _under_way.add(change)
-    change.add_done_callback(_under_way.discard)
+    key = key_of_change(request)
+    change = asyncio.ensure_future(_changed(who, f"{name} {_shown(core, given)}", key, core, operation.run, given))
+    core.changes.add(change)
+    change.add_done_callback(core.changes.discard)
     return await asyncio.shield(change)
 
 
-async def _changed(who: str, name: str, change: Coroutine[Any, Any, Report], core: Core, given: Given) -> Report:
-    """Carry out a change, and log it."""
-    what = f"{name} {_shown(core, given)}"
+async def _changed(who: str, what: str, key: str, core: Core, run: Run, given: Given) -> Report:
+    """Carry out a change unless its key is used up, and log it."""
+    await use_up(core, key)
     try:
-        report = await change
+        report = await run(core, given)
+    except (ValueError, NotDoneError) as error:
+        _log.info("%s: %s: not done: %s", who, what, ascii(str(error)))
+        raise
     except BaseException as error:
         _log.warning("%s: %s: failed, perhaps in part: %s", who, what, type(error).__name__)
         raise

@@ -64,7 +64,7 @@ class Sketch:
 
     >>> sketch = Sketch(2)
     >>> for key in "abacad":
-    ...     sketch.add(key)
+    ...     _ = sketch.add(key)
     >>> sketch.counts["a"], sketch.floor
     ([3, 0], 3)
     """

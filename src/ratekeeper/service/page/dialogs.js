@@ -1,13 +1,14 @@
 /*
  * The dialog in which an admin confirms a change, or signs in. Knows no route.
  *
- * A dialog makes one key for its change when it opens. So pressing the button again after a lost answer changes
- * nothing twice: the service then says 409, which means that the change was made.
+ * Each change has a key. After a lost answer the button sends the same key again, so that nothing is changed twice: the
+ * service then says 409, as it knows the key. After any answer the key is used up, and the next try has a new one.
  */
 
 import { announce, byId, el, fill } from "./dom.js";
 
 const USED_KEY = 409;
+const LOST = 0;
 
 /** A field of a dialog: a choice if it has `options`, which are pairs of a value and its text; else an input. */
 function fieldOf({ name, label, options, ...attributes }) {
@@ -29,7 +30,7 @@ function valuesOf(fields) {
 export function confirmed({ title, about, fields = [], verb, danger = false, act }) {
   const dialog = byId("dialog");
   if (dialog.open) return Promise.resolve(false);
-  const key = crypto.randomUUID();
+  let key = crypto.randomUUID();
   const inputs = fields.map(fieldOf);
   const error = el("p", { class: "error", role: "alert" });
   const yes = el("button", { class: danger ? "danger" : "main" }, verb);
@@ -40,17 +41,18 @@ export function confirmed({ title, about, fields = [], verb, danger = false, act
   );
   fill(dialog, form);
   let made = false;
-  let tries = 0;
+  let lost = false;
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     yes.disabled = true;
-    tries += 1;
     error.textContent = "";
     try {
       await act(valuesOf(inputs), key);
       made = true;
     } catch (problem) {
-      made = problem.status === USED_KEY && tries > 1;
+      made = problem.status === USED_KEY && lost;
+      lost = problem.status === LOST;
+      if (!lost) key = crypto.randomUUID();
       error.textContent = problem.message;
     }
     yes.disabled = false;

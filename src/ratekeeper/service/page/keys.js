@@ -41,7 +41,7 @@ export class KeysView {
     this.#asked = performance.now();
     try {
       const answer = await this.session.get("v1/admin/limited-keys");
-      if (this.session.signedIn) this.#real = answer.limited_keys ?? answer.keys ?? answer;
+      if (this.session.signedIn) this.#real = answer.limited_keys;
     } catch {
       this.#real = null; // the hashes are shown again
     }

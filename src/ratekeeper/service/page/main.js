@@ -36,7 +36,7 @@ let frame = 0;
 function route() {
   const wanted = location.hash.slice(1);
   if (wanted === "main") return;
-  const next = wanted in views ? wanted : "overview";
+  const next = Object.hasOwn(views, wanted) ? wanted : "overview";
   document.title = `${TITLES[next]} · ratekeeper`;
   for (const link of document.querySelectorAll(".views a")) {
     if (link.hash === `#${next}`) link.setAttribute("aria-current", "page");

@@ -66,7 +66,7 @@ export function perUnit(perSecond) {
 /** A rule's limit in words, from its numbers; its own text for a kind that has none. */
 export function limitWords({ algorithm, capacity, per_second: perSecond, limit }) {
   if (limit === null) return "not in the policy now";
-  if (capacity === 0) return "rejects every request";
+  if (capacity === null) return "rejects every request";
   if (algorithm === "token bucket") return `${count(capacity)} at once, refilled at ${perUnit(perSecond)}`;
   if (algorithm === "leaky bucket") return `queue of ${count(capacity)}, drained at ${perUnit(perSecond)}`;
   return limit;

@@ -36,7 +36,7 @@ export async function act(which, session, attributes, rules) {
   if (rules.length > 1) choices.push(["", "all of its rules"]);
   const body = ({ rule, tokens, minutes }) => ({
     attributes,
-    ...(rule === "" ? {} : { rule }),
+    rule: rule === "" ? rules : rule,
     ...(tokens === undefined ? {} : { tokens }),
     ...(minutes === undefined ? {} : { seconds: minutes * 60 }),
   });

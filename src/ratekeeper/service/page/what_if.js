@@ -22,7 +22,7 @@ export class WhatIfView {
     this.session = session;
     this.legend = new Legend(byId("what-if-legend"), OUTCOMES, icon, rate);
     const chart = (id, label) => new Chart(byId(id), KINDS, { label, format: rate, stacked: true, least: 5, onMove: (at) => this.#move(id, at) });
-    this.charts = { before: chart("before-chart", "Requests a second, as it was"), after: chart("after-chart", "Requests a second, as it would have been") };
+    this.charts = { before: chart("before-chart", "Requests a second, by the limits in use"), after: chart("after-chart", "Requests a second, by the limits to try") };
     byId("what-if-name").addEventListener("change", () => this.#knobs());
     byId("what-if-reset").addEventListener("click", () => this.#asItIs());
     byId("what-if-try").addEventListener("click", () => this.#want({ policy: byId("what-if-policy").value }, 0));
@@ -134,8 +134,8 @@ export class WhatIfView {
     if (this.#wanted !== null) this.#run();
   }
 
-  #write({ span, requests, rules, series, toml }) {
-    setText(byId("what-if-span"), requests ? `${count(requests)} requests in ${duration(span)}` : "No traffic was recorded yet.");
+  #write({ span, requests, recorded, rules, series, toml }) {
+    setText(byId("what-if-span"), requests ? `${count(requests)} requests in ${duration(span)}: in truth ${count(recorded.admitted)} admitted, ${count(recorded.delayed)} delayed, ${count(recorded.rejected)} rejected` : "No traffic was recorded yet.");
     const second = ([kind, counts]) => [kind, counts.map((value) => value / (series.step ?? 1))];
     const [was, is] = [series.before, series.after].map((one) => Object.fromEntries(Object.entries(one).map(second)));
     const total = ({ admitted, delayed, rejected }) => admitted.map((value, place) => value + delayed[place] + rejected[place]);
@@ -154,7 +154,7 @@ export class WhatIfView {
     if (!chart?.columns || !chart.times.length) return;
     const sum = (points) => points.reduce((total, value) => total + value, 0) / points.length;
     const values = Object.fromEntries(KINDS.map((kind) => [kind, at === null ? sum(chart.columns[kind]) : chart.columns[kind][at]]));
-    const which = id === "before-chart" ? "as it was" : "as it would have been";
+    const which = id === "before-chart" ? "by the limits in use" : "by the limits to try";
     this.legend.show(at === null ? `mean, ${which}` : `${clock(chart.times[at])}, ${which}`, values);
   }
 
@@ -163,7 +163,7 @@ export class WhatIfView {
       await navigator.clipboard.writeText(byId("toml").textContent);
       announce("The rule is copied as TOML.");
     } catch {
-      getSelection().selectAllChildren(byId("toml")); // without a clipboard, the person copies what is selected
+      getSelection().selectAllChildren(byId("toml")); // without a clipboard, the user copies the selection
       announce("The text is selected: copy it with Ctrl+C.");
     }
   }
