@@ -63,5 +63,7 @@ def test_the_version_is_one() -> None:
 def test_make_help_lists_every_command() -> None:
     targets = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert targets is not None
-    shown = subprocess.run(["make", "-s", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    shown = subprocess.run(
+        ["make", "-s", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
     assert sorted(line.split()[1] for line in shown.stdout.splitlines()) == sorted(targets[1].split())

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ratekeeper import ManualClock, MemoryStore, Policy
@@ -205,6 +205,8 @@ def test_other_numbers_meet_what_replay_computes(text: str, trace: list[Asked], 
     core = recorded(policy, trace)
     after = edited(policy, {"rules": names})
     found = answer(read_requests(core.metrics.slots), policy, after, core.metrics.slots.secret, offset_of(core, trace))
+    # Overrides by path depend on the limits, too: their rules are not known then, unless they test exact values.
+    assume(all(rule["known"] for rule in found["rules"]))
     assert_equals_replay(found, policy, after, trace)
 
 

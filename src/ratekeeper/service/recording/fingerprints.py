@@ -34,8 +34,14 @@ class Fingerprints:
         return _digest([part for name in sorted(compiled) for part in (self.name(name), *sorted(compiled[name]), "")])
 
     def overrides(self, rule: Rule) -> str:
-        """Return the fingerprint of the tests of a rule's overrides, in order; "" for a rule without overrides."""
+        """Return the fingerprint of the tests of a rule's overrides, in order; "" for a rule without overrides.
+
+        A path may have two readings. If each passes another test, the stricter limit counts: so which one, is also a
+        matter of the limits.
+        """
         each = [self.match(override.match) for override in rule.overrides]
+        if any("path" in override.match for override in rule.overrides):
+            each += [repr(limit) for limit in (rule.limit, *(override.limit for override in rule.overrides))]
         return _digest(each) if each else ""
 
     def exempt(self) -> str:
