@@ -25,7 +25,7 @@ REQUESTS = [{"user": f"u-{number % 5}", "path": "/api/x" if number % 3 else "/ot
 
 
 def replayed(policy: str, times: list[float], folder: Path) -> dict[str, tuple[int, int]]:
-    """Return what `ratekeeper replay` admits and rejects by each rule, of the requests at these times."""
+    """Return what `ratekeeper replay` admits at once and rejects by each rule, of the requests at these times."""
     log, file = folder / "access.log", folder / "replayed.toml"
     lines = [{"time": at, "method": "GET", **one} for at, one in zip(times, REQUESTS, strict=True)]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -33,7 +33,7 @@ def replayed(policy: str, times: list[float], folder: Path) -> dict[str, tuple[i
     command = [sys.executable, "-m", "ratekeeper.cli.main", "replay", str(file), str(log), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     rules = json.loads(done.stdout)["rules"]
-    return {rule["rule"]: (rule["admitted"], rule["rejected"]) for rule in rules if rule["requests"]}
+    return {rule["rule"]: (rule["admitted"] - rule["delayed"], rule["rejected"]) for rule in rules if rule["requests"]}
 
 
 ROWS = """

@@ -9,6 +9,7 @@ import { el, setText } from "./dom.js";
 import { clock } from "./numbers.js";
 
 const DASHES = { delayed: [2, 3], p99: [5, 3] };
+const MOST_MARKS = 100;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const charts = new Set();
 dark.addEventListener("change", () => charts.forEach((chart) => chart.redraw()));
@@ -130,6 +131,7 @@ export class Chart {
     const splits = (plot, _, low, high) => {
       const step = plot.width < 420 ? 120 : 60;
       const first = Math.ceil(low / step) * step;
+      if (high - first > MOST_MARKS * step) return [];
       return Array.from({ length: Math.floor((high - first) / step) + 1 }, (_, place) => first + place * step);
     };
     return { ...shared, size: 28, gap: 4, splits, values: (_, marks) => marks.map((at) => clock(at).slice(0, 5)) };
@@ -150,7 +152,7 @@ export class Chart {
     const rows = this.kinds.map((kind) => columns[kind]);
     const drawn = this.options.stacked ? stacked(rows) : rows;
     this.top = top ?? highest(drawn);
-    if (this.box.clientWidth) this.#plot.setData([times, ...drawn]);
+    if (this.box.clientWidth) this.#plot.setData(several([times, ...drawn]));
     if (this.#at !== null) this.#tell();
   }
 
@@ -203,6 +205,11 @@ export class Chart {
   #leave() {
     this.#plot.setCursor({ left: -10, top: -10 });
   }
+}
+
+/** The data as two points, if it is one: uPlot's axis for one point begins at 0, so at 1970. */
+function several(data) {
+  return data[0].length === 1 ? data.map((row, place) => [place ? row[0] : row[0] - 1, row[0]]) : data;
 }
 
 /** The powers of ten around what is shown, and at least from 10 µs to 1 ms. */

@@ -39,7 +39,7 @@ async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
         span      seconds from the first request to the last one
         requests  their number; `recorded` says what they met: {"admitted", "delayed", "rejected"}
         rules     for each rule of both policies {"name", "known", "why"?, "before", "after"}, the last two as
-                  {"admitted", "rejected", "delayed"}: the decisions of the rule alone, "admitted" with those delayed.
+                  {"admitted", "rejected", "delayed"}: the decisions of the rule alone, "admitted" at once.
                   A rule that is not known is left out of the computation, and `why` says why
         series    {"step", "times", "before", "after"}: in each step the requests that were admitted at once, rejected
                   or delayed, at most 300 steps

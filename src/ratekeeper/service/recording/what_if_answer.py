@@ -99,7 +99,9 @@ def _rules(
 
 
 def _counts(report: RuleReport | None) -> dict[str, int]:
-    return {name: 0 if report is None else getattr(report, name) for name in _COUNTS}
+    if report is None:
+        return dict.fromkeys(_COUNTS, 0)
+    return {"admitted": report.admitted - report.delayed, "rejected": report.rejected, "delayed": report.delayed}
 
 
 def _series(entries: Sequence[LogEntry], runs: Sequence[Replay | None]) -> dict[str, Any]:
