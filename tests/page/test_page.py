@@ -235,6 +235,7 @@ def test_axe_finds_nothing_in_light_and_in_dark(site: Site) -> None:
     for view, scheme in product(VIEWS, schemes):
         site.page.emulate_media(color_scheme=scheme)
         site.show(view)
+        site.page.locator("#compare:not(.busy)").wait_for(state="attached")  # what is computed anew is greyed meanwhile
         found = site.page.evaluate("axe.run({ resultTypes: ['violations'] }).then(({ violations }) => violations)")
         told = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]]) for one in found]
         assert not told, f"{view}, {scheme}: {told}"

@@ -169,7 +169,7 @@ def test_the_log_tells_who_did_what_and_no_key_and_no_token(service: tuple[Runni
     admin.do("block", attributes={"user": "line\nbreak \x1b[31m", "path": "/api/\n2026 forged"}, seconds=60)
     log = running_service.log
     assert "bob: grant {" in log
-    assert "failed, perhaps in part: ValueError" in log
+    assert "not done: ValueError" in log
     assert "alice: block {" in log
     assert not {USER, TOKEN, "another-token", "\x1b", "line\nbreak"} & {part for part in (USER, TOKEN) if part in log}
     assert "\n2026 forged" not in log
