@@ -418,7 +418,8 @@ def test_a_look_up_may_ask_its_own_keeper() -> None:
         return "5/s" if keeper.peek(BOB if attributes == ALICE else ALICE) else "1/s"
 
     keeper, _ = keeper_of(plan, timeout=0.05)
-    assert keeper.peek(ALICE).limit == TokenBucket(10, "10/minute")  # each waits for the other, for a while
+    # Each waits for the other, for a while. A busy machine may wake this thread only after the other's wait has ended.
+    assert keeper.peek(ALICE).limit in (TokenBucket(10, "10/minute"), TokenBucket(5, "5/s"))
     until(settled(keeper))
     assert keeper.peek(ALICE).limit == TokenBucket(5, "5/s")
 
