@@ -1,6 +1,6 @@
 """The checks of a request to the admin API: its token, the page that sent it, and the key of each change.
 
-There are no cookies, so no other site's page can act for an admin. A request that such a page sends is refused all the
+The service sets no cookie, so the page of another site cannot act for an admin. Its requests are refused all the
 same, with a token or without. This module knows no operation.
 """
 

@@ -40,7 +40,7 @@ _log = logging.getLogger("ratekeeper.admin")
 def block_probe(scope: str, key: str | bytes) -> Charge:
     """Return a charge that only a block refuses, to be asked without committing: its wait is what the block has left.
 
-    It is for one token of a caller who would wait nine years, so no debt refuses it.
+    It asks for one token, with a wait of up to nine years, so a debt does not refuse it.
     """
     return Charge.of(scope, key, _ANY, 1, None, on_error="raise")
 

@@ -28,7 +28,7 @@ def note_envoy_reload(slot: Slot, mistakes: PolicyError | None) -> None:
 
 
 def note_no_envoy(slot: Slot) -> None:
-    """Note that there is no such folder, so that nothing is wrong with it."""
+    """Note that the service has no folder of --envoy-config, so its last reading counts as successful."""
     slot.cells[cell_of("ratekeeper_envoy_config_last_reload_successful")] = 1
 
 

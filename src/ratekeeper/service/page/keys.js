@@ -1,5 +1,5 @@
 /*
- * The most limited keys: as hashes for all, as they are for an admin, who may ask about one.
+ * The most limited keys: hashes for everyone, and the real keys for an admin. An admin can open one in the view of one request.
  *
  * The list keeps its rows and writes to them. Real keys are asked for every five seconds, while they are seen.
  */

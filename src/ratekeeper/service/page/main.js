@@ -1,5 +1,5 @@
 /*
- * The page's beginning: the views by the address's fragment, the stream, and the admin who is signed in.
+ * The entry point of the page. It chooses the view by the address's fragment, opens the stream, and keeps the admin's session.
  */
 
 import { byId, fill, name, setText } from "./dom.js";

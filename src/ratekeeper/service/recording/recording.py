@@ -2,12 +2,12 @@
 
 Of each request it keeps the time, the cost, the outcome, a keyed hash of each attribute that the policy looks at, and
 the rules whose tests it passes: no value of an attribute, but for the numbers of tokens in attributes that have a cost.
-The key of the hash is made when the service starts, and is in no file. So nobody can tell from a recording who has
-asked, and what-if can still tell requests apart. The oldest requests make room for new ones. A recording outlives the
+The key of the hash is made when the service starts, and is in no file. So a recording does not tell who asked,
+and what-if can still tell requests apart. The oldest requests make room for new ones. A recording outlives the
 worker that wrote it, and a reload: each segment has the schema of the policy that its requests were decided by.
 
-Questions that Envoy asks of envoyproxy/ratelimit's files are not recorded: there is no policy to change. This module
-knows no page and no what-if.
+Questions that Envoy asks of envoyproxy/ratelimit's files are not recorded: they are decided by those files, and a
+what-if edits a policy. This module knows no page and no what-if.
 """
 
 from __future__ import annotations
