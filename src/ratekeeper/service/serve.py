@@ -22,19 +22,19 @@ from ratekeeper.policy.reload import watch_policy
 from ratekeeper.policy.watch import Judged, Watch
 from ratekeeper.service.bounds import Bounds, connections_allowed
 from ratekeeper.service.control import Start
-from ratekeeper.service.demo import demo_of
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.listeners import Address, Listener, check_handed
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import StopSignals, run_loop
 from ratekeeper.service.make_core import MakeCore, OpenStore, make_core
+from ratekeeper.service.make_server import make_server
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.of_policy import note_envoy_reload, note_no_envoy, note_reload
 from ratekeeper.service.metrics.slots import Slot, Slots
 from ratekeeper.service.operator_options import OperatorOptions
 from ratekeeper.service.policy_news import PolicyNews, PolicyReporter
-from ratekeeper.service.protocols import check_installed, make_wire
-from ratekeeper.service.server import Listening, Server, close
+from ratekeeper.service.protocols import check_installed
+from ratekeeper.service.server import close
 from ratekeeper.service.supervisor import Supervisor
 from ratekeeper.service.systemd import notify, take_sockets
 from ratekeeper.service.tls import TlsFiles
@@ -119,9 +119,7 @@ def serve(serving: Serving, wanted: Mapping[str, Address], announce: Announce) -
 async def _alone(serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]) -> int:
     metrics = Metrics(Slots.make(1, serving.operator.recording_bytes))
     core = start.make_core(metrics)
-    listening = [Listening(one.kind, one.socket, make_wire(one.kind, core, start.bounds)) for one in listeners]
-    beside = [*core.beside, *demo_of(core)]
-    server = Server(listening, start.bounds, start.grace, metrics, start.tls, beside)
+    server = make_server(start, core, [(one.kind, one.socket) for one in listeners])
     signals = StopSignals(server.stop)
     loop = asyncio.get_running_loop()
 

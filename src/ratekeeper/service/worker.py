@@ -19,15 +19,14 @@ from ratekeeper.errors import PolicyError
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
 from ratekeeper.service.core import Core
-from ratekeeper.service.demo import demo_of
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.log import log_to_stderr
 from ratekeeper.service.loop import run_loop
+from ratekeeper.service.make_server import make_server
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.policy_news import PolicyNews
-from ratekeeper.service.protocols import make_wire
-from ratekeeper.service.server import Listening, Server, close
+from ratekeeper.service.server import Server, close
 
 _log = logging.getLogger("ratekeeper")
 
@@ -40,15 +39,13 @@ async def work(control: Control, metrics: Metrics, sockets: Sequence[tuple[str, 
     try:
         core = start.make_core(metrics)
         core.reload = partial(_reload, parent)
-        listening = [Listening(kind, one, make_wire(kind, core, start.bounds)) for kind, one in sockets]
+        server = make_server(start, core, sockets)
     except Exception as error:  # the parent logs any failure, in one line
         await control.send(f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error))
         return 1
     await control.send(None)
     while (order := await control.receive()) != SERVE:
         await control.send(_replace(core, order))
-    beside = [*core.beside, *demo_of(core)]
-    server = Server(listening, start.bounds, start.grace, metrics, start.tls, beside)
     # A signal may come twice, as to a whole group and from the parent. To end at once, the parent kills.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await control.send(None)
