@@ -24,7 +24,7 @@ from resp_service import node_modules, ran, resp_example
 from servers import backend, caddy, ratekeeper_service
 
 from ratekeeper import IMPLEMENTATION, Limiter, Policy, SharedMemoryStore
-from ratekeeper.service.admin.routes import OPERATIONS
+from ratekeeper.service.http.admin_routes import OPERATIONS
 
 PACKAGE = ROOT / "src" / "ratekeeper"
 MODULES = [path for path in PACKAGE.rglob("*.py") if ">>> " in path.read_text()]

@@ -36,6 +36,20 @@ LAYERS = [
     {"cli"},
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+
+# The same within the service. A package may not import another one of the same line.
+OF_SERVICE = [
+    {"bounds", "log", "loop", "operator_options", "policy_news", "systemd", "tls", "wire", "access_log", "envoy"},
+    {"limiter", "listeners", "metrics"},
+    {"connection", "live", "pauses", "recording"},
+    {"core"},
+    {"admin", "demo", "make_core", "server"},
+    {"control", "grpc", "http", "resp"},
+    {"protocols"},
+    {"make_server", "supervisor"},
+    {"serve", "worker"},
+]
+HEIGHT_IN_SERVICE = {name: height for height, layer in enumerate(OF_SERVICE) for name in layer}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 ALLOWED_THIRD_PARTY = {
     "service": {"hiredis", "httptools", "ngh2", "opentelemetry", "prometheus_client", "uvloop", "yaml"},
@@ -68,6 +82,18 @@ def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "ratekeeper" and len(parts) > 1 and parts[1] in HEIGHT:
             assert HEIGHT[parts[1]] <= own, f"{path.name} ({layer_of(path)}) imports {name} from above"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "service").rglob("*.py")), ids=lambda path: f"{path.parent.name}/{path.name}"
+)
+def test_a_module_of_the_service_imports_only_what_lies_below_it(path: Path) -> None:
+    own = path.relative_to(PACKAGE / "service").parts[0].removesuffix(".py")
+    for name in imported(path):
+        package, _, other = name.partition("ratekeeper.service.")
+        other = other.split(".")[0]
+        if not package and other and other != own:
+            assert HEIGHT_IN_SERVICE[other] < HEIGHT_IN_SERVICE[own], f"{path} imports {name}, which is not below it"
 
 
 @pytest.mark.parametrize("name", sorted(name for name in HEIGHT if HEIGHT[name] <= HEIGHT["clock"]))

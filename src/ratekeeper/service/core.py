@@ -20,7 +20,6 @@ from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.access_log import AccessLog
-from ratekeeper.service.admin.pauses import Pauses
 from ratekeeper.service.envoy.model import EnvoyConfig
 from ratekeeper.service.limiter import CheckRequest, ServiceLimiter
 from ratekeeper.service.live.events import Live
@@ -29,6 +28,7 @@ from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
 from ratekeeper.service.metrics.of_policy import note_policy
 from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.pauses import Pauses
 from ratekeeper.service.policy_news import PolicyNews
 from ratekeeper.service.recording.recording import Recording
 from ratekeeper.stores.base import AsyncStore, Store
@@ -122,6 +122,11 @@ class Core:
     def policy(self) -> RequestPolicy[AsyncKeeper]:
         """The policy in use. A protocol reads it once for each question."""
         return self.limiter.in_use  # type: ignore[return-value]  # a core has one
+
+    @property
+    def loaded(self) -> Policy:
+        """The policy as its file has it: a rule that an admin has paused is not in shadow."""
+        return self.pauses.policy
 
     @property
     def store(self) -> Store | AsyncStore:

@@ -13,7 +13,7 @@ import pytest
 from admin_client import TOKEN, Admin, admin_service
 from service_process import RawClient, Running, running
 
-from ratekeeper.service.admin.pauses import EVERY
+from ratekeeper.service.pauses import EVERY
 
 pytestmark = pytest.mark.slow
 

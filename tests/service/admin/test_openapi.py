@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from needs import need
 
 from ratekeeper.service.admin.operation import Operation
-from ratekeeper.service.admin.routes import OPERATIONS, PREFIX
-from ratekeeper.service.admin.routes import ROUTES as ADMIN_ROUTES
+from ratekeeper.service.http.admin_routes import OPERATIONS, PREFIX
+from ratekeeper.service.http.admin_routes import ROUTES as ADMIN_ROUTES
 from ratekeeper.service.http.openapi import document
 from ratekeeper.service.http.routes import ROUTES
 

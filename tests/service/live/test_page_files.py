@@ -10,9 +10,9 @@ from wire_client import HttpAnswer, WireClient, answers_in
 from ratekeeper import MemoryStore, Policy
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
+from ratekeeper.service.http.page_routes import FILES, TYPES
 from ratekeeper.service.http.routes import route_of
 from ratekeeper.service.http.wire import HttpWire
-from ratekeeper.service.live.routes import FILES, TYPES
 from ratekeeper.service.operator_options import OperatorOptions
 
 CORE = Core(Policy.parse("rules = [{name = 'all', limit = '1000/day'}]"), MemoryStore(100))

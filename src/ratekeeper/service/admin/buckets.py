@@ -18,10 +18,10 @@ from ratekeeper.policy.reports import explanation_report, limit_report, rule_of,
 from ratekeeper.policy.support import chosen, usage_of
 from ratekeeper.service.admin.fields import Field, is_names, is_positive, is_strings, is_whole
 from ratekeeper.service.admin.operation import Given, Operation, Report
-from ratekeeper.service.admin.pauses import block_probe, end_of_block
 from ratekeeper.service.admin.times import TIMES, end_of
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import decide_async
+from ratekeeper.service.pauses import block_probe, end_of_block
 from ratekeeper.usage import Usage
 
 

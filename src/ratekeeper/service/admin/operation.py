@@ -1,10 +1,11 @@
-"""Operation: what an admin asks for, and the fields of its body. Knows no HTTP."""
+"""Operation: what an admin asks for, the fields of its body, and its answer. Knows no HTTP but the statuses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+from ratekeeper.http.responses import Response, explained
 from ratekeeper.service.admin.fields import Field
 from ratekeeper.service.core import Core
 
@@ -29,3 +30,11 @@ class Operation(NamedTuple):
     run: Run
     fields: Mapping[str, Field] | None = None
     changes: bool = False
+
+
+class NotDoneError(Exception):
+    """A request of an admin is not carried out. `response` says why."""
+
+    def __init__(self, status: int, detail: str, *headers: tuple[str, str]) -> None:
+        super().__init__(detail)
+        self.response: Response = explained(status, detail, *headers)

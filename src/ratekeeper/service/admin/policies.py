@@ -10,8 +10,7 @@ from ratekeeper.errors import BadRequestError, did_you_mean
 from ratekeeper.policy.model import Rule
 from ratekeeper.policy.reports import limit_report
 from ratekeeper.service.admin.fields import Field, is_name
-from ratekeeper.service.admin.guard import NotDoneError
-from ratekeeper.service.admin.operation import Given, Operation, Report
+from ratekeeper.service.admin.operation import Given, NotDoneError, Operation, Report
 from ratekeeper.service.admin.times import TIMES, end_of
 from ratekeeper.service.core import Core
 from ratekeeper.service.policy_news import PolicyText
@@ -25,7 +24,7 @@ _POLL = 0.02
 
 async def rules(core: Core, given: Given) -> Report:
     """Return the rules, in the file's order."""
-    return {"rules": [_rule_report(core, rule) for rule in core.pauses.policy.rules]}
+    return {"rules": [_rule_report(core, rule) for rule in core.loaded.rules]}
 
 
 def _rule_report(core: Core, rule: Rule) -> Report:
@@ -92,12 +91,12 @@ async def resume(core: Core, given: Given) -> Report:
     """End the pause of a rule, also of one that has left the policy: its pause would come back with it."""
     if not await core.pauses.end(given["rule"]):
         _rule(core, given)
-    found = [rule for rule in core.pauses.policy.rules if rule.name == given["rule"]]
+    found = [rule for rule in core.loaded.rules if rule.name == given["rule"]]
     return _rule_report(core, found[0]) if found else {"name": given["rule"], "paused_until": None}
 
 
 def _rule(core: Core, given: Given) -> Rule:
-    found = {rule.name: rule for rule in core.pauses.policy.rules}
+    found = {rule.name: rule for rule in core.loaded.rules}
     if given["rule"] not in found:
         name = given["rule"][:100]
         raise BadRequestError(f"the policy has no rule {name!r}{did_you_mean(name, found)}")

@@ -6,8 +6,7 @@ from typing import Any
 
 from ratekeeper.errors import BadRequestError
 from ratekeeper.service.admin.fields import Field, is_name, is_number, is_whole
-from ratekeeper.service.admin.guard import NotDoneError
-from ratekeeper.service.admin.operation import Given, Operation, Report
+from ratekeeper.service.admin.operation import Given, NotDoneError, Operation, Report
 from ratekeeper.service.core import Core
 from ratekeeper.service.recording.what_if import WhatIfError
 from ratekeeper.service.recording.what_if import what_if as computed

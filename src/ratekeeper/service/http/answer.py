@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CLOSE, KEEP = b"connection: close\r\n", b"connection: keep-alive\r\n"
 
+JSON_LINES = b"content-type: application/json\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n"
+"""The header lines of each answer in JSON that is not a problem's."""
+
 _STARTS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus}
 
 _LENGTHS = [b"content-length: %d\r\n" % size for size in range(1_024)]

@@ -6,10 +6,12 @@ A route returns its answer, or a coroutine. The wire runs the coroutine until it
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import wraps
 from typing import Any, NamedTuple, TypeAlias
 
+from ratekeeper.http.responses import explained
 from ratekeeper.service.core import Core
-from ratekeeper.service.http.answer import Answer
+from ratekeeper.service.http.answer import CLOSE, Answer, answer_of
 from ratekeeper.service.http.exchange import GatewayExchange
 
 Answering: TypeAlias = Answer | Coroutine[Any, Any, Answer]
@@ -22,3 +24,25 @@ class Route(NamedTuple):
     answer: Callable[[Core, GatewayExchange], Answering]
     reads_body: bool = False
     """Whether the body of a request is kept for it. Others are dropped as they come."""
+
+
+Show: TypeAlias = Callable[[Core, GatewayExchange], Answer]
+
+
+def to_read(show: Show) -> Show:
+    """Return a function that answers GET and HEAD only, by `show`.
+
+    The connection ends if there is a body: it may be large, or take long to make. Else one client could ask for
+    hundreds in one piece, and fill the memory or hold up all others for seconds.
+    """
+
+    @wraps(show)
+    def answer(core: Core, request: GatewayExchange) -> Answer:
+        if request.verb not in (b"GET", b"HEAD"):
+            return answer_of(explained(405, "ask by GET", ("Allow", "GET, HEAD")))
+        shown = show(core, request)
+        if shown.body:
+            request.connection = CLOSE
+        return shown
+
+    return answer

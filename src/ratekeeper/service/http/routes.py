@@ -13,19 +13,18 @@ from ratekeeper.errors import BadRequestError, RatekeeperError, StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.headers import keep
 from ratekeeper.http.responses import Response, explained, problem
-from ratekeeper.service.admin.routes import ROUTES as ADMIN_ROUTES
 from ratekeeper.service.core import Core
-from ratekeeper.service.http.answer import CLOSE, Answer, answer_of, encoded
+from ratekeeper.service.http import page_routes
+from ratekeeper.service.http.admin_routes import ROUTES as ADMIN_ROUTES
+from ratekeeper.service.http.answer import JSON_LINES, Answer, answer_of, encoded
 from ratekeeper.service.http.exchange import GatewayExchange, path_of
 from ratekeeper.service.http.json_check import parse_checks, report
 from ratekeeper.service.http.openapi import openapi
-from ratekeeper.service.http.route import Answering, Route
+from ratekeeper.service.http.route import Answering, Route, to_read
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
-from ratekeeper.service.live import routes as live
 
 _PLAIN = ("Content-Type", "text/plain")
 _NO_STORE = ("Cache-Control", "no-store")
-_JSON_LINES = b"content-type: application/json\r\ncache-control: no-store\r\n"
 
 
 _refusals: dict[Hashable, Answer] = {}
@@ -95,7 +94,7 @@ async def _check_one(core: Core, asked: CheckRequest) -> Answer:
     answer, limits = await _decided(core, asked)
     if isinstance(answer, Response):
         return answer_of(answer)
-    return Answer(200, encoded(limits) + _JSON_LINES, json.dumps(answer).encode())
+    return Answer(200, encoded(limits) + JSON_LINES, json.dumps(answer).encode())
 
 
 async def _check_many(core: Core, questions: list[CheckRequest]) -> Answer:
@@ -104,7 +103,7 @@ async def _check_many(core: Core, questions: list[CheckRequest]) -> Answer:
     for asked in questions:
         answer, _ = await _decided(core, asked)
         parts.append(answer.body if isinstance(answer, Response) else json.dumps(answer).encode())
-    return Answer(200, _JSON_LINES, b"[" + b", ".join(parts) + b"]")
+    return Answer(200, JSON_LINES, b"[" + b", ".join(parts) + b"]")
 
 
 async def _decided(core: Core, asked: CheckRequest) -> tuple[Response | dict[str, Any], list[tuple[bytes, bytes]]]:
@@ -132,11 +131,7 @@ async def ready(core: Core, request: GatewayExchange) -> Answer:
 
 
 def metrics(core: Core, request: GatewayExchange) -> Answer:
-    """Answer a scrape of Prometheus: the sum over all processes. The connection ends, as a scrape takes long.
-
-    Else one client could ask for hundreds in one piece, and hold up all others for seconds.
-    """
-    request.connection = CLOSE
+    """Answer a scrape of Prometheus: the sum over all processes."""
     try:
         accept = request.header("accept")
     except BadRequestError:  # it is repeated: any format will do
@@ -162,14 +157,14 @@ _ASKED: dict[bytes, Route] = {
     b"/v1/check": Route(check_json, reads_body=True),
     b"/healthz": Route(healthy),
     b"/readyz": Route(ready),
-    b"/metrics": Route(metrics),
+    b"/metrics": Route(to_read(metrics)),
 }
-ROUTES: dict[bytes, Route] = {**_ASKED, **live.ROUTES, b"/openapi.json": Route(openapi)}
+ROUTES: dict[bytes, Route] = {**_ASKED, **page_routes.ROUTES, b"/openapi.json": Route(to_read(openapi))}
 """The routes that programs ask."""
 
 # A status to deny with is a part of the path: a client's own query goes through some gateways to here.
 _STATUSES = [status.value for status in HTTPStatus if 400 <= status.value < 500]
-_ALL = ROUTES | live.FILES | ADMIN_ROUTES | {b"/check/": Route(check)}
+_ALL = ROUTES | page_routes.FILES | ADMIN_ROUTES | {b"/check/": Route(check)}
 _ALL |= {b"/check/%d" % status: Route(partial(check, deny_status=status)) for status in _STATUSES}
 _NOT_FOUND = Route(not_found)
 

@@ -97,7 +97,7 @@ class Status:
         ]
 
     def _described_rules(self) -> dict[str, dict[str, Any]]:
-        policy = self._core.pauses.policy
+        policy = self._core.loaded
         if self._described is None or self._described[0] is not policy:
             self._described = policy, {shown_name(rule.name): _described(rule) for rule in policy.rules}
         return self._described[1]
@@ -125,7 +125,7 @@ class Status:
         }
 
     def _policy(self, totals: Totals) -> dict[str, Any]:
-        policy, fixed = self._core.pauses.policy, totals.fixed
+        policy, fixed = self._core.loaded, totals.fixed
         loaded = max(cells[RELOADED_CELL] for cells in totals.processes)
         return {
             "version": policy.version,

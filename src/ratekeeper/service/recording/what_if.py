@@ -56,7 +56,7 @@ async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
     if id(core) in _at_work:
         raise WhatIfError("another what-if is being computed: ask again when it is done")
     offset = round(time.time() * TICKS_PER_SECOND) - core.recording.now()
-    job = pickle.dumps(Job(core.pauses.policy, dict(edit), offset))  # without pauses: its rules may be copied
+    job = pickle.dumps(Job(core.loaded, dict(edit), offset))
     _at_work.add(id(core))
     try:
         found = await _computed(job, slots.descriptor)

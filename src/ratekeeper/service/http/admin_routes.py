@@ -17,10 +17,10 @@ from ratekeeper.http.stated import stated_attributes
 from ratekeeper.policy.patterns import PUBLIC
 from ratekeeper.service.admin import buckets, keys, policies, what_if
 from ratekeeper.service.admin.fields import parse_fields
-from ratekeeper.service.admin.guard import NotDoneError, key_of_change, signed_in, use_up
-from ratekeeper.service.admin.operation import Given, Operation, Report, Run
+from ratekeeper.service.admin.operation import Given, NotDoneError, Operation, Report, Run
 from ratekeeper.service.core import Core
-from ratekeeper.service.http.answer import CLOSE, Answer, answer_of
+from ratekeeper.service.http.admin_guard import key_of_change, signed_in, use_up
+from ratekeeper.service.http.answer import CLOSE, JSON_LINES, Answer, answer_of
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.http.route import Route
 
@@ -32,7 +32,6 @@ OPERATIONS: dict[str, Operation] = {
     **what_if.OPERATIONS,
 }
 
-_HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 _SHOWN = 2_000
 
 _log = logging.getLogger("ratekeeper.admin")
@@ -47,7 +46,7 @@ async def _answer(name: str, operation: Operation, core: Core, request: GatewayE
         return answer_of(error.response)
     except (RatekeeperError, ValueError) as error:
         return answer_of(_response_to(error))
-    return answer_of(Response(200, _HEADERS, json.dumps(report).encode("ascii")))
+    return Answer(200, JSON_LINES, json.dumps(report).encode("ascii"))
 
 
 async def _answered(name: str, operation: Operation, core: Core, request: GatewayExchange) -> Report:
@@ -57,7 +56,7 @@ async def _answered(name: str, operation: Operation, core: Core, request: Gatewa
         raise NotDoneError(405, f"ask by {verb}", ("Allow", verb))
     given = {} if operation.fields is None else parse_fields(request.body, operation.fields)
     if "attributes" in given:
-        given["attributes"] = stated_attributes(given["attributes"], core.pauses.policy)
+        given["attributes"] = stated_attributes(given["attributes"], core.loaded)
     if not operation.changes:
         return await operation.run(core, given)
     key = key_of_change(request)

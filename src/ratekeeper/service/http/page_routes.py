@@ -5,20 +5,16 @@ The page's files are known when the service starts, and each one is a route. So 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, wraps
 from hashlib import blake2b
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import TypeAlias
 
 from ratekeeper.http.responses import explained
 from ratekeeper.service.core import Core
-from ratekeeper.service.http.answer import CLOSE, Answer, answer_of
+from ratekeeper.service.http.answer import JSON_LINES, Answer, answer_of
 from ratekeeper.service.http.exchange import GatewayExchange
-from ratekeeper.service.http.route import Route
-
-_Show: TypeAlias = Callable[[Core, GatewayExchange], Answer]
+from ratekeeper.service.http.route import Route, Show, to_read
 
 TYPES = {
     ".html": b"text/html; charset=utf-8",
@@ -28,45 +24,35 @@ TYPES = {
 }
 """The files of the page that are served, by their ends."""
 
-_CAREFUL = (
-    b"x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n"
-)
+_OWN = b"referrer-policy: no-referrer\r\ncross-origin-resource-policy: same-origin\r\n"
+_CAREFUL = b"x-content-type-options: nosniff\r\n" + _OWN
 PAGE_LINES = (
     b"content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n" + _CAREFUL
 )
 """The headers with which a browser runs nothing but the page's own files, and shows it in no other page."""
 
-_JSON = b"content-type: application/json\r\ncache-control: no-store\r\n" + _CAREFUL
+_OFF = explained(404, "the page is off, by --no-page")
 _EVENTS = (
     b"content-type: text/event-stream\r\ncache-control: no-store\r\n"
     b"x-accel-buffering: no\r\n" + _CAREFUL  # a proxy should not collect it
 )
 
 
-def _only_to_read(show: _Show) -> Route:
-    """Return a route that answers GET and HEAD, unless the page is off. Its connection ends: the body may be large.
-
-    Else one client could ask for hundreds in one piece, and fill the memory.
-    """
+def _of_page(show: Show) -> Route:
+    """Return a route to read, unless the page is off."""
+    shown = to_read(show)
 
     @wraps(show)
     def answer(core: Core, request: GatewayExchange) -> Answer:
-        if not core.operator.page:
-            return answer_of(explained(404, "the page is off, by --no-page"))
-        if request.verb not in (b"GET", b"HEAD"):
-            return answer_of(explained(405, "ask by GET", ("Allow", "GET, HEAD")))
-        shown = show(core, request)
-        if shown.body:
-            request.connection = CLOSE
-        return shown
+        return shown(core, request) if core.operator.page else answer_of(_OFF)
 
     return Route(answer)
 
 
 def status(core: Core, request: GatewayExchange) -> Answer:
     """Answer with the status of the whole service."""
-    return Answer(200, _JSON, core.live.status())
+    return Answer(200, JSON_LINES + _OWN, core.live.status())
 
 
 def events(core: Core, request: GatewayExchange) -> Answer:
@@ -92,7 +78,7 @@ def _file(file: Traversable) -> Route:
         known = [value for name, value in request.lines if name == b"if-none-match"]
         return unchanged if any(tag in value for value in known) else whole
 
-    return _only_to_read(show)
+    return _of_page(show)
 
 
 def _end_of(name: str) -> str:
@@ -109,7 +95,7 @@ FILES = _files()
 """The routes of the page and its files."""
 
 ROUTES: dict[bytes, Route] = {
-    b"/v1/status": _only_to_read(status),
-    b"/v1/status/events": _only_to_read(events),
+    b"/v1/status": _of_page(status),
+    b"/v1/status/events": _of_page(events),
 }
 """The routes that programs ask."""

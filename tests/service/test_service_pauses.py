@@ -13,8 +13,8 @@ from async_memory import AsyncMemoryStore
 from ratekeeper import ManualClock, MemoryStore, Policy, StoreUnavailable
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import PolicyError
-from ratekeeper.service.admin import pauses
-from ratekeeper.service.admin.pauses import PAUSED, Pauses
+from ratekeeper.service import pauses
+from ratekeeper.service.pauses import PAUSED, Pauses
 from ratekeeper.stores.table_store import TableStore
 
 POLICY = Policy.parse("""

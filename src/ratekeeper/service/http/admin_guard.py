@@ -12,8 +12,8 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from ratekeeper.decision import Charge
-from ratekeeper.http.responses import Response, explained
 from ratekeeper.limits import parse_limit
+from ratekeeper.service.admin.operation import NotDoneError
 from ratekeeper.service.core import Core
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.limiter import decide_async
@@ -28,14 +28,6 @@ _ONCE = parse_limit("1/day")
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 _BEARER = ("WWW-Authenticate", 'Bearer realm="ratekeeper"')
 _OFF = "the admin API is off: start the service with --admin-tokens FILE"
-
-
-class NotDoneError(Exception):
-    """A request of an admin is not carried out. `response` says why."""
-
-    def __init__(self, status: int, detail: str, *headers: tuple[str, str]) -> None:
-        super().__init__(detail)
-        self.response: Response = explained(status, detail, *headers)
 
 
 def signed_in(core: Core, request: GatewayExchange) -> str:
