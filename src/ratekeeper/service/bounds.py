@@ -32,6 +32,7 @@ class Bounds:
     message_bytes, unread_bytes    of a gRPC message, and of all half-sent ones of a connection
     resets        gRPC calls of one connection that may be given up in a second
     call_idle_time    that a gRPC connection is kept without a call: a gateway's first call after a new one may be late
+    ended_time    that the next answer may take when the client has ended its side of the connection
     last_time     that a connection stays open to bytes on their way, after a refusal or when the server stops
     """
 
@@ -50,6 +51,7 @@ class Bounds:
     unread_bytes: int = 262_144
     resets: int = 1_000
     call_idle_time: float = 3600
+    ended_time: float = 2
     last_time: float = 0.5
 
 

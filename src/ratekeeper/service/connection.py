@@ -2,6 +2,9 @@
 
 It is the wire's `Channel`. It pauses reading while the client leaves answers unread, and aborts if that lasts. It ends
 in stages, so that the client gets the last answer. Its server calls `expire` now and then: that is its only timer.
+
+A client that has ended its side may still read, or may be gone: TCP does not tell. So it gets the answers that come
+soon, and is then taken to be gone, so that what it waited for is free.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ class Connection(asyncio.Protocol):
         self._wire_full = self.full = False  # `full`: the client leaves bytes unread
         self._unheard = b""
         self._abort_at = inf
+        self._ended_by_client = False
+        self._gone_at = inf  # the client, which has ended its side, is taken to be gone
 
     # Events of the transport
 
@@ -78,6 +83,15 @@ class Connection(asyncio.Protocol):
             except Exception:
                 _log.exception("a mistake in the %s protocol", self.kind)
                 self.abort()
+
+    def eof_received(self) -> bool:
+        """Return whether the connection stays open after the client's last byte, for answers that are due."""
+        if self._closing or not (self.wire.unanswered and self._transport.can_write_eof()):  # TLS has no half
+            return False
+        if not self._ended_by_client:
+            self._ended_by_client = True
+            self._gone_at = self.now() + self._bounds.ended_time
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.open.discard(self)
@@ -117,7 +131,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._end()
-        if not self._transport.can_write_eof():
+        if self._ended_by_client or not self._transport.can_write_eof():
             self._transport.close()
             return
         with suppress(OSError):  # the client is gone
@@ -136,7 +150,7 @@ class Connection(asyncio.Protocol):
         """Obey the deadlines that have passed."""
         if self._abort_at == inf and self._transport.is_closing():
             self._abort_at = now + self._bounds.write_time
-        if now >= self._abort_at:
+        if now >= min(self._abort_at, self._gone_at):
             self._transport.abort()
         elif now >= self.wire.deadline and not self._closing and not self.full:
             self.wire.expire()
@@ -170,6 +184,10 @@ class Connection(asyncio.Protocol):
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a mistake in the %s protocol", self.kind, exc_info=error)
             self.abort()
+        elif self._ended_by_client:
+            self._gone_at = self.now() + self._bounds.ended_time
+            if not self.wire.unanswered:
+                self.close()
 
 
 def _drop(data: bytes) -> None:
