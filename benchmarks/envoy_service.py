@@ -2,7 +2,7 @@
 
 Each server is its own process. The load is h2load's: few connections, many calls at a time, a fixed number of them. A
 server's time is what the kernel counts for its process. grpcio answers each call with the bytes that it got, from its
-threads, and does nothing else.
+threads, and does nothing else. uvloop and ngh2 alone are the least that any server on them can take.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import results
+from benchmarks.floors import GRPC_FLOOR, floor
 from benchmarks.results import Table, ratio, table_of, target
 from benchmarks.serving import Case, Served, measured, ratekeeper_serve, served
 
@@ -83,6 +84,7 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[EnvoyCase]:
         command = ratekeeper_serve(path, "--grpc", "127.0.0.1:0", *options)
         return EnvoyCase(name, stack.enter_context(served(*command, mark="gRPC at ")), body)
 
+    yield EnvoyCase(GRPC_FLOOR, floor(stack, GRPC_FLOOR), body)
     code = "from benchmarks.envoy_service import serve_echo; serve_echo()"
     yield EnvoyCase(ECHO, stack.enter_context(served(sys.executable, "-c", code)), body)
     yield service(POLICY, "1000000/s")
@@ -102,7 +104,12 @@ def measure(quick: bool) -> list[Table]:
     promises.append(target(f"{ECHO}, x {POLICY}: at least 10", ratio(by_name[ECHO], by_name[POLICY]), least=10))
     title = f"Envoy's question, {CONNECTIONS} connections, {STREAMS} calls at a time on each"
     return [
-        table_of(title, "us of the server's processor", list(by_name.values()), {f"x {POLICY}": by_name[POLICY]}),
+        table_of(
+            title,
+            "us of the server's processor",
+            list(by_name.values()),
+            {f"x {one}": by_name[one] for one in (GRPC_FLOOR, POLICY)},
+        ),
         Table("Targets of the service for Envoy", "measured", promises),
     ]
 

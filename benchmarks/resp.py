@@ -8,7 +8,6 @@ piece and writes an answer, which is the least that any server on it can take.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import socket
 import sys
@@ -18,9 +17,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from time import monotonic, sleep
-from typing import cast
 
 from benchmarks import results
+from benchmarks.floors import RESP_FLOOR, floor
 from benchmarks.results import Table, table_of, target
 from benchmarks.serving import Case, Served, measured, ratekeeper_serve, served
 
@@ -52,26 +51,6 @@ redis.call('SET', KEYS[1], string.format('%.0f', after), 'PX', math.ceil((after 
 return {0, burst + 1, math.floor((tolerance - (after - now)) / interval), -1, math.ceil((after - now) / 1000000)}
 """
 THROTTLE, CHECK, PING, LUA = "CL.THROTTLE", "RK.CHECK", "PING", "Valkey, EVALSHA of GCRA"
-ECHO = "uvloop alone, a fixed answer"
-
-
-def serve_echo() -> None:
-    """Serve a fixed answer to any bytes on a free port, until killed."""
-    import uvloop  # noqa: PLC0415  only this process needs it
-
-    class Echo(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.transport = cast("asyncio.Transport", transport)
-
-        def data_received(self, data: bytes) -> None:
-            self.transport.write(b"+PONG\r\n")
-
-    async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0)
-        print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-        await server.serve_forever()
-
-    uvloop.run(serve())
 
 
 def request(*arguments: str) -> bytes:
@@ -160,9 +139,7 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[RespCase]:
     def check(number: int) -> bytes:
         return request("RK.CHECK", "api_key", f"user:{number}")
 
-    code = "from benchmarks.resp import serve_echo; serve_echo()"
-    echo = stack.enter_context(served(sys.executable, "-c", code))
-    yield RespCase(ECHO, echo, lambda _: request("PING"), 1, 1)
+    yield RespCase(RESP_FLOOR, floor(stack, RESP_FLOOR), lambda _: request("PING"), 1, 1)
     digest = load_script(theirs) if theirs is not None else ""
 
     def script(number: int) -> bytes:
@@ -185,7 +162,7 @@ def measure(quick: bool) -> list[Table]:
         for case, most in ((one, MOST_US), (many, MOST_US_PIPELINED))
     ]
     references = {
-        f"x {ECHO}": by_name[ECHO],
+        f"x {RESP_FLOOR}": by_name[RESP_FLOOR],
         f"x {LUA}": by_name.get(LUA),
         f"x {LUA}, pipelined": by_name.get(f"{LUA}, pipelined by {PIPELINED}"),
     }

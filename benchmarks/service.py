@@ -2,7 +2,8 @@
 
 Each server is its own process. The client is this process: connections that stay open, each with one question under
 way. So the load is bounded, and a server's time is what the kernel counts for its process. Rounds of all questions are
-interleaved. uvicorn, on uvloop and httptools, answers each request with a bare 200 and nothing else.
+interleaved. uvicorn, on uvloop and httptools, answers each request with a bare 200 and nothing else. uvloop and httptools alone are
+the least that any server on them can take.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from benchmarks.floors import HTTP_FLOOR, floor
 from benchmarks.policy import EXAMPLE
 from benchmarks.results import Table, ratio, table_of, target
 from benchmarks.serving import Case, HttpConnections, Served, measured, ratekeeper_serve, served
@@ -100,6 +102,7 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[HttpCase]:
         path.write_text(policy)
         return stack.enter_context(served(*ratekeeper_serve(path)))
 
+    yield HttpCase(HTTP_FLOOR, floor(stack, HTTP_FLOOR), get(b"/check"), 200)
     code = "from benchmarks.service import serve_bare; serve_bare()"
     yield HttpCase(BARE, stack.enter_context(served(sys.executable, "-c", code)), get(b"/"), 200)
     plenty = service("plenty", with_limits(ONE, *PLENTY))
@@ -125,7 +128,12 @@ def measure(quick: bool) -> list[Table]:
         promises.append(target(f"{name}, x {one}: at most {MOST_TIMES_ONE_LIMIT}", times, most=MOST_TIMES_ONE_LIMIT))
     title = f"A question over HTTP, {CONNECTIONS} connections"
     return [
-        table_of(title, "us of the server's processor", list(by_name.values()), {f"x {BARE}": by_name[BARE]}),
+        table_of(
+            title,
+            "us of the server's processor",
+            list(by_name.values()),
+            {f"x {one}": by_name[one] for one in (HTTP_FLOOR, BARE)},
+        ),
         Table("Targets of the service over HTTP", "measured", promises),
     ]
 
