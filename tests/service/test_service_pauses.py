@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -93,6 +94,38 @@ def test_the_pause_of_a_rule_that_has_left_the_policy_can_be_ended(store: TableS
     assert not asyncio.run(here.pauses.end("one"))
     here.pauses.replace(POLICY)
     assert here.look() == ["dark"]
+
+
+def flood(store: TableStore) -> None:
+    """Ask for other keys until the table has forgotten the pause of the rule "one"."""
+    limit = Policy.parse('rules = [{name = "x", limit = "1/day"}]').rules[0].limit
+    numbers = itertools.count()
+    while "one" in Process(store).look():
+        store.decide([Charge.of("x/0", f"key {next(numbers)}", limit, 1, 0)])
+
+
+def test_a_flood_of_keys_ends_no_pause(clock: ManualClock) -> None:
+    store = MemoryStore(100, clock=clock)
+    here, there = Process(store), Process(AsyncMemoryStore(store))
+    asyncio.run(here.pauses.begin("one", time.time() + 60))
+    assert there.look() == ["one", "dark"]
+    flood(store)
+    assert here.look() == there.look() == ["one", "dark"]
+    clock.advance(61)
+    assert here.look() == there.look() == ["dark"]
+
+
+def test_a_pause_that_a_table_has_forgotten_can_be_ended_in_all_processes(clock: ManualClock) -> None:
+    store = MemoryStore(100, clock=clock)
+    here, there = Process(store), Process(AsyncMemoryStore(store))
+    asyncio.run(here.pauses.begin("one", time.time() + 60))
+    assert there.look() == ["one", "dark"]
+    flood(store)
+    assert asyncio.run(there.pauses.end("one"))
+    assert here.look() == there.look() == ["dark"]
+    assert not asyncio.run(here.pauses.end("one"))
+    asyncio.run(here.pauses.begin("one", time.time() + 60))
+    assert here.look() == there.look() == ["one", "dark"]
 
 
 def test_a_rule_in_shadow_can_be_paused_and_nothing_changes(store: TableStore) -> None:

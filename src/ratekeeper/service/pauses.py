@@ -2,6 +2,10 @@
 
 A pause is a block of a bucket that no rule has. It ends by itself, also if the process that began it is gone. Each
 process looks once a second, by one question to the store. Meanwhile a paused rule is in shadow.
+
+A full table may forget a block, as clients with many keys make it forget. So a process holds the pauses that it has
+seen until they end. A pause that an admin ends is marked, by one more block that lasts as long as the pause would
+have. So a process tells a pause that was ended from a pause that was forgotten.
 """
 
 from __future__ import annotations
@@ -9,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from ratekeeper.adjustment import Until, ticks_until
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import StoreError
-from ratekeeper.limits import TICKS_PER_SECOND, TokenBucket
+from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, TokenBucket
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import AsyncStore, Store
@@ -23,6 +28,8 @@ from ratekeeper.stores.memory import MemoryStore
 
 PAUSED = "ratekeeper-admin:paused:{}:"
 """The scope of a rule's pause. That of a rule's bucket ends with "/" and a number."""
+RESUMED = "ratekeeper-admin:resumed:{}:"
+"""The scope of the mark of a rule whose pause was ended. The mark is stronger than the pause."""
 
 _KEY = "all"
 """The key of all pauses: so they are in one slot of a cluster, and one question tells all."""
@@ -32,6 +39,9 @@ EVERY = 1.0
 
 _SAME = 0.5
 """Seconds: two looks at one pause may differ by so much in its end, as clocks are read at other moments."""
+
+_MARGIN = TICKS_PER_SECOND
+"""The ticks by which a mark outlasts its pause, as processes read the store's clock at other moments."""
 
 _ANY = TokenBucket(1, 1)
 _log = logging.getLogger("ratekeeper.admin")
@@ -50,8 +60,11 @@ def end_of_block(probe: Decision, now: float) -> float | None:
     return None if probe.allowed else now + probe.retry_after
 
 
-def _probe(rule: str) -> Charge:
-    return block_probe(PAUSED.format(rule), _KEY)
+class _Pause(NamedTuple):
+    """The end of a pause: in seconds since 1970, and in ticks of the store's clock."""
+
+    until: float
+    ends_at: int
 
 
 class Pauses:
@@ -62,6 +75,7 @@ class Pauses:
         """The policy as it was loaded, without pauses."""
         self.until: dict[str, float] = {}
         """The end of each pause in seconds since 1970, by the rule's name."""
+        self._known: dict[str, _Pause] = {}
         self._store = as_async(store)
         self._private = isinstance(store, MemoryStore)
         self._apply = apply
@@ -75,26 +89,26 @@ class Pauses:
         """Pause a rule until a time. Raise ValueError for a time that cannot be."""
         ticks = ticks_until(until)
         await self.look()
-        if self.until.get(rule, 0) > time.time() + ticks / TICKS_PER_SECOND:  # a block only ever gets longer
-            await self._store.adjust(PAUSED.format(rule), _KEY, 0, 0)
-        await self._store.adjust(PAUSED.format(rule), _KEY, 0, ticks)
+        known = self.until.get(rule)
+        if known is None or known > time.time() + ticks / TICKS_PER_SECOND:  # a block only ever gets longer
+            await self._block(PAUSED, rule, 0)
+        await self._block(PAUSED, rule, ticks)
+        await self._block(RESUMED, rule, 0)
         await self.look()
 
     async def end(self, rule: str) -> bool:
         """End the pause of a rule, which may have left the policy. Return whether there was one."""
-        [probe] = await self._store.decide([_probe(rule)], commit=False)
-        await self._store.adjust(PAUSED.format(rule), _KEY, 0, 0)
+        pause = (await self._see([rule])).get(rule)
+        if pause is not None:
+            left = pause.ends_at - self._store.clock.ticks()
+            await self._block(RESUMED, rule, min(max(left, 0) + _MARGIN, MAX_AHEAD_TICKS))
+            await self._block(PAUSED, rule, 0)
         await self.look()
-        return not probe.allowed
+        return pause is not None
 
     async def look(self) -> None:
         """See which rules are paused now, and decide by that. Raise `StoreError` if the store does not answer."""
-        policy = self.policy
-        names = [rule.name for rule in policy.rules]
-        probes = await self._store.decide([_probe(name) for name in names], commit=False)
-        now = time.time()
-        ends = {name: end_of_block(probe, now) for name, probe in zip(names, probes, strict=True)}
-        self._note({name: end for name, end in ends.items() if end is not None})
+        self._note(await self._see([rule.name for rule in self.policy.rules]))
 
     async def watch(self, admin: bool) -> None:
         """Look once a second. While the store does not answer, the pauses that are known go on to their ends.
@@ -112,15 +126,37 @@ class Pauses:
                 if not failed:
                     _log.warning("paused rules are not known anew, as the store does not answer: %s", error)
                 failed = True
-                self._note(self.until)
+                self._note(self._known)
             await asyncio.sleep(EVERY)
 
-    def _note(self, until: Mapping[str, float]) -> None:
-        now = time.time()
-        known, self.until = self.until, {name: end for name, end in until.items() if end > now}
-        for name, end in known.items():
-            if name in self.until and abs(self.until[name] - end) < _SAME:
-                self.until[name] = end
+    async def _see(self, rules: Sequence[str]) -> dict[str, _Pause]:
+        """Return the pauses of some rules by their names: those of the store, and those that it has forgotten."""
+        probes = [block_probe(scope.format(rule), _KEY) for scope in (PAUSED, RESUMED) for rule in rules]
+        found = await self._store.decide(probes, commit=False)
+        seen = {}
+        for rule, probe, mark in zip(rules, found[: len(rules)], found[len(rules) :], strict=True):
+            pause = self._known.get(rule) if probe.allowed else self._pause_of(probe)
+            if pause is not None and mark.allowed:
+                seen[rule] = pause
+        return seen
+
+    def _pause_of(self, probe: Decision) -> _Pause:
+        return _Pause(
+            time.time() + probe.retry_after, self._store.clock.ticks() + int(probe.retry_after * TICKS_PER_SECOND)
+        )
+
+    async def _block(self, scope: str, rule: str, ticks: int) -> None:
+        await self._store.adjust(scope.format(rule), _KEY, 0, ticks)
+
+    def _note(self, seen: Mapping[str, _Pause]) -> None:
+        """Decide by these pauses, but for those that have ended."""
+        now, ticks, known = time.time(), self._store.clock.ticks(), self._known
+        self._known = {}
+        for rule, pause in seen.items():
+            if pause.until > now and pause.ends_at > ticks:
+                before = known.get(rule, pause)
+                self._known[rule] = before if abs(before.until - pause.until) < _SAME else pause
+        self.until = {rule: pause.until for rule, pause in self._known.items()}
         paused = self._now_paused(self.policy)
         if paused != self._applied:
             self._decide_by(self.policy, paused)
