@@ -156,6 +156,11 @@ def test_a_paused_rule_refuses_nothing_in_any_process_until_it_is_resumed(admin:
     [rule] = admin.do("explain", attributes=of("p-1"))["rules"][:1]
     assert (rule["shadow"], rule["allowed"]) == (True, False)
     assert rule["paused_until"] == pytest.approx(end, abs=5)
+    assert "resume it first" in admin.error("block", 400, attributes=of("p-1"), seconds=60)
+    assert "resume it first" in admin.error("block", 400, attributes=of("p-1", "/both"), rule="each user", seconds=60)
+    admin.do("block", attributes=of("p-1", "/both"), rule="everyone", seconds=60)
+    assert not admin.check("p-1", "/both"), "a rule that is not paused holds its block"
+    admin.do("unblock", attributes=of("p-1", "/both"), rule="everyone")
     assert admin.do("resume", rule="each user")["paused_until"] is None
     while passed(admin, "p-1", 40) > 0:  # on so many connections that both processes get some
         assert time.monotonic() < deadline

@@ -11,6 +11,7 @@ from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
+from ratekeeper.errors import BadRequestError
 from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.lookups.finder import looked_up
 from ratekeeper.policy.plan import RuleExplanation
@@ -108,8 +109,19 @@ async def grant(core: Core, given: Given) -> Report:
 
 async def block(core: Core, given: Given) -> Report:
     """Refuse all requests of a bucket until a time."""
-    attributes = given["attributes"]
-    await core.policy.keeper.block(attributes, end_of(given), given.get("rule"))
+    keeper, attributes, names, end = core.policy.keeper, given["attributes"], given.get("rule"), end_of(given)
+    if names is None:
+        plan = await looked_up(partial(keeper.compiled.buckets, attributes))
+        charging = [rule.name for rule in plan.rules]
+    else:
+        charging = _listed(names)
+    paused = [name for name in charging if name in core.pauses.until]
+    if paused:
+        raise BadRequestError(
+            f"rule {paused[0]!r} is paused and refuses nothing, so a block would refuse nobody: resume it first, or "
+            "name another rule"
+        )
+    await keeper.block(attributes, end, names)
     return await _state(core, attributes, given)
 
 
