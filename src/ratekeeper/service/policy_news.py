@@ -6,16 +6,18 @@ The process that watches the file makes them, and hands them to all others: so a
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.model import Policy
+from ratekeeper.stores.redis.urls import hide_secrets_in
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyText:
-    """The text of a policy that was in use, and when that began, in seconds since 1970."""
+    """The text of a policy that was in use, without secrets, and when that began, in seconds since 1970."""
 
     version: str
     text: str
@@ -24,7 +26,7 @@ class PolicyText:
     @classmethod
     def of(cls, policy: Policy) -> PolicyText:
         """Return the text of a policy that comes into use now."""
-        return cls(policy.version, policy.text, time.time())
+        return cls(policy.version, _shown(policy), time.time())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +64,14 @@ class PolicyReporter:
             now, before = PolicyText.of(self._taken), now
         self._news = PolicyNews(now, time.time(), before, error)
         self._tell(self._news)
+
+
+def _shown(policy: Policy) -> str:
+    """Return the text of a policy for people: without a user and a password in the URL of a store."""
+    text, store = hide_secrets_in(policy.text), policy.store
+    if store is None or store.shown == store.url:
+        return text
+    told = tomllib.loads(text).get("store", {}).get("url")
+    if told in (None, store.shown):
+        return text
+    return "(not shown: the URL of its store has a secret, and is written with escapes or quotes)\n"

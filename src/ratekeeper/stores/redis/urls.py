@@ -5,6 +5,7 @@ Client libraries are loaded here, when one is used. This file must not know requ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,6 +30,8 @@ _SHOWN_USER = "***@"
 KINDS = ("", "+cluster", "+sentinel")
 SCHEMES = ("unix", *(base + kind for base in _TLS for kind in KINDS))
 """The schemes of a store's URL."""
+
+_IN_TEXT = re.compile(rf"\b(?:{'|'.join(map(re.escape, SCHEMES))})://[^\s\"'`<>]*", re.IGNORECASE)
 
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _NUMBERS = ("db", "protocol", "max_connections")
@@ -83,6 +86,11 @@ def hide_secrets(url: str) -> str:
     before, at, after = url.rpartition("@")
     shown = f"{before.partition('://')[0]}://{_SHOWN_USER}{after}" if at else url
     return shown.partition("?")[0]
+
+
+def hide_secrets_in(text: str) -> str:
+    """Return a string for people: the secrets of each URL of a store in it are hidden."""
+    return _IN_TEXT.sub(lambda found: hide_secrets(found[0]), text)
 
 
 def bad_url(url: str, reason: str) -> StoreError:
