@@ -25,21 +25,13 @@ class Alarm:
 
     def __init__(self, alarms: Alarms, woken: asyncio.Event) -> None:
         self._alarms = alarms
-        self._woken: asyncio.Event | None = woken
+        self._woken: asyncio.Event | None = woken  # None: it has rung, or was cancelled
 
     def cancel(self) -> None:
         """Do not ring. An alarm that has rung stays as it is."""
         if self._woken is not None:
             self._woken = None
             self._alarms._note_cancelled()
-
-    def _ring(self) -> bool:
-        """Set the event. Return False if the alarm was cancelled."""
-        woken, self._woken = self._woken, None
-        if woken is None:
-            return False
-        woken.set()
-        return True
 
 
 class Alarms:
@@ -80,7 +72,11 @@ class Alarms:
         self._timer = None
         entries, now = self._entries, max(self._next, self.loop.time())
         while entries and entries[0][0] <= now:
-            if not heappop(entries)[2]._ring():
+            alarm = heappop(entries)[2]
+            woken, alarm._woken = alarm._woken, None
+            if woken is not None:
+                woken.set()
+            else:
                 self._cancelled -= 1
         if entries:
             self._start_timer()

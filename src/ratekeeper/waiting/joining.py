@@ -82,12 +82,14 @@ def disown(waiter: Waiter, charges: Sequence[Charge], decisions: Sequence[Decisi
 
     It has moved up: the range that its decision names is another's, and its own was charged at another time.
     """
-    if waiter.place is None:
+    if waiter.place is None or not waiter.place.owned:
         return
-    pairs = [pair for pair in zip(charges, decisions, strict=True) if delays(pair[0])]
-    for (charge, decision), owned in zip(pairs, waiter.place.owned, strict=False):
-        if not owned or owned[-1][1] != range_of(charge, decision)[1]:
-            decision._refunded = -1
+    owned = iter(waiter.place.owned)
+    for charge, decision in zip(charges, decisions, strict=True):
+        if delays(charge):
+            ranges = next(owned)
+            if not ranges or ranges[-1][1] != decision.at_ticks + decision.debt_ticks:
+                decision._refunded = -1
 
 
 def delays(charge: Charge) -> bool:
