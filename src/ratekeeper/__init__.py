@@ -33,7 +33,7 @@ from ratekeeper.stores.table_store import StoreStats
 from ratekeeper.usage import Usage
 from ratekeeper.waiting.turns import Reservation
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "IMPLEMENTATION",

@@ -45,7 +45,7 @@ class Command(NamedTuple):
 
     @property
     def docs(self) -> dict[str, object]:
-        return {"summary": self.summary, "since": "0.1.0", "group": self.group}
+        return {"summary": self.summary, "since": "0.2.0", "group": self.group}
 
 
 class Commands:
