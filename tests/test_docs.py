@@ -249,8 +249,8 @@ def test_every_example_runs(example: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_the_pictures_are_what_the_library_draws() -> None:
     draw = runpy.run_path(str(ROOT / "docs" / "pictures" / "draw.py"))
-    for name, scenes in draw["PICTURES"].items():
-        assert (ROOT / "docs" / "pictures" / name).read_text() == draw["picture"](scenes)
+    for name, picture in draw["PICTURES"].items():
+        assert (ROOT / "docs" / "pictures" / name).read_text() == draw["draw"](picture)
 
 
 @pytest.mark.parametrize(
