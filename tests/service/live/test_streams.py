@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
@@ -31,8 +32,8 @@ def core_of(store: Any = None, *, page: bool = True) -> Core:
     return core
 
 
-def connection(core: Core, **bounds: Any) -> WireClient:
-    return WireClient(lambda channel: HttpWire(core, channel, Bounds(**bounds)))
+def connection(core: Core, peer: str | None = "192.0.2.1", **bounds: Any) -> WireClient:
+    return WireClient(lambda channel: HttpWire(core, channel, Bounds(**bounds)), peer)
 
 
 def parts(data: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -175,6 +176,34 @@ def test_there_are_at_most_so_many_streams_and_further_ones_are_told_when_to_com
     assert answers_in(connection(core).send(STATUS))[0].status == 200, "it can still be asked for"
     clients[0].lose(clients[0].wire)
     assert b"text/event-stream" in connection(core).send(EVENTS)
+
+
+def test_no_client_keeps_others_from_opening_a_page() -> None:
+    core = core_of()
+    addresses = [f"2001:db8::{n:x}" for n in range(events.MOST_STREAMS)]  # of one client, as they are of one network
+    greedy = [connection(core, address) for address in addresses]
+    assert all(b"text/event-stream" in client.send(EVENTS) for client in greedy)
+    others = [connection(core, peer) for peer in ("192.0.2.1", "192.0.2.2", "192.0.2.1", None)]
+    for client in others:
+        assert b"text/event-stream" in client.send(EVENTS)
+    assert [client.closed for client in greedy] == [True] * 4 + [False] * (len(greedy) - 4), "the oldest end"
+    assert answers_in(connection(core, addresses[0]).send(EVENTS))[0].status == 503
+    core.live.tick()
+    assert not any(client.closed for client in others)
+    assert len(core.live._pages) == events.MOST_STREAMS
+    for client in [*greedy, *others]:
+        client.lose(client.wire)
+    assert not core.live._pages
+
+
+def test_clients_share_the_places_evenly_and_then_none_takes_a_place_of_another() -> None:
+    core = core_of()
+    for _ in range(events.MOST_STREAMS):
+        connection(core, "192.0.2.1").send(EVENTS)
+    for _ in range(events.MOST_STREAMS // 2):
+        assert b"text/event-stream" in connection(core, "192.0.2.2").send(EVENTS)
+    assert answers_in(connection(core, "192.0.2.2").send(EVENTS))[0].status == 503
+    assert Counter(core.live._pages.values()) == {"192.0.2.1": 64, "192.0.2.2": 64}
 
 
 def test_one_connection_has_one_status_in_one_piece() -> None:

@@ -27,7 +27,10 @@ _LENGTHS = [b"content-length: %d\r\n" % size for size in range(1_024)]
 
 
 BeginStream: TypeAlias = "Callable[[Callable[[bytes], None]], Callable[[], None]]"
-"""Takes a function that sends bytes, which drops them if the client is slow. Returns a function that ends it."""
+"""Takes a function that sends bytes, which drops them if the client is slow; empty bytes are the end of the body.
+
+Returns a function that ends it.
+"""
 
 
 class Answer(NamedTuple):

@@ -5,12 +5,13 @@ The page's files are known when the service starts, and each one is a route. So 
 
 from __future__ import annotations
 
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from hashlib import blake2b
 from importlib import resources
 from importlib.resources.abc import Traversable
 
 from ratekeeper.http.responses import explained
+from ratekeeper.policy.addresses import client_of
 from ratekeeper.service.core import Core
 from ratekeeper.service.http.answer import JSON_LINES, Answer, answer_of
 from ratekeeper.service.http.exchange import GatewayExchange
@@ -57,9 +58,10 @@ def status(core: Core, request: GatewayExchange) -> Answer:
 
 def events(core: Core, request: GatewayExchange) -> Answer:
     """Answer with the history of the last minutes, and then a status each second, as server-sent events."""
-    if core.live.full:
+    client = client_of(request.peer or "")  # the connection's: a header could name any
+    if not core.live.has_room(client):
         return answer_of(explained(503, "too many pages are open: close one, or ask /v1/status", ("Retry-After", "5")))
-    return Answer(200, _EVENTS, begin_stream=core.live.stream)
+    return Answer(200, _EVENTS, begin_stream=partial(core.live.stream, client))
 
 
 def _file(file: Traversable) -> Route:

@@ -221,8 +221,10 @@ class HttpWire:
         self._end_stream, self._begin_stream = self._begin_stream(self._send_part), None
 
     def _send_part(self, data: bytes) -> None:
-        """Send a part of a body that goes on, unless the client is slow: it gets a later one."""
-        if not self._channel.full:
+        """Send a part of a body that goes on, unless the client is slow: it gets a later one. No bytes end it."""
+        if not data:
+            self._close()
+        elif not self._channel.full:
             self._channel.write(data)
 
     def _stop_stream(self) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ratekeeper.service.core import Core
 
 MOST_STREAMS = 128
-"""The pages that one process keeps informed at once."""
+"""The pages that one process keeps informed at once. If more are opened, clients share the places evenly."""
 STEP = 1.0
 FRESH, MOST_SHARE = 0.2, 1 / 50
 """Seconds for which a status is told again to programs that ask for it, and the share of time that they may take.
@@ -38,6 +39,7 @@ _RETRY = b"retry: 1000\n\n"
 _log = logging.getLogger("ratekeeper")
 
 Send = Callable[[bytes], None]
+"""Sends a part of a stream. Empty bytes end it."""
 
 
 class Live:
@@ -49,15 +51,26 @@ class Live:
         self._totals = TotalsReader(core.metrics.slots)
         self._history = History()
         self._status = Status(core, self._history)
-        self._pages: set[Send] = set()
+        self._pages: dict[Send, str] = {}
         self._text, self._fresh_until = b"", 0.0
         self._past, self._past_until = b"", 0.0
         self._window_ends = time.monotonic() + WINDOW
 
-    @property
-    def full(self) -> bool:
-        """Whether no more streams may begin."""
-        return len(self._pages) >= MOST_STREAMS
+    def has_room(self, client: str) -> bool:
+        """Return whether a stream of a client may begin now: there is a place, or another client has more of them."""
+        return len(self._pages) < MOST_STREAMS or self._to_give_up(client) is not None
+
+    def _to_give_up(self, client: str) -> Send | None:
+        """Return the stream whose place a stream of a client may take: the oldest of the client that has the most.
+
+        None if that client would have fewer than this one then. So one client can have all places while nobody else
+        wants one, and can keep no other client out.
+        """
+        counts = Counter(self._pages.values())
+        busiest, most = counts.most_common(1)[0]
+        if most <= counts[client] + 1:
+            return None
+        return next(send for send, own in self._pages.items() if own == busiest)
 
     async def run(self) -> NoReturn:
         """Look at the counts once a second."""
@@ -99,13 +112,20 @@ class Live:
         """Return the keys that all processes have refused most in the last minutes. They are for admins only."""
         return self._status.limited_keys(most)
 
-    def stream(self, send: Send) -> Callable[[], None]:
-        """Send the history, and then the status each second, until the function that is returned is called."""
+    def stream(self, client: str, send: Send) -> Callable[[], None]:
+        """Send the history, and then the status each second, until the function that is returned is called.
+
+        If no place is free, another client's stream ends. See `has_room`.
+        """
+        given_up = self._to_give_up(client) if len(self._pages) >= MOST_STREAMS else None
+        if given_up is not None:
+            del self._pages[given_up]
+            given_up(b"")
         send(_RETRY + self._told_past() + self._event())
-        self._pages.add(send)
+        self._pages[send] = client
 
         def end() -> None:
-            self._pages.discard(send)
+            self._pages.pop(send, None)
 
         return end
 
