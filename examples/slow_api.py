@@ -30,7 +30,7 @@ async def call(keeper: AsyncKeeper, tokens: int) -> float:
 
 
 async def main() -> None:
-    # A manual clock, which waiting moves: here it shows a minute's work at once. Leave `clock` out in earnest.
+    # A manual clock, which waiting moves: here it shows a minute's work at once. Leave `clock` out in production.
     clock = ManualClock()
     keeper = AsyncKeeper(PUBLISHED, MemoryStore(clock=clock))
     waited = [await call(keeper, tokens) for tokens in [3000, 3000, 3000, 6000, *[100] * 100]]
