@@ -13,6 +13,7 @@ void claims_about_full_tables(void);
 void claims_about_adjustments(void);
 void claims_about_races(void);
 void claims_about_running_clocks(void);
+void claims_about_sketches(void);
 
 /* ---- the rule ---- */
 
@@ -343,5 +344,6 @@ int main(void)
     claims_about_adjustments();
     claims_about_races();
     claims_about_running_clocks();
+    claims_about_sketches();
     return conclude();
 }

@@ -46,7 +46,10 @@ counts: type[Counts] = Counts
 """Raises numbers in shared memory."""
 
 recorder: Callable[..., Any] | None = None
-"""Makes the C recorder of requests; None where the C core is not in use. See service/live/recorder.py."""
+"""Makes the C recorder of requests; None where the C core is not in use. See service/recording/recorder.py."""
+
+sketch: Callable[..., Any] | None = None
+"""Makes the C sketch of the most limited keys; None where the C core is not in use. See service/live/sketch.py."""
 
 _wanted = os.environ.get("RATEKEEPER_CORE", "auto")
 if _wanted not in ("auto", "require", "python"):
@@ -71,6 +74,7 @@ if _wanted != "python":
         known_limits = cast("Any", _table.KnownLimits)
         counts = cast("Any", _table.Counts)
         recorder = _table.Recorder
+        sketch = _table.Sketch
 
 
 def lines_for(max_keys: int) -> int:

@@ -61,7 +61,7 @@ class Counts:
     def add(self, places: int | tuple[int, ...], /) -> None: ...
 
 class Recorder:
-    """As service/live/recorder.PythonRecorder."""
+    """As service/recording/recorder.PythonRecorder."""
 
     left_out: int
     def __new__(
@@ -77,6 +77,23 @@ class Recorder:
         self, keeper: Any, matcher: Matcher, schema: bytes, costs: tuple[int, ...], optional: tuple[int, ...], /
     ) -> bool: ...
     def decided(self, exchange: Any, decision: PolicyDecision, /) -> None: ...
+
+class Sketch:
+    """As service/live/sketch.PythonSketch."""
+
+    def __new__(
+        cls,
+        places: int,
+        secret: bytes,
+        labels: Callable[[Any], tuple[str, ...]],
+        told: Callable[[Any, PolicyDecision], list[tuple[str, str]]],
+        cut: Callable[[str], str],
+        /,
+    ) -> Sketch: ...
+    def refused(self, exchange: Any, decision: PolicyDecision, /) -> None: ...
+    def add(self, label: str, key: str, /) -> None: ...
+    def entries(self) -> list[tuple[str, str, int, int]]: ...
+    def clear(self) -> None: ...
 
 class PolicyGate:
     def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision: ...

@@ -42,6 +42,7 @@ static int module_exec(PyObject *module)
     state->known_limits = rk_add_type(module, &rk_known_limits_spec, NULL);
     state->counts = rk_add_type(module, &rk_counts_spec, NULL);
     state->recorder = rk_add_type(module, &rk_recorder_spec, NULL);
+    state->sketch = rk_add_type(module, &rk_sketch_spec, NULL);
     for (int i = 0; i < RK_TYPES; i++)
         if (!state->types[i])
             return -1;

@@ -57,12 +57,22 @@ typedef struct {
 PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_found *found,
                                   const rk_rule_answer *answers, Py_ssize_t count, bool allowed, bool charged);
 
-/* The answers of a decision that the C core has made, and whether it allows; NULL if it is of another type. */
-const rk_rule_answer *rk_answers_of(const rk_module *module, PyObject *decision, Py_ssize_t *count, bool *allowed);
+/* The parts of a decision that the C core has made. They live as long as the decision. */
+typedef struct {
+    const rk_rule_answer *answers;
+    Py_ssize_t count;
+    const char *keys; /* the bytes of the buckets' keys */
+    uint64_t policy;  /* its number */
+    bool allowed;
+} rk_parts;
+
+/* False if it is a decision of another type. */
+bool rk_read_parts(const rk_module *module, PyObject *decision, rk_parts *parts);
 
 /* policy_gate_object.c */
 PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher, PyObject *asked);
 
-extern PyType_Spec rk_policy_decision_spec, rk_policy_gate_spec, rk_known_limits_spec, rk_recorder_spec;
+extern PyType_Spec rk_policy_decision_spec, rk_policy_gate_spec, rk_known_limits_spec, rk_recorder_spec,
+    rk_sketch_spec;
 
 #endif

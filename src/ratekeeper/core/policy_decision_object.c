@@ -56,14 +56,14 @@ PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_
     return (PyObject *)self;
 }
 
-const rk_rule_answer *rk_answers_of(const rk_module *module, PyObject *decision, Py_ssize_t *count, bool *allowed)
+bool rk_read_parts(const rk_module *module, PyObject *decision, rk_parts *parts)
 {
     if (Py_TYPE(decision) != module->policy_decision)
-        return NULL;
+        return false;
     const rk_policy_decision_object *self = (rk_policy_decision_object *)decision;
-    *count = self->count;
-    *allowed = self->allowed;
-    return self->answers;
+    const char *keys = (const char *)(self->answers + self->count);
+    *parts = (rk_parts){self->answers, self->count, keys, self->policy.number, self->allowed};
+    return true;
 }
 
 /* The decision of one rule: a RuleDecision, which is a named tuple. */

@@ -88,19 +88,20 @@ static bool find_facts(const rk_matcher_object *matcher, rk_found *found, int *e
 }
 
 /* Take the rules from a decision, if it tells all. A rule that denies hides others, as a missing attribute does. */
-static bool take_facts(const rk_recorder_object *self, const rk_rule_answer *answers, Py_ssize_t count, rk_found *found)
+static bool take_facts(const rk_recorder_object *self, const rk_parts *parts, rk_found *found)
 {
     Py_ssize_t rules = PyTuple_GET_SIZE(((const rk_matcher_object *)self->matcher)->rules); /* the room for matches */
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(self->optional); i++)
         if (!found->values[rk_number_at(self->optional, i)])
             return false;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (answers[i].limit.max_cost < 0 || found->count == rules)
+    for (Py_ssize_t i = 0; i < parts->count; i++) {
+        const rk_rule_answer *one = &parts->answers[i];
+        if (one->limit.max_cost < 0 || found->count == rules)
             return false;
-        if (!answers[i].place)
-            found->matches[found->count++] = answers[i].match;
+        if (!one->place)
+            found->matches[found->count++] = one->match;
     }
-    return count > 0;
+    return parts->count > 0;
 }
 
 /* Write a record whose parts are known. False with a Python error set. */
@@ -133,21 +134,19 @@ static bool write_record(rk_recorder_object *self, const rk_found *found, PyObje
     return true;
 }
 
-/* Learn the time and the outcome of a decision; and the rules, if it tells them: else NULL answers. */
-static bool read_decision(rk_recorder_object *self, PyObject *decision, const rk_rule_answer **answers,
-                          Py_ssize_t *count, int64_t *time, int64_t *outcome)
+/* Learn the time and the outcome of a decision; and its parts, if the C core has made it: else there are none. */
+static bool read_decision(rk_recorder_object *self, PyObject *decision, rk_parts *parts, int64_t *time,
+                          int64_t *outcome)
 {
-    bool allowed;
-    *count = 0;
-    *answers = rk_answers_of(PyType_GetModuleState(Py_TYPE(self)), decision, count, &allowed);
-    if (!*answers) {
+    if (!rk_read_parts(PyType_GetModuleState(Py_TYPE(self)), decision, parts)) {
+        parts->count = 0;
         PyObject *told = PyObject_CallOneArg(self->told, decision);
         bool good = told && PyArg_ParseTuple(told, "LL", (long long *)time, (long long *)outcome);
         Py_XDECREF(told);
         return good;
     }
-    *outcome = allowed ? RK_ADMITTED : RK_REJECTED;
-    *time = *count ? (*answers)[0].answer.at : 0;
+    *outcome = parts->allowed ? RK_ADMITTED : RK_REJECTED;
+    *time = parts->count ? parts->answers[0].answer.at : 0;
     if (*time)
         return true;
     PyObject *now = PyObject_CallNoArgs(self->now);
@@ -159,8 +158,7 @@ static bool read_decision(rk_recorder_object *self, PyObject *decision, const rk
 static bool record(rk_recorder_object *self, PyObject *attributes, PyObject *cost, PyObject *decision)
 {
     const rk_matcher_object *matcher = (rk_matcher_object *)self->matcher;
-    const rk_rule_answer *answers;
-    Py_ssize_t count;
+    rk_parts parts;
     int64_t time, outcome, times = PyLong_AsLongLong(cost);
     int exempt = 0;
     rk_found found;
@@ -168,10 +166,10 @@ static bool record(rk_recorder_object *self, PyObject *attributes, PyObject *cos
         PyErr_Clear();
         times = INT64_MAX;
     }
-    if (!read_decision(self, decision, &answers, &count, &time, &outcome))
+    if (!read_decision(self, decision, &parts, &time, &outcome))
         return false;
     bool good = rk_read_values(matcher, attributes, &found);
-    if (good && !(answers && take_facts(self, answers, count, &found))) {
+    if (good && !take_facts(self, &parts, &found)) {
         found.count = 0;
         good = find_facts(matcher, &found, &exempt);
     }

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias, get_args
 from ratekeeper.decision import ON_ERROR, OnError
 from ratekeeper.errors import CostError, PolicyError
 from ratekeeper.limits import Limit, TokenBucket
+from ratekeeper.policy.bucket_keys import bucket_of
 from ratekeeper.policy.file.checks import check_parts, why_no_label, why_no_tier_value
 from ratekeeper.policy.hashes import PREFIX, is_hash
 from ratekeeper.policy.lookups.lookup import Lookup
@@ -111,18 +112,12 @@ class Rule:
                 raise PolicyError(f"rule {self.name!r}: {what}")
 
     def bucket(self, attributes: Mapping[str, str]) -> str:
-        """Return the bucket's key: for each attribute of `key` its length and value, or "-" if the request lacks it.
-
-        The lengths make it one-to-one: nobody can make up a value with another value's key, or a missing one's.
+        """Return the key of a request's bucket.
 
         >>> Rule("r", TokenBucket(1, 1), key=("user", "team")).bucket({"user": "alice"})
         '5:alice-'
         """
-        bucket = ""
-        for name in self.key:
-            value = attributes.get(name)
-            bucket += "-" if value is None else f"{len(value)}:{value}"
-        return bucket
+        return bucket_of([attributes.get(name) for name in self.key])
 
     def cost_of(self, attributes: Mapping[str, str]) -> int:
         """Return the tokens that the request takes; 1 if it lacks the attribute with their number.
