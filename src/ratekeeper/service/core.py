@@ -63,6 +63,8 @@ class Core:
         self.envoy = envoy
         self.password = password
         self.operator = OperatorOptions(page=False, recording_bytes=0)
+        self.health_watches = 0
+        """The streams of this process that watch its health, of all connections."""
         self.hitters: HeavyHitters | None = None
         """The keys that are refused most; None if no operator can see them. See `operate`."""
         self.recording: Recording | None = None

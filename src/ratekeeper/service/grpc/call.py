@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 
@@ -40,9 +41,15 @@ class Call:
             self._watched = asyncio.get_running_loop().create_future()
             await self._watched
 
+    async def given_up_within(self, seconds: float) -> bool:
+        """Return whether the client gives the call up in this time. Return at once when it does."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.given_up(), seconds)
+        return self._gone
 
-Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes]
-"""A message at once, or a coroutine that returns it."""
+
+Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes] | AsyncIterator[bytes]
+"""A message at once, a coroutine that returns it, or the messages of a stream."""
 
 Method: TypeAlias = Callable[[bytes, Call], Answer]
 """Answers a call. Raises `CallError`."""

@@ -31,7 +31,7 @@ from ratekeeper.service.grpc.protobuf import (
 OK, OVER_LIMIT = 1, 2
 """The codes of an answer. The code 0 is UNKNOWN: Envoy would let the request pass."""
 
-SERVING, NOT_SERVING = 1, 2
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 """The health of a service."""
 
 MOST_DESCRIPTORS = 100

@@ -94,6 +94,21 @@ class Http2:
         except ngh2.NGH2Error:  # the client has given it up
             pass
 
+    def begin_stream(self, stream: int, headers: Lines) -> None:
+        """Begin an answer of several messages."""
+        with suppress(ngh2.NGH2Error):
+            self._engine.send_response(stream, headers)
+
+    def send(self, stream: int, body: bytes) -> None:
+        """Send a message of an answer that was begun."""
+        with suppress(ngh2.NGH2Error):
+            self._engine.send_data(stream, body)
+
+    def end_stream(self, stream: int, trailers: Lines) -> None:
+        """End an answer that was begun."""
+        with suppress(ngh2.NGH2Error):
+            self._engine.send_trailers(stream, trailers)
+
     def refuse(self, stream: int, headers: Lines) -> None:
         """Answer a request without a body. The client need not send the rest of it."""
         with suppress(ngh2.NGH2Error):

@@ -1,6 +1,7 @@
-"""GrpcWire: gRPC over HTTP/2 as a wire. It answers unary calls of the rate limit service and of the health service.
+"""GrpcWire: gRPC over HTTP/2 as a wire. It answers calls of the rate limit service and of the health service.
 
-A call that is answered at once is written within `receive`, and all answers to one `receive` by one `write`. A client's
+A call that is answered at once is written within `receive`, and all answers to one `receive` by one `write`. A call
+may also be answered by a stream of messages, which lasts until its client or the server ends it. A client's
 share is bounded: calls at a time, the bytes of a message and of all half-sent ones, and the time for each. Knows no
 message and no limit.
 """
@@ -8,7 +9,7 @@ message and no limit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 from ratekeeper.service.bounds import Bounds
@@ -55,6 +56,7 @@ class GrpcWire:
         self._reading: dict[int, Call] = {}  # the calls that have not been read to their end, the oldest first
         self._read_bytes = 0
         self._waiting: dict[int, Call] = {}  # the calls that have no answer yet, also those that were given up
+        self._streaming: dict[int, Call] = {}  # the calls that are answered by several messages
         self._end_at = channel.now() + bounds.head_time
         self._starved_since = NEVER
         self._now = 0.0
@@ -102,6 +104,8 @@ class GrpcWire:
         self._stopping = True
         self._end_at = self._channel.now() + self._bounds.last_time
         self._http2.announce_end()
+        for call in self._streaming.values():
+            call.give_up()
         self._flush()
 
     def cut_off(self) -> None:
@@ -114,6 +118,7 @@ class GrpcWire:
         self._http2.over = True
         self._reading.clear()
         self._waiting.clear()
+        self._streaming.clear()
 
     # The streams
 
@@ -176,9 +181,9 @@ class GrpcWire:
     def gone(self, stream: int) -> None:
         """As `Owner.gone`."""
         self._drop(stream)
-        waiting = self._waiting.get(stream)
-        if waiting is not None:
-            waiting.give_up()
+        answered_later = self._waiting.get(stream) or self._streaming.get(stream)
+        if answered_later is not None:
+            answered_later.give_up()
 
     def _drop(self, stream: int) -> Call | None:
         """Forget a call that is being read, and return it."""
@@ -201,8 +206,13 @@ class GrpcWire:
             return
         if isinstance(answer, bytes):
             self._http2.answer(stream, _HEADERS, framed(answer), _TRAILERS)
+            return
+        call.body = b""
+        if isinstance(answer, AsyncIterator):
+            self._streaming[stream] = call
+            self._http2.begin_stream(stream, _HEADERS)
+            self._channel.run(self._stream(stream, answer))
         else:
-            call.body = b""
             self._waiting[stream] = call
             self._channel.run(self._answer_later(stream, answer))
 
@@ -217,12 +227,24 @@ class GrpcWire:
                 self._http2.answer(stream, _HEADERS, framed(answer), _TRAILERS)
         self._flush()
 
+    async def _stream(self, stream: int, messages: AsyncIterator[bytes]) -> None:
+        trailers = _TRAILERS
+        try:
+            async for message in messages:
+                self._http2.send(stream, framed(message))
+                self._flush()
+        except Exception as error:
+            trailers = _status_of(_as_call_error(error))
+        if self._streaming.pop(stream, None) is not None:
+            self._http2.end_stream(stream, trailers)
+            self._flush()
+
     def _too_long(self) -> CallError:
         return CallError(RESOURCE_EXHAUSTED, f"a message has at most {self._bounds.message_bytes} bytes")
 
     def _refuse(self, stream: int, error: CallError) -> None:
         encodings = [_ENCODINGS] if error.status == UNIMPLEMENTED else []
-        self._http2.refuse(stream, [*_HEADERS, *status_lines(error.status, str(error)), *encodings])
+        self._http2.refuse(stream, [*_HEADERS, *_status_of(error), *encodings])
 
     def _flush(self) -> None:
         """Send what is to be sent. Close the connection if it is over."""
@@ -239,6 +261,10 @@ class GrpcWire:
         """Tell the client that no more is answered, and close."""
         self._channel.write(self._http2.end())
         self._channel.close()
+
+
+def _status_of(error: CallError) -> list[tuple[bytes, bytes]]:
+    return status_lines(error.status, str(error))
 
 
 def _as_call_error(error: Exception) -> CallError:
