@@ -157,17 +157,18 @@ static PyObject *sketch_add(rk_sketch_object *self, PyObject *const *args, Py_ss
     Py_RETURN_NONE;
 }
 
+/* A new tuple may let the interpreter run other code, which may count keys or forget them. */
 static PyObject *sketch_entries(rk_sketch_object *self, PyObject *Py_UNUSED(none))
 {
-    PyObject *entries = PyList_New((Py_ssize_t)self->sketch.used);
+    PyObject *entries = PyList_New(0);
     for (size_t i = 0; entries && i < self->sketch.used; i++) {
         const rk_hitter *hitter = &self->sketch.hitters[i];
-        PyObject *entry = Py_BuildValue("OOLL", self->names[i].label, self->names[i].key, (long long)hitter->count,
-                                        (long long)hitter->error);
-        if (entry)
-            PyList_SET_ITEM(entries, (Py_ssize_t)i, entry);
-        else
+        const rk_named *named = &self->names[i];
+        PyObject *entry = Py_BuildValue("NNLL", Py_NewRef(named->label), Py_NewRef(named->key),
+                                        (long long)hitter->count, (long long)hitter->error);
+        if (!entry || PyList_Append(entries, entry) < 0)
             Py_CLEAR(entries);
+        Py_XDECREF(entry);
     }
     return entries;
 }
