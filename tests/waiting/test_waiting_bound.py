@@ -1,13 +1,17 @@
 """Requests obey each limit by their time of leaving, whoever waits, gives up or refunds, in any process.
 
 Each process is a wait queue on one table, on a manual clock. The oracle knows no ranges: it adds up.
+
+    .venv/bin/python tests/waiting/test_waiting_bound.py 100_000        # so many traces, with fresh seeds
+    .venv/bin/python tests/waiting/test_waiting_bound.py 1 --seed 7     # the trace that broke a limit, again
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from itertools import pairwise
-from random import Random
+from random import Random, SystemRandom
 from typing import NamedTuple
 
 import pytest
@@ -282,3 +286,28 @@ def test_with_spare_ranges_that_nobody_takes_turns_are_lost(monkeypatch: pytest.
     fleet = Fleet(2, (LeakyBucket(1000, 10),))
     callers(fleet, seconds=60, each=20, patience=0.3)
     assert len(fleet.left) < 0.95 * 600 or fleet.limiters[0].peek("key", 0).debt_ticks > TICKS_PER_SECOND
+
+
+def play_many(traces: int, seed: int) -> None:
+    """Play traces of these seeds, each with its own limits, core and number of processes."""
+    for number in range(seed, seed + traces):
+        chance = Random(number)
+        name, core, processes = chance.choice(sorted(LIMITS)), chance.choice(CORES), chance.randint(1, 3)
+        try:
+            play(Fleet(processes, LIMITS[name], core), chance, VERBS)
+        except AssertionError as error:
+            raise AssertionError(f"--seed {number}: {name}, {core}, {processes} processes") from error
+
+
+def test_random_traces_as_the_command_plays_them() -> None:
+    play_many(traces=50, seed=0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Play random traces against the oracle.")
+    parser.add_argument("traces", type=int)
+    parser.add_argument("--seed", type=int, help="of the first trace (default: chosen by the system)")
+    options = parser.parse_args()
+    first = SystemRandom().randrange(2**48) if options.seed is None else options.seed
+    play_many(options.traces, first)
+    print(f"{options.traces:,} traces from seed {first}: each limit holds, and each process serves in order of arrival")
