@@ -12,7 +12,6 @@ import subprocess
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -29,6 +28,8 @@ from ratekeeper.limits import TICKS_PER_SECOND, Limit
 pytestmark = pytest.mark.slow
 
 PROCESSES, RATE, SECONDS = 3, 5, 10.0
+USED = 0.95  # of the turns
+ATTEMPTS = 3  # a machine that is busy with other work asks late, and so loses some
 GAP = PROCESSES / (2 * RATE)  # between two callers of a process: together they ask for twice the rate
 LIMITS: dict[str, tuple[Limit, ...]] = {
     "leaky": (LeakyBucket(1000, RATE),),
@@ -50,19 +51,29 @@ class History(NamedTuple):
         begin = max(min(process).turn for process in left) + TICKS_PER_SECOND
         return cls(left, begin, min(max(process).turn for process in left))
 
+    def turns(self) -> int:
+        """Return the number of turns that there were."""
+        return (self.end - self.begin) * RATE // TICKS_PER_SECOND
+
+    def use(self) -> float:
+        """Return the part of the turns that somebody used."""
+        return sum(self.begin < one.turn <= self.end for process in self.left for one in process) / self.turns()
+
 
 @pytest.fixture(scope="module")
-def histories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, History]]:
+def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, History]:
     need("the C core", IMPLEMENTATION == "c")
-    table = tmp_path_factory.mktemp("shared") / "table"
-    SharedMemoryStore(table, 1000).close()
+    folder = tmp_path_factory.mktemp("shared")
     with redis_server() as server:
-        where = {"shared memory": str(table), "a server": server.url}
-        prefix = uuid.uuid4().hex
-        limiters = [
-            (f"{kind}: {name}", where[kind], prefix, limits) for kind in STORES for name, limits in LIMITS.items()
-        ]
-        yield run(limiters)
+        for attempt in range(ATTEMPTS):
+            table = folder / f"table {attempt}"
+            SharedMemoryStore(table, 1000).close()
+            where = {"shared memory": str(table), "a server": server.url}
+            prefix = uuid.uuid4().hex
+            found = run([(f"{kind}: {name}", where[kind], prefix, LIMITS[name]) for kind in STORES for name in LIMITS])
+            if all(history.use() >= USED for history in found.values()):
+                break
+    return found
 
 
 def run(limiters: list[tuple[str, str, str, tuple[Limit, ...]]]) -> dict[str, History]:
@@ -130,15 +141,10 @@ def test_processes_keep_each_limit_whoever_gives_up_or_is_killed(
 @pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("kind", STORES)
 def test_processes_use_the_turns_that_there_are(histories: dict[str, History], kind: str, limits: str) -> None:
-    """Callers of little patience left the axis full of dead places: of 600 turns, two processes used 7.
-
-    A loaded machine asks late, and so loses some. `test_waiting_far` shows in virtual time that no more are lost.
-    """
-    left, begin, end = histories[f"{kind}: {limits}"]
-    used = sum(begin < one.turn <= end for process in left for one in process)
-    turns = (end - begin) * RATE // TICKS_PER_SECOND
-    assert turns > 0.6 * SECONDS * RATE
-    assert used >= 0.5 * turns
+    """Callers of little patience left the axis full of dead places: of 600 turns, two processes used 7."""
+    history = histories[f"{kind}: {limits}"]
+    assert history.turns() > 0.6 * SECONDS * RATE
+    assert history.use() >= USED
 
 
 @pytest.mark.parametrize("limits", LIMITS)
