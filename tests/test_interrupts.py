@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import random
 import signal
+import threading
+import time
 from collections.abc import Callable
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import pytest
 from interrupts import Storm
 
-from ratekeeper import Limiter, ManualClock, MemoryStore, TokenBucket
+from ratekeeper import Keeper, LeakyBucket, Limiter, ManualClock, MemoryStore, Policy, TokenBucket
 from ratekeeper.core.pytable import Table
 from ratekeeper.decision import Charge
 from ratekeeper.limits import Limit
@@ -168,3 +171,80 @@ def test_every_verb_of_a_memory_store_may_be_struck_and_what_was_not_is_done_onc
     assert min(storm.struck, storm.spared) > 100
     limiter.reset("two")
     assert limiter.try_acquire("two", 10**6)
+
+
+INTERVAL = LeakyBucket(5, 10).interval
+POLICY = Policy.parse("""
+[[rules]]
+name = "queue"
+key = ["user"]
+algorithm = "leaky_bucket"
+capacity = 5
+leak_rate = 10
+
+[[rules]]
+name = "burst"
+key = ["user"]
+capacity = 3
+refill_rate = 20
+max_wait = 10
+""")
+
+
+def user(name: str) -> dict[str, str]:
+    return {"user": name}
+
+
+def verbs_of(kind: type[Limiter | Keeper], store: MemoryStore) -> dict[str, Callable[[], Any]]:
+    """Return every verb of a limiter or a keeper. Only those that wait or charge at once ask for the hot key."""
+    limits, later = (LeakyBucket(5, 10), TokenBucket(3, 20)), time.time() + 60
+    asker: Any = Keeper(POLICY, store) if kind is Keeper else Limiter(*limits, store=store)
+    hot, cold, blocked = map(user if kind is Keeper else str, ("hot", "cold", "blocked"))
+    rule = ["queue"] if kind is Keeper else []
+    verbs: dict[str, Callable[[], Any]] = {
+        "try_acquire": lambda: asker.try_acquire(hot),
+        "acquire": lambda: asker.acquire(hot),
+        "reserve": lambda: asker.reserve(hot).cancel(),
+        "peek": lambda: asker.peek(hot),
+        "usage": lambda: asker.usage(hot),
+        "refund": lambda: asker.refund(asker.try_acquire(cold)),
+        "reset": lambda: asker.reset(cold, *rule),
+        "grant": lambda: asker.grant(cold, 1, *rule),
+        "block": lambda: asker.block(blocked, later, *rule),
+        "unblock": lambda: asker.unblock(blocked, *rule),
+    }
+    if kind is Keeper:
+        others: Any = Keeper(Policy.parse('[[rules]]\nname = "other"\nlimit = "5/s"'), store)
+        return verbs | {"reset_rule": lambda: others.reset_rule("other"), "explain": lambda: asker.explain(hot)}
+    others = Limiter("5/s", store=store)
+    return verbs | {"reset_all": others.reset_all, "try_acquire_many": lambda: asker.try_acquire_many([cold] * 5)}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a coroutine that never began
+@pytest.mark.parametrize("kind", [Limiter, Keeper])
+def test_every_verb_may_be_struck_and_nobody_leaves_too_soon_or_waits_for_ever(
+    kind: type[Limiter | Keeper], implementation: Literal["c", "python"]
+) -> None:
+    clock = ManualClock(1000)
+    store = MemoryStore(1000, clock=clock, implementation=implementation)
+    verbs = verbs_of(kind, store)
+    public = {name for name, member in vars(kind).items() if callable(member) and not name.startswith("_")}
+    assert public - verbs.keys() <= {"limit", "close", "ready"}
+    storm, choice, left = Storm(7), random.Random(7), list[int]()
+    for _ in range(3000):
+        verb = choice.choice(sorted(verbs))
+        answer = storm.strike(verbs[verb])
+        if answer and verb in {"try_acquire", "acquire"}:
+            left.append(clock.ticks())
+        clock.advance_ticks(choice.randrange(INTERVAL // 2))
+    assert min(storm.struck, storm.spared) > 300
+    assert len(left) > 100
+    assert all(later - earlier >= INTERVAL for earlier, later in pairwise(left))
+    waits = threading.Thread(target=verbs["acquire"])
+    waits.start()
+    waits.join(30)
+    assert not waits.is_alive(), "no lock is left behind"
+    gc.collect()
+    clock.advance(100)
+    assert verbs["try_acquire"]()
+    assert len(store.wait_queue) == 0
