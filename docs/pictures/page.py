@@ -1,7 +1,7 @@
 """Take the pictures of the service's page with a real browser: python docs/pictures/page.py [FOLDER]
 
 The service makes its demo traffic for a minute and a half. FOLDER gets pictures of each view: light, dark and on a
-phone. Without it, docs/pictures gets the two that README shows.
+phone. Without it, docs/pictures gets the two views that README shows, light and dark.
 """
 
 from __future__ import annotations
@@ -40,17 +40,20 @@ WINDOWS = [
 
 
 def take(page: Page, url: str, folder: Path, name: str) -> None:
-    """Take a picture of the overview, and for another folder than this one, of each view."""
+    """Take a picture of the overview and of one request, and for another folder than this one, of each view."""
     page.goto(url)
     page.locator("body.signed").wait_for()
     why = page.get_by_role("button", name="Why is this key limited?").first
     why.wait_for()
     page.wait_for_timeout(1500)  # some events of the stream
     page.screenshot(path=folder / f"{name}.png", full_page=folder != HERE)
-    if folder == HERE:
-        return
     why.click()
     page.locator("#verdict strong").wait_for()
+    if folder == HERE:
+        page.set_viewport_size({"width": 1280, "height": 840})
+        page.wait_for_timeout(2000)
+        page.screenshot(path=folder / f"{name}-request.png")
+        return
     for view in ("request", "what-if", "policy"):
         page.evaluate("view => { location.hash = view }", view)
         page.wait_for_timeout(2000)
