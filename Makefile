@@ -64,7 +64,7 @@ $(VENV)/bin/python:
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
 $(VENV)/run.stamp: $(VENV)/bin/python $(CORE)
-	@echo "==> installing ratekeeper with what the service needs; a C compiler makes it fast"
+	@echo "==> installing ratekeeper with what the service needs; a C compiler and Python's headers make it fast"
 	@$(BIN)/python -m pip install --quiet --editable '.[service]'
 	@touch $@
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "tests" / "support" / "smoke.py"
-WARNING = "ratekeeper uses its slower Python core, because the C core was not built: install a C compiler and "
+WARNING = "ratekeeper uses its slower Python core, because the C core was not built: install a C compiler and Python"
 USE = "import ratekeeper as r; print(r.IMPLEMENTATION, r.Limiter('2/s').try_acquire('a').remaining)"
 
 

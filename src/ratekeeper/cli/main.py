@@ -16,7 +16,7 @@ from ratekeeper.errors import RatekeeperError
 
 _CORES = {
     "c": "C core",
-    "python": "Python core, slower; with a C compiler at install it would be the C core",
+    "python": "Python core, slower than the C core",
 }
 _EPILOG = f"""\
 Each command tells more, with examples: ratekeeper help COMMAND

@@ -36,6 +36,12 @@ RESETS_BYTES = 8 * (pytable.MAX_RESETS + 2)  # with the word on blocks
 IMPLEMENTATION: Literal["c", "python"] = "python"
 """Which core is in use."""
 
+BUILD = (
+    "install a C compiler and Python's headers (on Debian gcc and python3-dev), then "
+    "pip install --force-reinstall --no-cache-dir ratekeeper"
+)
+"""How to get the C core. pip keeps a wheel that it has built without it, and would install that one again."""
+
 matcher: Callable[[Any], Any] | None = None
 """Makes the C matcher of a policy's program; None where the C core is not in use."""
 
@@ -60,13 +66,11 @@ if _wanted != "python":
         import ratekeeper.core._table as _table
     except ModuleNotFoundError as error:
         if _wanted == "require":
-            raise ImportError(
-                "RATEKEEPER_CORE=require, but the C core was not built: install a C compiler and reinstall ratekeeper"
-            ) from error
+            raise ImportError(f"RATEKEEPER_CORE=require, but the C core was not built: {BUILD}") from error
         if sys.platform != "win32":  # there the C core cannot be built
             logging.getLogger("ratekeeper").warning(  # not in `warnings`: where these are errors, nothing would work
-                "ratekeeper uses its slower Python core, because the C core was not built: install a C compiler and "
-                "reinstall ratekeeper. To keep the Python core, set RATEKEEPER_CORE=python"
+                "ratekeeper uses its slower Python core, because the C core was not built: "
+                f"{BUILD}. To keep the Python core, set RATEKEEPER_CORE=python"
             )
     else:
         IMPLEMENTATION = "c"

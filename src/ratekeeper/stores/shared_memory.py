@@ -145,6 +145,6 @@ def _check_support() -> None:
         raise StoreError("a SharedMemoryStore needs Linux")
     if core.IMPLEMENTATION != "c":
         raise StoreError(
-            "a SharedMemoryStore needs the C core, which is not in use here: install a C compiler (gcc or clang), then "
-            "reinstall ratekeeper, without RATEKEEPER_CORE=python. Without it each process would have its own limit"
+            "a SharedMemoryStore needs the C core, without which each process would have its own limit: "
+            f"do not set RATEKEEPER_CORE=python, and if the C core was not built, {core.BUILD}"
         )
