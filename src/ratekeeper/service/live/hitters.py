@@ -132,7 +132,7 @@ def merged(published: Iterable[Published], most: int = 20) -> list[Hitter]:
         }
         each.append((entries, int(one["floor"])))
     counts, _ = _sum(each)
-    return [Hitter(*key, rejected, error) for key, (rejected, error) in _most(counts, most)]
+    return [Hitter(rule, names, values, *count) for (rule, names, values), count in _most(counts, most)]
 
 
 def hashed(secret: bytes, hitter: Hitter) -> str:
