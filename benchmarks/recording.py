@@ -43,7 +43,9 @@ class CoreCase(Case):
     def __init__(self, kind: str, how: str) -> None:
         super().__init__(f"a decision, {kind}, {how}")
         size = RECORDING_BYTES if how == WITH else 0
-        self._core = Core(Policy.parse(text_of(kind)), MemoryStore(1000), metrics=Metrics(Slots.make(1, size)))
+        slots = Slots.make(1, size)
+        slots[0].ring[:] = bytes(len(slots[0].ring))  # its pages are there, as in a service that has run for minutes
+        self._core = Core(Policy.parse(text_of(kind)), MemoryStore(1000), metrics=Metrics(slots))
         self._core.operate(OperatorOptions(page=how == WITH, recording_bytes=size))
         self._asked = CheckRequest(dict(REQUEST))
 

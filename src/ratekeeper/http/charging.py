@@ -91,8 +91,10 @@ class Charging(ApplicationLimits[K]):
     def _noted(self, exchange: Exchange, decision: PolicyDecision, limit: rate_limit | None) -> RatekeeperError | None:
         """Note a decision. Return the refusal of its request; None if a limit leaves it to the application."""
         exchange.note(decision)
-        for observe in self._observers:
-            observe(exchange.native, decision)
+        if self._observers:
+            native = exchange.native
+            for observe in self._observers:
+                observe(native, decision)
         if decision.allowed:
             return None
         if self.refused is not None:
