@@ -10,6 +10,7 @@ import json
 import logging
 from functools import partial
 from hashlib import blake2b
+from typing import Any
 
 from ratekeeper.errors import BadRequestError, RatekeeperError, StoreError, StoreUnavailable
 from ratekeeper.http.responses import Response, explained, response_to
@@ -23,6 +24,7 @@ from ratekeeper.service.http.admin_guard import key_of_change, signed_in, use_up
 from ratekeeper.service.http.answer import CLOSE, JSON_LINES, Answer, answer_of
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.http.route import Route
+from ratekeeper.service.metrics.slots import shown_name
 
 PREFIX = "/v1/admin/"
 OPERATIONS: dict[str, Operation] = {
@@ -55,6 +57,7 @@ async def _answered(name: str, operation: Operation, core: Core, request: Gatewa
     if request.verb != verb.encode("ascii"):
         raise NotDoneError(405, f"ask by {verb}", ("Allow", verb))
     given = {} if operation.fields is None else parse_fields(request.body, operation.fields)
+    _name_rules_whole(core, given)
     if "attributes" in given:
         given["attributes"] = stated_attributes(given["attributes"], core.loaded)
     if not operation.changes:
@@ -64,6 +67,16 @@ async def _answered(name: str, operation: Operation, core: Core, request: Gatewa
     core.changes.add(change)
     change.add_done_callback(core.changes.discard)
     return await asyncio.shield(change)
+
+
+def _name_rules_whole(core: Core, given: dict[str, Any]) -> None:
+    """Replace the name of a rule that is too long for the status, and so cut there, by the rule's own name."""
+    own = {shown_name(rule.name): rule.name for rule in core.loaded.rules}
+    rule, rules = given.get("rule"), given.get("rules")
+    if rule is not None:
+        given["rule"] = own.get(rule, rule) if isinstance(rule, str) else [own.get(one, one) for one in rule]
+    if rules is not None:
+        given["rules"] = {own.get(name, name): numbers for name, numbers in rules.items()}
 
 
 async def _changed(who: str, what: str, key: str, core: Core, run: Run, given: Given) -> Report:
