@@ -12,9 +12,9 @@ const series = (names, value) => Object.fromEntries(names.map((name) => [name, n
 /** A rule's decisions as the page names them. A decision in shadow refuses nothing, so its request was admitted. */
 export function decisions(counts) {
   return {
-    admitted: (counts.allowed ?? 0) + (counts.shadow_refused ?? 0),
-    delayed: counts.delayed ?? 0,
-    rejected: counts.refused ?? 0,
+    admitted: counts.allowed + counts.shadow_refused,
+    delayed: counts.delayed,
+    rejected: counts.refused,
   };
 }
 
@@ -52,16 +52,16 @@ export class History {
   load(event) {
     this.#before = null;
     this.#clear(event.times.at(-1) ?? Date.now() / 1000);
-    for (const [name, known] of Object.entries(event.rules ?? {})) this.#take(this.#rule(name), known, 0);
-    this.#take(this.latency, event.latency ?? {}, null);
-    const { allowed, refused, failed, admitted, rejected } = event.requests ?? {};
-    this.#take(this.all, { admitted: admitted ?? allowed, rejected: rejected ?? refused, failed }, 0);
+    for (const [name, known] of Object.entries(event.rules)) this.#take(this.#rule(name), known);
+    this.#take(this.latency, event.latency);
+    const { allowed, refused, failed } = event.requests;
+    this.#take(this.all, { admitted: allowed, rejected: refused, failed });
   }
 
-  #take(into, known, missing) {
+  #take(into, known) {
     for (const [name, points] of Object.entries(into)) {
-      const last = (known[name] ?? []).slice(-POINTS);
-      last.forEach((value, place) => (points[POINTS - last.length + place] = value ?? missing));
+      const last = known[name].slice(-POINTS);
+      last.forEach((value, place) => (points[POINTS - last.length + place] = value));
     }
   }
 
@@ -80,8 +80,8 @@ export class History {
       this.#grow(this.#rule(rule.name), decisions(rule.counts), counts.get(rule.name), steps);
     }
     this.#grow(this.all, requests(status), requests(before), steps);
-    this.#push(this.latency.p50, steps, status.latency.p50 ?? null);
-    this.#push(this.latency.p99, steps, status.latency.p99 ?? null);
+    this.#push(this.latency.p50, steps, status.latency.p50);
+    this.#push(this.latency.p99, steps, status.latency.p99);
   }
 
   #rule(name) {

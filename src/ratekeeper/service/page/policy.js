@@ -50,8 +50,8 @@ export class PolicyView {
     const failed = last?.ok === false;
     byId("reload-error").hidden = !failed;
     setText(byId("reload-error"), failed ? `The file has a mistake since ${clock(last.at)}, so the policy before stays in use.\n${shown(last.error, 2000)}` : "");
-    fill(byId("policy-text"), ...linesOf(now?.text ?? ""));
-    fill(byId("diff"), ...linesOf(diff ?? "").map(marked));
+    fill(byId("policy-text"), ...linesOf(now.text));
+    fill(byId("diff"), ...linesOf(diff).map(marked));
     byId("diff").hidden = !diff;
     byId("diff-empty").hidden = Boolean(diff);
     setText(byId("diff-empty"), before ? "The text is the same as before." : "This is the first policy since the service started.");

@@ -10,7 +10,7 @@ const SHOWN = 8;
 /** The attributes as a list, so that the admin sees whose buckets change. */
 function listed(attributes) {
   const pairs = Object.entries(attributes);
-  const parts = pairs.slice(0, SHOWN).map(([attribute, value]) => el("span", { class: "tag" }, name(attribute), " ", name(value ?? "none", 40)));
+  const parts = pairs.slice(0, SHOWN).map(([attribute, value]) => el("span", { class: "tag" }, name(attribute), " ", name(value, 40)));
   return [...parts.flatMap((part) => [part, " "]), pairs.length > SHOWN ? `and ${pairs.length - SHOWN} more` : ""];
 }
 

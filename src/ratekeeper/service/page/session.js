@@ -20,7 +20,7 @@ async function problemOf(response) {
   const text = (await response.text()).slice(0, 4000);
   try {
     const problem = JSON.parse(text);
-    return problem.detail ?? problem.title ?? text;
+    return problem.detail ?? text;
   } catch {
     return text || `the service answered ${response.status}`;
   }
@@ -102,6 +102,6 @@ export class Session extends EventTarget {
       throw new Refused(0, "the service does not answer");
     }
     if (!response.ok) throw new Refused(response.status, await problemOf(response));
-    return response.status === 204 ? null : response.json();
+    return response.json();
   }
 }

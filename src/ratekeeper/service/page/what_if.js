@@ -136,7 +136,7 @@ export class WhatIfView {
 
   #write({ span, requests, recorded, rules, series, toml }) {
     setText(byId("what-if-span"), requests ? `${count(requests)} requests in ${duration(span)}: in truth ${count(recorded.admitted)} admitted, ${count(recorded.delayed)} delayed, ${count(recorded.rejected)} rejected` : "No traffic was recorded yet.");
-    const second = ([kind, counts]) => [kind, counts.map((value) => value / (series.step ?? 1))];
+    const second = ([kind, counts]) => [kind, counts.map((value) => value / series.step)];
     const [was, is] = [series.before, series.after].map((one) => Object.fromEntries(Object.entries(one).map(second)));
     const total = ({ admitted, delayed, rejected }) => admitted.map((value, place) => value + delayed[place] + rejected[place]);
     const top = highest([total(was), total(is)]);
@@ -146,7 +146,7 @@ export class WhatIfView {
     fill(byId("what-if-figures"), ...rules.slice(0, ROWS).map(figures));
     byId("what-if-empty").hidden = rules.length > 0;
     byId("toml-card").hidden = !toml;
-    setText(byId("toml"), toml ?? "");
+    setText(byId("toml"), toml);
   }
 
   #move(id, at) {
