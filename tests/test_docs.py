@@ -103,7 +103,7 @@ def normal(text: str) -> str:
     text = re.sub(r"#[0-9a-f]{8}", "#########", text)
     text = re.sub(r"(?m)^(date: |made    ).*$", r"\1...", text)
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
-    text = re.sub(r'"(retry_after|reset_after|reset|delay|blocked_until)": [\d.e-]+', r'"\1": ...', text)
+    text = re.sub(r'"(retry_after|reset_after|delay|blocked_until)": [\d.e-]+', r'"\1": ...', text)
     text = re.sub(r"(;t=|retry-after: |try again in )\d+", r"\1...", text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 

@@ -105,8 +105,9 @@ def test_explain_tells_of_each_rule_and_changes_nothing(admin: Admin) -> None:
     each, everyone, queue = told["rules"]
     assert (each["applies"], each["allowed"], each["key"], each["cost"]) == (True, False, {"user": "e-1"}, 2)
     assert each["message"] == "three a day"
-    assert each["bucket"] | {"reset": 0, "per_second": 0} == {
-        "used": 2, "remaining": 1, "capacity": 3, "per_second": 0, "reset": 0, "blocked_until": None, "waiting": 0,
+    assert each["bucket"] | {"reset_after": 0, "per_second": 0} == {
+        "used": 2, "remaining": 1, "capacity": 3, "per_second": 0, "reset_after": 0, "blocked_until": None,
+        "waiting": 0,
     }  # fmt: skip
     assert not everyone["applies"]
     assert "/both" in everyone["reason"]

@@ -177,7 +177,7 @@ def _bucket_report(bucket: _Bucket) -> Report:
         "remaining": own.remaining,
         "capacity": numbers["capacity"],
         "per_second": numbers["per_second"],
-        "reset": own.reset_after,
+        "reset_after": own.reset_after,
         "blocked_until": bucket.blocked_until,
         "waiting": own.waiting,
     }

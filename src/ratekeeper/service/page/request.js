@@ -46,7 +46,7 @@ export class RequestView {
     fill(byId("attributes"));
     const examples = Object.entries(match).map(([attribute, [glob]]) => [attribute, glob.replaceAll("*", "")]);
     const stated = { ...Object.fromEntries(examples.filter(([attribute]) => attribute !== "tier")), ...key };
-    for (const [attribute, value] of Object.entries(stated)) this.#row(attribute, value ?? "");
+    for (const [attribute, value] of Object.entries(stated)) this.#row(attribute, value);
     this.#begin(this.#typed(), byId("cost").valueAsNumber || 1);
   }
 
@@ -240,7 +240,7 @@ function writeCard(card, rule) {
   }
   setText(card.why, shown(rule.reason ?? whyOf(rule), 300));
   if (!rule.applies || !rule.bucket.capacity) return;
-  const { used, remaining, capacity, per_second: perSecond, reset, blocked_until: blocked, waiting } = rule.bucket;
+  const { used, remaining, capacity, per_second: perSecond, reset_after: reset, blocked_until: blocked, waiting } = rule.bucket;
   const leaky = card.picture instanceof Queue;
   const full = reset * perSecond; // finer than `used`, which is whole
   card.picture.set(leaky ? full : capacity - full);
