@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from page_fixtures import VIEWS, Site, check, written
+from page_fixtures import VIEWS, Site, check, killed_after, written
 from servers import free_port
 from service_process import poll, running
 
@@ -47,6 +48,16 @@ async (names) => {
 """
 
 
+def test_a_page_that_hangs_fails_its_test_and_leaves_a_browser_to_the_next(launched: Callable[[], Browser]) -> None:
+    from playwright.sync_api import Error  # noqa: PLC0415
+
+    browser = launched()
+    page = browser.new_page()
+    with killed_after(browser, 1.0), pytest.raises(Error, match="closed"):
+        page.evaluate("() => { while (true); }")
+    assert launched().new_page().evaluate("() => 7") == 7
+
+
 def hostile_policy() -> str:
     rules = [
         f'[[rules]]\nname = {json.dumps(name)}\nkey = ["user"]\nlimit = "{place + 1}/hour"\n'
@@ -64,6 +75,10 @@ def test_hostile_names_of_rules_and_keys_are_only_text(chromium: Browser, tmp_pa
         context.add_init_script("window.attack = () => { window.attacked = true }")
         site = Site(context.new_page(), service.url).open()
         site.page.locator("#rules tr").nth(len(RULES) - 1).wait_for()
+        long_one = site.page.locator("#rules tr").nth(max(range(len(RULES)), key=lambda place: len(RULES[place])))
+        long_one.get_by_role("button", name="Pause").click()
+        site.confirm("Pause the rule")
+        long_one.get_by_text("paused until").wait_for()
         site.page.get_by_role("button", name="Why is this key limited?").first.wait_for()
         for name in NAMES:
             site.ask(user=name)

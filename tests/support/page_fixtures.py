@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 
 TOKEN = "a-token-of-the-tests-0123456789"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
+LONGEST = 120.0
+"""Seconds for one test of the page."""
 VIEWS = ("overview", "request", "what-if", "policy")
 
 POLICY = """
@@ -126,17 +132,51 @@ def admin(url: str, verb: str, **body: object) -> dict[str, Any]:
     return told
 
 
+@contextmanager
+def killed_after(browser: Browser, seconds: float = LONGEST) -> Iterator[None]:
+    """Meanwhile a browser may take so long. Then it is killed, and what it was asked for is an error.
+
+    Not each call of playwright has a bound: a page that is in an endless loop never ends an `evaluate`.
+    """
+    asked = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    [pid] = [one["id"] for one in asked if one["type"] == "browser"]
+    killer = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    try:
+        yield
+    finally:
+        killer.cancel()
+
+
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """Start a browser for a module. One for all tests would not do: its event loop runs until it is stopped."""
+def launched() -> Iterator[Callable[[], Browser]]:
+    """A function that returns the module's browser, launched anew if it was killed.
+
+    One for all tests would not do: playwright's event loop runs until it is stopped.
+    """
     need("playwright", importlib.util.find_spec("playwright") is not None)
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
     program = need_program("chromium")
+    browsers: list[Browser] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
+
+        def launch() -> Browser:
+            if not browsers or not browsers[-1].is_connected():
+                browsers.append(playwright.chromium.launch(executable_path=program, args=OPTIONS))
+            return browsers[-1]
+
+        yield launch
+        for browser in browsers:
+            browser.close()
+
+
+@pytest.fixture
+def chromium(launched: Callable[[], Browser]) -> Iterator[Browser]:
+    """A browser for one test, which it is killed in if the test hangs."""
+    browser = launched()
+    with killed_after(browser):
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

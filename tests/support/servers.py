@@ -66,10 +66,13 @@ def ratekeeper_service(policy: Path, announced: list[str] | None = None, *option
     with program(sys.executable, "-m", "ratekeeper.cli.main", "serve", policy, "--port", "0", *options) as process:
         assert process.stdout is not None
         lines = []
+        killer = threading.Timer(PATIENCE, process.kill)  # then its output ends
+        killer.start()
         for line in process.stdout:
             lines.append(line)
             if line.startswith("Stop with"):
                 break
+        killer.cancel()
         if announced is not None:
             announced.extend(lines)
         url = re.search(r"http://[^\s/]+", "".join(lines))
