@@ -449,7 +449,8 @@ def test_several_workers_share_one_limit_also_when_one_is_killed(tmp_path: Path)
     policy.write_text(POLICY)
     announced: list[str] = []
     with ratekeeper_service(policy, announced, "--workers", "3") as url:
-        assert " from 3 processes" in announced[0]
+        assert announced[0] == f"Page: {url}/\n"
+        assert " from 3 processes" in announced[1]
         [table] = [Path(line.split()[1]) for line in announced if line.startswith("Table: ")]
         seen = run("table", str(table))
         assert "for 1,000,000 live buckets" in seen.stdout

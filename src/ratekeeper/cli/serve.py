@@ -207,11 +207,9 @@ def _hello(
         notes.append(f"Gateways cannot ask /check: nothing in their requests tells {lacking[0]!r}; see [attributes]")
     if not args.no_reload:
         notes.append("Policy changes load automatically; an invalid file is ignored and logged")
-    page = ""
     if args.demo:
         notes.append("The traffic is made up, by --demo" + (", and the token ends with this run" if token else ""))
-        if own.path is None and not args.no_page:
-            page = f"Page: {url}/{f'#token={token}' if token else ''}\n"
+    page = f"Page: {url}/{f'#token={token}' if token else ''}\n" if own.path is None and not args.no_page else ""
     return _HELLO.format(
         page=page,
         policy=args.policy,

@@ -104,7 +104,7 @@ class View:
         parts: list[tuple[str, str, str]] = [
             (
                 "requests",
-                f"{_rate(sum(results.values()))}/s: allowed {_rate(results['allowed'])}, refused "
+                f"{_rate(sum(results.values()))}/s: admitted {_rate(results['allowed'])}, rejected "
                 f"{_rate(results['refused'])}, failed {_rate(results['failed'])}; {status['waiting']:,} waiting",
                 "red" if results["failed"] else "",
             ),
