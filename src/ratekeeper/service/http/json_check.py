@@ -72,17 +72,18 @@ def report(decision: PolicyDecision, held: bool) -> dict[str, Any]:
 
     A request that was `held` until its turn has no more `delay`.
     """
-    rule = decision.rule
+    rule, allowed = decision.rule, decision.allowed
+    own = rule.decision if rule else None
     return {
-        "allowed": decision.allowed,
+        "allowed": allowed,
         "rule": rule.label if rule else None,
         "missing": decision.missing,
         "denied": decision.denied,
-        "message": decision.message,
-        "remaining": rule.decision.remaining if rule else None,
-        "retry_after": _finite(decision.retry_after),
-        "reset_after": decision.reset_after,
-        "delay": 0.0 if held and decision.allowed else _finite(decision.delay),
+        "message": None if allowed else decision.message,
+        "remaining": None if own is None else own.remaining,
+        "retry_after": 0.0 if allowed else _finite(decision.retry_after),
+        "reset_after": 0.0 if own is None else own.reset_after,
+        "delay": 0.0 if held and allowed else _finite(decision.delay),
         "rules": [{"name": one.label, "shadow": one.shadow, **_own(one, one.decision)} for one in decision.rules],
     }
 
