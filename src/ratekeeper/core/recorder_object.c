@@ -204,7 +204,8 @@ static PyObject *recorder_begin(rk_recorder_object *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO!SO!O!", &keeper, of_matcher, &matcher, &schema, &PyTuple_Type, &costs,
                           &PyTuple_Type, &optional))
         return NULL;
-    bool fits = rk_begin_segment(&self->ring, PyBytes_AS_STRING(schema), (size_t)PyBytes_GET_SIZE(schema));
+    bool goes_on = self->keeper && PyObject_RichCompareBool(schema, self->schema, Py_EQ) > 0;
+    bool fits = goes_on || rk_begin_segment(&self->ring, PyBytes_AS_STRING(schema), (size_t)PyBytes_GET_SIZE(schema));
     Py_XSETREF(self->keeper, fits ? Py_NewRef(keeper) : NULL);
     Py_XSETREF(self->matcher, Py_NewRef(matcher));
     Py_XSETREF(self->schema, Py_NewRef(schema));

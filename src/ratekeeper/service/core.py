@@ -111,7 +111,8 @@ class Core:
             self.limiter.refused = self.hitters.refused
             self.live.board.show("limited_keys", self.hitters.published)
         if options.recording_bytes:
-            self.recording = Recording(self.metrics.slot, self.metrics.slots.secret, self.store)
+            slots, keeper = self.metrics.slots, self.policy.keeper
+            self.recording = Recording(self.metrics.slot, slots.secret, self.store, keeper)
             self.limiter.observe(self.recording.decided)
             self.live.board.show("recording", self.recording.state)
 

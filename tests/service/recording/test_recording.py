@@ -32,8 +32,12 @@ from ratekeeper.service.recording.ring import (
     OUTCOME,
     REJECTED,
     Record,
-    read_segments,
+    Segment,
+    fitting_schema,
+    heads,
+    read_segment,
     records_of,
+    ring_for,
 )
 from ratekeeper.service.recording.siphash import hash_of
 
@@ -103,6 +107,11 @@ def ask(core: Core, attributes: dict[str, str], cost: int = 1, timeout: float | 
 def records(core: Core, slot: int = 0) -> list[Record]:
     segments = read_segments(core.metrics.slots[slot].ring)
     return [one for it in segments for one in records_of(it, len(Schema.read(it.schema).costs))]
+
+
+def read_segments(ring: memoryview) -> list[Segment]:
+    """Return a copy of each segment, the oldest first."""
+    return sorted(found for start, _ in heads(ring) if (found := read_segment(ring, start)) is not None)
 
 
 def plain(core: Core) -> list[tuple[Any, ...]]:
@@ -216,8 +225,7 @@ def test_records_of_several_policies_are_kept_each_with_its_schema(recorder: obj
     decided.replace(POLICY)
     ask(decided, {"api_key": "k", "path": "/api/x"})
     schemas = [Schema.read(one.schema) for one in read_segments(decided.metrics.slot.ring)]
-    assert [schema.version for schema in schemas] == [POLICY.version, other.version, POLICY.version]
-    assert schemas[0] == schemas[2]
+    assert schemas[0] == schemas[2] != schemas[1]
     assert [name for name, _ in schemas[1].names] == ["user"]
     first, second, third = records(decided)
     assert first.values.tolist() == third.values.tolist()
@@ -271,17 +279,69 @@ def test_requests_that_began_before_a_reload_take_no_segment_each(recorder: obje
     assert decided.recording.left_out == 40
 
 
-def test_a_policy_or_a_request_that_is_too_long_is_left_out_and_counted(recorder: object) -> None:
+def test_other_numbers_and_pauses_go_on_in_the_segment_and_so_do_requests_that_began_before(recorder: object) -> None:
+    decided = core_of()
+    asked: list[ProgramExchange] = []
+    for rule in ("limit = '1/s'", "limit = '2/s'", "limit = '2/s'\nshadow = true", "limit = '1/s'"):
+        for _ in range(20):
+            decided.replace(
+                Policy.parse(f"attributes = {{k = 'header:k'}}\n[[rules]]\nname = 'r'\nkey = ['k']\n{rule}")
+            )
+            exchange = ProgramExchange(decided.limiter, CheckRequest({"k": f"k-{len(asked)}"}))
+            assert decided.charge(exchange) is None
+            asked.append(exchange)
+    assert decided.recording is not None
+    decided.recording.decided(asked[0], asked[0].decisions[0])
+    [segment] = read_segments(decided.metrics.slot.ring)
+    assert segment.requests == 81
+    secret = decided.metrics.slots.secret
+    hashes = [hash_of(secret, f"k-{number}") for number in (*range(80), 0)]
+    assert [one.values[0] for one in records(decided)] == hashes
+    assert {one.rules for one in records(decided)} == {((0, -1),)}
+    assert decided.recording.left_out == 0
+
+
+LONG = Policy.parse("".join(f'[[rules]]\nname = "rule {number}"\nlimit = "1/s"\n' for number in range(2_000)))
+
+
+def test_a_policy_that_is_too_long_is_left_out_and_counted(recorder: object) -> None:
     decided = core_of(size=1 << 17)
     ask(decided, {"path": "/api/x", "api_key": "k"})
-    rules = "".join(f'[[rules]]\nname = "rule {number}"\nlimit = "1/s"\n' for number in range(2_000))
-    decided.replace(Policy.parse(rules))
+    decided.replace(LONG)
+    ask(decided, {})
     ask(decided, {})
     assert decided.recording is not None
-    assert decided.recording.left_out == 1
+    assert decided.recording.state()["left_out"] == 2
     decided.replace(POLICY)
     ask(decided, {"path": "/api/x", "api_key": "k"})
     assert [one.flags for one in records(decided)] == [ADMITTED, ADMITTED]
+
+
+def test_the_log_tells_at_the_start_that_a_policy_is_too_long_and_the_size_that_is_enough(
+    recorder: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    core_of(LONG, size=1 << 17)
+    [told] = caplog.messages
+    assert told.startswith("no request is recorded, as the policy is too long for it: start with --recording ")
+    caplog.clear()
+    decided = core_of(LONG, size=int(told.rpartition(" ")[2].removesuffix("M")) << 20)
+    ask(decided, {})
+    assert caplog.messages == []
+    assert len(records(decided)) == 1
+
+
+@given(st.integers(0, 1 << 20))
+def test_a_ring_for_a_schema_has_room_for_it(length: int) -> None:
+    assert fitting_schema(ring_for(length)) >= length
+
+
+@pytest.mark.parametrize("size", [1 << 17, 1 << 20, 5_000_000])
+def test_the_longest_schema_fits_and_a_longer_one_does_not(recorder: Any, size: int) -> None:
+    keeper = core_of(size=0).policy.keeper
+    longest = fitting_schema(size)
+    for length, fits in ((longest, True), (longest + 1, False)):
+        made = recorder(memoryview(bytearray(size)), bytes(16), print, print, print)
+        assert made.begin(keeper, keeper.compiled.matcher, b"x" * length, (), ()) is fits
 
 
 def test_without_a_recording_nothing_is_recorded() -> None:
@@ -295,6 +355,7 @@ def test_without_a_recording_nothing_is_recorded() -> None:
 def test_a_recording_that_fails_fails_no_request(recorder: object, monkeypatch: pytest.MonkeyPatch) -> None:
     decided = core_of()
     monkeypatch.setattr(Schema, "of", lambda keeper: 1 / 0)
+    decided.replace(POLICY)
     assert ask(decided, {"path": "/api/x", "api_key": "k"}) is None
     assert decided.recording is not None
     assert decided.recording.left_out == 1

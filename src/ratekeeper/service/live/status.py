@@ -147,6 +147,7 @@ def recording(parts: Iterable[Any]) -> dict[str, Any]:
         "since": min(since, default=None),
         "bytes": sum(one["bytes"] for one in found),
         "capacity_bytes": sum(one["capacity_bytes"] for one in found),
+        "left_out": sum(one["left_out"] for one in found),
     }
 
 

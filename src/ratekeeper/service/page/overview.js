@@ -139,7 +139,9 @@ export class Overview {
     const since = recording.since === null ? "" : ` over ${duration(at - recording.since)}`;
     const none = recording.capacity_bytes ? "nothing yet" : "off";
     const size = `${bytes(recording.bytes)} of ${bytes(recording.capacity_bytes)}`;
-    this.#fact("Recording", recording.requests ? `${count(recording.requests)} requests${since}, ${size}` : none);
+    const kept = recording.requests ? `${count(recording.requests)} requests${since}, ${size}` : none;
+    const lost = recording.left_out;
+    this.#fact("Recording", lost ? `${kept}; ${count(lost)} left out` : kept, lost ? false : null);
   }
 
   #fact(term, text, good = null) {

@@ -24,6 +24,7 @@ from ratekeeper.service.recording.ring import (
     NUMBER,
     SCHEMA,
     SEGMENT_HEAD,
+    fitting_schema,
     heads,
     segments_of,
 )
@@ -67,13 +68,14 @@ class PythonRecorder:
     def begin(
         self, keeper: Any, matcher: object, schema: bytes, costs: tuple[int, ...], optional: tuple[int, ...]
     ) -> bool:
-        """Record requests to a keeper from now on, in a new segment. Return whether its schema fits.
+        """Record requests to a keeper from now on, in a new segment if its schema is another. Return whether it fits.
 
         costs     the slots of the attributes that have a cost
         optional  the slots of the keys that a request may lack so that their rule is left out
         """
+        goes_on = self._keeper is not None and schema == self._schema
         self._keeper, self._schema, self._costs = None, schema, costs
-        if not self._begin_segment():
+        if not goes_on and not self._begin_segment():
             return False
         self._keeper = keeper
         self._names = keeper.compiled.slot_names
@@ -126,9 +128,9 @@ class PythonRecorder:
         return True
 
     def _begin_segment(self) -> bool:
-        begin = 8 * SEGMENT_HEAD + -(-len(self._schema) // 8) * 8
-        if begin > self._size // 2:
+        if not self._segments or len(self._schema) > fitting_schema(len(self._ring)):
             return False
+        begin = 8 * SEGMENT_HEAD + -(-len(self._schema) // 8) * 8
         self._number += 1
         start = self._number % self._segments * self._size
         self._head = head = self._ring[start : start + 8 * SEGMENT_HEAD].cast("q")

@@ -13,10 +13,11 @@ what-if edits a policy. This module knows no page and no what-if.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from ratekeeper import core
 from ratekeeper.clock import local_ticks
@@ -26,22 +27,33 @@ from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.service.metrics.slots import Slot
 from ratekeeper.service.recording.fingerprints import Fingerprints
 from ratekeeper.service.recording.recorder import PythonRecorder
-from ratekeeper.service.recording.ring import ADMITTED, COUNT, DELAYED, END, FIRST, NUMBER, REJECTED, heads
+from ratekeeper.service.recording.ring import (
+    ADMITTED,
+    COUNT,
+    DELAYED,
+    END,
+    FIRST,
+    NUMBER,
+    REJECTED,
+    fitting_schema,
+    heads,
+    ring_for,
+)
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.table_store import TableStore
+
+_log = logging.getLogger("ratekeeper")
 
 
 class Schema(NamedTuple):
     """The meaning of the records of one policy.
 
-    version   the policy's
     names     the attribute in each slot, and how it was read: two policies may read one name differently
     costs     the slots of the attributes that have a cost
     rules     of each rule its name, and fingerprints of its tests and of the tests of its overrides
     exempt    the fingerprint of the exemptions
     """
 
-    version: str
     names: tuple[tuple[str, str], ...]
     costs: tuple[int, ...]
     rules: tuple[tuple[str, str, str], ...]
@@ -54,7 +66,6 @@ class Schema(NamedTuple):
         of = Fingerprints(policy)
         costs = {rule.cost for rule in policy.rules if isinstance(rule.cost, str)}
         return cls(
-            policy.version,
             tuple((name, of.name(name)) for name in names),
             tuple(slot for slot, name in enumerate(names) if name in costs),
             tuple((rule.name, of.match(rule.match), of.overrides(rule)) for rule in policy.rules),
@@ -64,24 +75,41 @@ class Schema(NamedTuple):
     @classmethod
     def read(cls, text: bytes) -> Schema:
         """Return a schema that `written` has written."""
-        version, names, costs, rules, exempt = json.loads(text)
-        return cls(version, tuple(map(tuple, names)), tuple(costs), tuple(map(tuple, rules)), exempt)
+        names, costs, rules, exempt = json.loads(text)
+        return cls(tuple(map(tuple, names)), tuple(costs), tuple(map(tuple, rules)), exempt)
 
     def written(self) -> bytes:
+        """Return its JSON, for a segment."""
         return json.dumps(self).encode()
+
+
+class _Beginning(NamedTuple):
+    """The arguments of a recorder's `begin`, for one keeper."""
+
+    matcher: object
+    schema: bytes
+    costs: tuple[int, ...]
+    optional: tuple[int, ...]
+
+    @classmethod
+    def of(cls, keeper: AsyncKeeper) -> _Beginning:
+        compiled, schema = keeper.compiled, Schema.of(keeper)
+        optional = {slot for rule in compiled.rules if rule.missing for slot in rule.slots}
+        return cls(compiled.matcher, schema.written(), schema.costs, tuple(sorted(optional)))
 
 
 class Recording:
     """The recording of this process, in its slot's ring. `decided` is an observer of decisions.
 
-    Its times are those of the store's clock, or of this machine's clock if the store is elsewhere.
+    Its times are those of the store's clock, or of this machine's clock if the store is elsewhere. `keeper` is the
+    first one that decides: if its policy is too long to be recorded, the log says so at the start.
     """
 
-    def __init__(self, slot: Slot, secret: bytes, store: Store | AsyncStore) -> None:
+    def __init__(self, slot: Slot, secret: bytes, store: Store | AsyncStore, keeper: AsyncKeeper) -> None:
         self.now = local_ticks(store.clock)
         self._slot = slot
-        self._keeper: AsyncKeeper | None = None
-        self._past = WeakSet[AsyncKeeper]()
+        self._known = WeakKeyDictionary[AsyncKeeper, _Beginning]()
+        self._schema = self._learn(keeper).schema
         self._offset = None if isinstance(store, TableStore) else 0
         self._recorder = (core.recorder or PythonRecorder)(slot.ring, secret, self._changed, self._told, self.now)
         self.decided = self._recorder.decided
@@ -94,22 +122,28 @@ class Recording:
 
     def state(self) -> dict[str, Any]:
         """Return what this process's recording holds, for the status."""
-        return recording_state([self._slot], self.now(), time.time())
+        return {**recording_state([self._slot], self.now(), time.time()), "left_out": self.left_out}
 
     def _changed(self, keeper: AsyncKeeper) -> None:
-        """Record by another policy from now on.
+        """Record by another policy from now on. One with the same schema goes on in the segment.
 
-        A request that has waited since before a reload is left out: else it and those after it would take turns, and
-        each turn takes a segment.
+        A request that has waited since before a reload to another schema is left out: else it and those after it would
+        take turns, and each turn takes a segment.
         """
-        if keeper in self._past:
-            return
-        if self._keeper is not None:
-            self._past.add(self._keeper)
-        self._keeper = keeper
-        compiled, schema = keeper.compiled, Schema.of(keeper)
-        optional = {slot for rule in compiled.rules if rule.missing for slot in rule.slots}
-        self._recorder.begin(keeper, compiled.matcher, schema.written(), schema.costs, tuple(sorted(optional)))
+        known = self._known.get(keeper)
+        if known is None:
+            known = self._learn(keeper)
+            self._schema = known.schema
+        if known.schema == self._schema:
+            self._recorder.begin(keeper, *known)
+
+    def _learn(self, keeper: AsyncKeeper) -> _Beginning:
+        """Return what a recorder needs of a keeper. Log if its policy is too long."""
+        known = self._known[keeper] = _Beginning.of(keeper)
+        if len(known.schema) > fitting_schema(len(self._slot.ring)):
+            enough = -(-ring_for(len(known.schema)) // 2**20)
+            _log.error("no request is recorded, as the policy is too long for it: start with --recording %dM", enough)
+        return known
 
     def _told(self, decision: PolicyDecision) -> tuple[int, int]:
         """Return the time at which a request came, and its outcome."""

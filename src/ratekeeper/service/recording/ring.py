@@ -65,16 +65,21 @@ def segments_of(length: int) -> tuple[int, int]:
     return (count, length // count // 64 * 64) if count > 1 else (0, 0)
 
 
+def fitting_schema(length: int) -> int:
+    """Return the bytes of the longest schema in a ring of this length: it leaves half of a segment for records."""
+    return max(0, segments_of(length)[1] // 2 - 8 * SEGMENT_HEAD)
+
+
+def ring_for(schema: int) -> int:
+    """Return the bytes of a ring in which a schema of this length fits."""
+    return SEGMENTS * max(LEAST_SEGMENT, -(-2 * (schema + 8 * SEGMENT_HEAD) // 64) * 64)
+
+
 def heads(ring: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield the first byte of each segment, and its head as words: zeros if it was never written."""
     count, size = segments_of(len(ring))
     for place in range(count):
         yield place * size, ring[place * size : place * size + 8 * SEGMENT_HEAD].cast("q")
-
-
-def read_segments(ring: memoryview) -> list[Segment]:
-    """Return a copy of each segment, the oldest first. Leave out those that were overwritten meanwhile."""
-    return sorted(found for start, _ in heads(ring) if (found := read_segment(ring, start)) is not None)
 
 
 def read_segment(ring: memoryview, start: int) -> Segment | None:
