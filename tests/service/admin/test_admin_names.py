@@ -12,14 +12,16 @@ from ratekeeper import MemoryStore, Policy
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.http.wire import HttpWire
+from ratekeeper.service.metrics.slots import shown_name
 from ratekeeper.service.operator_options import OperatorOptions, token_digest
 
 TOKEN = "a-token-of-an-admin-in-tests"
 LONG = ["long " * 60 + name for name in "ab"]
 
 
-def served() -> Core:
-    rules = tuple(f"[[rules]]\nname = {json.dumps(name)}\nkey = ['client']\nlimit = '5/day'\n" for name in LONG)
+def served(*more: str) -> Core:
+    names = (*more, *LONG)
+    rules = tuple(f"[[rules]]\nname = {json.dumps(name)}\nkey = ['client']\nlimit = '5/day'\n" for name in names)
     core = Core(Policy.parse("\n".join(rules)), MemoryStore(100))
     core.operate(OperatorOptions(recording_bytes=0, tokens={"alice": token_digest(TOKEN)}))
     return core
@@ -53,5 +55,15 @@ def test_a_long_name_is_known_whole_and_as_the_status_shows_it() -> None:
         first, second = (await ask(core, "usage", attributes=attributes, rule=shown))["rules"]
         assert first["blocked_until"] is not None
         assert second["blocked_until"] is None
+
+    asyncio.run(steer())
+
+
+def test_a_name_that_a_rule_has_is_that_rules_own() -> None:
+    shown = shown_name(LONG[1])
+    core = served(shown)
+
+    async def steer() -> None:
+        assert (await ask(core, "pause", rule=shown, seconds=60))["name"] == shown
 
     asyncio.run(steer())

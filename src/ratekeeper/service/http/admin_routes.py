@@ -71,8 +71,11 @@ async def _answered(name: str, operation: Operation, core: Core, request: Gatewa
 
 def _name_rules_whole(core: Core, given: dict[str, Any]) -> None:
     """Replace the name of a rule that is too long for the status, and so cut there, by the rule's own name."""
-    own = {shown_name(rule.name): rule.name for rule in core.loaded.rules}
     rule, rules = given.get("rule"), given.get("rules")
+    if rule is None and rules is None:
+        return
+    names = [one.name for one in core.loaded.rules]
+    own = {shown_name(name): name for name in names} | {name: name for name in names}
     if rule is not None:
         given["rule"] = own.get(rule, rule) if isinstance(rule, str) else [own.get(one, one) for one in rule]
     if rules is not None:
