@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service_process import poll
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Route
+    from playwright.sync_api import Browser, Locator, Route
 
 pytestmark = pytest.mark.slow
 
@@ -162,11 +162,7 @@ def test_one_request_is_told_by_its_rules_live(site: Site) -> None:
 
 
 def test_an_admin_resets_grants_and_blocks(site: Site) -> None:
-    for _ in range(5):
-        check(site.url, user="bob", path="/api/x")
-    site.open()
-    site.ask(user="bob", path="/api/x")
-    bucket = site.page.locator(".bucket", has_text="each user")
+    bucket = empty_bucket(site, "bob")
     for action, verb, shows in (
         ("Grant tokens…", "Grant", "5 of 5"),
         ("Block…", "Block", "Blocked until"),
@@ -181,11 +177,25 @@ def test_an_admin_resets_grants_and_blocks(site: Site) -> None:
     assert check(site.url, user="bob", path="/api/x")
 
 
-def test_a_change_whose_answer_was_lost_is_made_once(site: Site) -> None:
+def empty_bucket(site: Site, user: str) -> Locator:
+    """Open the view of a user's request, whose bucket has no token left. Return the bucket."""
     for _ in range(5):
-        check(site.url, user="carol", path="/api/x")
+        check(site.url, user=user, path="/api/x")
     site.open()
-    site.ask(user="carol", path="/api/x")
+    site.ask(user=user, path="/api/x")
+    return site.page.locator(".bucket", has_text="each user")
+
+
+def grant_that_fails(site: Site, tokens: int, why: str) -> None:
+    """Grant tokens, and wait until the dialog tells why they are not granted."""
+    site.page.get_by_role("button", name="Grant tokens…").click()
+    site.page.get_by_label("Tokens", exact=True).fill(str(tokens))
+    site.page.locator("dialog").get_by_role("button", name="Grant").click()
+    site.page.locator("dialog .error", has_text=why).wait_for()
+
+
+def test_a_change_whose_answer_was_lost_is_made_once(site: Site) -> None:
+    bucket = empty_bucket(site, "carol")
     lost: list[int] = []
 
     def lose(route: Route) -> None:
@@ -193,20 +203,14 @@ def test_a_change_whose_answer_was_lost_is_made_once(site: Site) -> None:
         route.abort()
 
     site.page.route("**/v1/admin/grant", lose, times=1)
-    site.page.get_by_role("button", name="Grant tokens…").click()
-    site.page.get_by_label("Tokens", exact=True).fill("2")
-    site.page.locator("dialog").get_by_role("button", name="Grant").click()
-    site.page.locator("dialog .error", has_text="does not answer").wait_for()
+    grant_that_fails(site, 2, "does not answer")
     site.confirm("Grant")
     assert lost == [200]
-    site.page.locator(".bucket", has_text="each user").get_by_text("2 of 5").wait_for()
+    bucket.get_by_text("2 of 5").wait_for()
 
 
 def test_a_change_that_was_refused_is_made_by_the_next_try(site: Site) -> None:
-    for _ in range(5):
-        check(site.url, user="dave", path="/api/x")
-    site.open()
-    site.ask(user="dave", path="/api/x")
+    bucket = empty_bucket(site, "dave")
     sent: list[str] = []
 
     def refuse(route: Route) -> None:
@@ -218,13 +222,10 @@ def test_a_change_that_was_refused_is_made_by_the_next_try(site: Site) -> None:
             route.continue_()
 
     site.page.route("**/v1/admin/grant", refuse)
-    site.page.get_by_role("button", name="Grant tokens…").click()
-    site.page.get_by_label("Tokens", exact=True).fill("1")
-    site.page.locator("dialog").get_by_role("button", name="Grant").click()
-    site.page.locator("dialog .error", has_text="not now").wait_for()
+    grant_that_fails(site, 1, "not now")
     site.confirm("Grant")
     assert len(set(sent)) == 2, "an answer has used the first key up"
-    site.page.locator(".bucket", has_text="each user").get_by_text("2 of 5").wait_for()
+    bucket.get_by_text("2 of 5").wait_for()
 
 
 def test_axe_finds_nothing_in_light_and_in_dark(site: Site) -> None:

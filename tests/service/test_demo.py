@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from needs import need
 from policy_strategies import policies
-from servers import PATIENCE
 from service_process import Running, poll, running
 
 from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, Policy
@@ -186,15 +181,9 @@ def test_a_demo_is_for_this_machine_and_for_no_real_callers(
     assert "secret" not in error
 
 
-def status_of(service: Running) -> dict[str, Any]:
-    status: dict[str, Any] = httpx.get(f"{service.url}/v1/status", timeout=PATIENCE).json()
-    assert status["demo"] is True
-    return status
-
-
 def requests(service: Running) -> dict[str, int]:
     """The requests so far, by their results."""
-    found: dict[str, int] = status_of(service)["requests"]["http"]
+    found: dict[str, int] = service.status()["requests"]["http"]
     return found
 
 
@@ -207,6 +196,7 @@ def test_the_service_prints_the_page_first_plays_and_tells_it_in_its_status(work
     with running(policy, "--demo", "--workers", workers) as service:
         assert re.match(r"Page: http://127\.0\.0\.1:\d+/#token=[\w-]{43}\n", service.said)
         assert "The traffic is made up" in service.said
+        assert service.status()["demo"] is True
         before = requests(service)
         poll(lambda: requests(service)["refused"] > before["refused"] + 50)
         assert requests(service)["failed"] == 0
@@ -214,7 +204,7 @@ def test_the_service_prints_the_page_first_plays_and_tells_it_in_its_status(work
         poll(lambda: "'new'" in service.log)
 
         def of_new() -> int:
-            [rule] = [it for it in status_of(service)["rules"] if it["name"] == "new"]
+            [rule] = [it for it in service.status()["rules"] if it["name"] == "new"]
             return int(rule["counts"]["refused"])
 
         poll(lambda: of_new() > 10)
@@ -227,8 +217,6 @@ def test_the_traffic_goes_on_when_the_process_that_makes_it_is_killed(tmp_path: 
     policy.write_text(EXAMPLE.read_text())
     with running(policy, "--demo", "--workers", "2") as service:
         poll(lambda: sum(requests(service).values()) > 20)
-        for pid in service.workers():
-            os.kill(pid, signal.SIGKILL)
-        poll(lambda: len(service.workers()) == 2)
+        service.kill(*service.workers())
         before = sum(requests(service).values())
         poll(lambda: sum(requests(service).values()) > before + 20)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 from needs import need
@@ -66,6 +67,13 @@ class Running:
         """The processes that answer: the only one, or the children."""
         return self.pids() - {self.process.pid} or {self.process.pid}
 
+    def kill(self, *workers: int) -> None:
+        """Kill some workers, and wait until as many others serve in their places."""
+        count = len(self.workers())
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        poll(lambda: not self.workers() & {*workers} and len(self.workers()) == count)
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
@@ -79,6 +87,10 @@ class Running:
 
     def descriptors(self) -> int:
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.workers())
+
+    def status(self) -> Any:
+        """The service's own status, over a new connection, which any worker may take."""
+        return httpx.get(f"{self.url}/v1/status", timeout=PATIENCE).raise_for_status().json()
 
     def check(self, user: str = "a", path: str = "/x") -> httpx.Response:
         headers = {"X-User": user, "X-Forwarded-Uri": path}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 from admin_client import POLICY, Admin, admin_service
 from needs import need
-from servers import PATIENCE
 from service_process import Running, poll
 
 from ratekeeper import IMPLEMENTATION
@@ -60,11 +57,8 @@ def test_a_reload_tells_its_result_and_a_replaced_worker_knows_all(tmp_path: Pat
     with admin_service(tmp_path, "--no-reload") as (service, admin):
         reload_and_see(service, admin, tmp_path)
         before = admin.see("policy")
-        old = service.workers()
-        for pid in old:
-            os.kill(pid, signal.SIGKILL)
-        poll(lambda: not old & service.workers() and len(service.workers()) == 2)
-        poll(lambda: answers(admin), PATIENCE)
+        service.kill(*service.workers())
+        poll(lambda: answers(admin))
         assert in_all_processes(service, admin, lambda now: now == before)
 
 
@@ -101,10 +95,8 @@ def test_a_pause_outlives_workers_and_the_service_and_ends_by_itself(tmp_path: P
         assert [admin.check("paused") for _ in range(4)].count(True) == 3
         admin.do("pause", rule="each user", seconds=3600)
         poll(lambda: passed_by_all(admin))
-        old = service.workers()
-        for pid in old:
-            os.kill(pid, signal.SIGKILL)
-        poll(lambda: not old & service.workers() and len(service.workers()) == 2 and answers(admin))
+        service.kill(*service.workers())
+        poll(lambda: answers(admin))
         assert passed_by_all(admin)
     with admin_service(tmp_path, "--store", table) as (_, admin):
         assert passed_by_all(admin)

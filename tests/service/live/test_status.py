@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections import Counter
@@ -53,12 +52,8 @@ def policy(tmp_path: Path) -> Path:
 @pytest.fixture
 def service(policy: Path) -> Iterator[Running]:
     with running(policy, "--workers", "2", "--grace", "600") as service:
-        poll(lambda: status_of(service)["processes"] == 2)
+        poll(lambda: service.status()["processes"] == 2)
         yield service
-
-
-def status_of(service: Running) -> Any:
-    return httpx.get(f"{service.url}/v1/status", timeout=PATIENCE).json()
 
 
 def load(service: Running, each: int) -> Counter[int]:
@@ -97,16 +92,14 @@ def check_a_killed_worker(service: Running, statuses: Counter[int]) -> None:
     with ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(closing(EventStream(service.address)))
-        poll(lambda: status_of(service)["connections"]["http"] >= 20)
-        killed = min(service.workers())
-        os.kill(killed, signal.SIGKILL)
-        poll(lambda: killed not in service.workers() and len(service.workers()) == 2)
-        poll(lambda: status_of(service)["processes"] == 2)
-        status = status_of(service)
+        poll(lambda: service.status()["connections"]["http"] >= 20)
+        service.kill(min(service.workers()))
+        poll(lambda: service.status()["processes"] == 2)
+        status = service.status()
         assert status["requests"]["http"]["allowed"] == statuses[200]
         assert counts_of(status, "each user")["refused"] == statuses[429]
         assert status["connections"]["http"] <= 21
-    poll(lambda: status_of(service)["connections"]["http"] == 1)
+    poll(lambda: service.status()["connections"]["http"] == 1)
 
 
 def test_all_numbers_are_those_that_clients_saw_whichever_worker_is_asked(service: Running) -> None:
@@ -117,7 +110,7 @@ def test_all_numbers_are_those_that_clients_saw_whichever_worker_is_asked(servic
             pass
     latency = told["latency"]  # of the last 10 s, so of the load
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
-    poll(lambda: all(holds(status_of(service), statuses) for _ in range(10)))
+    poll(lambda: all(holds(service.status(), statuses) for _ in range(10)))
     scraped = httpx.get(f"{service.url}/metrics", timeout=PATIENCE).text
     assert f'ratekeeper_decisions_total{{outcome="refused",rule="each user"}} {150.0}' in scraped
 
@@ -132,7 +125,7 @@ def test_all_numbers_are_those_that_clients_saw_whichever_worker_is_asked(servic
 
     poll(told_past)
     check_a_killed_worker(service, statuses)
-    status = status_of(service)
+    status = service.status()
     assert [key["rule"] for key in status["limited_keys"]] == ["each user"] * 5
     assert all(re.fullmatch("#[0-9a-f]{12}", key["key"]) and key["error"] == 0 for key in status["limited_keys"])
     assert "user 0" not in str(status), "no key is shown"
@@ -153,13 +146,13 @@ def check_the_end(service: Running) -> None:
 
 def test_a_reload_is_told_and_open_pages_do_not_hold_up_the_end(service: Running, policy: Path) -> None:
     service.check()
-    before = status_of(service)["policy"]
+    before = service.status()["policy"]
     assert before["version"] == Policy.load(policy).version
     assert (before["source"], before["last_reload_ok"]) == ("policy.toml", True)
     policy.write_text(POLICY.replace("planned", "renamed").replace("50/day", "70/day"))
     version = Policy.load(policy).version
-    poll(lambda: all(status_of(service)["policy"]["version"] == version for _ in range(10)))
-    after = status_of(service)
+    poll(lambda: all(service.status()["policy"]["version"] == version for _ in range(10)))
+    after = service.status()
     assert after["policy"]["loaded_at"] >= before["loaded_at"]
     by_name = {rule["name"]: rule for rule in after["rules"]}
     assert [*by_name] == ["each user", "renamed", "planned"], "rules with counts come behind those of the policy"
@@ -168,8 +161,8 @@ def test_a_reload_is_told_and_open_pages_do_not_hold_up_the_end(service: Running
     assert by_name["renamed"]["shadow"] is True
     assert by_name["planned"]["limit"] is None
     policy.write_text("rules = 5")
-    poll(lambda: all(not status_of(service)["policy"]["last_reload_ok"] for _ in range(10)))
-    failed = status_of(service)["policy"]
+    poll(lambda: all(not service.status()["policy"]["last_reload_ok"] for _ in range(10)))
+    failed = service.status()["policy"]
     assert failed["reloads"]["failure"] == 1
     assert (failed["version"], failed["loaded_at"]) == (after["policy"]["version"], after["policy"]["loaded_at"])
     check_the_end(service)

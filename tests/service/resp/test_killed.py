@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import threading
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 from resp_service import resp_port, resp_service
 from resp_wires import request
 from servers import PATIENCE
-from service_process import Running, poll
+from service_process import poll
 
 pytestmark = pytest.mark.slow
 
@@ -55,12 +53,6 @@ def _wait_for_answers(callers: list[Caller], count: int) -> None:
     poll(lambda: sum(caller.allowed for caller in callers) > count)
 
 
-def _kill_one_worker(service: Running) -> None:
-    before = service.workers() - {service.process.pid}
-    os.kill(min(before), signal.SIGKILL)
-    poll(lambda: len(service.workers() - {service.process.pid} - before) == 1)
-
-
 def test_after_a_worker_was_killed_the_count_is_exact(tmp_path: Path) -> None:
     with resp_service(tmp_path, "--workers", "2") as service:
         port = resp_port(service)
@@ -70,7 +62,7 @@ def test_after_a_worker_was_killed_the_count_is_exact(tmp_path: Path) -> None:
         try:
             for kill in range(2):
                 _wait_for_answers(callers, 500 * (kill + 1))
-                _kill_one_worker(service)
+                service.kill(min(service.workers()))
             _wait_for_answers(callers, 1500)
         finally:
             for caller in callers:
