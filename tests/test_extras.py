@@ -77,7 +77,7 @@ def test_without_what_it_needs_an_adapter_says_what_to_install(said: dict[str, s
 
 def test_every_framework_has_rate_limit_under_the_same_name() -> None:
     importlib.import_module("django_site")  # Django REST framework reads settings when it is imported
-    parts = {"frameworks.asgi_inbox", "frameworks.grpc_call"}
+    parts = {"frameworks.asgi_exchange", "frameworks.asgi_inbox", "frameworks.grpc_call"}
     for module in {module for module in MODULES if module.startswith("frameworks.")} - parts:
         assert "rate_limit" in importlib.import_module(f"ratekeeper.{module}").__all__
 

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks import asgi
-from ratekeeper.frameworks.asgi_inbox import Receive
+from ratekeeper.frameworks.asgi_exchange import AnsweredExchange, Scope
 from ratekeeper.http.endpoints import exempt
 from ratekeeper.http.header_lines import text_of
-from ratekeeper.http.limiter import AsyncRequestLimiter
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import AsyncRequestLimits
 
@@ -24,58 +23,17 @@ except ImportError:
 __all__ = ["AsyncRequestLimits", "RateLimitMiddleware", "exempt", "rate_limit"]
 
 
-class RateLimitMiddleware(asgi.RateLimitMiddleware):
-    """`app.add_middleware(RateLimitMiddleware, policy="policy.toml")`: see `ratekeeper.frameworks.asgi`.
-
-    The user's functions get Starlette's `Request` (of a websocket, its `HTTPConnection`), without the body, which the
-    endpoint reads. `rejection` returns a Starlette response. The attribute `route` is the route's template, such as
-    "/items/{id}", and `endpoint` is the method and the route; a request without a route has neither. When the
-    application starts, an endpoint's limit that cannot be used, or that limits nothing, is an error.
-    """
-
-    _tells_routes: ClassVar[bool] = True
-
-    def _exchange(self, scope: asgi.Scope, receive: Receive, send: asgi.Send) -> asgi.AnsweredExchange:
-        return _Exchange(self.limiter, scope, receive, send, self._inside(scope))
-
-    def _endpoints(self, scope: asgi.Scope) -> Iterable[Any]:
-        return _endpoints(_routes_of(self._inside(scope)))
-
-    def _inside(self, scope: asgi.Scope) -> Any:
-        """Return the application or router inside. `scope["app"]` may be another, in which it is mounted."""
-        return self._router or scope.get("app") or self.app
-
-    @cached_property
-    def _router(self) -> Any:
-        inside: Any = self.app
-        while inside is not None and not hasattr(inside, "routes"):
-            inside = getattr(inside, "app", None)  # of another middleware
-        return inside
-
-
-class _Exchange(asgi.AnsweredExchange):
+class _Exchange(AnsweredExchange):
     """A request, as Starlette reads it."""
 
+    middleware: RateLimitMiddleware
     _known: tuple[Any, str] | None = None  # the endpoint that was known before the policy decided, and the method
 
-    def __init__(
-        self,
-        limiter: AsyncRequestLimiter,
-        scope: asgi.Scope,
-        receive: Receive,
-        send: asgi.Send,
-        inside: Any,
-    ) -> None:
-        super().__init__(limiter, scope, receive, send)
-        self._inside = inside
+    @property
+    def prefix(self) -> str:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         # FastAPI(root_path="/api") takes "/api/x" for "/x", whether a proxy has taken "/api" away or not.
-        self.prefix = getattr(inside, "root_path", "") or self.prefix
-        # Routers and mounted applications write these later. A template is found by their first values.
-        self._arrived = {
-            "app": scope.get("app"),
-            "root_path": self.prefix,
-            "path_params": scope.get("path_params") or {},
-        }
+        arrived = self.arrived
+        return getattr(self.middleware.inside(arrived), "root_path", "") or arrived.get("root_path", "")
 
     @cached_property
     def native(self) -> HTTPConnection:  # pyright: ignore[reportIncompatibleMethodOverride]  # cached
@@ -86,8 +44,10 @@ class _Exchange(asgi.AnsweredExchange):
         return text_of(value.encode("latin-1", "replace")) if value else None
 
     def _match(self) -> tuple[str | None, Any]:
-        scope = {**self.scope, **self._arrived}
-        return _match(_routes_of(self._inside), scope)
+        # A template is found by the values before routing.
+        app, path_params = self.arrived.get("app"), self.arrived.get("path_params") or {}
+        scope = {**self.scope, "app": app, "root_path": self.prefix, "path_params": path_params}
+        return _match(_routes_of(self.middleware.inside(self.arrived)), scope)
 
     def route(self) -> str | None:
         return self._match()[0]
@@ -108,12 +68,39 @@ class _Exchange(asgi.AnsweredExchange):
         return super().strayed() if self._known is None else (self.scope.get("endpoint"), self.method) != self._known
 
 
+class RateLimitMiddleware(asgi.RateLimitMiddleware):
+    """`app.add_middleware(RateLimitMiddleware, policy="policy.toml")`: see `ratekeeper.frameworks.asgi`.
+
+    The user's functions get Starlette's `Request` (of a websocket, its `HTTPConnection`), without the body, which the
+    endpoint reads. `rejection` returns a Starlette response. The attribute `route` is the route's template, such as
+    "/items/{id}", and `endpoint` is the method and the route; a request without a route has neither. When the
+    application starts, an endpoint's limit that cannot be used, or that limits nothing, is an error.
+    """
+
+    _tells_routes: ClassVar[bool] = True
+    exchange_type: ClassVar[type[AnsweredExchange]] = _Exchange
+
+    def _endpoints(self, scope: Scope) -> Iterable[Any]:
+        return _endpoints(_routes_of(self.inside(scope)))
+
+    def inside(self, scope: Scope) -> Any:
+        """Return the application or router inside. `scope["app"]` may be another, in which it is mounted."""
+        return self._router or scope.get("app") or self.app
+
+    @cached_property
+    def _router(self) -> Any:
+        inside: Any = self.app
+        while inside is not None and not hasattr(inside, "routes"):
+            inside = getattr(inside, "app", None)  # of another middleware
+        return inside
+
+
 def _routes_of(inside: Any) -> Iterable[Any]:
     routes: Iterable[Any] = inside.routes if hasattr(inside, "routes") else inside.router.routes
     return routes
 
 
-def _match(routes: Iterable[Any], scope: asgi.Scope) -> tuple[str | None, Any]:
+def _match(routes: Iterable[Any], scope: Scope) -> tuple[str | None, Any]:
     """Return the template of a request's route, and the route, as the router will find it."""
     for route in routes:
         match, found = route.matches(scope)

@@ -129,7 +129,8 @@ class EnvironExchange(Exchange):
     """
 
     def __init__(self, limiter: Any, environ: Environ) -> None:
-        super().__init__(limiter)
+        self.limiter = limiter
+        self.decisions = []
         mounted = environ.get("SCRIPT_NAME")  # its bytes as characters, as in `path`
         self.prefix = mounted.encode("latin-1", "replace").decode("utf-8", "replace") if mounted else ""
         self._environ = environ

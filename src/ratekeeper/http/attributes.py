@@ -97,7 +97,10 @@ class AttributeReader:
         route. If the policy takes `client` from a header, a request without the header has no `client`. Raises
         `BadRequestError` for a request that can be read in two ways.
         """
-        found = {"method": read_method(request.method)} if self._method else {}
+        found = {}
+        if self._method:
+            method = request.method
+            found["method"] = _READ_AS.get(method) or read_method(method)
         for name, read in self._readers:
             value = read(request)
             if value:
@@ -164,7 +167,9 @@ def _client_of(source: ClientIP, request: RequestLike) -> str:
 
 
 def _header_of(source: HeaderSource, request: RequestLike) -> str | None:
-    value = _authorization_of(request) if source.name == _AUTHORIZATION else request.header(source.name)
+    if source.name != _AUTHORIZATION:
+        return request.header(source.name)
+    value = _authorization_of(request)
     return source.spelled(value) if value else None
 
 

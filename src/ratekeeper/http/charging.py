@@ -10,7 +10,6 @@ Everything is written once, as coroutines. In a framework that calls, they never
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -26,7 +25,7 @@ from ratekeeper.http import rate_limit as rate_limits
 from ratekeeper.http.application import ApplicationLimits
 from ratekeeper.http.attributes import put_attribute
 from ratekeeper.http.endpoints import Marks, is_preflight, marks_of
-from ratekeeper.http.exchange import Asked, Exchange, RequestFunction
+from ratekeeper.http.exchange import MOST_DECISIONS, Asked, Exchange, RequestFunction
 from ratekeeper.http.header_styles import dated
 from ratekeeper.http.held import HeldRequests
 from ratekeeper.http.rate_limit import rate_limit
@@ -90,7 +89,10 @@ class Charging(ApplicationLimits[K]):
 
     def _noted(self, exchange: Exchange, decision: PolicyDecision, limit: rate_limit | None) -> RatekeeperError | None:
         """Note a decision. Return the refusal of its request; None if a limit leaves it to the application."""
-        exchange.note(decision)
+        decisions = exchange.decisions
+        decisions.append(decision)
+        if len(decisions) > MOST_DECISIONS:  # a long websocket has very many: the first are forgotten
+            del decisions[0]
         if self._observers:
             native = exchange.native
             for observe in self._observers:
@@ -214,9 +216,12 @@ class Charging(ApplicationLimits[K]):
 
     async def give_back_async(self, exchange: Exchange) -> None:
         """Give back the charges of a refused request, unless its answer has begun."""
-        if not exchange.begun:
-            with suppress(StoreUnavailable):  # it stays charged: the client must get its answer
-                await self.refund_async(exchange)
+        if exchange.begun:
+            return
+        try:
+            await self.refund_async(exchange)
+        except StoreUnavailable:
+            return  # it stays charged: the client must get its answer
 
     async def refund_async(self, exchange: Exchange) -> None:
         """Give back the charges of a request so far."""

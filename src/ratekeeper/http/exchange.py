@@ -103,12 +103,6 @@ class Exchange(ABC):
         """Return the last question to each keeper."""
         return [*([] if self.asked is None else [self.asked]), *self.asked_others.values()]
 
-    def note(self, decision: PolicyDecision) -> None:
-        """Keep a decision. A long websocket has very many decisions: the first are forgotten."""
-        self.decisions.append(decision)
-        if len(self.decisions) > MOST_DECISIONS:
-            del self.decisions[0]
-
     @property
     @abstractmethod
     def native(self) -> Any:
@@ -189,7 +183,7 @@ class Exchange(ABC):
         """Return the headers of `limit_headers` as a response's lines: bytes, with names in lower case."""
         if not self.decisions:
             return []
-        decision = combined(self.decisions)
+        decision = self.decisions[0] if len(self.decisions) == 1 else combined(self.decisions)
         styles = self.limiter.styles
         return rate_limit_lines(decision) if styles is None else styled_lines(decision, styles)
 

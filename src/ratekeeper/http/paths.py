@@ -45,7 +45,7 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
     """
     plain = _plain(raw) if len(raw) <= USUAL_PATH else _plain.__wrapped__(raw)
     if plain is not None and len(plain) <= MOST_PATH:
-        return plain if source is None else source.spelled(plain)
+        return source.spelled(plain) if source is not None and source.ignore_case else plain
     if isinstance(raw, bytes):
         raw = raw.decode("ascii") if raw.isascii() else quote_from_bytes(raw, _ASCII)
     raw = raw.partition("?")[0]
