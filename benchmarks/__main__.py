@@ -14,8 +14,8 @@ from benchmarks import pages, plots
 from benchmarks.results import say
 
 BENCHMARKS = (
-    "speed", "policy", "lookups", "live_keys", "frameworks", "parts", "load", "waiting", "crowds", "shared", "fleet",
-    "exactness", "memory", "service", "recording", "open_pages", "envoy_service", "resp", "soak",
+    "speed", "policy", "lookups", "live_keys", "frameworks", "calls", "parts", "load", "waiting", "crowds", "shared",
+    "fleet", "exactness", "memory", "service", "recording", "open_pages", "envoy_service", "resp", "soak",
 )  # fmt: skip
 MOST_SECONDS = 240
 """How long one of them may take. On a quiet machine none takes half of it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import random
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -117,7 +117,7 @@ def locked(lock: threading.Lock, calls: int) -> float:
     return (perf_counter_ns() - begin) / calls
 
 
-def awaited(ask: Callable[[str], Coroutine[Any, Any, object]], key: str, calls: int) -> float:
+def awaited(ask: Callable[[str], Awaitable[object]], key: str, calls: int) -> float:
     """Time an awaited call that never has to wait, so that no event loop is needed."""
 
     async def drive() -> float:
