@@ -10,9 +10,11 @@ class UnreadableLine(ValueError):
 
 
 class LogEntry(NamedTuple):
-    """One request of a log. Entries sort by time, and entries of the same time by their line.
+    """A past request, of a log or of a recording. Entries sort by time, and entries of the same time by their line.
 
-    `at` is in ticks since 1970; `line` counts from 1. `cost` multiplies each rule's own cost.
+    at    ticks since 1970
+    line  the line of the log, from 1; in a recording the place of the request, from 1
+    cost  multiplies each rule's own cost
     """
 
     at: int

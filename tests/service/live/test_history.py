@@ -14,8 +14,8 @@ from ratekeeper.decision import Outcome
 from ratekeeper.limits import TokenBucket
 from ratekeeper.policy.model import Rule
 from ratekeeper.service.core import Core
+from ratekeeper.service.live.history import LATENCY_WINDOW, SECONDS, History
 from ratekeeper.service.live.history import MOST_RULES as MOST_CHARTS
-from ratekeeper.service.live.history import SECONDS, WINDOW, History
 from ratekeeper.service.live.latency import durations, quantile
 from ratekeeper.service.live.status import MOST_RULES
 from ratekeeper.service.metrics.cells import BOUNDS, RULES, bucket_of, histogram_cells
@@ -93,7 +93,7 @@ def test_latency_is_that_of_the_last_seconds() -> None:
     it = Seconds()
     cells, slow = it.metrics.slot.cells, histogram_cells("http")[bucket_of(10**9)]
     cells[slow] += 5
-    for _ in range(WINDOW):
+    for _ in range(LATENCY_WINDOW):
         it.end()
         assert it.history.shown()["latency"]["p99"][-1] == pytest.approx(1, rel=0.6)
     it.end()

@@ -31,7 +31,7 @@ FRESH, MOST_SHARE = 0.2, 1 / 50
 So the status of a large policy is told again for longer, and a program that asks without a pause slows no decision.
 """
 
-WINDOW = 300.0
+KEYS_WINDOW = 300.0
 """Seconds: the most limited keys are those of this window and the one before."""
 
 _RETRY = b"retry: 1000\n\n"
@@ -54,7 +54,7 @@ class Live:
         self._pages: dict[Send, str] = {}
         self._text, self._fresh_until = b"", 0.0
         self._past, self._past_until = b"", 0.0
-        self._window_ends = time.monotonic() + WINDOW
+        self._window_ends = time.monotonic() + KEYS_WINDOW
 
     def has_room(self, client: str) -> bool:
         """Return whether a stream of a client may begin now: there is a place, or another client has more of them."""
@@ -86,7 +86,7 @@ class Live:
         core = self._core
         core.metrics.refresh()
         if core.hitters is not None and time.monotonic() >= self._window_ends:
-            self._window_ends += WINDOW
+            self._window_ends += KEYS_WINDOW
             core.hitters.renew()
         self.board.write()
         if not core.operator.page:

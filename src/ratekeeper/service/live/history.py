@@ -17,7 +17,7 @@ from ratekeeper.service.metrics.totals import Totals
 
 SECONDS = 300
 """The seconds that are kept."""
-WINDOW = 10
+LATENCY_WINDOW = 10
 """The seconds over which latency is told."""
 MOST_RULES = 64
 """The rules of a history that is shown: those with the most decisions in it."""
@@ -78,8 +78,8 @@ class History:
         self._samples.append(Sample(at, results, spent, latency, counts, failures))
 
     def before(self) -> Sample | None:
-        """Return the sample that is `WINDOW` seconds old, or the oldest one; None if there is none."""
-        return self._samples[max(0, len(self._samples) - WINDOW)] if self._samples else None
+        """Return the sample that is `LATENCY_WINDOW` seconds old, or the oldest one; None if there is none."""
+        return self._samples[max(0, len(self._samples) - LATENCY_WINDOW)] if self._samples else None
 
     def shown(self) -> dict[str, Any]:
         """Return the counts of each second, as the page takes them."""

@@ -12,6 +12,7 @@ what-if edits a policy. This module knows no page and no what-if.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -113,6 +114,8 @@ class Recording:
         self._offset = None if isinstance(store, TableStore) else 0
         self._recorder = (core.recorder or PythonRecorder)(slot.ring, secret, self._changed, self._told, self.now)
         self.decided = self._recorder.decided
+        self.reading = asyncio.Lock()
+        """Held while the recordings of all processes are read, which takes seconds: so one reads at a time."""
 
     @property
     def left_out(self) -> int:

@@ -26,10 +26,6 @@ class WhatIfError(RatekeeperError):
     """A what-if that cannot be computed, and why. It is nobody's mistake in the edit."""
 
 
-_at_work: set[int] = set()
-"""The cores of this process that compute one now."""
-
-
 async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
     """Return the decisions on the recorded requests of all processes, by the policy in use and by an edited one.
 
@@ -48,20 +44,18 @@ async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
     It is about the newest 20,000 requests at most. Raise `PolicyError` for a mistake in the edit. Raise `WhatIfError`
     if nothing is recorded, if one is computed already (one at a time in each process), or if it takes over a minute.
     """
-    if core.recording is None:
+    recording = core.recording
+    if recording is None:
         raise WhatIfError("nothing is recorded: start the service without `--recording 0`")
     slots = core.metrics.slots
     if slots.descriptor < 0 or sys.platform == "win32":
         raise WhatIfError("what-if needs memory that another process can read, which there is not here")
-    if id(core) in _at_work:
+    if recording.reading.locked():
         raise WhatIfError("another what-if is being computed: ask again when it is done")
-    offset = round(time.time() * TICKS_PER_SECOND) - core.recording.now()
+    offset = round(time.time() * TICKS_PER_SECOND) - recording.now()
     job = pickle.dumps(Job(core.loaded, dict(edit), offset))
-    _at_work.add(id(core))
-    try:
+    async with recording.reading:
         found = await _computed(job, slots.descriptor)
-    finally:
-        _at_work.discard(id(core))
     if (mistakes := found.get("mistakes")) is not None:
         raise PolicyError(mistakes)
     return found
