@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -311,7 +312,8 @@ def test_a_policy_that_is_too_long_is_left_out_and_counted(recorder: object) -> 
     ask(decided, {})
     ask(decided, {})
     assert decided.recording is not None
-    assert decided.recording.state()["left_out"] == 2
+    decided.live.tick()
+    assert json.loads(decided.live.status())["recording"]["left_out"] == decided.recording.left_out == 2
     decided.replace(POLICY)
     ask(decided, {"path": "/api/x", "api_key": "k"})
     assert [one.flags for one in records(decided)] == [ADMITTED, ADMITTED]
