@@ -534,7 +534,7 @@ def serving(policy: Path, *options: str) -> Iterator[tuple[str, IO[str]]]:
     with program(*serve, policy, "--port", "0", *options) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        [url] = re.findall(r"http://\S+", process.stdout.readline())
+        [url] = re.findall(r"http://[^\s/]+", process.stdout.readline())
         wait_until_answers(url, process)
         yield url, process.stderr
 
@@ -557,7 +557,7 @@ def test_a_broken_file_is_told_on_stderr_and_the_service_goes_on(tmp_path: Path)
     with program(sys.executable, "-m", "ratekeeper.cli.main", "serve", policy, "--port", "0") as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        [url] = re.findall(r"http://\S+", process.stdout.readline())
+        [url] = re.findall(r"http://[^\s/]+", process.stdout.readline())
         policy.write_text(SERVED.replace("5/day", "5/dya"))
         lines = [process.stderr.readline() for _ in range(2)]
         assert re.match(

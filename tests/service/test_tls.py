@@ -86,7 +86,7 @@ def trusting(authority: Authority, own: tuple[str, str] | None = None) -> ssl.SS
 
 
 def address_of(service: Running) -> tuple[str, int]:
-    return "127.0.0.1", int(service.said.partition("https://127.0.0.1:")[2].split()[0])
+    return "127.0.0.1", int(service.said.partition("https://127.0.0.1:")[2].partition("/")[0])
 
 
 def base_of(service: Running) -> str:
