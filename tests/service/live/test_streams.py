@@ -220,7 +220,7 @@ def test_without_the_page_there_is_nothing_to_see(path: str) -> None:
     assert not core.live._history._samples
 
 
-@pytest.mark.parametrize("path", ["/page/icon.svg", "/v1/status", "/v1/status/events"])
+@pytest.mark.parametrize("path", ["/page/icon.svg", "/v1/status", "/v1/status/events", "/metrics", "/openapi.json"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_it_can_only_be_read(path: str, method: str) -> None:
     [answer] = answers_in(connection(core_of()).send(f"{method} {path} HTTP/1.1\r\n\r\n".encode()))
