@@ -168,6 +168,34 @@ def test_all_workers_decide_by_the_same_files_also_after_a_change(tmp_path: Path
         assert limits_of(service) == {2000}
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_without_a_policy_envoy_is_answered_and_all_others_are_denied(tmp_path: Path, workers: str) -> None:
+    limits = tmp_path / "limits"
+    limits.mkdir()
+    (limits / "d.yaml").write_text(
+        "domain: d\ndescriptors: [{key: kind, rate_limit: {unit: day, requests_per_unit: 1}}]"
+    )
+    options = ("--grpc", "127.0.0.1:0", "--workers", workers, "--envoy-config", str(limits))
+    with running(tmp_path, *options) as service:
+        with client(grpc_address(service)) as (ask, _):
+            assert [ask(asked("x"), timeout=PATIENCE).overall_code for _ in range(2)] == [1, 2]
+        denied = service.check()
+        assert denied.status_code == 403
+        assert "no policy is loaded" in denied.json()["detail"]
+        (limits / "d.yaml").write_text("domain: other\ndescriptors: [{key: kind}]")
+        service.signal(signal.SIGHUP)
+        poll(lambda: "removed domains 'd'" in service.log or "'other'" in service.log)
+        assert service.check().status_code == 403
+
+
+@pytest.mark.parametrize("options", [[], ["--envoy-config", "limits", "--grpc", "127.0.0.1:0", "--demo"]])
+def test_only_envoys_files_may_stand_in_for_a_policy(options: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ratekeeper.cli.main", "serve", "--port", "0", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert "name the policy file: ratekeeper serve POLICY" in done.stderr
+
+
 @pytest.mark.parametrize(("options", "mistake"), [
     (["--envoy-config", "nowhere", "--grpc", "127.0.0.1:0"], "nowhere: No such file or directory"),
     (["--envoy-config", "."], "add --grpc HOST:PORT"),

@@ -108,12 +108,16 @@ def _state(process: Path) -> str:
 
 @contextmanager
 def running(policy: Path, *options: str, env: Mapping[str, str] | None = None, before: str = "") -> Iterator[Running]:
-    """A service on a free port, in its own session. In the end none of its processes may be left."""
+    """A service on a free port, in its own session. In the end none of its processes may be left.
+
+    A folder in place of a policy is that of the service's own files: it has no policy.
+    """
     need("Linux", sys.platform == "linux")
     mark = secrets.token_hex(8)
-    folder = policy.parent / f"service-{mark}"
+    folder = (policy if policy.is_dir() else policy.parent) / f"service-{mark}"
     folder.mkdir()
-    serve = [sys.executable, "-m", "ratekeeper.cli.main", "serve", str(policy), "--port", "0", *options]
+    serve = [sys.executable, "-m", "ratekeeper.cli.main", "serve", "--port", "0", *options]
+    serve += [] if policy.is_dir() else [str(policy)]
     with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
             ["bash", "-c", f'{before}exec "$@"', "bash", *serve],

@@ -39,6 +39,13 @@ Try:
 Stop with Ctrl-C."""
 
 
+_NO_POLICY = """
+[[rules]]
+name = "no policy is loaded"
+deny = true
+message = "no policy is loaded: start the service with one, by 'ratekeeper serve POLICY --envoy-config DIR'"
+"""
+
 EXAMPLES = (
     ("serve policy.toml", "on http://127.0.0.1:8080, from one process"),
     ("serve policy.toml --host 0.0.0.0 --port 9000 --workers 4", "for other hosts, from four processes"),
@@ -53,7 +60,7 @@ signals:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
-    policy = Policy.load(args.policy)
+    policy = _policy(args)
     log = _access_log(args)
     if args.resp_password_file is not None and args.resp is None:
         raise RatekeeperError("--resp-password-file is for Redis clients: add --resp HOST:PORT")
@@ -83,6 +90,15 @@ def run(args: argparse.Namespace) -> int:
             ),
         )
         return serve(serving, _addresses(args), announce)
+
+
+def _policy(args: argparse.Namespace) -> Policy:
+    """Return the policy that the command line names; one that denies all if only Envoy is to be answered."""
+    if args.policy is not None:
+        return Policy.load(args.policy)
+    if args.envoy_config is None or args.demo:
+        raise RatekeeperError("name the policy file: ratekeeper serve POLICY")
+    return Policy.parse(_NO_POLICY, "no policy")
 
 
 def _operator(args: argparse.Namespace, token: str | None) -> OperatorOptions:
@@ -202,6 +218,7 @@ def _hello(
     url = f"{scheme}://{own}" if own.path is None else f"--unix-socket {shlex.quote(own.path)} http://localhost"
     notes = [f"{PROTOCOLS[kind]} at {address}" for kind, address in addresses.items() if kind != "http"]
     notes += [f"Limits of Envoy: {args.envoy_config}"] if args.envoy_config else []
+    notes += ["No policy is loaded: /check and /v1/check deny every request"] if args.policy is None else []
     notes += [place] if place else []
     if lacking := policy.lacking(ALWAYS_KNOWN):
         notes.append(f"Gateways cannot ask /check: nothing in their requests tells {lacking[0]!r}; see [attributes]")
@@ -212,7 +229,7 @@ def _hello(
     page = f"Page: {url}/{f'#token={token}' if token else ''}\n" if own.path is None and not args.no_page else ""
     return _HELLO.format(
         page=page,
-        policy=args.policy,
+        policy=policy.source,
         rules=f"{len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}",
         at=url if own.path is None else own,
         url=url,

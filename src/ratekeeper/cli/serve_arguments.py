@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ratekeeper.cli.limits import add_limits
-from ratekeeper.cli.parser import add_policy
+from ratekeeper.cli.parser import policy_path
 from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.service.listeners import Address
 from ratekeeper.service.operator_options import RECORDING_BYTES, read_tokens
@@ -18,7 +18,13 @@ from ratekeeper.service.protocols import PROTOCOLS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_policy(parser)
+    parser.add_argument(
+        "policy",
+        metavar="POLICY",
+        nargs="?",
+        type=policy_path,
+        help="the policy file (TOML); without one only Envoy is answered, by --envoy-config",
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on for HTTP (default: only this machine)"
     )
@@ -46,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--envoy-config",
         metavar="DIR",
-        help="answer gRPC by envoyproxy/ratelimit's files in this folder, in place of the policy",
+        help="answer gRPC by envoyproxy/ratelimit's files in this folder, in place of POLICY, which may be left out",
     )
     parser.add_argument("--workers", type=_count, default=1, help="processes that serve (default: 1)")
     parser.add_argument(

@@ -55,7 +55,7 @@ NEVER = TIMEOUT_MAX / 2
 class Serving:
     """The policy to serve, and the options of the service.
 
-    file, watched    the policy's file, read again on SIGHUP, and whether also when it changes
+    file, watched    the policy's file, None without one; it is read again on SIGHUP, and when it changes if `watched`
     tls              the files for TLS; None for connections in clear
     envoy            the limits of envoyproxy/ratelimit's files, whose folder is watched as the policy's file is
     grace            seconds from the signal to stop until requests that still wait are cut off
@@ -65,7 +65,7 @@ class Serving:
 
     policy: Policy
     open_store: OpenStore
-    file: str
+    file: str | None
     watched: bool = True
     workers: int = 1
     grace: float = 10.0
@@ -188,9 +188,10 @@ async def _watched(
         note_reload(slot, mistakes)
         reporter.judged(mistakes)
 
-    watches: list[Watch[Any]] = [
-        await asyncio.to_thread(watch_policy, serving.file, taken, in_use=serving.policy, every=every, judged=judged)
-    ]
+    watches: list[Watch[Any]] = []
+    if serving.file is not None:
+        begin = partial(watch_policy, serving.file, taken, in_use=serving.policy, every=every, judged=judged)
+        watches.append(await asyncio.to_thread(begin))
     if serving.envoy is None:
         note_no_envoy(slot)
     else:
