@@ -82,6 +82,22 @@ def test_the_page_has_the_numbers_of_the_report(tmp_path: Path, capsys: pytest.C
     assert len(re.findall(r"12:1\d:\d0|12:2\d:\d0", page.words)) >= len(report["timeline"]["admitted"])
 
 
+def test_the_bars_over_time_fill_the_room_between_their_axes(tmp_path: Path) -> None:
+    text = written(tmp_path, EXAMPLES / "policy.toml", EXAMPLES / "access.log")
+    [chart] = re.findall(r'<svg class="chart".*?</svg>', text, re.DOTALL)
+    lines = [each for tag, each in Page(chart).elements if tag == "line"]
+    bars = [each for tag, each in Page(chart).elements if tag == "rect"]
+    left, right = ({float(line[end] or "") for line in lines} for end in ("x1", "x2"))
+    heights = {float(line["y1"] or "") for line in lines}
+    for bar in bars:
+        x, y, width, height = (float(bar[name] or "") for name in ("x", "y", "width", "height"))
+        assert max(left) <= x
+        assert x + width <= min(right)
+        assert min(heights) <= y
+        assert y + height <= max(heights) + 0.1
+    assert float(bars[-1]["x"] or "") > 0.9 * min(right)
+
+
 def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
     for policy, log in ((EXAMPLES / "policy.toml", EXAMPLES / "access.log"), evil(tmp_path)):
         text = written(tmp_path, policy, log, "--show-keys")

@@ -516,6 +516,19 @@ def test_a_forked_child_watches_on(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("end", ["stop", "abandon"])
+def test_a_forked_child_does_not_begin_a_watch_again_that_has_ended(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(ONE)
+    watch = watch_policy(path, lambda policy: None, every=EVERY)
+    getattr(watch, end)()
+    thread = watch._thread
+    watch.forget()  # as the child does
+    assert watch._thread is thread
+    thread.join(30)
+    assert not thread.is_alive()
+
+
 # The service
 
 
