@@ -369,9 +369,9 @@ def test_a_store_takes_no_ticks_that_are_none(store: TableStore, ticks: tuple[in
     with pytest.raises(ValueError, match=r"^back_ticks and block_ticks must be from 0 to 2\*\*62 - 1, not "):
         store.adjust("s", "a", *ticks)
     for bad in ("1", 1.5):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="integer"):
             store.adjust("s", "a", bad, 0)  # type: ignore[arg-type]
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="integer"):
             store.adjust("s", "a", 0, bad)  # type: ignore[arg-type]
 
 

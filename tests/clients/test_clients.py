@@ -212,7 +212,7 @@ def test_every_client_takes_several_limits_of_which_each_request_is_charged_by_a
 ) -> None:
     client = client_of("1000/s", "2/hour", timeout=0)
     assert [client.send(api.url).status for _ in range(2)] == [200, 200]
-    with pytest.raises(RateLimitExceeded):
+    with pytest.raises(RateLimitExceeded, match=r"retry after \d+"):
         client.send(api.url)
 
 

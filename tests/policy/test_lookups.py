@@ -130,7 +130,7 @@ def test_it_gets_the_attributes_of_the_key_only_and_cannot_change_them() -> None
     keeper.try_acquire({"user": "alice", "secret": "s", "path": "/"})
     keeper.try_acquire({"secret": "s"})  # all without a user share a bucket
     assert list(map(dict, seen)) == [ALICE, {}]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="item assignment"):
         seen[0]["user"] = "bob"  # type: ignore[index]
 
 
@@ -335,7 +335,7 @@ def test_deny_refuses_until_a_look_up_succeeds_and_charges_nothing() -> None:
     assert keeper.try_acquire(BOB).rules[0].decision.remaining == 99
     plans.plans["alice"] = "2/s"
     clock.advance(1)
-    with pytest.raises(LimitUnavailable):
+    with pytest.raises(LimitUnavailable, match="cannot be looked up"):
         keeper.try_acquire(ALICE)  # it is looked up again meanwhile
     until(settled(keeper))
     assert keeper.try_acquire(ALICE).remaining == 1
@@ -626,7 +626,7 @@ def test_two_loops_wait_for_one_look_up() -> None:
 
 def test_an_async_look_up_that_raises_is_a_failed_one() -> None:
     keeper, _ = async_keeper_of(AsyncPlans({"alice": OSError("away")}), Policy.parse(f'{RULE}on_lookup_error = "deny"'))
-    with pytest.raises(LimitUnavailable):
+    with pytest.raises(LimitUnavailable, match="cannot be looked up"):
         asyncio.run(keeper.try_acquire(ALICE))
     assert keeper.lookups["plan"].errors == 1
 

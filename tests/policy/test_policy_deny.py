@@ -62,12 +62,15 @@ def test_every_verb_of_a_limiter_refuses_at_once_for_ever(
     assert (refused.allowed, refused.limit, refused.impossible) == (False, limit, True)
     assert (refused.remaining, refused.retry_after, refused.retry_after_seconds) == (0, float("inf"), None)
     for timeout in (0.0, 3600.0, None):
-        with pytest.raises(RateLimitExceeded):
+        with pytest.raises(RateLimitExceeded, match=r"request is denied|refuses every request"):
             limiter.acquire("alice", cost, timeout)
     assert limiter.try_acquire_many(["alice", "bob"], cost) == [False, False]
     assert not limiter.reserve("alice", cost)
     assert not limiter.peek("alice", cost)
-    with pytest.raises(RateLimitExceeded), limiter.limit("alice", cost):
+    with (
+        pytest.raises(RateLimitExceeded, match=r"request is denied|refuses every request"),
+        limiter.limit("alice", cost),
+    ):
         raise AssertionError
     clock.advance(10**6)
     assert not limiter.try_acquire("alice", cost)
@@ -109,7 +112,7 @@ def test_an_async_keeper_refuses_alike(either_store: TableStore | AsyncMemorySto
         for user, rule in REFUSED.items():
             decision = await keeper.try_acquire({"user": user})
             assert [one.name for one in decision.rules] == [rule]
-            with pytest.raises(RateLimitExceeded):
+            with pytest.raises(RateLimitExceeded, match=r"request is denied|refuses every request"):
                 await keeper.acquire({"user": user}, timeout=None)
         assert (await keeper.try_acquire({"user": "alice"})).remaining == 4
 
@@ -127,7 +130,7 @@ def test_it_needs_no_store_so_an_outage_opens_nothing() -> None:
     store.close()
     strict = RedisStore(f"redis://127.0.0.1:{free_port()}/0", timeout=0.1)
     assert Keeper(POLICY, strict).try_acquire({"user": "bob"}).denied
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="does not answer"):
         Keeper(POLICY, strict).try_acquire({"user": "alice"})
     strict.close()
 

@@ -114,25 +114,25 @@ def test_random_bytes_raise_nothing_else(data: bytes) -> None:
             read(data)
 
 
-@pytest.mark.parametrize("data", [
-    b"\x0a",  # no length
-    b"\x0a\x05shop",  # truncated
-    b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a length of eleven bytes
-    b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7fshop",  # a length of 2**63
-    b"\x08\x01",  # the domain as a number
-    b"\x12\x02\x08\x01",  # an entry as a number
-    b"\x1a\x01\x01",  # hits_addend as bytes
-    b"\x00\x01",  # field 0
-    b"\x1b\x1c",  # a group
-    b"\x0a\x02\xff\xfe\x12\x05\x0a\x03\x0a\x01k",  # a domain that is not UTF-8
-    b"",
-    b"\x0a\x01d",  # no descriptors
-    b"\x0a\x01d\x12\x00",  # a descriptor without entries
-    b"\x0a\x01d\x12\x05\x0a\x03\x12\x01v",  # an entry without a key
-    b"\x12\x05\x0a\x03\x0a\x01k",  # no domain
+@pytest.mark.parametrize(("data", "error"), [
+    (b"\x0a", "truncated"),  # no length
+    (b"\x0a\x05shop", "truncated"),  # truncated
+    (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "longer than ten bytes"),  # a length of eleven bytes
+    (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7fshop", "truncated"),  # a length of 2**63
+    (b"\x08\x01", "field 1 of the request has the wrong wire type, 0"),  # the domain as a number
+    (b"\x12\x02\x08\x01", "field 1 of a descriptor has the wrong wire type, 0"),  # an entry as a number
+    (b"\x1a\x01\x01", "field 3 of the request has the wrong wire type, 2"),  # hits_addend as bytes
+    (b"\x00\x01", "number is out of range"),  # field 0
+    (b"\x1b\x1c", "wire type 3, which is not in use"),  # a group
+    (b"\x0a\x02\xff\xfe\x12\x05\x0a\x03\x0a\x01k", "domain is not UTF-8"),  # a domain that is not UTF-8
+    (b"", "domain is empty"),
+    (b"\x0a\x01d", "no descriptors"),  # no descriptors
+    (b"\x0a\x01d\x12\x00", "a descriptor has no entries"),  # a descriptor without entries
+    (b"\x0a\x01d\x12\x05\x0a\x03\x12\x01v", "key is empty"),  # an entry without a key
+    (b"\x12\x05\x0a\x03\x0a\x01k", "domain is empty"),  # no domain
 ])  # fmt: skip
-def test_what_is_not_a_request_is_an_error(data: bytes) -> None:
-    with pytest.raises(WireFormatError):
+def test_what_is_not_a_request_is_an_error(data: bytes, error: str) -> None:
+    with pytest.raises(WireFormatError, match=error):
         codec.read_request(data)
 
 

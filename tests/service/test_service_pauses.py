@@ -81,7 +81,7 @@ class _LosesBlocks(AsyncMemoryStore):
 def test_a_pause_that_cannot_be_made_longer_goes_on(store: TableStore) -> None:
     asyncio.run(Process(store).pauses.begin("one", time.time() + 60))
     unlucky = Process(_LosesBlocks(store))
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match=r"^gone$"):
         asyncio.run(unlucky.pauses.begin("one", time.time() + 600))
     assert unlucky.look() == Process(store).look() == ["one", "dark"]
 
@@ -149,7 +149,7 @@ def test_a_policy_that_is_not_taken_changes_nothing(store: TableStore) -> None:
         raise PolicyError("no")
 
     here = Pauses(POLICY, store, refuse)
-    with pytest.raises(PolicyError):
+    with pytest.raises(PolicyError, match=r"^no$"):
         here.replace(Policy.parse('rules = [{name = "new", limit = "9/day"}]'))
     assert here.policy is POLICY
 
