@@ -107,6 +107,14 @@ def _but_names(output: str) -> str:
     return re.sub("#[0-9a-f]{8}", "#", output.partition("\n")[2])
 
 
+def test_a_line_longer_than_64_kb_is_no_request(
+    policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"ts": 1_700_000_000, "path": "/", "note": "x" * size}) + "\n" for size in (65_000, 66_000)]
+    assert command(policy, log(tmp_path, "".join(lines)), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["requests"] == 1
+
+
 def test_keys_are_hashed_unless_asked_for(policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = log(tmp_path, LOG.replace('"a"', '"k-secret"'))
     command(policy, path)

@@ -53,6 +53,7 @@ def test_watching_shows_it_again_with_what_came_since(store: SharedMemoryStore) 
 
 def test_json_has_the_same_figures(store: SharedMemoryStore) -> None:
     done = subprocess.run([*COMMAND, str(store.path), "--json"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('{\n  "path": ')
     stats, found = store.stats(), json.loads(done.stdout)
     assert datetime.fromisoformat(found.pop("made_at")).timestamp() == pytest.approx(store.made_at, abs=1)
     assert found == {
