@@ -66,7 +66,7 @@ class _FixedGrpc(_Fixed):
 
         super().connection_made(transport)
         self._data: Any = ngh2.DataReceived
-        self._engine = ngh2.Connection(ngh2.Role.SERVER)
+        self._engine: Any = ngh2.Connection(ngh2.Role.SERVER)  # its events have many types
         self._engine.initiate_connection({})
         self.transport.write(self._engine.data_to_send())
 

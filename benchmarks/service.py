@@ -2,8 +2,8 @@
 
 Each server is its own process. The client is this process: connections that stay open, each with one question under
 way. So the load is bounded, and a server's time is what the kernel counts for its process. Rounds of all questions are
-interleaved. uvicorn, on uvloop and httptools, answers each request with a bare 200 and nothing else. uvloop and httptools alone are
-the least that any server on them can take.
+interleaved. uvicorn, on uvloop and httptools, answers each request with a bare 200 and nothing else. uvloop and
+httptools alone are the least that any server on them can take.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_the_version_is_one() -> None:
     assert set(images) == {ratekeeper.__version__}
     assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     headings = re.findall(r"(?m)^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text())
-    assert [heading for heading in headings if heading != "Unreleased"][0] == ratekeeper.__version__
+    assert next(heading for heading in headings if heading != "Unreleased") == ratekeeper.__version__
 
 
 def test_make_help_lists_every_command() -> None:
