@@ -24,9 +24,12 @@ from benchmarks.serving import Case, HttpConnections, Served, measured, ratekeep
 CONNECTIONS, EACH, ROUNDS = 64, 20, 40
 LIST = 20
 MOST_US, MOST_TIMES_ONE_LIMIT = 20.0, 1.3
+MOST_TIMES_ONE_WORKER = 2 / 1.7
+"""Two workers on cores of their own then answer 1.7 x as many questions as one."""
 
 BARE = "uvicorn, a bare 200"
 ADMITTED, REFUSED = "/check, one limit", "/check, one limit, refused"
+TWO = "/check, one limit, two workers"
 EXAMPLE_ADMITTED, EXAMPLE_REFUSED = "/check, examples/policy.toml", "/check, examples/policy.toml, refused"
 JSON, JSON_LIST = "/v1/check, one limit", f"/v1/check, one limit, a list of {LIST}"
 HEALTH = "/healthz"
@@ -97,16 +100,18 @@ class HttpCase(Case):
 def cases(stack: ExitStack, folder: Path) -> Iterator[HttpCase]:
     """Start the servers; yields the questions to them."""
 
-    def service(name: str, policy: str) -> Served:
+    def service(name: str, policy: str, *options: str) -> Served:
         path = folder / f"{name}.toml"
         path.write_text(policy)
-        return stack.enter_context(served(*ratekeeper_serve(path)))
+        return stack.enter_context(served(*ratekeeper_serve(path, *options)))
 
     yield HttpCase(HTTP_FLOOR, floor(stack, HTTP_FLOOR), get(b"/check"), 200)
     code = "from benchmarks.service import serve_bare; serve_bare()"
     yield HttpCase(BARE, stack.enter_context(served(sys.executable, "-c", code)), get(b"/"), 200)
     plenty = service("plenty", with_limits(ONE, *PLENTY))
     yield HttpCase(ADMITTED, plenty, get(b"/check"), 200)
+    two = service("two", with_limits(ONE, *PLENTY), "--workers", "2")
+    yield HttpCase(TWO, two, get(b"/check"), 200)
     yield HttpCase(REFUSED, service("none", with_limits(ONE, *NONE)), get(b"/check"), 429)
     example = EXAMPLE.read_text()
     yield HttpCase(EXAMPLE_ADMITTED, service("example-plenty", with_limits(example, *PLENTY)), get(b"/check"), 200)
@@ -126,6 +131,9 @@ def measure(quick: bool) -> list[Table]:
     for name, one in ((EXAMPLE_ADMITTED, ADMITTED), (EXAMPLE_REFUSED, REFUSED)):
         times = ratio(by_name[name], by_name[one])
         promises.append(target(f"{name}, x {one}: at most {MOST_TIMES_ONE_LIMIT}", times, most=MOST_TIMES_ONE_LIMIT))
+    times = ratio(by_name[TWO], by_name[ADMITTED])
+    most = MOST_TIMES_ONE_WORKER
+    promises.append(target(f"{TWO}, x {ADMITTED}: at most {most:.2f}", times, most=most))
     title = f"A question over HTTP, {CONNECTIONS} connections"
     return [
         table_of(

@@ -25,9 +25,11 @@ class Served(NamedTuple):
     port: int
 
     def cpu_seconds(self) -> float:
-        """Return the processor time of all its threads so far, with that in the kernel."""
-        spent = [int(path.read_text().split()[0]) for path in Path(f"/proc/{self.pid}/task").glob("*/schedstat")]
-        return sum(spent) / 1e9
+        """Return the processor time of its threads and of its workers so far, with that in the kernel."""
+        own = Path(f"/proc/{self.pid}/task")
+        workers = [pid for path in own.glob("*/children") for pid in path.read_text().split()]
+        tasks = [task for pid in (self.pid, *workers) for task in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 @contextmanager
