@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import FrozenInstanceError
 from random import Random
 
 import pytest
@@ -229,6 +230,12 @@ def test_a_path_that_the_service_would_refuse_makes_a_line_unreadable() -> None:
     report = replay(Policy.parse(SMALL), [line % "a", line % ("a" * 9000)])
     assert (report.requests, report.unreadable) == (1, 1)
     assert report.bad_lines[0].reason == "the path is longer than 8192 characters"
+
+
+def test_a_report_is_a_value_that_nobody_changes() -> None:
+    report = run(SMALL, line(0))
+    with pytest.raises(FrozenInstanceError, match="requests"):
+        report.requests = 2  # type: ignore[misc]
 
 
 @given(st.data())
