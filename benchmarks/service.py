@@ -25,7 +25,7 @@ CONNECTIONS, EACH, ROUNDS = 64, 20, 40
 LIST = 20
 MOST_US, MOST_TIMES_ONE_LIMIT = 20.0, 1.3
 MOST_TIMES_ONE_WORKER = 2 / 1.7
-"""Two workers on cores of their own then answer 1.7 x as many questions as one."""
+"""Two workers, each with its own core, then answer 1.7 x as many questions as one."""
 
 BARE = "uvicorn, a bare 200"
 ADMITTED, REFUSED = "/check, one limit", "/check, one limit, refused"
