@@ -27,7 +27,7 @@ from ratekeeper.service.live.hitters import HeavyHitters
 from ratekeeper.service.metrics.cells import Protocol
 from ratekeeper.service.metrics.counters import Metrics, ProtocolMetrics, watch_store
 from ratekeeper.service.metrics.of_policy import note_policy
-from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.operator_options import NOTHING, OperatorOptions
 from ratekeeper.service.pauses import Pauses
 from ratekeeper.service.policy_news import PolicyNews
 from ratekeeper.service.recording.recording import Recording
@@ -62,7 +62,7 @@ class Core:
     ) -> None:
         self.envoy = envoy
         self.password = password
-        self.operator = OperatorOptions(page=False, recording_bytes=0)
+        self.operator = NOTHING
         self.health_watches = 0
         """The streams of this process that watch its health, of all connections."""
         self.hitters: HeavyHitters | None = None

@@ -29,6 +29,10 @@ class OperatorOptions:
     demo: bool = False
 
 
+NOTHING = OperatorOptions(page=False, recording_bytes=0)
+"""The options by which an operator sees nothing."""
+
+
 def token_digest(token: str) -> bytes:
     """Return the digest by which the service knows an admin's token."""
     return sha256(token.encode()).digest()

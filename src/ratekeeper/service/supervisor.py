@@ -34,6 +34,7 @@ from ratekeeper.service.live.board import clear
 from ratekeeper.service.loop import StopSignals
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
+from ratekeeper.service.operator_options import NOTHING
 from ratekeeper.service.policy_news import PolicyNews
 from ratekeeper.stores.memory import MemoryStore
 
@@ -89,7 +90,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._changed = asyncio.Condition()
         self._told: str | None = None
-        self._rehearsal = replace(start, open_store=partial(MemoryStore, 1)).make_core(Metrics())
+        self._rehearsal = replace(start, open_store=partial(MemoryStore, 1), operator=NOTHING).make_core(Metrics())
         self._loop = asyncio.get_running_loop()
 
     async def run(self, announce: Callable[[], None]) -> int:
