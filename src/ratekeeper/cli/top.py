@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             _print_json(events, args.count)
         elif sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-            _show(View(args.url), events, args.count)
+            return _show(View(args.url), events, args.count)
         else:
             _print(View(args.url), events, args.count)
     except KeyboardInterrupt:
@@ -132,8 +132,11 @@ def _print(view: View, events: _Events, count: int | None) -> None:
             shown += event.kind == "status"
 
 
-def _show(view: View, events: _Events, count: int | None) -> None:
-    """Show a screen that changes in its place."""
+def _show(view: View, events: _Events, count: int | None) -> int:
+    """Show a screen that changes in its place, and return the exit code.
+
+    A signal is an event too. An exception in its place could come in the middle of anything, and be lost there.
+    """
     try:
         from rich.console import Console  # noqa: PLC0415  an extra
         from rich.live import Live  # noqa: PLC0415
@@ -149,16 +152,17 @@ def _show(view: View, events: _Events, count: int | None) -> None:
         return Text.from_ansi("\n".join(lines), no_wrap=True, overflow="crop")
 
     signal.signal(signal.SIGWINCH, lambda number, frame: events.put(_Event("resized")))
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the terminal is as before
+    signal.signal(signal.SIGINT, lambda number, frame: events.put(_Event("end", 0)))
+    signal.signal(signal.SIGTERM, lambda number, frame: events.put(_Event("end", 128 + number)))
     event = _next(events, seen=False)
     with _keys(events), Live(screen(), console=console, screen=True, auto_refresh=False) as live:
         while event.kind != "end":
             _take(view, event)
             shown += event.kind == "status"
             live.update(screen(), refresh=True)
-            if shown == count:
-                return
-            event = _next(events, seen=True)
+            event = _Event("end", 0) if shown == count else _next(events, seen=True)
+    code: int = event.value
+    return code
 
 
 def _take(view: View, event: _Event) -> None:
@@ -183,7 +187,7 @@ def _keys(events: _Events) -> Iterator[None]:
         while key := os.read(descriptor, 1):
             if key in (b"q", b"Q"):
                 break
-        events.put(_Event("end"))
+        events.put(_Event("end", 0))
 
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
