@@ -14,7 +14,6 @@ from async_memory import AsyncMemoryStore
 from grpc_in_memory import MemoryClient
 
 from ratekeeper import ManualClock, MemoryStore, Policy
-from ratekeeper.errors import StoreUnavailable
 from ratekeeper.service.core import Core
 from ratekeeper.service.envoy.load import load_envoy_config
 from ratekeeper.service.grpc import by_config
@@ -277,19 +276,10 @@ def test_the_buckets_are_not_those_of_a_rule(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_awaited_decides_and_its_outage_is_unavailable(tmp_path: Path) -> None:
-    class Flaky(AsyncMemoryStore):
-        down = False
-
-        async def decide(self, charges: Any, *, commit: bool = True) -> Any:
-            if self.down:
-                raise StoreUnavailable("no answer", 1.0)
-            return await super().decide(charges, commit=commit)
-
     async def ask() -> None:
-        store = Flaky(MemoryStore(1000, clock=ManualClock()))
+        store = AsyncMemoryStore(MemoryStore(1000, clock=ManualClock()))
         service = Service(tmp_path, store)
-        for down, status in ((False, 0), (True, 14)):
-            store.down = down
+        for store.away, status in ((False, 0), (True, 14)):
             stream = service.client.begin(real.rls_request("internal", {"azure": "y"}).SerializeToString())
             service.client.exchange()
             await service.client.channel.running[-1]

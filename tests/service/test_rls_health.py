@@ -15,7 +15,6 @@ from service_process import poll
 from service_thread import InThread, serving_in_thread
 
 from ratekeeper import MemoryStore, Policy
-from ratekeeper.errors import StoreUnavailable
 from ratekeeper.service.core import Core
 from ratekeeper.service.grpc.health import MOST_WATCHES, MOST_WATCHES_OF_CONNECTION
 
@@ -25,24 +24,13 @@ POLICY = Policy.parse('[[rules]]\nname = "r"\nlimit = "5/minute"\n')
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 
 
-class Failing(AsyncMemoryStore):
-    """Answers or not, as the test says."""
-
-    fails = False
-
-    async def decide(self, charges: Any, *, commit: bool = True) -> Any:
-        if self.fails:
-            raise StoreUnavailable("no answer", 1.0)
-        return await super().decide(charges, commit=commit)
+@pytest.fixture
+def store() -> AsyncMemoryStore:
+    return AsyncMemoryStore(MemoryStore(100))
 
 
 @pytest.fixture
-def store() -> Failing:
-    return Failing(MemoryStore(100))
-
-
-@pytest.fixture
-def core(store: Failing) -> Core:
+def core(store: AsyncMemoryStore) -> Core:
     return Core(POLICY, store)
 
 
@@ -69,15 +57,15 @@ def status_of(stream: Any) -> Any:
     return error.value.code()
 
 
-def test_a_watcher_is_told_the_present_state_and_each_change(core: Core, store: Failing) -> None:
+def test_a_watcher_is_told_the_present_state_and_each_change(core: Core, store: AsyncMemoryStore) -> None:
     with serving_in_thread(core, kind="grpc") as server, connected(server) as watch:
         stream = watching(watch)
         assert next(stream).status == SERVING
-        store.fails = True
+        store.away = True
         assert next(stream).status == NOT_SERVING
         late = watching(watch)
         assert next(late).status == NOT_SERVING
-        store.fails = False
+        store.away = False
         assert next(stream).status == next(late).status == SERVING
 
 

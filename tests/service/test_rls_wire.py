@@ -13,7 +13,6 @@ from grpc_in_memory import CHECK, SHOULD_RATE_LIMIT, MemoryChannel, MemoryClient
 from servers import PATIENCE
 
 from ratekeeper import ManualClock, MemoryStore, Policy
-from ratekeeper.errors import StoreUnavailable
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.grpc.status import framed
@@ -37,13 +36,6 @@ ALICE = real.rls_request("d", {"remote_address": "192.0.2.1"}).SerializeToString
 
 def core(policy: str = POLICY, store: Any = None) -> Core:
     return Core(Policy.parse(policy), MemoryStore(100, clock=ManualClock()) if store is None else store)
-
-
-class Outage(AsyncMemoryStore):
-    """A store that does not answer."""
-
-    async def decide(self, charges: Any, *, commit: bool = True) -> Any:
-        raise StoreUnavailable("no answer", 1.0)
 
 
 def code(answer: Any) -> int:
@@ -150,7 +142,9 @@ def test_health_is_that_of_the_store_and_ends_with_the_server() -> None:
 
 def test_a_store_that_does_not_answer_is_unhealthy_and_the_call_unavailable() -> None:
     async def ask() -> None:
-        client = MemoryClient(core(store=Outage(MemoryStore(100, clock=ManualClock()))))
+        store = AsyncMemoryStore(MemoryStore(100, clock=ManualClock()))
+        store.away = True
+        client = MemoryClient(core(store=store))
         streams = [client.begin(ALICE), client.begin(b"", CHECK)]
         client.exchange()
         assert client.wire.unanswered == 2

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from async_memory import AsyncMemoryStore
 
 from ratekeeper import ManualClock, MemoryStore, Policy, StoreUnavailable
-from ratekeeper.decision import Charge, Decision
+from ratekeeper.decision import Charge
 from ratekeeper.errors import PolicyError
 from ratekeeper.service import pauses
 from ratekeeper.service.pauses import PAUSED, Pauses
@@ -96,31 +96,28 @@ def test_the_pause_of_a_rule_that_has_left_the_policy_can_be_ended(store: TableS
     assert here.look() == ["dark"]
 
 
-def flood(store: TableStore) -> None:
-    """Ask for other keys until the table has forgotten the pause of the rule "one"."""
-    limit = Policy.parse('rules = [{name = "x", limit = "1/day"}]').rules[0].limit
-    numbers = itertools.count()
-    while "one" in Process(store).look():
-        store.decide([Charge.of("x/0", f"key {next(numbers)}", limit, 1, 0)])
-
-
-def test_a_flood_of_keys_ends_no_pause(clock: ManualClock) -> None:
+def with_a_forgotten_pause(clock: ManualClock) -> tuple[Process, Process]:
+    """Return two processes that have seen a pause of the rule "one". A flood of keys has made their table forget it."""
     store = MemoryStore(100, clock=clock)
     here, there = Process(store), Process(AsyncMemoryStore(store))
     asyncio.run(here.pauses.begin("one", time.time() + 60))
     assert there.look() == ["one", "dark"]
-    flood(store)
+    limit = Policy.parse('rules = [{name = "x", limit = "1/day"}]').rules[0].limit
+    numbers = itertools.count()
+    while "one" in Process(store).look():
+        store.decide([Charge.of("x/0", f"key {next(numbers)}", limit, 1, 0)])
+    return here, there
+
+
+def test_a_flood_of_keys_ends_no_pause(clock: ManualClock) -> None:
+    here, there = with_a_forgotten_pause(clock)
     assert here.look() == there.look() == ["one", "dark"]
     clock.advance(61)
     assert here.look() == there.look() == ["dark"]
 
 
 def test_a_pause_that_a_table_has_forgotten_can_be_ended_in_all_processes(clock: ManualClock) -> None:
-    store = MemoryStore(100, clock=clock)
-    here, there = Process(store), Process(AsyncMemoryStore(store))
-    asyncio.run(here.pauses.begin("one", time.time() + 60))
-    assert there.look() == ["one", "dark"]
-    flood(store)
+    here, there = with_a_forgotten_pause(clock)
     assert asyncio.run(there.pauses.end("one"))
     assert here.look() == there.look() == ["dark"]
     assert not asyncio.run(here.pauses.end("one"))
@@ -172,21 +169,10 @@ def test_a_bucket_of_a_rule_is_not_a_pause(store: TableStore, clock: ManualClock
     assert here.applied == 0
 
 
-class _Away(AsyncMemoryStore):
-    """A server that can be away."""
-
-    away = False
-
-    async def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
-        if self.away:
-            raise StoreUnavailable("away")
-        return await super().decide(charges, commit=commit)
-
-
 def test_while_the_store_is_away_a_known_pause_goes_on_to_its_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = _Away(MemoryStore(100, clock=ManualClock()))  # whose time stands still
+    store = AsyncMemoryStore(MemoryStore(100, clock=ManualClock()))  # whose time stands still
     here = Process(store)
     monkeypatch.setattr(pauses, "EVERY", 0.001)
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ratekeeper.clock import Clock
 from ratekeeper.decision import Charge, Decision
+from ratekeeper.errors import StoreUnavailable
 from ratekeeper.stores.table_store import TableStore
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
 from ratekeeper.waiting.waitlist import Waiter
@@ -17,7 +18,10 @@ T = TypeVar("T")
 
 
 class AsyncMemoryStore:
-    """The event loop goes on before each answer is made, and after. `holds`, by name, make it wait there for longer."""
+    """The event loop goes on before each answer is made, and after. `holds`, by name, make it wait there for longer.
+
+    While it is `away` it does not answer, as a store on a server.
+    """
 
     def __init__(self, store: TableStore, clock: Clock | None = None) -> None:
         self.store = store
@@ -26,6 +30,7 @@ class AsyncMemoryStore:
         self.asked: Counter[str] = Counter()
         self.asking = self.most_at_once = 0
         self.holds: dict[str, asyncio.Event] = {}
+        self.away = False
         self.fail_before: set[str] = set()
         self.fail_after: set[str] = set()
         self.turns: Callable[[], int] = lambda: 1  # how many turns of the event loop a way takes
@@ -50,6 +55,8 @@ class AsyncMemoryStore:
         return len(self.wait_queue) > 0
 
     async def _answer(self, verb: str, ask: Callable[[], T]) -> T:
+        if self.away:
+            raise StoreUnavailable("no answer", 1.0)
         self.asked[verb] += 1
         self.asking += 1
         self.most_at_once = max(self.most_at_once, self.asking)
