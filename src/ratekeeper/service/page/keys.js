@@ -13,7 +13,7 @@ const EVERY = 5000;
 export class KeysView {
   #rows = [];
   #real = null;
-  #asked = 0;
+  #asked = -EVERY;
 
   constructor(session, request) {
     this.session = session;
@@ -22,14 +22,14 @@ export class KeysView {
 
   show() {
     this.#real = null;
-    this.#asked = 0;
+    this.#asked = -EVERY;
   }
 
   update(status) {
     if (this.session.signedIn) this.#ask();
-    const signed = this.session.signedIn && this.#real !== null;
-    setText(byId("keys-note"), signed ? "as they are" : "as hashes; sign in to see them");
-    const keys = (signed ? this.#real : status.limited_keys).slice(0, MOST);
+    const known = this.session.signedIn && this.#real !== null;
+    setText(byId("keys-note"), known ? "as they are" : this.session.signedIn ? "as hashes" : "as hashes; sign in to see them");
+    const keys = (known ? this.#real : status.limited_keys).slice(0, MOST);
     const most = Math.max(1, ...keys.map((key) => key.rejected));
     byId("keys-empty").hidden = keys.length > 0;
     while (this.#rows.length > keys.length) this.#rows.pop().node.remove();
