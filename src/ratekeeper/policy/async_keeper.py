@@ -89,7 +89,7 @@ class AsyncKeeper(Keeping):
                 if decision.allowed:
                     return decision
         plan = await looked_up(partial(compiled.plan, attributes, cost, timeout))
-        return admitted(plan.answer(await take_turn_async(self._store, plan.charges)))
+        return await take_turn_async(self._store, plan.charges, lambda decisions: admitted(plan.answer(decisions)))
 
     @pending
     async def reserve(

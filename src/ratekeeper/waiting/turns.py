@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ratekeeper.stores.base import AsyncStore, Store
 
 D = TypeVar("D", bound=AnyDecision)
+T = TypeVar("T")
 
 
 def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
@@ -47,44 +48,33 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
 
 def await_turn(store: Store, waiter: Waiter, woken: threading.Event) -> None:
     """Block this thread until the waiter's turn has come."""
-    if waiter.waitlist is None:
-        return
-    now = local_ticks(store.clock)
-    while True:
-        store.clock.wait(woken, _left(waiter, now))
+    while not store.wait_queue.leave(waiter):
+        store.clock.wait(woken, _left(store, waiter))
         woken.clear()
-        if store.wait_queue.leave(waiter):
-            return
 
 
-async def take_turn_async(store: AsyncStore, charges: Sequence[Charge]) -> list[Decision]:
-    """As `take_turn`, but let the event loop go on. A task that is cancelled gives its place up."""
+async def take_turn_async(store: AsyncStore, charges: Sequence[Charge], answer: Callable[[list[Decision]], T]) -> T:
+    """As `take_turn`, but let the event loop go on, and return `answer` of the decisions.
+
+    A task that is cancelled gives its place up. While it waits, this is the only coroutine between the caller's and
+    the clock's: each more is a cost for every waiter.
+    """
     loop, woken = asyncio.get_running_loop(), TaskWakeup()
     waiter = Waiter(lambda: wake_task(loop, woken))
     try:
         decisions = await store.wait_queue.join(waiter, charges)
-        await await_turn_async(store, waiter, woken)
+        while not store.wait_queue.leave(waiter):
+            await store.clock.wait_async(woken, _left(store, waiter))
+            woken.clear()
         disown(waiter, charges, decisions)
     except BaseException:
         store.wait_queue.give_up(waiter)
         raise
-    return decisions
+    return answer(decisions)
 
 
-async def await_turn_async(store: AsyncStore, waiter: Waiter, woken: asyncio.Event) -> None:
-    """As `await_turn`, but let the event loop go on."""
-    if waiter.waitlist is None:
-        return
-    now = local_ticks(store.clock)
-    while True:
-        await store.clock.wait_async(woken, _left(waiter, now))
-        woken.clear()
-        if store.wait_queue.leave(waiter):
-            return
-
-
-def _left(waiter: Waiter, now: Callable[[], int]) -> float:
-    return seconds(max(0, waiter.leaves_at - now()))
+def _left(store: Store | AsyncStore, waiter: Waiter) -> float:
+    return seconds(max(0, waiter.leaves_at - local_ticks(store.clock)()))
 
 
 def wait_for_turn(
@@ -94,11 +84,11 @@ def wait_for_turn(
     return _admitted(take_turn(store, charges(key, cost, timeout)))
 
 
-async def wait_for_turn_async(
+def wait_for_turn_async(
     store: AsyncStore, charges: Callable[..., list[Charge]], key: str | bytes, cost: int = 1, timeout: Timeout = None
-) -> Decision:
-    """As `wait_for_turn`, but let the event loop go on."""
-    return _admitted(await take_turn_async(store, charges(key, cost, timeout)))
+) -> Coroutine[Any, Any, Decision]:
+    """Return a coroutine that does as `wait_for_turn`, but lets the event loop go on."""
+    return take_turn_async(store, charges(key, cost, timeout), _admitted)
 
 
 def _admitted(decisions: list[Decision]) -> Decision:
@@ -144,7 +134,7 @@ class Reservation(Generic[D]):
         """Seconds until the turn, as far as is known now: others that give up may bring it nearer."""
         if self._waiter.waitlist is None:
             return self.decision.delay
-        return 0.0 if self._waiter.place else _left(self._waiter, local_ticks(self._store.clock))
+        return 0.0 if self._waiter.place else _left(self._store, self._waiter)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.decision, name)
@@ -187,7 +177,9 @@ class Reservation(Generic[D]):
         self._wake = partial(wake_task, loop, woken)
         self._begin()
         try:
-            await await_turn_async(self._store, self._waiter, woken)
+            while not self._store.wait_queue.leave(self._waiter):
+                await self._store.clock.wait_async(woken, _left(self._store, self._waiter))
+                woken.clear()
         except BaseException:
             self._give_up()
             raise

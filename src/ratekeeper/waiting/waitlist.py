@@ -145,7 +145,7 @@ class Waitlist:
         while self._waiters and self._places[0].turn <= now:
             waiter = next(iter(self._waiters))
             waiter.place = self._places[0]
-            self._finish_leaving()
+            self._take_first_out(waiter)
             if waiter not in self._gone:
                 left.append(waiter)
             self._gone.discard(waiter)
@@ -237,12 +237,16 @@ class Waitlist:
         if self._waiters:
             waiter = next(iter(self._waiters))
             if waiter.place is not None:
-                if self._places and self._places[0] is waiter.place:
-                    self._places.popleft()
-                del self._waiters[waiter]
-                self._forget_cost(waiter)
+                self._take_first_out(waiter)
         while len(self._places) > len(self._waiters):
             self._spare_last()
+
+    def _take_first_out(self, waiter: Waiter) -> None:
+        """Take out the first waiter, which has been given its place."""
+        if self._places and self._places[0] is waiter.place:
+            self._places.popleft()
+        del self._waiters[waiter]
+        self._forget_cost(waiter)
 
     def _spare_last(self) -> None:
         """Have the ranges of the last place spare."""
