@@ -54,18 +54,26 @@ def named(lines: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
 def rate_limit_lines(decision: PolicyDecision) -> list[tuple[bytes, bytes]]:
     """Return the headers of `rate_limit_headers` as a response's lines: bytes, with names in lower case."""
     key = decision.combination
-    templates = _templates.get(key)
-    if templates is None:
-        templates = _remember(key, decision)
-    policies, states, most = templates
+    policies, states, _, most = _templates.get(key) or _remember(key, decision)
     if not policies:
         return []
-    numbers = decision.states
-    if most > _LARGEST_INTEGER:
-        numbers = tuple([min(number, _LARGEST_INTEGER) for number in numbers])
+    numbers = decision.states if most <= _LARGEST_INTEGER else _clamped(decision.states)
     lines = [(b"ratelimit-policy", policies), (b"ratelimit", (states % numbers).encode("ascii"))]
     if not decision.allowed and (wait := decision.retry_after_seconds) is not None:
         lines.append((b"retry-after", b"%d" % wait))
+    return lines
+
+
+def rate_limit_block(decision: PolicyDecision) -> bytes:
+    """Return the lines of `rate_limit_lines` as HTTP/1.1 sends them, each with its end, by one format."""
+    key = decision.combination
+    _, _, block, most = _templates.get(key) or _remember(key, decision)
+    if not block:
+        return b""
+    numbers = decision.states if most <= _LARGEST_INTEGER else _clamped(decision.states)
+    lines = (block % numbers).encode("ascii")
+    if not decision.allowed and (wait := decision.retry_after_seconds) is not None:
+        lines += b"retry-after: %d\r\n" % wait
     return lines
 
 
@@ -102,11 +110,16 @@ def policy_name(name: str) -> str:
     return _NOT_IN_A_STRING.sub("?", name)
 
 
-_Templates: TypeAlias = tuple[bytes, str, int]
-"""The value of RateLimit-Policy; that of RateLimit, in which each rule's two numbers are %d; the largest capacity."""
+_Templates: TypeAlias = tuple[bytes, str, str, int]
+"""The value of RateLimit-Policy; that of RateLimit, in which each rule's two numbers are %d; both as lines; the largest
+capacity."""
 
 _templates: dict[Hashable, _Templates] = {}
 """The templates of all decisions by the same rules and limits. Bounded."""
+
+
+def _clamped(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple([min(number, _LARGEST_INTEGER) for number in numbers])
 
 
 def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
@@ -126,7 +139,9 @@ def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
         state = f"{quoted.replace('%', '%%')};r=%d" + ("%.0s" if limit.refuses_all else ";t=%d")
         states.append(hidden + state)
         hidden, largest = "", max(largest, limit.max_cost)
-    return keep(_templates, key, (", ".join(policies).encode("ascii"), ", ".join(states) + hidden, largest))
+    policy, state = ", ".join(policies), ", ".join(states) + hidden
+    block = f"ratelimit-policy: {policy.replace('%', '%%')}\r\nratelimit: {state}\r\n" if policies else ""
+    return keep(_templates, key, (policy.encode("ascii"), state, block, largest))
 
 
 def keep(known: dict[Hashable, T], key: Hashable, value: T) -> T:

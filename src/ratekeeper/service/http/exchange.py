@@ -33,6 +33,8 @@ class GatewayExchange(Exchange):
     hands on the headers of a convention that is not its own as the client sent them.
     """
 
+    peer: str | None = None
+
     def __init__(
         self,
         limiter: AnyRequestLimiter,
@@ -52,8 +54,8 @@ class GatewayExchange(Exchange):
         self.body = body
         self.connection = connection
         """The `connection` line of the answer, or nothing."""
+        self.peer = peer
         self._lines = lines
-        self._peer = peer
         self._read: dict[str, str | None] = {}
 
     @property
@@ -71,13 +73,10 @@ class GatewayExchange(Exchange):
         return path_of(self.target)
 
     def header(self, name: str, /) -> str | None:
-        if name not in self._read:
-            self._read[name] = header_value(self._lines, name)
-        return self._read[name]
-
-    @property
-    def peer(self) -> str | None:
-        return self._peer
+        read = self._read
+        if name not in read:
+            read[name] = header_value(self._lines, name)
+        return read[name]
 
     @property
     def lines(self) -> Sequence[tuple[bytes, bytes]]:

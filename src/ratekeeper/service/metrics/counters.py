@@ -132,7 +132,10 @@ class ProtocolMetrics:
 
     def answered(self, refusal: RatekeeperError | None, began: int, decisions: Sequence[AnyDecision] = ()) -> None:
         """Count a question that was answered, by its last decision. `began` is what `begin` returned."""
-        decision = decisions[-1] if began and decisions else None
+        if not began and refusal is None:
+            self._add(self._allowed)
+            return
+        decision = decisions[-1] if decisions else None
         if refusal is None:
             self.allowed(began, decision)
         elif isinstance(refusal, RateLimitExceeded):
