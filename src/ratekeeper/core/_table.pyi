@@ -95,6 +95,9 @@ class Sketch:
     def entries(self) -> list[tuple[str, str, int, int]]: ...
     def clear(self) -> None: ...
 
+def find_header(lines: Any, name: str, is_list: bool, /) -> Any:
+    """Return the value of a header, None if it is missing or empty, or NotImplemented if its lines are unusual."""
+
 class PolicyGate:
     def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision: ...
 

@@ -184,6 +184,9 @@ bool rk_take_memory(rk_table_object *self, PyObject *memory, uint64_t lines);
 /* gate_object.c */
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait);
 
+/* headers.c */
+PyObject *rk_find_header(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
 /* pending_object.c, stop_object.c */
 PyTypeObject *rk_add_pending_type(PyObject *module);
 PyTypeObject *rk_add_stop_type(PyObject *module);

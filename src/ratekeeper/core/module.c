@@ -95,6 +95,9 @@ static PyObject *hold_time(PyObject *module, PyObject *args)
 
 static PyMethodDef module_methods[] = {
     {"hold_time", hold_time, METH_VARARGS, NULL},
+    {"find_header", (PyCFunction)(void (*)(void))rk_find_header, METH_FASTCALL,
+     "find_header($module, lines, name, is_list, /)\n--\n\n"
+     "Return the value of a header, None if it is missing or empty, or NotImplemented if its lines are unusual."},
     {NULL},
 };
 
