@@ -60,6 +60,9 @@ sketch: Callable[..., Any] | None = None
 find_header: Callable[[Any, str, bool], Any] | None = None
 """Finds the value of a header in C; None where the C core is not in use. See http/header_lines.py."""
 
+line_reader: Callable[[tuple[Any, ...]], Any] | None = None
+"""Makes a C reader of attributes; None where the C core is not in use. See http/line_steps.py."""
+
 _wanted = os.environ.get("RATEKEEPER_CORE", "auto")
 if _wanted not in ("auto", "require", "python"):
     raise ImportError(f"RATEKEEPER_CORE must be auto, require or python, not {_wanted!r}")
@@ -83,6 +86,7 @@ if _wanted != "python":
         recorder = _table.Recorder
         sketch = _table.Sketch
         find_header = _table.find_header
+        line_reader = _table.LineReader
 
 
 def lines_for(max_keys: int) -> int:

@@ -9,12 +9,13 @@
 #include "charge.h"
 #include "resets.h"
 
+#define RK_AT PyTuple_GET_ITEM
 #define RK_TICKS_PER_NS 16
 #define RK_TICKS_PER_SECOND (INT64_C(1000000000) * RK_TICKS_PER_NS)
 enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
-enum { RK_NOT_HELD = -1, RK_TYPES = 13, RK_SPARES = 3 };
+enum { RK_NOT_HELD = -1, RK_TYPES = 14, RK_SPARES = 3 };
 
 /* A place for one dead object of a type, kept for the next: most objects die before the next is made. It keeps its
  * reference to its type, and no other. The interpreter's lock guards the place: each interpreter has its own module.
@@ -31,7 +32,7 @@ typedef struct {
         struct {
             PyTypeObject *decision, *table, *gate, *matcher, *policy_gate, *policy_decision;
             PyTypeObject *rule_decision; /* ratekeeper.decision.RuleDecision */
-            PyTypeObject *pending, *stop, *known_limits, *counts, *recorder, *sketch;
+            PyTypeObject *pending, *stop, *known_limits, *counts, *recorder, *sketch, *line_reader;
         };
         PyTypeObject *types[RK_TYPES];
     };
@@ -183,9 +184,6 @@ bool rk_take_memory(rk_table_object *self, PyObject *memory, uint64_t lines);
 
 /* gate_object.c */
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait);
-
-/* headers.c */
-PyObject *rk_find_header(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* pending_object.c, stop_object.c */
 PyTypeObject *rk_add_pending_type(PyObject *module);

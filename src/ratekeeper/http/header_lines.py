@@ -34,6 +34,11 @@ _LISTS = frozenset({
 """The headers that are lists by their definition: their lines are joined."""
 
 
+def is_list(name: str) -> bool:
+    """Return whether a header is a list by its definition. `name` is in lower case."""
+    return name in _LISTS
+
+
 def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
     """Return the value of a header, from its lines; None if it is missing or empty. `name` is in lower case.
 

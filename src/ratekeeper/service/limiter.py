@@ -92,7 +92,7 @@ class ServiceLimiter(AsyncRequestLimiter):
             decision = policy.at_once(attributes, cost)
         except REFUSALS as error:
             return error
-        if policy.waiting_rules and not decision.allowed:
+        if policy.waiting_rules and not decision.allowed and (not exchange.waits or policy.lets_wait(decision)):
             return self._waited(policy, exchange, attributes, cost, decision)
         return self._noted(exchange, decision, None)
 

@@ -13,6 +13,7 @@ from ratekeeper.http.header_lines import header_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratekeeper.http.attributes import AttributeReader
     from ratekeeper.http.exchange import AnyRequestLimiter
 
 
@@ -57,6 +58,19 @@ class GatewayExchange(Exchange):
         self.peer = peer
         self._lines = lines
         self._read: dict[str, str | None] = {}
+        self._reader: AttributeReader | None = None  # the one that has read the attributes in C
+        self._attributes: dict[str, str] = {}
+
+    def is_usual(self, reader: AttributeReader) -> bool:
+        """Read the attributes in C. Return whether it could: then the gateway has sent all headers that it must."""
+        found = None if reader.read_lines is None else reader.read_lines(self._lines, self.peer)
+        if found is None:
+            return False
+        self._reader, self._attributes = reader, found
+        return True
+
+    def read(self, reader: AttributeReader) -> dict[str, str]:
+        return self._attributes if self._reader is reader else reader.read(self)
 
     @property
     def native(self) -> GatewayExchange:
@@ -67,10 +81,13 @@ class GatewayExchange(Exchange):
         return self.header("x-forwarded-method") or self.verb.decode("ascii")
 
     @property
-    def path(self) -> bytes:
-        if self.header("x-forwarded-uri"):  # raises if it is repeated
-            return next(value for name, value in self._lines if name.lower() == b"x-forwarded-uri").strip(b" \t")
-        return path_of(self.target)
+    def path(self) -> str | bytes:
+        uri = self.header("x-forwarded-uri")  # raises if it is repeated
+        if uri is None:
+            return path_of(self.target)
+        if uri.isascii():
+            return uri
+        return next(value for name, value in self._lines if name.lower() == b"x-forwarded-uri").strip(b" \t")
 
     def header(self, name: str, /) -> str | None:
         read = self._read

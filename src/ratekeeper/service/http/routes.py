@@ -28,6 +28,9 @@ _PLAIN = ("Content-Type", "text/plain")
 _NO_STORE = ("Cache-Control", "no-store")
 
 
+_new = tuple.__new__
+"""Makes a named tuple without its own constructor, which is written in Python. Use it for each request."""
+
 _refusals: dict[Hashable, Answer] = {}
 """The answers to refused requests by the same rules that must wait equally long, but for the limits. Bounded."""
 
@@ -39,15 +42,16 @@ def check(core: Core, request: GatewayExchange, deny_status: int | None = None) 
         what = f"the policy looks at {policy.lacking[0]!r}, which nothing in a gateway's request tells"
         return _not_asked(core, explained(500, f"{what}: say in [attributes] which header does, or ask /v1/check"))
     try:
-        for needed in policy.gateway_headers:
-            if not request.header(needed):
-                what = f"the gateway must say what the request is for, but sent no {needed}"
-                return _not_asked(core, explained(400, what))
+        if not request.is_usual(policy.reader):
+            for needed in policy.gateway_headers:
+                if not request.header(needed):
+                    what = f"the gateway must say what the request is for, but sent no {needed}"
+                    return _not_asked(core, explained(400, what))
     except BadRequestError as error:
         return _not_asked(core, core.limiter.response_to(error))
     charged = core.charge(request)
     if charged is None:
-        return Answer(200, _limits(request))
+        return _allowed(request)
     if isinstance(charged, RatekeeperError):
         return _refused(core, request, charged, deny_status)
     return _check_later(core, request, charged, deny_status)
@@ -66,7 +70,11 @@ async def _check_later(
     deny_status: int | None,
 ) -> Answer:
     refusal = await charging
-    return Answer(200, _limits(request)) if refusal is None else _refused(core, request, refusal, deny_status)
+    return _allowed(request) if refusal is None else _refused(core, request, refusal, deny_status)
+
+
+def _allowed(request: GatewayExchange) -> Answer:
+    return _new(Answer, (200, _limits(request), b"", None))
 
 
 def _limits(request: Exchange) -> bytes:
@@ -86,7 +94,7 @@ def _refused(core: Core, request: GatewayExchange, refusal: RatekeeperError, den
         return answer_of(problem(decision, deny_status), _limits(request))
     key = decision.combination, deny_status, wait
     known = _refusals.get(key) or keep(_refusals, key, answer_of(problem(decision, deny_status)))
-    return Answer(known.status, _limits(request) + known.lines, known.body)
+    return _new(Answer, (known.status, _limits(request) + known.lines, known.body, None))
 
 
 def check_json(core: Core, request: GatewayExchange) -> Answering:
