@@ -41,7 +41,7 @@ class RateLimitExceeded(RatekeeperError):
     """A request was refused. `decision` says by which limit, and when to come back."""
 
     def __init__(self, decision: AnyDecision) -> None:
-        super().__init__(decision)
+        self.args = (decision,)  # a call of the base class takes longer
         self.decision = decision
 
     @property

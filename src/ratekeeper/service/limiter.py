@@ -41,7 +41,8 @@ class ProgramExchange(Exchange):
     """A request whose attributes and cost a program states. The program, its peer, is not a client."""
 
     def __init__(self, limiter: ServiceLimiter, asked: CheckRequest) -> None:
-        super().__init__(limiter)
+        self.limiter = limiter
+        self.decisions = []
         self._attributes = asked.attributes
         self.cost = asked.cost
         self.timeout = asked.timeout
