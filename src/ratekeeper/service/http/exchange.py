@@ -35,6 +35,9 @@ class GatewayExchange(Exchange):
     """
 
     peer: str | None = None
+    _read: dict[str, str | None] | None = None  # the headers that were read
+    _reader: AttributeReader | None = None  # the one that has read the attributes in C
+    _attributes: dict[str, str]
 
     def __init__(
         self,
@@ -57,9 +60,6 @@ class GatewayExchange(Exchange):
         """The `connection` line of the answer, or nothing."""
         self.peer = peer
         self._lines = lines
-        self._read: dict[str, str | None] = {}
-        self._reader: AttributeReader | None = None  # the one that has read the attributes in C
-        self._attributes: dict[str, str] = {}
 
     def is_usual(self, reader: AttributeReader) -> bool:
         """Read the attributes in C. Return whether it could: then the gateway has sent all headers that it must."""
@@ -91,6 +91,8 @@ class GatewayExchange(Exchange):
 
     def header(self, name: str, /) -> str | None:
         read = self._read
+        if read is None:
+            read = self._read = {}
         if name not in read:
             read[name] = header_value(self._lines, name)
         return read[name]

@@ -51,7 +51,7 @@ def check(core: Core, request: GatewayExchange, deny_status: int | None = None) 
         return _not_asked(core, core.limiter.response_to(error))
     charged = core.charge(request)
     if charged is None:
-        return _allowed(request)
+        return _new(Answer, (200, _limits(request), b"", None))
     if isinstance(charged, RatekeeperError):
         return _refused(core, request, charged, deny_status)
     return _check_later(core, request, charged, deny_status)
@@ -70,11 +70,7 @@ async def _check_later(
     deny_status: int | None,
 ) -> Answer:
     refusal = await charging
-    return _allowed(request) if refusal is None else _refused(core, request, refusal, deny_status)
-
-
-def _allowed(request: GatewayExchange) -> Answer:
-    return _new(Answer, (200, _limits(request), b"", None))
+    return Answer(200, _limits(request)) if refusal is None else _refused(core, request, refusal, deny_status)
 
 
 def _limits(request: Exchange) -> bytes:
