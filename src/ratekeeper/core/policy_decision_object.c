@@ -194,113 +194,18 @@ static PyObject *get_source(rk_policy_decision_object *Py_UNUSED(self), void *Py
     return PyUnicode_InternFromString("exact");
 }
 
-/* The tokens that are left of a limit, and the whole seconds until there is one more. */
-static void read_state(const rk_rule_answer *answer, int64_t *tokens, int64_t *seconds)
-{
-    const rk_limit *limit = &answer->limit;
-    int64_t left = limit->full - answer->answer.debt;
-    *tokens = left > 0 ? left / limit->interval : 0;
-    rk_wide ticks = limit->interval - ((rk_wide)left - *tokens * limit->interval);
-    *seconds = (int64_t)((ticks * limit->parts + limit->second - 1) / limit->second);
-}
-
 /* As PolicyDecision.states. */
 static PyObject *get_states(rk_policy_decision_object *self, void *Py_UNUSED(closure))
 {
-    Py_ssize_t shown = 0;
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        if (!self->answers[i].limit.second)
-            return PyObject_CallMethod((PyObject *)self, "_states", NULL);
-        shown += !self->answers[i].shadow;
-    }
-    PyObject *states = PyTuple_New(2 * shown);
-    Py_ssize_t next = 0;
-    for (Py_ssize_t i = 0; states && i < self->count; i++) {
-        int64_t tokens, seconds;
-        if (self->answers[i].shadow)
-            continue;
-        read_state(&self->answers[i], &tokens, &seconds);
-        PyObject *whole = PyLong_FromLongLong(tokens), *wait = PyLong_FromLongLong(seconds);
-        PyTuple_SET_ITEM(states, next++, whole);
-        PyTuple_SET_ITEM(states, next++, wait);
-        if (!whole || !wait)
-            Py_CLEAR(states);
-    }
-    return states;
-}
-
-enum { DIGITS = 20, SHORT = 1024 };
-
-static char *put_number(char *next, int64_t number)
-{
-    char digits[DIGITS];
-    int place = DIGITS;
-    do
-        digits[--place] = (char)('0' + number % 10);
-    while (number /= 10);
-    memcpy(next, digits + place, (size_t)(DIGITS - place));
-    return next + DIGITS - place;
-}
-
-/* Put a text and a number, at most `most`; nothing if the text is None. */
-static char *put_part(char *next, PyObject *text, int64_t number, int64_t most)
-{
-    if (text == Py_None)
-        return next;
-    memcpy(next, PyBytes_AS_STRING(text), (size_t)PyBytes_GET_SIZE(text));
-    return put_number(next + PyBytes_GET_SIZE(text), number < most ? number : most);
-}
-
-/* The most bytes that a template can become with two numbers for each of some rules; -1 if it is not for so many. */
-static Py_ssize_t filled_length(PyObject *template, Py_ssize_t rules)
-{
-    Py_ssize_t length = 0, parts = PyTuple_GET_SIZE(template);
-    if (parts != 2 * rules + 1 || RK_AT(template, parts - 1) == Py_None)
-        return -1;
-    for (Py_ssize_t i = 0; i < parts; i++)
-        if (PyBytes_CheckExact(RK_AT(template, i)))
-            length += PyBytes_GET_SIZE(RK_AT(template, i)) + DIGITS;
-        else if (RK_AT(template, i) != Py_None)
-            return -1;
-    return length;
+    return rk_states((PyObject *)self, self->answers, self->count);
 }
 
 /* As PolicyDecision.fill. */
 static PyObject *policy_decision_fill(rk_policy_decision_object *self, PyObject *const *args, Py_ssize_t count)
 {
-    Py_ssize_t shown = 0, part = 0;
-    char few[SHORT], *bytes = few;
-    if (count != 2 || !PyTuple_Check(args[0]))
-        return PyErr_SetString(PyExc_TypeError, "fill takes a template and a number"), NULL;
-    PyObject *template = args[0];
-    int64_t most = PyLong_AsLongLong(args[1]);
-    if (most == -1 && PyErr_Occurred())
-        return NULL;
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        if (!self->answers[i].limit.second)
-            return PyObject_CallMethod((PyObject *)self, "_fill", "OO", template, args[1]);
-        shown += !self->answers[i].shadow;
-    }
-    Py_ssize_t length = filled_length(template, shown);
-    if (length < 0 || most < 0)
-        return PyErr_SetString(PyExc_ValueError, "the template is for other rules"), NULL;
-    if (length > SHORT && !(bytes = PyMem_Malloc((size_t)length)))
-        return PyErr_NoMemory();
-    char *next = bytes;
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        int64_t tokens, seconds;
-        if (self->answers[i].shadow)
-            continue;
-        read_state(&self->answers[i], &tokens, &seconds);
-        next = put_part(next, RK_AT(template, part++), tokens, most);
-        next = put_part(next, RK_AT(template, part++), seconds, most);
-    }
-    PyObject *last = RK_AT(template, part);
-    memcpy(next, PyBytes_AS_STRING(last), (size_t)PyBytes_GET_SIZE(last));
-    PyObject *filled = PyBytes_FromStringAndSize(bytes, next + PyBytes_GET_SIZE(last) - bytes);
-    if (bytes != few)
-        PyMem_Free(bytes);
-    return filled;
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "fill takes 2 arguments, not %zd", count), NULL;
+    return rk_fill((PyObject *)self, self->answers, self->count, args[0], args[1]);
 }
 
 static void policy_decision_dealloc(rk_policy_decision_object *self)
