@@ -135,16 +135,15 @@ class ProtocolMetrics:
 
     def answered(self, refusal: RatekeeperError | None, began: int, decisions: Sequence[AnyDecision] = ()) -> None:
         """Count a question that was answered, by its last decision. `began` is what `begin` returned."""
-        if not began and refusal is None:
-            self._add(self._allowed)
-            return
-        decision = decisions[-1] if decisions else None
         if refusal is None:
-            self.allowed(began, decision)
+            cell, result = self._allowed, "allowed"
         elif isinstance(refusal, RateLimitExceeded):
-            self.refused(began, decision)
+            cell, result = self._refused, "refused"
         else:
-            self.failed(began)
+            cell, result = self._failed, "failed"
+        self._add(cell)
+        if began:
+            self.timed(began, result, decisions[-1] if decisions and result != "failed" else None)
 
     def allowed(self, began: int, decision: AnyDecision | None = None) -> None:
         """Count a question that was answered with a yes."""
