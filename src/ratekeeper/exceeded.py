@@ -40,8 +40,9 @@ class AnyDecision(Protocol):
 class RateLimitExceeded(RatekeeperError):
     """A request was refused. `decision` says by which limit, and when to come back."""
 
-    def __init__(self, decision: AnyDecision) -> None:
-        super().__init__(decision)
+    def __init__(
+        self, decision: AnyDecision, /
+    ) -> None:  # `args` has it already: a call of the base class takes longer
         self.decision = decision
 
     @property

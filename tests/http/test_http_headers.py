@@ -14,9 +14,15 @@ from rulings import decide
 
 from ratekeeper import PolicyDecision, RuleDecision
 from ratekeeper.decision import NEVER, Decision
-from ratekeeper.http.headers import legacy_headers, policy_name, rate_limit_headers
+from ratekeeper.http.headers import (
+    legacy_headers,
+    policy_name,
+    rate_limit_block,
+    rate_limit_headers,
+    rate_limit_lines,
+)
 from ratekeeper.http.responses import QUOTA_EXCEEDED, problem
-from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, LeakyBucket, Limit, TokenBucket, parse_limit
+from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, Deny, LeakyBucket, Limit, TokenBucket, parse_limit
 
 SECOND = TICKS_PER_SECOND
 FIVE_PER_SECOND = TokenBucket(20, 5)
@@ -85,6 +91,14 @@ def test_a_value_is_one_line_of_printable_ascii_and_shows_no_key(verdict: Policy
         assert (name + value).isascii()
         assert (name + value).isprintable()
         assert "secret" not in value or any("secret" in rule.name for rule in verdict.rules)
+
+
+@given(verdicts)
+@example(PolicyDecision((RuleDecision("50% of %d", decision_of(FIVE_PER_SECOND, retry=SECOND)),)))
+@example(PolicyDecision((RuleDecision("none", decision_of(Deny(), retry=NEVER)),)))
+def test_the_block_has_the_lines_as_they_are_sent(verdict: PolicyDecision) -> None:
+    lines = b"".join(b"%b: %b\r\n" % line for line in rate_limit_lines(verdict))
+    assert rate_limit_block(verdict) == lines
 
 
 @pytest.mark.parametrize(

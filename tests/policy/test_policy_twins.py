@@ -51,6 +51,8 @@ class Twins:
             ]
             assert repr(first) == repr(second)
             assert hash(first) == hash(second)
+            assert first.states == second.states
+            assert rate_limit_headers(first) == rate_limit_headers(second)
         return first
 
 
@@ -244,6 +246,40 @@ def test_headers_of_both_are_alike() -> None:
         ]
         assert headers[0] == headers[1]
         twins.clock.advance(0.3)
+
+
+@pytest.mark.parametrize(
+    ("template", "most", "filled"),
+    [
+        ((b"r=", b";t=", b", r=", b";t=", b"."), 10**15, b"r=4;t=1, r=99999999999999999;t=1."),
+        ((b"", b"", b"", b"", b""), 3, b"3131"),
+        ((None, None, b"x" * 5000, None, b"y" * 5000), 0, b"x" * 5000 + b"0" + b"y" * 5000),
+        ((None, None, None, None, b"end"), 2**63 - 1, b"end"),
+    ],
+)
+def test_a_template_is_filled_with_the_numbers_of_the_rules_that_are_not_in_shadow(
+    template: tuple[bytes | None, ...], most: int, filled: bytes
+) -> None:
+    policy = Policy(
+        (Rule("a", TokenBucket(5, 2)), Rule("s", TokenBucket(1, 1), shadow=True), Rule("b", TokenBucket(10**17, 10**9)))
+    )
+    for compiled in (Twins(policy).c, Twins(policy).python):
+        answer = decide(compiled, {}).fill(template, most)
+        assert answer == filled.replace(b"99999999999999999", b"%d" % most)
+
+
+@pytest.mark.parametrize(
+    ("template", "most"),
+    [
+        ((), 1), ((b"", b""), 1), ((b"", b"", b"", b"", b"", b"", b""), 1), ((b"", b"", None), 1), ((b"", "", b""), 1),
+        (([], b"", b""), 1), ((bytearray(b""), b"", b""), 1), ([b"", b"", b""], 1), (None, 1), ((b"", b"", b""), -1),
+        ((b"", b"", b""), 2**63), ((b"", b"", b""), "1"),
+    ],
+)  # fmt: skip
+def test_a_template_for_other_rules_is_an_error_in_c(template: Any, most: Any) -> None:
+    decision = decide(Twins(Policy((Rule("a", TokenBucket(5, 2)),))).c, {})
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        decision.fill(template, most)
 
 
 def test_a_combination_tells_looked_up_limits_apart() -> None:

@@ -148,6 +148,14 @@ def test_a_method_that_only_tunnels_use_is_a_400() -> None:
     assert statuses(b"CONNECT example.com:443 HTTP/1.1\r\n\r\n") == [400]
 
 
+@pytest.mark.parametrize("byte", [*range(9), *range(10, 32), 127])
+def test_a_control_character_in_a_header_is_a_400(byte: int) -> None:
+    """So a header of ASCII has no other spaces than blanks and tabs, which the path of a client's request relies on."""
+    for value in (b"%c/a", b"/a%c", b"/a%c ", b" %c/a", b"/%ca"):
+        request = GET + b"X-Forwarded-Uri: " + value % byte + b"\r\n\r\n"
+        assert statuses(request)[:1] == [400], request
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 29\r\n\r\n%b", CHUNKED + b"\r\n1d\r\n%b\r\n0\r\n\r\n"])
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_a_body_may_come_whole_or_in_chunks(framing: bytes, size: int) -> None:

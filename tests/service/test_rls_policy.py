@@ -101,6 +101,23 @@ def test_a_refusal_has_the_problem_and_retry_after() -> None:
     assert service.ask(client("192.0.2.2")).overall_code == 1
 
 
+def test_each_refusal_tells_its_own_rules_and_its_own_wait() -> None:
+    service = Service()
+
+    def told(descriptor: dict[str, str]) -> tuple[str, str, list[str]]:
+        answer = service.ask(descriptor, hits=5)
+        problem = json.loads(answer.raw_body)
+        return headers(answer)["retry-after"], problem["detail"].rpartition(": ")[2], problem["violated-policies"]
+
+    for address in ("192.0.2.1", "192.0.2.2"):
+        service.ask(client(address), hits=5)
+    told_first = told(client("192.0.2.1"))
+    assert told_first == ("60", "try again in 60 seconds.", ["each client"])
+    assert told(client("192.0.2.2")) == told_first
+    service.clock.advance(59)
+    assert told(client("192.0.2.1")) == ("1", "try again in 1 second.", ["each client"])
+
+
 def test_a_burst_is_shown_by_its_rate() -> None:
     [status] = Service().ask({"PATH": "/search?q=1"}).statuses
     assert (status.current_limit.requests_per_unit, status.current_limit.unit, status.limit_remaining) == (2, 1, 2)

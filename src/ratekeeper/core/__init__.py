@@ -57,6 +57,12 @@ recorder: Callable[..., Any] | None = None
 sketch: Callable[..., Any] | None = None
 """Makes the C sketch of the most limited keys; None where the C core is not in use. See service/live/sketch.py."""
 
+find_header: Callable[[Any, str, bool], Any] | None = None
+"""Finds the value of a header in C; None where the C core is not in use. See http/header_lines.py."""
+
+line_reader: Callable[[tuple[Any, ...]], Any] | None = None
+"""Makes a C reader of attributes; None where the C core is not in use. See http/line_steps.py."""
+
 _wanted = os.environ.get("RATEKEEPER_CORE", "auto")
 if _wanted not in ("auto", "require", "python"):
     raise ImportError(f"RATEKEEPER_CORE must be auto, require or python, not {_wanted!r}")
@@ -79,6 +85,8 @@ if _wanted != "python":
         counts = cast("Any", _table.Counts)
         recorder = _table.Recorder
         sketch = _table.Sketch
+        find_header = _table.find_header
+        line_reader = _table.LineReader
 
 
 def lines_for(max_keys: int) -> int:

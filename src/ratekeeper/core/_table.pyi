@@ -95,6 +95,16 @@ class Sketch:
     def entries(self) -> list[tuple[str, str, int, int]]: ...
     def clear(self) -> None: ...
 
+def find_header(lines: Any, name: str, is_list: bool, /) -> Any:
+    """Return the value of a header, None if it is missing or empty, or NotImplemented if its lines are unusual."""
+
+class LineReader:
+    """As http/attributes.AttributeReader, for what is usual: see http/line_steps.py."""
+
+    def __new__(cls, steps: tuple[Any, ...], /) -> LineReader: ...
+    def read(self, lines: Any, peer: str | None, /) -> dict[str, str] | None:
+        """Return the attributes of a request; None if it is unusual."""
+
 class PolicyGate:
     def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision: ...
 

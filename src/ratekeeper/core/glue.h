@@ -9,12 +9,13 @@
 #include "charge.h"
 #include "resets.h"
 
+#define RK_AT PyTuple_GET_ITEM
 #define RK_TICKS_PER_NS 16
 #define RK_TICKS_PER_SECOND (INT64_C(1000000000) * RK_TICKS_PER_NS)
 enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
-enum { RK_NOT_HELD = -1, RK_TYPES = 13, RK_SPARES = 3 };
+enum { RK_NOT_HELD = -1, RK_TYPES = 14, RK_SPARES = 3 };
 
 /* A place for one dead object of a type, kept for the next: most objects die before the next is made. It keeps its
  * reference to its type, and no other. The interpreter's lock guards the place: each interpreter has its own module.
@@ -31,7 +32,7 @@ typedef struct {
         struct {
             PyTypeObject *decision, *table, *gate, *matcher, *policy_gate, *policy_decision;
             PyTypeObject *rule_decision; /* ratekeeper.decision.RuleDecision */
-            PyTypeObject *pending, *stop, *known_limits, *counts, *recorder, *sketch;
+            PyTypeObject *pending, *stop, *known_limits, *counts, *recorder, *sketch, *line_reader;
         };
         PyTypeObject *types[RK_TYPES];
     };

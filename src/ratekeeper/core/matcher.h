@@ -4,7 +4,6 @@
 
 #include "glue.h"
 
-#define RK_AT PyTuple_GET_ITEM
 enum { RK_FEW = 16, RK_SHORT = 512 };
 enum { RK_SHARED, RK_SKIP, RK_REJECT }; /* the meaning of a missing attribute of the key: MISSING in compiled_rule.py */
 

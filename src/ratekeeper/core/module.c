@@ -1,4 +1,5 @@
 /* The extension module ratekeeper.core._table. */
+#include "headers.h"
 #include "policy.h"
 
 PyTypeObject *rk_add_type(PyObject *module, PyType_Spec *spec, PyObject *base)
@@ -43,6 +44,7 @@ static int module_exec(PyObject *module)
     state->counts = rk_add_type(module, &rk_counts_spec, NULL);
     state->recorder = rk_add_type(module, &rk_recorder_spec, NULL);
     state->sketch = rk_add_type(module, &rk_sketch_spec, NULL);
+    state->line_reader = rk_add_type(module, &rk_line_reader_spec, NULL);
     for (int i = 0; i < RK_TYPES; i++)
         if (!state->types[i])
             return -1;
@@ -95,6 +97,9 @@ static PyObject *hold_time(PyObject *module, PyObject *args)
 
 static PyMethodDef module_methods[] = {
     {"hold_time", hold_time, METH_VARARGS, NULL},
+    {"find_header", (PyCFunction)(void (*)(void))rk_find_header, METH_FASTCALL,
+     "find_header($module, lines, name, is_list, /)\n--\n\n"
+     "Return the value of a header, None if it is missing or empty, or NotImplemented if its lines are unusual."},
     {NULL},
 };
 

@@ -75,4 +75,8 @@ PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher
 extern PyType_Spec rk_policy_decision_spec, rk_policy_gate_spec, rk_known_limits_spec, rk_recorder_spec,
     rk_sketch_spec;
 
+/* states.c: `answers` are those of a decision */
+PyObject *rk_states(PyObject *decision, const rk_rule_answer *answers, Py_ssize_t count);
+PyObject *rk_fill(PyObject *decision, const rk_rule_answer *answers, Py_ssize_t count, PyObject *template, PyObject *most);
+
 #endif

@@ -197,28 +197,15 @@ static PyObject *get_source(rk_policy_decision_object *Py_UNUSED(self), void *Py
 /* As PolicyDecision.states. */
 static PyObject *get_states(rk_policy_decision_object *self, void *Py_UNUSED(closure))
 {
-    Py_ssize_t shown = 0;
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        if (!self->answers[i].limit.second)
-            return PyObject_CallMethod((PyObject *)self, "_states", NULL);
-        shown += !self->answers[i].shadow;
-    }
-    PyObject *states = PyTuple_New(2 * shown);
-    Py_ssize_t next = 0;
-    for (Py_ssize_t i = 0; states && i < self->count; i++) {
-        const rk_limit *limit = &self->answers[i].limit;
-        if (self->answers[i].shadow)
-            continue;
-        int64_t left = limit->full - self->answers[i].answer.debt, tokens = left > 0 ? left / limit->interval : 0;
-        rk_wide ticks = limit->interval - ((rk_wide)left - tokens * limit->interval);
-        rk_wide seconds = (ticks * limit->parts + limit->second - 1) / limit->second;
-        PyObject *whole = PyLong_FromLongLong(tokens), *wait = PyLong_FromLongLong((int64_t)seconds);
-        PyTuple_SET_ITEM(states, next++, whole);
-        PyTuple_SET_ITEM(states, next++, wait);
-        if (!whole || !wait)
-            Py_CLEAR(states);
-    }
-    return states;
+    return rk_states((PyObject *)self, self->answers, self->count);
+}
+
+/* As PolicyDecision.fill. */
+static PyObject *policy_decision_fill(rk_policy_decision_object *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "fill takes 2 arguments, not %zd", count), NULL;
+    return rk_fill((PyObject *)self, self->answers, self->count, args[0], args[1]);
 }
 
 static void policy_decision_dealloc(rk_policy_decision_object *self)
@@ -254,6 +241,11 @@ static PyMemberDef policy_decision_members[] = {
     {NULL},
 };
 
+static PyMethodDef policy_decision_methods[] = {
+    {"fill", (PyCFunction)(void (*)(void))policy_decision_fill, METH_FASTCALL, NULL},
+    {NULL},
+};
+
 static PyGetSetDef policy_decision_getters[] = {
     {"rules", (getter)get_rules, NULL, NULL, NULL},
     {"combination", (getter)get_combination, NULL, NULL, NULL},
@@ -268,6 +260,7 @@ static PyType_Slot policy_decision_slots[] = {
     {Py_tp_doc, "A policy's decision made by the C core."},
     {Py_tp_dealloc, policy_decision_dealloc},
     {Py_tp_traverse, policy_decision_traverse},
+    {Py_tp_methods, policy_decision_methods},
     {Py_tp_members, policy_decision_members},
     {Py_tp_getset, policy_decision_getters},
     {Py_nb_bool, policy_decision_bool},

@@ -8,10 +8,12 @@ framework, no rule and no limiter.
 from __future__ import annotations
 
 from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from ratekeeper.errors import BadRequestError
+from ratekeeper.http.line_steps import line_reader
 from ratekeeper.http.paths import read_path
 from ratekeeper.policy.addresses import client_of
 from ratekeeper.policy.sources import (
@@ -66,10 +68,11 @@ class RequestLike(Protocol):
 class AttributeReader:
     """Reads requests' attributes, as a policy's `attributes` say. Built once, used for every request.
 
-    `wanted` are the names that the policy reads; without it, every attribute is read.
+    `wanted` are the names that the policy reads; without it, every attribute is read. `read_lines` reads a gateway's
+    request in C where it is usual; None without the C core, or if the policy reads what only Python can.
     """
 
-    __slots__ = ("_method", "_readers", "_route", "_sources", "_spellings")
+    __slots__ = ("_method", "_readers", "_route", "_sources", "_spellings", "read_lines")
 
     def __init__(
         self,
@@ -89,6 +92,8 @@ class AttributeReader:
         self._method = (wanted is None or "method" in wanted or self._route) and "method" not in attributes
         if self._method:
             self._spellings["method"] = read_method
+        methods = _READ_AS if self._method else None
+        self.read_lines = None if self._route else line_reader(self._sources, methods)
 
     def read(self, request: RequestLike) -> dict[str, str]:
         """Return the attributes: `method`, `path`, `client`, and the policy's own that have a value.
@@ -142,7 +147,8 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
     if isinstance(source, ClientIP):
         return partial(_client_of if source.trusted_proxies else _peer_of, source)
     if isinstance(source, HeaderSource):
-        return partial(_header_of, source)
+        is_authorization = source.name == _AUTHORIZATION
+        return partial(_credentials_of, source) if is_authorization else methodcaller("header", source.name)
     if isinstance(source, BearerSource):
         return _bearer_of
     return partial(_cookie_of, source) if isinstance(source, CookieSource) else None
@@ -166,9 +172,7 @@ def _client_of(source: ClientIP, request: RequestLike) -> str:
     return client_address(request.header(_FORWARDED_FOR), request.peer, source)
 
 
-def _header_of(source: HeaderSource, request: RequestLike) -> str | None:
-    if source.name != _AUTHORIZATION:
-        return request.header(source.name)
+def _credentials_of(source: HeaderSource, request: RequestLike) -> str | None:
     value = _authorization_of(request)
     return source.spelled(value) if value else None
 

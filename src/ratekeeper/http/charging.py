@@ -81,8 +81,24 @@ class Charging(ApplicationLimits[K]):
                 decision = policy.at_once(attributes, cost)
             else:
                 decision = await self.call(policy.keeper.try_acquire, attributes, cost)
-            if policy.waiting_rules and not decision.allowed:
-                decision = await self._wait(policy, exchange, attributes, cost, decision)
+        except REFUSALS as error:
+            return error
+        if policy.waiting_rules and not decision.allowed:
+            return await self._waited(policy, exchange, attributes, cost, decision, limit)
+        return self._noted(exchange, decision, limit)
+
+    async def _waited(
+        self,
+        policy: RequestPolicy[K],
+        exchange: Exchange,
+        attributes: dict[str, str],
+        cost: int,
+        decision: PolicyDecision,
+        limit: rate_limit | None = None,
+    ) -> RatekeeperError | None:
+        """Let a request that is refused at this moment wait, if it may, and note the decision."""
+        try:
+            decision = await self._wait(policy, exchange, attributes, cost, decision)
         except REFUSALS as error:
             return error
         return self._noted(exchange, decision, limit)

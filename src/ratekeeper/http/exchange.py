@@ -85,6 +85,8 @@ class Exchange(ABC):
     """The endpoint's limits that were charged in the place of these rules, until the endpoint calls them."""
     cost: int = 1
     """The tokens that the request takes, multiplied by the cost of the limit."""
+    waits: bool = True
+    """Whether the request is held until its turn; else its client learns the turn, and waits by itself."""
 
     def __init__(self, limiter: AnyRequestLimiter) -> None:
         self.limiter = limiter

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ratekeeper import core
 from ratekeeper.errors import BadRequestError
 from ratekeeper.policy.sources import is_quoted, unquoted
 
@@ -33,12 +34,26 @@ _LISTS = frozenset({
 """The headers that are lists by their definition: their lines are joined."""
 
 
+def is_list(name: str) -> bool:
+    """Return whether a header is a list by its definition. `name` is in lower case."""
+    return name in _LISTS
+
+
 def header_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
     """Return the value of a header, from its lines; None if it is missing or empty. `name` is in lower case.
 
     The lines of a header that is a list by its definition are joined. Raises `BadRequestError` if another header is
     repeated, or has "_" for "-": servers differ in how they read that. Raises it too for too many lines or bytes.
     """
+    if (find := core.find_header) is not None:
+        found = find(lines, name, name in _LISTS)
+        if found is not NotImplemented:
+            return found  # type: ignore[no-any-return]  # a string or None
+    return defined_value(lines, name)
+
+
+def defined_value(lines: Sequence[tuple[bytes, bytes]], name: str) -> str | None:
+    """Return the same. This is the definition; in C there is only what is usual."""
     if len(lines) > MOST_LINES:
         raise BadRequestError(f"the request has more than {MOST_LINES} header lines", 431)
     raw_name, dashed, size = _spellings(name)

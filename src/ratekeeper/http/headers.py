@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from ratekeeper.policy.decision import PolicyDecision
+    from ratekeeper.policy.decision import PolicyDecision, Template
 
 T = TypeVar("T")
 
@@ -54,19 +54,25 @@ def named(lines: list[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
 def rate_limit_lines(decision: PolicyDecision) -> list[tuple[bytes, bytes]]:
     """Return the headers of `rate_limit_headers` as a response's lines: bytes, with names in lower case."""
     key = decision.combination
-    templates = _templates.get(key)
-    if templates is None:
-        templates = _remember(key, decision)
-    policies, states, most = templates
+    policies, states, _ = _templates.get(key) or _remember(key, decision)
     if not policies:
         return []
-    numbers = decision.states
-    if most > _LARGEST_INTEGER:
-        numbers = tuple([min(number, _LARGEST_INTEGER) for number in numbers])
-    lines = [(b"ratelimit-policy", policies), (b"ratelimit", (states % numbers).encode("ascii"))]
+    lines = [(b"ratelimit-policy", policies), (b"ratelimit", decision.fill(states, _LARGEST_INTEGER))]
     if not decision.allowed and (wait := decision.retry_after_seconds) is not None:
         lines.append((b"retry-after", b"%d" % wait))
     return lines
+
+
+def rate_limit_block(decision: PolicyDecision) -> bytes:
+    """Return the lines of `rate_limit_lines` as HTTP/1.1 sends them, each with its end."""
+    key = decision.combination
+    policies, states, head = _templates.get(key) or _remember(key, decision)
+    if not policies:
+        return b""
+    end = b"\r\n"
+    if not decision.allowed and (wait := decision.retry_after_seconds) is not None:
+        end = b"\r\nretry-after: %d\r\n" % wait
+    return head + decision.fill(states, _LARGEST_INTEGER) + end
 
 
 def legacy_headers(
@@ -102,8 +108,8 @@ def policy_name(name: str) -> str:
     return _NOT_IN_A_STRING.sub("?", name)
 
 
-_Templates: TypeAlias = tuple[bytes, str, int]
-"""The value of RateLimit-Policy; that of RateLimit, in which each rule's two numbers are %d; the largest capacity."""
+_Templates: TypeAlias = "tuple[bytes, Template, bytes]"
+"""The value of RateLimit-Policy, the template of RateLimit, and the bytes of both lines up to that."""
 
 _templates: dict[Hashable, _Templates] = {}
 """The templates of all decisions by the same rules and limits. Bounded."""
@@ -112,21 +118,21 @@ _templates: dict[Hashable, _Templates] = {}
 def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
     """Make the templates for a combination of rules and limits, and keep them."""
     policies: list[str] = []
-    states: list[str] = []
-    largest = 0
-    hidden = ""  # takes numbers that are not shown
+    template: list[bytes | None] = []
+    text = ""
     for rule in decision.enforced:
         limit = rule.limit
         if limit.denies:
-            hidden += "%.0s%.0s"
+            template += [None, None]
             continue
         quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(rule.label)) + '"'
         most, window = min(limit.max_cost, _LARGEST_INTEGER), limit.whole_seconds(limit.full)
         policies.append(f"{quoted};q=0" if limit.refuses_all else f"{quoted};q={most};w={window}")
-        state = f"{quoted.replace('%', '%%')};r=%d" + ("%.0s" if limit.refuses_all else ";t=%d")
-        states.append(hidden + state)
-        hidden, largest = "", max(largest, limit.max_cost)
-    return keep(_templates, key, (", ".join(policies).encode("ascii"), ", ".join(states) + hidden, largest))
+        template += [f"{text}{quoted};r=".encode("ascii"), None if limit.refuses_all else b";t="]
+        text = ", "
+    policy = ", ".join(policies).encode("ascii")
+    head = b"ratelimit-policy: %b\r\nratelimit: " % policy
+    return keep(_templates, key, (policy, (*template, b""), head))
 
 
 def keep(known: dict[Hashable, T], key: Hashable, value: T) -> T:

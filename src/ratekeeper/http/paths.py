@@ -43,7 +43,7 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
     >>> read_path("/y/../%61pi//x/?page=2")
     '/api/x'
     """
-    plain = _plain(raw) if len(raw) <= USUAL_PATH else _plain.__wrapped__(raw)
+    plain = plain_path(raw) if len(raw) <= USUAL_PATH else plain_path.__wrapped__(raw)
     if plain is not None and len(plain) <= MOST_PATH:
         return source.spelled(plain) if source is not None and source.ignore_case else plain
     if isinstance(raw, bytes):
@@ -59,7 +59,7 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _plain(raw: str | bytes) -> str | None:
+def plain_path(raw: str | bytes) -> str | None:
     """Return the path of a target if it has one reading and needs no decoding, else None."""
     if isinstance(raw, bytes):
         if not raw.isascii():

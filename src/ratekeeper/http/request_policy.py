@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from ratekeeper.errors import PolicyError
 from ratekeeper.http.attributes import ALWAYS_KNOWN, OF_ROUTE, AttributeReader
 from ratekeeper.http.headers import keep
+from ratekeeper.http.line_steps import SAID_BY_GATEWAYS
 from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.keeper import Keeper
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from ratekeeper.policy.sources import ClientIP
 
 K = TypeVar("K", Keeper, AsyncKeeper)
-
-_SAID_BY_GATEWAYS = {"path": "x-forwarded-uri", "method": "x-forwarded-method"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class RequestPolicy(Generic[K]):
         self.lacking = policy.lacking({*ALWAYS_KNOWN, *(OF_ROUTE if given.routes else ()), *given.attributes})
         self.names = names | policy.attributes.keys() | ALWAYS_KNOWN if policy.attributes else None
         # Without them every request would be judged as one for /check, and so would be unlimited.
-        self.gateway_headers = tuple(header for name, header in _SAID_BY_GATEWAYS.items() if name in names)
+        self.gateway_headers = tuple(header for name, header in SAID_BY_GATEWAYS.items() if name in names)
 
     def lets_wait(self, decision: PolicyDecision) -> bool:
         """Return whether a refused request may wait: only rules that let it wait refuse it."""

@@ -18,7 +18,8 @@ IPV6_PREFIX = 64
 UNKNOWN_CLIENT = "unknown"
 """The client of every request without a readable address: one value, so that nonsense buys no fresh bucket."""
 
-_LONGEST = 100  # characters, with brackets, zone and port; anything longer is not worth a place in the cache
+LONGEST_ADDRESS = 100
+"""The characters of an address, with brackets, zone and port. A longer one is not worth a place in the cache."""
 
 
 def client_of(entry: str, ipv4_prefix: int = IPV4_PREFIX, ipv6_prefix: int = IPV6_PREFIX) -> str:
@@ -30,11 +31,12 @@ def client_of(entry: str, ipv4_prefix: int = IPV4_PREFIX, ipv6_prefix: int = IPV
     >>> client_of("[2001:DB8:0:7::1]:443"), client_of("192.0.2.7"), client_of("192.0.2.7", ipv4_prefix=24)
     ('2001:db8:0:7::/64', '192.0.2.7', '192.0.2.0/24')
     """
-    return _client_of(entry, ipv4_prefix, ipv6_prefix) if len(entry) <= _LONGEST else UNKNOWN_CLIENT
+    return known_client(entry, ipv4_prefix, ipv6_prefix) if len(entry) <= LONGEST_ADDRESS else UNKNOWN_CLIENT
 
 
 @lru_cache(maxsize=8192)  # parsing is slow
-def _client_of(entry: str, ipv4_prefix: int, ipv6_prefix: int) -> str:
+def known_client(entry: str, ipv4_prefix: int, ipv6_prefix: int) -> str:
+    """Return the client of an address that is not too long. See `client_of`."""
     if entry.startswith("[") and "]" in entry:
         entry = entry[1 : entry.index("]")]
     elif entry.count(":") == 1:
@@ -82,7 +84,7 @@ def key_and_prefix(value: str) -> tuple[bytes, int] | None:
 
 def bits_of(value: str) -> Bits | None:
     """Return the address, or the network, that an attribute's value is; None if it is neither."""
-    return _bits_of(value) if len(value) <= _LONGEST else None
+    return _bits_of(value) if len(value) <= LONGEST_ADDRESS else None
 
 
 @lru_cache(maxsize=8192)  # parsing is slow
@@ -137,7 +139,7 @@ def why_no_network(pattern: str, ipv4_prefix: int = 32, ipv6_prefix: int = 128) 
 def _parts(pattern: str) -> tuple[IPv4Address | IPv6Address | None, str]:
     """Return the address before a pattern's slash, or None, and the string after the slash."""
     start, slash, prefix = pattern.partition("/")
-    if not slash or "*" in prefix or "?" in prefix or len(pattern) > _LONGEST or "%" in start:
+    if not slash or "*" in prefix or "?" in prefix or len(pattern) > LONGEST_ADDRESS or "%" in start:
         return None, prefix
     try:
         return ip_address(start), prefix

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from math import inf
-from typing import get_args
+from typing import TypeAlias, get_args
 
 from ratekeeper.decision import NEVER, Charge, Decision, Outcome, RuleDecision, most_restrictive
 from ratekeeper.exceeded import AnyDecision
 from ratekeeper.limits import Limit
+
+Template: TypeAlias = tuple[bytes | None, ...]
+"""The text before each number of a decision's `states`, None for a number that is not shown; and the last text."""
 
 _BY_STRICTNESS: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -137,6 +140,17 @@ class PolicyDecision:
             remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
             states += (remaining, limit.whole_seconds(interval - begun))
         return tuple(states)
+
+    def fill(self, template: Template, most: int) -> bytes:
+        """Return the texts of a template with the numbers of `states`, each after its text, and at most `most`."""
+        return self._fill(template, most)
+
+    def _fill(self, template: Template, most: int) -> bytes:
+        *texts, last = template
+        parts = [
+            b"%b%d" % (text, min(one, most)) for text, one in zip(texts, self.states, strict=True) if text is not None
+        ]
+        return b"".join([*parts, last or b""])
 
     @property
     def outcomes(self) -> tuple[tuple[str, Outcome], ...]:

@@ -21,7 +21,7 @@ from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.access_log import AccessLog
 from ratekeeper.service.envoy.model import EnvoyConfig
-from ratekeeper.service.limiter import CheckRequest, ServiceLimiter
+from ratekeeper.service.limiter import Charging, CheckRequest, ServiceLimiter
 from ratekeeper.service.live.events import Live
 from ratekeeper.service.live.hitters import HeavyHitters
 from ratekeeper.service.metrics.cells import Protocol
@@ -147,35 +147,38 @@ class Core:
         else:
             self.envoy = new
 
-    def charge(
-        self, exchange: Exchange, protocol: Protocol = "http"
-    ) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
+    def charge(self, exchange: Exchange, protocol: Protocol = "http") -> RatekeeperError | Charging | None:
         """Charge a request: return None, or the refusal, one of `REFUSALS`; a coroutine of it if it must wait.
 
         `protocol` is that by which it was asked.
         """
-        return self._charged(exchange, self.limiter.charge_async(exchange), protocol)
+        counts = self.metrics.protocols[protocol]
+        began = counts.begin()
+        refusal = self.limiter.charge_now(exchange)
+        if refusal is None or isinstance(refusal, RatekeeperError):
+            counts.answered(refusal, began, exchange.decisions)
+            return refusal
+        return self._counted(exchange, refusal, counts, began)
 
     def charge_together(
         self, exchange: Exchange, asked: Sequence[CheckRequest], protocol: Protocol = "http"
-    ) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
+    ) -> RatekeeperError | Charging | None:
         """Charge several questions about one request, all or nothing, without waiting. See `charge`.
 
         The exchange notes a decision for each question, in order.
         """
-        return self._charged(exchange, self.limiter.charge_together(exchange, asked), protocol)
-
-    def _charged(
-        self, exchange: Exchange, charging: Coroutine[Any, Any, RatekeeperError | None], protocol: Protocol
-    ) -> RatekeeperError | Coroutine[Any, Any, RatekeeperError | None] | None:
-        """Begin to charge, and count the answer when it comes."""
         counts = self.metrics.protocols[protocol]
-        began = counts.begin()
+        return self._counted(exchange, self.limiter.charge_together(exchange, asked), counts, counts.begin())
+
+    def _counted(
+        self, exchange: Exchange, charging: Charging, counts: ProtocolMetrics, began: int
+    ) -> RatekeeperError | Charging | None:
+        """Begin to charge, unless the store must be awaited, and count the answer when it comes."""
         refusal = begin(charging) if self.policy.at_once is not None else charging
         if refusal is None or isinstance(refusal, RatekeeperError):
             counts.answered(refusal, began, exchange.decisions)
             return refusal
-        return _counted(refusal, exchange, counts, began)
+        return _counted_later(refusal, exchange, counts, began)
 
     async def ready(self) -> None:
         """Raise `StoreUnavailable` if the store does not answer."""
@@ -193,8 +196,8 @@ class Core:
             self._access_log.close()
 
 
-async def _counted(
-    charging: Coroutine[Any, Any, RatekeeperError | None], exchange: Exchange, counts: ProtocolMetrics, began: int
+async def _counted_later(
+    charging: Charging, exchange: Exchange, counts: ProtocolMetrics, began: int
 ) -> RatekeeperError | None:
     refusal = await charging
     counts.answered(refusal, began, exchange.decisions)

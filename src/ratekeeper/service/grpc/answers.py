@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 from ratekeeper.decision import RuleDecision
 from ratekeeper.errors import RatekeeperError, StoreUnavailable
@@ -23,6 +24,12 @@ _LARGEST = 2**32 - 1
 _TOO_MANY_REQUESTS = 429
 
 _new = tuple.__new__
+
+RefusalParts: TypeAlias = tuple[list[tuple[bytes, bytes]], bytes]
+"""Headers, and a body."""
+
+_refusals: dict[Hashable, RefusalParts] = {}
+"""The parts of refusals by the same rules that must wait equally long. Bounded."""
 
 _limits: dict[Hashable, bytes] = {}
 """The limits of answers in protobuf's form. Bounded."""
@@ -80,8 +87,16 @@ def _strictness(rule: RuleDecision) -> tuple[bool, int, int]:
     return one.allowed, -one.retry_ticks, one.remaining
 
 
-def refusal_parts(decision: PolicyDecision) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def refusal_parts(decision: PolicyDecision) -> RefusalParts:
     """Return the headers and the body of a refusal, beside the headers about limits."""
+    wait = decision.retry_after_seconds
+    if wait is None or decision.source != "exact":  # its body may tell more than the rules and the wait
+        return _refusal_parts(decision)
+    key = decision.combination, wait
+    return _refusals.get(key) or keep(_refusals, key, _refusal_parts(decision))
+
+
+def _refusal_parts(decision: PolicyDecision) -> RefusalParts:
     response = problem(decision, _TOO_MANY_REQUESTS)
     return _lines(tuple(response.headers)), response.body
 

@@ -44,9 +44,9 @@ class Answer(NamedTuple):
     """Begins the rest of the body, if it goes on. Such an answer has no length, and is its connection's last."""
 
 
-def answer_of(response: Response, limits: Iterable[tuple[bytes, bytes]] = ()) -> Answer:
+def answer_of(response: Response, limits: bytes = b"") -> Answer:
     """Return a response as an answer, with the lines about limits before its own."""
-    return Answer(response.status, encoded(limits) + _encoded_once(tuple(response.headers)), response.body)
+    return Answer(response.status, limits + _encoded_once(tuple(response.headers)), response.body)
 
 
 def plain(status: int, text: str, lines: bytes = b"") -> Answer:
@@ -64,28 +64,23 @@ def _encoded_once(headers: tuple[tuple[str, str], ...]) -> bytes:
     return encoded(raw_lines(headers))
 
 
-def written(answer: Answer, date: bytes, connection: bytes, with_body: bool) -> bytes:
-    """Return the bytes of an answer. `date` and `connection` are header lines, or nothing."""
-    status, lines, body, stream = answer
-    size = len(body)
-    length = _LENGTHS[size] if size < len(_LENGTHS) else b"content-length: %d\r\n" % size
-    if stream is not None or status == 304:
-        length = b""
-    parts = (_STARTS[status], date, lines, length, connection, b"\r\n", body if with_body else b"")
-    return b"".join(parts)  # a format takes three times as long
-
-
-class Dates:
-    """Makes the `date` line of answers, anew in each second of the given clock."""
+class Writer:
+    """Writes answers. It makes their `date` line anew in each second of the given clock."""
 
     def __init__(self) -> None:
         self._second = -1
-        self._line = b""
+        self._date = b""
 
-    def line(self, now: float) -> bytes:
-        """Return the line; `now` is the event loop's time."""
+    def written(self, answer: Answer, now: float, connection: bytes, with_body: bool) -> bytes:
+        """Return the bytes of an answer. `now` is the event loop's time, `connection` a header line, or nothing."""
+        status, lines, body, stream = answer
         second = int(now)
         if second != self._second:
             self._second = second
-            self._line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode("ascii")
-        return self._line
+            self._date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode("ascii")
+        size = len(body)
+        length = _LENGTHS[size] if size < len(_LENGTHS) else b"content-length: %d\r\n" % size
+        if stream is not None or status == 304:
+            length = b""
+        parts = (_STARTS[status], self._date, lines, length, connection, b"\r\n", body if with_body else b"")
+        return b"".join(parts)  # a format takes three times as long

@@ -13,6 +13,7 @@ from ratekeeper.http.header_lines import header_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ratekeeper.http.attributes import AttributeReader
     from ratekeeper.http.exchange import AnyRequestLimiter
 
 
@@ -33,6 +34,11 @@ class GatewayExchange(Exchange):
     hands on the headers of a convention that is not its own as the client sent them.
     """
 
+    peer: str | None = None
+    _read: dict[str, str | None] | None = None  # the headers that were read
+    _reader: AttributeReader | None = None  # the one that has read the attributes in C
+    _attributes: dict[str, str]
+
     def __init__(
         self,
         limiter: AnyRequestLimiter,
@@ -52,9 +58,19 @@ class GatewayExchange(Exchange):
         self.body = body
         self.connection = connection
         """The `connection` line of the answer, or nothing."""
+        self.peer = peer
         self._lines = lines
-        self._peer = peer
-        self._read: dict[str, str | None] = {}
+
+    def is_usual(self, reader: AttributeReader) -> bool:
+        """Read the attributes in C. Return whether it could: then the gateway has sent all headers that it must."""
+        found = None if reader.read_lines is None else reader.read_lines(self._lines, self.peer)
+        if found is None:
+            return False
+        self._reader, self._attributes = reader, found
+        return True
+
+    def read(self, reader: AttributeReader) -> dict[str, str]:
+        return self._attributes if self._reader is reader else reader.read(self)
 
     @property
     def native(self) -> GatewayExchange:
@@ -65,19 +81,21 @@ class GatewayExchange(Exchange):
         return self.header("x-forwarded-method") or self.verb.decode("ascii")
 
     @property
-    def path(self) -> bytes:
-        if self.header("x-forwarded-uri"):  # raises if it is repeated
-            return next(value for name, value in self._lines if name.lower() == b"x-forwarded-uri").strip(b" \t")
-        return path_of(self.target)
+    def path(self) -> str | bytes:
+        uri = self.header("x-forwarded-uri")  # raises if it is repeated
+        if uri is None:
+            return path_of(self.target)
+        if uri.isascii():
+            return uri
+        return next(value for name, value in self._lines if name.lower() == b"x-forwarded-uri").strip(b" \t")
 
     def header(self, name: str, /) -> str | None:
-        if name not in self._read:
-            self._read[name] = header_value(self._lines, name)
-        return self._read[name]
-
-    @property
-    def peer(self) -> str | None:
-        return self._peer
+        read = self._read
+        if read is None:
+            read = self._read = {}
+        if name not in read:
+            read[name] = header_value(self._lines, name)
+        return read[name]
 
     @property
     def lines(self) -> Sequence[tuple[bytes, bytes]]:

@@ -11,7 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 from ratekeeper.errors import BadRequestError, RatekeeperError, StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.http.headers import keep
+from ratekeeper.http.exchange import Exchange
+from ratekeeper.http.headers import keep, rate_limit_block
 from ratekeeper.http.responses import Response, explained, problem
 from ratekeeper.service.core import Core
 from ratekeeper.service.http import page_routes
@@ -27,6 +28,9 @@ _PLAIN = ("Content-Type", "text/plain")
 _NO_STORE = ("Cache-Control", "no-store")
 
 
+_new = tuple.__new__
+"""Makes a named tuple without its own constructor, which is written in Python. Use it for each request."""
+
 _refusals: dict[Hashable, Answer] = {}
 """The answers to refused requests by the same rules that must wait equally long, but for the limits. Bounded."""
 
@@ -38,15 +42,18 @@ def check(core: Core, request: GatewayExchange, deny_status: int | None = None) 
         what = f"the policy looks at {policy.lacking[0]!r}, which nothing in a gateway's request tells"
         return _not_asked(core, explained(500, f"{what}: say in [attributes] which header does, or ask /v1/check"))
     try:
-        for needed in policy.gateway_headers:
-            if not request.header(needed):
-                what = f"the gateway must say what the request is for, but sent no {needed}"
-                return _not_asked(core, explained(400, what))
+        if not request.is_usual(policy.reader):
+            for needed in policy.gateway_headers:
+                if not request.header(needed):
+                    what = f"the gateway must say what the request is for, but sent no {needed}"
+                    return _not_asked(core, explained(400, what))
     except BadRequestError as error:
         return _not_asked(core, core.limiter.response_to(error))
     charged = core.charge(request)
-    if charged is None or isinstance(charged, RatekeeperError):
-        return _checked(core, request, charged, deny_status)
+    if charged is None:
+        return _new(Answer, (200, _limits(request), b"", None))
+    if isinstance(charged, RatekeeperError):
+        return _refused(core, request, charged, deny_status)
     return _check_later(core, request, charged, deny_status)
 
 
@@ -62,21 +69,28 @@ async def _check_later(
     charging: Coroutine[Any, Any, RatekeeperError | None],
     deny_status: int | None,
 ) -> Answer:
-    return _checked(core, request, await charging, deny_status)
+    refusal = await charging
+    return Answer(200, _limits(request)) if refusal is None else _refused(core, request, refusal, deny_status)
 
 
-def _checked(core: Core, request: GatewayExchange, refusal: RatekeeperError | None, deny_status: int | None) -> Answer:
-    if refusal is None:
-        return Answer(200, encoded(request.limit_lines()))
+def _limits(request: Exchange) -> bytes:
+    """Return the header lines about limits of an answer."""
+    decisions = request.decisions
+    if len(decisions) == 1 and request.limiter.styles is None:
+        return rate_limit_block(decisions[0])
+    return encoded(request.limit_lines())
+
+
+def _refused(core: Core, request: GatewayExchange, refusal: RatekeeperError, deny_status: int | None) -> Answer:
     if not isinstance(refusal, RateLimitExceeded):
         return answer_of(core.limiter.response_to(refusal))
     decision = request.decisions[-1]
     wait = decision.retry_after_seconds
     if wait is None or core.policy.at_once is None:  # another store may not have answered
-        return answer_of(problem(decision, deny_status), request.limit_lines())
+        return answer_of(problem(decision, deny_status), _limits(request))
     key = decision.combination, deny_status, wait
     known = _refusals.get(key) or keep(_refusals, key, answer_of(problem(decision, deny_status)))
-    return Answer(known.status, encoded(request.limit_lines()) + known.lines, known.body)
+    return _new(Answer, (known.status, _limits(request) + known.lines, known.body, None))
 
 
 def check_json(core: Core, request: GatewayExchange) -> Answering:
@@ -94,7 +108,7 @@ async def _check_one(core: Core, asked: CheckRequest) -> Answer:
     answer, limits = await _decided(core, asked)
     if isinstance(answer, Response):
         return answer_of(answer)
-    return Answer(200, encoded(limits) + JSON_LINES, json.dumps(answer).encode())
+    return Answer(200, limits + JSON_LINES, json.dumps(answer).encode())
 
 
 async def _check_many(core: Core, questions: list[CheckRequest]) -> Answer:
@@ -106,14 +120,14 @@ async def _check_many(core: Core, questions: list[CheckRequest]) -> Answer:
     return Answer(200, JSON_LINES, b"[" + b", ".join(parts) + b"]")
 
 
-async def _decided(core: Core, asked: CheckRequest) -> tuple[Response | dict[str, Any], list[tuple[bytes, bytes]]]:
+async def _decided(core: Core, asked: CheckRequest) -> tuple[Response | dict[str, Any], bytes]:
     """Return the report on a decision and the lines about its limits, or the response if it cannot be decided."""
     exchange = ProgramExchange(core.limiter, asked)
     charged = core.charge(exchange)
     refusal = charged if charged is None or isinstance(charged, RatekeeperError) else await charged
     if refusal is not None and not isinstance(refusal, RateLimitExceeded):
-        return core.limiter.response_to(refusal), []
-    return report(exchange.decisions[-1], asked.wait), exchange.limit_lines()
+        return core.limiter.response_to(refusal), b""
+    return report(exchange.decisions[-1], asked.wait), _limits(exchange)
 
 
 def healthy(core: Core, request: GatewayExchange) -> Answer:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ratekeeper.coroutines import begin
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
-from ratekeeper.service.http.answer import CLOSE, CONTINUE, Answer, BeginStream, Dates, plain, written
+from ratekeeper.service.http.answer import CLOSE, CONTINUE, Answer, BeginStream, Writer, plain
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.http.parser import FAILED, HEAD, IDLE, Lines, RefusedError, RequestParser
 from ratekeeper.service.http.route import Answering
@@ -23,7 +23,7 @@ from ratekeeper.service.wire import NEVER, Channel
 
 _STOPPING = plain(503, "the service stops: ask again", b"retry-after: 1\r\n")
 
-_dates = Dates()
+_writer = Writer()
 _log = logging.getLogger("ratekeeper")
 
 
@@ -173,7 +173,7 @@ class HttpWire:
         """Put an answer behind those that are not written yet. One to no request is the last."""
         last = request is None or answer.begin_stream is not None or (self._finishing and not self._due)
         connection, to_head = (CLOSE, False) if request is None else (request.connection, request.verb == b"HEAD")
-        self._out.append(written(answer, _dates.line(self._now), CLOSE if last else connection, not to_head))
+        self._out.append(_writer.written(answer, self._now, CLOSE if last else connection, not to_head))
         if last or connection is CLOSE:
             self._ended = self._closing = True
             self._due.clear()
@@ -193,22 +193,23 @@ class HttpWire:
             self._close()
         elif self._due:
             self.deadline = NEVER
-        elif self._parser.went_on:
-            self._set_deadline()
+        elif (parser := self._parser).went_on:
+            parser.went_on = False
+            if parser.phase == IDLE:
+                self.deadline = self._now + self._bounds.idle_time
+            elif parser.phase == HEAD:
+                self.deadline = self._now + self._bounds.head_time
+            else:
+                self._go_on_with_body()
 
-    def _set_deadline(self) -> None:
-        self._parser.went_on = False
-        now, bounds, phase = self._now, self._bounds, self._parser.phase
-        if phase == IDLE:
-            self.deadline = now + bounds.idle_time
-        elif phase == HEAD:
-            self.deadline = now + bounds.head_time
-        else:
-            if not self._body_end:
-                self._body_end = now + bounds.body_time
-                if self._parser.expects_continue():
-                    self._channel.write(CONTINUE)
-            self.deadline = min(now + bounds.pause, self._body_end)
+    def _go_on_with_body(self) -> None:
+        """Set the deadline for the next bytes of a body. A client that waits for a 100 gets it."""
+        now, bounds = self._now, self._bounds
+        if not self._body_end:
+            self._body_end = now + bounds.body_time
+            if self._parser.expects_continue():
+                self._channel.write(CONTINUE)
+        self.deadline = min(now + bounds.pause, self._body_end)
 
     def _stream(self) -> None:
         """Begin the rest of the last answer's body. Bytes that the client sends meanwhile are dropped."""

@@ -53,10 +53,13 @@ class Metrics:
         tally = rule, outcome, nearly_used
         counted = self._tallies.get(tally)
         if counted is None:
-            first = self._row(rule)
-            counted = first + OUTCOMES.index(outcome), *([first + len(OUTCOMES)] if nearly_used else ())
-            self._remember(tally, counted)
+            counted = self._remember(tally, self.cells_of(rule, outcome, nearly_used))
         self._add(counted)
+
+    def cells_of(self, rule: str, outcome: Outcome, nearly_used: bool = False) -> tuple[int, ...]:
+        """Return the cells of `count`, so that a caller may add to them together with others."""
+        first = self._row(rule)
+        return first + OUTCOMES.index(outcome), *([first + len(OUTCOMES)] if nearly_used else ())
 
     def watch(self, family: str, read: Callable[[], int]) -> None:
         """Have `refresh` read a number that is kept elsewhere. A counter goes on from the counts before."""
@@ -132,31 +135,37 @@ class ProtocolMetrics:
 
     def answered(self, refusal: RatekeeperError | None, began: int, decisions: Sequence[AnyDecision] = ()) -> None:
         """Count a question that was answered, by its last decision. `began` is what `begin` returned."""
-        decision = decisions[-1] if began and decisions else None
         if refusal is None:
-            self.allowed(began, decision)
+            cell, result = self._allowed, "allowed"
         elif isinstance(refusal, RateLimitExceeded):
-            self.refused(began, decision)
+            cell, result = self._refused, "refused"
         else:
-            self.failed(began)
+            cell, result = self._failed, "failed"
+        self._add(cell)
+        if began:
+            self.timed(began, result, decisions[-1] if decisions and result != "failed" else None)
 
     def allowed(self, began: int, decision: AnyDecision | None = None) -> None:
         """Count a question that was answered with a yes."""
         self._add(self._allowed)
         if began:
-            self._timed(perf_counter_ns() - began, "allowed", decision)
+            self.timed(began, "allowed", decision)
+
+    def allowed_cells(self, *others: int) -> tuple[int, ...]:
+        """Return the cell of `allowed` and others, for a caller that adds to all in one step. It must call `timed`."""
+        return self._allowed, *others
 
     def refused(self, began: int, decision: AnyDecision | None = None) -> None:
         """Count a question that was answered with a no, as a limit is exceeded."""
         self._add(self._refused)
         if began:
-            self._timed(perf_counter_ns() - began, "refused", decision)
+            self.timed(began, "refused", decision)
 
     def failed(self, began: int) -> None:
         """Count a question that could not be decided."""
         self._add(self._failed)
         if began:
-            self._timed(perf_counter_ns() - began, "failed", None)
+            self.timed(began, "failed", None)
 
     def log_to(self, log: AccessLog) -> None:
         """Note decisions in a log, a share of those that are timed. If it wants more of them, time all."""
@@ -171,7 +180,9 @@ class ProtocolMetrics:
         """Count a connection that is closed."""
         self._cells[self._connections] -= 1
 
-    def _timed(self, nanoseconds: int, result: str, decision: AnyDecision | None) -> None:
+    def timed(self, began: int, result: str, decision: AnyDecision | None) -> None:
+        """Note the time that a question took, which is not 0, and maybe its decision."""
+        nanoseconds = perf_counter_ns() - began
         self._add(self._histogram[bucket_of(nanoseconds)])
         self._cells[self._histogram[-1]] += nanoseconds
         if self._log is not None and self._log.draws(self._log.share * self._every):

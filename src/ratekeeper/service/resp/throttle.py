@@ -53,6 +53,8 @@ class Throttles:
         self._metrics = metrics
         self._counts = metrics.protocols["resp"]
         self._awaits = is_async(store)
+        self._add = metrics.slot.add
+        self._admitted: dict[bool, tuple[int, ...]] = {}  # the cells that count an admission, by whether it is near
         self._kept: dict[tuple[bytes, ...], _Bound] = {}
 
     def answer(self, _session: object, request: list[bytes]) -> Answer:
@@ -72,10 +74,18 @@ class Throttles:
         decision = take(request[1], quantity)
         if decision.allowed:
             debt = decision.debt_ticks
-            self._counts.allowed(began, decision)
-            self._metrics.count(SCOPE, "allowed", debt > full // 5 * 4)
+            nearly_used = debt > full // 5 * 4
+            self._add(self._admitted.get(nearly_used) or self._learn(nearly_used))
+            if began:
+                self._counts.timed(began, "allowed", decision)
             return b"%b%d\r\n:-1\r\n:%d\r\n" % (allowed, (full - debt) // interval, -(-debt * parts // ticks))
         return self._answer(bound, decision, began)
+
+    def _learn(self, nearly_used: bool) -> tuple[int, ...]:
+        """Return the cells that count an admission, and keep them."""
+        cells = self._counts.allowed_cells(*self._metrics.cells_of(SCOPE, "allowed", nearly_used))
+        self._admitted[nearly_used] = cells
+        return cells
 
     def _bind(self, request: list[bytes]) -> _Bound | bytes:
         """Return what a request asks for, bound to the store; or the error in its arguments."""
