@@ -30,6 +30,7 @@ typedef struct {
 } rk_match;
 
 typedef struct {
+    int64_t cost;      /* the request's: each rule's own, times this; its finder sets it */
     PyObject **values; /* of each slot, or NULL */
     Py_ssize_t slots;
     rk_match *matches;
@@ -77,7 +78,8 @@ bool rk_read_own_cost(PyObject *rule, PyObject *const *values, int64_t *cost);
 /* Find what charges a request. False with a Python error set. The caller releases what was found, whatever it returns. */
 bool rk_find_rules(const rk_matcher_object *self, PyObject *attributes, rk_found *found);
 
-/* The first part of it: read the value of each slot. */
+/* Its two first parts: have room for all that may be found, and read the value of each slot. */
+bool rk_open_found(const rk_matcher_object *self, rk_found *found);
 bool rk_read_values(const rk_matcher_object *self, PyObject *attributes, rk_found *found);
 void rk_release_found(rk_found *found);
 

@@ -65,7 +65,7 @@ static bool add_digests(const rk_matcher_object *self, rk_found *found)
     return true;
 }
 
-static bool read_values(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
+bool rk_read_values(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
 {
     PyObject *names = RK_AT(self->program, RK_NAMES), *tier = RK_AT(self->program, RK_TIER), *get = NULL;
     Py_ssize_t count = PyTuple_GET_SIZE(names), method = rk_number_at(self->program, RK_METHOD);
@@ -134,7 +134,7 @@ static int add_rule(const rk_matcher_object *self, Py_ssize_t place, rk_found *f
     return 1;
 }
 
-bool rk_read_values(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
+bool rk_open_found(const rk_matcher_object *self, rk_found *found)
 {
     Py_ssize_t rules = PyTuple_GET_SIZE(self->rules), slots = 1;
     slots += PyTuple_GET_SIZE(RK_AT(self->program, RK_NAMES)) + PyTuple_GET_SIZE(RK_AT(self->program, RK_HASHED));
@@ -144,12 +144,12 @@ bool rk_read_values(const rk_matcher_object *self, PyObject *attributes, rk_foun
         return PyErr_NoMemory(), false;
     if (rules > RK_FEW && !(found->matches = PyMem_New(rk_match, rules)))
         return PyErr_NoMemory(), false;
-    return read_values(self, attributes, found);
+    return true;
 }
 
 bool rk_find_rules(const rk_matcher_object *self, PyObject *attributes, rk_found *found)
 {
-    if (!rk_read_values(self, attributes, found))
+    if (!rk_open_found(self, found) || !rk_read_values(self, attributes, found))
         return false;
     Py_ssize_t rules = PyTuple_GET_SIZE(self->rules);
     int result = rk_is_exempt(self, RK_AT(self->program, RK_EXEMPT), found->values);

@@ -48,26 +48,38 @@ bool rk_find_limits(rk_table_object *table, const rk_matcher_object *matcher, Py
 /* policy_decision_object.c */
 PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base);
 
-/* The policy of a decision: its compiled rules, and its number in this interpreter. */
+/* The policy of a decision: its matcher, and its number in this interpreter. */
 typedef struct {
-    PyObject *rules;
+    rk_matcher_object *matcher;
     uint64_t number;
 } rk_policy;
 
-PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_found *found,
-                                  const rk_rule_answer *answers, Py_ssize_t count, bool allowed, bool charged);
+/* It takes over the values that were found. */
+PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, rk_found *found, const rk_rule_answer *answers,
+                                  Py_ssize_t count, bool allowed, bool charged);
 
 /* The parts of a decision that the C core has made. They live as long as the decision. */
 typedef struct {
+    rk_policy policy;
+    int64_t cost;             /* the request's */
+    PyObject *const *values;  /* of each slot, as the matcher has read them */
+    Py_ssize_t slots;
     const rk_rule_answer *answers;
     Py_ssize_t count;
     const char *keys; /* the bytes of the buckets' keys */
-    uint64_t policy;  /* its number */
     bool allowed;
 } rk_parts;
 
 /* False if it is a decision of another type. */
 bool rk_read_parts(const rk_module *module, PyObject *decision, rk_parts *parts);
+
+/* request_facts.c: each returns false or NULL with a Python error set */
+
+/* Find the rules whose tests a request passes, whatever became of it. */
+bool rk_find_facts(const rk_matcher_object *matcher, rk_found *found, int *exempt);
+
+/* The other readings of all values: a new list of slot, reading, slot, reading; None if there are none, as usual. */
+PyObject *rk_other_readings(const rk_matcher_object *matcher, const rk_found *found);
 
 /* policy_gate_object.c */
 PyObject *rk_make_policy_gate(rk_table_object *table, rk_matcher_object *matcher, PyObject *asked);

@@ -14,12 +14,22 @@ typedef struct {
     PyObject_HEAD
     PyObject *slots[PYTHON_SLOTS]; /* the base's: empty here */
     rk_policy policy;
-    PyObject *rules;     /* the decision of each rule that matched, or NULL until somebody asks */
-    PyObject *missing;
-    rk_rule_answer *answers; /* and the bytes of the keys */
-    Py_ssize_t count;
+    PyObject *rules, *missing; /* `rules`: the decision of each rule that matched, or NULL until somebody asks */
+    int64_t cost;
+    rk_rule_answer *answers; /* and the values of the slots, and the bytes of the keys */
+    Py_ssize_t count, values; /* their numbers */
     char allowed, charged;
 } rk_policy_decision_object;
+
+static PyObject **values_of(const rk_policy_decision_object *self)
+{
+    return (PyObject **)(self->answers + self->count);
+}
+
+static char *keys_of(const rk_policy_decision_object *self)
+{
+    return (char *)(values_of(self) + self->values);
+}
 
 PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base)
 {
@@ -28,11 +38,11 @@ PyTypeObject *rk_add_policy_decision_type(PyObject *module, PyTypeObject *base)
     return rk_add_type(module, &rk_policy_decision_spec, (PyObject *)base);
 }
 
-PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_found *found,
-                                  const rk_rule_answer *answers, Py_ssize_t count, bool allowed, bool charged)
+PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, rk_found *found, const rk_rule_answer *answers,
+                                  Py_ssize_t count, bool allowed, bool charged)
 {
-    size_t size = (size_t)count * sizeof *answers;
-    rk_rule_answer *own = PyMem_Malloc(size + found->length);
+    size_t size = (size_t)count * sizeof *answers, of_values = (size_t)found->slots * sizeof *found->values;
+    rk_rule_answer *own = PyMem_Malloc(size + of_values + found->length);
     if (!own)
         return PyErr_NoMemory();
     rk_policy_decision_object *self = PyObject_GC_New(rk_policy_decision_object, module->policy_decision);
@@ -41,16 +51,20 @@ PyObject *rk_make_policy_decision(rk_module *module, rk_policy policy, const rk_
         return NULL;
     }
     memcpy(own, answers, size);
-    memcpy(own + count, found->bytes, found->length);
     for (Py_ssize_t i = 0; i < count; i++)
         Py_XINCREF(own[i].known);
     memset(self->slots, 0, sizeof self->slots);
     self->policy = policy;
-    Py_INCREF(policy.rules);
+    Py_INCREF((PyObject *)policy.matcher);
     self->rules = NULL;
     self->missing = Py_NewRef(found->missing ? found->missing : Py_None);
+    self->cost = found->cost;
     self->answers = own;
     self->count = count;
+    self->values = found->slots;
+    memcpy(values_of(self), found->values, of_values);
+    found->slots = 0;
+    memcpy(keys_of(self), found->bytes, found->length);
     self->allowed = allowed;
     self->charged = charged;
     return (PyObject *)self;
@@ -61,8 +75,10 @@ bool rk_read_parts(const rk_module *module, PyObject *decision, rk_parts *parts)
     if (Py_TYPE(decision) != module->policy_decision)
         return false;
     const rk_policy_decision_object *self = (rk_policy_decision_object *)decision;
-    const char *keys = (const char *)(self->answers + self->count);
-    *parts = (rk_parts){self->answers, self->count, keys, self->policy.number, self->allowed};
+    *parts = (rk_parts){
+        .policy = self->policy, .cost = self->cost, .values = values_of(self), .slots = self->values,
+        .answers = self->answers, .count = self->count, .keys = keys_of(self), .allowed = self->allowed,
+    };
     return true;
 }
 
@@ -70,8 +86,8 @@ bool rk_read_parts(const rk_module *module, PyObject *decision, rk_parts *parts)
 static PyObject *rule_decision(const rk_policy_decision_object *self, rk_module *module, Py_ssize_t i)
 {
     const rk_rule_answer *answer = &self->answers[i];
-    const char *bytes = (const char *)(self->answers + self->count);
-    PyObject *rule = RK_AT(self->policy.rules, answer->match.rule), *limits = RK_AT(rule, RULE_LIMITS);
+    const char *bytes = keys_of(self);
+    PyObject *rule = RK_AT(self->policy.matcher->rules, answer->match.rule), *limits = RK_AT(rule, RULE_LIMITS);
     Py_ssize_t place = answer->match.limit < 0 ? PyTuple_GET_SIZE(limits) - 1 : answer->match.limit;
     PyObject *limit = answer->known ? RK_AT(answer->known->limits, answer->place) : RK_AT(limits, place);
     PyObject *key = rk_text_of(bytes + answer->match.begin, answer->match.end - answer->match.begin);
@@ -211,11 +227,13 @@ static PyObject *policy_decision_fill(rk_policy_decision_object *self, PyObject 
 static void policy_decision_dealloc(rk_policy_decision_object *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    Py_DECREF(self->policy.rules);
+    Py_DECREF((PyObject *)self->policy.matcher);
     Py_XDECREF(self->rules);
     Py_DECREF(self->missing);
     for (Py_ssize_t i = 0; i < self->count; i++)
         Py_XDECREF(self->answers[i].known);
+    for (Py_ssize_t i = 0; i < self->values; i++)
+        Py_XDECREF(values_of(self)[i]);
     PyMem_Free(self->answers);
     PyObject_GC_Del(self);
     Py_DECREF(type);
@@ -224,7 +242,7 @@ static void policy_decision_dealloc(rk_policy_decision_object *self)
 static int policy_decision_traverse(rk_policy_decision_object *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->policy.rules);
+    Py_VISIT(self->policy.matcher);
     Py_VISIT(self->rules);
     Py_VISIT(self->missing);
     return 0;

@@ -86,8 +86,8 @@ static Py_ssize_t set_demands(rk_policy_gate_object *self, const rk_found *found
 }
 
 /* `known` is what is known for each match, or NULL if all limits are fixed. */
-static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t cost, PyObject *const *known,
-                        int64_t now, rk_demand *demands, rk_rule_answer *answers)
+static PyObject *decide(rk_policy_gate_object *self, rk_found *found, PyObject *const *known, int64_t now,
+                        rk_demand *demands, rk_rule_answer *answers)
 {
     rk_table_object *table = self->table;
     Py_ssize_t count = 0;
@@ -95,7 +95,7 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
         renew(self);
     for (Py_ssize_t i = 0; i < found->count; i++) {
         rk_match *match = &found->matches[i];
-        if (__builtin_mul_overflow(match->cost, cost, &match->cost))
+        if (__builtin_mul_overflow(match->cost, found->cost, &match->cost))
             match->cost = INT64_MAX;
         if (known && known[i]) {
             count += set_demands(self, found, match, (rk_known_limits_object *)known[i], demands + count, answers + count);
@@ -119,13 +119,13 @@ static PyObject *decide(rk_policy_gate_object *self, rk_found *found, int64_t co
         return NULL;
     for (Py_ssize_t i = 0; i < count; i++)
         answers[i].answer = answers[i].limit.max_cost < 0 ? RK_REFUSED : demands[i].answer;
-    rk_policy policy = {self->matcher->rules, self->number};
+    rk_policy policy = {self->matcher, self->number};
     return rk_make_policy_decision(table->module, policy, found, answers, count, allowed && !found->missing, allowed);
 }
 
 /* Decide a request by `most` limits at most. */
-static PyObject *decide_with_room(rk_policy_gate_object *self, rk_found *found, int64_t cost, PyObject *const *known,
-                                  Py_ssize_t most, int64_t now)
+static PyObject *decide_with_room(rk_policy_gate_object *self, rk_found *found, PyObject *const *known, Py_ssize_t most,
+                                  int64_t now)
 {
     rk_demand few_demands[RK_FEW], *demands = few_demands;
     rk_rule_answer few_answers[RK_FEW], *answers = few_answers;
@@ -135,7 +135,7 @@ static PyObject *decide_with_room(rk_policy_gate_object *self, rk_found *found, 
         answers = PyMem_New(rk_rule_answer, most);
     }
     if (demands && answers)
-        decision = decide(self, found, cost, known, now, demands, answers);
+        decision = decide(self, found, known, now, demands, answers);
     else
         PyErr_NoMemory();
     if (demands != few_demands) {
@@ -146,7 +146,7 @@ static PyObject *decide_with_room(rk_policy_gate_object *self, rk_found *found, 
 }
 
 /* Decide a request by a policy with limits that are looked up. */
-static PyObject *decide_looked_up(rk_policy_gate_object *self, rk_found *found, int64_t cost)
+static PyObject *decide_looked_up(rk_policy_gate_object *self, rk_found *found)
 {
     PyObject *few_known[RK_FEW] = {NULL}, **known = few_known, *decision = NULL;
     Py_ssize_t few_places[RK_FEW], *places = few_places, most = 0;
@@ -160,7 +160,7 @@ static PyObject *decide_looked_up(rk_policy_gate_object *self, rk_found *found, 
     } else if (rk_find_limits(self->table, self->matcher, self->asked, self->lookups, found, known, places, &now)) {
         for (Py_ssize_t i = 0; i < found->count; i++)
             most += known[i] ? Py_SIZE(known[i]) : 1;
-        decision = decide_with_room(self, found, cost, known, most, now);
+        decision = decide_with_room(self, found, known, most, now);
     }
     for (Py_ssize_t i = 0; known && i < found->count; i++)
         Py_XDECREF(known[i]);
@@ -186,8 +186,8 @@ static PyObject *policy_gate_try_acquire(rk_policy_gate_object *self, PyObject *
 {
     rk_found found;
     PyObject *attributes, *decision = NULL;
-    int64_t cost = 1;
-    if (!read_arguments(args, count, keywords, &attributes, &cost))
+    found.cost = 1;
+    if (!read_arguments(args, count, keywords, &attributes, &found.cost))
         return NULL;
     bool read = rk_find_rules(self->matcher, attributes, &found);
     if (read && found.missing)
@@ -195,9 +195,9 @@ static PyObject *policy_gate_try_acquire(rk_policy_gate_object *self, PyObject *
     else if (read)
         drop_if_refused(self, &found);
     if (read && self->asked)
-        decision = decide_looked_up(self, &found, cost);
+        decision = decide_looked_up(self, &found);
     else if (read)
-        decision = decide_with_room(self, &found, cost, NULL, found.count, RK_NOT_READ);
+        decision = decide_with_room(self, &found, NULL, found.count, RK_NOT_READ);
     rk_release_found(&found);
     return decision;
 }

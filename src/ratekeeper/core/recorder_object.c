@@ -48,45 +48,6 @@ static int64_t number_of(PyObject *value)
     return number;
 }
 
-/* The other readings of all values: a new list of slot, reading, slot, reading; None if there are none, as usual. */
-static PyObject *other_readings(const rk_matcher_object *matcher, const rk_found *found)
-{
-    PyObject *others = NULL;
-    for (Py_ssize_t slot = 0; slot < found->slots; slot++) {
-        if (!rk_has_readings(matcher, found->values[slot]))
-            continue;
-        PyObject *all = PyObject_GetAttrString(found->values[slot], "all"), *place = PyLong_FromSsize_t(slot);
-        bool good = all && place && PyTuple_Check(all) && (others || (others = PyList_New(0)));
-        for (Py_ssize_t i = 1; good && i < PyTuple_GET_SIZE(all); i++)
-            good = !PyList_Append(others, place) && !PyList_Append(others, RK_AT(all, i));
-        Py_XDECREF(all);
-        Py_XDECREF(place);
-        if (!good) {
-            Py_XDECREF(others);
-            return NULL;
-        }
-    }
-    return others ? others : Py_NewRef(Py_None);
-}
-
-/* Find the rules whose tests a request passes, whatever became of it. */
-static bool find_facts(const rk_matcher_object *matcher, rk_found *found, int *exempt)
-{
-    *exempt = rk_is_exempt(matcher, RK_AT(matcher->program, RK_EXEMPT), found->values);
-    for (Py_ssize_t i = 0; *exempt >= 0 && i < PyTuple_GET_SIZE(matcher->rules); i++) {
-        PyObject *rule = RK_AT(matcher->rules, i), *overrides = RK_AT(rule, RULE_OVERRIDES);
-        int fits = rk_fit(matcher, RK_AT(rule, RULE_TESTS), found->values, false);
-        Py_ssize_t limit = overrides == Py_None ? -1 : RK_NONE_YET;
-        if (fits > 0 && limit == RK_NONE_YET && rk_find_override(matcher, overrides, found->values, 0, &limit) < 0)
-            return false;
-        if (fits < 0)
-            return false;
-        if (fits)
-            found->matches[found->count++] = (rk_match){.rule = i, .limit = limit};
-    }
-    return *exempt >= 0;
-}
-
 /* Take the rules from a decision, if it tells all. A rule that denies hides others, as a missing attribute does. */
 static bool take_facts(const rk_recorder_object *self, const rk_parts *parts, rk_found *found)
 {
@@ -105,8 +66,7 @@ static bool take_facts(const rk_recorder_object *self, const rk_parts *parts, rk
 }
 
 /* Write a record whose parts are known. False with a Python error set. */
-static bool write_record(rk_recorder_object *self, const rk_found *found, PyObject *others, int64_t time, int64_t cost,
-                         int64_t flags)
+static bool write_record(rk_recorder_object *self, const rk_found *found, PyObject *others, int64_t time, int64_t flags)
 {
     Py_ssize_t costs = PyTuple_GET_SIZE(self->costs), extra = others == Py_None ? 0 : PyList_GET_SIZE(others) / 2;
     size_t words = RK_RECORD_HEAD + (size_t)(found->slots + costs + 2 * extra + found->count);
@@ -129,22 +89,20 @@ static bool write_record(rk_recorder_object *self, const rk_found *found, PyObje
         *next++ = (int64_t)found->matches[i].rule | (int64_t)(found->matches[i].limit + 1) << 32;
     record[0] = time;
     record[1] = (int64_t)words | (int64_t)extra << 16 | (int64_t)found->count << 32 | flags << 48;
-    record[2] = cost;
+    record[2] = found->cost;
     rk_commit_record(&self->ring, words, time);
     return true;
 }
 
-/* Learn the time and the outcome of a decision; and its parts, if the C core has made it: else there are none. */
-static bool read_decision(rk_recorder_object *self, PyObject *decision, rk_parts *parts, int64_t *time,
-                          int64_t *outcome)
+/* Whether a decision is by the policy that is recorded: then its values are those of the schema's slots. */
+static bool is_of_policy(const rk_recorder_object *self, const rk_parts *parts)
 {
-    if (!rk_read_parts(PyType_GetModuleState(Py_TYPE(self)), decision, parts)) {
-        parts->count = 0;
-        PyObject *told = PyObject_CallOneArg(self->told, decision);
-        bool good = told && PyArg_ParseTuple(told, "LL", (long long *)time, (long long *)outcome);
-        Py_XDECREF(told);
-        return good;
-    }
+    return self->keeper && (PyObject *)parts->policy.matcher == self->matcher;
+}
+
+/* Learn the time and the outcome of a decision of the C core. False with a Python error set. */
+static bool read_parts(const rk_recorder_object *self, const rk_parts *parts, int64_t *time, int64_t *outcome)
+{
     *outcome = parts->allowed ? RK_ADMITTED : RK_REJECTED;
     *time = parts->count ? parts->answers[0].answer.at : 0;
     if (*time)
@@ -155,45 +113,89 @@ static bool read_decision(rk_recorder_object *self, PyObject *decision, rk_parts
     return !PyErr_Occurred();
 }
 
-static bool record(rk_recorder_object *self, PyObject *attributes, PyObject *cost, PyObject *decision)
+/* Learn those of another decision, which Python tells. */
+static bool read_told(const rk_recorder_object *self, PyObject *decision, int64_t *time, int64_t *outcome)
 {
-    const rk_matcher_object *matcher = (rk_matcher_object *)self->matcher;
-    rk_parts parts;
-    int64_t time, outcome, times = PyLong_AsLongLong(cost);
-    int exempt = 0;
-    rk_found found;
-    if (PyErr_Occurred()) { /* more than any limit has */
-        PyErr_Clear();
-        times = INT64_MAX;
-    }
-    if (!read_decision(self, decision, &parts, &time, &outcome))
-        return false;
-    bool good = rk_read_values(matcher, attributes, &found);
-    if (good && !take_facts(self, &parts, &found)) {
-        found.count = 0;
-        good = find_facts(matcher, &found, &exempt);
-    }
-    PyObject *others = good ? other_readings(matcher, &found) : NULL;
-    good = others && write_record(self, &found, others, time, times, outcome | (exempt ? RK_EXEMPT_FLAG : 0));
-    Py_XDECREF(others);
-    rk_release_found(&found);
+    PyObject *told = PyObject_CallOneArg(self->told, decision);
+    bool good = told && PyArg_ParseTuple(told, "LL", (long long *)time, (long long *)outcome);
+    Py_XDECREF(told);
     return good;
 }
 
-static PyObject *recorder_decided(rk_recorder_object *self, PyObject *const *args, Py_ssize_t count)
+/* Set the cost and the values of a request: those of its decision, or else they are read again. */
+static bool read_request(const rk_matcher_object *matcher, const rk_parts *parts, PyObject *asked, rk_found *found)
 {
-    PyObject *asked = count == 2 ? PyObject_GetAttr(args[0], self->asked) : NULL;
+    if (!parts) {
+        found->cost = PyLong_AsLongLong(RK_AT(asked, 2));
+        if (PyErr_Occurred()) { /* more than any limit has */
+            PyErr_Clear();
+            found->cost = INT64_MAX;
+        }
+        return rk_read_values(matcher, RK_AT(asked, 1), found);
+    }
+    for (; found->slots < parts->slots; found->slots++)
+        found->values[found->slots] = Py_XNewRef(parts->values[found->slots]);
+    found->cost = parts->cost;
+    return true;
+}
+
+/* Record a request by the policy of this moment. */
+static bool record(rk_recorder_object *self, const rk_parts *parts, PyObject *asked, int64_t time, int64_t outcome)
+{
+    rk_matcher_object *matcher = (rk_matcher_object *)Py_NewRef(self->matcher);
+    rk_found found;
+    int exempt = 0;
+    bool good = rk_open_found(matcher, &found) && read_request(matcher, parts, asked, &found);
+    if (good && !(parts && take_facts(self, parts, &found))) {
+        found.count = 0;
+        good = rk_find_facts(matcher, &found, &exempt);
+    }
+    PyObject *others = good ? rk_other_readings(matcher, &found) : NULL;
+    good = others && (PyObject *)matcher == self->matcher && /* Python code may have begun another policy meanwhile */
+           write_record(self, &found, others, time, outcome | (exempt ? RK_EXEMPT_FLAG : 0));
+    Py_XDECREF(others);
+    rk_release_found(&found);
+    Py_DECREF((PyObject *)matcher);
+    return good;
+}
+
+/* Ask the exchange for its question: a new reference. NULL, perhaps without an error, if its keeper is not recorded. */
+static PyObject *read_asked(rk_recorder_object *self, PyObject *exchange)
+{
+    PyObject *asked = PyObject_GetAttr(exchange, self->asked);
     bool good = asked && PyTuple_Check(asked) && PyTuple_GET_SIZE(asked) == 3;
     if (good && RK_AT(asked, 0) != self->keeper) {
         PyObject *done = PyObject_CallOneArg(self->changed, RK_AT(asked, 0));
         good = done && RK_AT(asked, 0) == self->keeper;
         Py_XDECREF(done);
     }
-    if (!good || !record(self, RK_AT(asked, 1), RK_AT(asked, 2), args[1])) {
-        PyErr_Clear();
-        self->left_out++;
-    }
+    if (!good)
+        Py_CLEAR(asked);
+    return asked;
+}
+
+static bool observe(rk_recorder_object *self, PyObject *exchange, PyObject *decision)
+{
+    rk_parts parts;
+    PyObject *asked = NULL;
+    int64_t time, outcome;
+    bool native = rk_read_parts(PyType_GetModuleState(Py_TYPE(self)), decision, &parts);
+    if (!(native && is_of_policy(self, &parts)) && !(asked = read_asked(self, exchange)))
+        return false;
+    bool good = native ? read_parts(self, &parts, &time, &outcome) : read_told(self, decision, &time, &outcome);
+    good = good && (!native || is_of_policy(self, &parts)) && record(self, native ? &parts : NULL, asked, time, outcome);
     Py_XDECREF(asked);
+    return good;
+}
+
+static PyObject *recorder_decided(rk_recorder_object *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count == 2 && observe(self, args[0], args[1]))
+        Py_RETURN_NONE;
+    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception))
+        return NULL; /* an interrupt, and not an error of the recording */
+    PyErr_Clear();
+    self->left_out++;
     Py_RETURN_NONE;
 }
 

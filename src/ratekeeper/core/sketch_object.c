@@ -142,7 +142,7 @@ static PyObject *sketch_refused(rk_sketch_object *self, PyObject *const *args, P
     if (!rk_read_parts(PyType_GetModuleState(Py_TYPE(self)), args[1], &parts)) {
         if (!count_told(self, args[0], args[1]))
             return NULL;
-    } else if ((parts.policy != self->policy && !learn_labels(self, args[0], parts.policy)) ||
+    } else if ((parts.policy.number != self->policy && !learn_labels(self, args[0], parts.policy.number)) ||
                !count_parts(self, &parts))
         return NULL;
     Py_RETURN_NONE;

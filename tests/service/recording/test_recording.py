@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ratekeeper import ManualClock, MemoryStore, Policy, core
 from ratekeeper.core import IMPLEMENTATION
 from ratekeeper.coroutines import run_sync
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.sources import Readings
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
@@ -361,6 +363,53 @@ def test_a_recording_that_fails_fails_no_request(recorder: object, monkeypatch: 
     assert ask(decided, {"path": "/api/x", "api_key": "k"}) is None
     assert decided.recording is not None
     assert decided.recording.left_out == 1
+
+
+def test_an_interrupt_is_not_taken_for_an_error_of_the_recording(
+    recorder: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided = core_of()
+
+    def interrupted(keeper: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Schema, "of", interrupted)
+    decided.replace(POLICY)
+    with pytest.raises(KeyboardInterrupt):
+        ask(decided, {"path": "/api/x", "api_key": "k"})
+
+
+ONE_KEY = Policy.parse('rules = [{name = "each", key = ["k"], limit = "9/s"}]')
+
+
+class Replacing(dict[str, str]):
+    """Attributes that have the recorder begin another policy while it reads them."""
+
+    def __init__(self, begin: Callable[[], object]) -> None:
+        super().__init__({"k": "a"})
+        self._begin = begin
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._begin()
+        return super().get(name, default)
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "c", reason="its memory must be safe")
+def test_values_of_another_policy_are_never_taken_for_those_of_the_schema() -> None:
+    recorded, other = core_of(), core_of(ONE_KEY)
+    ask(recorded, {"api_key": "k", "path": "/api/x"})
+    ask(other, {"k": "a"})
+    taken = recorded.recording._recorder  # type: ignore[union-attr]
+    request = {"api_key": "k", "path": "/api/x"}, 1
+    asked = SimpleNamespace(asked=(recorded.policy.keeper, *request))
+    by_other = other.policy.keeper.compiled.try_acquire({"k": "a"})
+    taken.decided(asked, by_other)
+
+    keeper = other.policy.keeper
+    began = keeper, keeper.compiled.matcher, Schema.of(keeper).written(), (), ()
+    hostile = SimpleNamespace(asked=(recorded.policy.keeper, Replacing(lambda: taken.begin(*began)), 1))
+    taken.decided(hostile, PolicyDecision(by_other.rules))
+    assert (taken.left_out, len(records(recorded))) == (2, 1)
 
 
 WRITER = """

@@ -1,7 +1,7 @@
 """PythonRecorder: writes requests into a ring, as hashes, where the C core is not in use. `ring.py` has the layout.
 
 An observer of decisions: it changes none, and if it cannot record one, it counts it as left out. The C core's recorder
-takes from a decision the rules that it tells; this one asks the policy again.
+takes from a decision of the C core the values and the rules that it tells; this one asks the policy again.
 """
 
 from __future__ import annotations

@@ -1,0 +1,39 @@
+/* What a recording notes of a request beyond what charges it: all its readings, and all rules whose tests it passes. */
+#include "policy.h"
+
+PyObject *rk_other_readings(const rk_matcher_object *matcher, const rk_found *found)
+{
+    PyObject *others = NULL;
+    for (Py_ssize_t slot = 0; slot < found->slots; slot++) {
+        if (!rk_has_readings(matcher, found->values[slot]))
+            continue;
+        PyObject *all = PyObject_GetAttrString(found->values[slot], "all"), *place = PyLong_FromSsize_t(slot);
+        bool good = all && place && PyTuple_Check(all) && (others || (others = PyList_New(0)));
+        for (Py_ssize_t i = 1; good && i < PyTuple_GET_SIZE(all); i++)
+            good = !PyList_Append(others, place) && !PyList_Append(others, RK_AT(all, i));
+        Py_XDECREF(all);
+        Py_XDECREF(place);
+        if (!good) {
+            Py_XDECREF(others);
+            return NULL;
+        }
+    }
+    return others ? others : Py_NewRef(Py_None);
+}
+
+bool rk_find_facts(const rk_matcher_object *matcher, rk_found *found, int *exempt)
+{
+    *exempt = rk_is_exempt(matcher, RK_AT(matcher->program, RK_EXEMPT), found->values);
+    for (Py_ssize_t i = 0; *exempt >= 0 && i < PyTuple_GET_SIZE(matcher->rules); i++) {
+        PyObject *rule = RK_AT(matcher->rules, i), *overrides = RK_AT(rule, RULE_OVERRIDES);
+        int fits = rk_fit(matcher, RK_AT(rule, RULE_TESTS), found->values, false);
+        Py_ssize_t limit = overrides == Py_None ? -1 : RK_NONE_YET;
+        if (fits > 0 && limit == RK_NONE_YET && rk_find_override(matcher, overrides, found->values, 0, &limit) < 0)
+            return false;
+        if (fits < 0)
+            return false;
+        if (fits)
+            found->matches[found->count++] = (rk_match){.rule = i, .limit = limit};
+    }
+    return *exempt >= 0;
+}
