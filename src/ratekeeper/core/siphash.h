@@ -41,9 +41,14 @@ static inline uint64_t rk_siphash(rk_key key, const void *data, size_t length)
     if (length > whole && whole) { /* the rest is the end of the last eight bytes: one load, without a branch a byte */
         memcpy(&word, bytes + length - 8, 8);
         word >>= 8 * (8 - (length - whole));
-    } else
-        for (size_t offset = whole; offset < length; offset++)
-            word |= (uint64_t)bytes[offset] << (8 * (offset - whole));
+    } else if (length >= 4 && !whole) { /* two loads, which may overlap */
+        uint32_t first, last;
+        memcpy(&first, bytes, 4);
+        memcpy(&last, bytes + length - 4, 4);
+        word = first | (uint64_t)last << (8 * (length - 4));
+    } else if (length && !whole) /* one to three bytes, some of them twice */
+        word = bytes[0] | (uint64_t)bytes[length / 2] << (8 * (length / 2)) |
+               (uint64_t)bytes[length - 1] << (8 * (length - 1));
     word |= (uint64_t)length << 56;
     v3 ^= word;
     RK_ROUND;
