@@ -2,20 +2,23 @@
 
 A decision in this process is `Core.charge`, without any protocol. A question over HTTP is measured as by
 `benchmarks.service`. With and without are interleaved in each round, and refusals count the most limited keys too.
+Two servers with the same options differ by up to a twentieth for as long as they live, as each has its own layout of
+memory. That is all that the target allows. So each question has several servers, or cores, alike, which take turns.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 
 from benchmarks import results
 from benchmarks.policy import EXAMPLE, REQUEST
 from benchmarks.results import Row, Table, ratio, table_of, target
 from benchmarks.service import NONE, ONE, PLENTY, HttpCase, get, with_limits
-from benchmarks.serving import Case, measured, ratekeeper_serve, served
+from benchmarks.serving import Case, Served, measured, ratekeeper_serve, served
 from ratekeeper import MemoryStore, Policy
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
@@ -23,7 +26,7 @@ from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.operator_options import RECORDING_BYTES, OperatorOptions
 
-ROUNDS, CALLS = 60, 1_000
+ROUNDS, CALLS, ALIKE = 60, 1_000, 3
 MOST = 1.05
 WITH, WITHOUT = "with", "without"
 POLICIES = {"one limit": ONE, "examples/policy.toml": EXAMPLE.read_text()}
@@ -37,24 +40,42 @@ def text_of(kind: str) -> str:
     return with_limits(POLICIES[policy], *LIMITS[f", {refused}" if refused else ""])
 
 
+def core_of(kind: str, how: str) -> Core:
+    """Return a core for a kind of question, with the recording and the page or without."""
+    size = RECORDING_BYTES if how == WITH else 0
+    slots = Slots.make(1, size)
+    slots[0].ring[:] = bytes(len(slots[0].ring))  # its pages are there, as in a service that has run for minutes
+    core = Core(Policy.parse(text_of(kind)), MemoryStore(1000), metrics=Metrics(slots))
+    core.operate(OperatorOptions(page=how == WITH, recording_bytes=size))
+    return core
+
+
 class CoreCase(Case):
-    """A decision of a core in this process, and its processor time in each round, in us."""
+    """A decision of cores in this process, which take turns, and its processor time in each round, in us."""
 
     def __init__(self, kind: str, how: str) -> None:
         super().__init__(f"a decision, {kind}, {how}")
-        size = RECORDING_BYTES if how == WITH else 0
-        slots = Slots.make(1, size)
-        slots[0].ring[:] = bytes(len(slots[0].ring))  # its pages are there, as in a service that has run for minutes
-        self._core = Core(Policy.parse(text_of(kind)), MemoryStore(1000), metrics=Metrics(slots))
-        self._core.operate(OperatorOptions(page=how == WITH, recording_bytes=size))
+        self._turns = cycle([core_of(kind, how) for _ in range(ALIKE)])
         self._asked = CheckRequest(dict(REQUEST))
 
     def run(self) -> None:
-        core, asked = self._core, self._asked
+        core, asked = next(self._turns), self._asked
         began = time.process_time_ns()
         for _ in range(CALLS):
             core.charge(ProgramExchange(core.limiter, asked))
         self.times.append((time.process_time_ns() - began) / CALLS / 1e3)
+
+
+class ServersCase(HttpCase):
+    """A question to several servers alike, of which each round asks the next one."""
+
+    def __init__(self, name: str, servers: Sequence[Served], question: bytes, status: int) -> None:
+        super().__init__(name, servers[0], question, status)
+        self._turns = cycle(servers)
+
+    def run(self) -> None:
+        self._server = next(self._turns)
+        super().run()
 
 
 def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
@@ -64,8 +85,9 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
         path.write_text(text_of(kind))
         for how, options in ((WITHOUT, ("--no-page", "--recording", "0")), (WITH, ())):
             yield CoreCase(kind, how)
-            server = stack.enter_context(served(*ratekeeper_serve(path, *options)))
-            yield HttpCase(f"/check, {kind}, {how}", server, get(b"/check"), 429 if kind.endswith("refused") else 200)
+            alike = [stack.enter_context(served(*ratekeeper_serve(path, *options))) for _ in range(ALIKE)]
+            status = 429 if kind.endswith("refused") else 200
+            yield ServersCase(f"/check, {kind}, {how}", alike, get(b"/check"), status)
 
 
 def measure(quick: bool) -> list[Table]:
