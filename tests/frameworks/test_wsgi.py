@@ -19,8 +19,12 @@ from servers import free_port, program, wait_until_answers
 from web_sites import flask_app, memory, serving
 
 from ratekeeper import MissingExtraError, Policy, RateLimitExceeded
+from ratekeeper.frameworks import wsgi
 from ratekeeper.frameworks.flask import RateLimits
 from ratekeeper.frameworks.wsgi import RateLimitMiddleware, rate_limit
+from ratekeeper.http.attributes import AttributeReader
+from ratekeeper.http.limiter import RequestLimiter
+from ratekeeper.http.paths import USUAL_PATH, plain_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "frameworks"
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
@@ -278,3 +282,11 @@ def test_a_framework_that_is_not_installed_is_named_with_what_to_install(
     monkeypatch.delitem(sys.modules, f"ratekeeper.frameworks.{part}", raising=False)
     with pytest.raises(MissingExtraError, match=rf"pip install 'ratekeeper\[{extra}\]'"):
         importlib.import_module(f"ratekeeper.frameworks.{part}")
+
+
+def test_a_long_path_takes_no_place_in_a_cache() -> None:
+    path = "/" + "a" * USUAL_PATH
+    exchange = wsgi.EnvironExchange(RequestLimiter(), {"REQUEST_METHOD": "GET", "PATH_INFO": path})
+    before = wsgi._encoded.cache_info().currsize, plain_path.cache_info().currsize
+    assert AttributeReader({}, wanted={"path"}).read(exchange) == {"path": path}
+    assert (wsgi._encoded.cache_info().currsize, plain_path.cache_info().currsize) == before

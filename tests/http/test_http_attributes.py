@@ -21,8 +21,8 @@ from ratekeeper.http.attributes import (
     read_method,
 )
 from ratekeeper.http.header_lines import MOST_BYTES, MOST_LINES
-from ratekeeper.http.paths import MOST_PATH, read_path
-from ratekeeper.policy.addresses import UNKNOWN_CLIENT
+from ratekeeper.http.paths import MOST_PATH, USUAL_PATH, read_path
+from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
 from ratekeeper.policy.sources import (
     OTHER,
     BearerSource,
@@ -307,6 +307,20 @@ def test_a_repeated_header_is_refused_by_its_name_and_names_no_value(junk: bytes
 
 def test_a_repeated_header_that_no_rule_reads_is_the_applications_own_affair() -> None:
     assert read(HeaderSource("x-api-key"), (b"x-api-key", b"k"), (b"x-b", b"1"), (b"x-b", b"2")) == "k"
+
+
+@given(path_like.filter(bool), st.none() | st.text(max_size=120) | st.sampled_from(["192.0.2.7", "[2001:DB8::1]:443"]))
+@example("/" + "a" * USUAL_PATH, "1" * 101)
+def test_path_and_peer_are_read_as_by_their_own_functions(raw: str | bytes, peer: str | None) -> None:
+    client = ClientIP(ipv4_prefix=24, ipv6_prefix=48)
+    for source in (PathSource(), PathSource(ignore_case=True)):
+        try:
+            path = read_path(raw, source)
+        except BadRequestError:
+            continue
+        found = AttributeReader({"path": source, "client": client}).read(Asked("GET", raw, (), peer))
+        assert readings_of(found["path"]) == readings_of(path)
+        assert found["client"] == client_of(peer or "", 24, 48)
 
 
 def test_more_header_lines_and_bytes_than_can_be_looked_at_are_refused() -> None:

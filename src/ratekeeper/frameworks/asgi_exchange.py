@@ -112,7 +112,8 @@ class AnsweredExchange(ScopeExchange):
             if self.watched:
                 return self._send_watched(message)
             self.begun = self.ended = True
-            return self._send(self._told(message))
+            # As `_told`, which nearly every request would call.
+            return self._send({**message, "headers": [*(message.get("headers") or ()), *self.limit_lines()]})
         if kind == _ACCEPT:
             return self._send_watched(message)
         if self.replaced is not None:

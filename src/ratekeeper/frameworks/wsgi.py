@@ -18,6 +18,7 @@ from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import MOST_BYTES, text_of
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
 from ratekeeper.http.options import Options
+from ratekeeper.http.paths import USUAL_PATH
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import LIMITS, RequestLimits
 from ratekeeper.http.responses import Response
@@ -150,7 +151,8 @@ class EnvironExchange(Exchange):
 
         Without that it would be decoded twice, and "%2561" would be read as "a".
         """
-        return quote(self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", ""), "/", "latin-1")
+        path = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
+        return (_encoded if len(path) <= USUAL_PATH else _encoded.__wrapped__)(path)
 
     @property
     def peer(self) -> str | None:
@@ -163,6 +165,11 @@ class EnvironExchange(Exchange):
         if len(value) > MOST_BYTES:
             raise BadRequestError(f"the header {name!r} is longer than {MOST_BYTES} bytes", 431)
         return text_of(value.encode("latin-1", "replace")) or None
+
+
+@lru_cache(maxsize=1024)
+def _encoded(path: str) -> str:
+    return quote(path, "/", "latin-1")
 
 
 @lru_cache(maxsize=256)

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from ratekeeper.errors import BadRequestError
 from ratekeeper.http.line_steps import line_reader
-from ratekeeper.http.paths import read_path
-from ratekeeper.policy.addresses import client_of
+from ratekeeper.http.paths import USUAL_PATH, plain_path, read_path
+from ratekeeper.policy.addresses import LONGEST_ADDRESS, client_of, known_client
 from ratekeeper.policy.sources import (
     METHODS,
     OTHER,
@@ -68,11 +68,13 @@ class RequestLike(Protocol):
 class AttributeReader:
     """Reads requests' attributes, as a policy's `attributes` say. Built once, used for every request.
 
-    `wanted` are the names that the policy reads; without it, every attribute is read. `read_lines` reads a gateway's
-    request in C where it is usual; None without the C core, or if the policy reads what only Python can.
+    `wanted` are the names that the policy reads; without it, every attribute is read. Nearly all policies read the path
+    and the address of the peer, so these have no function of their own: a call costs more than they do. `read_lines`
+    reads a gateway's request in C where it is usual; None without the C core, or if the policy reads what only Python
+    can.
     """
 
-    __slots__ = ("_method", "_readers", "_route", "_sources", "_spellings", "read_lines")
+    __slots__ = ("_method", "_path", "_peer", "_readers", "_route", "_sources", "_spellings", "read_lines")
 
     def __init__(
         self,
@@ -84,7 +86,11 @@ class AttributeReader:
         self._sources: dict[str, Source] = {
             name: source for name, source in sources.items() if wanted is None or name in wanted
         }
-        readers = ((name, _reader_of(source)) for name, source in self._sources.items())
+        path, client = self._sources.get("path"), self._sources.get("client")
+        self._path = path if isinstance(path, PathSource) else None
+        self._peer = client if isinstance(client, ClientIP) and not client.trusted_proxies else None
+        inline = {name for name, source in (("path", self._path), ("client", self._peer)) if source is not None}
+        readers = ((name, _reader_of(source)) for name, source in self._sources.items() if name not in inline)
         self._readers = tuple((name, read) for name, read in readers if read is not None)
         spellings = ((name, _spelling_of(source)) for name, source in self._sources.items())
         self._spellings = {name: spell for name, spell in spellings if spell is not None}
@@ -106,6 +112,14 @@ class AttributeReader:
         if self._method:
             method = request.method
             found["method"] = _READ_AS.get(method) or read_method(method)
+        if (path := self._path) is not None:
+            raw, prefix = request.path, request.prefix
+            plain = not prefix and not path.ignore_case and len(raw) <= USUAL_PATH
+            found["path"] = (plain_path(raw) if plain else None) or _path_of(path, raw, prefix)
+        if (peer := self._peer) is not None:
+            entry = request.peer or ""
+            of_entry = known_client if len(entry) <= LONGEST_ADDRESS else client_of
+            found["client"] = of_entry(entry, peer.ipv4_prefix, peer.ipv6_prefix)
         for name, read in self._readers:
             value = read(request)
             if value:
@@ -142,10 +156,8 @@ def _spelling_of(source: Source) -> Callable[[str], str] | None:
 
 def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
     """Return the function that reads a source's attribute; None if only the application knows it."""
-    if isinstance(source, PathSource):
-        return partial(_path_of, source)
     if isinstance(source, ClientIP):
-        return partial(_client_of if source.trusted_proxies else _peer_of, source)
+        return partial(_client_of, source)
     if isinstance(source, HeaderSource):
         is_authorization = source.name == _AUTHORIZATION
         return partial(_credentials_of, source) if is_authorization else methodcaller("header", source.name)
@@ -154,9 +166,9 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
     return partial(_cookie_of, source) if isinstance(source, CookieSource) else None
 
 
-def _path_of(source: PathSource, request: RequestLike) -> str:
-    path = read_path(request.path, source)
-    prefix = request.prefix and source.spelled(request.prefix.rstrip("/"))
+def _path_of(source: PathSource, raw: str | bytes, prefix: str) -> str:
+    path = read_path(raw, source)
+    prefix = prefix and source.spelled(prefix.rstrip("/"))
     if not prefix:
         return path
     readings = readings_of(path)
@@ -164,12 +176,9 @@ def _path_of(source: PathSource, request: RequestLike) -> str:
     return Readings.of([*below, *readings])
 
 
-def _peer_of(source: ClientIP, request: RequestLike) -> str:
-    return client_of(request.peer or "", source.ipv4_prefix, source.ipv6_prefix)
-
-
 def _client_of(source: ClientIP, request: RequestLike) -> str:
-    return client_address(request.header(_FORWARDED_FOR), request.peer, source)
+    forwarded_for = request.header(_FORWARDED_FOR) if source.trusted_proxies else None
+    return client_address(forwarded_for, request.peer, source)
 
 
 def _credentials_of(source: HeaderSource, request: RequestLike) -> str | None:

@@ -60,7 +60,10 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
 
 @lru_cache(maxsize=1024)
 def plain_path(raw: str | bytes) -> str | None:
-    """Return the path of a target if it has one reading and needs no decoding, else None."""
+    """Return the path of a target if it has one reading and needs no decoding, else None.
+
+    A target of more than `USUAL_PATH` characters should not come into the cache.
+    """
     if isinstance(raw, bytes):
         if not raw.isascii():
             return None
