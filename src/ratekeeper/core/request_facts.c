@@ -1,4 +1,4 @@
-/* What a recording notes of a request beyond what charges it: all its readings, and all rules whose tests it passes. */
+/* The facts of a request that only a recording needs: all its readings, and all rules whose tests it passes. */
 #include "policy.h"
 
 PyObject *rk_other_readings(const rk_matcher_object *matcher, const rk_found *found)

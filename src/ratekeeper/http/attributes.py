@@ -69,9 +69,8 @@ class AttributeReader:
     """Reads requests' attributes, as a policy's `attributes` say. Built once, used for every request.
 
     `wanted` are the names that the policy reads; without it, every attribute is read. Nearly all policies read the path
-    and the address of the peer, so these have no function of their own: a call costs more than they do. `read_lines`
-    reads a gateway's request in C where it is usual; None without the C core, or if the policy reads what only Python
-    can.
+    and the address of the peer, so `read` has them in line: a call costs more than they do. `read_lines` reads a
+    gateway's request in C where it is usual; None without the C core, or if the policy reads what only Python can.
     """
 
     __slots__ = ("_method", "_path", "_peer", "_readers", "_route", "_sources", "_spellings", "read_lines")
