@@ -158,9 +158,12 @@ def test_a_function_may_change_the_lines_while_it_converts_a_value() -> None:
 
 
 def test_an_error_of_a_function_is_raised() -> None:
-    step = Step("first", "a", False, False, convert=int, more=(99,))
+    def fail(value: str, more: int) -> str:
+        raise ValueError(f"{value} and {more}")
+
+    step = Step("first", "a", False, False, convert=fail, more=(99,))
     assert core.line_reader is not None
-    with pytest.raises(ValueError, match="base"):
+    with pytest.raises(ValueError, match="1 and 99"):
         core.line_reader((step,)).read([(b"a", b"1")], None)
 
 

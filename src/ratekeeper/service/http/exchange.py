@@ -34,7 +34,6 @@ class GatewayExchange(Exchange):
     hands on the headers of a convention that is not its own as the client sent them.
     """
 
-    peer: str | None = None
     _read: dict[str, str | None] | None = None  # the headers that were read
     _reader: AttributeReader | None = None  # the one that has read the attributes in C
     _attributes: dict[str, str]
@@ -58,12 +57,12 @@ class GatewayExchange(Exchange):
         self.body = body
         self.connection = connection
         """The `connection` line of the answer, or nothing."""
-        self.peer = peer
+        self._peer = peer
         self._lines = lines
 
     def is_usual(self, reader: AttributeReader) -> bool:
         """Read the attributes in C. Return whether it could: then the gateway has sent all headers that it must."""
-        found = None if reader.read_lines is None else reader.read_lines(self._lines, self.peer)
+        found = None if reader.read_lines is None else reader.read_lines(self._lines, self._peer)
         if found is None:
             return False
         self._reader, self._attributes = reader, found
@@ -96,6 +95,10 @@ class GatewayExchange(Exchange):
         if name not in read:
             read[name] = header_value(self._lines, name)
         return read[name]
+
+    @property
+    def peer(self) -> str | None:
+        return self._peer
 
     @property
     def lines(self) -> Sequence[tuple[bytes, bytes]]:
