@@ -24,11 +24,16 @@ LUA_TESTS = ["tests/stores/redis/test_redis_script.py", "tests/stores/redis/test
 
 
 class Result(NamedTuple):
-    """How a mutant ended. `killer` is the test that failed, or how else it was noticed; None: it survived."""
+    """How a mutant ended. `killer` is the test that failed, or how else it was noticed; None: it survived.
+
+    The tests, options and time limit are those with which pytest noticed it.
+    """
 
     mutant: Mutant
     killer: str | None
-    tried: Sequence[str] = ()
+    tests: Sequence[str] = ()
+    options: Sequence[str] = ()
+    limit: float = SECONDS
     note: str = ""
 
 
@@ -55,7 +60,7 @@ def _try_slow(tree: Tree, mutant: Mutant) -> Result:
     killer = first_failure(tree, slow, limit=LONGER)
     if killer == HANGS:
         return Result(mutant, None, note=f"only slow tests may run this line, and they took over {LONGER} s")
-    return Result(mutant, killer, slow, "only slow tests may run this line")
+    return Result(mutant, killer, slow, limit=LONGER, note="only slow tests may run this line")
 
 
 def quickest(tests: Iterable[str], seconds: dict[str, float]) -> list[str]:
@@ -94,21 +99,22 @@ def try_c(tree: Tree, mutant: Mutant) -> Result:
     """Return what becomes of a mutant of the C core. One that does not compile is a mistake in the list."""
     with tree.changed(mutant.file, mutant.text):
         tree.build()
-        killer = first_failure(tree, C_TESTS, *C_OPTIONS, limit=LONGER)
-        if not killer:
+        result = Result(mutant, first_failure(tree, C_TESTS, *C_OPTIONS, limit=LONGER), C_TESTS, C_OPTIONS, LONGER)
+        if not result.killer:
             done = tree.run(["make", "-C", "tests/c", "--silent", *C_PROGRAMS], LONGER)
             if " error: " in done.output:
                 raise SystemExit(f"mutants.toml: {mutant.after!r} does not compile:\n{done.output}")
             failed = re.search(r"^not ok.*", done.output, re.MULTILINE)
             killer = None if done.code == 0 else f"tests/c: {failed[0] if failed else f'ended with {done.code}'}"
+            result = Result(mutant, killer)
     tree.build()
-    return Result(mutant, killer, C_TESTS)
+    return result
 
 
 def try_lua(tree: Tree, mutant: Mutant) -> Result:
     """Return what becomes of a mutant of the script on the server."""
     with tree.changed(mutant.file, mutant.text):
-        return Result(mutant, first_failure(tree, LUA_TESTS, limit=LONGER), LUA_TESTS)
+        return Result(mutant, first_failure(tree, LUA_TESTS, limit=LONGER), LUA_TESTS, limit=LONGER)
 
 
 def confirmed(tree: Tree, results: Sequence[Result]) -> list[Result]:
@@ -120,8 +126,11 @@ def confirmed(tree: Tree, results: Sequence[Result]) -> list[Result]:
     def void(result: Result) -> bool:
         if result.killer is None or "::" in result.killer:
             return result.killer in flaky
-        # The tests could not be collected, or did not end. Half the time must be enough without the mutant.
-        return first_failure(tree, result.tried, limit=SECONDS / 2) is not None
+        # The tests could not be collected, or did not end in time.
+        return (
+            bool(result.tests)
+            and first_failure(tree, result.tests, *result.options, limit=result.limit) == result.killer
+        )
 
     return [
         result._replace(killer=None, note=f"{result.killer}: without it too") if void(result) else result
