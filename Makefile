@@ -34,7 +34,7 @@ check: $(VENV)/check.stamp  ## format, lint, plain words, strict types, also of 
 format: $(VENV)/check.stamp  ## mend what format and lint can mend
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-coverage: $(VENV)/coverage.stamp  ## run the tests that are not slow, and show the lines and branches that none of them runs
+coverage: $(VENV)/coverage.stamp  ## run the tests that are not slow; show the lines that none of them runs
 	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest -q -m "not slow" $(ARGS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 

@@ -160,7 +160,9 @@ def test_a_pipe_prints_what_the_page_shows(command: Command) -> None:
     assert done.stdout == command.output
 
 
-@pytest.mark.parametrize("serving", [it for it in commands() if it.line.startswith("ratekeeper serve")], ids=str)
+@pytest.mark.parametrize(
+    "serving", [it for it in commands() if it.line.startswith("ratekeeper serve")], ids=lambda it: it.page.name
+)
 def test_the_service_says_and_answers_what_the_page_shows(serving: Command) -> None:
     need_program("curl")
     curls = [it for it in commands() if it.line.startswith("curl ") and it.page == serving.page]

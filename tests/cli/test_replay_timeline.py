@@ -42,6 +42,7 @@ def test_a_log_of_nine_years_keeps_few_bins() -> None:
     for day in range(9 * 366):
         timeline.add(day * 86_400, ADMITTED)
     assert len(timeline._bins) <= 300
+    assert timeline.series(0, NINE_YEARS).width == 8 * 7 * 86_400, "long bins are whole weeks"
 
 
 def test_json_has_the_same_numbers_as_the_tables(capsys: pytest.CaptureFixture[str]) -> None:

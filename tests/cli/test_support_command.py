@@ -78,6 +78,8 @@ def test_each_command_changes_what_another_process_sees_and_prints_it(
     assert "alice" not in out
     assert "  7 of 10  [##############......]  3     now" in run(capsys, "grant", policy, "3", *of[1:])[1]
     assert [bool(serving.try_acquire(ALICE)) for _ in range(4)] == [True, True, True, False]
+    assert "refuses for longer" not in run(capsys, "usage", *of)[1]
+    assert "each key: refuses for longer" in run(capsys, "block", *of, "--for", "9m")[1], "a token takes 6"
     assert "each key: refuses for longer" in run(capsys, "block", *of, "--for", "2h")[1]
     [usage] = json.loads(run(capsys, "usage", *of, "--json")[1])
     assert usage["rule"] == "each key"

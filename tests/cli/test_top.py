@@ -82,6 +82,23 @@ def test_what_is_wrong_is_told() -> None:
     assert view.lines(PLAIN, 80)[0].startswith("http://x cannot be reached. Trying again; this is of ")
 
 
+def test_the_latency_has_the_unit_that_reads_best() -> None:
+    view, timed = View("here"), status()
+    timed["latency"] = {"count": 12_345, "p50": 2.5e-5, "p90": 0.0999, "p99": 1.5}
+    view.take(timed)
+    text = "\n".join(view.lines(PLAIN, 120))
+    assert "p50 25 us, p90 99.9 ms, p99 1.5 s (12,345 timed in the last 10 s)" in text
+
+
+def test_the_most_limited_keys_have_their_rules_and_headings() -> None:
+    view, limited = View("here"), status()
+    limited["limited_keys"] = [{"rule": "each user", "key": "#1234", "rejected": 1234, "error": 0}]
+    view.take(limited)
+    lines = [line.split() for line in view.lines(PLAIN, 80)]
+    assert ["most", "limited", "keys", "rule", "rejected"] in lines
+    assert ["#1234", "each", "user", "1,234"] in lines
+
+
 HOSTILE = ["\x1b[2J\x07", "\u202eevil", "<b>&amp;", "限流" * 50, "x" * 10_000, "a\u0301" * 300, "\n\n"]
 
 

@@ -314,6 +314,23 @@ def test_a_middleware_inside_that_sends_the_request_elsewhere_does_not_make_it_e
     assert b"quota" in answers[-1].body
 
 
+def test_a_limit_in_the_place_of_a_rule_refuses_before_the_application_runs() -> None:
+    seen = []
+
+    class Inside:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            seen.append(scope["type"])
+            await self.app(scope, receive, send)
+
+    own = rate_limit("1/hour", replaces=["each"])
+    app = Starlette(routes=[Route("/own", own(_answer("own")))], middleware=[Middleware(Inside)])
+    assert statuses(limited(app, policy=POLICY), "/own", "/own") == [200, 429]
+    assert seen.count("http") == 1
+
+
 @pytest.mark.parametrize("others", [[], [Middleware(CORSMiddleware)]], ids=["alone", "around another"])
 def test_a_middleware_in_a_mount_knows_the_endpoints_of_the_mounted_application(others: list[Middleware]) -> None:
     own = rate_limit("2/hour", replaces=["each"])

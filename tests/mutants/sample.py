@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +30,8 @@ class Mutant(NamedTuple):
     before: str
     after: str
     text: str
-    tests: tuple[str, ...]
+    tests: Collection[str] = ()
+    slow: Collection[str] = ()  # to be tried if no other test runs its line
 
     @property
     def identity(self) -> tuple[str, str, str, str]:
@@ -64,16 +65,20 @@ def made(file: Path, text: str, mutation: Mutation, functions: Functions, covere
     changed = mutation.apply(text)
     lines = text.splitlines()
     function = function_at(functions, mutation.statement)
-    tests: set[str] = set()
-    if covered and function:
-        texts = [lines[number - 1].strip() for number in (mutation.line, mutation.statement)]
-        tests = covered.tests_of(function, texts)
-    elif covered:  # run when the module is imported: whatever runs the module may tell
-        tests = set().union(*(covered.tests_of(name, ()) for *_, name in functions))
-    if covered:
-        tests = tests or covered.tests_about(file)
     before, after = lines[mutation.line - 1].strip(), changed.splitlines()[mutation.line - 1].strip()
-    return Mutant(mutation.kind, file, mutation.line, function or "", before, after, changed, tuple(tests))
+    mutant = Mutant(mutation.kind, file, mutation.line, function or "", before, after, changed)
+    if not covered:
+        return mutant
+    if not function:  # run when the module is imported: whatever runs the module may tell
+        tests = set().union(*(covered.tests_of(name, ()) for *_, name in functions))
+        return _tried_by(mutant, tests, covered, slow=not tests)
+    texts = [lines[number - 1].strip() for number in (mutation.line, mutation.statement)]
+    return _tried_by(mutant, covered.tests_of(function, texts), covered, slow=not covered.runs(function, texts))
+
+
+def _tried_by(mutant: Mutant, tests: set[str], covered: CoverageMap, *, slow: bool) -> Mutant:
+    tests = tests or covered.tests_about(mutant.file)
+    return mutant._replace(tests=tests, slow=covered.slow_tests_about(mutant.file) if slow else ())
 
 
 class Equivalent(NamedTuple):
@@ -124,7 +129,7 @@ def _written(root: Path, suffixes: set[str]) -> Iterator[Mutant]:
             )
         [number] = found
         lines[number] = lines[number].replace(entry["line"], entry["new"])
-        yield Mutant("written", file.relative_to(root), number + 1, "", entry["line"], entry["new"], "".join(lines), ())
+        yield Mutant("written", file.relative_to(root), number + 1, "", entry["line"], entry["new"], "".join(lines))
 
 
 def _entries(root: Path, name: str) -> list[dict[str, Any]]:

@@ -569,7 +569,7 @@ def test_a_cancelled_request_does_not_cancel_the_look_up_of_the_others() -> None
     assert len(plans.calls) == 1
 
 
-def test_a_loop_that_ends_leaves_no_bucket_waiting_for_ever() -> None:
+def test_a_loop_that_ends_leaves_no_bucket_waiting_for_ever(caplog: pytest.LogCaptureFixture) -> None:
     plans = AsyncPlans({"alice": "5/s"})
     keeper, clock = async_keeper_of(plans, timeout=0.01)
 
@@ -595,6 +595,14 @@ def test_a_loop_that_ends_leaves_no_bucket_waiting_for_ever() -> None:
 
     plans.plans["alice"] = "6/s"
     assert asyncio.run(again()).limit == TokenBucket(6, "6/s")
+    assert [record for record in caplog.records if record.name == "ratekeeper"] == [], "no look-up has failed"
+
+
+@pytest.mark.parametrize("end", [SystemExit("the end"), KeyboardInterrupt("the end")])
+def test_an_async_look_up_may_end_the_program(end: BaseException) -> None:
+    keeper, _ = async_keeper_of(AsyncPlans({"alice": end}))
+    with pytest.raises(type(end), match="the end"):
+        asyncio.run(keeper.peek(ALICE))
 
 
 def test_two_loops_wait_for_one_look_up() -> None:

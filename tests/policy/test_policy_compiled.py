@@ -131,6 +131,11 @@ def test_a_slash_at_the_end_of_a_path_leaves_no_rule_and_no_override(
     assert not Asked(Rule("r", BUCKET, match={"path": ("/",)})).matches(path(""))
 
 
+def test_a_slash_at_the_end_of_another_value_than_a_path_counts() -> None:
+    rule = Asked(Rule("r", BUCKET, match={"user": ("team/",)}))
+    assert [rule.matches({"user": user}) for user in ("team/", "team")] == [True, False]
+
+
 def test_two_requests_of_one_path_and_other_readings_are_told_apart() -> None:
     """Two such paths are equal as strings: nothing may take one for the other."""
     rule = Asked(Rule("r", BUCKET, match={"path": ("/files/*",)}))

@@ -153,6 +153,7 @@ def test_requests_do_not_pile_up_behind_a_look_up_that_hangs() -> None:
 
 
 def test_only_one_process_plays_and_only_in_a_demo() -> None:
+    assert not OperatorOptions().demo
     slots, policy = Slots.make(4), Policy.load(EXAMPLE)
     for demo in (True, False):
         cores = [Core(policy, MemoryStore(100), metrics=Metrics(slots, number)) for number in range(4)]

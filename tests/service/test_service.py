@@ -182,7 +182,8 @@ def test_a_shadow_rule_refuses_nothing_and_shows_only_in_json(service: httpx.Cli
 
 def test_json_says_all_about_a_decision(service: httpx.Client) -> None:
     body = {"attributes": {"api_key": "k", "path": "/api/x"}, "cost": 3}
-    assert service.post("/v1/check", json=body).json()["remaining"] == 0
+    first = service.post("/v1/check", json=body).json()
+    assert (first["remaining"], first["retry_after"]) == (0, 0)
     report = service.post("/v1/check", json=body).json()
     assert report["allowed"] is False
     assert report["rule"] == "each key"

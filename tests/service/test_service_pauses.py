@@ -151,7 +151,7 @@ def test_a_policy_that_is_not_taken_changes_nothing(store: TableStore) -> None:
     assert here.policy is POLICY
 
 
-@pytest.mark.parametrize("until", [0, -1, 1, time.time() - 5, 1e18], ids=str)
+@pytest.mark.parametrize("until", [0, -1, 1, time.time() - 5, 1e18], ids=["0", "-1", "1", "past", "far"])
 def test_a_time_that_cannot_be_is_an_error_and_changes_nothing(store: TableStore, until: float) -> None:
     here = Process(store)
     asyncio.run(here.pauses.begin("one", time.time() + 600))

@@ -556,3 +556,9 @@ limiter = Limiter("5/day", store=SharedMemoryStore({str(path)!r}, 1000))
 print(sum(bool(limiter.try_acquire("alice")) for _ in range(9)))
 """
     assert subprocess.run([sys.executable, "-c", again], capture_output=True, text=True).stdout == "2\n"
+
+
+def test_another_system_than_linux_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(StoreError, match=r"^a SharedMemoryStore needs Linux$"):
+        SharedMemoryStore(tmp_path / "table")

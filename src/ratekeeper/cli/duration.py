@@ -6,8 +6,8 @@ from __future__ import annotations
 def duration(seconds: float) -> str:
     """Return seconds as a short string with units.
 
-    >>> [duration(seconds) for seconds in (0.25, 90, 7200, 7260, 259_200, 262_800)]
-    ['0.25 s', '2 min', '2 h', '2 h 1 min', '3 days', '3 days 1 h']
+    >>> [duration(seconds) for seconds in (0.25, 90, 7200, 7260, 172_800, 262_800)]
+    ['0.25 s', '2 min', '2 h', '2 h 1 min', '2 days', '3 days 1 h']
     """
     if seconds < 60:
         return f"{seconds:.3g} s"

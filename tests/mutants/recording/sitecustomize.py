@@ -1,5 +1,5 @@
-"""Start coverage in every Python process of the tests. Python imports a module of this name by itself."""
+"""Note the lines that each Python process of the tests runs. Python imports a module of this name by itself."""
 
-import coverage
+import executed  # type: ignore[import-not-found]
 
-coverage.process_startup()
+executed.watch_imports()

@@ -75,6 +75,16 @@ def test_a_part_that_does_not_fit_is_left_out_and_told_once(slots: Slots, caplog
     assert len(caplog.messages) == 1
 
 
+def test_a_part_may_fill_the_board_to_its_last_byte_but_one(slots: Slots) -> None:
+    board, boards, text = Board(slots[0]), Boards(slots), "x" * (BOARD_BYTES - 60)
+    board.show("a", lambda: text)
+    board.write()
+    while boards.part("a"):
+        text += "x"
+        board.write()
+    assert len(bytes(slots[0].board).rstrip(b"\0")) == BOARD_BYTES - 1
+
+
 def test_a_text_is_gone_when_the_board_of_a_process_that_has_ended_is_cleared(slots: Slots) -> None:
     boards, values = Boards(slots), ["a" * 1000]
     board = Board(slots[1])

@@ -187,6 +187,18 @@ def test_of_two_charges_of_one_bucket_the_one_that_fails_alone_is_told_so(twins:
         assert store.decide(charges) == reference.decide(charges)
 
 
+def test_a_refund_gives_back_what_has_not_come_back_by_itself(twins: Any) -> None:
+    reference, store, clock = twins
+    charges = [Charge.of("s", "a", TokenBucket(5, 1), 2)]
+    for each in (reference, store):
+        each.decide(charges)
+        [made] = each.decide(charges)
+    clock.advance_ticks(SECOND + 7)
+    for each in (reference, store):
+        each.refund(charges, made.at_ticks)
+        assert each.decide(charges, commit=False)[0].debt_ticks == 2 * SECOND
+
+
 def test_a_refund_after_a_step_back_gives_no_more_than_was_charged(twins: Any) -> None:
     reference, store, clock = twins
     clock.advance_ticks(SECOND - 1)
