@@ -155,6 +155,8 @@ def _spelling_of(source: Source) -> Callable[[str], str] | None:
 
 def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
     """Return the function that reads a source's attribute; None if only the application knows it."""
+    if isinstance(source, PathSource):
+        return lambda request: _path_of(source, request.path, request.prefix)
     if isinstance(source, ClientIP):
         return partial(_client_of, source)
     if isinstance(source, HeaderSource):
