@@ -6,9 +6,10 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable
+from random import Random
 from typing import Any, cast
 
-from ratekeeper.alarms import Alarms, alarms_of
+from ratekeeper.alarms import AT_ONCE, Alarms, alarms_of
 
 
 class HandLoop:
@@ -74,6 +75,50 @@ def test_each_rings_at_its_time_in_whatever_order_they_are_set() -> None:
         assert rung(events) == [bool(one) for one in expected], now
 
 
+def test_alarms_in_any_order_ring_by_their_times_and_those_of_one_time_as_they_were_set() -> None:
+    random, loop = Random(7), HandLoop()
+    alarms, rang = new_alarms(loop), []
+    times = [random.choice([random.randrange(50), 50 + number]) for number in range(500)]
+
+    class Rings(asyncio.Event):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.number = number
+
+        def set(self) -> None:
+            rang.append(self.number)
+
+    set_alarms = [alarms.set(after, Rings(number)) for number, after in enumerate(times)]
+    cancelled = set(random.sample(range(500), 300))
+    for number in cancelled:
+        set_alarms[number].cancel()
+    loop.go_to(1000)
+    assert rang == sorted(set(range(500)) - cancelled, key=lambda number: (times[number], number))
+    assert len(alarms) == 0
+
+
+def test_a_loop_goes_on_while_a_crowd_is_woken() -> None:
+    order: list[str] = []
+
+    async def sleeper() -> None:
+        woken = asyncio.Event()
+        alarms_of(asyncio.get_running_loop()).set(0, woken)
+        await woken.wait()
+        order.append("sleeper")
+
+    async def other() -> None:
+        while order.count("sleeper") < 3 * AT_ONCE:
+            await asyncio.sleep(0)
+            order.append("other")
+
+    async def run() -> None:
+        await asyncio.gather(*(sleeper() for _ in range(3 * AT_ONCE)), other())
+
+    asyncio.run(run())
+    woken_between = "".join("s" if one == "sleeper" else "o" for one in order).split("o")
+    assert max(map(len, woken_between)) <= AT_ONCE
+
+
 def test_one_timer_serves_all() -> None:
     loop = HandLoop()
     alarms = new_alarms(loop)
@@ -118,7 +163,7 @@ def test_cancelled_alarms_far_ahead_take_no_memory() -> None:
     kept = set_at(alarms, *[1000.0] * 10)
     for _ in range(10_000):
         alarms.set(500, asyncio.Event()).cancel()
-    assert len(alarms._entries) < 200
+    assert len(alarms) < 200
     loop.go_to(1000)
     assert all(rung(kept))
 

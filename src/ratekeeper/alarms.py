@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TypeAlias
 
 _Entry: TypeAlias = tuple[float, int, "Alarm"]
+
+AT_ONCE = 256
+"""The most alarms that ring before the loop goes on: what they wake is then still in the processor's caches."""
 
 _FEW = 64
 _of_thread = threading.local()
@@ -47,16 +51,25 @@ class Alarms:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._entries: list[_Entry] = []  # a heap
+        self._in_order: deque[_Entry] = deque()  # each is due no earlier than the one before it, as most are
+        self._others: list[_Entry] = []  # a heap
         self._numbers = count()
         self._cancelled = 0
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0  # the time of the timer
 
+    def __len__(self) -> int:
+        """Return how many alarms are kept. Some of them may be cancelled."""
+        return len(self._in_order) + len(self._others)
+
     def set(self, seconds: float, woken: asyncio.Event) -> Alarm:
         """Return an alarm that sets an event in `seconds`."""
         at, alarm = self.loop.time() + seconds, Alarm(self, woken)
-        heappush(self._entries, (at, next(self._numbers), alarm))
+        entry = at, next(self._numbers), alarm
+        if not self._in_order or at >= self._in_order[-1][0]:
+            self._in_order.append(entry)
+        else:
+            heappush(self._others, entry)
         if self._timer is None or at < self._next:
             self._start_timer()
         return alarm
@@ -64,31 +77,40 @@ class Alarms:
     def _start_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._next = self._entries[0][0]
+        self._next = min(entries[0] for entries in (self._in_order, self._others) if entries)[0]
         self._timer = self.loop.call_at(self._next, self._ring)
 
     def _ring(self) -> None:
-        """Ring all that are due. Some loops call a little early: what the timer was for is due."""
+        """Ring those that are due, `AT_ONCE` at most. Some loops call a little early: what the timer was for is due."""
         self._timer = None
-        entries, now = self._entries, max(self._next, self.loop.time())
-        while entries and entries[0][0] <= now:
-            alarm = heappop(entries)[2]
+        now = max(self._next, self.loop.time())
+        for _ in range(AT_ONCE):
+            if (alarm := self._take_due(now)) is None:
+                break
             woken, alarm._woken = alarm._woken, None
             if woken is not None:
                 woken.set()
             else:
                 self._cancelled -= 1
-        if entries:
+        if self:
             self._start_timer()
+
+    def _take_due(self, now: float) -> Alarm | None:
+        """Take out the earliest alarm, if it is due."""
+        in_order, others = self._in_order, self._others
+        if in_order and not (others and others[0] < in_order[0]):
+            return in_order.popleft()[2] if in_order[0][0] <= now else None
+        return heappop(others)[2] if others and others[0][0] <= now else None
 
     def _note_cancelled(self) -> None:
         """Forget the cancelled alarms once they are the most: their number is bounded by that of the others."""
         self._cancelled += 1
-        if self._cancelled > max(_FEW, len(self._entries) // 2):
-            self._entries = [entry for entry in self._entries if entry[2]._woken is not None]
-            heapify(self._entries)
+        if self._cancelled > max(_FEW, len(self) // 2):
+            self._in_order = deque([entry for entry in self._in_order if entry[2]._woken is not None])
+            self._others = [entry for entry in self._others if entry[2]._woken is not None]
+            heapify(self._others)
             self._cancelled = 0
-            if not self._entries and self._timer is not None:
+            if not self and self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 

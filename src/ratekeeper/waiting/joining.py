@@ -82,7 +82,7 @@ def disown(waiter: Waiter, charges: Sequence[Charge], decisions: Sequence[Decisi
 
     It has moved up: the range that its decision names is another's, and its own was charged at another time.
     """
-    if waiter.place is None or not waiter.place.owned:
+    if waiter.place is None or waiter.place is waiter.charged or not waiter.place.owned:
         return
     owned = iter(waiter.place.owned)
     for charge, decision in zip(charges, decisions, strict=True):

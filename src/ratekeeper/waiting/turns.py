@@ -60,7 +60,7 @@ async def take_turn_async(store: AsyncStore, charges: Sequence[Charge], answer: 
     the clock's: each more is a cost for every waiter.
     """
     loop, woken = asyncio.get_running_loop(), TaskWakeup()
-    waiter = Waiter(lambda: wake_task(loop, woken))
+    waiter = Waiter(partial(wake_task, loop, woken))
     try:
         decisions = await store.wait_queue.join(waiter, charges)
         while not store.wait_queue.leave(waiter):

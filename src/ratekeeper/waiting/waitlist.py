@@ -40,6 +40,7 @@ class Waiter:
     waitlist: Waitlist | None = None  # None: it never had to wait
     needs: tuple[Need, ...] = ()
     place: Place | None = None  # its own, once it has left
+    charged: Place | None = None  # the place that its decisions tell
 
 
 class Waitlist:
@@ -86,7 +87,7 @@ class Waitlist:
         place = fit(needs, self.spare, self._last_turn(now), now, self.by_leaving)
         if place is None or place.turn - now > max_wait:
             return None
-        place = take(place, self.spare)
+        waiter.charged = place = take(place, self.spare)
         self._append(waiter, needs, place)
         return place
 
@@ -106,7 +107,7 @@ class Waitlist:
             turn = found.turn
         else:  # the store has charged just what it needs
             turn = max(charged_at, *[end - need.burst for need, (_, end) in zip(needs, ranges, strict=True)])
-        place = Place(turn, tuple([(one,) for one in ranges]))
+        waiter.charged = place = Place(turn, tuple([(one,) for one in ranges]))
         behind = 0
         while behind < len(self._places) and self._places[-1 - behind].turn > place.turn:
             behind += 1
