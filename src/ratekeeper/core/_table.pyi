@@ -99,7 +99,7 @@ def find_header(lines: Any, name: str, is_list: bool, /) -> Any:
     """Return the value of a header, None if it is missing or empty, or NotImplemented if its lines are unusual."""
 
 class LineReader:
-    """As http/attributes.AttributeReader, for what is usual: see http/line_steps.py."""
+    """As http/attributes.AttributeReader, for usual requests: see http/line_steps.py."""
 
     def __new__(cls, steps: tuple[Any, ...], /) -> LineReader: ...
     def read(self, lines: Any, peer: str | None, /) -> dict[str, str] | None:

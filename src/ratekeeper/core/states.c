@@ -60,7 +60,7 @@ static char *put_number(char *next, int64_t number)
     return next + DIGITS - place;
 }
 
-/* Put a text and a number, at most `most`; nothing if the text is None. */
+/* Put a piece of a template and a number, at most `most`; nothing if the piece is None. */
 static char *put_part(char *next, PyObject *text, int64_t number, int64_t most)
 {
     if (text == Py_None)

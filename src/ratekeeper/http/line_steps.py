@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 
 def line_reader(sources: Mapping[str, Source], methods: Mapping[str, str] | None) -> ReadLines | None:
-    """Return a reader in C of what a gateway tells of a client's request; None if it cannot read one of the attributes.
+    """Return a reader in C of a gateway's request; None if it cannot read one of the attributes.
 
     `methods` has the spellings of `method`; None if no rule looks at it.
     """

@@ -11,7 +11,7 @@ from ratekeeper.exceeded import AnyDecision
 from ratekeeper.limits import Limit
 
 Template: TypeAlias = tuple[bytes | None, ...]
-"""The text before each number of a decision's `states`, None for a number that is not shown; and the last text."""
+"""The piece before each number of a decision's `states`, None for a number that is not shown; and the last piece."""
 
 _BY_STRICTNESS: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -142,13 +142,15 @@ class PolicyDecision:
         return tuple(states)
 
     def fill(self, template: Template, most: int) -> bytes:
-        """Return the texts of a template with the numbers of `states`, each after its text, and at most `most`."""
+        """Return the pieces of a template with the numbers of `states`, each after its piece, and at most `most`."""
         return self._fill(template, most)
 
     def _fill(self, template: Template, most: int) -> bytes:
-        *texts, last = template
+        *pieces, last = template
         parts = [
-            b"%b%d" % (text, min(one, most)) for text, one in zip(texts, self.states, strict=True) if text is not None
+            b"%b%d" % (piece, min(one, most))
+            for piece, one in zip(pieces, self.states, strict=True)
+            if piece is not None
         ]
         return b"".join([*parts, last or b""])
 

@@ -57,15 +57,11 @@ class BaseWaitQueue:
         return sum(waitlist.waiting for waitlist in self._lists.values())
 
     def leave(self, waiter: Waiter) -> bool:
-        """Return whether the waiter may go: it had not to wait, or its turn has come. Else it knows its turn.
-
-        Most find here that the first of those who are due has let them all go.
-        """
-        if waiter.waitlist is None or waiter.place is not None:
+        """Return whether the waiter's turn has come, and it has left. Else it is told its turn, if that is sooner."""
+        if waiter.waitlist is None or waiter.place is not None:  # as for most: the first of those due lets all go
             return True
-        if waiter.leaves_at > self._local():  # it knows, and has been told of each change since
-            return False
-        return self._section(lambda: self._leave(waiter))
+        # It may know its turn already: it is told of each change.
+        return waiter.leaves_at <= self._local() and self._section(lambda: self._leave(waiter))
 
     def waiting_at(self, scope: str, key: str | bytes) -> int:
         """Return how many wait for a bucket."""
