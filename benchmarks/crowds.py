@@ -18,7 +18,7 @@ from benchmarks import results
 from benchmarks.results import Row, Table, rounded, say
 from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, MemoryStore
 
-CROWD, CROWDS, GIVE_UPS = 100_000, 2, 10_000
+CROWD, CROWDS, GIVE_UPS = 100_000, 3, 10_000
 CPU, MEMORY = "CPU of waiting", "Memory of waiting"
 
 
