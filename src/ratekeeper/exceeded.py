@@ -40,10 +40,8 @@ class AnyDecision(Protocol):
 class RateLimitExceeded(RatekeeperError):
     """A request was refused. `decision` says by which limit, and when to come back."""
 
-    def __init__(
-        self, decision: AnyDecision, /
-    ) -> None:  # `args` has it already: a call of the base class takes longer
-        self.decision = decision
+    def __init__(self, decision: AnyDecision, /) -> None:
+        self.decision = decision  # `args` has it too, by `__new__`. A call of the base class takes longer
 
     @property
     def retry_after(self) -> float:

@@ -61,12 +61,12 @@ static char *put_number(char *next, int64_t number)
 }
 
 /* Put a piece of a template and a number, at most `most`; nothing if the piece is None. */
-static char *put_part(char *next, PyObject *text, int64_t number, int64_t most)
+static char *put_part(char *next, PyObject *piece, int64_t number, int64_t most)
 {
-    if (text == Py_None)
+    if (piece == Py_None)
         return next;
-    memcpy(next, PyBytes_AS_STRING(text), (size_t)PyBytes_GET_SIZE(text));
-    return put_number(next + PyBytes_GET_SIZE(text), number < most ? number : most);
+    memcpy(next, PyBytes_AS_STRING(piece), (size_t)PyBytes_GET_SIZE(piece));
+    return put_number(next + PyBytes_GET_SIZE(piece), number < most ? number : most);
 }
 
 /* The most bytes that a template can become with two numbers for each of some rules; -1 if it is not for so many. */
