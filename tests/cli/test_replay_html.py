@@ -146,6 +146,12 @@ def test_a_log_of_one_moment_without_a_rejection_says_so(tmp_path: Path) -> None
     assert "Nothing was rejected." in page.words
 
 
+def test_lines_that_were_not_read_are_counted_beside_all_lines(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    log.write_text('{"ts": 1700000000, "path": "/healthz"}\nnonsense\n{}\n')
+    assert "lines not read2of 3" in Page(written(tmp_path, EXAMPLES / "policy.toml", log)).words
+
+
 @pytest.mark.parametrize("target", ["policy.toml", "access.log"])
 def test_a_report_overwrites_neither_the_policy_nor_the_log(
     target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

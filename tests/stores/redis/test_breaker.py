@@ -201,3 +201,13 @@ def test_what_was_charged_here_is_remembered_in_bounded_memory_and_never_too_lit
     assert len(spans._spans) == MAX_SPANS
     assert times[-1] + 1 not in spans
     assert times[-1] - second not in spans
+
+
+def test_charges_within_a_second_are_one_span_whichever_was_first() -> None:
+    spans, second = Spans(), TICKS_PER_SECOND
+    for at in (10 * second, 10 * second + second // 2, 10 * second - second // 4):
+        spans.add(at)
+    assert 10 * second + 1 in spans
+    assert 10 * second - 1 in spans
+    spans.add(12 * second)
+    assert 11 * second not in spans
