@@ -35,7 +35,8 @@ format: $(VENV)/check.stamp  ## mend what format and lint can mend
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 coverage: $(VENV)/coverage.stamp  ## run the tests that are not slow; show the lines that none of them runs
-	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest -q -m "not slow" $(ARGS)
+	@# test_mutants.py measures lines itself, and none of src.
+	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest -q -m "not slow" --ignore=tests/test_mutants.py $(ARGS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 docs: $(VENV)/docs.stamp  ## build the documentation as a site: build/site/index.html
