@@ -112,8 +112,7 @@ class AnsweredExchange(ScopeExchange):
             if self.watched:
                 return self._send_watched(message)
             self.begun = self.ended = True
-            # As `_told`, which nearly every request would call.
-            return self._send({**message, "headers": [*(message.get("headers") or ()), *self.limit_lines()]})
+            return self._send(self._told(message))
         if kind == _ACCEPT:
             return self._send_watched(message)
         if self.replaced is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ratekeeper import core
-from ratekeeper.http.header_lines import is_list
+from ratekeeper.http.header_lines import MOST_BYTES, is_list
 from ratekeeper.http.paths import USUAL_PATH, plain_path
 from ratekeeper.policy.addresses import LONGEST_ADDRESS, known_client
 from ratekeeper.policy.sources import ClientIP, HeaderSource, PathSource
@@ -25,8 +25,6 @@ ReadLines: TypeAlias = Callable[[Any, "str | None"], "dict[str, str] | None"]
 
 SAID_BY_GATEWAYS = {"path": "x-forwarded-uri", "method": "x-forwarded-method"}
 """The headers by which a gateway tells the path and the method of a client's request."""
-
-_MOST = 65_536
 
 
 class Step(NamedTuple):
@@ -46,7 +44,7 @@ class Step(NamedTuple):
     is_list: bool
     required: bool
     hops: int = 0
-    most: int = _MOST
+    most: int = MOST_BYTES
     convert: Callable[..., str | None] | None = None
     more: tuple[Any, ...] = ()
 
@@ -58,7 +56,7 @@ def line_reader(sources: Mapping[str, Source], methods: Mapping[str, str] | None
     """
     steps = [_step_of(name, source) for name, source in sources.items()]
     if methods is not None:
-        steps.insert(0, Step("method", SAID_BY_GATEWAYS["method"], False, True, 0, _MOST, methods.get))
+        steps.insert(0, Step("method", SAID_BY_GATEWAYS["method"], False, True, 0, MOST_BYTES, methods.get))
     if core.line_reader is None or None in steps:
         return None
     read: ReadLines = core.line_reader(tuple(steps)).read

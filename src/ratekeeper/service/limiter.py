@@ -41,8 +41,7 @@ class ProgramExchange(Exchange):
     """A request whose attributes and cost a program states. The program, its peer, is not a client."""
 
     def __init__(self, limiter: ServiceLimiter, asked: CheckRequest) -> None:
-        self.limiter = limiter
-        self.decisions = []
+        super().__init__(limiter)
         self._attributes = asked.attributes
         self.cost = asked.cost
         self.timeout = asked.timeout
