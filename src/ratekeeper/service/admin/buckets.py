@@ -1,6 +1,7 @@
 """The operations on the buckets of one request: explain it, see them, and change them by hand, as a keeper's verbs do.
 
-They know no HTTP. Keys are shown as they are: an admin asks.
+They know no HTTP. Keys are shown as they are: an admin asks. Each looks for pauses first, as another process may have
+begun or ended one a moment ago.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class _Bucket(NamedTuple):
 
 async def explain(core: Core, given: Given) -> Report:
     """Return each rule's view of a request, with its bucket, and the decision that it would meet. Nothing changes."""
+    await core.pauses.look()
     keeper, attributes, cost = core.policy.keeper, given["attributes"], given.get("cost", 1)
     compiled, store = keeper.compiled, core.store
     explanations = await keeper.explain(attributes, cost)
@@ -109,6 +111,7 @@ async def grant(core: Core, given: Given) -> Report:
 
 async def block(core: Core, given: Given) -> Report:
     """Refuse all requests of a bucket until a time."""
+    await core.pauses.look()
     keeper, attributes, names, end = core.policy.keeper, given["attributes"], given.get("rule"), end_of(given)
     if names is None:
         plan = await looked_up(partial(keeper.compiled.buckets, attributes))
@@ -138,6 +141,7 @@ def _listed(names: Any) -> list[str]:
 
 async def _state(core: Core, attributes: Mapping[str, str], given: Given) -> Report:
     """Return how the buckets of a request are now: those of the rules that were named, or all."""
+    await core.pauses.look()
     policy, names = core.policy.keeper.policy, given.get("rule")
     buckets = await _buckets(core, attributes)
     if names is not None:

@@ -1,0 +1,107 @@
+"""The admin API within this process: the names of rules, and a pause that another process of the service has begun."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+import pytest
+from wire_client import HttpAnswer, WireClient, answers_in
+
+from ratekeeper import MemoryStore, Policy
+from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.core import Core
+from ratekeeper.service.http.wire import HttpWire
+from ratekeeper.service.metrics.slots import shown_name
+from ratekeeper.service.operator_options import OperatorOptions, token_digest
+
+TOKEN = "a-token-of-an-admin-in-tests"
+ADDRESS = {"client": "192.0.2.1"}
+NUMBERS = itertools.count(10_000_000)
+LONG = ["long " * 60 + name for name in "ab"]
+
+
+def served(*names: str, store: MemoryStore | None = None) -> Core:
+    rules = tuple(f"[[rules]]\nname = {json.dumps(name)}\nkey = ['client']\nlimit = '5/day'\n" for name in names)
+    core = Core(Policy.parse("\n".join(rules)), store or MemoryStore(100))
+    core.operate(OperatorOptions(recording_bytes=0, tokens={"alice": token_digest(TOKEN)}))
+    return core
+
+
+def two_processes() -> tuple[Core, Core]:
+    """Return two processes of one service, neither of which looks for pauses by itself."""
+    store = MemoryStore(100)
+    return served("one", "two", store=store), served("one", "two", store=store)
+
+
+async def ask(core: Core, operation: str, *, status: int = 200, **body: Any) -> Any:
+    data = json.dumps(body)
+    client = WireClient(lambda channel: HttpWire(core, channel, Bounds()))
+    lines = f"Authorization: Bearer {TOKEN}\r\nIdempotency-Key: key-{next(NUMBERS)}\r\nContent-Length: {len(data)}\r\n"
+    client.send(f"POST /v1/admin/{operation} HTTP/1.1\r\n{lines}\r\n{data}".encode())
+    await client.answered()
+    [answer] = answers_in(client.sent)
+    assert isinstance(answer, HttpAnswer)
+    assert answer.status == status, answer.body
+    return json.loads(answer.body)
+
+
+def test_a_long_name_is_known_whole_and_as_the_status_shows_it() -> None:
+    core = served(*LONG)
+    shown = [rule["name"] for rule in json.loads(core.live.status())["rules"]]
+    assert len(set(shown)) == 2
+    assert not set(shown) & set(LONG)
+
+    async def steer() -> None:
+        for name in (shown[1], LONG[1]):
+            assert (await ask(core, "pause", rule=name, seconds=60))["name"] == LONG[1]
+            assert core.pauses.until.keys() == {LONG[1]}
+            assert (await ask(core, "resume", rule=name))["name"] == LONG[1]
+        await ask(core, "block", attributes=ADDRESS, rule=[shown[0]], seconds=60)
+        first, second = (await ask(core, "usage", attributes=ADDRESS, rule=shown))["rules"]
+        assert first["blocked_until"] is not None
+        assert second["blocked_until"] is None
+
+    asyncio.run(steer())
+
+
+def test_a_name_that_a_rule_has_is_that_rules_own() -> None:
+    shown = shown_name(LONG[1])
+    core = served(shown, *LONG)
+
+    async def steer() -> None:
+        assert (await ask(core, "pause", rule=shown, seconds=60))["name"] == shown
+
+    asyncio.run(steer())
+
+
+@pytest.mark.parametrize("operation", ["explain", "usage", "reset"])
+def test_a_pause_is_told_at_once_by_a_process_that_has_not_seen_it(operation: str) -> None:
+    here, there = two_processes()
+
+    async def steer() -> None:
+        paused = await ask(here, "pause", rule="one", seconds=60)
+        first, second = (await ask(there, operation, attributes=ADDRESS))["rules"]
+        assert first["paused_until"] == pytest.approx(paused["paused_until"], abs=1)
+        assert second["paused_until"] is None
+        assert (first["shadow"], second["shadow"]) == (True, False)
+        await ask(here, "resume", rule="one")
+        first, _ = (await ask(there, operation, attributes=ADDRESS))["rules"]
+        assert (first["paused_until"], first["shadow"]) == (None, False)
+
+    asyncio.run(steer())
+
+
+def test_no_process_blocks_a_key_of_a_paused_rule_also_if_it_has_not_seen_the_pause() -> None:
+    here, there = two_processes()
+
+    async def steer() -> None:
+        await ask(here, "pause", rule="one", seconds=60)
+        refused = await ask(there, "block", status=400, attributes=ADDRESS, rule="one", seconds=60)
+        assert "resume it first" in refused["detail"]
+        await ask(here, "resume", rule="one")
+        await ask(there, "block", attributes=ADDRESS, rule="one", seconds=60)
+
+    asyncio.run(steer())
