@@ -7,8 +7,8 @@ POLICY ?= examples/policy.toml
 PORT ?= 8080
 DEMO ?= --demo
 PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md CODE_OF_CONDUCT.md benchmarks examples tests Makefile .ci/run pyproject.toml setup.py
-# The caller's environment must not choose another library or core than the installed one.
-unexport PYTHONPATH PYTHONHOME
+# The caller's environment must not choose another library or core than the installed one, nor have each process compile it anew.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .PHONY: run help test check format docs coverage bench mutants test-c dist clean
 
