@@ -111,6 +111,7 @@ def test_of_a_key_under_load_exactly_the_granted_tokens_pass_and_after_a_block_n
         for granted in (1, 200):
             before = crew.admitted
             support.grant("hot", granted)
+            wait_for(lambda all_of_it=before + granted: crew.admitted >= all_of_it)  # type: ignore[misc]
             crew.ask_on()
             assert crew.admitted == before + granted
         granted_in_all = crew.admitted + 200
@@ -138,6 +139,7 @@ def test_workers_that_are_killed_meanwhile_lose_at_most_the_request_each_was_at(
             for _ in range(50):
                 support.grant("hot", 4)
             crew.kill(number)
+        wait_for(lambda: support.peek("hot").remaining == 0)
         crew.ask_on()
         assert 900 - 2 <= crew.admitted <= 900
         assert support.peek("hot").remaining == 0
