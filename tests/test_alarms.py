@@ -9,6 +9,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, cast
 
+import pytest
+
 from ratekeeper.alarms import AT_ONCE, Alarms, alarms_of
 
 
@@ -155,6 +157,24 @@ def test_to_cancel_an_alarm_that_has_rung_changes_nothing() -> None:
     later = set_at(alarms, 5)
     loop.go_to(6)
     assert rung(later) == [True]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_alarm_that_raises_costs_no_other_alarm(error: type[BaseException]) -> None:
+    """A signal's handler may raise as an alarm rings. All other tasks slept until the next alarm was set."""
+
+    class Raises(asyncio.Event):
+        def set(self) -> None:
+            raise error
+
+    loop = HandLoop()
+    alarms = new_alarms(loop)
+    alarms.set(1, Raises())
+    others = set_at(alarms, 1, 2)
+    with pytest.raises(error):
+        loop.go_to(1)
+    loop.go_to(2)
+    assert rung(others) == [True, True]
 
 
 def test_cancelled_alarms_far_ahead_take_no_memory() -> None:

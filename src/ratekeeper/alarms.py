@@ -84,16 +84,18 @@ class Alarms:
         """Ring those that are due, `AT_ONCE` at most. Some loops call a little early: what the timer was for is due."""
         self._timer = None
         now = max(self._next, self.loop.time())
-        for _ in range(AT_ONCE):
-            if (alarm := self._take_due(now)) is None:
-                break
-            woken, alarm._woken = alarm._woken, None
-            if woken is not None:
-                woken.set()
-            else:
-                self._cancelled -= 1
-        if self:
-            self._start_timer()
+        try:
+            for _ in range(AT_ONCE):
+                if (alarm := self._take_due(now)) is None:
+                    break
+                woken, alarm._woken = alarm._woken, None
+                if woken is not None:
+                    woken.set()
+                else:
+                    self._cancelled -= 1
+        finally:  # an exception, as that of a signal's handler, costs no other alarm
+            if self:
+                self._start_timer()
 
     def _take_due(self, now: float) -> Alarm | None:
         """Take out the earliest alarm, if it is due."""

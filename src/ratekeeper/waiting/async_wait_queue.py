@@ -52,13 +52,13 @@ class AsyncWaitQueue(BaseWaitQueue):
     async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
         """Charge, and put the waiter into the list if it must wait. Returns each charge's decision.
 
-        If the caller is cancelled meanwhile, what turns out to have been charged is given back.
+        If the caller is cancelled or closed meanwhile, what turns out to have been charged is given back.
         """
         self._running()
         joining = self._start(self._join_in_turn(Joining.of(waiter, charges)))
         try:
             return await asyncio.shield(joining)
-        except asyncio.CancelledError:
+        except BaseException:
             joining.add_done_callback(partial(self._undo, waiter, charges))
             raise
 
@@ -72,6 +72,7 @@ class AsyncWaitQueue(BaseWaitQueue):
             return
         if self._unsettled and (self._settling is None or self._settling.done()):
             self._settling = self._start(self._settle())
+            self._settling.add_done_callback(self._tell_of_failure)
 
     async def settle(self) -> None:
         """Wait until all that was given up is given back. For a store to do before it closes."""
@@ -106,13 +107,16 @@ class AsyncWaitQueue(BaseWaitQueue):
         return task
 
     def _end(self, task: asyncio.Task[Any]) -> None:
-        """Note that a task has ended. If one that nobody awaits has failed, the loop is told so in our words."""
+        """Note that a task has ended. That it failed is told by whoever awaits it, or below."""
         self._tasks.discard(task)
-        if task.cancelled() or task.exception() is None or task is not self._settling:
-            return
-        assert self._loop is not None
-        said = {"message": "places that were given up are lost: the store failed", "exception": task.exception()}
-        self._loop.call_exception_handler(said)
+        if not task.cancelled():
+            task.exception()
+
+    def _tell_of_failure(self, settling: asyncio.Task[None]) -> None:
+        """Tell the loop in our words if a task that nobody awaits has failed."""
+        if not settling.cancelled() and (error := settling.exception()) is not None:
+            said = {"message": "places that were given up are lost: the store failed", "exception": error}
+            settling.get_loop().call_exception_handler(said)
 
     def _running(self) -> asyncio.AbstractEventLoop:
         """Return the running loop. Forget the tasks of one that is no more, and refuse to serve two at once."""

@@ -122,20 +122,20 @@ class BaseWaitQueue:
         waitlist = waiter.waitlist
         assert waitlist is not None
         now = self._let_go(waitlist)
-        self._tell_first(waitlist)
         if waiter.place is None and (first := waitlist.next_turn()) is not None:  # `lead` may have fallen a little
             waiter.leaves_at = max(waiter.leaves_at, first[1] - waitlist.lead)
         self._forget_if_idle(waitlist, now)
         return waiter.place is not None
 
     def _let_go(self, waitlist: Waitlist) -> int:
-        """Let all leave whose turn has come. Returns the time, on the axis of the buckets."""
+        """Let all leave whose turn has come, and tell the next: they do not. Returns the time, on the buckets' axis."""
         local = self._local()
         now = local + waitlist.lead
         for waiter in waitlist.let_go(now):
             if waiter.leaves_at > local:  # else it wakes by itself
                 waiter.leaves_at = local
                 waiter.wake()
+        self._tell_first(waitlist)
         return now
 
     def _tell_first(self, waitlist: Waitlist) -> None:

@@ -118,7 +118,7 @@ class Reservation(Generic[D]):
         self._blocking = blocking  # None: it must not block a thread
         self._wake: Callable[[], object] = lambda: None  # nobody sleeps yet
         self._waiter = Waiter(self._wake_sleeper)
-        self._ended = False
+        self._entered = self._ended = False
         self._charged: tuple[Sequence[Charge], Sequence[Decision]] = (), ()
         self._held: list[Decision] = []  # a refund gives them back only once the turn has been used
         self._decision: D | None = None
@@ -149,9 +149,13 @@ class Reservation(Generic[D]):
         return self._wake()
 
     def cancel(self) -> None:
-        """Give the turn back before it has come: those behind move up. Later there is nothing to cancel."""
+        """Give the turn back before it has come: those behind move up. Later there is nothing to cancel.
+
+        Whoever waits for it by `with` or `async with` gets a RuntimeError.
+        """
         if self.delay > 0:
             self._give_up()
+            self._wake()
 
     def _give_up(self) -> None:
         if not self._ended:
@@ -161,11 +165,13 @@ class Reservation(Generic[D]):
     def __enter__(self) -> Reservation[D]:
         if self._blocking is None:
             raise TypeError("this reservation does not block a thread: use 'async with'")
+        self._begin()
         woken = Wakeup()
         self._wake = woken.set
-        self._begin()
         try:
-            await_turn(self._blocking, self._waiter, woken)
+            while not self._has_come(self._blocking):
+                self._blocking.clock.wait(woken, _left(self._blocking, self._waiter))
+                woken.clear()
         except BaseException:
             self._give_up()
             raise
@@ -173,11 +179,11 @@ class Reservation(Generic[D]):
         return self
 
     async def __aenter__(self) -> Reservation[D]:
+        self._begin()
         loop, woken = asyncio.get_running_loop(), TaskWakeup()
         self._wake = partial(wake_task, loop, woken)
-        self._begin()
         try:
-            while not self._store.wait_queue.leave(self._waiter):
+            while not self._has_come(self._store):
                 await self._store.clock.wait_async(woken, _left(self._store, self._waiter))
                 woken.clear()
         except BaseException:
@@ -195,8 +201,18 @@ class Reservation(Generic[D]):
     def _begin(self) -> None:
         if not self:
             raise RateLimitExceeded(self.decision)
-        if self._ended:
+        self._refuse_if(self._entered)
+        self._entered = True
+
+    def _refuse_if(self, spent: bool) -> None:
+        if spent or self._ended:
             raise RuntimeError("this reservation was used or cancelled: reserve again")
+
+    def _has_come(self, store: Store | AsyncStore) -> bool:
+        """Return whether the turn has come. Raise if it was cancelled: then it never comes."""
+        left = store.wait_queue.leave(self._waiter)
+        self._refuse_if(False)
+        return left
 
     def _hold(self, charges: Sequence[Charge], decisions: Sequence[Decision]) -> None:
         """Let a refund give nothing back while the waiter owns what was charged: `cancel` gives it back.

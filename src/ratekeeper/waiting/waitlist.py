@@ -20,6 +20,7 @@ from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 from ratekeeper.waiting.places import Need, Place, Range, Ranges, fit, forget_past, put, take
@@ -219,11 +220,11 @@ class Waitlist:
 
     def _insert(self, waiter: Waiter, needs: tuple[Need, ...], place: Place, behind: int) -> None:
         """Put a waiter into the list before the last `behind`. Answers of a store far away may overtake each other."""
-        last = list(self._waiters)[-behind:]
+        last = list(islice(reversed(self._waiters), behind))
         self._append(waiter, needs, place)
         self._places.pop()
         self._places.insert(len(self._places) - behind, place)
-        for other in last:
+        for other in reversed(last):
             self._waiters.move_to_end(other)
 
     def _forget_cost(self, waiter: Waiter) -> None:
