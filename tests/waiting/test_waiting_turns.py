@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import Any
@@ -67,6 +68,52 @@ def test_those_who_moved_up_leave_at_their_turns_though_another_let_the_first_go
     assert left == pytest.approx([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], abs=0.01)
 
 
+@pytest.mark.parametrize("entered", [False, True])
+def test_those_behind_a_reservation_leave_at_their_turns_though_nobody_waits_for_it(entered: bool) -> None:
+    """Nobody looked at its turn, and so nobody told those who had moved up: they left together, at one instant."""
+    loop = VirtualLoop()
+
+    async def run() -> list[float]:
+        limiter = AsyncLimiter(LeakyBucket(100, 1), store=MemoryStore(100, clock=LoopClock(loop)))
+        await limiter.acquire("key")
+        began, left = loop.time(), list[float]()
+        reserved = [await limiter.reserve("key") for _ in range(3)]
+
+        async def wait() -> None:
+            await limiter.acquire("key")
+            left.append(loop.time() - began)
+
+        async def use() -> None:
+            async with reserved[1]:
+                left.append(loop.time() - began)
+
+        tasks = [asyncio.create_task(wait()) for _ in range(20)]
+        await asyncio.sleep(0.5)
+        for task in tasks[:10]:
+            task.cancel()
+        await asyncio.gather(*[use() for _ in range(entered)], *tasks, return_exceptions=True)
+        return left
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        assert runner.run(run()) == pytest.approx([2] * entered + [4, 5, 6, 7, 8, 9, 10, 11, 12, 13], abs=0.01)
+
+
+def test_to_cancel_one_of_many_reservations_looks_at_few() -> None:
+    """Those that nobody waits for are not looked at, one after the other, for one whom to wake."""
+    waitlist, needs = Waitlist((("scope", b"key"),), False), (Need(10, 10),)
+    waiters = [Waiter(bool, sleeps=number == 999) for number in range(1000)]
+    for number, waiter in enumerate(waiters):
+        waitlist.add(waiter, needs, [(20 * number, 20 * number + 10)], 0, 0)
+    assert waitlist.first_asleep() is waiters[999]
+    assert list(waitlist._asleep) == [waiters[999]]
+    waitlist.give_up(waiters[999], 0)
+    assert waitlist.first_asleep() is None
+    waitlist.watch(waiters[999])
+    assert waitlist.first_asleep() is None, "it has left the list"
+    waitlist.watch(waiters[500])
+    assert waitlist.first_asleep() is waiters[500]
+
+
 def test_an_answer_that_was_overtaken_by_few_looks_at_few() -> None:
     """It copied the whole list: at 100,000 waiters 7 ms for each answer."""
 
@@ -115,7 +162,7 @@ def test_a_thread_that_waits_for_a_reservation_learns_that_it_was_cancelled() ->
     thread = threading.Thread(target=enter, daemon=True)
     thread.start()
     while not reservation._entered:
-        pass
+        time.sleep(0.001)
     reservation.cancel()
     thread.join(5)
     assert not thread.is_alive()

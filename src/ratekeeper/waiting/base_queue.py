@@ -57,11 +57,15 @@ class BaseWaitQueue:
         return sum(waitlist.waiting for waitlist in self._lists.values())
 
     def leave(self, waiter: Waiter) -> bool:
-        """Return whether the waiter's turn has come, and it has left. Else it is told its turn, if that is sooner."""
+        """Return whether the waiter's turn has come, and it has left. Else it is told when to look again."""
         if waiter.waitlist is None or waiter.place is not None:  # as for most: the first of those due lets all go
             return True
-        # It may know its turn already: it is told of each change.
         return waiter.leaves_at <= self._local() and self._section(lambda: self._leave(waiter))
+
+    def watch(self, waiter: Waiter) -> None:
+        """Tell a waiter its turn from now on: somebody waits for it."""
+        if waiter.waitlist is not None:
+            self._section(partial(waiter.waitlist.watch, waiter))
 
     def waiting_at(self, scope: str, key: str | bytes) -> int:
         """Return how many wait for a bucket."""
@@ -113,8 +117,7 @@ class BaseWaitQueue:
     def _take_out(self, waiter: Waiter) -> None:
         waitlist = waiter.waitlist
         if waitlist is not None:
-            now = self._let_go(waitlist)
-            waitlist.give_up(waiter, now)
+            waitlist.give_up(waiter, self._let_go(waitlist))
             self._unsettled.setdefault(waitlist)
             self._tell_first(waitlist)
 
@@ -122,7 +125,7 @@ class BaseWaitQueue:
         waitlist = waiter.waitlist
         assert waitlist is not None
         now = self._let_go(waitlist)
-        if waiter.place is None and (first := waitlist.next_turn()) is not None:  # `lead` may have fallen a little
+        if waiter.place is None and (first := waitlist.next_turn()) is not None:  # it was woken for one that has left
             waiter.leaves_at = max(waiter.leaves_at, first[1] - waitlist.lead)
         self._forget_if_idle(waitlist, now)
         return waiter.place is not None
@@ -132,20 +135,21 @@ class BaseWaitQueue:
         local = self._local()
         now = local + waitlist.lead
         for waiter in waitlist.let_go(now):
-            if waiter.leaves_at > local:  # else it wakes by itself
-                waiter.leaves_at = local
-                waiter.wake()
+            waiter.tell(local)
         self._tell_first(waitlist)
         return now
 
     def _tell_first(self, waitlist: Waitlist) -> None:
-        """Tell the first waiter its turn, if that is sooner than it knows. One that cannot be told is taken out."""
+        """Tell the first waiter its turn, if that is sooner than it knows. One that cannot be told is taken out.
+
+        If nobody waits for the first, one behind it is woken then in its place: somebody must let go and tell the next.
+        """
         while (first := waitlist.next_turn()) is not None:
             waiter, turn = first[0], first[1] - waitlist.lead
-            if turn >= waiter.leaves_at:
-                return
-            waiter.leaves_at = turn
-            if waiter.wake() is not False:
+            if not waiter.sleeps:
+                waiter.tell(turn)
+                waiter = waitlist.first_asleep() or waiter
+            if waiter.tell(turn):
                 return
             waitlist.give_up(waiter, self._local() + waitlist.lead)
 
@@ -168,12 +172,10 @@ class BaseWaitQueue:
                 return decisions
 
     def _take_spare(self, one: Joining) -> tuple[Place, int] | None:
-        waitlist = self._lists.get(one.buckets)
-        if waitlist is None:
+        if (waitlist := self._lists.get(one.buckets)) is None:
             return None
         now = self._let_go(waitlist)
-        place = waitlist.take_spare(one.waiter, one.needs, now, one.max_wait)
-        if place is None:
+        if (place := waitlist.take_spare(one.waiter, one.needs, now, one.max_wait)) is None:
             return None
         one.waiter.waitlist = waitlist
         one.waiter.leaves_at = place.turn - waitlist.lead
@@ -192,8 +194,7 @@ class BaseWaitQueue:
         if one.passes(decisions):
             delay = max(one.each(decisions, lambda _, decision: decision.delay_ticks))
             if delay:
-                ranges = one.each(decisions, range_of)
-                self._section(lambda: self._enter(one, decisions, ranges, delay))
+                self._section(lambda: self._enter(one, decisions, one.each(decisions, range_of), delay))
         return decisions
 
     async def _charge_for_departure(self, one: Joining) -> list[Decision] | None:
@@ -227,17 +228,16 @@ class BaseWaitQueue:
         """Put a request into the list that was charged these ranges. None: they are too short for it."""
         self._sweep()
         now, local, lead = decisions[0].at_ticks, self._local(), self._lead()
-        waiter = one.waiter
         if any(decision.source != "exact" for decision in decisions):  # not the store's: never to be given back
             waitlist = Waitlist((), False)
             waitlist.lead = lead
-            place: Place | None = waitlist.add_alone(waiter, now + delay)
+            place: Place | None = waitlist.add_alone(one.waiter, now + delay)
         else:
             waitlist = self._list_for(one, lead)
-            place = waitlist.add(waiter, one.needs, ranges, now, max(now, self._let_go(waitlist)))
+            place = waitlist.add(one.waiter, one.needs, ranges, now, max(now, self._let_go(waitlist)))
         if place is not None:
-            waiter.waitlist = waitlist
-            waiter.leaves_at = max(local, place.turn - waitlist.lead)
+            one.waiter.waitlist = waitlist
+            one.waiter.leaves_at = max(local, place.turn - waitlist.lead)
             self._tell_first(waitlist)
         return place
 

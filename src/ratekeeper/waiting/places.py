@@ -68,6 +68,33 @@ def take(place: Place, spare: Sequence[Ranges]) -> Place:
     return Place(place.turn, tuple([_cut(ranges, end) for ranges, end in zip(spare, ends, strict=True)]))
 
 
+def cut_in_order(
+    wanted: Iterable[tuple[Sequence[Need], int]],
+    places: Iterable[Place],
+    spare: Sequence[Ranges],
+    now: int,
+    by_leaving: bool,
+) -> tuple[deque[Place], list[Ranges]] | None:
+    """Cut places anew out of all that these places own and all that is spare: in order, the earliest for each need.
+
+    Return them, and the ranges that are left. None: one would have a later turn than stands beside its needs.
+    """
+    owned = [deque(ranges) for ranges in spare]
+    for place in places:
+        for ranges, pieces in zip(owned, place.owned, strict=True):
+            for piece in pieces:
+                put(ranges, piece)
+    cut: deque[Place] = deque()
+    turn = now
+    for needs, latest in wanted:
+        found = fit(needs, owned, turn, now, by_leaving)
+        if found is None or found.turn > latest:
+            return None
+        cut.append(take(found, owned))
+        turn = found.turn
+    return cut, owned
+
+
 def put(ranges: Ranges, piece: Range) -> None:
     """Add a range where it belongs, and join it with those beside it."""
     start, end = piece

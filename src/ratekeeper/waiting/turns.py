@@ -22,6 +22,8 @@ from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup, wake_task
 if TYPE_CHECKING:
     from ratekeeper.stores.base import AsyncStore, Store
 
+_SPENT = "this reservation was used or cancelled: reserve again"
+
 D = TypeVar("D", bound=AnyDecision)
 T = TypeVar("T")
 
@@ -116,9 +118,11 @@ class Reservation(Generic[D]):
     def __init__(self, store: AsyncStore, blocking: Store | None) -> None:
         self._store = store
         self._blocking = blocking  # None: it must not block a thread
+        self._queue = (blocking or store).wait_queue
         self._wake: Callable[[], object] = lambda: None  # nobody sleeps yet
-        self._waiter = Waiter(self._wake_sleeper)
-        self._entered = self._ended = False
+        self._waiter = Waiter(self._wake_sleeper, sleeps=False)
+        self._entered = False
+        self._unspent = [True]  # emptied by the one who uses the turn or gives it back
         self._charged: tuple[Sequence[Charge], Sequence[Decision]] = (), ()
         self._held: list[Decision] = []  # a refund gives them back only once the turn has been used
         self._decision: D | None = None
@@ -153,14 +157,20 @@ class Reservation(Generic[D]):
 
         Whoever waits for it by `with` or `async with` gets a RuntimeError.
         """
-        if self.delay > 0:
+        if self._entered or self.delay > 0:
             self._give_up()
             self._wake()
 
     def _give_up(self) -> None:
-        if not self._ended:
-            self._ended = True
-            (self._blocking or self._store).wait_queue.give_up(self._waiter)
+        if self._spend():
+            self._queue.give_up(self._waiter)
+
+    def _spend(self) -> bool:
+        """Return whether the turn is still there, to be used or given back: for one thread only."""
+        try:
+            return self._unspent.pop()
+        except IndexError:
+            return False
 
     def __enter__(self) -> Reservation[D]:
         if self._blocking is None:
@@ -169,7 +179,8 @@ class Reservation(Generic[D]):
         woken = Wakeup()
         self._wake = woken.set
         try:
-            while not self._has_come(self._blocking):
+            self._queue.watch(self._waiter)
+            while not self._has_come():
                 self._blocking.clock.wait(woken, _left(self._blocking, self._waiter))
                 woken.clear()
         except BaseException:
@@ -183,7 +194,8 @@ class Reservation(Generic[D]):
         loop, woken = asyncio.get_running_loop(), TaskWakeup()
         self._wake = partial(wake_task, loop, woken)
         try:
-            while not self._has_come(self._store):
+            self._queue.watch(self._waiter)
+            while not self._has_come():
                 await self._store.clock.wait_async(woken, _left(self._store, self._waiter))
                 woken.clear()
         except BaseException:
@@ -201,17 +213,15 @@ class Reservation(Generic[D]):
     def _begin(self) -> None:
         if not self:
             raise RateLimitExceeded(self.decision)
-        self._refuse_if(self._entered)
+        if self._entered or not self._unspent:
+            raise RuntimeError(_SPENT)
         self._entered = True
 
-    def _refuse_if(self, spent: bool) -> None:
-        if spent or self._ended:
-            raise RuntimeError("this reservation was used or cancelled: reserve again")
-
-    def _has_come(self, store: Store | AsyncStore) -> bool:
-        """Return whether the turn has come. Raise if it was cancelled: then it never comes."""
-        left = store.wait_queue.leave(self._waiter)
-        self._refuse_if(False)
+    def _has_come(self) -> bool:
+        """Return whether the turn has come: then it is used. Raise if it was cancelled: then it never comes."""
+        left = self._queue.leave(self._waiter)
+        if not (self._spend() if left else self._unspent):
+            raise RuntimeError(_SPENT)
         return left
 
     def _hold(self, charges: Sequence[Charge], decisions: Sequence[Decision]) -> None:
@@ -226,7 +236,6 @@ class Reservation(Generic[D]):
 
     def _end(self) -> None:
         """Note that the turn has been used: from now on a refund gives back what was charged."""
-        self._ended = True
         for decision in self._held:
             decision._refunded = 0
         disown(self._waiter, *self._charged)

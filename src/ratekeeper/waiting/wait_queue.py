@@ -85,7 +85,7 @@ class TaskQueue:
 
     def __init__(self, queue: WaitQueue) -> None:
         self._queue = queue
-        self.leave, self.reset, self.waiting_at = queue.leave, queue.reset, queue.waiting_at
+        self.leave, self.watch, self.reset, self.waiting_at = queue.leave, queue.watch, queue.reset, queue.waiting_at
 
     async def join(self, waiter: Waiter, charges: Sequence[Charge]) -> list[Decision]:
         """As `WaitQueue.join`."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from ratekeeper.waiting.places import Need, Place, Range, Ranges, fit, forget_past, put, take
+from ratekeeper.waiting.places import Need, Place, Range, Ranges, cut_in_order, fit, forget_past, put, take
 
 Buckets: TypeAlias = tuple[tuple[str, bytes], ...]
 """Scopes and keys, in the order of a request's charges."""
@@ -42,6 +42,14 @@ class Waiter:
     needs: tuple[Need, ...] = ()
     place: Place | None = None  # its own, once it has left
     charged: Place | None = None  # the place that its decisions tell
+    sleeps: bool = True  # else nobody waits for it: it looks at no turn, and so lets nobody go
+
+    def tell(self, turn: int) -> bool:
+        """Tell it its turn, and wake it, if that is sooner than it knows. False: it cannot be told."""
+        if turn >= self.leaves_at:
+            return True
+        self.leaves_at = turn
+        return self.wake() is not False
 
 
 class Waitlist:
@@ -50,13 +58,14 @@ class Waitlist:
     With `for_departure` they are charged for the time at which they leave, not for their admission: see `base_queue`.
     """
 
-    __slots__ = ("_costs", "_gone", "_places", "_waiters", "buckets", "for_departure", "lead", "spare")
+    __slots__ = ("_asleep", "_costs", "_gone", "_places", "_waiters", "buckets", "for_departure", "lead", "spare")
 
     def __init__(self, buckets: Buckets, for_departure: bool) -> None:
         self.buckets = buckets
         self.for_departure = for_departure
         self.lead = 0  # how far the axis is ahead of this process's clock
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._asleep: OrderedDict[Waiter, None] = OrderedDict()  # those that somebody waits for, about in order
         self._places: deque[Place] = deque()
         self._costs: dict[tuple[Need, ...], int] = {}
         self._gone: set[Waiter] = set()  # gave up, but places are to be cut anew before they are taken out
@@ -140,6 +149,18 @@ class Waitlist:
                 return waiter, place.turn
         return None
 
+    def watch(self, waiter: Waiter) -> None:
+        """Note that somebody waits for a waiter from now on."""
+        waiter.sleeps = True
+        if waiter in self._waiters and waiter not in self._gone:
+            self._asleep[waiter] = None
+
+    def first_asleep(self) -> Waiter | None:
+        """Return the first waiter that somebody waits for."""
+        while (waiter := next(iter(self._asleep), None)) and (waiter not in self._waiters or waiter in self._gone):
+            del self._asleep[waiter]
+        return waiter
+
     def let_go(self, now: int) -> list[Waiter]:
         """Let all leave whose turn has come, in order, and return them."""
         self._finish_leaving()
@@ -162,10 +183,11 @@ class Waitlist:
         if waiter in self._waiters:
             if len(self._costs) > 1:
                 self._gone.add(waiter)
-                return
-            del self._waiters[waiter]
-            self._forget_cost(waiter)
-            self._spare_last()
+            else:
+                del self._waiters[waiter]
+                self._forget_cost(waiter)
+                self._spare_last()
+            self._asleep.pop(waiter, None)
         elif waiter.place is not None and waiter.place.owned and len(self._costs) <= 1:
             self._reuse(waiter, now)
 
@@ -217,6 +239,8 @@ class Waitlist:
         self._costs[needs] = self._costs.get(needs, 0) + 1
         self._places.append(place)
         self._waiters[waiter] = None
+        if waiter.sleeps:
+            self._asleep[waiter] = None
 
     def _insert(self, waiter: Waiter, needs: tuple[Need, ...], place: Place, behind: int) -> None:
         """Put a waiter into the list before the last `behind`. Answers of a store far away may overtake each other."""
@@ -248,6 +272,7 @@ class Waitlist:
         if self._places and self._places[0] is waiter.place:
             self._places.popleft()
         del self._waiters[waiter]
+        self._asleep.pop(waiter, None)
         self._forget_cost(waiter)
 
     def _spare_last(self) -> None:
@@ -263,26 +288,12 @@ class Waitlist:
         Nobody's turn gets later, unless places were charged in an order that differs from bucket to bucket: then all
         keep their places, and what was given up is lost.
         """
-        owned: list[Ranges] = [deque() for _ in self.buckets]
-        for place in self._places:
-            for ranges, pieces in zip(owned, place.owned, strict=True):
-                for piece in pieces:
-                    put(ranges, piece)
-        for ranges, spare in zip(owned, self.spare, strict=True):
-            for piece in spare:
-                put(ranges, piece)
         kept = [pair for pair in zip(self._waiters, self._places, strict=True) if pair[0] not in self._gone]
-        places: deque[Place] = deque()
-        turn = now
-        for waiter, before in kept:
-            found = fit(waiter.needs, owned, turn, now, self.by_leaving)
-            if found is None or found.turn > before.turn:
-                places, owned = deque(place for _, place in kept), self.spare
-                break
-            places.append(take(found, owned))
-            turn = found.turn
+        wanted = [(waiter.needs, place.turn) for waiter, place in kept]
+        cut = cut_in_order(wanted, self._places, self.spare, now, self.by_leaving)
+        places, spare = cut or (deque(place for _, place in kept), self.spare)
         costs: dict[tuple[Need, ...], int] = {}
         for waiter, _ in kept:
             costs[waiter.needs] = costs.get(waiter.needs, 0) + 1
         self._waiters = OrderedDict.fromkeys(waiter for waiter, _ in kept)
-        self._places, self.spare, self._costs, self._gone = places, owned, costs, set()
+        self._places, self.spare, self._costs, self._gone = places, spare, costs, set()
