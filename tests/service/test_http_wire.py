@@ -156,6 +156,16 @@ def test_a_control_character_in_a_header_is_a_400(byte: int) -> None:
         assert statuses(request)[:1] == [400], request
 
 
+@pytest.mark.parametrize("space", [b"\xa0", b"\x85", b"\xc2\xa0", b"\xc2\x85", b"\xe2\x80\x83", b"\xe3\x80\x80"])
+def test_a_space_beyond_ascii_at_the_end_of_a_path_leads_to_no_exemption(space: bytes) -> None:
+    """It is a letter of the path that the gateway hands on, and no space around a header's value."""
+    policy = 'exempt = [{ path = "/healthz" }]\nrules = [{ name = "all", limit = "1/day" }]'
+    core = Core(Policy.parse(policy), MemoryStore(100))
+    for path, status in [(b"/healthz" + space, 200), (b"/healthz" + space, 429), (b"/healthz", 200)]:
+        request = b"GET /check HTTP/1.1\r\nX-Forwarded-Uri: %b\r\n\r\n" % path
+        assert [one.status for one in answers_in(connection(core).send(request))] == [status]
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 29\r\n\r\n%b", CHUNKED + b"\r\n1d\r\n%b\r\n0\r\n\r\n"])
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_a_body_may_come_whole_or_in_chunks(framing: bytes, size: int) -> None:

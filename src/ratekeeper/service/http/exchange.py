@@ -84,9 +84,9 @@ class GatewayExchange(Exchange):
         uri = self.header("x-forwarded-uri")  # raises if it is repeated
         if uri is None:
             return path_of(self.target)
-        if uri.isascii():
-            return uri
-        return next(value for name, value in self._lines if name.lower() == b"x-forwarded-uri").strip(b" \t")
+        raw = next(value for name, value in self._lines if name.lower() == b"x-forwarded-uri")
+        # A space beyond ASCII at its end is not in `uri`, and belongs to the path.
+        return uri if raw.isascii() else raw.strip(b" \t")
 
     def header(self, name: str, /) -> str | None:
         read = self._read
