@@ -118,6 +118,14 @@ def test_each_refusal_tells_its_own_rules_and_its_own_wait() -> None:
     assert told(client("192.0.2.1")) == ("1", "try again in 1 second.", ["each client"])
 
 
+def test_a_refusal_that_no_wait_helps_tells_its_own_cost_beside_a_rule_that_refuses_all() -> None:
+    closed = '[[rules]]\nname = "closed"\nmatch = { tenant = "a" }\nlimit = "0/s"\nmessage = "Closed."\n'
+    service = Service(closed + '[[rules]]\nname = "each"\nmatch = { tenant = "b" }\nlimit = "5/s"\n')
+    for hits in (50, 77):
+        detail = json.loads(service.ask({"tenant": "a"}, {"tenant": "b"}, hits=hits).raw_body)["detail"]
+        assert detail.startswith(f"Closed. The request costs {hits}, and 'each' never admits more than 5 at once")
+
+
 def test_a_burst_is_shown_by_its_rate() -> None:
     [status] = Service().ask({"PATH": "/search?q=1"}).statuses
     assert (status.current_limit.requests_per_unit, status.current_limit.unit, status.limit_remaining) == (2, 1, 2)

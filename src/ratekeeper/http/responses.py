@@ -121,7 +121,9 @@ def response_to(refusal: RatekeeperError) -> Response:
 
 def _quota_exceeded(decision: PolicyDecision, status: HTTPStatus) -> Response:
     wait = decision.retry_after_seconds
-    if wait is None and not any(rule.limit.refuses_all for rule in decision.enforced):  # it may tell the cost
+    if wait is None and any(  # it may tell the cost
+        not rule.decision.allowed and not rule.limit.refuses_all for rule in decision.enforced
+    ):
         return Response(int(status), _HEADERS, _quota_body(decision, status, None)[0])
     key = decision.combination, status, None if wait is None else wait == 1
     body = _bodies.get(key)
