@@ -155,7 +155,7 @@ class Reservation(Generic[D]):
     def cancel(self) -> None:
         """Give the turn back before it has come: those behind move up. Later there is nothing to cancel.
 
-        Whoever waits for it by `with` or `async with` gets a RuntimeError.
+        A `with` or `async with` that waits for it raises RuntimeError.
         """
         if self._entered or self.delay > 0:
             self._give_up()
