@@ -23,6 +23,25 @@ USED_ONCE = "this reservation was used or cancelled"
 Look = Callable[[AsyncLimiter], Coroutine[Any, Any, object]]
 
 
+class Counted(dict[Waiter, None]):
+    """A list of waiters that counts how many were looked at."""
+
+    looked = 0
+
+    def __reversed__(self) -> Any:
+        for one in super().__reversed__():
+            self.looked += 1
+            yield one
+
+    def __iter__(self) -> Any:
+        for one in super().__iter__():
+            self.looked += 1
+            yield one
+
+    def move_to_end(self, waiter: Waiter) -> None:
+        self[waiter] = self.pop(waiter)
+
+
 def usage(limiter: AsyncLimiter) -> Coroutine[Any, Any, object]:
     return limiter.usage("key")
 
@@ -98,48 +117,38 @@ def test_those_behind_a_reservation_leave_at_their_turns_though_nobody_waits_for
         assert runner.run(run()) == pytest.approx([2] * entered + [4, 5, 6, 7, 8, 9, 10, 11, 12, 13], abs=0.01)
 
 
-def test_to_cancel_one_of_many_reservations_looks_at_few() -> None:
-    """Those that nobody waits for are not looked at, one after the other, for one whom to wake."""
+def test_a_lookout_is_sought_once_among_many_for_whom_nobody_waits() -> None:
     waitlist, needs = Waitlist((("scope", b"key"),), False), (Need(10, 10),)
-    waiters = [Waiter(bool, sleeps=number == 999) for number in range(1000)]
+    waitlist._waiters = counted = Counted()  # type: ignore[assignment]
+    waiters = [Waiter(bool, sleeps=number in (998, 999)) for number in range(1000)]
     for number, waiter in enumerate(waiters):
         waitlist.add(waiter, needs, [(20 * number, 20 * number + 10)], 0, 0)
-    assert waitlist.first_asleep() is waiters[999]
-    assert list(waitlist._asleep) == [waiters[999]]
+    assert waitlist.lookout() is waiters[998]
+    waitlist.give_up(waiters[998], 0)
+    for gone in waiters[:100]:
+        waitlist.give_up(gone, 0)
+        assert waitlist.lookout() is waiters[999]
+    looked = counted.looked
     waitlist.give_up(waiters[999], 0)
-    assert waitlist.first_asleep() is None
-    waitlist.watch(waiters[999])
-    assert waitlist.first_asleep() is None, "it has left the list"
+    for gone in waiters[100:200]:
+        waitlist.give_up(gone, 0)
+        assert waitlist.lookout() is None
+    assert counted.looked - looked < 3 * 100 + 1000
     waitlist.watch(waiters[500])
-    assert waitlist.first_asleep() is waiters[500]
+    assert waitlist.lookout() is waiters[500]
 
 
 def test_an_answer_that_was_overtaken_by_few_looks_at_few() -> None:
     """It copied the whole list: at 100,000 waiters 7 ms for each answer."""
 
-    class Counted(dict[Waiter, None]):
-        looked = 0
-
-        def __reversed__(self) -> Any:
-            for one in super().__reversed__():
-                Counted.looked += 1
-                yield one
-
-        def __iter__(self) -> Any:
-            Counted.looked += len(self)
-            return super().__iter__()
-
-        def move_to_end(self, waiter: Waiter) -> None:
-            self[waiter] = self.pop(waiter)
-
     waitlist, needs = Waitlist((("scope", b"key"),), False), (Need(10, 10),)
-    waitlist._waiters = Counted()  # type: ignore[assignment]
+    waitlist._waiters = counted = Counted()  # type: ignore[assignment]
     waiters = [Waiter(bool) for _ in range(1000)]
     for number, waiter in enumerate(waiters):
         waitlist.add(waiter, needs, [(20 * number, 20 * number + 10)], 0, 0)
     late = Waiter(bool)
     waitlist.add(late, needs, [(20 * 997 + 10, 20 * 997 + 20)], 0, 0)
-    assert Counted.looked == 2
+    assert counted.looked == 2
     assert list(islice(reversed(waitlist._waiters), 4)) == [waiters[999], waiters[998], late, waiters[997]]
 
 

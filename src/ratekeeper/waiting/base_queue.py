@@ -148,7 +148,7 @@ class BaseWaitQueue:
             waiter, turn = first[0], first[1] - waitlist.lead
             if not waiter.sleeps:
                 waiter.tell(turn)
-                waiter = waitlist.first_asleep() or waiter
+                waiter = waitlist.lookout() or waiter
             if waiter.tell(turn):
                 return
             waitlist.give_up(waiter, self._local() + waitlist.lead)

@@ -58,14 +58,14 @@ class Waitlist:
     With `for_departure` they are charged for the time at which they leave, not for their admission: see `base_queue`.
     """
 
-    __slots__ = ("_asleep", "_costs", "_gone", "_places", "_waiters", "buckets", "for_departure", "lead", "spare")
+    __slots__ = ("_costs", "_gone", "_lookout", "_places", "_waiters", "buckets", "for_departure", "lead", "spare")
 
     def __init__(self, buckets: Buckets, for_departure: bool) -> None:
         self.buckets = buckets
         self.for_departure = for_departure
         self.lead = 0  # how far the axis is ahead of this process's clock
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self._asleep: OrderedDict[Waiter, None] = OrderedDict()  # those that somebody waits for, about in order
+        self._lookout: Waiter | None = None  # somebody waits for it, unless it is gone; None: for nobody
         self._places: deque[Place] = deque()
         self._costs: dict[tuple[Need, ...], int] = {}
         self._gone: set[Waiter] = set()  # gave up, but places are to be cut anew before they are taken out
@@ -152,14 +152,14 @@ class Waitlist:
     def watch(self, waiter: Waiter) -> None:
         """Note that somebody waits for a waiter from now on."""
         waiter.sleeps = True
-        if waiter in self._waiters and waiter not in self._gone:
-            self._asleep[waiter] = None
+        self._lookout = self._lookout or waiter
 
-    def first_asleep(self) -> Waiter | None:
-        """Return the first waiter that somebody waits for."""
-        while (waiter := next(iter(self._asleep), None)) and (waiter not in self._waiters or waiter in self._gone):
-            del self._asleep[waiter]
-        return waiter
+    def lookout(self) -> Waiter | None:
+        """Return a waiter that somebody waits for, kept until it is gone: there may be many for whom nobody waits."""
+        if self._lookout is not None and (self._lookout not in self._waiters or self._lookout in self._gone):
+            asleep = (waiter for waiter in self._waiters if waiter.sleeps and waiter not in self._gone)
+            self._lookout = next(asleep, None)
+        return self._lookout
 
     def let_go(self, now: int) -> list[Waiter]:
         """Let all leave whose turn has come, in order, and return them."""
@@ -183,11 +183,10 @@ class Waitlist:
         if waiter in self._waiters:
             if len(self._costs) > 1:
                 self._gone.add(waiter)
-            else:
-                del self._waiters[waiter]
-                self._forget_cost(waiter)
-                self._spare_last()
-            self._asleep.pop(waiter, None)
+                return
+            del self._waiters[waiter]
+            self._forget_cost(waiter)
+            self._spare_last()
         elif waiter.place is not None and waiter.place.owned and len(self._costs) <= 1:
             self._reuse(waiter, now)
 
@@ -239,8 +238,8 @@ class Waitlist:
         self._costs[needs] = self._costs.get(needs, 0) + 1
         self._places.append(place)
         self._waiters[waiter] = None
-        if waiter.sleeps:
-            self._asleep[waiter] = None
+        if waiter.sleeps and self._lookout is None:
+            self._lookout = waiter
 
     def _insert(self, waiter: Waiter, needs: tuple[Need, ...], place: Place, behind: int) -> None:
         """Put a waiter into the list before the last `behind`. Answers of a store far away may overtake each other."""
@@ -272,7 +271,6 @@ class Waitlist:
         if self._places and self._places[0] is waiter.place:
             self._places.popleft()
         del self._waiters[waiter]
-        self._asleep.pop(waiter, None)
         self._forget_cost(waiter)
 
     def _spare_last(self) -> None:
