@@ -117,6 +117,25 @@ def test_those_behind_a_reservation_leave_at_their_turns_though_nobody_waits_for
         assert runner.run(run()) == pytest.approx([2] * entered + [4, 5, 6, 7, 8, 9, 10, 11, 12, 13], abs=0.01)
 
 
+def test_a_reservation_that_is_entered_later_learns_that_it_has_moved_up() -> None:
+    """Nobody was told while nobody waited for any of them."""
+
+    async def run() -> None:
+        clock = HeldClock()
+        limiter = AsyncLimiter(LeakyBucket(10, 1), store=MemoryStore(clock=clock))
+        await limiter.acquire("key")
+        unused, first, second, last = [await limiter.reserve("key") for _ in range(4)]
+        for one in (first, second):
+            one.cancel()
+        entered = asyncio.create_task(enter(last))
+        await settle()
+        clock.advance(2)
+        await asyncio.wait_for(entered, 5)
+        assert (unused.delay, last.delay) == (0, 0)
+
+    asyncio.run(run())
+
+
 def test_a_lookout_is_sought_once_among_many_for_whom_nobody_waits() -> None:
     waitlist, needs = Waitlist((("scope", b"key"),), False), (Need(10, 10),)
     waitlist._waiters = counted = Counted()  # type: ignore[assignment]

@@ -4,9 +4,8 @@ It is written once, as coroutines that await nothing but the store: `WaitQueue` 
 once, or blocks its thread; `AsyncWaitQueue` awaits them.
 
 No lock is held here while the store is asked. All changes here are short sections under one lock. A section calls no
-store, and no code of others but the clock. A signal's handler or a `__del__` may yet
-run in the middle of one, on the same thread, and call a verb. Giving up is then done by the section at its end. To join
-or to leave cannot be put off: it raises RuntimeError, as else the thread would wait for itself.
+store, and no code of others but the clock. A signal's handler or a `__del__` may yet run in the middle of one, on the
+same thread, and call a verb. Giving up is then done by the section at its end. Joining and leaving raise RuntimeError.
 
 Several limits on one key are charged for the time at which the request leaves (`for_departure`). Otherwise many waiters
 of one limit would be charged to another while they wait, and then leave in a burst that the other does not allow.
@@ -64,8 +63,9 @@ class BaseWaitQueue:
 
     def watch(self, waiter: Waiter) -> None:
         """Tell a waiter its turn from now on: somebody waits for it."""
-        if waiter.waitlist is not None:
-            self._section(partial(waiter.waitlist.watch, waiter))
+        if (waitlist := waiter.waitlist) is not None:
+            self._section(partial(waitlist.watch, waiter))
+            self._section(partial(self._tell_first, waitlist))
 
     def waiting_at(self, scope: str, key: str | bytes) -> int:
         """Return how many wait for a bucket."""
