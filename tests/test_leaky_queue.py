@@ -218,6 +218,33 @@ def test_tasks_of_a_loop_that_was_closed_do_not_stay_in_line() -> None:
     gc.collect()
 
 
+@pytest.mark.parametrize("timeout", [None, 60])
+@pytest.mark.parametrize("behind", ["a thread", "a task"])
+def test_those_behind_tasks_of_a_loop_that_closes_after_it_was_woken_go_on(behind: str, timeout: float | None) -> None:
+    items: LeakyQueue[int] = LeakyQueue(5, 1000)
+    loop = asyncio.new_event_loop()
+    left_behind = [loop.create_task(items.get_async()) for _ in range(2)]
+    loop.run_until_complete(asyncio.sleep(0))
+    got: list[int] = []
+
+    def take() -> None:
+        got.append(asyncio.run(items.get_async()) if behind == "a task" else items.get(timeout))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    while len(items._consumers) < 3:
+        pass
+    items.put(1)  # it wakes a task that will never run
+    loop.close()
+    thread.join(timeout=30)
+    items.close()
+    assert got == [1]
+    for task in left_behind:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    left_behind.clear()
+    gc.collect()
+
+
 def test_a_verb_in_a_signal_handler_or_del_is_an_error_rather_than_a_deadlock() -> None:
     calls: list[int] = []
 

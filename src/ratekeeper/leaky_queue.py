@@ -24,11 +24,14 @@ from ratekeeper.clock import Clock, SystemClock, ticks_of
 from ratekeeper.decision import seconds
 from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.forks import forget_in_child
-from ratekeeper.limits import LeakyBucket, wait_ticks
+from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, wait_ticks
 from ratekeeper.rates import Rate
 from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup, wake_task
 
 T = TypeVar("T")
+
+_LOOK_AGAIN = TICKS_PER_SECOND
+"""The ticks after which one that sleeps behind a task of another loop looks whether that loop was closed."""
 
 
 class QueueStats(NamedTuple):
@@ -51,10 +54,16 @@ class _Entry(NamedTuple, Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class _Consumer(Generic[T]):
-    """One that waits for an item, and since when. `wake` returns False if nobody is there to be woken."""
+    """One that waits for an item, and since when. `wake` returns False if nobody is there to be woken.
+
+    A loop may be closed without a word to its tasks. So one that came behind a task of another loop is `wary`: until it
+    is the first, it does not sleep for long.
+    """
 
     wake: Callable[[], object]
     since: int
+    loop: asyncio.AbstractEventLoop | None = None
+    wary: bool = False
     gone: bool = False
     entry: _Entry[T] | None = None  # taken, but not returned yet
 
@@ -119,7 +128,7 @@ class LeakyQueue(Generic[T]):
                 if entry is not None:
                     return entry.item
                 if left is None:
-                    woken.wait()
+                    woken.wait(seconds(_LOOK_AGAIN) if consumer.wary else None)
                 else:
                     self._clock.wait(woken, seconds(left))
         except BaseException:
@@ -130,7 +139,7 @@ class LeakyQueue(Generic[T]):
     async def get_async(self) -> T:
         """As `get`, but let the event loop go on. A task that is cancelled loses no item."""
         loop, woken = asyncio.get_running_loop(), TaskWakeup()
-        consumer: _Consumer[T] = _Consumer(lambda: wake_task(loop, woken), self._clock.ticks())
+        consumer: _Consumer[T] = _Consumer(lambda: wake_task(loop, woken), self._clock.ticks(), loop)
         try:
             self._enter(consumer)
             while True:
@@ -139,7 +148,12 @@ class LeakyQueue(Generic[T]):
                 if entry is not None:
                     return entry.item
                 if left is None:
-                    await woken.wait()
+                    again = loop.call_later(seconds(_LOOK_AGAIN), woken.set) if consumer.wary else None
+                    try:
+                        await woken.wait()
+                    finally:
+                        if again is not None:
+                            again.cancel()
                 else:
                     await self._clock.wait_async(woken, seconds(left))
         except BaseException:
@@ -188,6 +202,8 @@ class LeakyQueue(Generic[T]):
     def _enter(self, consumer: _Consumer[T]) -> None:
         with self._lock:
             self._refuse_if_busy()
+            last = next(reversed(self._consumers), None)
+            consumer.wary = last is not None and (last.wary or last.loop not in (None, consumer.loop))
             self._consumers[consumer] = None
 
     def _quit(self, consumer: _Consumer[T]) -> None:
@@ -210,7 +226,7 @@ class LeakyQueue(Generic[T]):
         """Return the first consumer that is still there."""
         while self._consumers:
             first = next(iter(self._consumers))
-            if not first.gone:
+            if not first.gone and (first.loop is None or not first.loop.is_closed()):
                 return first
             self._consumers.pop(first, None)
         return None
@@ -231,8 +247,9 @@ class LeakyQueue(Generic[T]):
 
     def _look(self, consumer: _Consumer[T], deadline: int | None) -> tuple[_Entry[T] | None, int | None]:
         now = self._clock.ticks()
-        turn = None
-        if self._entries and self._first() is consumer:
+        turn, first = None, self._first() is consumer
+        consumer.wary = consumer.wary and not first
+        if self._entries and first:
             turn = max(self._free_at, self._entries[0].came)
             if turn <= now:
                 return self._leave(turn, now, consumer), None
@@ -241,7 +258,10 @@ class LeakyQueue(Generic[T]):
         ends = [at for at in (turn, deadline) if at is not None]
         if deadline is not None and deadline <= now:
             raise QueueEmpty("no item's turn came before the timeout")
-        return None, min(ends) - now if ends else None
+        if not ends:
+            return None, None
+        left = min(ends) - now
+        return None, min(left, _LOOK_AGAIN) if consumer.wary else left
 
     def _leave(self, turn: int, now: int, consumer: _Consumer[T]) -> _Entry[T]:
         interval = self.limit.interval
