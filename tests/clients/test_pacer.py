@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +12,7 @@ from redis_servers import redis_server
 
 from ratekeeper import (
     AsyncLimiter,
+    Decision,
     LeakyBucket,
     Limiter,
     ManualClock,
@@ -21,6 +23,9 @@ from ratekeeper import (
 )
 from ratekeeper.clients import pacer
 from ratekeeper.clients.pacer import AsyncPacer, Pacer, awaited_limiter
+from ratekeeper.decision import Charge
+from ratekeeper.limits import Limit
+from ratekeeper.stores.base import ChargeGate, Gate, WaitForTurn
 from ratekeeper.stores.table_store import TableStore
 
 RETRY_AFTER_30 = [("Retry-After", "30")]
@@ -86,6 +91,7 @@ def test_a_caller_that_waits_through_a_pause_waits_no_longer_than_its_timeout_in
     pacer = pacer_of(Limiter("1/s", store=store), timeout=3)
     pacer.heed("key", 1, 429, RETRY_AFTER_30)
     pacer.limiter.reset("key")  # so it gets turns, but they come in the pause
+    pacer.limiter.acquire("key")
     began = clock.ticks()
     with pytest.raises(RateLimitExceeded, match=r"retry after 1\.000 s"):
         pacer.take_turn("key", 1)
@@ -131,11 +137,76 @@ def test_a_limiter_for_threads_and_one_for_tasks_have_the_same_buckets(clock: Ma
     assert not asyncio.run(awaited_limiter(limiter).try_acquire("key"))
 
 
+class _Counting(MemoryStore):
+    """A store that is asked a few times. It lets all that cost something pass, as one whose server does not answer."""
+
+    asked = 0
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock=clock)
+        self.really, self.decide = self.decide, self._decide
+
+    def bind(self, scopes: tuple[str, ...], limits: tuple[Limit, ...], wait: WaitForTurn) -> Gate:
+        return ChargeGate(self, scopes, limits, wait)
+
+    def _decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
+        self.asked += 1
+        assert self.asked < 100, "it asks again and again until the pause is over"
+        if not any(one.cost for one in charges):
+            return self.really(charges, commit=commit)
+        at = self.clock.ticks()
+        return [Decision(True, one.limit, one.key, one.cost, 0, 0, 0, at, -1, "allow") for one in charges]
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("cost", [0, 1])
+def test_a_pause_that_the_bucket_does_not_bear_is_slept_through(clock: ManualClock, cost: int, awaited: bool) -> None:
+    """Such a request asked the limiter without an end until then, and held up its event loop."""
+    began = clock.ticks()
+    limiter = Limiter("10/s", store=_Counting(clock))
+    if awaited:
+        tasks: AsyncPacer[None] = AsyncPacer([limiter], "key", cost, None, 0, 3600.0)
+
+        async def go() -> None:
+            await tasks.heed("key", 1, 429, RETRY_AFTER_30)
+            async with asyncio.timeout(20):
+                await tasks.take_turn("key", cost)
+
+        asyncio.run(go())
+    else:
+        pacer = pacer_of(limiter)
+        pacer.heed("key", 1, 429, RETRY_AFTER_30)
+        pacer.take_turn("key", cost)
+    assert clock.ticks() - began == 30 * 16e9
+
+
+def test_a_pause_that_the_bucket_does_not_bear_is_refused_at_once_if_it_is_longer_than_the_timeout(
+    clock: ManualClock,
+) -> None:
+    pacer = pacer_of(Limiter("10/s", store=MemoryStore(clock=clock)), timeout=29)
+    began = clock.ticks()
+    pacer.heed("key", 1, 429, RETRY_AFTER_30)
+    pacer.limiter.reset("key")
+    with pytest.raises(RateLimitExceeded, match=r"retry after 30\.000 s"):
+        pacer.take_turn("key", 1)
+    assert clock.ticks() == began
+
+
+def test_a_reset_in_a_pause_does_not_end_it_nor_take_the_tokens_of_all_who_wait(clock: ManualClock) -> None:
+    limiter = Limiter("10/s burst 5", store=MemoryStore(clock=clock))
+    pacer = pacer_of(limiter)
+    pacer.heed("key", 1, 429, RETRY_AFTER_30)
+    limiter.reset("key")
+    assert turns(pacer, 1) == [30]
+    assert limiter.peek("key").remaining == 4
+
+
 def test_the_memory_of_pauses_is_bounded_and_forgets_the_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacer, "_MOST_KEYS", 3)
     pauses = pacer._Pauses()
     for number in range(10):
         pauses.hold(f"key {number}", until=100)
-    assert [number for number in range(10) if pauses.holds(f"key {number}", now=99)] == [7, 8, 9]
-    assert not pauses.holds("key 9", now=100)
+    assert [number for number in range(10) if pauses.left(f"key {number}", now=99)] == [7, 8, 9]
+    assert pauses.left("key 9", now=90) == 10
+    assert not pauses.left("key 9", now=100)
     assert len(pauses._ends) == 2

@@ -12,11 +12,13 @@ the tokens that the answered request costs. So
 Of several limits, the fastest is charged: so the pause takes the least away once it is over.
 
 Requests that waited before the pause have earlier turns, which are void: they take new turns. For this the end of the
-pause is remembered too, for a bounded number of keys.
+pause is remembered too, for a bounded number of keys. It is kept also where the bucket does not bear it: by a request
+that costs nothing, after a reset, and while a store that does not answer lets all pass.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
@@ -24,8 +26,9 @@ from urllib.parse import urlsplit
 
 from ratekeeper.clients.pauses import pause_after
 from ratekeeper.coroutines import run_sync
-from ratekeeper.decision import Charge, scope_of
+from ratekeeper.decision import Charge, Decision, scope_of, seconds
 from ratekeeper.errors import StoreUnavailable
+from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import TICKS_PER_SECOND, Limit, checked_cost, wait_ticks
 from ratekeeper.stores.as_async import as_async
@@ -105,16 +108,17 @@ class _Pauses:
             if len(self._ends) > _MOST_KEYS:
                 del self._ends[next(iter(self._ends))]
 
-    def holds(self, key: str | bytes, now: int) -> bool:
+    def left(self, key: str | bytes, now: int) -> int:
+        """Return the ticks until the end of a key's pause."""
         until = self._ends.get(key)
         if until is None:
-            return False
+            return 0
         if now < until:
-            return True
+            return until - now
         with self._lock:
             if self._ends.get(key) == until:
                 del self._ends[key]
-        return False
+        return 0
 
 
 async def _charge_pause(limiter: Limiter | AsyncLimiter, key: str | bytes, cost: int, until: int) -> None:
@@ -136,6 +140,13 @@ async def _charge_pause(limiter: Limiter | AsyncLimiter, key: str | bytes, cost:
             return
 
 
+def _refused(decision: Decision, ticks: int) -> Decision:
+    """Return a decision as a refusal for so long."""
+    return Decision(
+        False, decision.limit, decision.key, decision.cost, decision.debt_ticks, ticks, ticks, decision.at_ticks, -1
+    )
+
+
 class _Flow(Generic[R, L]):
     """The flow of a request, from its turn to its response.
 
@@ -144,6 +155,7 @@ class _Flow(Generic[R, L]):
 
     _limiter_of: Callable[..., L]
     _call: Callable[..., Awaitable[Any]]
+    _sleep: Callable[..., Any]
 
     def __init__(
         self,
@@ -198,9 +210,13 @@ class _Flow(Generic[R, L]):
     async def _take_turn(self, key: str | bytes, cost: int) -> None:
         """Wait for the turn. Raise `RateLimitExceeded` if it would come after the timeout."""
         began = self._now()
-        await self._call(self.limiter.acquire, key, cost, self._timeout)
-        while self._pauses.holds(key, self._now()):
-            await self._call(self.limiter.acquire, key, cost, self._left(began))
+        decision = await self._call(self.limiter.acquire, key, cost, self._timeout)
+        while ticks := self._pauses.left(key, self._now()):
+            if not cost or not decision.delay_ticks:  # it did not wait
+                if ticks > wait_ticks(self._left(began)):
+                    raise RateLimitExceeded(_refused(decision, ticks))
+                await self._call(self._sleep, seconds(ticks))
+            decision = await self._call(self.limiter.acquire, key, cost, self._left(began))
 
     async def _heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
         """Hold back further requests if a response asks for it.
@@ -234,6 +250,9 @@ class Pacer(_Flow[R, Limiter]):
     async def _call(verb: Callable[..., Any], *arguments: object) -> Any:
         return verb(*arguments)
 
+    def _sleep(self, seconds: float) -> None:
+        self.limiter.store.clock.wait(threading.Event(), seconds)
+
     def send(self, request: R, send: Callable[[R], A], library: Library[R, A]) -> A:
         """Send a request in its turn, and again after a 429, up to `retries` times. Return the response."""
         return run_sync(self._send(request, send, library))
@@ -255,5 +274,8 @@ class AsyncPacer(_Flow[R, AsyncLimiter]):
     @staticmethod
     def _call(verb: Callable[..., Any], *arguments: object) -> Any:
         return verb(*arguments)
+
+    async def _sleep(self, seconds: float) -> None:
+        await self.limiter.store.clock.wait_async(asyncio.Event(), seconds)
 
     send, take_turn, heed = _Flow._send, _Flow._take_turn, _Flow._heed
