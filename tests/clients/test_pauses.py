@@ -90,6 +90,18 @@ def test_a_legacy_reset_is_told_by_its_size(prefix: str, reset: str) -> None:
     assert pause_after(200, [date, (prefix + "Remaining", "1"), (prefix + "Reset", reset)]) == 0
 
 
+@pytest.mark.parametrize(("values", "seconds"), [(["30", "30"], 30), (["5", "30", "7"], 30), (["30", "soon"], 0)])
+def test_of_several_lines_of_retry_after_the_longest_counts(values: list[str], seconds: float) -> None:
+    assert pause_after(429, [("Retry-After", value) for value in values]) == seconds
+    assert pause_after(429, [("Retry-After", ", ".join(values))]) == seconds
+
+
+def test_of_several_legacy_limits_those_with_nothing_left_count() -> None:
+    assert pause_after(200, [("X-RateLimit-Remaining", "0, 0"), ("X-RateLimit-Reset", "30, 60")]) == 60
+    assert pause_after(200, [("X-RateLimit-Remaining", "0, 9"), ("X-RateLimit-Reset", "30, 60")]) == 30
+    assert pause_after(200, [("X-RateLimit-Remaining", "1, 9"), ("X-RateLimit-Reset", "30, 60")]) == 0
+
+
 def test_retry_after_is_preferred_and_rate_limit_is_preferred_to_legacy() -> None:
     legacy = [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "3")]
     named = [("RateLimit", '"a";r=0;t=2'), *legacy]
@@ -103,7 +115,8 @@ def test_a_time_without_a_date_to_compare_it_with_says_nothing() -> None:
 
 
 def test_a_server_cannot_make_us_wait_for_years() -> None:
-    assert pause_after(429, [("Retry-After", "9" * 18)]) == LONGEST_PAUSE
+    for digits in (18, 20, 99):  # 20: 2**64 - 1, as of a counter that went below 0
+        assert pause_after(429, [("Retry-After", "9" * digits)]) == LONGEST_PAUSE
     assert pause_after(429, [DATE, ("Retry-After", "Sun, 06 Nov 9994 08:49:37 GMT")], longest=5) == 5
     assert pause_after(429, [("Retry-After", "30")], longest=0) == 0
 

@@ -8,6 +8,8 @@ A server asks for a pause in one of three ways. The first that is there counts:
 3. `X-RateLimit-Remaining: 0` with `X-RateLimit-Reset` of any response. The reset is in seconds from now, in seconds
    since 1970, or in milliseconds since 1970: its size tells which.
 
+Of a header that is there twice, as a gateway may add its own, the longest wait counts.
+
 A server is not trusted: a header that cannot be read is ignored, and a pause is never longer than the client's bound.
 Times since 1970 are compared with the response's own `Date`, so that only the server's clock counts. Without a `Date`
 they are ignored. Knows no library, no limiter and no clock.
@@ -31,7 +33,7 @@ _LEGACY = [(f"{prefix}-remaining", f"{prefix}-reset") for prefix in ("x-ratelimi
 _SINCE_1970 = 1e9  # seconds from now would be 30 years
 _IN_MILLISECONDS = 1e11  # seconds since 1970 would be the year 5138
 
-_NUMBER = pattern(r"\d{1,18}(?:\.\d{1,9})?", ASCII)
+_NUMBER = pattern(r"\d{1,99}(?:\.\d{1,9})?", ASCII)
 _STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
 _TOKEN = r"[A-Za-z*][!#-'*+.^-z|~\w:/-]*"
 _PARAMETER = rf";[ ]*([a-z*][a-z0-9_.*-]*)(?:=({_STRING}|{_TOKEN}|-?[0-9.]+|:[A-Za-z0-9+/=]*:|\?[01]))?"
@@ -69,8 +71,8 @@ def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _retry_after(fields: Mapping[str, str]) -> float | None:
     value = fields.get("retry-after", "")
-    seconds = _number(value)
-    return _from_now(_date(value), fields) if seconds is None else seconds
+    seconds = _numbers(value)
+    return max(seconds) if seconds else _from_now(_date(value), fields)
 
 
 def _rate_limit(value: str) -> float | None:
@@ -91,9 +93,11 @@ def _rate_limit(value: str) -> float | None:
 
 def _legacy(fields: Mapping[str, str]) -> float | None:
     for remaining, reset_at in _LEGACY:
-        if remaining in fields and _number(fields[remaining]) == 0:
-            reset = _number(fields.get(reset_at, ""))
-            if reset is None or reset < _SINCE_1970:
+        pairs = zip(_numbers(fields.get(remaining, "")), _numbers(fields.get(reset_at, "")), strict=False)
+        resets = [reset for left, reset in pairs if left == 0]
+        if resets:
+            reset = max(resets)
+            if reset < _SINCE_1970:
                 return reset
             return _from_now(reset / 1000 if reset >= _IN_MILLISECONDS else reset, fields)
     return None
@@ -110,6 +114,12 @@ def _from_now(since_1970: float | None, fields: Mapping[str, str]) -> float | No
 
 def _number(value: str) -> float | None:
     return float(value) if _NUMBER.fullmatch(value.strip()) else None
+
+
+def _numbers(value: str) -> list[float]:
+    """Return the numbers of a header that may be there several times; none if one cannot be read."""
+    numbers = [_number(part) for part in value.split(",")]
+    return [number for number in numbers if number is not None] if None not in numbers else []
 
 
 def _date(value: str) -> float | None:
