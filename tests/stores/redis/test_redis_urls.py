@@ -16,6 +16,7 @@ from tls_proxy import make_certificate, tls_proxy
 
 from ratekeeper import AsyncRedisStore, MissingExtraError, RedisStore, StoreError, TokenBucket
 from ratekeeper.decision import Charge
+from ratekeeper.stores.redis.urls import client_maker
 
 
 def test_every_kind_of_url_opens_a_store(server: Server, cluster: list[Server], tmp_path: Path) -> None:
@@ -80,6 +81,10 @@ async def _ask_once(store: AsyncRedisStore) -> None:
         ("redis://user:hunter2/@host:6379", "write / . # @ as %2F"),
         ("redis://user:?hunter2@host:6379", "write / . # @ as %2F"),
         ("redis://user:#hunter2@host:6379", "write / . # @ as %2F"),
+        ("redis://user:hunter2\uff20x@host:6379", "write .* what is not ASCII in that way"),
+        ("redis://user:hunter2[@host:6379", "as %5B %5D"),
+        ("unix://run/redis.sock", "three slashes begin a path"),
+        ("unix://", "names no socket"),
         ("redis://host/main", "a database's number"),
         ("redis://host,host2/0", "several hosts"),
         ("redis://host?db=main", "'db' needs a number"),
@@ -100,6 +105,12 @@ def test_a_bad_url_is_an_error_that_says_what_would_be_right(url: str, reason: s
         AsyncRedisStore(url)
     assert "redis+sentinel://host:26379,host2:26379/service/0" in str(raised.value)
     assert "hunter2" not in str(raised.value)
+
+
+def test_space_around_a_url_changes_nothing() -> None:
+    for space in ("", " ", "\n"):
+        client = client_maker(f"{space}redis://host:1/0{space}", 1, asynchronous=False).make()
+        assert client.connection_pool.connection_class is redis.Connection
 
 
 def test_a_client_of_ones_own_can_be_handed_in(server: Server, cluster: list[Server]) -> None:

@@ -47,7 +47,10 @@ _ELSEWHERE = {
 
 def read_url(url: str) -> SplitResult:
     """Return a URL's parts. Raises ValueError if it cannot be one of a store, in words that name no secret."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its words have the password in them
+        raise ValueError("in a user or a password, write [ ] as %5B %5D, and what is not ASCII in that way") from None
     base, _, kind = parts.scheme.partition("+")
     if parts.scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {parts.scheme!r}")
@@ -57,6 +60,8 @@ def read_url(url: str) -> SplitResult:
         raise ValueError("only a single server's URL may have options after a '?'")
     if not kind:
         _check_options(parts)
+    if base == "unix" and (parts.netloc.rpartition("@")[2] or not parts.path.strip("/")):
+        raise ValueError("it names no socket: three slashes begin a path, as in unix:///run/redis.sock")
     if not kind and base != "unix":
         if len(hosts_of(parts, 0)) > 1:
             raise ValueError("only a cluster or sentinels may have several hosts")
@@ -152,6 +157,7 @@ def _from_client(client: Any, asynchronous: bool) -> ClientMaker:
 
 
 def _from_url(url: str, timeout: float, asynchronous: bool) -> ClientMaker:
+    url = url.strip()  # as it is read
     try:
         parts = read_url(url)
         kind = parts.scheme.partition("+")[2]
