@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from operator import itemgetter
 from typing import Any
 from unittest.mock import Mock
@@ -341,6 +341,15 @@ def test_a_signature_that_cannot_be_is_as_good_as_none(limiter: Keys) -> None:
 def test_a_limit_above_classmethod_is_an_error(limiter: Keys, kind: Any) -> None:
     with pytest.raises(TypeError, match=f"put it below @{kind.__name__}, not above"):
         limiter.limit(key="all")(kind(lambda self: None))
+
+
+def test_an_async_generator_is_an_error_as_its_call_would_block_the_event_loop(limiter: Keys) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    for one in (limiter, AsyncLimiter("1/s")):
+        with pytest.raises(TypeError, match=r"not the async generator .*numbers: .* write `async with"):
+            one.limit(key="all")(numbers)
 
 
 @pytest.mark.parametrize("timeout", ["5", -1, float("nan"), object()])

@@ -139,6 +139,11 @@ def _check_function(function: object) -> None:
         )
     if isinstance(function, staticmethod) or (not callable(function) and hasattr(type(function), "__get__")):
         raise TypeError(f"limit() guards functions: put it below @{type(function).__name__}, not above")
+    if inspect.isasyncgenfunction(function):
+        how = "write `async with limiter.limit(...):` in it"
+        raise TypeError(
+            f"limit() guards functions, not the async generator {_name(function)}: its call cannot wait: {how}"
+        )
     if not callable(function):
         raise TypeError("write @limiter.limit(key=...): without a key the function would be taken for one")
 
