@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.app.trace import build_tracer
 from needs import need
 from redis_servers import redis_server, wait_for
 from servers import PATIENCE, program
@@ -132,6 +133,27 @@ def test_without_a_worker_a_task_blocks_until_its_turn(alone: Celery, clock: Man
 
     assert [double.delay(1).get(), double.apply((2,)).get(), double(3)] == [2, 4, 6]
     assert clock.ticks() == 1000.2 * 16e9
+
+
+def test_a_task_that_runs_another_tasks_function_waits_for_it_and_is_not_sent_again(clock: ManualClock) -> None:
+    """It was: so what it had done before was done twice."""
+    app = Celery("caller", broker="memory://", set_as_current=False)
+
+    @app.task
+    @rate_limit("10/s burst 1", store=MemoryStore(clock=clock))
+    def double(number: int) -> int:
+        return 2 * number
+
+    @app.task
+    def caller(number: int) -> int:
+        doubled: int = double.run(number)
+        return doubled
+
+    trace = build_tracer(caller.name, caller, app=app)
+    for number in (1, 2):
+        assert trace(f"call {number}", (number,), {}, {"id": f"call {number}", "retries": 0}).retval == 2 * number
+    assert clock.ticks() == 1000.1 * 16e9
+    app.close()
 
 
 def test_key_and_cost_may_be_functions_of_the_arguments(alone: Celery, clock: ManualClock) -> None:

@@ -54,7 +54,7 @@ def rate_limit(
         def send(letter): ...
 
     A task before its turn is sent to its queue again, to come back at its turn. Its state is RETRY meanwhile. It does
-    not count as a retry. Called without a worker, or by `task_always_eager`, a task blocks until its turn.
+    not count as a retry. Called without a worker, by `task_always_eager` or by another task, it blocks until its turn.
 
     `store` has the buckets, and must be the same for all workers. One `Limiter` may stand for the limits: it has its
     own store. `key` and `cost` are constants, or functions of the task's arguments. Without a key, all runs of the task
@@ -72,7 +72,7 @@ def rate_limit(
         @wraps(function)
         def limited(*args: P.args, **kwargs: P.kwargs) -> R:
             charged = own_key(*args, **kwargs) if callable(own_key) else own_key
-            turns.take(charged, cost(*args, **kwargs) if callable(cost) else cost)
+            turns.take(charged, cost(*args, **kwargs) if callable(cost) else cost, limited)
             return function(*args, **kwargs)
 
         limited.__signature__ = signature(function)  # type: ignore[attr-defined]  # Celery checks a call's arguments
@@ -102,6 +102,14 @@ def _limiter_of(limits: tuple[str | Limit | Limiter, ...], store: Store | None) 
     return Limiter(*own, store=store, name=name)
 
 
+def _runs(task: Any, function: Callable[..., object]) -> bool:
+    """Return whether a function is a task's own. A task that calls another's has begun: it must not be sent again."""
+    run = task.run
+    while run is not None and getattr(run, "__func__", run) is not function:
+        run = getattr(run, "__wrapped__", None)
+    return run is not None
+
+
 class _Turns:
     """A limiter, and the turns of the tasks that wait for it."""
 
@@ -109,9 +117,9 @@ class _Turns:
         self._limiter = limiter
         self._scopes = [scope_of(f"{limiter.name} (turns of tasks)", index) for index in range(len(limiter.limits))]
 
-    def take(self, key: str | bytes, cost: int) -> None:
+    def take(self, key: str | bytes, cost: int, function: Callable[..., object]) -> None:
         """Return if the current task may begin. Raises `Retry` if it was sent again, to come back later."""
-        request = cast("Any", current_task).request if current_task else None
+        request = cast("Any", current_task).request if current_task and _runs(current_task, function) else None
         if request is None or request.called_directly or request.is_eager:
             self._limiter.acquire(key, cost)
             return
