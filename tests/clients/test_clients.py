@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 
 import httpx
 import pytest
+import requests
 from async_memory import AsyncMemoryStore
 from limited_api import Answer, LimitedAPI, limited_api, too_many
 from paced_clients import CLIENTS, Opener
@@ -246,6 +249,14 @@ def test_a_transport_in_the_wrong_place_or_of_the_wrong_kind_is_an_error_that_sa
         asyncio.run(httpx.AsyncClient(transport=RateLimitTransport("5/s")).get("http://localhost"))  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match=r"for httpx\.Client write RateLimitTransport"):
         httpx.Client(transport=AsyncRateLimitTransport("5/s")).get("http://localhost")  # type: ignore[arg-type]
+
+
+def test_an_adapter_is_not_copied_without_its_limiter() -> None:
+    with requests.Session() as session:
+        session.mount("https://", RateLimitAdapter("5/s"))
+        for copied in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match="cannot be pickled or copied, as its limiter cannot"):
+                copied(session)
 
 
 @pytest.mark.parametrize(

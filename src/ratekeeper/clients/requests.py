@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from ratekeeper.clients.pacer import Library, Pace, Pacer, host_of
 from ratekeeper.clients.pauses import LONGEST_PAUSE
@@ -54,6 +54,9 @@ class RateLimitAdapter(HTTPAdapter):
     ) -> None:
         self._pacer = Pacer(limits, key, cost, timeout, retries, longest_pause)
         super().__init__(**adapter)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a RateLimitAdapter cannot be pickled or copied, as its limiter cannot: mount one anew")
 
     def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
         send = super().send
