@@ -98,6 +98,14 @@ def test_a_caller_that_waits_through_a_pause_waits_no_longer_than_its_timeout_in
     assert clock.ticks() - began == 3 * 16_000_000_000
 
 
+def test_a_client_that_is_willing_to_wait_for_ages_keeps_a_pause_of_ages(store: TableStore) -> None:
+    pacer: Pacer[None] = Pacer([Limiter("1/s", store=store)], "key", 1, 60, 0, 1e18)
+    pacer.heed("key", 1, 429, [("Retry-After", "9" * 18)])
+    assert pacer.limiter.peek("key").retry_after == 1e8
+    with pytest.raises(RateLimitExceeded):
+        pacer.take_turn("key", 1)
+
+
 def test_other_keys_go_on(store: TableStore) -> None:
     pacer = pacer_of(Limiter("10/s", store=store))
     pacer.heed("another key", 1, 429, RETRY_AFTER_30)

@@ -44,6 +44,8 @@ Headers: TypeAlias = Iterable[tuple[str, str]]
 
 _MOST_KEYS = 10_000
 _TRIES = 10
+_MOST_SECONDS = 1e8
+"""Of a pause: a store's times span nine years, of which a limit may take five."""
 
 
 class Library(NamedTuple, Generic[R, A]):
@@ -180,7 +182,7 @@ class _Flow(Generic[R, L]):
         self._cost = cost
         self._timeout = timeout
         self._retries = retries
-        self._longest = longest_pause
+        self._longest = min(longest_pause, _MOST_SECONDS)
         self._pauses = _Pauses()
         self._now: Callable[[], int] = self.limiter.store.clock.ticks
 
