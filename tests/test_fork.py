@@ -15,9 +15,11 @@ import pytest
 from needs import need
 from redis_servers import Server
 
+from ratekeeper.core import IMPLEMENTATION
+
 PARENT = """
     import asyncio, gc, logging, os, signal, sys, threading
-    from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, MemoryStore
+    from ratekeeper import AsyncLimiter, LeakyBucket, Limiter, MemoryStore, SharedMemoryStore
 
     store = MemoryStore(1000)
     limiter = Limiter(LeakyBucket(10, 100), store=store)
@@ -95,6 +97,35 @@ AWAITING = """
 """
 
 
+CANCELLING = """
+    shared = SharedMemoryStore(f"ratekeeper-fork-{os.getpid()}", 1000)
+    limiter = AsyncLimiter("1/hour burst 1", store=shared, name="a")
+    reserving = Limiter("1/hour", store=shared, name="b")
+
+    async def parent():
+        await limiter.acquire("key")
+        task = asyncio.create_task(limiter.acquire("key"))
+        while not len(shared.wait_queue):
+            await asyncio.sleep(0)
+        reserving.acquire("key")
+        reservation = reserving.reserve("key")
+
+        def child():
+            task.get_coro().close()  # as at the end of the child, or by its collector
+            reservation.cancel()
+
+        in_child(child)
+        assert (await limiter.peek("key")).reset_after > 7100, "the parent's task still leaves at its turn"
+        assert reserving.peek("key").reset_after > 7100
+        task.cancel()
+
+    try:
+        asyncio.run(parent())
+    finally:
+        shared.unlink()
+"""
+
+
 REMOTE_HELD = """
     from contextlib import ExitStack
     from ratekeeper import RedisStore
@@ -149,6 +180,11 @@ def test_a_forked_child_decides_while_a_thread_of_its_parent_holds_a_python_tabl
 @pytest.mark.parametrize("what", [HELD, WAITING, AWAITING], ids=["a held line", "a waiting thread", "an event loop"])
 def test_a_forked_child_waits_in_a_line_of_its_own(what: str) -> None:
     run(what, support=os.path.dirname(async_memory.__file__))
+
+
+@pytest.mark.skipif(sys.platform != "linux" or IMPLEMENTATION != "c", reason="no shared memory")
+def test_a_forked_child_does_not_give_up_the_places_of_its_parent() -> None:
+    run(CANCELLING)
 
 
 def test_a_child_that_is_forked_while_a_redis_store_s_locks_are_held_goes_on() -> None:

@@ -19,8 +19,9 @@ from __future__ import annotations
 from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from os import getpid
 from typing import TypeAlias
 
 from ratekeeper.waiting.places import Need, Place, Range, Ranges, cut_in_order, fit, forget_past, put, take
@@ -43,6 +44,7 @@ class Waiter:
     place: Place | None = None  # its own, once it has left
     charged: Place | None = None  # the place that its decisions tell
     sleeps: bool = True  # else nobody waits for it: it looks at no turn, and so lets nobody go
+    process: int = field(default_factory=getpid)  # a forked child has a copy, which owns nothing
 
     def tell(self, turn: int) -> bool:
         """Tell it its turn, and wake it, if that is sooner than it knows. False: it cannot be told."""
@@ -180,14 +182,15 @@ class Waitlist:
         If its turn has come already, only what is not past of its ranges does.
         """
         self._finish_leaving()
-        if waiter in self._waiters:
+        ours = waiter.process == getpid()
+        if ours and waiter in self._waiters:
             if len(self._costs) > 1:
                 self._gone.add(waiter)
                 return
             del self._waiters[waiter]
             self._forget_cost(waiter)
             self._spare_last()
-        elif waiter.place is not None and waiter.place.owned and len(self._costs) <= 1:
+        elif ours and waiter.place is not None and waiter.place.owned and len(self._costs) <= 1:
             self._reuse(waiter, now)
 
     def settle(self, now: int) -> None:
