@@ -45,6 +45,8 @@ class BaseWaitQueue:
 
     def forget(self) -> None:
         """Have no waiters, and a lock that nobody holds."""
+        for waitlist in getattr(self, "_lists", {}).values():  # a forked child's copy, or a closed loop's
+            waitlist.forgotten = True
         self._lock = threading.RLock()
         self._busy = False
         self._late: deque[Waiter] = deque()  # gave up in the middle of a section
@@ -116,7 +118,7 @@ class BaseWaitQueue:
 
     def _take_out(self, waiter: Waiter) -> None:
         waitlist = waiter.waitlist
-        if waitlist is not None:
+        if waitlist is not None and not waitlist.forgotten:
             waitlist.give_up(waiter, self._let_go(waitlist))
             self._unsettled.setdefault(waitlist)
             self._tell_first(waitlist)
@@ -191,10 +193,8 @@ class BaseWaitQueue:
     async def _charge(self, one: Joining) -> list[Decision]:
         """Charge limits that do not wait for each other."""
         decisions = await self._decide(one.charges)
-        if one.passes(decisions):
-            delay = max(one.each(decisions, lambda _, decision: decision.delay_ticks))
-            if delay:
-                self._section(lambda: self._enter(one, decisions, one.each(decisions, range_of), delay))
+        if one.passes(decisions) and (delay := max(one.each(decisions, lambda _, made: made.delay_ticks))):
+            self._section(lambda: self._enter(one, decisions, one.each(decisions, range_of), delay))
         return decisions
 
     async def _charge_for_departure(self, one: Joining) -> list[Decision] | None:

@@ -19,9 +19,8 @@ from __future__ import annotations
 from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from os import getpid
 from typing import TypeAlias
 
 from ratekeeper.waiting.places import Need, Place, Range, Ranges, cut_in_order, fit, forget_past, put, take
@@ -44,7 +43,6 @@ class Waiter:
     place: Place | None = None  # its own, once it has left
     charged: Place | None = None  # the place that its decisions tell
     sleeps: bool = True  # else nobody waits for it: it looks at no turn, and so lets nobody go
-    process: int = field(default_factory=getpid)  # a forked child has a copy, which owns nothing
 
     def tell(self, turn: int) -> bool:
         """Tell it its turn, and wake it, if that is sooner than it knows. False: it cannot be told."""
@@ -60,11 +58,14 @@ class Waitlist:
     With `for_departure` they are charged for the time at which they leave, not for their admission: see `base_queue`.
     """
 
-    __slots__ = ("_costs", "_gone", "_lookout", "_places", "_waiters", "buckets", "for_departure", "lead", "spare")
+    __slots__ = (
+        "_costs", "_gone", "_lookout", "_places", "_waiters", "buckets", "for_departure", "forgotten", "lead", "spare",
+    )  # fmt: skip
 
     def __init__(self, buckets: Buckets, for_departure: bool) -> None:
         self.buckets = buckets
         self.for_departure = for_departure
+        self.forgotten = False  # its waiters are another process's, or a closed loop's: they give nothing up
         self.lead = 0  # how far the axis is ahead of this process's clock
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._lookout: Waiter | None = None  # somebody waits for it, unless it is gone; None: for nobody
@@ -182,15 +183,14 @@ class Waitlist:
         If its turn has come already, only what is not past of its ranges does.
         """
         self._finish_leaving()
-        ours = waiter.process == getpid()
-        if ours and waiter in self._waiters:
+        if waiter in self._waiters:
             if len(self._costs) > 1:
                 self._gone.add(waiter)
                 return
             del self._waiters[waiter]
             self._forget_cost(waiter)
             self._spare_last()
-        elif ours and waiter.place is not None and waiter.place.owned and len(self._costs) <= 1:
+        elif waiter.place is not None and waiter.place.owned and len(self._costs) <= 1:
             self._reuse(waiter, now)
 
     def settle(self, now: int) -> None:
