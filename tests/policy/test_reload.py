@@ -240,6 +240,25 @@ def test_a_file_that_vanishes_changes_nothing_and_is_taken_when_it_is_back(
     assert len(said(caplog, logging.ERROR)) == 1
 
 
+def test_a_file_that_could_not_be_read_is_taken_when_its_permissions_are_mended(
+    watched: Watched, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def text_of(path: str) -> str:
+        if not os.stat(path).st_mode & 0o400:  # root may read all
+            raise PolicyError(f"{path}: cannot be read: Permission denied")
+        return Path(path).read_text()
+
+    monkeypatch.setattr("ratekeeper.policy.reload.policy_text", text_of)
+    with watched.watch():
+        new = watched.path.with_name("new.toml")
+        new.write_text(TWO)
+        new.chmod(0)
+        new.replace(watched.path)
+        poll(lambda: len(said(caplog, logging.ERROR)) == 1)
+        watched.path.chmod(0o600)
+        poll(lambda: watched.taken == [["two"]])
+
+
 def test_what_changed_is_told_by_the_names_of_rules(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     three = TWO.replace("two", "three")
     head = 'exempt = [{ path = "/x" }]\n[tiers]\nby = "user"\ndefault = "a"\n[attributes]\nuser = "header:x-user"\n'

@@ -314,6 +314,13 @@ def test_a_head_that_can_be_read_in_two_ways_is_a_400(head: bytes) -> None:
     assert (answer.status, client.closed) == (400, True)
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 3\r\n\r\nabc", CHUNKED + b"\r\n3\r\nabc\r\n0\r\n\r\n"])
+def test_a_tunnel_with_a_body_is_a_400(framing: bytes) -> None:
+    client = connection()
+    [answer] = answers_in(client.send(b"CONNECT /check HTTP/1.1\r\n" + framing + GET + b"\r\n"))
+    assert (answer.status, client.closed) == (400, True)
+
+
 @pytest.mark.parametrize(
     "chunk", [b"1\na\n", b"0x1\r\na\r\n", b"1 \r\na\r\n", b"1\r\nabc\r\n", b"f" * 17 + b"\r\n", b"x\r\n"]
 )

@@ -125,6 +125,15 @@ def test_a_pause_that_a_table_has_forgotten_can_be_ended_in_all_processes(clock:
     assert here.look() == there.look() == ["one", "dark"]
 
 
+def test_a_pause_that_a_table_has_forgotten_can_be_ended_by_a_process_that_has_not_seen_it(clock: ManualClock) -> None:
+    here, there = with_a_forgotten_pause(clock)
+    later = Process(there.pauses._store)
+    assert not asyncio.run(later.pauses.end("one"))
+    assert here.look() == there.look() == ["dark"]
+    asyncio.run(later.pauses.begin("one", time.time() + 60))
+    assert here.look() == there.look() == later.look() == ["one", "dark"]
+
+
 def test_a_rule_in_shadow_can_be_paused_and_nothing_changes(store: TableStore) -> None:
     here = Process(store)
     asyncio.run(here.pauses.begin("dark", time.time() + 600))

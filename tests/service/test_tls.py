@@ -214,3 +214,29 @@ def test_a_pair_that_is_half_written_changes_nothing(tmp_path: Path, authority: 
     assert tls["http"] is before, "it has not rested"
     tls.look()
     assert tls["http"] is not before
+
+
+def test_a_key_that_could_not_be_read_is_taken_when_its_permissions_are_mended(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = str(tmp_path / "c.pem"), str(tmp_path / "c.key")
+    for name, signed in zip(own, authority.sign("one"), strict=True):
+        shutil.copy(signed, name)
+    tls = Tls(TlsFiles(*own), ["http"])
+    before = tls["http"]
+    for name, signed in zip(own, authority.sign("two"), strict=True):
+        shutil.copy(signed, name)
+    os.chmod(own[1], 0)
+    with monkeypatch.context() as unreadable:  # root may read all
+        unreadable.setattr(ssl.SSLContext, "load_cert_chain", forbidden)
+        for _ in range(3):
+            tls.look()
+    assert tls["http"] is before
+    os.chmod(own[1], 0o600)
+    for _ in range(2):
+        tls.look()
+    assert tls["http"] is not before
+
+
+def forbidden(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")

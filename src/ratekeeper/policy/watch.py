@@ -209,10 +209,10 @@ class Watch(Generic[T]):
         """Warn of a part that was not taken."""
 
 
-def status_of(path: str) -> tuple[int, int, int, int]:
-    """Return the numbers that change when a file does; all 0 if there is none."""
+def status_of(path: str) -> tuple[int, int, int, int, int]:
+    """Return the numbers that change when a file does, or the right to read it; all 0 if there is none."""
     try:
         it = os.stat(path)
     except OSError:
-        return 0, 0, 0, 0
-    return it.st_mtime_ns, it.st_size, it.st_ino, it.st_dev
+        return 0, 0, 0, 0, 0
+    return it.st_mtime_ns, it.st_ctime_ns, it.st_size, it.st_ino, it.st_dev

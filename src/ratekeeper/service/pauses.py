@@ -97,10 +97,13 @@ class Pauses:
         await self.look()
 
     async def end(self, rule: str) -> bool:
-        """End the pause of a rule, which may have left the policy. Return whether there was one."""
+        """End the pause of a rule, which may have left the policy. Return whether there was one.
+
+        Another process may hold a pause that the store has forgotten, so a rule that is not paused here is marked too.
+        """
         pause = (await self._see([rule])).get(rule)
-        if pause is not None:
-            left = pause.ends_at - self._store.clock.ticks()
+        if pause is not None or any(rule == own.name for own in self.policy.rules):
+            left = MAX_AHEAD_TICKS if pause is None else pause.ends_at - self._store.clock.ticks()
             await self._block(RESUMED, rule, min(max(left, 0) + _MARGIN, MAX_AHEAD_TICKS))
             await self._block(PAUSED, rule, 0)
         await self.look()

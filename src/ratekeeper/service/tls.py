@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ratekeeper.errors import RatekeeperError
+from ratekeeper.policy.watch import status_of
 
 ALPN = {"http": "http/1.1", "grpc": "h2"}
 """The protocol inside TLS that a client may ask for, on each of our sockets."""
 
 _log = logging.getLogger("ratekeeper")
 
-_Status: TypeAlias = tuple[tuple[int, int, int], ...]
+_Status: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class TlsFiles:
         return context
 
     def status(self) -> _Status:
-        """Return the numbers that change when a file does; 0 for one that is not there."""
-        return tuple(map(_status, self._names()))
+        """Return the numbers that change when a file does, or the right to read it; 0 for one that is not there."""
+        return tuple(map(status_of, self._names()))
 
     def _names(self) -> list[str]:
         return [name for name in (self.certificate, self.key, self.client_authorities) if name is not None]
@@ -87,11 +88,3 @@ class Tls:
             _log.error("the certificate in use before stays: %s", error)
         else:
             _log.info("%s is in use", self._files.certificate)
-
-
-def _status(name: str) -> tuple[int, int, int]:
-    try:
-        it = os.stat(name)
-    except OSError:
-        return 0, 0, 0
-    return it.st_mtime_ns, it.st_size, it.st_ino

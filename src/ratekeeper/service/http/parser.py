@@ -100,6 +100,8 @@ class RequestParser:
         """Go on as if the request had asked for no upgrade. Some programs ask for HTTP/2 with their first request."""
         before, self._parser = self._parser, httptools.HttpRequestParser(self)
         if self._bodiless:  # tell the new parser how long the body is
+            if before.get_method() == b"CONNECT":  # it would ask for a tunnel again, and its body means nothing
+                raise RefusedError(_BAD_REQUEST)
             self._bodiless = False
             target, head = self._target, self._head
             framing = encoded([line for line in head if line[0].lower() in (_LENGTH, _ENCODING)])
