@@ -86,8 +86,8 @@ def test_the_report_reads_like_this(
 
 @pytest.mark.parametrize(
     "packed",
-    [LOG.encode(), gzip.compress(LOG.encode()), LOG.replace("\n", "\r\n").encode()],
-    ids=["plain", "gzip", "lines of Windows"],
+    [LOG.encode(), gzip.compress(LOG.encode()), LOG.replace("\n", "\r\n").encode("utf-8-sig")],
+    ids=["plain", "gzip", "lines and mark of Windows"],
 )
 def test_a_log_is_read_plain_and_in_gzip_by_name_and_from_standard_input(
     packed: bytes, policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

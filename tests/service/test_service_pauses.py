@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -132,6 +132,45 @@ def test_a_pause_that_a_table_has_forgotten_can_be_ended_by_a_process_that_has_n
     assert here.look() == there.look() == ["dark"]
     asyncio.run(later.pauses.begin("one", time.time() + 60))
     assert here.look() == there.look() == later.look() == ["one", "dark"]
+
+
+def test_a_look_that_is_answered_late_undoes_no_newer_one(store: TableStore) -> None:
+    policy = Policy.parse('rules = [{name = "new", limit = "1/day"}]')
+
+    async def run() -> None:
+        slow = AsyncMemoryStore(store)
+        here, there = Process(slow), Process(store)
+        await here.pauses.begin("one", time.time() + 600)
+        late = await begun_late(here, slow)
+        await here.pauses.end("one")
+        await late()
+        assert here.shadows == ["dark"]
+        there.pauses.replace(policy)
+        await there.pauses.begin("new", time.time() + 600)
+        late = await begun_late(here, slow)
+        here.pauses.replace(policy)
+        await here.pauses.look()
+        await late()
+        assert here.shadows == ["new"]
+
+    asyncio.run(run())
+
+
+async def begun_late(process: Process, store: AsyncMemoryStore) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Have a process look now. Return a function with which its answer comes."""
+    held = store.holds["after"] = asyncio.Event()
+    look, asked = asyncio.create_task(process.pauses.look()), store.asked["decide"]
+    while store.asked["decide"] == asked or store.asking == 0:
+        await asyncio.sleep(0)
+    for _ in range(9):  # it has its answer by now, and waits
+        await asyncio.sleep(0)
+    del store.holds["after"]
+
+    async def answer() -> None:
+        held.set()
+        await look
+
+    return answer
 
 
 def test_a_rule_in_shadow_can_be_paused_and_nothing_changes(store: TableStore) -> None:

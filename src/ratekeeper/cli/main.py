@@ -26,6 +26,7 @@ Each command tells more, with examples: ratekeeper help COMMAND
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 0, 1 if the answer is no, 2 for an error."""
+    _open_closed_streams()
     words = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     if not words:
@@ -51,6 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that the caller has closed, on nothing.
+
+    Else the next file or socket would get the number of one, and with it what a child or a library writes there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115  it stays open
 
 
 def _why_swapped(args: argparse.Namespace) -> str | None:

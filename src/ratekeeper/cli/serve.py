@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import secrets
 import shlex
@@ -29,6 +30,8 @@ from ratekeeper.stores.shared_memory import SharedMemoryStore
 from ratekeeper.stores.spec import MEMORY, StoreSpec
 
 __all__ = ["EXAMPLES", "NOTES", "add_arguments", "run"]
+
+_log = logging.getLogger("ratekeeper")
 
 _HELLO = """\
 {page}ratekeeper serves {policy} ({rules}) at {at}{notes}
@@ -68,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
     with _store(policy, args) as (open_store, place):
 
         def announce(addresses: Mapping[str, Address]) -> None:
-            print(_hello(policy, args, place, addresses, token), flush=True)
+            try:
+                print(_hello(policy, args, place, addresses, token), flush=True)
+            except OSError as error:  # nobody reads it, or the disk is full: the service is there all the same
+                _log.warning("cannot print where the service is: %s", error)
 
         serving = Serving(
             policy,

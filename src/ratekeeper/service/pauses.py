@@ -80,6 +80,7 @@ class Pauses:
         self._private = isinstance(store, MemoryStore)
         self._apply = apply
         self._applied: frozenset[str] = frozenset()
+        self._begun = self._noted = 0  # looks, by their numbers
 
     def replace(self, policy: Policy) -> None:
         """Decide by another policy, with the pauses that are known."""
@@ -110,8 +111,16 @@ class Pauses:
         return pause is not None
 
     async def look(self) -> None:
-        """See which rules are paused now, and decide by that. Raise `StoreError` if the store does not answer."""
-        self._note(await self._see([rule.name for rule in self.policy.rules]))
+        """See which rules are paused now, and decide by that. Raise `StoreError` if the store does not answer.
+
+        An answer that comes after that to a later look is out of date.
+        """
+        self._begun += 1
+        number = self._begun
+        seen = await self._see([rule.name for rule in self.policy.rules])
+        if number > self._noted:
+            self._noted = number
+            self._note(seen)
 
     async def watch(self, admin: bool) -> None:
         """Look once a second. While the store does not answer, the pauses that are known go on to their ends.

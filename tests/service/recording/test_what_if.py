@@ -420,3 +420,11 @@ def test_a_rate_and_odd_names_are_copied_exactly(rate: str) -> None:
     )
     policy = Policy.parse(text)
     assert Policy.parse(rule_toml(policy.rules[0])).rules == policy.rules
+
+
+@pytest.mark.parametrize("default", ["5/s burst 9", "1/3h", "7/13s burst 1", "0/s", "100/minute"])
+def test_a_rule_that_the_application_gives_a_limit_is_copied_with_its_default(default: str) -> None:
+    policy = Policy.parse(
+        f'[[rules]]\nname = "plan"\nlimit = "app:plan"\ndefault = "{default}"\nttl = 2.5\non_lookup_error = "deny"\n'
+    )
+    assert Policy.parse(rule_toml(policy.rules[0])).rules == policy.rules

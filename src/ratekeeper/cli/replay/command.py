@@ -122,10 +122,13 @@ def _no_cycle_collection() -> Iterator[None]:
 
 
 def _text(raw: IO[bytes]) -> io.TextIOWrapper:
-    """Return a log's text, of which no byte is an error. A log in gzip is known by its first bytes, not by its name."""
+    """Return a log's text, of which no byte is an error. A log in gzip is known by its first bytes, not by its name.
+
+    A byte order mark, which programs on Windows put first, is not in the text.
+    """
     zipped = isinstance(raw, io.BufferedReader) and raw.peek(2)[:2] == _GZIP
     plain = gzip.GzipFile(fileobj=raw, mode="rb") if zipped else raw
-    return io.TextIOWrapper(cast("IO[bytes]", plain), encoding="utf-8", errors="replace", newline="\n")
+    return io.TextIOWrapper(cast("IO[bytes]", plain), encoding="utf-8-sig", errors="replace", newline="\n")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from ratekeeper.limits import LeakyBucket, Limit, TokenBucket
+from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.model import Rule
 
 _UNITS = {"s": 1, "minute": 60, "hour": 3600, "day": 86_400}
@@ -35,7 +36,7 @@ def _lines(rule: Rule) -> Iterator[str]:
         yield f"match = {{ {_match(rule)} }}"
     if rule.key:
         yield f"key = {_strings(rule.key)}"
-    yield from _limit(rule.limit) if rule.lookup is None else (f'limit = "app:{rule.lookup.name}"',)
+    yield from _limit(rule.limit) if rule.lookup is None else _looked_up(rule.lookup, rule.limit)
     if rule.cost != 1:
         yield f"cost = {rule.cost if isinstance(rule.cost, int) else _string(rule.cost)}"
     if rule.max_wait is not None and (rule.max_wait or not isinstance(rule.limit, TokenBucket)):
@@ -67,6 +68,13 @@ def _limit(limit: Limit) -> Iterator[str]:
         return
     yield f"capacity = {limit.capacity}"
     yield f'{"leak_rate" if leaky else "refill_rate"} = "{_rate(limit.rate)}"'
+
+
+def _looked_up(lookup: Lookup, default: Limit) -> Iterator[str]:
+    yield f'limit = "app:{lookup.name}"'
+    yield f'default = "{f"{_rate(default.rate)} burst {default.capacity}" if default.rate else "0/s"}"'
+    yield f"ttl = {_number(lookup.ttl)}"
+    yield f'on_lookup_error = "{lookup.on_error}"'
 
 
 def _rate(rate: Fraction) -> str:
