@@ -135,6 +135,25 @@ def test_lines_that_cannot_be_written_are_dropped_and_counted_and_nobody_waits()
     os.close(writing)
 
 
+def test_half_a_line_on_a_full_disk_takes_no_other_line_with_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, room = os.write, iter([9, 0])
+
+    def write_what_fits(descriptor: int, line: bytes) -> int:
+        left = next(room, len(line))
+        if not left:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, line[:left])
+
+    monkeypatch.setattr("ratekeeper.service.access_log.os.write", write_what_fits)
+    log = AccessLog(AccessLogSpec(str(path), 1.0))
+    for _ in range(4):
+        log.note("http", "failed", None, 1)
+    log.close()
+    cut, *whole = path.read_text().splitlines()
+    assert (len(cut), log.dropped) == (9, 2)
+    assert [json.loads(line)["result"] for line in whole] == ["failed", "failed"]
+
+
 def test_a_file_that_is_renamed_is_followed_by_a_new_one(ask: Callable[..., AccessLog], path: Path) -> None:
     ask(user="alice", path="/api/x")
     poll(path.read_text)

@@ -57,6 +57,7 @@ class AccessLog:
         self.dropped = 0
         self._path, self._secret = spec.path, spec.secret
         self._fd = sys.stdout.fileno() if spec.path == STDOUT else _open(spec.path)
+        self._cut = False  # the disk was full in the middle of the last line
         self._random = Random().random
         self._lines: deque[bytes] = deque()
         self._closing = threading.Event()
@@ -116,10 +117,15 @@ class AccessLog:
         if self._lines and self._path != STDOUT:
             self._follow()
         while self._lines:
+            line = self._lines.popleft()
+            if self._cut:
+                line = b"\n" + line
             try:
-                os.write(self._fd, self._lines.popleft())
+                self._cut = os.write(self._fd, line) < len(line)
             except OSError:  # no room, or nobody reads: requests go on
                 self.dropped += 1
+            else:
+                self.dropped += self._cut
 
     def _follow(self) -> None:
         """Open the file anew if it was renamed or removed."""
@@ -134,7 +140,7 @@ class AccessLog:
         except RatekeeperError:
             return
         os.close(self._fd)
-        self._fd = new
+        self._fd, self._cut = new, False
 
 
 _NOTHING: dict[str, Any] = dict.fromkeys(["rule", "key", "outcomes", "cost", "remaining", "retry_after", "source"])

@@ -89,8 +89,14 @@ def has_tls(parts: SplitResult) -> bool:
 def hide_secrets(url: str) -> str:
     """Return a URL for people: without a user and a password, which may be in its options too."""
     before, at, after = url.rpartition("@")
-    shown = f"{before.partition('://')[0]}://{_SHOWN_USER}{after}" if at else url
+    shown = f"{_scheme(before)}{_SHOWN_USER}{after}" if at else url
     return shown.partition("?")[0]
+
+
+def _scheme(url: str) -> str:
+    """Return the beginning of a URL that names no user, also if a slash is missing."""
+    found = re.match(r"[^:/]*:/{0,2}", url)
+    return "" if found is None else found[0]
 
 
 def hide_secrets_in(text: str) -> str:
