@@ -94,13 +94,17 @@ def test_a_pause_is_told_at_once_by_a_process_that_has_not_seen_it(operation: st
     asyncio.run(steer())
 
 
-def test_no_process_blocks_a_key_of_a_paused_rule_also_if_it_has_not_seen_the_pause() -> None:
+def test_no_process_blocks_a_key_of_a_paused_rule_also_if_it_has_not_seen_the_pause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "ratekeeper.admin")
     here, there = two_processes()
 
     async def steer() -> None:
         await ask(here, "pause", rule="one", seconds=60)
         refused = await ask(there, "block", status=400, attributes=ADDRESS, rule="one", seconds=60)
         assert "resume it first" in refused["detail"]
+        assert caplog.messages[-1].endswith(": not done: BadRequestError")
         await ask(here, "resume", rule="one")
         await ask(there, "block", attributes=ADDRESS, rule="one", seconds=60)
 

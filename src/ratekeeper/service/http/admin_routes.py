@@ -87,7 +87,7 @@ async def _changed(who: str, what: str, key: str, core: Core, run: Run, given: G
     await use_up(core, key)
     try:
         report = await run(core, given)
-    except (ValueError, NotDoneError) as error:
+    except (ValueError, BadRequestError, NotDoneError) as error:
         _log.info("%s: %s: not done: %s", who, what, type(error).__name__)  # its text may have a key
         raise
     except BaseException as error:
