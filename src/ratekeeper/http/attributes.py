@@ -149,7 +149,7 @@ def _spelling_of(source: Source) -> Callable[[str], str] | None:
     if isinstance(source, ClientIP):
         return partial(client_of, ipv4_prefix=source.ipv4_prefix, ipv6_prefix=source.ipv6_prefix)
     if isinstance(source, HeaderSource):
-        return source.spelled if source.name == _AUTHORIZATION else None
+        return source.spelled if source.is_host or source.name == _AUTHORIZATION else None
     return source.spelled if isinstance(source, BearerSource | CookieSource) else None
 
 
@@ -160,6 +160,8 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
     if isinstance(source, ClientIP):
         return partial(_client_of, source)
     if isinstance(source, HeaderSource):
+        if source.is_host:
+            return partial(_host_of, source)
         is_authorization = source.name == _AUTHORIZATION
         return partial(_credentials_of, source) if is_authorization else methodcaller("header", source.name)
     if isinstance(source, BearerSource):
@@ -180,6 +182,11 @@ def _path_of(source: PathSource, raw: str | bytes, prefix: str) -> str:
 def _client_of(source: ClientIP, request: RequestLike) -> str:
     forwarded_for = request.header(_FORWARDED_FOR) if source.trusted_proxies else None
     return client_address(forwarded_for, request.peer, source)
+
+
+def _host_of(source: HeaderSource, request: RequestLike) -> str | None:
+    value = request.header(source.name)
+    return source.spelled(value) if value else None
 
 
 def _credentials_of(source: HeaderSource, request: RequestLike) -> str | None:

@@ -74,5 +74,6 @@ def _step_of(name: str, source: Source) -> Step | None:
             name, "x-forwarded-for", True, False, source.trusted_proxies, LONGEST_ADDRESS, known_client, prefixes
         )
     if isinstance(source, HeaderSource) and source.name != "authorization" and source.name.isascii():
-        return Step(name, source.name, is_list(source.name), False)
+        convert = source.spelled if source.is_host else None
+        return Step(name, source.name, is_list(source.name), False, convert=convert)
     return None

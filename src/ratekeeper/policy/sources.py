@@ -31,6 +31,7 @@ METHODS = frozenset({
 """The methods of IANA's registry, but for HEAD, which counts as GET."""
 
 _AUTHORIZATION = "authorization"
+_HOSTS = frozenset({"host", "x-forwarded-host"})
 _LETTERS_OF_ONE_CASE = str.maketrans("\u0130\u0131\u017f", "iis")
 """The letters that a regular expression that ignores case takes for an i or an s, and `lower` does not."""
 _OF_ONE_WORD = frozenset({"basic", "bearer", "token"})
@@ -75,8 +76,15 @@ class HeaderSource:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name.lower())
 
+    @property
+    def is_host(self) -> bool:
+        """Whether it is the host that a request is for."""
+        return self.name in _HOSTS
+
     def spelled(self, value: str) -> str:
         """Return the one spelling of a value. Of most headers it is the value itself."""
+        if self.is_host:
+            return host_of(value)
         return _credentials(value) if self.name == _AUTHORIZATION else value
 
 
@@ -142,6 +150,18 @@ class AppSource:
 
 
 Source: TypeAlias = HeaderSource | BearerSource | CookieSource | ClientIP | PathSource | AppSource
+
+
+def host_of(value: str) -> str:
+    """Return the host in a header, in lower case. With a port it has a second reading, as many routers ignore it.
+
+    >>> host_of("API.example.com"), readings_of(host_of("api.example.com:80"))
+    ('api.example.com', ('api.example.com', 'api.example.com:80'))
+    """
+    whole = value.lower()
+    name = whole[: whole.find("]") + 1] if whole.startswith("[") else whole.partition(":")[0]
+    alone = name.removesuffix(".") or whole  # routers ignore a dot at the end too
+    return alone if name == whole else Readings.of((alone, whole))
 
 
 def unquoted(value: str) -> str:

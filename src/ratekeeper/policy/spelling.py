@@ -11,7 +11,15 @@ from collections.abc import Iterable, Mapping
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of, network_of
 from ratekeeper.policy.hashes import digest_in, digest_name, digest_of, is_hash
 from ratekeeper.policy.patterns import Globs, Kind, Pattern
-from ratekeeper.policy.sources import BearerSource, ClientIP, CookieSource, HeaderSource, PathSource, Source
+from ratekeeper.policy.sources import (
+    BearerSource,
+    ClientIP,
+    CookieSource,
+    HeaderSource,
+    PathSource,
+    Source,
+    readings_of,
+)
 
 _BUILT_IN: Mapping[str, Source] = {"client": ClientIP(), "path": PathSource()}
 _WILDCARD_OR_SPACE = re.compile(r"[*?\s]")
@@ -40,6 +48,8 @@ def spelled(name: str, pattern: str, sources: Mapping[str, Source]) -> str:
         return _client(pattern, source)
     if isinstance(source, PathSource):
         return source.spelled(pattern)
+    if isinstance(source, HeaderSource) and source.is_host:
+        return readings_of(source.spelled(pattern))[-1]  # with its port, if it has one
     if source == AUTHORIZATION and has_wildcard(pattern):
         return _credentials(pattern)
     if isinstance(source, HeaderSource | BearerSource | CookieSource) and not has_wildcard(pattern):
