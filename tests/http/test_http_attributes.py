@@ -108,6 +108,8 @@ def test_a_path_is_decoded_once(raw: str | bytes, path: str) -> None:
         ("/healthz#/y", "/healthz#/y"), ("/healthz%2Fx", "/healthz%2Fx"), ("/a/..;/b", "/a/..;/b"),
         ("//graphql/../x", "/graphql/../x"), ("/api//../admin", "/api/admin"), ("//host/login", "/login"),
         ("/a;x%2Fy/b", "/a/b"), ("/api\\login", "/api/login"), ("/login%0a", "/login"), ("/x/..\\api", "/api"),
+        ("///host/login", "/login"), ("/\\host/login", "/login"), ("//host\\login", "/login"),
+        ("//host/login#f", "/login"),
     ],
 )  # fmt: skip
 def test_a_path_can_also_be_read_as_it_stands(raw: str, reading: str) -> None:

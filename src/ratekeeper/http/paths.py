@@ -27,6 +27,8 @@ USUAL_PATH = 256
 _PLAIN = pattern(r"(?:/[^/.%;#\\?][^/%;#\\?]*)+|/")
 """A path with one reading: without empty segments, dots at their beginning, or characters that routers read."""
 _ORIGIN = pattern(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*")
+_HOST = pattern(r"[/\\]{2,}[^/\\]*")
+"""The start of a host's name for Node's `URL` and for browsers: after any number of slashes of either kind."""
 _PARAMETERS = pattern(r";[^/]*")
 _ENCODED_SLASH = pattern(r"%2[fF]")
 _MANY_SLASHES = pattern(r"//+")
@@ -93,11 +95,13 @@ def _readings(raw: str) -> Iterator[str]:
 
 def _targets(raw: str) -> Iterator[str]:
     """Yield the paths that servers may read in a request target."""
-    if "#" in raw:  # some servers read the start of a fragment, others a letter of the path
-        yield raw.partition("#")[0]
-    yield raw
-    if raw.startswith("//"):  # some servers read the start of a host's name
-        yield "/" + raw[2:].partition("/")[2]
+    # Some servers read "#" as the start of a fragment, others as a letter of the path.
+    for target in (raw.partition("#")[0], raw) if "#" in raw else (raw,):
+        yield target
+        if target.startswith("//"):  # some servers read the start of a host's name
+            yield "/" + target[2:].partition("/")[2]
+        if host := _HOST.match(target):
+            yield "/" + target[host.end() + 1 :]
 
 
 def _decoded(target: str) -> Iterator[str]:
