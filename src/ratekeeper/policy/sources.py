@@ -32,8 +32,18 @@ METHODS = frozenset({
 
 _AUTHORIZATION = "authorization"
 _HOSTS = frozenset({"host", "x-forwarded-host"})
-_LETTERS_OF_ONE_CASE = str.maketrans("\u0130\u0131\u017f", "iis")
-"""The letters that a regular expression that ignores case takes for an i or an s, and `lower` does not."""
+_LETTERS_OF_ONE_CASE = str.maketrans(
+    "\u0130\u0131\u017f\u1e9b\ufb05"  # Latin
+    "\u00b5\u03a3\u03c2\u03d0\u03d1\u03d5\u03d6\u03f0\u03f1\u03f5\u0345\u1fbe\u1fd3\u1fe3"  # Greek
+    "\u1c80\u1c81\u1c82\u1c83\u1c84\u1c85\u1c86\u1c87\u1c88",  # Cyrillic
+    "iis\u1e61\ufb06"
+    "\u03bc\u03c3\u03c3\u03b2\u03b8\u03c6\u03c0\u03ba\u03c1\u03b5\u03b9\u03b9\u0390\u03b0"
+    "\u0432\u0434\u043e\u0441\u0442\u0442\u044a\u0463\ua64b",
+)
+"""The letters that a regular expression that ignores case takes for others, and `lower` does not.
+
+The capital sigma is among them as `lower` makes another letter of it at the end of a word.
+"""
 _OF_ONE_WORD = frozenset({"basic", "bearer", "token"})
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
