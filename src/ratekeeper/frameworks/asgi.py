@@ -80,6 +80,9 @@ class RateLimitMiddleware:
             refusal = error
             if exchange.ended:
                 raise
+        except Exception:
+            await exchange.failed()
+            raise
         finally:
             CURRENT.reset(token)
             if exchange.inbox is not None:

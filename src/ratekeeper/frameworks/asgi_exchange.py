@@ -137,6 +137,13 @@ class AnsweredExchange(ScopeExchange):
         await self._send(self._told(start))
         await self._send(body)
 
+    async def failed(self) -> None:
+        """Charge the rules that were left out, if another endpoint has failed. A refusal takes the place of a 500."""
+        if self.left_out and not self.ended and self.strayed():
+            self.replaced = await self.limiter.charge_left_out_async(self)
+            if self.replaced is not None:
+                await self.send_refusal(self.replaced)
+
     def _send_of_rejection(self, message: Message) -> Awaitable[None]:
         return (self._send_told if message["type"] in _STARTS else self._send)(message)
 
