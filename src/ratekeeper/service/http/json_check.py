@@ -26,7 +26,7 @@ def parse_checks(body: bytes, known: Collection[str] | None = None) -> CheckRequ
     rule would look at it, though the program means one.
     """
     try:
-        asked = json.loads(body)
+        asked = _decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"the body is not JSON ({error}): send {_SHAPE}") from None
     if not isinstance(asked, list):
@@ -34,6 +34,19 @@ def parse_checks(body: bytes, known: Collection[str] | None = None) -> CheckRequ
     if not 1 <= len(asked) <= MOST_QUESTIONS:
         raise BadRequestError(f"a list must have 1 to {MOST_QUESTIONS} questions, not {len(asked):,}")
     return [_parsed_of_list(number, one, known) for number, one in enumerate(asked, 1)]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Raise `BadRequestError` if it has a key twice: programs differ in which value they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise BadRequestError(f"the key {repeated[:40]!r} is there twice")
+    return found
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_once).decode
 
 
 def _parsed_of_list(number: int, asked: object, known: Collection[str] | None) -> CheckRequest:
