@@ -257,3 +257,12 @@ def test_a_store_that_is_away_is_a_503_and_nothing_passes(gateway: str, tmp_path
         assert httpx.get(f"{site.service}/readyz").status_code == 503
         assert httpx.get(f"{site.service}/healthz").status_code == 200
         assert not site.backend.seen
+
+
+def test_no_number_of_header_lines_passes_or_ends_a_gateway_that_fails_open(tmp_path: Path) -> None:
+    rule = '[[rules]]\nname = "r"\nmatch = { path = "/a" }\nkey = ["client"]\nlimit = "1/hour"'
+    with limited_site("haproxy", rule, tmp_path, fail_open=True) as site:
+        assert site.ask("/a").status_code == 200
+        statuses = {site.ask("/a", *[(f"X-{n}", "a") for n in range(lines)]).status_code for lines in range(80, 105)}
+        assert statuses == {429, 431, 400}
+        assert site.ask("/a").status_code == 429

@@ -1,6 +1,8 @@
 -- HAProxy asks ratekeeper about each request, and answers a refused one itself: see docs/gateways.md.
 -- While the service does not answer, requests pass with the argument `open`, and are a 503 with `closed`.
 local not_asked = { connection = true, upgrade = true, ["content-length"] = true, ["transfer-encoding"] = true }
+-- HAProxy's HTTP client has room for 101 header lines (tune.http.maxhdr), and HAProxy 2.6 crashes at more.
+local most_lines = 90
 local handed_back = { "retry-after", "ratelimit", "ratelimit-policy", "content-type" }
 
 local function note(txn, variable, values)
@@ -8,13 +10,15 @@ local function note(txn, variable, values)
 end
 
 core.register_action("ratekeeper", { "http-req" }, function(txn, when_down)
-    local headers = {}
+    local headers, lines = {}, 0
     for name, values in pairs(txn.http:req_get_headers()) do
         if not not_asked[name] then
             headers[name] = {}
             for i = 0, #values do table.insert(headers[name], values[i]) end
+            lines = lines + #headers[name]
         end
     end
+    if lines > most_lines then txn:done(txn:reply{ status = 431 }) end
     headers["x-forwarded-method"] = { txn.sf:method() }
     headers["x-forwarded-uri"] = { txn.sf:url() }
     headers["x-forwarded-for"] = { txn.sf:src() }
