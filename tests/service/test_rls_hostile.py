@@ -210,7 +210,7 @@ def test_half_sent_messages_of_many_calls_are_bounded() -> None:
 
     assert grown(attack) < MOST_MEMORY
     refused = [answer for answer in client.answers.values() if answer.status == 8]
-    assert len(refused) == 60 - 262_144 // 20_005
+    assert len(refused) == 60 - 1_048_576 // 20_005
     assert not is_over(client)
 
 

@@ -83,8 +83,8 @@ def test_a_message_may_end_with_trailers() -> None:
     (b"\x01" + framed(ALICE)[1:], 3, "marked as compressed"),
     (b"\x07" + framed(ALICE)[1:], 3, "marked as compressed"),
     (framed(b"\x0a\x09abc"), 3, "truncated"),
-    (framed(b"x" * 32_769), 8, "at most 32768 bytes"),
-    (b"\0\xff\xff\xff\xff" + b"x" * 40_000, 8, "at most 32768 bytes"),
+    (framed(b"x" * 131_073), 8, "at most 131072 bytes"),
+    (b"\0\xff\xff\xff\xff" + b"x" * 140_000, 8, "at most 131072 bytes"),
 ])  # fmt: skip
 def test_a_body_that_is_not_one_message_has_its_status(body: bytes, status: int, text: str) -> None:
     client = MemoryClient(core())

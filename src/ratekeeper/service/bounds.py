@@ -29,7 +29,8 @@ class Bounds:
     pause, body_time    the longest pause within a request's body, and the longest time for all of it
     write_time    that a client may leave an answer unread
     calls         gRPC calls of one connection at a time
-    message_bytes, unread_bytes    of a gRPC message, and of all half-sent ones of a connection
+    message_bytes, unread_bytes    of a gRPC message, and of all half-sent ones of a connection. Envoy lets requests
+                  pass beyond that, and takes 60 KiB of headers, which may be in two descriptors
     resets        gRPC calls of one connection that may be given up in a second
     call_idle_time    that a gRPC connection is kept without a call: a gateway's first call after a new one may be late
     ended_time    that the next answer may take when the client has ended its side of the connection
@@ -47,8 +48,8 @@ class Bounds:
     body_time: float = 30
     write_time: float = 30
     calls: int = 256
-    message_bytes: int = 32_768
-    unread_bytes: int = 262_144
+    message_bytes: int = 131_072
+    unread_bytes: int = 1_048_576
     resets: int = 1_000
     call_idle_time: float = 3600
     ended_time: float = 2

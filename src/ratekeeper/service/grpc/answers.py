@@ -10,13 +10,13 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from ratekeeper.decision import RuleDecision
-from ratekeeper.errors import RatekeeperError, StoreUnavailable
+from ratekeeper.errors import BadRequestError, CostError, RatekeeperError, StoreUnavailable
 from ratekeeper.http.headers import keep, policy_name
-from ratekeeper.http.responses import problem
+from ratekeeper.http.responses import problem, response_to
 from ratekeeper.limits import Limit
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.service.envoy.model import SECONDS_OF_UNIT
-from ratekeeper.service.grpc.codec import OK, OVER_LIMIT, Status, rate_limit
+from ratekeeper.service.grpc.codec import OK, OVER_LIMIT, Status, rate_limit, write_response
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, UNAVAILABLE, CallError
 
 UNKNOWN_UNIT = 0
@@ -104,6 +104,18 @@ def _refusal_parts(decision: PolicyDecision) -> RefusalParts:
 @lru_cache(maxsize=64)
 def _lines(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode()) for name, value in headers]
+
+
+def refused_or_error(error: RatekeeperError, descriptors: int) -> bytes:
+    """Return the answer to a client's request that is wrong in itself. Raise `CallError` for another error.
+
+    It is refused: at an error Envoy lets the request pass, unless `failure_mode_deny` is true, and the client could
+    choose that by a path that is too long.
+    """
+    if not isinstance(error, BadRequestError | CostError):
+        raise call_error(error)
+    response = response_to(error)
+    return write_response([Status(OVER_LIMIT)] * descriptors, _lines(tuple(response.headers)), response.body)
 
 
 def call_error(error: RatekeeperError) -> CallError:

@@ -16,7 +16,7 @@ from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.http.header_styles import styled_lines
 from ratekeeper.http.headers import keep, rate_limit_lines
 from ratekeeper.service.core import Core
-from ratekeeper.service.grpc.answers import call_error, refusal_parts, status_of, together
+from ratekeeper.service.grpc.answers import refusal_parts, refused_or_error, status_of, together
 from ratekeeper.service.grpc.call import Answer, Call
 from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest, write_response
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, CallError
@@ -68,10 +68,10 @@ class CallExchange(ProgramExchange):
     def __init__(self, core: Core, asked: CheckRequest, call: Call, question: Question) -> None:
         super().__init__(core.limiter, asked)
         self._call = call
-        self._question = question
+        self.question = question
 
     def read(self, reader: AttributeReader) -> dict[str, str]:
-        return self._question.spelled(reader)
+        return self.question.spelled(reader)
 
     def hung_up(self) -> Coroutine[Any, Any, None]:
         return self._call.given_up()
@@ -147,7 +147,7 @@ async def _later(exchange: CallExchange, charging: Coroutine[Any, Any, Ratekeepe
 
 def _response(exchange: CallExchange, refusal: RatekeeperError | None) -> bytes:
     if refusal is not None and not isinstance(refusal, RateLimitExceeded):
-        raise call_error(refusal)
+        return refused_or_error(refusal, len(exchange.question.asked))
     decisions = exchange.decisions
     decision = together(decisions)
     styles = exchange.limiter.styles
