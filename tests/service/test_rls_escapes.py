@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from rls_messages import RateLimitResponse, rls_request
 from test_rls_policy import Service
 
 from ratekeeper.service.grpc.codec import OK, OVER_LIMIT
@@ -46,3 +47,13 @@ def test_a_client_over_its_limit_is_refused_whatever_it_sends(changed: dict[str,
         assert answer.overall_code == OVER_LIMIT
         assert [one.code for one in answer.statuses][-1] == OVER_LIMIT
         assert b'"status"' in answer.raw_body
+
+
+def test_a_header_that_is_not_utf8_is_read_as_latin_1() -> None:
+    service = Service(POLICY)
+    asked = rls_request("d", ENTRIES | {"api_key": "secret"}).SerializeToString()
+    for value in (b"secret", b"\xe9cret\xff"):
+        answer = service.client.call(asked.replace(b"secret", value))
+        assert answer.status == 0
+    assert RateLimitResponse.FromString(answer.messages[5:]).overall_code == OVER_LIMIT
+    assert service.ask({"one": "é"}).overall_code == OK
