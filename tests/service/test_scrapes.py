@@ -77,6 +77,7 @@ def ask_by_grpc(service: Running, user: str) -> None:
 
 def test_one_scrape_is_the_sum_over_workers_and_protocols(policy: Path) -> None:
     with running(policy, *ANY) as service:
+        poll(lambda: scraped(service)["processes",] == 2)
         for _ in range(12):
             service.check("alice")
         for _ in range(2):

@@ -136,8 +136,10 @@ class BaseWaitQueue:
         """Let all leave whose turn has come, and tell the next: they do not. Returns the time, on the buckets' axis."""
         local = self._local()
         now = local + waitlist.lead
-        for waiter in waitlist.let_go(now):
-            waiter.tell(local)
+        left = waitlist.let_go(now)
+        if any(waiter.leaves_at > local for waiter in left):  # else all wake by themselves, in order
+            for waiter in left:
+                waiter.tell(min(local, waiter.leaves_at - 1))
         self._tell_first(waitlist)
         return now
 
@@ -218,8 +220,7 @@ class BaseWaitQueue:
             refused = await self._decide(one.charges, commit=False)
             return None if one.passes(refused) else refused
         ranges = due.each(decisions, range_of)
-        place = self._section(partial(self._enter, one, decisions, ranges, delay))
-        if place is not None:
+        if (place := self._section(partial(self._enter, one, decisions, ranges, delay))) is not None:
             return one.granted(decisions, place)
         await self._take_back(self._section(lambda: self._list_for(one, self._lead())), ranges)
         return None
@@ -251,8 +252,7 @@ class BaseWaitQueue:
 
     def _lead(self) -> int:
         """Return how far the store's clock is ahead of this process's."""
-        local = self._local()
-        return self._clock.ticks() - local if self._local != self._clock.ticks else 0
+        return self._clock.ticks() - self._local() if self._local != self._clock.ticks else 0
 
     def _sweep(self) -> None:
         """Forget the list that was looked at longest ago, if it is of no more use."""
