@@ -59,9 +59,10 @@ class BaseWaitQueue:
 
     def leave(self, waiter: Waiter) -> bool:
         """Return whether the waiter's turn has come, and it has left. Else it is told when to look again."""
-        if waiter.waitlist is None or waiter.place is not None:  # as for most: the first of those due lets all go
+        waitlist = waiter.waitlist
+        if waitlist is None or waiter.place is not None:  # as for most: the first of those due lets all go
             return True
-        return waiter.leaves_at <= self._local() and self._section(lambda: self._leave(waiter))
+        return waiter.leaves_at <= self._local() and self._section(lambda: self._leave(waiter, waitlist))
 
     def watch(self, waiter: Waiter) -> None:
         """Tell a waiter its turn from now on: somebody waits for it."""
@@ -123,9 +124,7 @@ class BaseWaitQueue:
             self._unsettled.setdefault(waitlist)
             self._tell_first(waitlist)
 
-    def _leave(self, waiter: Waiter) -> bool:
-        waitlist = waiter.waitlist
-        assert waitlist is not None
+    def _leave(self, waiter: Waiter, waitlist: Waitlist) -> bool:
         now = self._let_go(waitlist)
         if waiter.place is None and (first := waitlist.next_turn()) is not None:  # it was woken for one that has left
             waiter.leaves_at = max(waiter.leaves_at, first[1] - waitlist.lead)
@@ -139,7 +138,8 @@ class BaseWaitQueue:
         left = waitlist.let_go(now)
         if any(waiter.leaves_at > local for waiter in left):  # else all wake by themselves, in order
             for waiter in left:
-                waiter.tell(min(local, waiter.leaves_at - 1))
+                waiter.leaves_at = min(waiter.leaves_at, local)
+                waiter.wake()
         self._tell_first(waitlist)
         return now
 
