@@ -118,6 +118,25 @@ def test_a_key_takes_the_first_reading() -> None:
     assert type(keyed.plan(path("/a", "/b/../a")).charges[0].key) is str
 
 
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_a_key_takes_the_first_reading_that_the_rule_is_for(matcher: Callable[[Program], Matcher]) -> None:
+    """Else a client would choose its bucket by another reading: //r1/login, //r2/login and so on."""
+    rule = Rule("r", BUCKET, match={"path": ("/login", "/api/*")}, key=("user", "path"))
+    compiled = CompiledPolicy(Policy((rule,)), matcher=matcher)
+    for asked, meant in (
+        (path("/r1/login", "//r1/login", "/login"), "/login"),
+        (path("/r2\\..\\login", "/login", "/r2/../login"), "/login"),
+        (path("/r1/api/x", "//r1/api/x", "/api/x", "/api/y"), "/api/x"),
+        (path("/login", "/login/"), "/login"),
+    ):
+        charges = compiled.plan({"user": "u", **asked}).charges
+        assert charges == compiled.plan({"user": "u", "path": meant}).charges
+        assert charges == compiled.explain({"user": "u", **asked}).charges
+        [bucket] = compiled.buckets({"user": "u", **asked}).charges
+        assert bucket.key == charges[0].key
+        assert f"path={meant}" in str(compiled.explain({"user": "u", **asked}).explanations[0].bucket)
+
+
 @pytest.mark.parametrize("pattern", ["/login", "/login/"])
 @pytest.mark.parametrize("request_path", [path("/login"), path("/login", "/login/")])
 def test_a_slash_at_the_end_of_a_path_leaves_no_rule_and_no_override(

@@ -23,32 +23,36 @@ static bool append(rk_found *found, const char *bytes, size_t length)
     return true;
 }
 
-bool rk_append_bucket(PyObject *rule, rk_found *found)
+static bool append_value(rk_found *found, PyObject *value)
+{
+    char digits[24], *first = digits + sizeof digits;
+    rk_text text;
+    if (!rk_read_key(value, &text))
+        return false;
+    *--first = ':';
+    size_t length = (size_t)PyUnicode_GET_LENGTH(value);
+    do
+        *--first = (char)('0' + length % 10);
+    while (length /= 10);
+    bool done = append(found, first, (size_t)(digits + sizeof digits - first)) &&
+                append(found, text.bytes, (size_t)text.length);
+    Py_XDECREF(text.owner);
+    return done;
+}
+
+bool rk_append_bucket(const rk_matcher_object *self, PyObject *rule, rk_found *found)
 {
     PyObject *slots = RK_AT(rule, RULE_SLOTS);
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(slots); i++) {
-        PyObject *value = found->values[rk_number_at(slots, i)];
-        char digits[24], *first = digits + sizeof digits;
-        rk_text text;
-        if (!value) {
-            if (!append(found, "-", 1))
-                return false;
-            continue;
-        }
-        if (!rk_read_key(value, &text))
+    bool done = true;
+    for (Py_ssize_t i = 0; done && i < PyTuple_GET_SIZE(slots); i++) {
+        Py_ssize_t slot = rk_number_at(slots, i);
+        PyObject *value = found->values[slot], *keyed = NULL;
+        if (value && !(keyed = rk_keyed(self, RK_AT(rule, RULE_TESTS), slot, value)))
             return false;
-        *--first = ':';
-        size_t length = (size_t)PyUnicode_GET_LENGTH(value);
-        do
-            *--first = (char)('0' + length % 10);
-        while (length /= 10);
-        bool done = append(found, first, (size_t)(digits + sizeof digits - first)) &&
-                    append(found, text.bytes, (size_t)text.length);
-        Py_XDECREF(text.owner);
-        if (!done)
-            return false;
+        done = keyed ? append_value(found, keyed) : append(found, "-", 1);
+        Py_XDECREF(keyed);
     }
-    return true;
+    return done;
 }
 
 bool rk_read_own_cost(PyObject *rule, PyObject *const *values, int64_t *cost)

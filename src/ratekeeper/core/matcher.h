@@ -47,6 +47,9 @@ typedef struct {
 
 /* Whether each test accepts a reading of its attribute, or all readings if `each`. A missing attribute matches nothing. */
 int rk_fit(const rk_matcher_object *self, PyObject *tests, PyObject *const *values, bool each);
+
+/* The value of a slot as a key takes it: of several readings, the first that the test of the slot accepts. A new reference. */
+PyObject *rk_keyed(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *value);
 int rk_is_exempt(const rk_matcher_object *self, PyObject *exempt, PyObject *const *values);
 
 /* Set `*place`, RK_NONE_YET at first, to the override that counts, -1 if none does: of all readings, the strictest. `k`
@@ -68,7 +71,7 @@ static inline bool rk_has_readings(const rk_matcher_object *self, PyObject *valu
 /* buckets.c: each returns false with a Python error set. */
 
 /* Append the key of a rule's bucket to the bytes: for each attribute its length and its value. */
-bool rk_append_bucket(PyObject *rule, rk_found *found);
+bool rk_append_bucket(const rk_matcher_object *self, PyObject *rule, rk_found *found);
 
 /* The tokens of a rule's own cost. A cost that does not fit 64 bits is as good as infinite. */
 bool rk_read_own_cost(PyObject *rule, PyObject *const *values, int64_t *cost);

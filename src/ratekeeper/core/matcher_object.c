@@ -127,7 +127,7 @@ static int add_rule(const rk_matcher_object *self, Py_ssize_t place, rk_found *f
     if (limit == RK_NONE_YET && rk_find_override(self, overrides, found->values, 0, &limit) < 0)
         return -1;
     *match = (rk_match){.rule = place, .limit = limit, .begin = found->length};
-    if (!rk_append_bucket(rule, found) || !rk_read_own_cost(rule, found->values, &match->cost))
+    if (!rk_append_bucket(self, rule, found) || !rk_read_own_cost(rule, found->values, &match->cost))
         return -1;
     match->end = found->length;
     found->count++;

@@ -174,6 +174,25 @@ int rk_fit(const rk_matcher_object *self, PyObject *tests, PyObject *const *valu
     return result;
 }
 
+PyObject *rk_keyed(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *value)
+{
+    PyObject *test = NULL, *all = NULL, *chosen = value;
+    if (!rk_has_readings(self, value))
+        return Py_NewRef(value);
+    for (Py_ssize_t i = 0; !test && i < PyTuple_GET_SIZE(tests); i++)
+        if (rk_number_at(RK_AT(tests, i), TEST_SLOT) == slot)
+            test = RK_AT(tests, i);
+    if (test && !(all = readings_of(value)))
+        return NULL;
+    int result = 0;
+    for (Py_ssize_t r = 0; all && !result && r < PyTuple_GET_SIZE(all); r++)
+        if ((result = accepts(test, RK_AT(all, r))))
+            chosen = RK_AT(all, r);
+    Py_XINCREF(result < 0 ? NULL : chosen);
+    Py_XDECREF(all);
+    return result < 0 ? NULL : chosen;
+}
+
 /* ---- exemptions and overrides ---- */
 
 typedef struct {

@@ -61,8 +61,7 @@ class PythonMatcher:
                 if rule.refuses_without_key:
                     return lacking
                 continue
-            own = rule.rule
-            matches.append(_new(Match, (place, rule.limit_place(seen), own.bucket(seen), own.cost_of(seen))))
+            matches.append(_new(Match, (place, rule.limit_place(seen), rule.bucket(seen), rule.rule.cost_of(seen))))
         return matches
 
 
@@ -214,10 +213,12 @@ class CompiledPolicy:
                 continue
             for number, limit in enumerate(limits[place]):
                 own_cost = rule.rule.cost_of(seen)
-                charge = rule.charge_of(limit, number, rule.rule.bucket(seen), own_cost * cost, None)
+                charge = rule.charge_of(limit, number, rule.bucket(seen), own_cost * cost, None)
                 refusing = refused(charge) if limit.refuses_all else None
                 charges += [charge] if refusing is None else []
-                explanations.append(RuleExplanation(rule.rule, None, self.bucket_name(rule.rule, seen), refusing))
+                explanations.append(
+                    RuleExplanation(rule.rule, None, self.bucket_name(rule.rule, rule.keyed(seen)), refusing)
+                )
         return ExplanationPlan(explanations, charges)
 
     def buckets(self, attributes: Mapping[str, str], known: Known = NOTHING) -> Plan:
@@ -230,13 +231,13 @@ class CompiledPolicy:
             for number, limit in enumerate(limits):
                 rules.append(rule.rule)
                 places.append(number)
-                charges.append(rule.charge_of_one(limit, number, rule.rule.bucket(seen)))
+                charges.append(rule.charge_of_one(limit, number, rule.bucket(seen)))
         return Plan(rules, charges, None, NONE_KNOWN, places)
 
     def _limits_by_rule(self, seen: Mapping[str, str], known: Known) -> dict[int, tuple[Limit, ...]]:
         """Return the limits of each rule that charges a request, by the rule's place."""
         matches = [
-            _new(Match, (place, rule.limit_place(seen), rule.rule.bucket(seen), 1))
+            _new(Match, (place, rule.limit_place(seen), rule.bucket(seen), 1))
             for place, rule in enumerate(self.rules)
             if rule.why_not_charged(seen) is None
         ]
@@ -270,4 +271,4 @@ class CompiledPolicy:
 
 
 def _values(rule: CompiledRule, seen: Mapping[str, str]) -> Values:
-    return [seen.get(name) for name in rule.rule.key]
+    return [*map(rule.keyed(seen).get, rule.rule.key)]

@@ -158,6 +158,20 @@ class CompiledRule(NamedTuple):
         """Return whether the rule is for a request."""
         return not self.tests or any_reading_fits(self.tests, seen)
 
+    def bucket(self, seen: Mapping[str, str]) -> str:
+        """Return the key of the bucket of a request that the rule is for."""
+        return self.rule.bucket(self.keyed(seen))
+
+    def keyed(self, seen: Mapping[str, str]) -> Mapping[str, str]:
+        """Return a request's attributes as the key takes them: of several readings, the first that the rule is for.
+
+        So another reading, which the client chooses, names no other bucket.
+        """
+        several = [test for test in self.tests if isinstance(seen.get(test.name), Readings)]
+        if not several:
+            return seen
+        return {**seen, **{test.name: next(filter(test.accepts, readings_of(seen[test.name]))) for test in several}}
+
     def lacking(self, seen: Mapping[str, str]) -> str | None:
         """Return the first missing attribute of the key that keeps the rule from charging a request, or None."""
         if MISSING[self.missing] != "shared":
@@ -190,7 +204,7 @@ class CompiledRule(NamedTuple):
 
     def charge(self, seen: Mapping[str, str], cost: int, timeout: float | None = None) -> Charge:
         """Return the charge of a request that takes `cost` times the rule's own. See `charge_at`."""
-        return self.charge_at(self.limit_place(seen), self.rule.bucket(seen), self.rule.cost_of(seen), cost, timeout)
+        return self.charge_at(self.limit_place(seen), self.bucket(seen), self.rule.cost_of(seen), cost, timeout)
 
     def charge_at(self, place: int, key: str, own_cost: int, cost: int, timeout: float | None) -> Charge:
         """Return the charge of `own_cost * cost` tokens on a bucket with the limit at `place`.

@@ -54,8 +54,8 @@ _ESCAPE = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 class Readings(str):
     """A value that can be read in more than one way, such as a path with `..` in it.
 
-    As a string it is the reading that a key takes. `all` has all readings, that one first. A rule matches if any
-    reading does, an exemption only if each does.
+    As a string it is the first reading. `all` has all readings, that one first. A rule matches if any reading does, an
+    exemption only if each does. A key takes the first reading that the rule matches.
     """
 
     __slots__ = ("all",)
