@@ -9,6 +9,8 @@ DEMO ?= --demo
 PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md CODE_OF_CONDUCT.md benchmarks examples tests Makefile .ci/run pyproject.toml setup.py
 # The caller's environment must not choose another library or core than the installed one, nor have each process compile it anew.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
+# To compile all that is installed takes longer than to install it. Python compiles the part that is imported, once.
+export PIP_NO_COMPILE := 1
 
 .PHONY: run help test check format docs coverage bench mutants test-c dist clean
 
