@@ -104,7 +104,12 @@ def test_hostile_bytes_are_an_error_or_a_message_that_protobuf_reads_alike(
         read = codec.read_request(cut)
     except WireFormatError:
         return
-    assert read == _ours(real.RateLimitRequest.FromString(cut))
+    try:
+        told = real.RateLimitRequest.FromString(cut)
+    except DecodeError:  # an entry's value that is not UTF-8 is no error here: Envoy would let its request pass
+        assert any(not value.isascii() for one in read.descriptors for _, value in one.entries)
+    else:
+        assert read == _ours(told)
 
 
 @given(st.binary(max_size=200))
