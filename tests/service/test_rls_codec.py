@@ -106,7 +106,7 @@ def test_hostile_bytes_are_an_error_or_a_message_that_protobuf_reads_alike(
         return
     try:
         told = real.RateLimitRequest.FromString(cut)
-    except DecodeError:  # an entry's value that is not UTF-8 is no error here: Envoy would let its request pass
+    except DecodeError:  # an entry's value that is not UTF-8 is read here: at an error Envoy would let its request pass
         assert any(not value.isascii() for one in read.descriptors for _, value in one.entries)
     else:
         assert read == _ours(told)
