@@ -1,14 +1,13 @@
 """The operations on the buckets of one request: explain it, see them, and change them by hand, as a keeper's verbs do.
 
-They know no HTTP. Keys are shown as they are: an admin asks. Each looks for pauses first, as another process may have
-begun or ended one a moment ago.
+They know no HTTP. Keys are shown as they are: an admin asks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, wraps
 from math import inf
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from ratekeeper.policy.plan import RuleExplanation
 from ratekeeper.policy.reports import explanation_report, limit_report, rule_of, usage_report
 from ratekeeper.policy.support import chosen, usage_of
 from ratekeeper.service.admin.fields import Field, is_names, is_positive, is_strings, is_whole
-from ratekeeper.service.admin.operation import Given, Operation, Report
+from ratekeeper.service.admin.operation import Given, Operation, Report, Run
 from ratekeeper.service.admin.times import TIMES, end_of
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import decide_async
@@ -36,7 +35,6 @@ class _Bucket(NamedTuple):
 
 async def explain(core: Core, given: Given) -> Report:
     """Return each rule's view of a request, with its bucket, and the decision that it would meet. Nothing changes."""
-    await core.pauses.look()
     keeper, attributes, cost = core.policy.keeper, given["attributes"], given.get("cost", 1)
     compiled, store = keeper.compiled, core.store
     explanations = await keeper.explain(attributes, cost)
@@ -111,7 +109,6 @@ async def grant(core: Core, given: Given) -> Report:
 
 async def block(core: Core, given: Given) -> Report:
     """Refuse all requests of a bucket until a time."""
-    await core.pauses.look()
     keeper, attributes, names, end = core.policy.keeper, given["attributes"], given.get("rule"), end_of(given)
     if names is None:
         plan = await looked_up(partial(keeper.compiled.buckets, attributes))
@@ -141,7 +138,6 @@ def _listed(names: Any) -> list[str]:
 
 async def _state(core: Core, attributes: Mapping[str, str], given: Given) -> Report:
     """Return how the buckets of a request are now: those of the rules that were named, or all."""
-    await core.pauses.look()
     policy, names = core.policy.keeper.policy, given.get("rule")
     buckets = await _buckets(core, attributes)
     if names is not None:
@@ -196,7 +192,19 @@ _COST = Field(is_whole, "a whole number of tokens, 0 or more")
 _RULE = Field(is_names, "the name of a rule, or a list of 1 to 100 names")
 _OF_A_REQUEST = {"attributes": _ATTRIBUTES, "rule": _RULE}
 
-OPERATIONS = {
+
+def _after_a_look(run: Run) -> Run:
+    """Return an operation that looks for pauses first: another process may have begun or ended one a moment ago."""
+
+    @wraps(run)
+    async def looked(core: Core, given: Given) -> Report:
+        await core.pauses.look()
+        return await run(core, given)
+
+    return looked
+
+
+_OPERATIONS = {
     "explain": Operation(explain, {"attributes": _ATTRIBUTES, "cost": _COST}),
     "usage": Operation(usage, _OF_A_REQUEST),
     "reset": Operation(reset, _OF_A_REQUEST, changes=True),
@@ -207,3 +215,5 @@ OPERATIONS = {
     "block": Operation(block, {**_OF_A_REQUEST, **TIMES}, changes=True),
     "unblock": Operation(unblock, _OF_A_REQUEST, changes=True),
 }
+
+OPERATIONS = {name: one._replace(run=_after_a_look(one.run)) for name, one in _OPERATIONS.items()}
