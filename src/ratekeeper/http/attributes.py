@@ -160,10 +160,9 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
     if isinstance(source, ClientIP):
         return partial(_client_of, source)
     if isinstance(source, HeaderSource):
-        if source.is_host:
-            return partial(_host_of, source)
         is_authorization = source.name == _AUTHORIZATION
-        return partial(_credentials_of, source) if is_authorization else methodcaller("header", source.name)
+        read = _authorization_of if is_authorization else methodcaller("header", source.name)
+        return partial(_spelled_of, source, read) if is_authorization or source.is_host else read
     if isinstance(source, BearerSource):
         return _bearer_of
     return partial(_cookie_of, source) if isinstance(source, CookieSource) else None
@@ -184,13 +183,8 @@ def _client_of(source: ClientIP, request: RequestLike) -> str:
     return client_address(forwarded_for, request.peer, source)
 
 
-def _host_of(source: HeaderSource, request: RequestLike) -> str | None:
-    value = request.header(source.name)
-    return source.spelled(value) if value else None
-
-
-def _credentials_of(source: HeaderSource, request: RequestLike) -> str | None:
-    value = _authorization_of(request)
+def _spelled_of(source: HeaderSource, read: Callable[[RequestLike], str | None], request: RequestLike) -> str | None:
+    value = read(request)
     return source.spelled(value) if value else None
 
 
