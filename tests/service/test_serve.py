@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -59,7 +60,8 @@ def asking(service: Running, count: int) -> list[RawClient]:
 def kill_workers(service: Running) -> set[int]:
     killed = service.workers()
     for pid in killed:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it began after its table was spoilt, and has ended by itself
+            os.kill(pid, signal.SIGKILL)
     return killed
 
 

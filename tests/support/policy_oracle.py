@@ -94,6 +94,15 @@ def readings(request: Values) -> Iterator[dict[str, str]]:
         yield dict(zip(request, values, strict=True))
 
 
+def keyed(rule: Rule, request: Values) -> Values:
+    """Return a request as the rule's key takes it: each attribute by its first reading that the rule matches."""
+    firsts = {
+        name: next(value for value in readings_of(request[name]) if one_matches(name, globs, value))
+        for name, globs in rule.match.items()
+    }
+    return {**request, **firsts}
+
+
 def limit_for(rule: Rule, request: Values) -> Limit:
     """Return the limit of the first override that matches, else the rule's own; of several readings the strictest."""
 
@@ -131,6 +140,6 @@ def planned(policy: Policy, request: Values) -> tuple[list[tuple[str, str, Limit
             if rule.missing == "reject" and not rule.shadow:
                 return [], lacking
             continue
-        charged.append((rule.name, rule.bucket(seen), limit_for(rule, seen)))
+        charged.append((rule.name, rule.bucket(keyed(rule, seen)), limit_for(rule, seen)))
     shadows = {rule.name for rule in policy.rules if rule.shadow}
     return next(([it] for it in charged if it[2].refuses_all and it[0] not in shadows), charged), None
