@@ -282,7 +282,7 @@ def test_with_limits_charged_at_admission_the_oracle_finds_a_broken_limit(monkey
 
 
 def test_with_spare_ranges_that_nobody_takes_turns_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Waitlist, "take_spare", lambda *_: None)
+    monkeypatch.setattr(Waitlist, "by_leaving", False)
     fleet = Fleet(2, (LeakyBucket(1000, 10),))
     callers(fleet, seconds=60, each=20, patience=0.3)
     assert len(fleet.left) < 0.95 * 600 or fleet.limiters[0].peek("key", 0).debt_ticks > TICKS_PER_SECOND

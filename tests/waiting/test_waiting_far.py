@@ -81,3 +81,29 @@ def test_callers_with_little_patience_use_every_turn_though_questions_travel(
     begin, end = 1004 * TICKS_PER_SECOND, (1000 + SECONDS) * TICKS_PER_SECOND
     used = sum(begin < departure.turn <= end for process in left for departure in process)
     assert used >= 0.95 * RATE * (SECONDS - 4)
+
+
+def test_what_a_newcomer_leaves_unused_is_given_back_though_another_gave_up_while_its_question_travelled() -> None:
+    """The store was asked for it only while the newcomer's charge lay behind, and so had the end of the axis."""
+    loop = VirtualLoop()
+    table = MemoryStore(1000, clock=LoopClock(loop))
+    far = AsyncLimiter(LeakyBucket(1000, 1), store=FarStore(table, 0.2, Random(1)), name="it")
+
+    async def run() -> tuple[float, float]:
+        begin = loop.time()
+        assert await far.acquire("k")
+        leaver = asyncio.create_task(far.acquire("k"))
+        await asyncio.sleep(0.5)
+        newcomer = asyncio.create_task(far.acquire("k"))
+        await asyncio.sleep(0.01)  # its question is on the way
+        leaver.cancel()
+        await asyncio.sleep(0.4)
+        other_process = AsyncLimiter(LeakyBucket(1000, 1), store=AsyncMemoryStore(table), name="it")
+        next_turn = loop.time() + (await other_process.peek("k")).delay
+        await newcomer
+        return loop.time() - begin, next_turn - begin
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        left, next_turn = runner.run(run())
+    assert left < 1.2
+    assert next_turn == pytest.approx(2.1, abs=0.1), "the turn behind the newcomer's, not the one after it"

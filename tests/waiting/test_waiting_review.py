@@ -74,7 +74,7 @@ leak_rate = 5
 def test_an_answer_that_travelled_long_gives_nobody_a_turn_that_has_passed() -> None:
     """Ranges that lay spare meanwhile are void: with them a late caller would leave at once, right before the next."""
     needs = (Need(increment=24, burst=24),)
-    waitlist = Waitlist((("scope", b"key"),), False)
+    waitlist = Waitlist((("scope", b"key"),), for_departure=False, lead=0)
     put(waitlist.spare[0], (75, 99))
     put(waitlist.spare[0], (147, 171))
     waiter, later = Waiter(bool), Waiter(bool)

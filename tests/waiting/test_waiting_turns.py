@@ -137,7 +137,7 @@ def test_a_reservation_that_is_entered_later_learns_that_it_has_moved_up() -> No
 
 
 def test_a_lookout_is_sought_once_among_many_for_whom_nobody_waits() -> None:
-    waitlist, needs = Waitlist((("scope", b"key"),), False), (Need(10, 10),)
+    waitlist, needs = Waitlist((("scope", b"key"),), for_departure=False, lead=0), (Need(10, 10),)
     waitlist._waiters = counted = Counted()  # type: ignore[assignment]
     waiters = [Waiter(bool, sleeps=number in (998, 999)) for number in range(1000)]
     for number, waiter in enumerate(waiters):
@@ -160,7 +160,7 @@ def test_a_lookout_is_sought_once_among_many_for_whom_nobody_waits() -> None:
 def test_an_answer_that_was_overtaken_by_few_looks_at_few() -> None:
     """It copied the whole list: at 100,000 waiters 7 ms for each answer."""
 
-    waitlist, needs = Waitlist((("scope", b"key"),), False), (Need(10, 10),)
+    waitlist, needs = Waitlist((("scope", b"key"),), for_departure=False, lead=0), (Need(10, 10),)
     waitlist._waiters = counted = Counted()  # type: ignore[assignment]
     waiters = [Waiter(bool) for _ in range(1000)]
     for number, waiter in enumerate(waiters):

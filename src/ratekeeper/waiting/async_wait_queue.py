@@ -68,6 +68,9 @@ class AsyncWaitQueue(BaseWaitQueue):
         The ranges that are left are taken back in the store soon, once for all that give up at a time.
         """
         self._give_up(waiter)
+        self._settle_soon()
+
+    def _settle_soon(self) -> None:
         if self._loop is None or self._loop.is_closed():  # nobody is left who could
             return
         if self._unsettled and (self._settling is None or self._settling.done()):
@@ -82,9 +85,12 @@ class AsyncWaitQueue(BaseWaitQueue):
 
     async def _join_in_turn(self, one: Joining) -> list[Decision]:
         if not (one.for_departure and one.may_wait):
-            return await self._join(one)
-        async with self._joining.setdefault(one.buckets, asyncio.Lock()):
-            return await self._join(one)
+            decisions = await self._join(one)
+        else:
+            async with self._joining.setdefault(one.buckets, asyncio.Lock()):
+                decisions = await self._join(one)
+        self._settle_soon()
+        return decisions
 
     def _undo(self, waiter: Waiter, charges: Sequence[Charge], joining: asyncio.Task[list[Decision]]) -> None:
         """Give back what one who is gone has been charged."""

@@ -9,8 +9,7 @@ same thread, and call a verb. Giving up is then done by the section at its end. 
 
 Several limits on one key are charged for the time at which the request leaves (`for_departure`). Otherwise many waiters
 of one limit would be charged to another while they wait, and then leave in a burst that the other does not allow.
-Limits on different keys (rules of a policy) are charged at admission: while one user waits, others must be able to use
-the tenant's bucket.
+Limits on different keys are charged at admission: while one user waits, others must be able to use a tenant's bucket.
 """
 
 from __future__ import annotations
@@ -97,8 +96,7 @@ class BaseWaitQueue:
         with self._lock:
             if self._busy:
                 raise RuntimeError(
-                    "a signal handler or __del__ interrupted this thread in the middle of a wait, and called a verb "
-                    "that may wait itself: use try_acquire there"
+                    "a signal handler or __del__ interrupted a wait of this thread, and may wait: use try_acquire there"
                 )
             self._busy = True
             try:
@@ -230,12 +228,13 @@ class BaseWaitQueue:
         self._sweep()
         now, local, lead = decisions[0].at_ticks, self._local(), self._lead()
         if any(decision.source != "exact" for decision in decisions):  # not the store's: never to be given back
-            waitlist = Waitlist((), False)
-            waitlist.lead = lead
+            waitlist = Waitlist((), False, lead)
             place: Place | None = waitlist.add_alone(one.waiter, now + delay)
         else:
             waitlist = self._list_for(one, lead)
             place = waitlist.add(one.waiter, one.needs, ranges, now, max(now, self._let_go(waitlist)))
+            if place is not one.waiter.charged:  # spare ranges came before, and its own are at the end of the axis
+                self._unsettled.setdefault(waitlist)
         if place is not None:
             one.waiter.waitlist = waitlist
             one.waiter.leaves_at = max(local, place.turn - waitlist.lead)
@@ -246,7 +245,7 @@ class BaseWaitQueue:
         """Return the waitlist of these buckets: another if the store's clock has been set, for its axis has moved."""
         waitlist = self._lists.get(one.buckets)
         if waitlist is None or abs(waitlist.lead - lead) >= TICKS_PER_SECOND:
-            waitlist = self._lists[one.buckets] = Waitlist(one.buckets, one.for_departure)
+            waitlist = self._lists[one.buckets] = Waitlist(one.buckets, one.for_departure, lead)
         waitlist.lead = lead
         return waitlist
 
@@ -287,7 +286,8 @@ class BaseWaitQueue:
             return
         kept = self._lists.setdefault(waitlist.buckets, waitlist)
         if abs(kept.lead - waitlist.lead) < TICKS_PER_SECOND:
-            kept.keep(left, self._let_go(kept))
+            if kept.keep(left, self._let_go(kept)):  # what they had is at the end of the axis
+                self._unsettled.setdefault(kept)
             self._tell_first(kept)
 
     def _last_spare(self, waitlist: Waitlist) -> list[Range | None]:

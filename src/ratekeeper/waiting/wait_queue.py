@@ -53,9 +53,13 @@ class WaitQueue(BaseWaitQueue):
         """Charge, and put the waiter into the list if it must wait. Return each charge's decision."""
         one = Joining.of(waiter, charges)
         if not (one.for_departure and one.may_wait):
-            return run_sync(self._join(one))
-        with self._joining[hash(one.buckets) % LOCKS]:
-            return run_sync(self._join(one))
+            decisions = run_sync(self._join(one))
+        else:
+            with self._joining[hash(one.buckets) % LOCKS]:
+                decisions = run_sync(self._join(one))
+        if self._unsettled:
+            self.settle()
+        return decisions
 
     def give_up(self, waiter: Waiter, later: Callable[[Callable[[], None]], object] | None = None) -> None:
         """Take out a waiter that will not use its turn: the waiters behind it move up.

@@ -17,7 +17,7 @@ step, or is done again by the next call (`_finish_leaving`). A waiter whose thre
 from __future__ import annotations
 
 from bisect import insort
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -62,15 +62,15 @@ class Waitlist:
         "_costs", "_gone", "_lookout", "_places", "_waiters", "buckets", "for_departure", "forgotten", "lead", "spare",
     )  # fmt: skip
 
-    def __init__(self, buckets: Buckets, for_departure: bool) -> None:
+    def __init__(self, buckets: Buckets, for_departure: bool, lead: int) -> None:
         self.buckets = buckets
         self.for_departure = for_departure
         self.forgotten = False  # its waiters are another process's, or a closed loop's: they give nothing up
-        self.lead = 0  # how far the axis is ahead of this process's clock
+        self.lead = lead  # how far the axis is ahead of this process's clock
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._lookout: Waiter | None = None  # somebody waits for it, unless it is gone; None: for nobody
         self._places: deque[Place] = deque()
-        self._costs: dict[tuple[Need, ...], int] = {}
+        self._costs: Counter[tuple[Need, ...]] = Counter()
         self._gone: set[Waiter] = set()  # gave up, but places are to be cut anew before they are taken out
         self.spare: list[Ranges] = [deque() for _ in buckets]
 
@@ -198,8 +198,9 @@ class Waitlist:
         if self._gone:
             self._cut_anew(now)
 
-    def keep(self, pieces: Sequence[Range | None], now: int) -> None:
-        """Have ranges spare that lie before others which were charged meanwhile. Waiters that have these move up."""
+    def keep(self, pieces: Sequence[Range | None], now: int) -> bool:
+        """Have ranges spare that lie before others which were charged meanwhile. Return whether waiters moved up."""
+        last = self._places[-1] if self._places else None
         for ranges, piece in zip(self.spare, pieces, strict=True):
             if piece is not None:
                 put(ranges, piece)
@@ -210,6 +211,7 @@ class Waitlist:
             while (found := fit(needs, self.spare, now, now, self.by_leaving)) and found.turn < self._places[-1].turn:
                 insort(self._places, take(found, self.spare), key=lambda place: place.turn)
                 self._spare_last()
+        return bool(self._places) and self._places[-1] != last
 
     def forget_spare(self, buckets: Container[tuple[str, bytes]]) -> None:
         """Own no spare ranges of these buckets any more."""
@@ -238,7 +240,7 @@ class Waitlist:
 
     def _append(self, waiter: Waiter, needs: tuple[Need, ...], place: Place) -> None:
         waiter.needs = needs
-        self._costs[needs] = self._costs.get(needs, 0) + 1
+        self._costs[needs] += 1
         self._places.append(place)
         self._waiters[waiter] = None
         if waiter.sleeps and self._lookout is None:
@@ -254,11 +256,9 @@ class Waitlist:
             self._waiters.move_to_end(other)
 
     def _forget_cost(self, waiter: Waiter) -> None:
-        left = self._costs.get(waiter.needs, 0) - 1
-        if left > 0:
-            self._costs[waiter.needs] = left
-        else:
-            self._costs.pop(waiter.needs, None)
+        self._costs[waiter.needs] -= 1
+        if self._costs[waiter.needs] <= 0:
+            del self._costs[waiter.needs]
 
     def _finish_leaving(self) -> None:
         """Take the first waiter out if it has been given its place. A place that nobody has is spare."""
@@ -293,8 +293,6 @@ class Waitlist:
         wanted = [(waiter.needs, place.turn) for waiter, place in kept]
         cut = cut_in_order(wanted, self._places, self.spare, now, self.by_leaving)
         places, spare = cut or (deque(place for _, place in kept), self.spare)
-        costs: dict[tuple[Need, ...], int] = {}
-        for waiter, _ in kept:
-            costs[waiter.needs] = costs.get(waiter.needs, 0) + 1
+        costs = Counter(waiter.needs for waiter, _ in kept)
         self._waiters = OrderedDict.fromkeys(waiter for waiter, _ in kept)
         self._places, self.spare, self._costs, self._gone = places, spare, costs, set()
