@@ -84,6 +84,24 @@ def test_sighup_reloads_at_once_and_logs_the_result(policy: Path, workers: str) 
             assert {service.quota() for _ in range(6)} == {quota}
 
 
+HANGS_UP = """\
+import os, signal, sys
+
+def hook(event, args, told=[]):
+    if event == "open" and str(args[0]).endswith("policy.toml") and not told:
+        told.append(os.kill(os.getpid(), signal.SIGHUP))
+
+sys.addaudithook(hook)
+"""
+
+
+@WORKERS
+def test_a_sighup_while_it_starts_does_not_end_it(policy: Path, tmp_path: Path, workers: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGS_UP)
+    with running(policy, "--workers", workers, env={"PYTHONPATH": str(tmp_path)}) as service:
+        assert service.check().status_code == 200
+
+
 def test_a_worker_that_is_replaced_goes_by_the_last_good_policy(policy: Path) -> None:
     with running(policy, "--workers", "2") as service:
         put(policy, POLICY.format(7))

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shlex
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,6 +64,7 @@ signals:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would kill a service that starts, and reads the file now anyway
     policy = _policy(args)
     log = _access_log(args)
     if args.resp_password_file is not None and args.resp is None:
