@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
 
-from ratekeeper.errors import ClientDisconnected, PolicyError
+from ratekeeper.errors import ClientDisconnected, PolicyError, RatekeeperError
 from ratekeeper.frameworks.asgi_exchange import AnsweredExchange, Scope, Send
 from ratekeeper.frameworks.asgi_inbox import Message, Receive
 from ratekeeper.http.endpoints import check_endpoints
@@ -73,7 +73,8 @@ class RateLimitMiddleware:
         exchange = self.exchange_type(self, scope, receive, send)
         token = CURRENT.set(exchange)
         try:
-            refusal = await self.limiter.charge_async(exchange)
+            charged = self.limiter.charge_now(exchange)
+            refusal = charged if charged is None or isinstance(charged, RatekeeperError) else await charged
             if refusal is None:
                 await self.app(scope, exchange.receive, exchange.send)
         except REFUSALS as error:  # from an endpoint's limit, or from the application's own limiter

@@ -75,6 +75,7 @@ class ApplicationLimits(Generic[K]):
         self._cost = options.get("cost", 1)
         self._exempt = options.get("exempt")
         self._exempts_preflights = options.get("exempt_preflights", False)
+        self._is_plain = self._enabled and self._exempt is None and not self._exempts_preflights
         observers = options.get("on_decision", ())
         self._observers = (observers,) if callable(observers) else tuple(observers)
         most = options.get("max_waiting")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ratekeeper.errors import (
     BadRequestError,
@@ -35,6 +35,9 @@ from ratekeeper.policy.decision import PolicyDecision, as_policy_decision
 
 T = TypeVar("T")
 
+AwaitedCharge: TypeAlias = Coroutine[Any, Any, RatekeeperError | None]
+"""A charge to be awaited. It returns None, or the refusal."""
+
 REFUSALS = (RateLimitExceeded, StoreUnavailable, CostError, BadRequestError, ClientDisconnected)
 """The errors that refuse a request. Each has a response."""
 
@@ -44,6 +47,26 @@ class Charging(ApplicationLimits[K]):
 
     refused: Callable[[Exchange, PolicyDecision], object] | None = None
     """Observes the decisions that refuse. So those that allow do not pay for it."""
+
+    def charge_now(self, exchange: Exchange) -> RatekeeperError | AwaitedCharge | None:
+        """Charge a request by the policy as `charge_async` does: at once, if nothing must be awaited.
+
+        Return None, or the refusal; else a coroutine of it. Most requests need none, and a coroutine costs as much as
+        the decision.
+        """
+        policy = self.in_use
+        if policy is None or not (policy.is_plain and self._is_plain) or rate_limits.any_mark:
+            return self.charge_async(exchange)
+        try:
+            attributes = exchange.read(policy.reader)
+            cost = policy.cost * exchange.cost  # type: ignore[operator]  # a plain policy's is an int
+            exchange.asked = policy.keeper, attributes, cost
+            decision = policy.at_once(attributes, cost)  # type: ignore[misc]  # a plain policy has it
+        except REFUSALS as error:
+            return error
+        if policy.waiting_rules and not decision.allowed and (not exchange.waits or policy.lets_wait(decision)):
+            return self._waited(policy, exchange, attributes, cost, decision)
+        return self._noted(exchange, decision, None)
 
     async def charge_async(
         self, exchange: Exchange, limit: rate_limit | None = None, part: RequestPolicy[K] | None = None

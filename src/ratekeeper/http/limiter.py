@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ratekeeper.coroutines import run_sync
 from ratekeeper.errors import ClientDisconnected, RatekeeperError
-from ratekeeper.http.charging import REFUSALS, Charging
+from ratekeeper.http.charging import REFUSALS, AwaitedCharge, Charging
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.held import HELD_THREADS, HeldRequests, most_by_descriptors
 from ratekeeper.http.rate_limit import rate_limit
@@ -20,7 +20,7 @@ from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.spec import StoreSpec
 
-__all__ = ["REFUSALS", "AsyncRequestLimiter", "RequestLimiter"]
+__all__ = ["REFUSALS", "AsyncRequestLimiter", "AwaitedCharge", "RequestLimiter"]
 
 T = TypeVar("T")
 
@@ -35,7 +35,8 @@ class RequestLimiter(Charging[Keeper]):
 
     def charge(self, exchange: Exchange, limit: rate_limit | None = None) -> RatekeeperError | None:
         """Charge a request: `charge_async`, called."""
-        return run_sync(self.charge_async(exchange, limit))
+        charged = self.charge_now(exchange) if limit is None else self.charge_async(exchange, limit)
+        return charged if charged is None or isinstance(charged, RatekeeperError) else run_sync(charged)
 
     def charge_replaced(self, exchange: Exchange) -> RatekeeperError | None:
         """Charge a request by rules that nothing has replaced: `charge_replaced_async`, called."""

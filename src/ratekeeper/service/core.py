@@ -15,13 +15,14 @@ from ratekeeper.coroutines import begin
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
+from ratekeeper.http.limiter import AwaitedCharge
 from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.access_log import AccessLog
 from ratekeeper.service.envoy.model import EnvoyConfig
-from ratekeeper.service.limiter import Charging, CheckRequest, ServiceLimiter
+from ratekeeper.service.limiter import CheckRequest, ServiceLimiter
 from ratekeeper.service.live.events import Live
 from ratekeeper.service.live.hitters import HeavyHitters
 from ratekeeper.service.metrics.cells import Protocol
@@ -147,7 +148,7 @@ class Core:
         else:
             self.envoy = new
 
-    def charge(self, exchange: Exchange, protocol: Protocol = "http") -> RatekeeperError | Charging | None:
+    def charge(self, exchange: Exchange, protocol: Protocol = "http") -> RatekeeperError | AwaitedCharge | None:
         """Charge a request: return None, or the refusal, one of `REFUSALS`; a coroutine of it if it must wait.
 
         `protocol` is that by which it was asked.
@@ -162,7 +163,7 @@ class Core:
 
     def charge_together(
         self, exchange: Exchange, asked: Sequence[CheckRequest], protocol: Protocol = "http"
-    ) -> RatekeeperError | Charging | None:
+    ) -> RatekeeperError | AwaitedCharge | None:
         """Charge several questions about one request, all or nothing, without waiting. See `charge`.
 
         The exchange notes a decision for each question, in order.
@@ -171,8 +172,8 @@ class Core:
         return self._counted(exchange, self.limiter.charge_together(exchange, asked), counts, counts.begin())
 
     def _counted(
-        self, exchange: Exchange, charging: Charging, counts: ProtocolMetrics, began: int
-    ) -> RatekeeperError | Charging | None:
+        self, exchange: Exchange, charging: AwaitedCharge, counts: ProtocolMetrics, began: int
+    ) -> RatekeeperError | AwaitedCharge | None:
         """Begin to charge, unless the store must be awaited, and count the answer when it comes."""
         refusal = begin(charging) if self.policy.at_once is not None else charging
         if refusal is None or isinstance(refusal, RatekeeperError):
@@ -197,7 +198,7 @@ class Core:
 
 
 async def _counted_later(
-    charging: Charging, exchange: Exchange, counts: ProtocolMetrics, began: int
+    charging: AwaitedCharge, exchange: Exchange, counts: ProtocolMetrics, began: int
 ) -> RatekeeperError | None:
     refusal = await charging
     counts.answered(refusal, began, exchange.decisions)

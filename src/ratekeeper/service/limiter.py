@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, cast
 
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.errors import PolicyError, RatekeeperError
@@ -17,9 +17,6 @@ from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.lookups.finder import looked_up
 from ratekeeper.stores.base import AsyncStore, Store, is_async
-
-Charging: TypeAlias = Coroutine[Any, Any, RatekeeperError | None]
-"""A charge that must wait. It returns None, or the refusal."""
 
 
 class CheckRequest(NamedTuple):
@@ -79,22 +76,6 @@ class ServiceLimiter(AsyncRequestLimiter):
                 f"{policy.keeper.policy.source}: nothing in a gateway's request tells {policy.lacking[0]!r}: say in "
                 "[attributes] which header does, or restart, if only programs ask, at /v1/check"
             )
-
-    def charge_now(self, exchange: Exchange) -> RatekeeperError | Charging | None:
-        """Charge a request as `charge_async` does, at once if nothing must wait: an application has much that may."""
-        policy: RequestPolicy[AsyncKeeper] = self.in_use  # type: ignore[assignment]  # it has one; a cast is a call
-        if policy.at_once is None:
-            return self.charge_async(exchange)
-        try:
-            attributes = exchange.read(policy.reader)
-            cost = exchange.cost
-            exchange.asked = policy.keeper, attributes, cost
-            decision = policy.at_once(attributes, cost)
-        except REFUSALS as error:
-            return error
-        if policy.waiting_rules and not decision.allowed and (not exchange.waits or policy.lets_wait(decision)):
-            return self._waited(policy, exchange, attributes, cost, decision)
-        return self._noted(exchange, decision, None)
 
     async def charge_together(self, exchange: Exchange, asked: Sequence[CheckRequest]) -> RatekeeperError | None:
         policy = cast("RequestPolicy[AsyncKeeper]", self.in_use)
