@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from os import PathLike
 from typing import Any, ClassVar, TypeAlias, Unpack
 
-from ratekeeper.errors import ClientDisconnected, PolicyError, RatekeeperError
+from ratekeeper.errors import ClientDisconnected, RatekeeperError
 from ratekeeper.frameworks.asgi_exchange import AnsweredExchange, Scope, Send
 from ratekeeper.frameworks.asgi_inbox import Message, Receive
 from ratekeeper.http.endpoints import check_endpoints
@@ -98,7 +98,7 @@ class RateLimitMiddleware:
             return
         try:
             self._check(scope)
-        except PolicyError as error:
+        except Exception as error:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise  # test clients look for that

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any, ClassVar
+from os import PathLike
+from types import TracebackType
+from typing import Any, ClassVar, Unpack
 
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.frameworks import asgi
 from ratekeeper.frameworks.asgi_exchange import AnsweredExchange, Scope
 from ratekeeper.http.endpoints import exempt
 from ratekeeper.http.header_lines import text_of
+from ratekeeper.http.options import Options
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import AsyncRequestLimits
+from ratekeeper.policy.model import Policy
+from ratekeeper.stores.base import AsyncStore, Store
 
 try:
+    from starlette.middleware.exceptions import ExceptionMiddleware
     from starlette.requests import HTTPConnection, Request
     from starlette.routing import Host, Match, Mount
 except ImportError:
@@ -80,6 +86,31 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
     _tells_routes: ClassVar[bool] = True
     exchange_type: ClassVar[type[AnsweredExchange]] = _Exchange
 
+    def __init__(
+        self,
+        app: asgi.App,
+        policy: Policy | str | PathLike[str] | None = None,
+        *,
+        store: Store | AsyncStore | str | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        # Starlette makes its middlewares in its first call. Servers take an error there for an application without a
+        # lifespan, and serve it. So the error is told when the application starts.
+        self._failure: tuple[Exception, TracebackType | None] | None = None
+        try:
+            super().__init__(app, policy, store=store, **options)
+        except Exception as error:
+            if not _is_in_a_stack(app):
+                raise
+            self.app, self._checked = app, False
+            self._failure = error, error.__traceback__
+
+    def _check(self, scope: Scope) -> None:
+        if self._failure is not None:
+            error, place = self._failure
+            raise error.with_traceback(place)  # so that no request makes it longer
+        super()._check(scope)
+
     def _endpoints(self, scope: Scope) -> Iterable[Any]:
         return _endpoints(_routes_of(self.inside(scope)))
 
@@ -93,6 +124,15 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
         while inside is not None and not hasattr(inside, "routes"):
             inside = getattr(inside, "app", None)  # of another middleware
         return inside
+
+
+def _is_in_a_stack(inside: Any) -> bool:
+    """Return whether a middleware stands in Starlette's own stack, and not around an application or a route."""
+    while inside is not None and not hasattr(inside, "routes"):
+        if isinstance(inside, ExceptionMiddleware):
+            return True
+        inside = getattr(inside, "app", None)
+    return False
 
 
 def _routes_of(inside: Any) -> Iterable[Any]:
