@@ -117,6 +117,7 @@ class _Exchange(Exchange):
 
     def __init__(self, limiter: AsyncRequestLimiter, request: web.Request) -> None:
         super().__init__(limiter)
+        self.around = CURRENT.get()
         self.loop = get_running_loop()
         self._request = request
 

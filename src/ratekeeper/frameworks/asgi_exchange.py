@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 from ratekeeper.frameworks.asgi_inbox import Inbox, Message, Receive
-from ratekeeper.http.exchange import Exchange
+from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import header_value, raw_lines
 from ratekeeper.http.paths import USUAL_PATH
 from ratekeeper.http.responses import Response
@@ -42,6 +42,7 @@ class ScopeExchange(Exchange):
         self.middleware = middleware
         self.limiter = middleware.limiter  # pyright: ignore[reportIncompatibleVariableOverride]
         self.decisions = []
+        self.around = CURRENT.get()
         self.loop = get_running_loop()
         self.scope = scope
         self.arrived = dict(scope)

@@ -132,6 +132,7 @@ class EnvironExchange(Exchange):
     def __init__(self, limiter: Any, environ: Environ) -> None:
         self.limiter = limiter
         self.decisions = []
+        self.around = CURRENT.get()
         mounted = environ.get("SCRIPT_NAME")  # its bytes as characters, as in `path`
         self.prefix = mounted.encode("latin-1", "replace").decode("utf-8", "replace") if mounted else ""
         self._environ = environ

@@ -138,6 +138,7 @@ class Charging(ApplicationLimits[K]):
                 observe(native, decision)
         if decision.allowed:
             return None
+        exchange.tell_around()
         if self.refused is not None:
             self.refused(exchange, decision)
         if limit is None or limit.enforce:
@@ -183,6 +184,7 @@ class Charging(ApplicationLimits[K]):
         """
         await self.give_back_async(exchange)
         if isinstance(refusal, RateLimitExceeded):
+            exchange.tell_around()
             decision = as_policy_decision(refusal.decision)
             if decision not in exchange.decisions:  # the application's own limiter made it
                 exchange.decisions.append(decision)

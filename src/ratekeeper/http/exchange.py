@@ -72,7 +72,7 @@ class Exchange(ABC):
     watched: bool = False
     """Whether the limiter must look at the beginning of the response."""
     left_to_view: bool = False
-    """Whether a limit has refused, and leaves the answer to the application: `enforce=False`."""
+    """Whether a limit has refused, and leaves the answer to the application: `enforce=False`, or one inside."""
     begun: bool = False
     """Whether the application has begun to answer: then the charge stays."""
     loop: asyncio.AbstractEventLoop | None = None
@@ -85,6 +85,8 @@ class Exchange(ABC):
     """The endpoint's limits that were charged in the place of these rules, until the endpoint calls them."""
     cost: int = 1
     """The tokens that the request takes, multiplied by the cost of the limit."""
+    around: Exchange | None = None
+    """The same request on its way through an application outside, which has limits too; None if there is none."""
     waits: bool = True
     """Whether the request is held until its turn; else its client learns the turn, and waits by itself."""
 
@@ -92,9 +94,16 @@ class Exchange(ABC):
         self.limiter = limiter
         self.decisions = []
 
+    def tell_around(self) -> None:
+        """Tell the applications outside that a limit in here has refused. For them, it is the application's answer."""
+        around = self.around
+        while around is not None:
+            around.left_to_view = around.watched = True
+            around = around.around
+
     @property
     def refused(self) -> bool:
-        """Whether a limit of the endpoint has refused the request."""
+        """Whether a limit of the endpoint, or of an application inside, has refused the request."""
         return self.error is not None or self.left_to_view
 
     def note_other(self, asked: Asked) -> None:
