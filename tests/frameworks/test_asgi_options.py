@@ -14,7 +14,7 @@ from asgi_apps import USERS, asked, asked_later, limited, statuses
 from asgi_servers import serving
 from redis_servers import wait_for
 
-from ratekeeper import ManualClock, MemoryStore, PolicyError
+from ratekeeper import ManualClock, MemoryStore, Policy, PolicyError
 from ratekeeper.frameworks import wsgi
 from ratekeeper.frameworks.asgi import rate_limit
 from ratekeeper.frameworks.flask import RateLimits
@@ -100,6 +100,34 @@ def test_a_cookie_can_tell_who_it_is() -> None:
 def test_a_policy_that_looks_at_what_nobody_gives_is_an_error_at_once(policy: str) -> None:
     with pytest.raises(PolicyError, match="nothing gives the attribute"):
         limited(policy)
+
+
+@pytest.mark.parametrize(
+    ("client", "trusted", "is_right"),
+    [
+        ('{ from = "client_ip", ipv6_prefix = 56 }', 1, False),
+        ('{ from = "client_ip", trusted_proxies = 1 }', 2, False),
+        ('{ from = "client_ip", trusted_proxies = 1 }', 0, False),
+        ('"header:x-real-ip"', 1, False),
+        ('{ from = "client_ip", trusted_proxies = 2 }', 2, True),
+        ('"header:x-real-ip"', 0, True),
+    ],
+)
+def test_proxies_that_the_policy_would_not_count_are_an_error_also_at_a_reload(
+    client: str, trusted: int, is_right: bool
+) -> None:
+    rule = '[[rules]]\nname = "r"\nkey = ["client"]\nlimit = "1/s"'
+    with_client = f"[attributes]\nclient = {client}\n{rule}"
+    app = limited(rule, trusted_proxies=trusted)
+    if is_right:
+        limited(with_client, trusted_proxies=trusted)
+        app.limiter.replace(Policy.parse(with_client))
+        return
+    words = f"the option trusted_proxies={trusted} would mean nothing"
+    with pytest.raises(PolicyError, match=words):
+        limited(with_client, trusted_proxies=trusted)
+    with pytest.raises(PolicyError, match=words):
+        app.limiter.replace(Policy.parse(with_client))
 
 
 def test_a_function_is_not_asked_for_what_no_rule_looks_at() -> None:

@@ -17,7 +17,7 @@ from ratekeeper.http.header_styles import DEFAULT, checked_styles
 from ratekeeper.http.held import HELD_THREADS, HeldRequests
 from ratekeeper.http.options import Options, check_options
 from ratekeeper.http.rate_limit import rate_limit
-from ratekeeper.http.request_policy import BucketOwners, Given, K, RequestPolicy
+from ratekeeper.http.request_policy import BucketOwners, Given, K, RequestPolicy, check_proxies
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.lookups.functions import Lookups
 from ratekeeper.policy.lookups.lookup import LookupStats
@@ -70,7 +70,8 @@ class ApplicationLimits(Generic[K]):
         self.styles = checked_styles(options.get("headers", DEFAULT))
         self._rejection = options.get("rejection")
         self._enabled = options.get("enabled", True)
-        trusted = ClientIP(options.get("trusted_proxies", 0))
+        self._trusted = options.get("trusted_proxies")
+        trusted = ClientIP(self._trusted or 0)
         self._given = Given(dict(options.get("attributes") or {}), trusted, routes)
         self._cost = options.get("cost", 1)
         self._exempt = options.get("exempt")
@@ -194,6 +195,7 @@ class ApplicationLimits(Generic[K]):
     def _check(self, policy: RequestPolicy[K]) -> None:
         """Raise `PolicyError` if a policy cannot be used here."""
         policy.check_complete()
+        check_proxies(policy.keeper.policy, self._trusted)
 
     def _watched(self) -> PolicyWatch | None:
         if self._path is None:

@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
     rejection: Callable[[Any, PolicyDecision], Any] | None
     """A function that returns the response to a refused request; None means the usual response."""
     trusted_proxies: int
-    """The number of trusted proxies in front. It counts if the policy does not say how `client` is read."""
+    """The number of trusted proxies in front. If the policy says how `client` is read, both must say the same."""
     headers: HeaderStyles
     """The headers about limits: "ietf" by default, other styles, or several. See `HeaderStyle`."""
     limits: LimitFunctions | None

@@ -113,6 +113,21 @@ class RequestPolicy(Generic[K]):
             )
 
 
+def check_proxies(policy: Policy, trusted: int | None) -> None:
+    """Raise `PolicyError` if a policy says how `client` is read, and the option `trusted_proxies` says otherwise.
+
+    The policy would count. So with too few proxies all clients would share a bucket, and with too many they would
+    choose their address.
+    """
+    source = policy.attributes.get("client")
+    if source is None or trusted is None or trusted == getattr(source, "trusted_proxies", 0):
+        return
+    raise PolicyError(
+        f"{policy.source}: [attributes] says how client is read, so the option trusted_proxies={trusted} would mean "
+        f'nothing: leave it out, or write client = {{ from = "client_ip", trusted_proxies = {trusted} }} there'
+    )
+
+
 class BucketOwners:
     """Knows which endpoint's limit charges which buckets. Two limits may share buckets only by one name."""
 
