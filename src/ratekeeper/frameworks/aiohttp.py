@@ -16,7 +16,7 @@ from ratekeeper.errors import MissingExtraError
 from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
-from ratekeeper.http.options import Options
+from ratekeeper.http.options import Options, wrong_rejection
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncRequestLimits
 from ratekeeper.http.responses import Response
@@ -60,6 +60,8 @@ def setup(
     without a route has neither. The handshake of a websocket is a request; its messages are not. When the application
     starts, a handler's limit that cannot be used, or that limits nothing, is an error.
     """
+    if not isinstance(app, web.Application):
+        raise TypeError(f"setup is for a web.Application, as in setup(app, 'policy.toml'), not for {app!r}")
     limited = _Limited(AsyncRequestLimiter(policy, store=store, **options))
     app.middlewares.append(limited.answer)
     app.on_response_prepare.append(limited.add_headers)
@@ -92,7 +94,9 @@ class _Limited:
         answer = await self._limiter.answer_async(exchange, refusal)
         if isinstance(answer, Response):
             return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
-        return answer  # type: ignore[no-any-return]  # the user's own response
+        if not isinstance(answer, web.StreamResponse):
+            raise wrong_rejection(answer, "a web.Response")
+        return answer
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         exchange: Exchange | None = request.pop(self._key, None)

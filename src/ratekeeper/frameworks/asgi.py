@@ -16,7 +16,7 @@ from ratekeeper.frameworks.asgi_inbox import Message, Receive
 from ratekeeper.http.endpoints import check_endpoints
 from ratekeeper.http.exchange import CURRENT
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
-from ratekeeper.http.options import Options
+from ratekeeper.http.options import Options, check_application
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncRequestLimits
 from ratekeeper.http.workers import warn_if_limits_multiply
@@ -56,6 +56,7 @@ class RateLimitMiddleware:
         store: Store | AsyncStore | str | None = None,
         **options: Unpack[Options],
     ) -> None:
+        check_application(app, 'RateLimitMiddleware(app, "policy.toml")')
         self.app = app
         self.limiter = AsyncRequestLimiter(policy, store=store, routes=self._tells_routes, **options)
         self._checked = False

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote_to_bytes
 from ratekeeper.frameworks.asgi_inbox import Inbox, Message, Receive
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import header_value, raw_lines
+from ratekeeper.http.options import wrong_rejection
 from ratekeeper.http.paths import USUAL_PATH
 from ratekeeper.http.responses import Response
 
@@ -131,6 +132,8 @@ class AnsweredExchange(ScopeExchange):
             return
         answer = await limiter.answer_async(self, refusal)
         if not isinstance(answer, Response):
+            if not callable(answer):
+                raise wrong_rejection(answer, "an ASGI application, such as a response of Starlette or FastAPI")
             await answer(scope, self.receive, self._send_of_rejection)
             return
         start, body = messages_of(answer, scope)

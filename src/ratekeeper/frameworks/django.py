@@ -18,7 +18,7 @@ from ratekeeper.frameworks.wsgi import EnvironExchange
 from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
-from ratekeeper.http.options import Options
+from ratekeeper.http.options import Options, wrong_rejection
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import ASYNC_LIMITS, LIMITS, AsyncRequestLimits, RequestLimits
 from ratekeeper.http.responses import Response
@@ -245,6 +245,8 @@ def _under_way() -> RequestExchange:
 
 def _response(answer: Any) -> HttpResponseBase:
     if not isinstance(answer, Response):
+        if not isinstance(answer, HttpResponseBase):
+            raise wrong_rejection(answer, "an HttpResponse")
         return answer
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 

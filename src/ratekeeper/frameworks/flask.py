@@ -31,6 +31,9 @@ except ImportError:
 __all__ = ["RateLimits", "RequestLimits", "exempt", "rate_limit"]
 
 
+_SUCH_AS = "write RateLimits(app, 'policy.toml'), or RateLimits(policy='policy.toml') and init_app(app)"
+
+
 class RateLimits:
     """`RateLimits(app, "policy.toml")`: decide each request by a policy, and tell the client its limits.
 
@@ -63,6 +66,9 @@ class RateLimits:
 
     def init_app(self, app: flask.Flask) -> None:
         """Limit the requests to an application. Raises RuntimeError if something does so already."""
+        if not isinstance(app, flask.Flask):
+            hint = "a rule's match limits the paths of a blueprint" if isinstance(app, flask.Blueprint) else _SUCH_AS
+            raise TypeError(f"RateLimits is for an application of Flask, not for {app!r}: {hint}")
         if "ratekeeper" in app.extensions:
             raise RuntimeError(f"{app!r} has RateLimits already: a second would charge each request twice")
         middleware = app.extensions["ratekeeper"] = _Middleware(app, self._make_limiter())

@@ -17,7 +17,7 @@ from ratekeeper.errors import BadRequestError, RatekeeperError
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import MOST_BYTES, text_of
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
-from ratekeeper.http.options import Options
+from ratekeeper.http.options import Options, check_application, wrong_rejection
 from ratekeeper.http.paths import USUAL_PATH
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import LIMITS, RequestLimits
@@ -56,6 +56,7 @@ class RateLimitMiddleware:
         store: Store | str | None = None,
         **options: Unpack[Options],
     ) -> None:
+        check_application(app, 'RateLimitMiddleware(app, "policy.toml")')
         self.app = app
         self.limiter = RequestLimiter(policy, store=store, routes=False, **options)
 
@@ -82,6 +83,8 @@ class RateLimitMiddleware:
         finally:
             CURRENT.reset(token)
         answer = self.limiter.answer(exchange, refusal)
+        if not (isinstance(answer, Response) or callable(answer)):
+            raise wrong_rejection(answer, "a WSGI application")
         app: App = partial(_answer, answer) if isinstance(answer, Response) else answer
         return app(environ, partial(start_limited, exchange, start_response))
 

@@ -31,6 +31,7 @@ from ratekeeper.http.held import HeldRequests
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_policy import K, RequestPolicy
 from ratekeeper.http.responses import Response, response_to
+from ratekeeper.limits import checked_cost
 from ratekeeper.policy.decision import PolicyDecision, as_policy_decision
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class Charging(ApplicationLimits[K]):
             attributes = exchange.read(policy.reader)
             if policy.constants or policy.functions:
                 await self._add_own(attributes, policy, exchange)
-            cost = policy.cost if isinstance(policy.cost, int) else await self._ask(policy.cost, exchange)
+            cost = policy.cost if isinstance(policy.cost, int) else checked_cost(await self._ask(policy.cost, exchange))
             cost = cost * exchange.cost
             if limit is None and part is None:
                 exchange.asked = policy.keeper, attributes, cost

@@ -15,7 +15,7 @@ from ratekeeper.errors import BadRequestError, PolicyError
 from ratekeeper.http import rate_limit as in_code
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.rate_limit import LIMIT, WRAPPED, name_of, rate_limit
-from ratekeeper.http.rate_limit_arguments import names_of
+from ratekeeper.http.rate_limit_arguments import check_is_function, names_of
 from ratekeeper.policy.sources import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,10 +45,10 @@ def exempt(function: F) -> F:
         @exempt
         async def healthz() -> str: ...
 
-    Its own limits (`rate_limit`) still count. Raises TypeError for a class, as the mark is for its methods.
+    Its own limits (`rate_limit`) still count. Raises TypeError for a class, as the mark is for its methods, and for a
+    part of an application.
     """
-    if inspect.isclass(function):
-        raise TypeError(f"exempt is for functions and methods, not for {function!r}: mark its methods")
+    check_is_function("exempt", function)
     try:
         function.__dict__[_EXEMPT] = True
     except AttributeError:

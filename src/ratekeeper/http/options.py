@@ -79,6 +79,17 @@ def check_options(policy: object, options: Mapping[str, object]) -> None:
             raise TypeError("on_decision is called, not awaited: it must not be async")
 
 
+def check_application(app: object, such_as: str) -> None:
+    """Raise TypeError if a middleware is put around a policy, or another thing that no server could call."""
+    if not callable(app):
+        raise TypeError(f"the application comes first, as in {such_as}, and {app!r} cannot be called")
+
+
+def wrong_rejection(answer: object, right: str) -> TypeError:
+    """Return the error of a `rejection` whose answer the framework could not send. `right` is what it could."""
+    return TypeError(f"rejection must return {right}, or None for the usual response, not {answer!r}")
+
+
 def _check_attributes(attributes: Any) -> None:
     for name, given in attributes.items():
         if not isinstance(name, str) or not name:

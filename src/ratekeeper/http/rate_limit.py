@@ -11,7 +11,14 @@ from ratekeeper.coroutines import is_async_function
 from ratekeeper.errors import PolicyError
 from ratekeeper.http.attributes import OWN_KEY, read_method
 from ratekeeper.http.exchange import CURRENT, Exchange, RequestFunction, current
-from ratekeeper.http.rate_limit_arguments import RuleOptions, check_arguments, methods_of, names_of, policy_of_limits
+from ratekeeper.http.rate_limit_arguments import (
+    RuleOptions,
+    check_arguments,
+    check_is_function,
+    methods_of,
+    names_of,
+    policy_of_limits,
+)
 from ratekeeper.limits import Limit
 from ratekeeper.policy.model import Policy
 
@@ -193,10 +200,11 @@ class rate_limit:  # noqa: N801  it is written as a decorator is
     def _limited(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return a function that charges its request first.
 
-        Raises TypeError for a class, as the limit is for its methods, and for a generator, which begins after its
-        response.
+        Raises TypeError for a class, as the limit is for its methods, for a part of an application, and for a
+        generator, which begins after its response.
         """
-        if inspect.isclass(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        check_is_function("rate_limit", function)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"rate_limit is for functions and methods that return, not for {function!r}")
         limit = self._of(function)
         if is_async_function(function):

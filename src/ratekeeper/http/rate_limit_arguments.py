@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable
 from typing import TypedDict
 
@@ -27,6 +28,9 @@ class RuleOptions(TypedDict, total=False):
     message: str | None
     """The text for people whose request is refused, in place of the usual one."""
 
+
+_OF_APPLICATIONS = ("routes", "router", "url_map")
+"""The attributes by which applications and routers differ from functions: of Starlette, FastAPI, aiohttp and Flask."""
 
 _OPTIONS = ("limit", "key", "cost", "name", "endpoint", "replaces", "methods", "enforce", *RuleOptions.__annotations__)
 
@@ -57,6 +61,20 @@ def check_arguments(
         raise ValueError("a cost of 0 would limit nothing: leave the limit out")
     if name is not None and not (isinstance(name, str) and name):
         raise TypeError(f"name must be a string, not {name!r}")
+
+
+def check_is_function(mark: str, function: object) -> None:
+    """Raise TypeError for a class, and for a part of an application, such as a router: a mark on it would do nothing.
+
+    `mark` is the name of the decorator.
+    """
+    if inspect.isclass(function):
+        raise TypeError(f"{mark} is for functions and methods, not for {function!r}: mark its methods")
+    if not callable(function) or any(hasattr(function, part) for part in _OF_APPLICATIONS):
+        raise TypeError(
+            f"{mark} is for functions and methods, not for {function!r}: put it on each endpoint, or write a rule "
+            "of the policy that matches its paths"
+        )
 
 
 def names_of(option: str, names: Collection[str], such_as: str) -> frozenset[str]:
