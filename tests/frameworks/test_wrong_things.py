@@ -9,14 +9,16 @@ import django_site  # noqa: F401  it sets Django up
 import fastapi
 import flask
 import pytest
+import quart
 from aiohttp import web
 from asgi_apps import application
+from django.core.exceptions import ImproperlyConfigured
 from django.test import Client as DjangoClient
 from django.test import override_settings
 from starlette_apps import EACH, ask
 from werkzeug.test import Client
 
-from ratekeeper import ManualClock, MemoryStore, Policy
+from ratekeeper import ManualClock, MemoryStore, Policy, PolicyError
 from ratekeeper.frameworks import aiohttp, asgi, starlette, wsgi
 from ratekeeper.frameworks.flask import RateLimits
 from ratekeeper.http.endpoints import exempt
@@ -60,12 +62,12 @@ def test_a_blueprint_is_no_application() -> None:
         RateLimits(flask.Blueprint("b", __name__), EACH)  # type: ignore[arg-type]
 
 
-def ask_asgi(**options: Any) -> object:
-    return ask(asgi.RateLimitMiddleware(application, NONE, **options))
+def ask_asgi(app: Any = application, **options: Any) -> object:
+    return ask(asgi.RateLimitMiddleware(app, NONE, **options))
 
 
-def ask_wsgi(**options: Any) -> object:
-    return Client(wsgi.RateLimitMiddleware(flask.Flask("f"), NONE, **options)).get("/")
+def ask_wsgi(app: Any = None, **options: Any) -> object:
+    return Client(wsgi.RateLimitMiddleware(app or flask.Flask("f"), NONE, **options)).get("/")
 
 
 def ask_django(**options: Any) -> object:
@@ -81,6 +83,26 @@ def ask_django(**options: Any) -> object:
 def test_a_rejection_that_cannot_be_sent_is_an_error_that_says_what_can(get: Any, right: str, answer: Any) -> None:
     with pytest.raises(TypeError, match=f"rejection must return {right}"):
         get(rejection=lambda *_: answer)
+
+
+@pytest.mark.parametrize("inside", ["app", "method"])
+@pytest.mark.parametrize("kind", [flask.Flask, quart.Quart])
+def test_a_limit_above_the_frameworks_decorator_is_found_around_an_application_and_around_its_method(
+    kind: Any, inside: str
+) -> None:
+    app = kind("f")
+
+    rate_limit("1/minute")(app.get("/")(lambda: ""))
+    method = app.wsgi_app if kind is flask.Flask else app.asgi_app
+    get = ask_wsgi if kind is flask.Flask else ask_asgi
+    with pytest.raises(PolicyError, match="limits nothing: it stands above"):
+        get(app if inside == "app" else method)
+
+
+@pytest.mark.parametrize("name", ["RATE_KEEPER", "RATEKEPER", "RATEKEEPER_POLICY"])
+def test_a_mistyped_setting_of_django_is_an_error_as_nothing_would_be_limited(name: str) -> None:
+    with override_settings(**{name: {"policy": NONE}}), pytest.raises(ImproperlyConfigured, match=f"{name}, which"):
+        DjangoClient().get("/")
 
 
 @pytest.mark.parametrize("cost", [None, "5", 1.5])

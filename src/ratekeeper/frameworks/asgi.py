@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeAlias, Unpack
 from ratekeeper.errors import ClientDisconnected, RatekeeperError
 from ratekeeper.frameworks.asgi_exchange import AnsweredExchange, Scope, Send
 from ratekeeper.frameworks.asgi_inbox import Message, Receive
-from ratekeeper.http.endpoints import check_endpoints
+from ratekeeper.http.endpoints import check_endpoints, views_of
 from ratekeeper.http.exchange import CURRENT
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.options import Options, check_application
@@ -120,5 +120,4 @@ class RateLimitMiddleware:
 
     def _endpoints(self, scope: Scope) -> Iterable[Any]:
         """Return the functions of the application that answer requests, if the application tells them."""
-        functions = getattr(self.app, "view_functions", None)  # Quart's
-        return functions.values() if isinstance(functions, dict) else ()
+        return views_of(self.app)

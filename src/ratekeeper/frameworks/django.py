@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, ClassVar, cast
 from urllib.parse import quote
@@ -213,6 +214,8 @@ def _views(patterns: Iterable[Any]) -> Iterator[Any]:
 
 def read_settings() -> dict[str, Any]:
     """Return the settings, as arguments of a request limiter. Raises ImproperlyConfigured."""
+    if not hasattr(settings, _SETTING) and (other := _mistyped()):
+        raise ImproperlyConfigured(f"there is a setting {other}, which limits nothing: did you mean {_SETTING}?")
     given = getattr(settings, _SETTING, {})
     if not isinstance(given, Mapping):
         right = 'a dict, such as {"policy": BASE_DIR / "policy.toml"}'
@@ -221,6 +224,13 @@ def read_settings() -> dict[str, Any]:
         if key not in _KEYS:
             raise ImproperlyConfigured(f"the setting {_SETTING} has an unknown key {key!r}{did_you_mean(key, _KEYS)}")
     return {key: _imported(value, key) if key in _FUNCTIONS else value for key, value in given.items()}
+
+
+def _mistyped() -> str | None:
+    """Return the name of a setting that may stand for ours, such as RATE_KEEPER; None if there is none."""
+    names = {name.replace("_", ""): name for name in dir(settings) if name.isupper()}
+    near = [name for name in names if name.startswith(_SETTING)] or get_close_matches(_SETTING, names, 1, 0.85)
+    return names[near[0]] if near else None
 
 
 def _imported(value: Any, place: str) -> Any:

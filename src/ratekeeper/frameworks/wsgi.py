@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, Unpack
 from urllib.parse import quote
 
 from ratekeeper.errors import BadRequestError, RatekeeperError
+from ratekeeper.http.endpoints import check_endpoints, views_of
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.header_lines import MOST_BYTES, text_of
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
@@ -59,9 +60,13 @@ class RateLimitMiddleware:
         check_application(app, 'RateLimitMiddleware(app, "policy.toml")')
         self.app = app
         self.limiter = RequestLimiter(policy, store=store, routes=False, **options)
+        self._checked = False
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        warn_if_limits_multiply(self.limiter.store, bool(environ.get("wsgi.multiprocess")))
+        if not self._checked:
+            check_endpoints(views_of(self.app), self.limiter.policy_of)
+            warn_if_limits_multiply(self.limiter.store, bool(environ.get("wsgi.multiprocess")))
+            self._checked = True
         environ["ratekeeper"] = LIMITS
         exchange = EnvironExchange(self.limiter, environ)
         reply = _Reply(exchange, start_response)

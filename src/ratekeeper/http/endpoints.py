@@ -126,6 +126,12 @@ def check_endpoints(
                 )
 
 
+def views_of(app: Any) -> list[Any]:
+    """Return the views of an application of Flask or Quart, or of its method `wsgi_app` or `asgi_app`; [] of others."""
+    views = getattr(getattr(app, "__self__", app), "view_functions", None)
+    return list(views.values()) if isinstance(views, dict) else []
+
+
 def _parts(endpoint: Any, methods: Iterable[str]) -> Iterator[Any]:
     """Yield an endpoint, and the functions of its class that answer these methods."""
     yield endpoint
