@@ -18,7 +18,7 @@ from ratekeeper.http.exchange import CURRENT
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
 from ratekeeper.http.options import Options, check_application
 from ratekeeper.http.rate_limit import rate_limit
-from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncRequestLimits
+from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncKeptLimits, AsyncRequestLimits
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
@@ -83,6 +83,7 @@ class RateLimitMiddleware:
             if exchange.ended:
                 raise
         except Exception:
+            scope["state"]["ratekeeper"] = AsyncKeptLimits(exchange)  # for a handler outside, as Starlette's of errors
             await exchange.failed()
             raise
         finally:

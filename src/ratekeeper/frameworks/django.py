@@ -21,7 +21,14 @@ from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
 from ratekeeper.http.options import Options, wrong_rejection
 from ratekeeper.http.rate_limit import rate_limit
-from ratekeeper.http.request_limits import ASYNC_LIMITS, LIMITS, AsyncRequestLimits, RequestLimits
+from ratekeeper.http.request_limits import (
+    ASYNC_LIMITS,
+    LIMITS,
+    AsyncKeptLimits,
+    AsyncRequestLimits,
+    KeptLimits,
+    RequestLimits,
+)
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 
@@ -82,6 +89,8 @@ class RateLimitMiddleware:
             response = self._get_response(request)
             response = self._charge_late(exchange) or response
             self._limiter.answered(exchange, response.status_code)
+            if response.streaming:
+                request.ratekeeper = KeptLimits(exchange)  # pyright: ignore[reportAttributeAccessIssue]
             return _told(response, exchange)
         finally:
             CURRENT.reset(token)
@@ -96,6 +105,8 @@ class RateLimitMiddleware:
             response = await self._get_response(request)
             response = await self._charge_late_async(exchange) or response
             await self._limiter.answered_async(exchange, response.status_code)
+            if response.streaming:
+                request.ratekeeper = AsyncKeptLimits(exchange)  # pyright: ignore[reportAttributeAccessIssue]
             return _told(response, exchange)
         finally:
             CURRENT.reset(token)

@@ -15,7 +15,7 @@ from ratekeeper.http.exchange import CURRENT, current
 from ratekeeper.http.limiter import REFUSALS, RequestLimiter
 from ratekeeper.http.options import Options, check_options
 from ratekeeper.http.rate_limit import rate_limit
-from ratekeeper.http.request_limits import LIMITS, RequestLimits
+from ratekeeper.http.request_limits import LIMITS, KeptLimits, RequestLimits
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.decision import as_policy_decision
@@ -105,7 +105,7 @@ class _Middleware:
         exchange = _Exchange(self.limiter, environ)
         token = CURRENT.set(exchange)
         try:
-            return self._app(environ, partial(wsgi.start_limited, exchange, start_response))
+            return self._app(environ, partial(_start, exchange, start_response))
         finally:
             CURRENT.reset(token)
 
@@ -120,6 +120,15 @@ class _Middleware:
         raised = default_exceptions[answer.status](own or str(error), response)
         handled = flask.current_app.handle_http_exception(raised)
         return response if handled is raised else handled  # Flask would run the error as an application
+
+
+def _start(exchange: _Exchange, start_response: wsgi.StartResponse, status: str, headers: Any, *exc_info: Any) -> Any:
+    """Begin a response. A stream is sent after the call of the application, and may still use the request's limits."""
+    if not any(name.lower() == "content-length" for name, _ in headers) and flask.has_app_context():
+        answering = flask.current_app.extensions.get("ratekeeper")  # another application may be mounted inside
+        if isinstance(answering, _Middleware) and answering.limiter is exchange.limiter:
+            flask.g.ratekeeper = KeptLimits(exchange)
+    return wsgi.start_limited(exchange, start_response, status, headers, *exc_info)
 
 
 class _Exchange(wsgi.EnvironExchange):

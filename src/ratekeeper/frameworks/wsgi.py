@@ -6,7 +6,7 @@ calls `close`. The middleware only adds headers to a response, and answers a ref
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import lru_cache, partial
 from http import HTTPStatus
 from os import PathLike
@@ -21,7 +21,7 @@ from ratekeeper.http.limiter import REFUSALS, RequestLimiter
 from ratekeeper.http.options import Options, check_application, wrong_rejection
 from ratekeeper.http.paths import USUAL_PATH
 from ratekeeper.http.rate_limit import rate_limit
-from ratekeeper.http.request_limits import LIMITS, RequestLimits
+from ratekeeper.http.request_limits import LIMITS, KeptLimits, RequestLimits
 from ratekeeper.http.responses import Response
 from ratekeeper.http.workers import warn_if_limits_multiply
 from ratekeeper.policy.model import Policy
@@ -77,6 +77,8 @@ class RateLimitMiddleware:
                 body = self.app(environ, reply.start)
                 if reply.dropped is None:
                     exchange.error = None  # a response that begins later is not a refusal
+                    if isinstance(body, Generator):  # it runs after this call
+                        environ["ratekeeper"] = KeptLimits(exchange)
                     return body
                 refusal = reply.dropped
                 if (close := getattr(body, "close", None)) is not None:

@@ -18,15 +18,19 @@ class _Limits:
 
     __slots__ = ()
 
+    def _exchange(self) -> Exchange:
+        """Return the request: the one that is under way."""
+        return current()
+
     @property
     def decisions(self) -> tuple[PolicyDecision, ...]:
         """The decisions about the request so far: that of the policy, and then those of its endpoint's limits."""
-        return tuple(current().decisions)
+        return tuple(self._exchange().decisions)
 
     @property
     def decision(self) -> PolicyDecision:
         """The decisions about the request as one, as the headers tell them: true if no limit has refused."""
-        return combined(current().decisions)
+        return combined(self._exchange().decisions)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -43,37 +47,37 @@ class RequestLimits(_Limits):
 
     def usage(self) -> list[Usage]:
         """Return how much of each limit is used, by the key of this request."""
-        exchange = current()
+        exchange = self._exchange()
         return exchange.limiter.run(exchange, _usage(exchange))
 
     def peek(self) -> PolicyDecision:
         """Return the decision that the same request would get now. Charge nothing."""
-        exchange = current()
+        exchange = self._exchange()
         return exchange.limiter.run(exchange, _peek(exchange))
 
     def refund(self) -> None:
         """Give back the request's charges, less the tokens that have refilled since. Give nothing back twice."""
-        exchange = current()
+        exchange = self._exchange()
         exchange.limiter.run(exchange, _refund(exchange))
 
     def reset(self) -> None:
         """Forget the debts of the request's buckets: they are full again."""
-        exchange = current()
+        exchange = self._exchange()
         exchange.limiter.run(exchange, _reset(exchange))
 
     def grant(self, tokens: int, rule: str) -> None:
         """Give the request's bucket of a rule that many tokens, up to a full bucket: see `Limiter.grant`."""
-        exchange = current()
+        exchange = self._exchange()
         exchange.limiter.run(exchange, _adjust(exchange, "grant", rule, tokens))
 
     def block(self, until: Until, rule: str) -> None:
         """Refuse all requests of the request's bucket of a rule until then: see `Limiter.block`."""
-        exchange = current()
+        exchange = self._exchange()
         exchange.limiter.run(exchange, _adjust(exchange, "block", rule, until))
 
     def unblock(self, rule: str) -> None:
         """End a block of the request's bucket of a rule: see `Limiter.unblock`."""
-        exchange = current()
+        exchange = self._exchange()
         exchange.limiter.run(exchange, _adjust(exchange, "unblock", rule))
 
 
@@ -84,35 +88,59 @@ class AsyncRequestLimits(_Limits):
 
     async def usage(self) -> list[Usage]:
         """As `RequestLimits.usage`."""
-        return await _usage(current())
+        return await _usage(self._exchange())
 
     async def peek(self) -> PolicyDecision:
         """As `RequestLimits.peek`."""
-        return await _peek(current())
+        return await _peek(self._exchange())
 
     async def refund(self) -> None:
         """As `RequestLimits.refund`."""
-        await _refund(current())
+        await _refund(self._exchange())
 
     async def reset(self) -> None:
         """As `RequestLimits.reset`."""
-        await _reset(current())
+        await _reset(self._exchange())
 
     async def grant(self, tokens: int, rule: str) -> None:
         """As `RequestLimits.grant`."""
-        await _adjust(current(), "grant", rule, tokens)
+        await _adjust(self._exchange(), "grant", rule, tokens)
 
     async def block(self, until: Until, rule: str) -> None:
         """As `RequestLimits.block`."""
-        await _adjust(current(), "block", rule, until)
+        await _adjust(self._exchange(), "block", rule, until)
 
     async def unblock(self, rule: str) -> None:
         """As `RequestLimits.unblock`."""
-        await _adjust(current(), "unblock", rule)
+        await _adjust(self._exchange(), "unblock", rule)
 
 
 LIMITS = RequestLimits()
 ASYNC_LIMITS = AsyncRequestLimits()
+
+
+class _Kept:
+    """The request that is under way no more. It is kept here: only for streams, and after errors."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._kept = exchange
+
+    def _exchange(self) -> Exchange:
+        return self._kept
+
+
+class KeptLimits(_Kept, RequestLimits):
+    """The limits of a request whose response is sent after its call: the body may still use them."""
+
+    __slots__ = ()
+
+
+class AsyncKeptLimits(_Kept, AsyncRequestLimits):
+    """`KeptLimits` for asynchronous frameworks."""
+
+    __slots__ = ()
 
 
 async def _usage(exchange: Exchange) -> list[Usage]:
