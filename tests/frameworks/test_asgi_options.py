@@ -88,6 +88,11 @@ def test_a_cookie_can_tell_who_it_is() -> None:
     assert seen == [200, 429, 200]
 
 
+def test_the_header_that_an_error_proposes_has_no_underscore_as_servers_drop_it() -> None:
+    with pytest.raises(PolicyError, match="api_key = 'header:x-api-key'"):
+        limited('[[rules]]\nname = "r"\nkey = ["api_key"]\nlimit = "1/s"')
+
+
 @pytest.mark.parametrize(
     "policy",
     [

@@ -71,6 +71,21 @@ def test_an_endpoint_may_grant_and_block_by_the_name_of_a_rule(site_of: MakeSite
         assert client.send("/own", (b"X-Verb", b"grant 1 fewer")).status == 500
 
 
+def test_a_peek_that_is_not_awaited_is_no_yes() -> None:
+    app: FastAPI = limited(FastAPI(), policy=POLICY)
+
+    @app.get("/")
+    async def look(request: Request) -> bool:
+        forgotten = request.state.ratekeeper.peek()
+        with pytest.raises(TypeError, match="peek has no answer before it is awaited"):
+            bool(forgotten)
+        forgotten.close()
+        return bool(await request.state.ratekeeper.peek())
+
+    with serving(app) as url:
+        assert httpx.get(url).json() is True
+
+
 def test_a_block_by_an_endpoint_refuses_and_an_unknown_rule_is_an_error() -> None:
     app: FastAPI = limited(FastAPI(), policy=POLICY)
 

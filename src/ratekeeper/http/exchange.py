@@ -211,5 +211,8 @@ def current() -> Exchange:
     """Return the exchange of the request that is under way. Raises RuntimeError if there is none."""
     exchange = CURRENT.get()
     if exchange is None:
-        raise RuntimeError("no request is under way: add ratekeeper's middleware, and use limits only within requests")
+        raise RuntimeError(
+            "no request is under way: add ratekeeper's middleware, around this code too, and use limits only within "
+            "requests"
+        )
     return exchange

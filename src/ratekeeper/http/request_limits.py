@@ -7,6 +7,7 @@ nothing keeps a request alive.
 from __future__ import annotations
 
 from ratekeeper.adjustment import Until
+from ratekeeper.coroutines import pending
 from ratekeeper.errors import did_you_mean
 from ratekeeper.http.exchange import Exchange, combined, current
 from ratekeeper.policy.decision import PolicyDecision
@@ -90,6 +91,7 @@ class AsyncRequestLimits(_Limits):
         """As `RequestLimits.usage`."""
         return await _usage(self._exchange())
 
+    @pending
     async def peek(self) -> PolicyDecision:
         """As `RequestLimits.peek`."""
         return await _peek(self._exchange())

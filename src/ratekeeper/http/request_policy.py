@@ -109,7 +109,7 @@ class RequestPolicy(Generic[K]):
             raise PolicyError(
                 f"{self.keeper.policy.source}: nothing gives the attribute {name!r}: write attributes={{{name!r}: a "
                 "function of the request}, or say in the policy's [attributes] where it is, such as "
-                f"{name} = 'header:x-{name}'"
+                f"{name} = 'header:x-{name.replace('_', '-')}'"
             )
 
 
