@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, Unpack
 from ratekeeper.errors import MissingExtraError
 from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
+from ratekeeper.http.limiter import AsyncRequestLimiter, refusal_in
 from ratekeeper.http.options import Options, wrong_rejection
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncRequestLimits
@@ -85,10 +85,10 @@ class _Limited:
             refusal = await self._limiter.charge_async(exchange)
             if refusal is None:
                 return await handler(request)
-        except REFUSALS as error:  # from a handler's limit, or from the application's own limiter
-            if self._key not in request:
+        except Exception as error:
+            refusal = refusal_in(error)  # from a handler's limit, or from the application's own limiter
+            if refusal is None or self._key not in request:
                 raise
-            refusal = error
         finally:
             CURRENT.reset(token)
         answer = await self._limiter.answer_async(exchange, refusal)

@@ -15,7 +15,7 @@ from ratekeeper.frameworks.asgi_exchange import AnsweredExchange, Scope, Send
 from ratekeeper.frameworks.asgi_inbox import Message, Receive
 from ratekeeper.http.endpoints import check_endpoints, views_of
 from ratekeeper.http.exchange import CURRENT
-from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter
+from ratekeeper.http.limiter import AsyncRequestLimiter, refusal_in
 from ratekeeper.http.options import Options, check_application
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import ASYNC_LIMITS, AsyncKeptLimits, AsyncRequestLimits
@@ -78,14 +78,13 @@ class RateLimitMiddleware:
             refusal = charged if charged is None or isinstance(charged, RatekeeperError) else await charged
             if refusal is None:
                 await self.app(scope, exchange.receive, exchange.send)
-        except REFUSALS as error:  # from an endpoint's limit, or from the application's own limiter
-            refusal = error
-            if exchange.ended:
+        except Exception as error:
+            refusal = refusal_in(error)  # from an endpoint's limit, or from the application's own limiter
+            if refusal is None:
+                scope["state"]["ratekeeper"] = AsyncKeptLimits(exchange)  # for a handler outside, as Starlette's
+                await exchange.failed()
+            if refusal is None or exchange.ended:
                 raise
-        except Exception:
-            scope["state"]["ratekeeper"] = AsyncKeptLimits(exchange)  # for a handler outside, as Starlette's of errors
-            await exchange.failed()
-            raise
         finally:
             CURRENT.reset(token)
             if exchange.inbox is not None:

@@ -18,7 +18,7 @@ from ratekeeper.errors import MissingExtraError, did_you_mean
 from ratekeeper.frameworks.wsgi import EnvironExchange
 from ratekeeper.http.endpoints import check_endpoints, exempt
 from ratekeeper.http.exchange import CURRENT, Exchange
-from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
+from ratekeeper.http.limiter import AsyncRequestLimiter, RequestLimiter, refusal_in
 from ratekeeper.http.options import Options, wrong_rejection
 from ratekeeper.http.rate_limit import rate_limit
 from ratekeeper.http.request_limits import (
@@ -128,12 +128,12 @@ class RateLimitMiddleware:
         return await self._charge_async(_under_way())
 
     def _exception(self, _: HttpRequest, error: Exception) -> HttpResponseBase | None:
-        return _response(self._limiter.answer(_under_way(), error)) if isinstance(error, REFUSALS) else None
+        refusal = refusal_in(error)
+        return None if refusal is None else _response(self._limiter.answer(_under_way(), refusal))
 
     async def _exception_async(self, _: HttpRequest, error: Exception) -> HttpResponseBase | None:
-        if not isinstance(error, REFUSALS):
-            return None
-        return _response(await self._limiter.answer_async(_under_way(), error))
+        refusal = refusal_in(error)
+        return None if refusal is None else _response(await self._limiter.answer_async(_under_way(), refusal))
 
     def _charge(self, exchange: RequestExchange) -> HttpResponseBase | None:
         """Charge a request. Return the response if it is refused."""

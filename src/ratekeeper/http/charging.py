@@ -43,6 +43,15 @@ REFUSALS = (RateLimitExceeded, StoreUnavailable, CostError, BadRequestError, Cli
 """The errors that refuse a request. Each has a response."""
 
 
+def refusal_in(error: Exception) -> RatekeeperError | None:
+    """Return the refusal that an error is, or the first one of a group of refusals alone; None for all others."""
+    while isinstance(error, ExceptionGroup):  # of the tasks of a TaskGroup
+        if error.split(REFUSALS)[1] is not None:
+            return None
+        error = error.exceptions[0]
+    return error if isinstance(error, REFUSALS) else None
+
+
 class Charging(ApplicationLimits[K]):
     """The common part of both limiters. They differ in how they call the user's functions and the keeper."""
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ratekeeper.coroutines import run_sync
 from ratekeeper.errors import ClientDisconnected, RatekeeperError
-from ratekeeper.http.charging import REFUSALS, AwaitedCharge, Charging
+from ratekeeper.http.charging import REFUSALS, AwaitedCharge, Charging, refusal_in
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.held import HELD_THREADS, HeldRequests, most_by_descriptors
 from ratekeeper.http.rate_limit import rate_limit
@@ -20,7 +20,7 @@ from ratekeeper.policy.model import Policy
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.spec import StoreSpec
 
-__all__ = ["REFUSALS", "AsyncRequestLimiter", "AwaitedCharge", "RequestLimiter"]
+__all__ = ["REFUSALS", "AsyncRequestLimiter", "AwaitedCharge", "RequestLimiter", "refusal_in"]
 
 T = TypeVar("T")
 
