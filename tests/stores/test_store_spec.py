@@ -88,6 +88,19 @@ def test_a_rule_that_is_decided_locally_needs_the_number_of_nodes() -> None:
         assert Policy.parse(f"[store]\n{store}\n{rule}").rules[0].on_error == "local"
 
 
+@pytest.mark.parametrize("keeper_of", [Keeper, AsyncKeeper])
+def test_a_keeper_takes_no_rule_that_is_decided_locally_on_a_store_without_the_number_of_nodes(keeper_of: Any) -> None:
+    url, plain = f"redis://127.0.0.1:{free_port()}", Policy.parse(RULE)
+    local = Policy.parse(RULE + 'on_error = "local"\n')
+    with pytest.raises(PolicyError, match=r"^<policy>: rule 'each key': .*write expected_nodes, how many"):
+        keeper_of(local, url)
+    keeper = keeper_of(plain, url)
+    with pytest.raises(PolicyError, match=r"^<policy>: rule 'each key': .*write expected_nodes, how many"):
+        keeper.replace(local)
+    assert keeper.policy is plain
+    keeper_of(local, "memory").replace(local)
+
+
 def test_validate_says_which_rules_share_a_slot_of_a_cluster(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

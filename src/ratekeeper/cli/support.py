@@ -170,7 +170,7 @@ def _opened(policy: Policy, url: str | None) -> Iterator[Store]:
         with SharedMemoryStore.open(path_of(spec.url.removeprefix(SHARED))) as table:
             yield table
         return
-    patient = replace(spec, on_error="raise", expected_nodes=None, timeout=max(spec.timeout, _PATIENCE))
+    patient = replace(spec, on_error="raise", expected_nodes=1, timeout=max(spec.timeout, _PATIENCE))
     store: Any = patient.open()
     with store:
         yield store

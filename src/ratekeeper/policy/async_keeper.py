@@ -11,7 +11,6 @@ from ratekeeper.adjustment import Adjustment, Until, block, forget, grant, ticks
 from ratekeeper.coroutines import pending
 from ratekeeper.decision import Charge
 from ratekeeper.limits import Limit, wait_ticks
-from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper_base import MEMORY_SPEC, PROBE, Keeping, admitted
 from ratekeeper.policy.lookups.cache import LookupNeeded
@@ -62,7 +61,7 @@ class AsyncKeeper(Keeping):
         self._store = as_async(require_nonblocking(self.store))
         # A local store's answer comes at once: to await it would cost as much as the decision.
         self._local = None if is_async(self.store) else require_sync(self.store, "Keeper")
-        self.compiled = CompiledPolicy(policy, self._local, lookups=self._lookups)
+        self.compiled = self._compiled(policy)
 
     @pending
     async def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:

@@ -13,7 +13,6 @@ from ratekeeper.adjustment import Adjustment, Until, block, forget, grant, ticks
 from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge
 from ratekeeper.limits import Limit, wait_ticks
-from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.keeper_base import MEMORY_SPEC, PROBE, Keeping, admitted
 from ratekeeper.policy.lookups.functions import Lookups, lookups_of
@@ -66,7 +65,7 @@ class Keeper(Keeping):
         own = (policy.store or MEMORY_SPEC).open() if store is None else opened(store, StoreSpec.open)
         self.store: Store = require_sync(own, "Keeper")
         self._local = self.store
-        self.compiled = CompiledPolicy(policy, self.store, lookups=self._lookups)
+        self.compiled = self._compiled(policy)
 
     def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision:
         """Decide one request and charge it if it is allowed: true if it may go ahead at this moment. Never blocks.

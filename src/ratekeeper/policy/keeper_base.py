@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ratekeeper.decision import Charge, scope_of
-from ratekeeper.errors import did_you_mean
+from ratekeeper.errors import PolicyError, did_you_mean
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limits import TokenBucket
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.lookups.functions import Lookups
 from ratekeeper.policy.lookups.lookup import MOST_LIMITS, LookupStats
-from ratekeeper.policy.model import Policy
+from ratekeeper.policy.model import Policy, checked_policy
 from ratekeeper.stores.base import Store
+from ratekeeper.stores.redis.fallback import NODES_NEEDED
 from ratekeeper.stores.spec import MEMORY, StoreSpec
 
 MEMORY_SPEC = StoreSpec(MEMORY)
@@ -37,9 +38,17 @@ class Keeping:
         """Decide by another policy from now on. A request under way ends by the policy that it began with.
 
         The store stays, even if the policy has another [store], and so does each bucket's debt: see docs/policy.md.
-        Any thread may call this.
+        Any thread may call this. Raise `PolicyError`, and change nothing, for a policy that this keeper cannot use.
         """
-        self.compiled = CompiledPolicy(policy, self._local, lookups=self._lookups)
+        self.compiled = self._compiled(policy)
+
+    def _compiled(self, policy: Policy) -> CompiledPolicy:
+        """Return a policy, compiled for the store. Raise `PolicyError` for a rule that the store could not decide."""
+        if not getattr(self.store, "knows_nodes", True):  # else each request of the rule would be the error
+            for rule in checked_policy(policy).rules:
+                if rule.on_error == "local":
+                    raise PolicyError(f"{policy.source}: rule {rule.name!r}: {NODES_NEEDED}")
+        return CompiledPolicy(policy, self._local, lookups=self._lookups)
 
     @property
     def lookups(self) -> dict[str, LookupStats]:

@@ -87,6 +87,7 @@ class RedisStoreBase:
         self._denials = DenialCache(local) if remember_denials else None
         self._questions = Questions(BucketNames(prefix, secret), self._denials, self._clustered, self._sender())
         self._fallback = Fallback(self._questions, self.clock.ticks, on_error, expected_nodes)
+        self.knows_nodes = expected_nodes is not None  # `on_error` "local" needs it
         self._calls = self._requests = self._scripts_sent = 0
         self._begin()
 
