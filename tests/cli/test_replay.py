@@ -102,6 +102,14 @@ def test_buckets_with_the_most_rejections_are_named_with_their_own_counts() -> N
     )
 
 
+def test_a_bucket_is_that_of_the_reading_of_a_path_that_its_rule_is_for() -> None:
+    policy = '[[rules]]\nname = "login"\nmatch = { path = "/login" }\nkey = ["path"]\nlimit = "1/hour"'
+    report = run(policy, line(0, path="/login"), line(1, path="//a/login"), line(2, path="//b/login"))
+    assert counts(report) == {"login": (1, 2)}
+    assert (one_rule(report).buckets, one_rule(report).needed) == (1, 3)
+    assert report.top == (("login", "path=/login", 1, 2, 3, False),)
+
+
 def test_keys_are_not_in_the_report_unless_asked_for() -> None:
     lines = [line(0, api_key="k-secret")] * 9
     hidden = replay(Policy.parse(SMALL), lines)

@@ -242,7 +242,7 @@ class CompiledPolicy:
             if rule.why_not_charged(seen) is None
         ]
         finder = self._finder
-        found = finder.of(matches, lambda rule: _values(rule, seen), known) if finder is not None else {}
+        found = finder.of(matches, lambda rule: rule.key_values(seen), known) if finder is not None else {}
         return {
             place: found[place].limits if place in found else (self.rules[place].limits[limit],)
             for place, limit, _, _ in matches
@@ -252,7 +252,7 @@ class CompiledPolicy:
         """Return a function of a rule that returns the values of its key. It reads the attributes when it is asked."""
 
         def values(rule: CompiledRule) -> Values:
-            return _values(rule, seen_by(self._program, attributes))
+            return rule.key_values(seen_by(self._program, attributes))
 
         return values
 
@@ -268,7 +268,3 @@ class CompiledPolicy:
         if name in PUBLIC:
             return value
         return "#" + blake2b(value.encode("utf-8", "surrogatepass"), digest_size=4, key=self._secret).hexdigest()
-
-
-def _values(rule: CompiledRule, seen: Mapping[str, str]) -> Values:
-    return [*map(rule.keyed(seen).get, rule.rule.key)]

@@ -172,6 +172,10 @@ class CompiledRule(NamedTuple):
             return seen
         return {**seen, **{test.name: next(filter(test.accepts, readings_of(seen[test.name]))) for test in several}}
 
+    def key_values(self, seen: Mapping[str, str]) -> tuple[str | None, ...]:
+        """Return the values of the key of a request that the rule is for, as its bucket has them."""
+        return tuple(map(self.keyed(seen).get, self.rule.key))
+
     def lacking(self, seen: Mapping[str, str]) -> str | None:
         """Return the first missing attribute of the key that keeps the rule from charging a request, or None."""
         if MISSING[self.missing] != "shared":

@@ -101,7 +101,7 @@ class Planner:
             charge = rule.charge(seen, cost)
         except ValueError as error:
             raise UnreadableLine(str(error)) from None
-        return Share.of(charge, tally, tuple(map(seen.get, rule.rule.key)))
+        return Share.of(charge, tally, rule.key_values(seen))
 
 
 def _remember(known: dict[Values, T], values: Values, value: T) -> None:

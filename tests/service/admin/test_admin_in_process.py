@@ -109,3 +109,12 @@ def test_no_process_blocks_a_key_of_a_paused_rule_also_if_it_has_not_seen_the_pa
         await ask(there, "block", attributes=ADDRESS, rule="one", seconds=60)
 
     asyncio.run(steer())
+
+
+def test_explain_names_the_bucket_of_the_reading_that_its_rule_is_for() -> None:
+    rule = '[[rules]]\nname = "{0}"\nmatch = {{ path = "{0}" }}\nkey = ["path"]\nlimit = "5/day"\n'
+    core = Core(Policy.parse(rule.format("/login") + rule.format("/other")), MemoryStore(100))
+    core.operate(OperatorOptions(recording_bytes=0, tokens={"alice": token_digest(TOKEN)}))
+    login, other = asyncio.run(ask(core, "explain", attributes={"path": "//any/login"}))["rules"]
+    assert (login["applies"], login["key"]) == (True, {"path": "/login"})
+    assert (other["applies"], other["key"]) == (False, {"path": "/any/login"})

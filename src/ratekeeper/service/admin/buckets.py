@@ -42,6 +42,7 @@ async def explain(core: Core, given: Given) -> Report:
     decision = plan.answer(await decide_async(store, plan.charges, commit=False))
     buckets = iter(await _buckets(core, attributes))
     seen = compiled.seen(attributes)
+    rules = {rule.name: rule for rule in compiled.rules}
     return {
         "allowed": decision.allowed,
         "denied": decision.denied,
@@ -51,15 +52,18 @@ async def explain(core: Core, given: Given) -> Report:
         "delay": _finite(decision.delay),
         "retry_after": _finite(decision.retry_after),
         "rules": [
-            _explained(core, it, seen, next(buckets, None) if it.decision is not None else None) for it in explanations
+            _explained(core, it, seen, None)
+            if it.decision is None
+            else _explained(core, it, rules[it.rule.name].keyed(seen), next(buckets, None))
+            for it in explanations
         ],
     }
 
 
-def _explained(core: Core, it: RuleExplanation, seen: Mapping[str, str], bucket: _Bucket | None) -> Report:
+def _explained(core: Core, it: RuleExplanation, keyed: Mapping[str, str], bucket: _Bucket | None) -> Report:
     looked_up_by = it.rule.lookup.name if it.rule.lookup is not None else None
     about = explanation_report(it, looked_up_by) | {
-        "key": {name: seen.get(name) for name in it.rule.key},
+        "key": {name: keyed.get(name) for name in it.rule.key},
         "paused_until": core.pauses.until.get(it.rule.name),
     }
     if it.decision is None or bucket is None:
