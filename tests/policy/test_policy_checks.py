@@ -36,6 +36,7 @@ auth = "header:authorization"
 token = "bearer"
 session = "cookie:session"
 user = "app"
+host = "header:host"
 """
 
 
@@ -289,6 +290,9 @@ TIER_MISTAKES = [
     ("client", "2001:db8::1", "number 2 of 'pro' can match nothing: '2001:db8::1': IPv6 clients are told apart by"),
     ("client", "localhost", "number 2 of 'pro' can match nothing: it is not an address"),
     ("path", "x", "number 2 of 'pro' can match nothing: 'x': a path begins with a slash: write '/x'"),
+    ("path", "/vip/", "number 2 of 'pro' can match nothing: a tier goes by the path without its last slash"),
+    ("host", "a.example:80", "number 2 of 'pro' can match nothing: a tier goes by the host without its port"),
+    ("host", "[::1]:80", "number 2 of 'pro' can match nothing: a tier goes by the host without its port"),
     ("method", "HEAD", "number 2 of 'pro' can match nothing: HEAD counts as GET"),
 ]
 
@@ -299,9 +303,9 @@ def test_a_tier_of_what_is_no_exact_value_is_an_error(by: str, value: str, says:
     text = f'{NAMED}[tiers]\nby = "{by}"\ndefault = "free"\npro = [{toml(first)},\n{toml(value)}]\n{RULE}'
     with pytest.raises(PolicyError) as caught:
         Policy.parse(text, "policy.toml")
-    assert str(caught.value).startswith("policy.toml:11: [tiers]: ")
+    assert str(caught.value).startswith("policy.toml:12: [tiers]: ")
     assert says in str(caught.value)
-    sources: dict[str, Source] = {"key": HeaderSource("x-key"), "user": AppSource()}
+    sources: dict[str, Source] = {"key": HeaderSource("x-key"), "host": HeaderSource("host"), "user": AppSource()}
     if by == "user":
         return  # in code it is free text
     with pytest.raises(PolicyError, match=r"tiers: value 1, of 'pro', (has|is|can)"):

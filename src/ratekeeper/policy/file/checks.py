@@ -27,6 +27,7 @@ from ratekeeper.policy.sources import (
     CookieSource,
     HeaderSource,
     PathSource,
+    Readings,
     Source,
 )
 from ratekeeper.policy.spelling import has_wildcard, is_method, source_of
@@ -109,8 +110,17 @@ def why_no_tier_value(by: str, value: str, sources: Sources) -> str | None:
         return None
     if network_of(value) is not None and not (isinstance(source, ClientIP) and _is_client(value, source)):
         return "is a network, but a tier lists exact values: match the network in a rule or an override"
-    why = why_never(by, value, sources)
+    why = why_never(by, value, sources) or _why_no_first_reading(value, source)
     return f"can match nothing: {why}" if why else None
+
+
+def _why_no_first_reading(value: str, source: Source | None) -> str | None:
+    """Return why a value is not the first of its readings: a tier goes by that one, or a client could choose a tier."""
+    if isinstance(source, PathSource) and value.endswith("/") and value != "/":
+        return f"a tier goes by the path without its last slash: write {clipped(value[:-1])}"
+    if isinstance(source, HeaderSource) and source.is_host and isinstance(source.spelled(value), Readings):
+        return "a tier goes by the host without its port: leave the port out"
+    return None
 
 
 def _is_client(network: str, source: ClientIP) -> bool:
