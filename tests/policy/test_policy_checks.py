@@ -220,6 +220,7 @@ EVERYTHING: list[dict[str, tuple[str, ...]]] = [
     {"path": ("*",)}, {"path": ("/x", "/*")}, {"path": ("**",)}, {"method": ("*",)}, {"client": ("*",)},
     {"client": ("0.0.0.0/0", "::/0")}, {"path": ("*",), "method": ("*",)}, {"method": ("GET", "*")},
     {"client": ("::/0", "0.0.0.0/1", "128.0.0.0/1")}, {"path": ("?*",)},
+    {"client": ("?*",)}, {"client": ("192.0.2.7", "?**")},
 ]  # fmt: skip
 
 
@@ -246,6 +247,16 @@ def test_an_exemption_of_every_tier_is_an_error() -> None:
     with pytest.raises(PolicyError, match="exempt 1: every request would match it"):
         Policy.parse(f'exempt = [{{ tier = "*" }}]\n{tiers}{RULE}')
     assert Policy.parse(f'exempt = [{{ tier = "*" }}]\n{RULE}').rules, "without [tiers] it may be missing"
+    tiers += 'pro = ["bob"]\n'
+    for globs in ('["a", "pro"]', '["?*"]', '["a", "p*"]'):
+        with pytest.raises(PolicyError, match="exempt 1: every request would match it"):
+            Policy.parse(f"exempt = [{{ tier = {globs} }}]\n{tiers}{RULE}")
+    with pytest.raises(PolicyError, match="its entries for 'tier' match every request between them"):
+        Policy.parse(f'exempt = [{{ tier = "a" }}, {{ tier = "pro" }}]\n{tiers}{RULE}')
+    for way in (Tiers("user", "a", {"bob": "pro"}), Tiers("user", "pro", {})):
+        with pytest.raises(PolicyError, match="exempt 1: every request would match it"):
+            Policy((Rule("r", BUCKET),), tiers=way, exempt=({"tier": ("a", "pro")},))
+    assert Policy.parse(f'exempt = [{{ tier = "pro" }}]\n{tiers}{RULE}').exempt
 
 
 def test_exemptions_of_everything_between_them_are_an_error() -> None:

@@ -16,6 +16,7 @@ from policy_oracle import Asked
 from ratekeeper.errors import PolicyError
 from ratekeeper.limits import LeakyBucket, TokenBucket
 from ratekeeper.policy.file.toml_lines import lines_of
+from ratekeeper.policy.keeper import Keeper
 from ratekeeper.policy.model import Override, Policy, Rule, Tiers
 from ratekeeper.policy.sources import AppSource, BearerSource, ClientIP, CookieSource, HeaderSource, PathSource
 
@@ -208,6 +209,13 @@ def test_a_tier_without_members_is_a_tier() -> None:
     assert Policy.parse(TIERS + "gold = []\n" + RULE + 'match = { tier = ["gold", "f*", "x?"] }').rules
 
 
+@pytest.mark.parametrize("name", ["default", "by"])
+def test_the_default_tier_may_have_any_name(name: str) -> None:
+    policy = f'[tiers]\nby = "user"\ndefault = "{name}"\npro = ["bob"]\n{RULE}match = {{ tier = "{name}" }}'
+    keeper = Keeper(Policy.parse(policy))
+    assert [len(keeper.peek({"user": user}).rules) for user in ("alice", "bob")] == [1, 0]
+
+
 def test_an_exact_rate_is_inherited_exactly() -> None:
     rule = one('[[rules]]\nname = "r"\ncapacity = 3\nrefill_rate = "7/minute"\noverrides = [{ u = "a", capacity = 9 }]')
     assert Asked(rule).limit_for({"u": "a"}).rate == Fraction(7, 60)
@@ -368,8 +376,6 @@ MISTAKES = [
      "policy.toml:4: rule 'r': 'limit' means nothing beside deny = true, which refuses every request: take one"),
     ('[[rules]]\nname = "r"\ndeny = true\nalgorithm = "leaky_bucket"\n', "policy.toml:4: rule 'r': 'algorithm' means"),
     ('[[rules]]\nname = "r"\ndeny = 1\nlimit = "1/s"\n', "policy.toml:3: rule 'r': 'deny' must be true or false, not"),
-    ('[[rules]]\nname = "r"\nlimit = "0/s"\noverrides = [{ user = "a", capacity = 5 }]\n',
-     "rule 'r': override 1: TokenBucket: refill_rate: a rate must be positive"),
     ('[[rules]]\nname = "r"\nlimit = "0/s burst 2"\n', "policy.toml:3: rule 'r': TokenBucket: refill_rate: a rate"),
     (RULE + 'overrides = [\n{ user = "a", capacity = 1 },\n{ user = "b", capacity = 0 }]\n',
      "policy.toml:7: rule 'r': override 2: TokenBucket: capacity must be at least 1, not 0"),
@@ -402,6 +408,13 @@ MISTAKES = [
     (NAMED + RULE + 'cost = "usr"\n', "policy.toml:7: rule 'r': unknown attribute 'usr': did you mean 'user'?"),
     (RULE + "cost = 21\n",
      "policy.toml:5: rule 'r': 'cost' is more than token_bucket of 20 at 5/s can ever admit (20)"),
+    (RULE + 'overrides = [{ u = "b", capacity = 30 }, { u = "a", capacity = 4 }]\ncost = 5\n',
+     "policy.toml:6: rule 'r': 'cost' is more than token_bucket of 4 at 5/s of override 2 can ever admit (4)"),
+    # a limit of nothing has no part to inherit
+    ('[[rules]]\nname = "r"\nlimit = "0/s"\noverrides = [{ u = "a", capacity = 5 }]\n',
+     "policy.toml:4: rule 'r': override 1: 'refill_rate' is missing: write, say, refill_rate = 5"),
+    ('[[rules]]\nname = "r"\ndeny = true\noverrides = [{ u = "a", refill_rate = 5 }]\n',
+     "policy.toml:4: rule 'r': override 1: 'capacity' is missing: write, say, capacity = 20"),
 ]  # fmt: skip
 
 

@@ -226,7 +226,8 @@ class Policy:
             matches.append((f"rule {rule.name!r}: match", rule.match))
             for place, override in enumerate(rule.overrides, 1):
                 matches.append((f"rule {rule.name!r}: override {place}", override.match))
-        mistakes = [*check_parts(self.exempt, matches, self.attributes, self.tiers is not None)]
+        tiers = {self.tiers.default, *self.tiers.tier_by_value.values()} if self.tiers is not None else ()
+        mistakes = [*check_parts(self.exempt, matches, self.attributes, tiers)]
         mistakes += [
             f"attributes: {name!r} cannot be the path: only 'path' is"
             for name, source in self.attributes.items()

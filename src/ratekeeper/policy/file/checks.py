@@ -7,7 +7,7 @@ application or a header gives may have any value. Knows no file. Secrets are not
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
@@ -60,8 +60,11 @@ def why_never(name: str, pattern: str, sources: Sources) -> str | None:
     return _HAS_CONTROL if _CONTROL.search(pattern) else check(pattern)
 
 
-def why_no_exemption(match: Globs, sources: Sources, tiers: bool) -> str | None:
-    """Return why an entry of `exempt` would exempt everything, or nothing; None if it is right."""
+def why_no_exemption(match: Globs, sources: Sources, tiers: Collection[str]) -> str | None:
+    """Return why an entry of `exempt` would exempt everything, or nothing; None if it is right.
+
+    `tiers` are all tiers there are; empty if the policy has none.
+    """
     if all(_is_everything(name, globs, sources, tiers) for name, globs in match.items()):
         return "every request would match it, so nothing would be limited: name those that are meant"
     for name, globs in match.items():
@@ -76,14 +79,14 @@ def why_no_exemption(match: Globs, sources: Sources, tiers: bool) -> str | None:
     return None
 
 
-def exempts_all_together(exempt: Iterable[Globs], sources: Sources) -> str | None:
+def exempts_all_together(exempt: Iterable[Globs], sources: Sources, tiers: Collection[str]) -> str | None:
     """Return the attribute by which the entries together exempt every request; None if they do not."""
     together: dict[str, tuple[str, ...]] = {}
     for match in exempt:
         if len(match) == 1:
             ((name, globs),) = match.items()
             together[name] = together.get(name, ()) + globs
-    return next((name for name, globs in together.items() if _is_everything(name, globs, sources, tiers=False)), None)
+    return next((name for name, globs in together.items() if _is_everything(name, globs, sources, tiers)), None)
 
 
 def why_no_label(names: Iterable[str], looked_up: Iterable[str]) -> str | None:
@@ -130,7 +133,7 @@ def _is_client(network: str, source: ClientIP) -> bool:
 
 
 def check_parts(
-    exempt: tuple[Globs, ...], rules: Iterable[tuple[str, Globs]], sources: Sources, tiers: bool
+    exempt: tuple[Globs, ...], rules: Iterable[tuple[str, Globs]], sources: Sources, tiers: Collection[str]
 ) -> Iterator[str]:
     """Return what is wrong with a policy's patterns, in words. `rules` are titles, each with a match."""
     titled = [*((f"exempt {place}", match) for place, match in enumerate(exempt, 1)), *rules]
@@ -142,15 +145,17 @@ def check_parts(
     for place, match in enumerate(exempt, 1):
         if why := why_no_exemption(match, sources, tiers):
             yield f"exempt {place}: {why}"
-    if together := exempts_all_together(exempt, sources):
+    if together := exempts_all_together(exempt, sources, tiers):
         yield f"exempt: its entries for {together!r} match every request between them, so nothing would be limited"
 
 
-def _is_everything(name: str, globs: tuple[str, ...], sources: Sources, tiers: bool) -> bool:
+def _is_everything(name: str, globs: tuple[str, ...], sources: Sources, tiers: Collection[str]) -> bool:
     """Return whether every request has the attribute, and every value of it matches."""
     source = source_of(name, sources)
-    if any(set(glob) == {"*"} for glob in globs):
-        return isinstance(source, ClientIP | PathSource) or is_method(name, sources) or (name == "tier" and tiers)
+    if name == "tier" and tiers:
+        return all(map(accepts(globs), tiers))
+    if any(set(glob.removeprefix("?")) == {"*"} for glob in globs):  # no value is empty
+        return isinstance(source, ClientIP | PathSource) or is_method(name, sources)
     if isinstance(source, PathSource):
         return any(set(glob[1:]) == {"*"} for glob in globs if glob[0] in "/?")
     if is_method(name, sources):

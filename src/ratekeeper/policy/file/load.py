@@ -155,10 +155,10 @@ def _exempt(top: Table, vocabulary: Vocabulary) -> tuple[Globs, ...]:
             table.error("it is empty, so every request would match it: say whom it is for, such as { path = '/x' }")
         match = {name: read_globs(table, name, vocabulary) for name in table.values}
         if match and all(match.values()):  # else it has its error already
-            if why := why_no_exemption(match, vocabulary.sources, vocabulary.has_tiers):
+            if why := why_no_exemption(match, vocabulary.sources, vocabulary.tiers or ()):
                 table.error(why)
             entries.append(match)
-    if not top.report and (name := exempts_all_together(entries, vocabulary.sources)):
+    if not top.report and (name := exempts_all_together(entries, vocabulary.sources, vocabulary.tiers or ())):
         top.error(f"'exempt': its entries for {name!r} match every request between them: nothing is limited", "exempt")
     return tuple(entries)
 
@@ -167,7 +167,7 @@ def _tier_names(table: Table | None) -> frozenset[str] | None:
     """Return every tier there is; None where that cannot be known, so that no rule is blamed for it."""
     if table is None or not isinstance(table.values.get("default"), str):
         return None
-    return frozenset({str(table.values["default"]), *table.values} - {"by", "default"})
+    return frozenset({str(table.values["default"]), *(table.values.keys() - {"by", "default"})})
 
 
 def _tiers(table: Table | None, vocabulary: Vocabulary) -> Tiers | None:

@@ -53,11 +53,6 @@ class Vocabulary:
     tiers: frozenset[str] | None
     sources: Mapping[str, Source]
 
-    @property
-    def has_tiers(self) -> bool:
-        """True if the file declares tiers: then every request is in one."""
-        return self.tiers is not None
-
     def check(self, table: Table, name: str, *inner: str | int) -> None:
         """Add an error at `inner` if there is no attribute of this name."""
         if name.startswith(HEADER):
@@ -103,6 +98,7 @@ def read_rule(table: Table, vocabulary: Vocabulary) -> Rule | None:
         "message": _message(table),
         "lookup": lookup,
     }
+    _check_cost_of_overrides(table, values["cost"], values["overrides"])
     if limit is None or table.report:
         return None
     return Rule(table.text("name"), limit, key=key, **values)
@@ -148,6 +144,8 @@ def _limit(table: Table, algorithm: _Algorithm, inherited: Limit | None = None) 
     if "limit" in given:
         return _limit_from_text(table, algorithm)
     lacking = []
+    if inherited is not None and inherited.refuses_all:  # a limit of nothing has no part for an override to take
+        inherited = None
     if not inherited:
         examples = {"capacity": "capacity = 20", rate_key: f"{rate_key} = 5"}
         lacking = [key for key, example in examples.items() if table.lacks(key, example, _RULE_KEYS)]
@@ -260,6 +258,14 @@ def _cost(table: Table, limit: Limit | None, vocabulary: Vocabulary) -> int | st
     elif limit and not limit.refuses_all and cost > limit.max_cost:
         table.error(f"'cost' is more than {limit} can ever admit ({limit.max_cost}): nothing would pass", "cost")
     return cost
+
+
+def _check_cost_of_overrides(table: Table, cost: int | str, overrides: tuple[Override, ...]) -> None:
+    for number, override in enumerate(overrides, 1):
+        limit = override.limit
+        if isinstance(cost, int) and not limit.refuses_all and cost > limit.max_cost:
+            why = f"'cost' is more than {limit} of override {number} can ever admit ({limit.max_cost})"
+            table.error(f"{why}: nothing would pass", "cost")
 
 
 def _message(table: Table) -> str | None:
