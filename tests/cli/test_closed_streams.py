@@ -31,6 +31,15 @@ def test_a_command_ends_as_with_open_streams(policy: str, closed: str) -> None:
         assert (done.returncode, done.stderr) == (code, ""), words
 
 
+def test_a_command_escapes_what_the_encoding_of_its_output_lacks(policy: str) -> None:
+    Path(shlex.split(policy)[0]).write_text('rules = [{name = "日本", limit = "5/hour"}]', encoding="utf-8")
+    for words, code in ((f"validate {policy}", 0), (f"explain {policy} --cost 9", 1)):
+        env = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+        done = subprocess.run(["bash", "-c", f"{COMMAND} {words}"], capture_output=True, env=env)
+        assert (done.returncode, done.stderr) == (code, b""), words
+        assert rb"\u65e5\u672c" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("redirected", [">/dev/full", "<&- >&- 2>&- --access-log - --access-log-sample 1"])

@@ -131,3 +131,19 @@ def test_json_tells_of_a_mistake_without_a_line(
     [mistake] = found["mistakes"]
     assert mistake["line"] is None
     assert mistake["text"].startswith("'rules' is missing: write, say, [[rules]]")
+
+
+def test_a_mistake_is_one_line_whatever_the_names_in_it(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    name = "a\\nb\\u2028: c"
+    attributes = f'[attributes]\n"{name}" = {{ from = "client_ip", x = 1 }}\n'
+    (folder / "li\nes.toml").write_text(f'{attributes}[[rules]]\nname = "r"\nlimit = "1/s"\nkey = ["zz"]\n')
+    options = "from, ipv4_prefix, ipv6_prefix, trusted_proxies"
+    known = f"{name}, client, endpoint, method, path, route"
+    says = [
+        {"line": 1, "text": f"[attributes]: {name}: unknown key 'x': use one of {options}"},
+        {"line": 6, "text": f"rule 'r': unknown attribute 'zz': use one of {known}"},
+    ]
+    code, out, _ = run(capsys, "--json", "li\nes.toml")
+    [about] = json.loads(out)
+    assert (code, about["file"], about["mistakes"]) == (1, "li\nes.toml", says)
+    assert run(capsys, "li\nes.toml")[1] == "".join(f"li\nes.toml:{it['line']}: {it['text']}\n" for it in says)

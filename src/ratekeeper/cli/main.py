@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ Each command tells more, with examples: ratekeeper help COMMAND
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 0, 1 if the answer is no, 2 for an error."""
     _open_closed_streams()
+    _print_anything(sys.stdout)
     words = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     if not words:
@@ -64,6 +66,12 @@ def _open_closed_streams() -> None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
             setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115  it stays open
+
+
+def _print_anything(stream: object) -> None:
+    """Have a stream escape what its encoding lacks, as stderr does: a rule's name may be in any script."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _why_swapped(args: argparse.Namespace) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 
@@ -157,9 +158,8 @@ def _json_of(source: str, policy: Policy) -> dict[str, object]:
 
 def _json_of_mistakes(source: str, text: str) -> dict[str, object]:
     """Return the mistakes of a `PolicyError`, one in each line, after the file and maybe its line."""
-    mistakes: list[dict[str, object]] = []
-    for line in text.splitlines():
-        place, _, words = line.removeprefix(source).partition(": ")
-        number = place.removeprefix(":")
-        mistakes.append({"line": int(number) if number else None, "text": words})
+    place = rf"(?:^|\n){re.escape(source)}:(?:(\d+):)? "  # the file's name may have any characters
+    without, *parts = re.split(place, text)
+    placed = [*([(None, without)] if without else []), *zip(parts[::2], parts[1::2], strict=True)]
+    mistakes = [{"line": int(number) if number else None, "text": words} for number, words in placed]
     return {"file": source, "valid": False, "mistakes": mistakes, "warnings": [], "rules": []}

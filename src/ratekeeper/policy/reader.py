@@ -37,7 +37,8 @@ class Report:
         return bool(self._errors)
 
     def add(self, path: Path, message: str) -> None:
-        """Add an error in the value at `path`."""
+        """Add an error in the value at `path`. It is one line: a name in it may have line breaks, which are escaped."""
+        message = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
         line = line_of(self._lines, path)
         place = self._source if line is None else f"{self._source}:{line}"
         self._errors.append((line or 0, f"{place}: {message}"))
