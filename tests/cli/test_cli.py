@@ -193,6 +193,11 @@ def test_an_attribute_that_no_rule_could_see_is_an_error(
     assert says in err
 
 
+def test_an_attribute_that_is_given_twice_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "explain", EXAMPLE, "path=/a", "api_key=k-1", "path=/b")
+    assert (code, err) == (2, "ratekeeper: 'path' is given twice: give it once\n")
+
+
 def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     (tmp_path / "httptools.py").write_text("raise ModuleNotFoundError")
     done = subprocess.run(

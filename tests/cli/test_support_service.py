@@ -85,6 +85,7 @@ def test_an_error_says_what_is_wrong_and_nothing_is_changed(
         (["reset", "--service", nowhere, *token, "user=bob"], "cannot be reached (Connection refused)"),
         (["reset", *at, *token, "usr=bob"], "the policy knows no attribute 'usr': did you mean 'user'?"),
         (["reset", *at, *token, "policy.toml", "user=bob"], "'policy.toml' is not KEY=VALUE"),
+        (["reset", *at, *token, "user=bob", "user=eve"], "'user' is given twice"),
         (["reset", *at, *token, "user=bob", "--rule", "each usr"], "each usr"),
         (["grant", *at, *token, "0", "user=bob"], "tokens must be a whole number, 1 or more"),
         (["reset", *of, "--store", "shared:x"], "not allowed with"),

@@ -10,12 +10,14 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from ratekeeper.cli.attributes import read_pairs
 from ratekeeper.cli.service_client import ServiceClient, ServiceError, read_token
 from ratekeeper.cli.style import safe
 from ratekeeper.cli.usage_table import Row, usage_table
 from ratekeeper.errors import RatekeeperError
 
 _SHOWN = 100
+_NO_POLICY = ": with --service, no POLICY is given"
 
 
 def run_at_service(args: argparse.Namespace, operation: str) -> int:
@@ -44,15 +46,7 @@ def run_at_service(args: argparse.Namespace, operation: str) -> int:
 
 
 def _body(args: argparse.Namespace) -> dict[str, Any]:
-    attributes = {}
-    for pair in args.attributes:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise RatekeeperError(
-                f"{pair!r} is not KEY=VALUE, such as path=/api/search: with --service, no POLICY is given"
-            )
-        attributes[name] = value
-    body: dict[str, Any] = {"attributes": attributes}
+    body: dict[str, Any] = {"attributes": read_pairs(args.attributes, lambda name: _NO_POLICY)}
     if args.rule:
         body["rule"] = args.rule
     if getattr(args, "tokens", None) is not None:
