@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 import tracemalloc
@@ -261,6 +262,43 @@ def test_debts_stay_when_a_limit_changes() -> None:
     decision = keeper.peek(ALICE, 0)
     assert decision.limit == TokenBucket(20, "20/minute")
     assert decision.remaining == 0  # full again in 60 s, as before; 20 refill in that time
+
+
+def test_the_counts_of_look_ups_may_be_read_while_a_policy_is_replaced() -> None:
+    def policy(first: int, count: int) -> Policy:
+        rules = [
+            RULE.replace("each user", f"r{n}").replace("10/minute", f"{n}/minute") for n in range(first, first + count)
+        ]
+        return Policy.parse("".join(rules))
+
+    policies = [policy(1, 1), policy(2, 20), policy(30, 3)]
+    keeper, failed, done = (
+        Keeper(policies[0], limits={"plan": lambda attributes: None}),
+        list[Exception](),
+        threading.Event(),
+    )
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                assert keeper.lookups.keys() == {"plan"}
+        except Exception as error:
+            failed.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(300):
+            keeper.replace(policies[number % 3])
+        done.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert failed == []
 
 
 def test_many_first_requests_of_a_key_make_one_look_up() -> None:

@@ -72,8 +72,10 @@ class Lookups:
     def stats(self) -> dict[str, LookupStats]:
         """Return what the look-ups of each name have done."""
         stats = {}
+        # One step of C, unlike `values`, for which a reload in another thread is an error.
+        every = [cache for one in self._caches.valuerefs() if (cache := one()) is not None]
         for name, source in self._sources.items():
-            caches = [cache for cache in list(self._caches.values()) if cache.source is source]
+            caches = [cache for cache in every if cache.source is source]
             known, under_way = sum(len(one.entries) for one in caches), sum(one.under_way for one in caches)
             counts = source.hits[0], source.lookups, source.errors, source.timeouts
             stats[name] = LookupStats(*counts, known, under_way)
