@@ -186,6 +186,18 @@ def test_a_change_is_taken_whether_it_is_written_or_renamed(watched: Watched) ->
         poll(lambda: watched.taken == [["two"], ["one", "two"]])
 
 
+def test_a_file_that_is_named_without_its_folder_is_watched_also_from_another_folder(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, watched.path = watched.path, Path(watched.path.name)
+    monkeypatch.chdir(tmp_path)
+    with watched.watch():
+        monkeypatch.chdir("/")
+        watched.path = whole
+        watched.put(TWO)
+        poll(lambda: watched.taken == [["two"]])
+
+
 def test_a_link_that_is_turned_is_a_change_as_with_a_config_map(watched: Watched, tmp_path: Path) -> None:
     for version, text in (("v1", ONE), ("v2", TWO)):
         (tmp_path / version).mkdir()

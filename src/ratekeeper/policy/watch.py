@@ -43,7 +43,7 @@ class Watch(Generic[T]):
             raise TypeError(f"replace must be a function that takes a Policy, such as keeper.replace, not {replace!r}")
         if not isinstance(every, int | float) or not 0 < every < threading.TIMEOUT_MAX:
             raise ValueError(f"every must be seconds, more than 0, not {every!r}")
-        self._path = os.fspath(path)
+        self._path = os.path.abspath(path)  # the program may go to another folder, as daemons do
         self._replace = replace
         self._every = every
         self._told_judgement = judged
