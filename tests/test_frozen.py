@@ -202,6 +202,18 @@ def test_what_it_cannot_hold_is_an_error() -> None:
         frozen().advance(1)
 
 
+def test_a_coroutine_that_would_run_in_real_time_is_an_error() -> None:
+    async def wait() -> None:
+        raise AssertionError("it runs")
+
+    def wrapped() -> Any:
+        return wait()
+
+    with pytest.raises(TypeError, match=r"wrapped.* returns a coroutine, but is not async: put frozen\(\)"):
+        frozen()(wrapped)()
+    assert repr(frozen()) == "frozen()"
+
+
 def test_it_says_what_it_is() -> None:
     time = frozen()
     assert repr(time) == "frozen()"

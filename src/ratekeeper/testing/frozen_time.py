@@ -87,7 +87,14 @@ class FrozenTime:
         @wraps(function)
         def held(*args: P.args, **kwargs: P.kwargs) -> R:
             with self:
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):  # of an async function in another decorator: it would run in real time
+                result.close()
+                raise TypeError(
+                    f"{function!r} returns a coroutine, but is not async: put frozen()'s decorator directly above "
+                    "the async function"
+                )
+            return result
 
         return held
 
