@@ -133,6 +133,8 @@ def test_a_block_that_would_refuse_nobody_or_strangers_is_an_error(make: Make) -
         make(USER).block({"usr": "alice"}, until)
     with pytest.raises(TypeError, match=r"^rule must be the name of a rule, or several names, not 5$"):
         make(USER).block(ALICE, until, rule=[5])
+    with pytest.raises(TypeError, match=r"^rule must be the name of a rule, or several names, not 5$"):
+        make(USER).reset(ALICE, rule=5)
     with pytest.raises(TypeError, match=r"must be a str, not int"):
         make(USER).block({"user": 5}, until)
     keeper = make(USER)

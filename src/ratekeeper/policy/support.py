@@ -100,6 +100,8 @@ def _clear(compiled: CompiledPolicy, seen: Mapping[str, str], rule: RuleNames | 
 
 
 def _names(compiled: CompiledPolicy, rule: RuleNames) -> list[str]:
+    if not isinstance(rule, Collection):
+        raise TypeError(f"rule must be the name of a rule, or several names, not {rule!r}")
     names = [rule] if isinstance(rule, str) else list(rule)
     known = [one.name for one in compiled.policy.rules]
     for name in names:
