@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -62,6 +63,20 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     code = main(args)
     printed = capsys.readouterr()
     return code, printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"), [(b"k-\xff", "k-\xff"), (b"k-\xc3\xbf", "k-\xff"), (b"k-\xff\xc3\xbf", "k-\xff\xc3\xbf")]
+)
+def test_a_value_that_is_not_utf_8_names_the_bucket_that_a_request_with_it_has(
+    capsys: pytest.CaptureFixture[str], policy: str, tmp_path: Path, typed: bytes, read: str
+) -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    SharedMemoryStore(tmp_path / "table", 1000)
+    store = f"shared:{tmp_path / 'table'}"
+    typed_pair = os.fsdecode(b"api_key=" + typed)
+    assert run(capsys, "block", policy, "--store", store, "--for", "1h", "--rule", "each key", typed_pair)[0] == 0
+    assert not Keeper(policy, store).try_acquire({"api_key": read})
 
 
 def test_each_command_changes_what_another_process_sees_and_prints_it(

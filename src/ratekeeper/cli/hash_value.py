@@ -6,6 +6,7 @@ import argparse
 import sys
 from getpass import getpass
 
+from ratekeeper.cli.attributes import as_sent
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.policy.hashes import PREFIX, digest_of
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         lines = [getpass("value: ").encode("utf-8", "surrogateescape")]
     else:
         lines = sys.stdin.buffer.read().removesuffix(b"\n").split(b"\n")
-    values = [_text(line.removesuffix(b"\r")) for line in lines]
+    values = [as_sent(line.removesuffix(b"\r")) for line in lines]
     for number, value in enumerate(values, 1):
         if not value or value != value.strip():
             raise RatekeeperError(
@@ -33,11 +34,3 @@ def run(args: argparse.Namespace) -> int:
             )
     print("\n".join(PREFIX + digest_of(value) for value in values))
     return 0
-
-
-def _text(line: bytes) -> str:
-    """Return a line as a header's value is read: as UTF-8 if it is that, else as latin-1."""
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return line.decode("latin-1")
