@@ -194,6 +194,14 @@ def test_a_recording_meets_what_replay_computes_of_the_same_traffic(
     assert numbers(by_recording(core, policy, trace)) == numbers(replay(policy, log_of(trace)))
 
 
+def test_a_key_takes_the_reading_that_its_rule_is_for() -> None:
+    policy = Policy.parse('rules = [{name = "r", match = {path = "/login"}, key = ["path"], limit = "1/hour"}]')
+    trace = [Asked(10**9, {"path": path}) for path in ("/login", "//a/login", "//b/login")]
+    found = by_recording(recorded(policy, trace), policy, trace)
+    assert numbers(found) == numbers(replay(policy, log_of(trace)))
+    assert (found.admitted, found.rejected) == (1, 2)
+
+
 @pytest.mark.slow
 @given(POLICIES, TRACES, st.lists(st.integers(1, 9), min_size=8, max_size=8))
 def test_other_numbers_meet_what_replay_computes(text: str, trace: list[Asked], capacities: list[int]) -> None:

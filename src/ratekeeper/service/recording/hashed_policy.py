@@ -102,11 +102,23 @@ class _Making:
         tests = self._fingerprints.match(rule.match)
         match: Globs = {}
         if rule.match:
-            match = self._fact(test_name(tests)) or self._exact(rule.match, slash_matters=False)
+            fact = self._fact(test_name(tests))
+            match = {**fact, **self._readings_of_key(rule)} if fact else self._exact(rule.match, slash_matters=False)
         cost = rule.cost if isinstance(rule.cost, int) else self._named(rule.cost, cost_name)
         key = tuple(self._named(name, value_name) for name in rule.key)
         overrides = self._overrides(rule, tests)
         return replace(rule, match=match, key=key, cost=cost, overrides=overrides, lookup=None)
+
+    def _readings_of_key(self, rule: Rule) -> Globs:
+        """Return the tests of a key's attributes by exact values: a key takes the first reading that they accept."""
+        found = {}
+        for name, patterns in spelled_match(rule.match, self._policy.attributes, slash_matters=False).items():
+            if name in rule.key and all(Pattern.of(pattern).kind is Kind.EXACT for pattern in patterns):
+                found[self._named(name, value_name)] = self._tokens(patterns)
+        return found
+
+    def _tokens(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(token_of(hash_of(self._secret, value)) for value in values)
 
     def _overrides(self, rule: Rule, tests: str) -> tuple[Override, ...]:
         if not rule.overrides:
@@ -130,7 +142,7 @@ class _Making:
             own = self._named(name, value_name)
             if any(Pattern.of(pattern).kind is not Kind.EXACT for pattern in patterns):
                 raise Unknown(PATTERN.format(name.removeprefix(PREFIX)))
-            found[own] = tuple(token_of(hash_of(self._secret, pattern)) for pattern in patterns)
+            found[own] = self._tokens(patterns)
         return found
 
     def _named(self, name: str, named: Callable[[str, str], str]) -> str:
