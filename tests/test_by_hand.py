@@ -19,11 +19,14 @@ from hypothesis import strategies as st
 
 from ratekeeper import (
     IMPLEMENTATION,
+    AsyncKeeper,
     AsyncLimiter,
+    Keeper,
     LeakyBucket,
     Limiter,
     ManualClock,
     MemoryStore,
+    Policy,
     RateLimitExceeded,
     SharedMemoryStore,
     StoreError,
@@ -35,6 +38,7 @@ from ratekeeper.stores.table_store import TableStore
 SECOND = TICKS_PER_SECOND
 FIVE = TokenBucket(5, 1)
 NINE_YEARS = 9 * 365 * 86_400
+TWO_RULES = Policy.parse('rules = [{name = "one", limit = "5/s"}, {name = "two", limit = "9/hour"}]')
 WALL = 1_900_000_000_000_000_000
 
 
@@ -192,6 +196,29 @@ def test_after_a_block_no_newcomer_takes_a_turn_that_was_given_up_before(store: 
     place.cancel()
     limiter.block("a", after(30))
     assert not limiter.reserve("a", timeout=100)
+
+
+@pytest.mark.parametrize("kind", [AsyncLimiter, AsyncKeeper])
+def test_a_turn_that_was_given_up_serves_nobody_after_a_block_whose_answer_was_lost(
+    store: TableStore, kind: type[AsyncLimiter] | type[AsyncKeeper]
+) -> None:
+    async def use() -> None:
+        remote = AsyncMemoryStore(store)
+        policy = Policy.parse('[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1/s"\nmax_wait = 100\n')
+        asked: Any = AsyncLimiter("1/s", store=remote) if kind is AsyncLimiter else AsyncKeeper(policy, remote)
+        key: Any = "a" if kind is AsyncLimiter else {"user": "a"}
+        await asked.try_acquire(key)
+        place = await asked.reserve(key, timeout=9)
+        another = type(asked)("1/s" if kind is AsyncLimiter else policy, store=AsyncMemoryStore(store))
+        assert await another.reserve(key, timeout=100)
+        place.cancel()
+        await remote.wait_queue.settle()
+        remote.fail_after = {"adjust"}
+        with pytest.raises(OSError, match="the network is gone"):
+            await asked.block(key, after(30))
+        assert not await asked.reserve(key, timeout=100)
+
+    asyncio.run(use())
 
 
 def test_unblock_ends_a_block_and_changes_nothing_else(store: TableStore) -> None:
@@ -385,7 +412,7 @@ def test_a_block_that_finds_no_room_is_an_error_and_one_that_may_evict_is_kept(
     for key in range(100):
         with suppress(StoreError):
             limiter.block(f"newcomer {key}", after(60))
-    with pytest.raises(StoreError, match=r"^the table of 8 keys is full, and denies newcomers: nothing was changed"):
+    with pytest.raises(StoreError, match=r"^the table of 8 keys is full, and denies newcomers: there was no room"):
         limiter.block("the last", after(60))
     limiter.grant("another", 5)  # it is full
     limiter.unblock("another")
@@ -394,3 +421,20 @@ def test_a_block_that_finds_no_room_is_an_error_and_one_that_may_evict_is_kept(
     for key in range(1000):
         evicting.try_acquire(str(key))
     assert not evicting.try_acquire("a")
+
+
+def test_a_block_that_finds_room_for_some_limits_only_says_how_many_were_changed() -> None:
+    async def block(store: MemoryStore) -> None:
+        await AsyncLimiter("5/s", "9/hour", store=store).block("a", after(60))
+
+    blocks: list[Callable[[MemoryStore], object]] = [
+        lambda store: Limiter("5/s", "9/hour", store=store).block("a", after(60)),
+        lambda store: asyncio.run(block(store)),
+        lambda store: Keeper(TWO_RULES, store).block({}, after(60), rule=["one", "two"]),
+        lambda store: asyncio.run(AsyncKeeper(TWO_RULES, store).block({}, after(60), rule=["one", "two"])),
+    ]
+    words = r"^the table of 1 keys is full, .*; 1 of the 2 limits had been changed before$"
+    for asked in blocks:
+        store = MemoryStore(1, on_full="deny", implementation="python")
+        with pytest.raises(StoreError, match=words):
+            asked(store)

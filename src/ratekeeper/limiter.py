@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,6 +17,7 @@ from ratekeeper.stores.base import (
     AsyncStore,
     Gate,
     Store,
+    changing,
     is_async,
     require_nonblocking,
     require_sync,
@@ -141,14 +141,17 @@ class Limiter(NamedLimits):
 
         On a server this looks at all names there, in bounded steps.
         """
-        for scope in self._scopes:
-            self.store.reset_scope(scope)
-        self.store.wait_queue.reset(scopes=self._scopes)
+        with changing(self.store.wait_queue, len(self._scopes), scopes=self._scopes) as made:
+            for scope in self._scopes:
+                self.store.reset_scope(scope)
+                made.append(scope)
 
     def _adjust(self, key: str | bytes, adjust: Callable[[Limit], Adjustment]) -> None:
-        for scope, adjustment in self._adjustments(adjust):
-            self.store.adjust(scope, key, *adjustment)
-        self.store.wait_queue.reset(self._charges(key, 1))
+        changes = self._adjustments(adjust)
+        with changing(self.store.wait_queue, len(changes), self._charges(key, 1)) as made:
+            for scope, adjustment in changes:
+                self.store.adjust(scope, key, *adjustment)
+                made.append(scope)
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
         """Return a decorator for functions, also async ones, that is a context manager too. See `Guard`."""
@@ -183,6 +186,7 @@ class AsyncLimiter(NamedLimits):
     await asks, once, and raises for a bad key or cost. The object's truth is a TypeError. So a forgotten `await`, as in
     `if limiter.try_acquire(key):`, lets no request pass.
 
+    >>> import asyncio
     >>> limiter = AsyncLimiter("1/hour")
     >>> async def ask() -> list[bool]:
     ...     return [(await limiter.try_acquire("alice")).allowed for _ in range(2)]
@@ -256,14 +260,17 @@ class AsyncLimiter(NamedLimits):
 
     async def reset_all(self) -> None:
         """As `Limiter.reset_all`."""
-        for scope in self._scopes:
-            await self._store.reset_scope(scope)
-        self._store.wait_queue.reset(scopes=self._scopes)
+        with changing(self._store.wait_queue, len(self._scopes), scopes=self._scopes) as made:
+            for scope in self._scopes:
+                await self._store.reset_scope(scope)
+                made.append(scope)
 
     async def _adjust(self, key: str | bytes, adjust: Callable[[Limit], Adjustment]) -> None:
-        pairs = self._adjustments(adjust)
-        await asyncio.gather(*(self._store.adjust(scope, key, *adjustment) for scope, adjustment in pairs))
-        self._store.wait_queue.reset(self._charges(key, 1))
+        changes = self._adjustments(adjust)
+        with changing(self._store.wait_queue, len(changes), self._charges(key, 1)) as made:
+            for scope, adjustment in changes:
+                await self._store.adjust(scope, key, *adjustment)
+                made.append(scope)
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""

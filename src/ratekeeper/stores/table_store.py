@@ -63,16 +63,16 @@ class TableStore:
         """Change a bucket by hand. See `Store.adjust`."""
         if not self._table.adjust(scope, key, *checked_adjustment(back_ticks, block_ticks)):
             raise StoreError(
-                f"the table of {self._max_keys:,} keys is full, and denies newcomers: nothing was changed. Ask again "
-                "when a bucket is full again, or make the table larger"
+                f"the table of {self._max_keys:,} keys is full, and denies newcomers: there was no room for the block. "
+                "Ask again when a bucket is full again, or make the table larger"
             )
 
     def reset_scope(self, scope: str) -> None:
         """Forget all buckets of a scope. See `Store.reset_scope`. It is one step here, whatever the number of keys."""
         if not self._table.reset_scope(scope):
             raise StoreError(
-                f"the table has had {pytable.MAX_RESETS:,} resets of rules, and has no room for more: nothing was "
-                "changed. Begin another table"
+                f"the table has had {pytable.MAX_RESETS:,} resets of rules, and has no room for more. Begin another "
+                "table"
             )
 
     def policy_gate(self, matcher: object, asked: Callable[[list[Any]], list[Any]] | None) -> Any:
