@@ -15,7 +15,7 @@ import redis.asyncio
 import valkey
 import valkey.asyncio
 from flaky_proxy import proxy
-from redis_servers import Server, redis_server
+from redis_servers import Server, cluster_url, redis_server
 
 from ratekeeper import AsyncLimiter, AsyncRedisStore, Limiter, ManualClock, RedisStore, StoreError, StoreUnavailable
 from ratekeeper.limits import TokenBucket
@@ -115,6 +115,50 @@ def test_a_user_who_may_run_no_script_is_told_what_to_allow() -> None:
         for answers in (asked(url), asyncio.run(awaited(url))):
             check(answers, "allow the user EVALSHA")
             assert "hidden" not in str(answers)
+
+
+RIGHTS = ["~ratekeeper:*", "+evalsha", "+eval", "+time", "+get", "+set", "+del"]
+
+
+async def asked_each_way(where: str) -> list[str]:
+    """Ask, and forget all keys, by both kinds of store; return what was raised."""
+    said: list[str] = []
+    with RedisStore(where, timeout=5) as store:
+        limiter = Limiter(LIMIT, store=store, name="rights")
+        for verb in (lambda: limiter.try_acquire("a"), limiter.reset_all):
+            try:
+                verb()
+            except StoreError as error:
+                said.append(str(error))
+    async with AsyncRedisStore(where, timeout=5) as remote:
+        awaiting = AsyncLimiter(LIMIT, store=remote, name="rights")
+        answers = await asyncio.gather(awaiting.try_acquire("a"), awaiting.reset_all(), return_exceptions=True)
+        return said + [str(answer) for answer in answers if isinstance(answer, StoreError)]
+
+
+def test_who_allows_the_user_what_the_error_names_can_use_every_verb_and_database(server: Server) -> None:
+    server.ask("ACL", "SETUSER", "lim", "on", ">hidden", *RIGHTS)
+    for db, rights in ((0, "SCAN and UNLINK"), (1, "SELECT"), (1, "")):
+        said = asyncio.run(asked_each_way(f"redis://lim:hidden@127.0.0.1:{server.port}/{db}"))
+        assert bool(said) == bool(rights)
+        for text in said:
+            assert rights in text
+        server.ask("ACL", "SETUSER", "lim", *(f"+{word}" for word in rights.lower().split(" and ") if word))
+    server.ask("ACL", "DELUSER", "lim")
+
+
+def test_a_user_without_rights_on_a_cluster_is_not_told_that_it_is_none(cluster: list[Server]) -> None:
+    url = cluster_url(cluster).replace("://", "://lim:hidden@")
+    for rights in ([], ["+cluster|slots"], ["+cluster|slots", "+command", "+scan", "+unlink"]):
+        for node in cluster:
+            node.ask("ACL", "SETUSER", "lim", "reset", "on", ">hidden", *RIGHTS, *rights)
+        said = asyncio.run(asked_each_way(url))
+        assert bool(said) == (len(rights) < 2)
+        for text in said:
+            assert "CLUSTER, COMMAND and ASKING" in text
+            assert "not a cluster" not in text
+    for node in cluster:
+        node.ask("ACL", "DELUSER", "lim")
 
 
 def test_a_server_without_scripts_says_so_and_names_no_bucket() -> None:

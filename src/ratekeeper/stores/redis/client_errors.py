@@ -24,16 +24,19 @@ The script reads all buckets of a request before it writes to any, so nothing wa
 
 _ONE_OF_A_CLUSTER = "the server is a node of a cluster: write redis+cluster:// in its URL, or hand in a RedisCluster"
 
+_RIGHTS = (
+    "allow the user EVALSHA, EVAL, TIME, GET, SET and DEL on the keys that begin with the store's prefix; for "
+    "reset_all and reset_rule also SCAN and UNLINK; on a cluster CLUSTER, COMMAND and ASKING; for another database "
+    "than 0 SELECT"
+)
+
 _MENDS = (
+    (r"NOPERM|no permission|has no permissions", _RIGHTS),  # first, as a cluster's client says "not enabled" for it
     (r"cluster support disabled|Cluster mode is not enabled", "the server is not a cluster: write redis:// in its URL"),
     (r"\A(MOVED|ASK|CROSSSLOT) |hash to the same slot", _ONE_OF_A_CLUSTER),
     (
         r"WRONGPASS|NOAUTH|invalid username-password|Authentication required|must be called with the client already",
         "the server refuses the user: write the right name and password in its URL, redis://user:password@host:6379/0",
-    ),
-    (
-        r"NOPERM|no permission|has no permissions",
-        "allow the user EVALSHA, EVAL, TIME, GET, SET and DEL on the keys that begin with the store's prefix",
     ),
     (r"Too many connections", "the client's pool is used up: give it more connections than threads that ask at once"),
     (r"unknown command '?SENTINEL", "the server is not a Sentinel: write redis:// in its URL"),
