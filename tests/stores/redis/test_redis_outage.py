@@ -207,8 +207,14 @@ def test_bad_settings_are_errors_that_say_what_would_be_right() -> None:
         gone(on_error="alow")
     with pytest.raises(ValueError, match="expected_nodes must be"):
         gone(expected_nodes=0)
-    with pytest.raises(ValueError, match="retry must be"):
-        gone(retry=0)
+    for seconds in (0, float("inf"), 1e300, 10**400):
+        with pytest.raises(ValueError, match="retry must be more than 0 seconds, and less than an hour, not"):
+            gone(retry=seconds)
+    for empty in ("", b""):
+        with pytest.raises(ValueError, match="secret must not be empty, as names would be"):
+            gone(secret=empty)
+    with pytest.raises(TypeError, match="secret must be str or bytes, not int"):
+        gone(secret=5)
 
 
 # ---- looking, giving back, forgetting ----

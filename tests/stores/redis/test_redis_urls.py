@@ -96,6 +96,11 @@ async def _ask_once(store: AsyncRedisStore) -> None:
         ("rediss://host?ssl_ca_certs=/no/such/file", "'ssl_ca_certs' names no file"),
         ("redis://host?socket_timeout=9", "set the store's timeout"),
         ("redis://host?retry_on_timeout=yes", "nothing is ever asked twice"),
+        ("redis://host/1?db=2", "two databases, 1 and 2"),
+        ("redis://host/0?db=1&db=2", "'db' stands there twice"),
+        ("redis://host/0#1", "write # as %23"),
+        ("unix:///run/a#b.sock", "write # as %23"),
+        ("redis+sentinel://host:26379/main/\u00b2", "a database's number may"),
     ],
 )
 def test_a_bad_url_is_an_error_that_says_what_would_be_right(url: str, reason: str) -> None:
@@ -158,8 +163,9 @@ def test_a_client_of_the_wrong_kind_is_an_error(server: Server) -> None:
         AsyncRedisStore(redis.Redis(port=server.port))
     with pytest.raises(TypeError, match="a URL, or a client"):
         RedisStore(6379)
-    with pytest.raises(ValueError, match="timeout must be more than 0"):
-        RedisStore(server.url, timeout=0)
+    for seconds in (0, -1, float("nan"), float("inf"), 3600, 10**400, True, "1"):
+        with pytest.raises(ValueError, match="timeout must be more than 0 seconds, and less than an hour, not"):
+            RedisStore(server.url, timeout=seconds)  # type: ignore[arg-type]
 
 
 def test_without_a_client_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

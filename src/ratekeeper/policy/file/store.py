@@ -9,7 +9,8 @@ from ratekeeper.decision import ON_ERROR
 from ratekeeper.errors import MissingExtraError, StoreError
 from ratekeeper.policy.reader import Table, kind
 from ratekeeper.stores.redis.fallback import NODES_NEEDED
-from ratekeeper.stores.redis.urls import client_maker
+from ratekeeper.stores.redis.script import checked_prefix
+from ratekeeper.stores.redis.urls import MAX_SECONDS, client_maker
 from ratekeeper.stores.shared_memory import path_of
 from ratekeeper.stores.spec import SHARED, StoreSpec
 
@@ -30,7 +31,7 @@ def read_store(table: Table, local_rules: bool) -> StoreSpec | None:
     if "timeout" in table.values:
         options["timeout"] = _seconds(table, "timeout")
     if "prefix" in table.values:
-        options["prefix"] = table.text("prefix")
+        options["prefix"] = _prefix(table)
     if "on_error" in table.values:
         options["on_error"] = table.choice("on_error", {word: word for word in ON_ERROR}, "")
     try:
@@ -78,9 +79,18 @@ def _count(table: Table, key: str) -> int:
     return 1
 
 
+def _prefix(table: Table) -> str:
+    prefix = table.text("prefix")
+    try:
+        return checked_prefix(prefix)
+    except ValueError as error:
+        table.error(str(error), "prefix")
+        return ""
+
+
 def _seconds(table: Table, key: str) -> float:
     value = table.values[key]
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 3600:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < MAX_SECONDS:
         return value
-    table.error(f"{key!r} must be seconds, more than 0, not {kind(value)}", key)
+    table.error(f"{key!r} must be seconds, more than 0 and less than an hour, not {kind(value)}", key)
     return 1.0

@@ -63,6 +63,26 @@ def load_script() -> Script:
 # ---- the names of buckets ----
 
 
+def checked_prefix(prefix: str) -> str:
+    """Return the beginning of buckets' names. Raise ValueError if it cannot be one."""
+    if not isinstance(prefix, str) or "{" in prefix:
+        raise ValueError(
+            f"prefix must be a str without '{{', which would put all buckets into one slot, not {prefix!r}"
+        )
+    return prefix
+
+
+def _digest_key(secret: str | bytes) -> bytes:
+    """Return the key of the digests. An empty secret is an error: it may be a setting that was not set."""
+    if not isinstance(secret, str | bytes):
+        raise TypeError(f"secret must be str or bytes, not {type(secret).__name__}")
+    if not secret:
+        raise ValueError(
+            "secret must not be empty, as names would be digests that anybody can try: for such names, leave it out"
+        )
+    return blake2b(key_bytes(secret), digest_size=32).digest()
+
+
 class BucketNames:
     """Names buckets: prefix, {digest of the key}, digest of the scope. The braces are a cluster's hash tag.
 
@@ -77,13 +97,8 @@ class BucketNames:
     """
 
     def __init__(self, prefix: str = "ratekeeper:", secret: str | bytes | None = None) -> None:
-        if not isinstance(prefix, str) or "{" in prefix:
-            raise ValueError(
-                f"prefix must be a str without '{{', which would put all buckets into one slot, not {prefix!r}"
-            )
-        self._opening = prefix.encode() + b"{"
-        given = b"" if secret is None else key_bytes(secret)
-        self._secret = blake2b(given, digest_size=32).digest() if given else b""
+        self._opening = checked_prefix(prefix).encode() + b"{"
+        self._secret = b"" if secret is None else _digest_key(secret)
         self._scope = lru_cache(maxsize=1024)(self._scope_digest)
         self._kept = lru_cache(maxsize=MAX_NAMES_KEPT)(self._name)
 

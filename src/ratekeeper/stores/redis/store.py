@@ -24,7 +24,7 @@ from ratekeeper.stores.redis.fallback import Fallback
 from ratekeeper.stores.redis.questions import Question, Questions, Send
 from ratekeeper.stores.redis.replies import DenialCache, Reply, ServerClock, read_replies
 from ratekeeper.stores.redis.script import SERVER_TIME, BucketNames, Request, arguments, clock_at, load_script
-from ratekeeper.stores.redis.urls import client_maker
+from ratekeeper.stores.redis.urls import checked_seconds, client_maker
 from ratekeeper.waiting.wait_queue import WaitQueue
 
 MAX_BATCH = 128
@@ -71,8 +71,7 @@ class RedisStoreBase:
         expected_nodes: int | None = None,
         retry: float = 0.5,
     ) -> None:
-        if not isinstance(retry, int | float) or isinstance(retry, bool) or not 0 < retry < float("inf"):
-            raise ValueError(f"retry must be more than 0 seconds, not {retry!r}")
+        checked_seconds("retry", retry)
         self._maker = client_maker(where, timeout, asynchronous=self._connections_of is AsyncConnections)
         self._clustered = self._maker.clustered
         self._prefix = prefix
@@ -185,7 +184,7 @@ class RedisStore(RedisStoreBase):
     limits whose keys differ may take several (see docs/fleet.md).
 
     prefix            begins each bucket's name, and belongs to its identity. Names hold no key, only digests
-    secret            keys the digests; the same in all processes
+    secret            keys the digests; the same in all processes, and not empty
     timeout           seconds until a connection or an answer is given up, by default 50 ms. No request is sent twice: a
                       lost answer may be one to a charge that was made. Give your own client no retries
     remember_denials  deny a request that is repeated too early from memory, for a second at most, without a round

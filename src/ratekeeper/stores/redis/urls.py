@@ -45,6 +45,17 @@ _ELSEWHERE = {
 """Options of client libraries that must not be set, and why."""
 
 
+MAX_SECONDS = 3600
+"""Of a timeout, and of a wait between two tries: more is a mistake, and far more is too much for timers."""
+
+
+def checked_seconds(name: str, value: float) -> float:
+    """Return a number of seconds, more than 0 and less than an hour. Raise ValueError for another value."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < MAX_SECONDS:
+        raise ValueError(f"{name} must be more than 0 seconds, and less than an hour, not {value!r}")
+    return value
+
+
 def read_url(url: str) -> SplitResult:
     """Return a URL's parts. Raises ValueError if it cannot be one of a store, in words that name no secret."""
     try:
@@ -54,8 +65,7 @@ def read_url(url: str) -> SplitResult:
     base, _, kind = parts.scheme.partition("+")
     if parts.scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {parts.scheme!r}")
-    if "@" in parts.query + parts.fragment or ("@" in parts.path and base != "unix"):  # cut off in a password
-        raise ValueError("in a user, a password or an option, write / ? # @ as %2F %3F %23 %40")
+    _check_signs(parts)
     if kind and parts.query:
         raise ValueError("only a single server's URL may have options after a '?'")
     if not kind:
@@ -68,6 +78,14 @@ def read_url(url: str) -> SplitResult:
         if not _is_number(parts.path.strip("/") or "0"):
             raise ValueError("after the host, only a database's number may follow")
     return parts
+
+
+def _check_signs(parts: SplitResult) -> None:
+    """Raise ValueError for a sign that ends a part of the URL where its writer did not mean it to."""
+    if "@" in parts.query + parts.fragment or ("@" in parts.path and parts.scheme != "unix"):  # cut off in a password
+        raise ValueError("in a user, a password or an option, write / ? # @ as %2F %3F %23 %40")
+    if parts.fragment:  # a client leaves it out
+        raise ValueError("in a URL, write # as %23")
 
 
 def hosts_of(parts: SplitResult, port: int) -> list[tuple[str, int]]:
@@ -112,7 +130,14 @@ def bad_url(url: str, reason: str) -> StoreError:
 def _check_options(parts: SplitResult) -> None:
     """Raise ValueError for options that a client rejects only at its first request, and for those that a store sets."""
     known = (*_OPTIONS, *_TLS_OPTIONS) if has_tls(parts) else _OPTIONS
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    names = [name for name, _ in options]
+    path_db = "" if parts.scheme == "unix" else parts.path.strip("/")
+    for name, value in options:
+        if names.count(name) > 1:  # a client would use one of them
+            raise ValueError(f"the option {name[:40]!r} stands there twice")
+        if name == "db" and path_db not in ("", value):
+            raise ValueError(f"it names two databases, {path_db[:40]} and {value[:40]}")
         if name in _ELSEWHERE:
             raise ValueError(f"{name!r} cannot be an option: {_ELSEWHERE[name]}")
         if name not in known:
@@ -141,8 +166,7 @@ class ClientMaker(NamedTuple):
 
 def client_maker(where: Any, timeout: float, asynchronous: bool) -> ClientMaker:
     """Return the maker of a URL's client, or of the given client. Raises `StoreError` for a bad URL."""
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not timeout > 0:
-        raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+    checked_seconds("timeout", timeout)
     return _from_url(where, timeout, asynchronous) if isinstance(where, str) else _from_client(where, asynchronous)
 
 
@@ -214,7 +238,7 @@ def _sentinel(_: Any, near: Any, parts: SplitResult, options: dict[str, Any]) ->
     """Return what makes the client of the server that sentinels watch."""
     hosts = hosts_of(parts, 26379)
     service, _, db = parts.path.strip("/").partition("/")
-    if not service or not (db or "0").isdigit():
+    if not service or not _is_number(db or "0"):
         raise ValueError("after the hosts, the service's name must follow, and a database's number may")
     to_sentinels = _without_login(options)
     to_server = options | {"db": int(db or 0)}
