@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import pickle
 import weakref
@@ -9,13 +10,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from async_memory import AsyncMemoryStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from needs import need, no_waiting
 from oracles import TokenBucketOracle
 
-from ratekeeper import IMPLEMENTATION, Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
+from ratekeeper import (
+    IMPLEMENTATION,
+    AsyncLimiter,
+    Decision,
+    LeakyBucket,
+    Limiter,
+    ManualClock,
+    MemoryStore,
+    TokenBucket,
+)
 from ratekeeper.decision import NEVER, Charge
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.stores.base import ChargeGate, Store
@@ -48,9 +59,21 @@ def test_a_cost_must_be_a_whole_number_of_zero_or_more(store: TableStore, cost: 
     for ask in (limiter.try_acquire, limiter.acquire, limiter.peek):
         with pytest.raises(error, match="cost must be"):
             ask("a", cost)
-    with pytest.raises(error, match="cost must be"):
-        limiter.try_acquire_many(["a"], cost)
+    for keys in (["a"], []):
+        with pytest.raises(error, match="cost must be"):
+            limiter.try_acquire_many(keys, cost)
+        with pytest.raises(error, match="cost must be"):
+            asyncio.run(AsyncLimiter("1/s", store=AsyncMemoryStore(store)).try_acquire_many(keys, cost))
     assert limiter.peek("a").remaining == 1
+
+
+def test_more_than_a_charge_of_nothing_cannot_be_given_back(store: TableStore) -> None:
+    limiter = Limiter(TokenBucket(3, 1), LeakyBucket(3, 1), store=store)
+    decision = limiter.try_acquire("a", 0)
+    limiter.refund(decision)
+    with pytest.raises(ValueError, match="cost must be from 0 to the 0 not yet given back of 0, not 1"):
+        limiter.refund(decision, 1)
+    limiter.refund(limiter.peek("a", 0), 1)  # a look has charged nothing, and so has nothing to give back
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])

@@ -288,7 +288,7 @@ def _answer(charge: Charge, tat: int, blocked: bool, now: int, *, commit: bool) 
     if allowed and commit and increment:
         return Decision(True, limit, key, cost, ahead, delay, retry_after, now, 0), new_tat
     owed = ahead if blocked and cost <= limit.max_cost else ahead - increment
-    return Decision(allowed, limit, key, cost, owed, delay, retry_after, now, -1), 0
+    return Decision(allowed, limit, key, cost, owed, delay, retry_after, now, 0 if allowed and commit else -1), 0
 
 
 def _refused(it: Decision, full_for: int) -> Decision:

@@ -18,7 +18,7 @@ from ratekeeper.clock import Clock
 from ratekeeper.coroutines import pending
 from ratekeeper.decision import Charge, Decision, combine, key_bytes
 from ratekeeper.errors import StoreError
-from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, Timeout, wait_ticks
+from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, Timeout, checked_cost, wait_ticks
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
 from ratekeeper.waiting.wait_queue import TaskQueue, WaitQueue
 
@@ -243,7 +243,7 @@ class ChargeGate(_Charging):
         return combine(self._store.decide(self._charges(key, cost, timeout)))
 
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
-        return [self.try_acquire(key, cost).allowed for key in checked_keys(keys)]
+        return [self.try_acquire(key, cost).allowed for key in checked_keys(keys, cost)]
 
 
 class AsyncChargeGate(_Charging, AsyncGate):
@@ -275,12 +275,13 @@ class AsyncChargeGate(_Charging, AsyncGate):
 
     async def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
         """Ask once for each key, in order, all in one turn of the event loop, so that they can travel together."""
-        decisions = await asyncio.gather(*(self.try_acquire(key, cost) for key in checked_keys(keys)))
+        decisions = await asyncio.gather(*(self.try_acquire(key, cost) for key in checked_keys(keys, cost)))
         return [decision.allowed for decision in decisions]
 
 
-def checked_keys(keys: Sequence[str | bytes]) -> list[str | bytes]:
-    """Return a list of keys. A bad one is an error before any is charged."""
+def checked_keys(keys: Sequence[str | bytes], cost: int) -> list[str | bytes]:
+    """Return a list of keys, each to be asked for `cost`. A bad key or cost is an error before any is charged."""
+    checked_cost(cost)
     if isinstance(keys, str | bytes):
         raise TypeError("keys must be a sequence of keys, not one key")
     keys = list(keys)

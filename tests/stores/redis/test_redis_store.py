@@ -171,6 +171,12 @@ def test_a_refund_of_all_deletes_the_key(server: Server, store: RedisStore) -> N
     assert server.ask("EXISTS", name) == 0
 
 
+def test_more_than_a_charge_of_nothing_cannot_be_given_back(store: RedisStore) -> None:
+    limiter = Limiter("3/s", store=store, name="nothing")
+    with pytest.raises(ValueError, match="cost must be from 0 to the 0 not yet given back of 0, not 1"):
+        limiter.refund(limiter.try_acquire("a", 0), 1)
+
+
 # ---- names ----
 
 

@@ -127,7 +127,7 @@ def _decision(charge: Charge, debt: int, now: int, made: bool) -> Decision:
         allowed, delay, retry_after = False, NEVER, NEVER
     elif blocked:
         debt = ahead
-    charged = bool(made and allowed and increment)
+    charged = made and allowed  # of nothing too: then `ahead` is the debt
     return Decision(
         allowed, limit, key, cost, ahead if charged else debt, delay, retry_after, now, 0 if charged else -1
     )

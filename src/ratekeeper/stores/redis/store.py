@@ -289,7 +289,7 @@ class ManyGate(ChargeGate):
 
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
         """Ask once for each key, in order, MAX_BATCH in one script call."""
-        keys = checked_keys(keys)
+        keys = checked_keys(keys, cost)
         allowed: list[bool] = []
         for first in range(0, len(keys), MAX_BATCH):
             requests = [self._charges(key, cost) for key in keys[first : first + MAX_BATCH]]
