@@ -33,6 +33,7 @@ from ratekeeper import (
     Limiter,
     ManualClock,
     Policy,
+    RateLimitExceeded,
     RedisStore,
     StoreError,
     StoreUnavailable,
@@ -157,6 +158,32 @@ def test_nodes_that_decide_locally_let_no_more_leave_than_a_leaky_bucket_admits(
     for times in left:
         assert len(times) > 40
         assert all(after - before >= nodes * limit.interval for before, after in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("timeout", [0, 0.5, 3, None])
+def test_nodes_that_decide_locally_let_no_more_leave_than_a_token_bucket_admits(timeout: float | None) -> None:
+    limit, nodes, clock = TokenBucket(7, 3), 3, ManualClock(1_800_000_000)
+    options: Any = {"on_error": "local", "expected_nodes": nodes, "clock": clock}
+    stores = [store_at(f"redis://127.0.0.1:{free_port()}", **options) for _ in range(nodes)]
+    left: list[int] = []
+    choice = random.Random(7)
+    for _ in range(3000):
+        cost = choice.choice([1, 1, 2, 3, 7])
+        decision = choice.choice(stores).decide([Charge.of("test/0", "a", limit, cost, timeout)])[0]
+        if decision:
+            left += [decision.at_ticks + decision.delay_ticks] * cost
+        clock.advance(choice.choice([0, 0, 0.01, 0.3, 0.3, 9 if choice.random() < 0.01 else 0]))
+    assert len(left) > 100
+    assert_windows_hold(limit, sorted(left))
+
+
+def test_local_refuses_at_once_a_waiter_whose_cost_is_more_than_a_node_s_part() -> None:
+    limiter = Limiter(TokenBucket(5, 3), store=gone(on_error="local", expected_nodes=2))
+    for timeout in (0, 60, None):
+        with pytest.raises(RateLimitExceeded) as refused:
+            limiter.acquire("a", 3, timeout)
+        assert refused.value.decision.retry_after == 0.5
+    assert limiter.acquire("a", 2, timeout=None).source == "fallback"
 
 
 def test_local_needs_the_number_of_nodes_and_says_so_before_an_outage(server: Server) -> None:

@@ -9,6 +9,8 @@ once more, for all nodes together. "local" is the rule on a table of this store'
 large: each node has that part of the rate and of the burst, or of the places in a leaky bucket's queue. The table is
 kept over outages: a server that comes and goes does not refill it.
 
+A cost that is more than this node's part of a burst is refused, also if its caller would wait.
+
 A leaky bucket has no burst: a request's turn has come if nobody is before it. So what may be before a request stays as
 it was, while its own part is larger: burst and tolerance grow with the increment, up to a full queue.
 
@@ -154,7 +156,10 @@ class Fallback:
         """Return what a charge asks of this node's part of the limit."""
         more = charge.increment * (self._nodes - 1)
         if not charge.limit.queues:
-            return charge._replace(increment=charge.increment + more)
+            increment = charge.increment + more
+            # No wait helps: a waiter leaves with all its tokens at once, and other nodes have the rest of the burst.
+            tolerance = charge.burst if increment > charge.burst else charge.tolerance
+            return charge._replace(increment=increment, tolerance=tolerance)
         return charge._replace(
             increment=charge.increment + more,
             burst=charge.burst + more,
