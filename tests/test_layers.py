@@ -34,6 +34,7 @@ LAYERS = [
     {"frameworks"},
     {"service"},
     {"cli"},
+    {"__main__"},
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 

@@ -22,6 +22,11 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     return code, printed.out, printed.err
 
 
+def test_the_package_runs_as_the_command() -> None:
+    asked = subprocess.run([sys.executable, "-m", "ratekeeper", "-V"], capture_output=True, text=True, check=True)
+    assert asked.stdout.startswith(f"ratekeeper {__version__} (")
+
+
 def test_the_version_says_which_core(capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--version", "-V"):
         with pytest.raises(SystemExit, match=r"^0$"):

@@ -13,13 +13,7 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, TypeAlias, TypeVar
 
-from ratekeeper.errors import (
-    BadRequestError,
-    ClientDisconnected,
-    CostError,
-    RatekeeperError,
-    StoreUnavailable,
-)
+from ratekeeper.errors import BadRequestError, ClientDisconnected, CostError, RatekeeperError, StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http import rate_limit as rate_limits
 from ratekeeper.http.application import ApplicationLimits
