@@ -100,6 +100,8 @@ def test_after_a_failover_the_new_primary_decides_and_knows_what_was_taken(tmp_p
             else:
                 watching.ask("SENTINEL", "FAILOVER", "main")
             wait_for(lambda: info(replica)["role"] == "master")
+            if reason == "it was asked for":  # Sentinel tells the old primary later, and until then it takes charges
+                primary.ask("REPLICAOF", "127.0.0.1", str(replica.port))
             wait_for(lambda: ask(store, "is it there?") is not None)
             decision = ask(store, "a")
             assert decision is not None
