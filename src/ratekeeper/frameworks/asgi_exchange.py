@@ -134,7 +134,7 @@ class AnsweredExchange(ScopeExchange):
         if not isinstance(answer, Response):
             if not callable(answer):
                 raise wrong_rejection(answer, "an ASGI application, such as a response of Starlette or FastAPI")
-            await answer(scope, self.receive, self._send_of_rejection)
+            await answer(scope, self.receive, self._send_of_rejection)  # pyright: ignore[reportGeneralTypeIssues]
             return
         start, body = messages_of(answer, scope)
         self.begun = True

@@ -89,7 +89,7 @@ class RateLimitMiddleware:
             response = self._get_response(request)
             response = self._charge_late(exchange) or response
             self._limiter.answered(exchange, response.status_code)
-            if response.streaming:
+            if response.streaming:  # pyright: ignore[reportAttributeAccessIssue]
                 request.ratekeeper = KeptLimits(exchange)  # pyright: ignore[reportAttributeAccessIssue]
             return _told(response, exchange)
         finally:
@@ -105,7 +105,7 @@ class RateLimitMiddleware:
             response = await self._get_response(request)
             response = await self._charge_late_async(exchange) or response
             await self._limiter.answered_async(exchange, response.status_code)
-            if response.streaming:
+            if response.streaming:  # pyright: ignore[reportAttributeAccessIssue]
                 request.ratekeeper = AsyncKeptLimits(exchange)  # pyright: ignore[reportAttributeAccessIssue]
             return _told(response, exchange)
         finally:

@@ -92,8 +92,8 @@ class RateLimitMiddleware:
         answer = self.limiter.answer(exchange, refusal)
         if not (isinstance(answer, Response) or callable(answer)):
             raise wrong_rejection(answer, "a WSGI application")
-        app: App = partial(_answer, answer) if isinstance(answer, Response) else answer
-        return app(environ, partial(start_limited, exchange, start_response))
+        app: Any = partial(_answer, answer) if isinstance(answer, Response) else answer
+        return app(environ, partial(start_limited, exchange, start_response))  # type: ignore[no-any-return]
 
 
 def start_limited(
