@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from ratekeeper.errors import RatekeeperError
+from ratekeeper.http.header_lines import decoded
 from ratekeeper.http.stated import stated_attributes
 from ratekeeper.policy.model import Policy
 from ratekeeper.policy.patterns import PUBLIC, Globs
@@ -21,7 +22,7 @@ def read_attributes(pairs: list[str], policy: Policy) -> dict[str, str]:
 def read_pairs(pairs: list[str], hint: Callable[[str], str]) -> dict[str, str]:
     """Read KEY=VALUE pairs. Raise `RatekeeperError` for another word, with a hint, and for a key that is repeated."""
     stated: dict[str, str] = {}
-    for pair in map(as_sent, map(os.fsencode, pairs)):
+    for pair in map(decoded, map(os.fsencode, pairs)):
         name, equals, value = pair.partition("=")
         if not equals:
             raise RatekeeperError(f"{pair!r} is not KEY=VALUE, such as path=/api/search{hint(name)}")
@@ -29,14 +30,6 @@ def read_pairs(pairs: list[str], hint: Callable[[str], str]) -> dict[str, str]:
             raise RatekeeperError(f"{name!r} is given twice: give it once")
         stated[name] = value
     return stated
-
-
-def as_sent(value: bytes) -> str:
-    """Return what a person typed as a header's value is read: as UTF-8 if it is that, else as latin-1."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
 
 
 def conditions(match: Globs) -> str:

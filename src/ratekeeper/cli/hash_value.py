@@ -6,8 +6,8 @@ import argparse
 import sys
 from getpass import getpass
 
-from ratekeeper.cli.attributes import as_sent
 from ratekeeper.errors import RatekeeperError
+from ratekeeper.http.header_lines import decoded
 from ratekeeper.policy.hashes import PREFIX, digest_of
 
 EXAMPLES = (
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         lines = [getpass("value: ").encode("utf-8", "surrogateescape")]
     else:
         lines = sys.stdin.buffer.read().removesuffix(b"\n").split(b"\n")
-    values = [as_sent(line.removesuffix(b"\r")) for line in lines]
+    values = [decoded(line.removesuffix(b"\r")) for line in lines]
     for number, value in enumerate(values, 1):
         if not value or value != value.strip():
             raise RatekeeperError(

@@ -97,11 +97,16 @@ def text_of(value: bytes) -> str:
     Spaces of any kind at the ends are removed, as applications differ in that. A value of only spaces beyond ASCII
     stays: it is not empty.
     """
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        text = value.decode("latin-1")
+    text = decoded(value)
     return text.strip() or text.strip(" \t")
+
+
+def decoded(value: bytes) -> str:
+    """Return the characters that somebody sent: UTF-8 if they are valid, else latin-1. No bytes are an error."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def cookie_value(header: str | None, name: str) -> str | None:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
+from ratekeeper.http.header_lines import decoded
 from ratekeeper.service.grpc.protobuf import (
     FIXED64,
     Value,
@@ -145,7 +146,7 @@ def _entry(data: Value) -> Entry:
         if tag == 0x0A:
             name = _text(value, "an entry's key")
         elif tag == 0x12:
-            text = _value_text(_bytes(value))
+            text = decoded(_bytes(value))  # a client's header, perhaps: at an error Envoy would let the request pass
         else:
             _skip(tag, 2, "an entry")
     if not name:
@@ -181,17 +182,6 @@ def _skip(tag: int, known: int, what: str) -> None:
     """Skip an unknown field. Raise for a known field, which has another type."""
     if tag >> 3 <= known:
         raise WireFormatError(f"field {tag >> 3} of {what} has the wrong wire type, {tag & 7}")
-
-
-def _value_text(value: bytes) -> str:
-    """Return the characters of an entry's value, which may be a client's header: UTF-8 if they are valid, else latin-1.
-
-    Envoy sends the bytes as they came. They must not be an error, at which it lets the request pass.
-    """
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
 
 
 def _text(value: Value, what: str) -> str:
