@@ -144,3 +144,13 @@ def test_limits_are_not_put_on_an_application_twice() -> None:
     RateLimits(app, EACH)
     with pytest.raises(RuntimeError, match="has RateLimits already"):
         RateLimits(app, EACH)
+
+
+def test_limits_that_come_after_the_first_request_change_nothing() -> None:
+    app = flask_app()
+    with serving(app) as client:
+        assert client.get("/items/1").status_code == 200
+        with pytest.raises(AssertionError, match="already handled its first request"):
+            RateLimits(app, EACH)
+        assert "ratekeeper" not in app.extensions
+        assert statuses(client, *["/items/1"] * 4) == [200] * 4

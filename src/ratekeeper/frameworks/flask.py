@@ -71,14 +71,16 @@ class RateLimits:
             raise TypeError(f"RateLimits is for an application of Flask, not for {app!r}: {hint}")
         if "ratekeeper" in app.extensions:
             raise RuntimeError(f"{app!r} has RateLimits already: a second would charge each request twice")
-        middleware = app.extensions["ratekeeper"] = _Middleware(app, self._make_limiter())
-        app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's way to wrap an application
+        middleware = _Middleware(app, self._make_limiter())
+        # Flask raises here if it has answered a request already. So nothing else is done before.
+        # It takes the handler of the nearest class: the application's, for RateLimitExceeded, comes before ours.
+        app.register_error_handler(RatekeeperError, middleware.handle_error)
         if self._has_policy:
             app.before_request(_charge)
+        app.extensions["ratekeeper"] = middleware
+        app.wsgi_app = middleware  # type: ignore[method-assign]  # Flask's way to wrap an application
         # On the class, so that no request pays for it.
         app.app_ctx_globals_class = cast("Any", type)("Globals", (app.app_ctx_globals_class,), {"ratekeeper": LIMITS})
-        # Flask takes the handler of the nearest class: the application's, for RateLimitExceeded, comes before ours.
-        app.register_error_handler(RatekeeperError, middleware.handle_error)
 
 
 def _charge() -> None:
