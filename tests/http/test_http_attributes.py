@@ -116,6 +116,12 @@ def test_a_path_can_also_be_read_as_it_stands(raw: str, reading: str) -> None:
     assert reading in readings_of(read_path(raw))
 
 
+@pytest.mark.parametrize("raw", ["http://a?/login", "http://a#/login", "HTTPS://a:1?b=c/d", b"http://a?/login"])
+def test_an_origin_that_may_or_may_not_have_a_path_is_refused(raw: str | bytes) -> None:
+    with pytest.raises(BadRequestError, match="an origin without a path"):
+        read_path(raw)
+
+
 def test_most_paths_can_be_read_in_one_way_only() -> None:
     for path in ("/", "/a", "/a/b.c", "/.well-known/x", "/a:b@c,d=e"):
         assert type(read_path(path)) is str

@@ -27,6 +27,8 @@ USUAL_PATH = 256
 _PLAIN = pattern(r"(?:/[^/.%;#\\?][^/%;#\\?]*)+|/")
 """A path with one reading: without empty segments, dots at their beginning, or characters that routers read."""
 _ORIGIN = pattern(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*")
+_BARE_ORIGIN = pattern(_ORIGIN.pattern + r"[?#][^/]*/")
+"""An origin with a query that has a slash. HAProxy tells the host "a?" and the path "/x" of HTTP/2 so: "http://a?/x"."""
 _HOST = pattern(r"[/\\]{2,}[^/\\]*")
 """The start of a host's name for Node's `URL` and for browsers: after any number of slashes of either kind."""
 _PARAMETERS = pattern(r";[^/]*")
@@ -50,6 +52,8 @@ def read_path(raw: str | bytes, source: PathSource | None = None) -> str:
         return source.spelled(plain) if source is not None and source.ignore_case else plain
     if isinstance(raw, bytes):
         raw = raw.decode("ascii") if raw.isascii() else quote_from_bytes(raw, _ASCII)
+    if _BARE_ORIGIN.match(raw):
+        raise BadRequestError("the target has an origin without a path: write a '/' after the host")
     raw = raw.partition("?")[0]
     if len(raw) > MOST_PATH:
         raise BadRequestError(f"the path is longer than {MOST_PATH} characters", 414)
