@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
 from gateways import COPIES_HEADERS, FAIL_OPEN, GATEWAYS, Site, limited_site, site_behind
-from needs import need
 from oracles import structured
 from servers import free_port
 from websockets.exceptions import InvalidStatus
@@ -197,18 +195,6 @@ def test_a_repeated_header_that_a_rule_reads_is_refused(site: Site) -> None:
         assert "'x-account' is repeated" in refused.json()["detail"]
     assert site.ask(path).status_code == (429 if site.gateway == "nginx" else 403), "a missing one is rejected"
     assert site.reached(path) == 0
-
-
-@pytest.mark.parametrize("host", ["a?", "a#", "a?b"])
-def test_no_host_of_http2_hides_the_path(host: str, tmp_path: Path) -> None:
-    need("h2", find_spec("h2") is not None)
-    rule = '[[rules]]\nname = "r"\nmatch = { path = "/login" }\nlimit = "1/day"'
-    with limited_site("haproxy", rule, tmp_path) as site:  # it tells "http://a?/login"
-        assert site.ask("/login").status_code == 200
-        with httpx.Client(base_url=site.url, http1=False, http2=True) as client:
-            assert client.get("/login").status_code == 429
-            assert client.get("/login", headers={"Host": host}).status_code == 400
-        assert site.reached("/login") == 1
 
 
 def test_preflights_count(site: Site) -> None:

@@ -276,6 +276,18 @@ def test_a_leaky_rule_holds_its_answers_until_their_turn(service: httpx.Client) 
     assert max(at for status, at in answers if status == 200) - began >= 1, "the third of two a second"
 
 
+def test_a_gateway_that_would_give_up_before_the_turn_is_refused_at_once(service: httpx.Client) -> None:
+    assert check(service, "/slow").status_code == 200
+    assert check(service, "/slow", X_Ratekeeper_Timeout="0.5").status_code == 429
+    assert check(service, "/slow", X_Ratekeeper_Timeout="0").status_code == 429
+    for wrong in ("soon", "-1", "nan", "1e3", "1" * 10, "1."):
+        told = check(service, "/slow", X_Ratekeeper_Timeout=wrong)
+        assert (told.status_code, "must be a number of seconds, such as 0.5" in told.text) == (400, True)
+    assert check(service, "/slow", X_Ratekeeper_Timeout="0").status_code == 429, "no refused request has kept a turn"
+    assert check(service, "/reports", X_Ratekeeper_Timeout="0").status_code == 200
+    assert check(service, "/reports", X_Ratekeeper_Timeout="30").status_code == 200, "within half a second"
+
+
 def ask_json(service: httpx.Client, path: str = "/slow", **more: object) -> dict[str, Any]:
     answer = service.post("/v1/check", json={"attributes": {"path": path}, **more})
     assert answer.status_code == 200

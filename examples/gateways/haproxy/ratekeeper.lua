@@ -22,6 +22,8 @@ core.register_action("ratekeeper", { "http-req" }, function(txn, when_down)
     headers["x-forwarded-method"] = { txn.sf:method() }
     headers["x-forwarded-uri"] = { txn.sf:url() }
     headers["x-forwarded-for"] = { txn.sf:src() }
+    -- A request that waits for its turn must have its answer before the timeout.
+    headers["x-ratekeeper-timeout"] = { "4" }
     local answer = core.httpclient():get{ url = "http://127.0.0.1:8080/check", headers = headers, timeout = 5000 }
     if answer.status == 200 then
         note(txn, "txn.ratelimit", answer.headers["ratelimit"])

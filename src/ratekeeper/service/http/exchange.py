@@ -5,8 +5,10 @@ Knows no parser and no connection.
 
 from __future__ import annotations
 
+from re import compile as pattern
 from typing import TYPE_CHECKING
 
+from ratekeeper.errors import BadRequestError
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.header_lines import header_value
 
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 
     from ratekeeper.http.attributes import AttributeReader
     from ratekeeper.http.exchange import AnyRequestLimiter
+
+TIMEOUT = "x-ratekeeper-timeout"
+"""The header by which a gateway says for how many seconds it will wait for the answer."""
+
+_SECONDS = pattern(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
 def path_of(target: bytes) -> bytes:
@@ -95,6 +102,15 @@ class GatewayExchange(Exchange):
         if name not in read:
             read[name] = header_value(self._lines, name)
         return read[name]
+
+    def time_left(self) -> float | None:
+        """Return for how many seconds the gateway will wait; None if it does not say. A client can only shorten it."""
+        said = self.header(TIMEOUT)
+        if said is None:
+            return None
+        if not _SECONDS.fullmatch(said):
+            raise BadRequestError(f"{TIMEOUT} must be a number of seconds, such as 0.5, not {said[:40]!r}")
+        return float(said)
 
     @property
     def peer(self) -> str | None:
