@@ -81,6 +81,17 @@ def test_a_policy_limits_requests_and_tells_clients(tmp_path: Path) -> None:
         assert len(it.behind.seen) == 4
 
 
+def test_no_repeated_or_underscored_header_hides_a_banned_key(tmp_path: Path) -> None:
+    with site(tmp_path, "fail-open.yaml") as it:
+        it.behind.seen.clear()
+        for lines in (["other", "k-stolen"], ["k-stolen", "other"], ["", "k-stolen"], ["other", "a", "k-stolen"]):
+            headers = [("x-api-key", line) for line in lines]
+            assert httpx.get(it.proxy.url, headers=headers, timeout=PATIENCE).status_code == 400
+        assert it.ask("/", x_api_key="k-stolen").status_code == 400
+        assert not it.behind.seen
+        assert it.ask("/", **{"x-api-key": "k-good"}).status_code == 200
+
+
 def test_envoyproxys_files_limit_unchanged_and_are_loaded_again(tmp_path: Path) -> None:
     limits = tmp_path / "limits"
     with site(tmp_path, "fail-closed.yaml", "--envoy-config", str(limits)) as it:
