@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
 import pytest
-from gateways import FAIL_OPEN, limited_site
+from gateways import FAIL_OPEN, limited_site, site_behind
 from needs import need
+
+from ratekeeper.service.http.answer import Answer
+from ratekeeper.service.http.parser import FAILED
+from ratekeeper.service.http.wire import STOPPING
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +49,28 @@ limit = "1/day"
 """
 
 
+@contextmanager
+def answering(text: bytes) -> Iterator[str]:
+    """A server that answers each request by the same bytes."""
+
+    def serve() -> None:
+        with suppress(OSError):  # it was shut
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(text)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
 @pytest.mark.parametrize("host", ["a?", "a#", "a?b"])
 def test_no_host_of_http2_hides_the_path(host: str, tmp_path: Path) -> None:
     need("h2", find_spec("h2") is not None)
@@ -58,6 +88,18 @@ def test_a_request_that_would_wait_for_its_turn_opens_no_gateway(gateway: str, t
         assert [site.ask("/queue").status_code for _ in range(2)] == [200, 429]
         assert site.ask("/banned").status_code in (403, 429), "Caddy has not taken the service for dead"
         assert site.reached("/queue") == 1
+
+
+@pytest.mark.parametrize("gateway", FAIL_OPEN)
+@pytest.mark.parametrize("answer", [FAILED, STOPPING])
+def test_a_gateway_that_fails_open_obeys_a_service_that_fails_or_stops(
+    gateway: str, answer: Answer, tmp_path: Path
+) -> None:
+    lines = b"HTTP/1.1 %d No\r\nConnection: close\r\nContent-Length: %d\r\n" % (answer.status, len(answer.body))
+    text = lines + answer.lines + b"\r\n" + answer.body
+    with answering(text) as service, site_behind(gateway, service, tmp_path, fail_open=True) as site:
+        assert site.ask("/a").status_code // 100 == 5
+        assert not site.backend.seen
 
 
 @pytest.mark.parametrize(

@@ -22,17 +22,17 @@ core.register_action("ratekeeper", { "http-req" }, function(txn, when_down)
     headers["x-forwarded-method"] = { txn.sf:method() }
     headers["x-forwarded-uri"] = { txn.sf:url() }
     headers["x-forwarded-for"] = { txn.sf:src() }
-    -- A request that waits for its turn must have its answer before the timeout.
-    headers["x-ratekeeper-timeout"] = { "4" }
-    local answer = core.httpclient():get{ url = "http://127.0.0.1:8080/check", headers = headers, timeout = 5000 }
+    local seconds = when_down == "open" and 1 or 5  -- of each of four tries
+    headers["x-ratekeeper-timeout"] = { tostring(seconds / 2) }  -- so a request that waits for its turn is one try
+    local answer = core.httpclient():get{ url = "http://127.0.0.1:8080/check", headers = headers, timeout = 1000 * seconds }
     if answer.status == 200 then
         note(txn, "txn.ratelimit", answer.headers["ratelimit"])
         note(txn, "txn.ratelimit_policy", answer.headers["ratelimit-policy"])
         return
     end
-    -- If the service is down, HAProxy makes the answer itself. The service's own refusals are problems.
+    -- If the service is down, HAProxy makes the answer itself, in HTML. The service's own are problems or plain text.
     local kind = (answer.headers or {})["content-type"]
-    local from_service = kind and kind[0] == "application/problem+json"
+    local from_service = kind and (kind[0] == "application/problem+json" or kind[0] == "text/plain")
     if when_down == "open" and not from_service and (answer.status < 100 or answer.status >= 500) then return end
     local reply = txn:reply{ status = answer.status >= 400 and answer.status or 503, body = answer.body }
     for _, name in ipairs(handed_back) do

@@ -21,7 +21,7 @@ from ratekeeper.service.http.route import Answering
 from ratekeeper.service.http.routes import route_of
 from ratekeeper.service.wire import NEVER, Channel
 
-_STOPPING = plain(503, "the service stops: ask again", b"retry-after: 1\r\n")
+STOPPING = plain(503, "the service stops: ask again", b"retry-after: 1\r\n")
 
 _writer = Writer()
 _log = logging.getLogger("ratekeeper")
@@ -80,7 +80,7 @@ class HttpWire:
     def cut_off(self) -> None:
         if self._due:
             self._due.clear()
-            self._put(_STOPPING)
+            self._put(STOPPING)
         self._closing = True
         self._flush()
 
