@@ -11,8 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gateways import FAIL_OPEN, limited_site, site_behind
+from gateways import FAIL_OPEN, GATEWAYS, Addresses, limited_site, site_behind
 from needs import need
+from oracles import structured
+from servers import ratekeeper_service
 
 from ratekeeper.service.http.answer import Answer
 from ratekeeper.service.http.parser import FAILED
@@ -100,6 +102,17 @@ def test_a_gateway_that_fails_open_obeys_a_service_that_fails_or_stops(
     with answering(text) as service, site_behind(gateway, service, tmp_path, fail_open=True) as site:
         assert site.ask("/a").status_code // 100 == 5
         assert not site.backend.seen
+
+
+def test_haproxy_keeps_the_applications_own_headers_about_limits(tmp_path: Path) -> None:
+    own = b'HTTP/1.1 200 OK\r\nRateLimit: "own";r=5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n'
+    policy = tmp_path / "policy.toml"
+    policy.write_text(LOGIN)
+    with ratekeeper_service(policy) as service, answering(own) as shop:
+        addresses = Addresses(service.removeprefix("http://"), shop, "")
+        with GATEWAYS["haproxy"](addresses, tmp_path) as url:
+            told = httpx.get(f"{url}/login").headers["ratelimit"]
+    assert [name for name, _ in structured(told)] == ["own", "login"]
 
 
 @pytest.mark.parametrize(

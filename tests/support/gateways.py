@@ -14,8 +14,6 @@ from needs import need_program
 from servers import PATIENCE, Backend, backend, caddy, free_port, nginx, program, ratekeeper_service, wait_until_answers
 
 CONFIGURATIONS = Path(__file__).parents[2] / "examples" / "gateways"
-DEFAULTS = "defaults\n    mode http\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n"
-"""As HAProxy's packages have them."""
 WEBSOCKET = """proxy_http_version 1.1;
     proxy_set_header Upgrade $http_upgrade;
     proxy_set_header Connection upgrade;
@@ -80,7 +78,7 @@ def behind_haproxy(addresses: Addresses, folder: Path, fail_open: bool = False) 
     address = f"127.0.0.1:{free_port()}"
     text = addresses.in_file("haproxy/" + ("fail-open" if fail_open else "haproxy") + ".cfg")
     text = text.replace("127.0.0.1:80\n", f"{address}\n")
-    config.write_text(DEFAULTS + text.replace("/etc/haproxy/ratekeeper.lua", str(script)))
+    config.write_text(text.replace("/etc/haproxy/ratekeeper.lua", str(script)))
     with program(binary, "-db", "-f", config, quiet=True) as process:
         wait_until_answers(f"http://{address}", process)
         yield f"http://{address}"
