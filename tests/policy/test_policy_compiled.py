@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections import UserDict
 from collections.abc import Callable
+from hashlib import sha256
 from types import FrameType
 from typing import Any
 
@@ -83,6 +84,14 @@ def test_a_rule_matches_if_any_reading_does() -> None:
     assert rule.matches(path("/x", "/files/../x"))
     assert not rule.matches(path("/x", "/y"))
     assert rule.why_not(path("/x", "/y")) == "path is '/x', not '/login' or '/files/*'"
+
+
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_a_key_takes_the_reading_whose_hash_the_rule_lists(matcher: Callable[[Program], Matcher]) -> None:
+    rule = Rule("r", BUCKET, match={"host": ("sha256:" + sha256(b"a.example:80").hexdigest(),)}, key=("host",))
+    compiled = CompiledPolicy(Policy((rule,)), matcher=matcher)
+    [charge] = compiled.plan({"host": Readings.of(("a.example", "a.example:80"))}).charges
+    assert charge.key == "12:a.example:80"
 
 
 def test_an_exemption_holds_only_if_one_entry_matches_each_reading() -> None:

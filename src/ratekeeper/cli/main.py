@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from ratekeeper import IMPLEMENTATION, __version__
-from ratekeeper.cli import completion, explain, hash_value, serve, support, table, top, validate
+from ratekeeper.cli import completion, explain, hash_value, serve, streams, support, table, top, validate
 from ratekeeper.cli.parser import EXIT_CODES, CommandParser, Commands, Parser, add_command, why_no_command
 from ratekeeper.cli.replay import command as replay
 from ratekeeper.errors import RatekeeperError
@@ -27,8 +25,7 @@ Each command tells more, with examples: ratekeeper help COMMAND
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 0, 1 if the answer is no, 2 for an error."""
-    _open_closed_streams()
-    _print_anything(sys.stdout)
+    streams.prepare()
     words = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     if not words:
@@ -46,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else Python complains when it flushes
+        streams.drop_output()
         return 128 + signal.SIGPIPE
     except (RatekeeperError, OSError) as error:
         print(f"ratekeeper: {error}", file=sys.stderr)
@@ -54,24 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
-
-
-def _open_closed_streams() -> None:
-    """Open the standard streams that the caller has closed, on nothing.
-
-    Else the next file or socket would get the number of one, and with it what a child or a library writes there.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)
-            os.set_inheritable(descriptor, True)
-            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115  it stays open
-
-
-def _print_anything(stream: object) -> None:
-    """Have a stream escape what its encoding lacks, as stderr does: a rule's name may be in any script."""
-    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-        stream.reconfigure(errors="backslashreplace")
 
 
 def _why_swapped(args: argparse.Namespace) -> str | None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ratekeeper.cli.serve_arguments import add_arguments
+from ratekeeper.cli.streams import drop_output
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.http.attributes import ALWAYS_KNOWN
 from ratekeeper.policy.model import Policy
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
                 print(_hello(policy, args, place, addresses, token), flush=True)
             except OSError as error:  # nobody reads it, or the disk is full: the service is there all the same
                 _log.warning("cannot print where the service is: %s", error)
+                drop_output()
 
         serving = Serving(
             policy,

@@ -40,14 +40,47 @@ static bool append_value(rk_found *found, PyObject *value)
     return done;
 }
 
+/* Whether a slot is another's own, or that of its digest: those come after the names. */
+static bool is_slot_of(const rk_matcher_object *self, Py_ssize_t tested, Py_ssize_t slot)
+{
+    PyObject *hashed = RK_AT(self->program, RK_HASHED);
+    Py_ssize_t place = tested - PyTuple_GET_SIZE(RK_AT(self->program, RK_NAMES));
+    return tested == slot || (place >= 0 && place < PyTuple_GET_SIZE(hashed) && rk_number_at(hashed, place) == slot);
+}
+
+/* The value of a slot, which is there, as a key takes it: of several readings, the first that the test of the slot, or of
+ * its digest, accepts. A new reference. */
+static PyObject *keyed_value(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *const *values)
+{
+    PyObject *test = NULL, *tested = NULL, *chosen = values[slot];
+    if (!rk_has_readings(self, chosen))
+        return Py_NewRef(chosen);
+    for (Py_ssize_t i = 0; !test && i < PyTuple_GET_SIZE(tests); i++) {
+        Py_ssize_t of = rk_number_at(RK_AT(tests, i), TEST_SLOT);
+        if (is_slot_of(self, of, slot))
+            test = RK_AT(tests, i), tested = values[of];
+    }
+    if (!test)
+        return Py_NewRef(chosen);
+    PyObject *all = rk_readings_of(chosen), *each = all ? rk_readings_of(tested) : NULL; /* in the same order */
+    int result = each ? 0 : -1;
+    for (Py_ssize_t r = 0; !result && r < PyTuple_GET_SIZE(each) && r < PyTuple_GET_SIZE(all); r++)
+        if ((result = rk_accepts(test, RK_AT(each, r))))
+            chosen = RK_AT(all, r);
+    Py_XINCREF(result < 0 ? NULL : chosen);
+    Py_XDECREF(all);
+    Py_XDECREF(each);
+    return result < 0 ? NULL : chosen;
+}
+
 bool rk_append_bucket(const rk_matcher_object *self, PyObject *rule, rk_found *found)
 {
     PyObject *slots = RK_AT(rule, RULE_SLOTS);
     bool done = true;
     for (Py_ssize_t i = 0; done && i < PyTuple_GET_SIZE(slots); i++) {
         Py_ssize_t slot = rk_number_at(slots, i);
-        PyObject *value = found->values[slot], *keyed = NULL;
-        if (value && !(keyed = rk_keyed(self, RK_AT(rule, RULE_TESTS), slot, value)))
+        PyObject *keyed = NULL;
+        if (found->values[slot] && !(keyed = keyed_value(self, RK_AT(rule, RULE_TESTS), slot, found->values)))
             return false;
         done = keyed ? append_value(found, keyed) : append(found, "-", 1);
         Py_XDECREF(keyed);

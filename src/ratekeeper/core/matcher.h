@@ -7,6 +7,9 @@
 enum { RK_FEW = 16, RK_SHORT = 512 };
 enum { RK_SHARED, RK_SKIP, RK_REJECT }; /* the meaning of a missing attribute of the key: MISSING in compiled_rule.py */
 
+/* The fields of policy/patterns.Test, a named tuple. */
+enum { TEST_NAME, TEST_SLOT, TEST_ALWAYS, TEST_KNOWN, TEST_GLOB };
+
 /* The fields of policy/program.Program, a named tuple. */
 enum { RK_NAMES, RK_HASHED, RK_DIGEST, RK_METHOD, RK_TIER, RK_EXEMPT, RK_RULES, RK_READINGS, RK_PROGRAM_FIELDS };
 
@@ -48,8 +51,11 @@ typedef struct {
 /* Whether each test accepts a reading of its attribute, or all readings if `each`. A missing attribute matches nothing. */
 int rk_fit(const rk_matcher_object *self, PyObject *tests, PyObject *const *values, bool each);
 
-/* The value of a slot as a key takes it: of several readings, the first that the test of the slot accepts. A new reference. */
-PyObject *rk_keyed(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *value);
+int rk_accepts(PyObject *test, PyObject *value);
+
+/* A new reference to the tuple of all readings of a value that has several. */
+PyObject *rk_readings_of(PyObject *value);
+
 int rk_is_exempt(const rk_matcher_object *self, PyObject *exempt, PyObject *const *values);
 
 /* Set `*place`, RK_NONE_YET at first, to the override that counts, -1 if none does: of all readings, the strictest. `k`

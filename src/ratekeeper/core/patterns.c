@@ -9,7 +9,6 @@
 #include "matcher.h"
 
 enum { OVERRIDES_ENTRIES, OVERRIDES_RANKS, OVERRIDES_NAMES, OVERRIDES_SLOTS };
-enum { TEST_NAME, TEST_SLOT, TEST_ALWAYS, TEST_KNOWN, TEST_GLOB };
 enum { INDEX_EXACT, INDEX_HEADS, INDEX_TAILS, INDEX_NETWORKS };
 enum { NETWORK_STARTS, NETWORK_SPANS, NETWORK_KEY_OF, NETWORK_JOINED };
 enum { ENTRIES_ALWAYS, ENTRIES_TABLES, ENTRIES_LOOKUPS, ENTRIES_TESTS };
@@ -129,7 +128,7 @@ static int end_search(void *Py_UNUSED(context), PyObject *Py_UNUSED(places))
     return 1;
 }
 
-static int accepts(PyObject *test, PyObject *value)
+int rk_accepts(PyObject *test, PyObject *value)
 {
     PyObject *glob = RK_AT(test, TEST_GLOB);
     if (RK_AT(test, TEST_ALWAYS) == Py_True)
@@ -142,8 +141,7 @@ static int accepts(PyObject *test, PyObject *value)
     return found ? found != Py_None : -1;
 }
 
-/* A new reference to the tuple of all readings of a value that has several. */
-static PyObject *readings_of(PyObject *value)
+PyObject *rk_readings_of(PyObject *value)
 {
     PyObject *all = PyObject_GetAttrString(value, "all");
     bool right = all && PyTuple_Check(all) && PyTuple_GET_SIZE(all) > 0;
@@ -162,35 +160,16 @@ int rk_fit(const rk_matcher_object *self, PyObject *tests, PyObject *const *valu
     for (Py_ssize_t i = 0; result > 0 && i < PyTuple_GET_SIZE(tests); i++) {
         PyObject *test = RK_AT(tests, i), *value = values[rk_number_at(test, TEST_SLOT)];
         if (!rk_has_readings(self, value)) {
-            result = value ? accepts(test, value) : 0;
+            result = value ? rk_accepts(test, value) : 0;
             continue;
         }
-        PyObject *all = readings_of(value);
+        PyObject *all = rk_readings_of(value);
         result = all ? each : -1;
         for (Py_ssize_t r = 0; result == each && r < PyTuple_GET_SIZE(all); r++)
-            result = accepts(test, RK_AT(all, r));
+            result = rk_accepts(test, RK_AT(all, r));
         Py_XDECREF(all);
     }
     return result;
-}
-
-PyObject *rk_keyed(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *value)
-{
-    PyObject *test = NULL, *all = NULL, *chosen = value;
-    if (!rk_has_readings(self, value))
-        return Py_NewRef(value);
-    for (Py_ssize_t i = 0; !test && i < PyTuple_GET_SIZE(tests); i++)
-        if (rk_number_at(RK_AT(tests, i), TEST_SLOT) == slot)
-            test = RK_AT(tests, i);
-    if (test && !(all = readings_of(value)))
-        return NULL;
-    int result = 0;
-    for (Py_ssize_t r = 0; all && !result && r < PyTuple_GET_SIZE(all); r++)
-        if ((result = accepts(test, RK_AT(all, r))))
-            chosen = RK_AT(all, r);
-    Py_XINCREF(result < 0 ? NULL : chosen);
-    Py_XDECREF(all);
-    return result < 0 ? NULL : chosen;
 }
 
 /* ---- exemptions and overrides ---- */
@@ -274,7 +253,7 @@ int rk_find_override(const rk_matcher_object *self, PyObject *overrides, PyObjec
         PyObject *value = values[slot];
         if (!rk_has_readings(self, value))
             continue;
-        PyObject *all = readings_of(value);
+        PyObject *all = rk_readings_of(value);
         int result = all ? 0 : -1;
         for (Py_ssize_t r = 0; !result && r < PyTuple_GET_SIZE(all); r++) {
             values[slot] = RK_AT(all, r);

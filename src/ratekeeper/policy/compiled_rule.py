@@ -167,10 +167,14 @@ class CompiledRule(NamedTuple):
 
         So another reading, which the client chooses, names no other bucket.
         """
-        several = [test for test in self.tests if isinstance(seen.get(test.name), Readings)]
-        if not several:
-            return seen
-        return {**seen, **{test.name: next(filter(test.accepts, readings_of(seen[test.name]))) for test in several}}
+        chosen: dict[str, str] = {}
+        for test in self.tests:
+            name = test.name.removeprefix(PREFIX)
+            readings = seen.get(name)
+            if isinstance(readings, Readings):  # and so is its digest, in the same order
+                pairs = zip(readings_of(readings), readings_of(seen[test.name]), strict=True)
+                chosen[name] = next(reading for reading, tested in pairs if test.accepts(tested))
+        return {**seen, **chosen} if chosen else seen
 
     def key_values(self, seen: Mapping[str, str]) -> tuple[str | None, ...]:
         """Return the values of the key of a request that the rule is for, as its bucket has them."""
