@@ -11,6 +11,7 @@ import pytest
 from wire_client import HttpAnswer, WireClient, answers_in
 
 from ratekeeper import MemoryStore, Policy
+from ratekeeper.service.admin.policies import rules
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.http.wire import HttpWire
@@ -90,6 +91,18 @@ def test_a_pause_is_told_at_once_by_a_process_that_has_not_seen_it(operation: st
         await ask(here, "resume", rule="one")
         first, _ = (await ask(there, operation, attributes=ADDRESS))["rules"]
         assert (first["paused_until"], first["shadow"]) == (None, False)
+
+    asyncio.run(steer())
+
+
+def test_the_list_of_rules_has_a_pause_that_its_process_has_not_seen() -> None:
+    here, there = two_processes()
+
+    async def steer() -> None:
+        paused = await ask(here, "pause", rule="one", seconds=60)
+        first, second = (await rules(there, {}))["rules"]
+        assert first["paused_until"] == pytest.approx(paused["paused_until"], abs=1)
+        assert second["paused_until"] is None
 
     asyncio.run(steer())
 

@@ -124,11 +124,11 @@ def test_all_numbers_are_those_that_clients_saw_whichever_worker_is_asked(servic
         } == {"each user": (250, 150), "planned": 400}
 
     poll(told_past)
-    check_a_killed_worker(service, statuses)
     status = service.status()
     assert [key["rule"] for key in status["limited_keys"]] == ["each user"] * 5
     assert all(re.fullmatch("#[0-9a-f]{12}", key["key"]) and key["error"] == 0 for key in status["limited_keys"])
     assert "user 0" not in str(status), "no key is shown"
+    check_a_killed_worker(service, statuses)
 
 
 def check_the_end(service: Running) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from difflib import unified_diff
 
-from ratekeeper.errors import BadRequestError, did_you_mean
+from ratekeeper.errors import BadRequestError, StoreError, did_you_mean
 from ratekeeper.policy.model import Rule
 from ratekeeper.policy.reports import limit_report
 from ratekeeper.service.admin.fields import Field, is_name
@@ -23,7 +24,9 @@ _POLL = 0.02
 
 
 async def rules(core: Core, given: Given) -> Report:
-    """Return the rules, in the file's order."""
+    """Return the rules, in the file's order, with the pauses that other processes have begun or ended a moment ago."""
+    with suppress(StoreError):  # while the store does not answer, the pauses that are known go on
+        await core.pauses.look()
     return {"rules": [_rule_report(core, rule) for rule in core.loaded.rules]}
 
 
