@@ -395,18 +395,21 @@ async def settled(store: MemoryStore | AsyncMemoryStore) -> None:
 
 
 @both_kinds
-def test_two_hundred_tasks_leave_in_order_none_early_and_on_time(make: Any) -> None:
+def test_two_hundred_tasks_have_turns_in_order_and_leave_on_time_and_none_early(make: Any) -> None:
     async def run() -> None:
         limiter = AsyncLimiter(LeakyBucket(200, 100), store=make(1000))
         left: list[tuple[int, int]] = []
+        turns: list[int] = []
 
         async def wait(number: int) -> None:
             decision = await limiter.acquire("key")
-            left.append((limiter.store.clock.ticks() - decision.at_ticks - decision.delay_ticks, number))
+            turns.append(decision.at_ticks + decision.delay_ticks)
+            left.append((limiter.store.clock.ticks() - turns[-1], number))
 
         began = time.monotonic()
         await asyncio.gather(*(wait(number) for number in range(200)))
-        assert [number for _, number in left] == list(range(200))
+        # A task that the system stops as it falls asleep wakes later. In virtual time they leave in this order, too.
+        assert [number for _, (_, number) in sorted(zip(turns, left, strict=True))] == list(range(200))
         check_departures(left, time.monotonic() - began)
 
     asyncio.run(run())
