@@ -169,11 +169,11 @@ class CompiledRule(NamedTuple):
         """
         chosen: dict[str, str] = {}
         for test in self.tests:
-            name = test.name.removeprefix(PREFIX)
-            readings = seen.get(name)
-            if isinstance(readings, Readings):  # and so is its digest, in the same order
-                pairs = zip(readings_of(readings), readings_of(seen[test.name]), strict=True)
-                chosen[name] = next(reading for reading, tested in pairs if test.accepts(tested))
+            tested = seen.get(test.name)
+            if isinstance(tested, Readings):
+                name = test.name.removeprefix(PREFIX)  # a digest has the readings of its value, in their order
+                pairs = zip(readings_of(seen[name]), tested.all, strict=True)
+                chosen[name] = next(reading for reading, one in pairs if test.accepts(one))
         return {**seen, **chosen} if chosen else seen
 
     def key_values(self, seen: Mapping[str, str]) -> tuple[str | None, ...]:
