@@ -412,7 +412,8 @@ def test_a_block_that_finds_no_room_is_an_error_and_one_that_may_evict_is_kept(
     for key in range(100):
         with suppress(StoreError):
             limiter.block(f"newcomer {key}", after(60))
-    with pytest.raises(StoreError, match=r"^the table of 8 keys is full, and denies newcomers: there was no room"):
+    told = r"^there is no room for a block: the table has 8 keys, and takes no other while it is full\."
+    with pytest.raises(StoreError, match=told):
         limiter.block("the last", after(60))
     limiter.grant("another", 5)  # it is full
     limiter.unblock("another")
@@ -433,7 +434,7 @@ def test_a_block_that_finds_room_for_some_limits_only_says_how_many_were_changed
         lambda store: Keeper(TWO_RULES, store).block({}, after(60), rule=["one", "two"]),
         lambda store: asyncio.run(AsyncKeeper(TWO_RULES, store).block({}, after(60), rule=["one", "two"])),
     ]
-    words = r"^the table of 1 keys is full, .*; 1 of the 2 limits had been changed before$"
+    words = r"^there is no room for a block: the table has 1 keys, .*; 1 of the 2 limits had been changed before$"
     for asked in blocks:
         store = MemoryStore(1, on_full="deny", implementation="python")
         with pytest.raises(StoreError, match=words):
