@@ -6,12 +6,15 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, cast
 
 import pytest
 
-from ratekeeper.alarms import AT_ONCE, Alarms, alarms_of
+from ratekeeper.alarms import AT_ONCE, Alarm, Alarms, alarms_of
+from ratekeeper.clock import machine_ticks
+from ratekeeper.limits import TICKS_PER_SECOND
 
 
 class HandLoop:
@@ -21,13 +24,13 @@ class HandLoop:
         self.now, self.early, self.started = 0.0, early, 0
         self.timers: list[tuple[float, Callable[[], None], Timer]] = []
 
-    def time(self) -> float:
-        return self.now
+    def ticks(self) -> int:
+        return round(self.now * TICKS_PER_SECOND)
 
-    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
         self.started += 1
         timer = Timer()
-        self.timers.append((when, call, timer))
+        self.timers.append((self.now + delay, call, timer))
         return timer
 
     @property
@@ -44,6 +47,17 @@ class HandLoop:
         self.now = max(self.now, now)
 
 
+class Rings(asyncio.Event):
+    """An event that says when it is set."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        super().__init__()
+        self.call = call
+
+    def set(self) -> None:
+        self.call()
+
+
 class Timer:
     cancelled = False
 
@@ -55,13 +69,19 @@ class Timer:
 
 
 def new_alarms(loop: HandLoop) -> Alarms:
-    return Alarms(cast("asyncio.AbstractEventLoop", loop))
+    return Alarms(cast("asyncio.AbstractEventLoop", loop), loop.ticks)
+
+
+def set_in(seconds: float, woken: asyncio.Event) -> Alarm:
+    """Set an alarm of the running loop."""
+    at = machine_ticks() + round(seconds * TICKS_PER_SECOND)
+    return alarms_of(asyncio.get_running_loop(), machine_ticks).set(at, woken)
 
 
 def set_at(alarms: Alarms, *seconds: float) -> list[asyncio.Event]:
     events = [asyncio.Event() for _ in seconds]
     for after, event in zip(seconds, events, strict=True):
-        alarms.set(after, event)
+        alarms.set(round(after * TICKS_PER_SECOND), event)
     return events
 
 
@@ -79,18 +99,12 @@ def test_each_rings_at_its_time_in_whatever_order_they_are_set() -> None:
 
 def test_alarms_in_any_order_ring_by_their_times_and_those_of_one_time_as_they_were_set() -> None:
     random, loop = Random(7), HandLoop()
-    alarms, rang = new_alarms(loop), []
+    alarms, rang = new_alarms(loop), list[int]()
     times = [random.choice([random.randrange(50), 50 + number]) for number in range(500)]
 
-    class Rings(asyncio.Event):
-        def __init__(self, number: int) -> None:
-            super().__init__()
-            self.number = number
-
-        def set(self) -> None:
-            rang.append(self.number)
-
-    set_alarms = [alarms.set(after, Rings(number)) for number, after in enumerate(times)]
+    set_alarms = [
+        alarms.set(after * TICKS_PER_SECOND, Rings(partial(rang.append, number))) for number, after in enumerate(times)
+    ]
     cancelled = set(random.sample(range(500), 300))
     for number in cancelled:
         set_alarms[number].cancel()
@@ -99,12 +113,35 @@ def test_alarms_in_any_order_ring_by_their_times_and_those_of_one_time_as_they_w
     assert len(alarms) == 0
 
 
+def test_what_the_system_does_while_alarms_are_set_changes_no_order() -> None:
+    """A task was overtaken by the next if the system stopped it between its look at the clock and its sleep."""
+    random, rang = Random(3), list[tuple[int, float]]()
+
+    class Stopped(HandLoop):
+        def ticks(self) -> int:
+            self.now += random.choice([0, 0, 0.05])
+            return super().ticks()
+
+    loop = Stopped()
+    alarms = new_alarms(loop)
+
+    def note(number: int) -> None:
+        rang.append((number, loop.now))
+
+    for number in range(100):
+        alarms.set(number * TICKS_PER_SECOND // 100, Rings(partial(note, number)))
+    while loop.waiting:
+        loop.go_to(loop.now + 0.01)
+    assert [number for number, _ in rang] == list(range(100))
+    assert all(at >= number / 100 for number, at in rang)
+
+
 def test_a_loop_goes_on_while_a_crowd_is_woken() -> None:
     order: list[str] = []
 
     async def sleeper() -> None:
         woken = asyncio.Event()
-        alarms_of(asyncio.get_running_loop()).set(0, woken)
+        set_in(0, woken)
         await woken.wait()
         order.append("sleeper")
 
@@ -138,8 +175,8 @@ def test_a_cancelled_alarm_does_not_ring_and_others_do() -> None:
     loop = HandLoop()
     alarms = new_alarms(loop)
     kept, cancelled = asyncio.Event(), asyncio.Event()
-    first = alarms.set(1, cancelled)
-    alarms.set(2, kept)
+    first = alarms.set(TICKS_PER_SECOND, cancelled)
+    alarms.set(2 * TICKS_PER_SECOND, kept)
     first.cancel()
     first.cancel()  # twice is as good as once
     loop.go_to(2)
@@ -150,7 +187,7 @@ def test_to_cancel_an_alarm_that_has_rung_changes_nothing() -> None:
     loop = HandLoop()
     alarms = new_alarms(loop)
     event = asyncio.Event()
-    rang = alarms.set(1, event)
+    rang = alarms.set(TICKS_PER_SECOND, event)
     loop.go_to(1)
     for _ in range(1000):
         rang.cancel()
@@ -169,7 +206,7 @@ def test_an_alarm_that_raises_costs_no_other_alarm(error: type[BaseException]) -
 
     loop = HandLoop()
     alarms = new_alarms(loop)
-    alarms.set(1, Raises())
+    alarms.set(TICKS_PER_SECOND, Raises())
     others = set_at(alarms, 1, 2)
     with pytest.raises(error):
         loop.go_to(1)
@@ -182,7 +219,7 @@ def test_cancelled_alarms_far_ahead_take_no_memory() -> None:
     alarms = new_alarms(loop)
     kept = set_at(alarms, *[1000.0] * 10)
     for _ in range(10_000):
-        alarms.set(500, asyncio.Event()).cancel()
+        alarms.set(500 * TICKS_PER_SECOND, asyncio.Event()).cancel()
     assert len(alarms) < 200
     loop.go_to(1000)
     assert all(rung(kept))
@@ -191,7 +228,7 @@ def test_cancelled_alarms_far_ahead_take_no_memory() -> None:
 def test_no_timer_is_left_when_all_are_cancelled() -> None:
     loop = HandLoop()
     alarms = new_alarms(loop)
-    for alarm in [alarms.set(500, asyncio.Event()) for _ in range(1000)]:
+    for alarm in [alarms.set(500 * TICKS_PER_SECOND, asyncio.Event()) for _ in range(1000)]:
         alarm.cancel()
     loop.go_to(500)
     assert loop.waiting == 0
@@ -213,7 +250,7 @@ def test_two_loops_that_take_turns_in_a_thread_each_wake_their_own() -> None:
 
     async def sleeps() -> bool:
         woken = asyncio.Event()
-        alarms_of(asyncio.get_running_loop()).set(0.001, woken)
+        set_in(0.001, woken)
         await asyncio.sleep(0)
         return await woken.wait()
 
@@ -230,11 +267,11 @@ def test_two_loops_that_take_turns_in_a_thread_each_wake_their_own() -> None:
 
 def test_a_loop_that_is_gone_is_forgotten() -> None:
     async def sleep_too_long() -> Any:
-        alarms_of(asyncio.get_running_loop()).set(3600, asyncio.Event())
+        set_in(3600, asyncio.Event())
         return weakref.ref(asyncio.get_running_loop())
 
     async def use_another() -> None:
-        alarms_of(asyncio.get_running_loop())
+        alarms_of(asyncio.get_running_loop(), machine_ticks)
 
     gone = asyncio.run(sleep_too_long())
     asyncio.run(use_another())

@@ -240,7 +240,7 @@ def test_every_verb_may_be_struck_and_nobody_leaves_too_soon_or_waits_for_ever(
     assert min(storm.struck, storm.spared) > 300
     assert len(left) > 100
     assert all(later - earlier >= INTERVAL for earlier, later in pairwise(left))
-    waits = threading.Thread(target=verbs["acquire"])
+    waits = threading.Thread(target=verbs["acquire"], daemon=True)
     waits.start()
     waits.join(30)
     assert not waits.is_alive(), "no lock is left behind"

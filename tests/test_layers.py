@@ -15,12 +15,13 @@ PACKAGE = Path(ratekeeper.__file__).parent
 
 # From the bottom up. Modules of one line may import each other.
 LAYERS = [
-    {"errors", "alarms", "coroutines", "forks", "verbs"},
+    {"errors", "coroutines", "forks", "verbs"},
     {"rates"},
     {"limits"},
     {"decision"},
     {"adjustment", "exceeded", "refund", "usage"},
     {"gcra"},
+    {"alarms"},
     {"clock"},
     {"core"},
     {"waiting"},

@@ -26,12 +26,12 @@ from ratekeeper.stores.table_store import TableStore
 class InterruptedClock(ManualClock):
     """A clock whose sleeper is interrupted half way."""
 
-    def wait(self, woken: threading.Event, seconds: float) -> None:
-        self.advance(seconds / 2)
+    def wait(self, woken: threading.Event, until: int) -> None:
+        self.advance_ticks((until - self.ticks()) // 2)
         raise KeyboardInterrupt
 
-    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
-        self.advance(seconds / 2)
+    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
+        self.advance_ticks((until - self.ticks()) // 2)
         raise asyncio.CancelledError
 
 

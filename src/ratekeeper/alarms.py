@@ -1,7 +1,7 @@
 """Alarms: wake many sleeping tasks of an event loop by one timer of the loop.
 
 The loop's own timers are compared in Python: with 100,000 of them, a timer costs more than the task that it wakes.
-This module knows nothing else.
+Alarms ring in the order of their times, which are in ticks: the loop's own time only says when to look at them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TypeAlias
 
-_Entry: TypeAlias = tuple[float, int, "Alarm"]
+from ratekeeper.limits import TICKS_PER_SECOND
+
+_Entry: TypeAlias = tuple[int, int, "Alarm"]
 
 AT_ONCE = 256
 """The most alarms that ring before the loop goes on: what they wake is then still in the processor's caches."""
@@ -39,32 +42,34 @@ class Alarm:
 
 
 class Alarms:
-    """The alarms of one event loop, and the loop's timer for the earliest.
+    """The alarms of one event loop, and the loop's timer for the earliest. `ticks` reads the time that they ring by.
 
+    >>> from ratekeeper.clock import machine_ticks
     >>> async def sleep() -> bool:
     ...     woken = asyncio.Event()
-    ...     alarms_of(asyncio.get_running_loop()).set(0.0, woken)
+    ...     alarms_of(asyncio.get_running_loop(), machine_ticks).set(machine_ticks(), woken)
     ...     return await woken.wait()
     >>> asyncio.run(sleep())
     True
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, ticks: Callable[[], int]) -> None:
         self.loop = loop
+        self._ticks = ticks
         self._in_order: deque[_Entry] = deque()  # each is due no earlier than the one before it, as most are
         self._others: list[_Entry] = []  # a heap
         self._numbers = count()
         self._cancelled = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._next = 0.0  # the time of the timer
+        self._next = 0  # the time of the timer
 
     def __len__(self) -> int:
         """Return how many alarms are kept. Some of them may be cancelled."""
         return len(self._in_order) + len(self._others)
 
-    def set(self, seconds: float, woken: asyncio.Event) -> Alarm:
-        """Return an alarm that sets an event in `seconds`."""
-        at, alarm = self.loop.time() + seconds, Alarm(self, woken)
+    def set(self, at: int, woken: asyncio.Event) -> Alarm:
+        """Return an alarm that sets an event at a time, in ticks."""
+        alarm = Alarm(self, woken)
         entry = at, next(self._numbers), alarm
         if not self._in_order or at >= self._in_order[-1][0]:
             self._in_order.append(entry)
@@ -78,12 +83,12 @@ class Alarms:
         if self._timer is not None:
             self._timer.cancel()
         self._next = min(entries[0] for entries in (self._in_order, self._others) if entries)[0]
-        self._timer = self.loop.call_at(self._next, self._ring)
+        self._timer = self.loop.call_later(max(0, self._next - self._ticks()) / TICKS_PER_SECOND, self._ring)
 
     def _ring(self) -> None:
         """Ring those that are due, `AT_ONCE` at most. Some loops call a little early: what the timer was for is due."""
         self._timer = None
-        now = max(self._next, self.loop.time())
+        now = max(self._next, self._ticks())
         try:
             for _ in range(AT_ONCE):
                 if (alarm := self._take_due(now)) is None:
@@ -97,7 +102,7 @@ class Alarms:
             if self:
                 self._start_timer()
 
-    def _take_due(self, now: float) -> Alarm | None:
+    def _take_due(self, now: int) -> Alarm | None:
         """Take out the earliest alarm, if it is due."""
         in_order, others = self._in_order, self._others
         if in_order and not (others and others[0] < in_order[0]):
@@ -117,13 +122,13 @@ class Alarms:
                 self._timer = None
 
 
-def alarms_of(loop: asyncio.AbstractEventLoop) -> Alarms:
-    """Return the alarms of this thread's running loop.
+def alarms_of(loop: asyncio.AbstractEventLoop, ticks: Callable[[], int]) -> Alarms:
+    """Return the alarms of this thread's running loop, which ring by the time that `ticks` reads.
 
     A thread remembers those of its last loop only, so that they live no longer than that. Those of an earlier loop go
     on by that loop's timer.
     """
     alarms: Alarms | None = getattr(_of_thread, "alarms", None)
     if alarms is None or alarms.loop is not loop:
-        alarms = _of_thread.alarms = Alarms(loop)
+        alarms = _of_thread.alarms = Alarms(loop, ticks)
     return alarms

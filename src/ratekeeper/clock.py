@@ -27,18 +27,22 @@ _machine_ns: Callable[[], int] = (
 
 
 class Clock(Protocol):
-    """The time of a store, and how to wait. Ticks are 1/16 ns and must be from 0 to 2**62 - 1."""
+    """The time of a store, and how to wait. Ticks are 1/16 ns and must be from 0 to 2**62 - 1.
+
+    Whoever waits is given the time to wake up at, not how long to sleep: what the system does meanwhile makes nobody
+    late. A clock that reads the time of another machine waits by this machine's, which its method `local` returns.
+    """
 
     def ticks(self) -> int:
         """Return the time now."""
         ...
 
-    def wait(self, woken: threading.Event, seconds: float) -> None:
-        """Block this thread until `seconds` have passed, or it is woken."""
+    def wait(self, woken: threading.Event, until: int) -> None:
+        """Block this thread until the time `until`, or until it is woken."""
         ...
 
-    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
-        """Let the event loop go on until `seconds` have passed, or the task is woken."""
+    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
+        """Let the event loop go on until the time `until`, or until the task is woken."""
         ...
 
 
@@ -73,19 +77,19 @@ class SystemClock:
         held = self.held
         return _machine_ns() * _TICKS_PER_NS + self.ahead if held is None else held.ticks()  # as machine_ticks()
 
-    def wait(self, woken: threading.Event, seconds: float) -> None:
+    def wait(self, woken: threading.Event, until: int) -> None:
         held = self.held
         if held is None:
-            woken.wait(seconds)
+            woken.wait(max(0, until - self.ahead - machine_ticks()) / TICKS_PER_SECOND)
         else:
-            held.wait(woken, seconds)
+            held.wait(woken, until)
 
-    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
+    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
         held = self.held
         if held is not None:
-            await held.wait_async(woken, seconds)
+            await held.wait_async(woken, until)
             return
-        alarm = alarms_of(asyncio.get_running_loop()).set(seconds, woken)
+        alarm = alarms_of(asyncio.get_running_loop(), machine_ticks).set(until - self.ahead, woken)
         try:
             await woken.wait()
         finally:
@@ -138,11 +142,12 @@ class ManualClock:
         with self._lock:
             self._move(index(ticks))
 
-    def wait(self, woken: threading.Event, seconds: float) -> None:
-        self.advance(seconds)
+    def wait(self, woken: threading.Event, until: int) -> None:
+        with self._lock:
+            self._move(max(self._now, until))
 
-    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
-        self.advance(seconds)
+    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
+        self.wait(threading.Event(), until)
         await asyncio.sleep(0)
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from ratekeeper.clock import Clock, SystemClock, ticks_of
+from ratekeeper.clock import Clock, SystemClock, local_ticks, ticks_of
 from ratekeeper.decision import seconds
 from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.forks import forget_in_child
@@ -87,6 +87,7 @@ class LeakyQueue(Generic[T]):
         self.limit = LeakyBucket(capacity, leak_rate)
         ticks_of(clock)  # a bad one is an error here, not at the first item
         self._clock: Clock = SystemClock() if clock is None else clock
+        self._now = local_ticks(self._clock)
         self._entries: deque[_Entry[T]] = deque()
         self._free_at = 0
         self._closed = False
@@ -108,7 +109,7 @@ class LeakyQueue(Generic[T]):
             if len(self._entries) >= max(1, self.limit.capacity):
                 self._refused += 1
                 raise QueueFull(f"{len(self._entries)} items wait already, which is the queue's capacity")
-            self._entries.append(_Entry(item, self._clock.ticks()))
+            self._entries.append(_Entry(item, self._now()))
             self._wake_first()
 
     def get(self, timeout: float | None = None) -> T:
@@ -118,19 +119,19 @@ class LeakyQueue(Generic[T]):
         the wait is interrupted, no item is lost.
         """
         woken = Wakeup()
-        consumer: _Consumer[T] = _Consumer(woken.set, self._clock.ticks())
+        consumer: _Consumer[T] = _Consumer(woken.set, self._now())
         deadline = consumer.since + wait_ticks(timeout)
         try:
             self._enter(consumer)
             while True:
                 woken.clear()
-                entry, left = self._take(consumer, deadline)
+                entry, until = self._take(consumer, deadline)
                 if entry is not None:
                     return entry.item
-                if left is None:
+                if until is None:
                     woken.wait(seconds(_LOOK_AGAIN) if consumer.wary else None)
                 else:
-                    self._clock.wait(woken, seconds(left))
+                    self._clock.wait(woken, until)
         except BaseException:
             consumer.gone = True
             self._quit(consumer)
@@ -139,15 +140,15 @@ class LeakyQueue(Generic[T]):
     async def get_async(self) -> T:
         """As `get`, but let the event loop go on. A task that is cancelled loses no item."""
         loop, woken = asyncio.get_running_loop(), TaskWakeup()
-        consumer: _Consumer[T] = _Consumer(lambda: wake_task(loop, woken), self._clock.ticks(), loop)
+        consumer: _Consumer[T] = _Consumer(lambda: wake_task(loop, woken), self._now(), loop)
         try:
             self._enter(consumer)
             while True:
                 woken.clear()
-                entry, left = self._take(consumer, None)
+                entry, until = self._take(consumer, None)
                 if entry is not None:
                     return entry.item
-                if left is None:
+                if until is None:
                     again = loop.call_later(seconds(_LOOK_AGAIN), woken.set) if consumer.wary else None
                     try:
                         await woken.wait()
@@ -155,7 +156,7 @@ class LeakyQueue(Generic[T]):
                         if again is not None:
                             again.cancel()
                 else:
-                    await self._clock.wait_async(woken, seconds(left))
+                    await self._clock.wait_async(woken, until)
         except BaseException:
             consumer.gone = True
             self._quit(consumer)
@@ -196,7 +197,7 @@ class LeakyQueue(Generic[T]):
     def stats(self) -> QueueStats:
         """Say how the queue is doing."""
         with self._lock:
-            oldest = self._clock.ticks() - self._entries[0].came if self._entries else 0
+            oldest = self._now() - self._entries[0].came if self._entries else 0
             return QueueStats(len(self._entries), seconds(max(self._longest, oldest)), self._refused, self._taken)
 
     def _enter(self, consumer: _Consumer[T]) -> None:
@@ -236,7 +237,7 @@ class LeakyQueue(Generic[T]):
             first.gone = True
 
     def _take(self, consumer: _Consumer[T], deadline: int | None) -> tuple[_Entry[T] | None, int | None]:
-        """Return an entry if it is its turn and the consumer's; else the ticks to wait, None for until woken."""
+        """Return an entry if it is its turn and the consumer's; else the time to look again, None for when woken."""
         with self._lock:
             self._refuse_if_busy()
             self._busy = True
@@ -246,7 +247,7 @@ class LeakyQueue(Generic[T]):
                 self._busy = False
 
     def _look(self, consumer: _Consumer[T], deadline: int | None) -> tuple[_Entry[T] | None, int | None]:
-        now = self._clock.ticks()
+        now = self._now()
         turn, first = None, self._first() is consumer
         consumer.wary = consumer.wary and not first
         if self._entries and first:
@@ -260,8 +261,7 @@ class LeakyQueue(Generic[T]):
             raise QueueEmpty("no item's turn came before the timeout")
         if not ends:
             return None, None
-        left = min(ends) - now
-        return None, min(left, _LOOK_AGAIN) if consumer.wary else left
+        return None, min([*ends, now + _LOOK_AGAIN] if consumer.wary else ends)
 
     def _leave(self, turn: int, now: int, consumer: _Consumer[T]) -> _Entry[T]:
         interval = self.limit.interval

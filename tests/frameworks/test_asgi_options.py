@@ -18,7 +18,6 @@ from ratekeeper import ManualClock, MemoryStore, Policy, PolicyError
 from ratekeeper.frameworks import wsgi
 from ratekeeper.frameworks.asgi import rate_limit
 from ratekeeper.frameworks.flask import RateLimits
-from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.decision import PolicyDecision
 
 # The options
@@ -172,8 +171,7 @@ class HeldClock(ManualClock):
 
     waiting = 0
 
-    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
-        until = self.ticks() + round(seconds * TICKS_PER_SECOND)
+    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
         self.waiting += 1
         while self.ticks() < until and not woken.is_set():
             await asyncio.sleep(0.001)

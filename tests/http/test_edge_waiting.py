@@ -36,7 +36,6 @@ from ratekeeper import ManualClock, MemoryStore, Policy
 from ratekeeper.frameworks import aiohttp as own_aiohttp
 from ratekeeper.frameworks import asgi, starlette
 from ratekeeper.http import workers
-from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.sources import HeaderSource
 
 QUEUE = Policy.parse(
@@ -52,15 +51,13 @@ class HeldClock(ManualClock):
         super().__init__()
         self.waiting = 0
 
-    def wait(self, woken: threading.Event, seconds: float) -> None:
-        until = self.ticks() + round(seconds * TICKS_PER_SECOND)
+    def wait(self, woken: threading.Event, until: int) -> None:
         self.waiting += 1
         while self.ticks() < until and not woken.is_set():
             woken.wait(0.001)
         self.waiting -= 1
 
-    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
-        until = self.ticks() + round(seconds * TICKS_PER_SECOND)
+    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
         self.waiting += 1
         try:
             while self.ticks() < until and not woken.is_set():

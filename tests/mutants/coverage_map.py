@@ -125,7 +125,7 @@ def measure(tree: Tree, name: str) -> Piece:
     modules = [f"{len(text.splitlines())} {path}\n" for path, text in sources.items()]
     (recorded / "modules").write_text("".join(modules))
     paths = f"{tree.root / 'src'}:{tree.root / 'tests' / 'mutants' / 'recording'}"
-    done = tree.pytest([name], 3600, "-p", "recorder", "-m", "not slow", env={"PYTHONPATH": paths})
+    done = tree.pytest([name], 900, "-p", "recorder", "-m", "not slow", env={"PYTHONPATH": paths})
     if done.code not in (0, NO_TESTS):
         print(f"  {name}: {done.output.strip().splitlines()[-1]}")
     noted = json.loads((recorded / "tests").read_text())

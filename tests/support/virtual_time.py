@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 
+from ratekeeper.alarms import Alarms
 from ratekeeper.clock import SystemClock
 from ratekeeper.limits import TICKS_PER_SECOND
 
@@ -39,6 +40,14 @@ class LoopClock(SystemClock):
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
+        self._alarms = Alarms(loop, self.ticks)
 
     def ticks(self) -> int:
         return round(self._loop.time() * TICKS_PER_SECOND)
+
+    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
+        alarm = self._alarms.set(until, woken)
+        try:
+            await woken.wait()
+        finally:
+            alarm.cancel()

@@ -163,9 +163,9 @@ class SetClock:
     def local(self) -> int:
         return self._local.ticks()
 
-    def _wait(self, woken: threading.Event, seconds: float) -> None:
-        self.server.advance(seconds)
-        self._local.advance(seconds)
+    def _wait(self, woken: threading.Event, until: int) -> None:
+        self.server.advance_ticks(until - self.local())
+        self._local.set_ticks(until)
 
 
 @pytest.mark.parametrize("step", [-20, 20])

@@ -14,7 +14,6 @@ from async_memory import AsyncMemoryStore
 from virtual_time import LoopClock, VirtualLoop
 
 from ratekeeper import AsyncLimiter, Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
-from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.waiting.places import Need
 from ratekeeper.waiting.turns import Reservation
 from ratekeeper.waiting.waitlist import Waiter, Waitlist
@@ -200,8 +199,7 @@ def test_a_thread_that_waits_for_a_reservation_learns_that_it_was_cancelled() ->
 class HeldClock(ManualClock):
     """Its tasks wait until they are woken, or time has gone on."""
 
-    async def wait_async(self, woken: asyncio.Event, seconds: float) -> None:
-        until = self.ticks() + round(seconds * TICKS_PER_SECOND)
+    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
         while not woken.is_set() and self.ticks() < until:
             await asyncio.sleep(0)
 

@@ -25,8 +25,9 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 from ratekeeper.clients.pauses import pause_after
+from ratekeeper.clock import local_ticks
 from ratekeeper.coroutines import run_sync
-from ratekeeper.decision import Charge, Decision, scope_of, seconds
+from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.limiter import AsyncLimiter, Limiter
@@ -217,7 +218,7 @@ class _Flow(Generic[R, L]):
             if not cost or not decision.delay_ticks:  # it did not wait
                 if ticks > wait_ticks(self._left(began)):
                     raise RateLimitExceeded(_refused(decision, ticks))
-                await self._call(self._sleep, seconds(ticks))
+                await self._call(self._sleep, local_ticks(self.limiter.store.clock)() + ticks)
             decision = await self._call(self.limiter.acquire, key, cost, self._left(began))
 
     async def _heed(self, key: str | bytes, cost: int, status: int, headers: Headers) -> None:
@@ -252,8 +253,8 @@ class Pacer(_Flow[R, Limiter]):
     async def _call(verb: Callable[..., Any], *arguments: object) -> Any:
         return verb(*arguments)
 
-    def _sleep(self, seconds: float) -> None:
-        self.limiter.store.clock.wait(threading.Event(), seconds)
+    def _sleep(self, until: int) -> None:
+        self.limiter.store.clock.wait(threading.Event(), until)
 
     def send(self, request: R, send: Callable[[R], A], library: Library[R, A]) -> A:
         """Send a request in its turn, and again after a 429, up to `retries` times. Return the response."""
@@ -277,7 +278,7 @@ class AsyncPacer(_Flow[R, AsyncLimiter]):
     def _call(verb: Callable[..., Any], *arguments: object) -> Any:
         return verb(*arguments)
 
-    async def _sleep(self, seconds: float) -> None:
-        await self.limiter.store.clock.wait_async(asyncio.Event(), seconds)
+    async def _sleep(self, until: int) -> None:
+        await self.limiter.store.clock.wait_async(asyncio.Event(), until)
 
     send, take_turn, heed = _Flow._send, _Flow._take_turn, _Flow._heed

@@ -226,7 +226,7 @@ class BaseWaitQueue:
     def _enter(self, one: Joining, decisions: Sequence[Decision], ranges: Sequence[Range], delay: int) -> Place | None:
         """Put a request into the list that was charged these ranges. None: they are too short for it."""
         self._sweep()
-        now, local, lead = decisions[0].at_ticks, self._local(), self._lead()
+        now, lead = decisions[0].at_ticks, self._lead()
         if any(decision.source != "exact" for decision in decisions):  # not the store's: never to be given back
             waitlist = Waitlist((), False, lead)
             place: Place | None = waitlist.add_alone(one.waiter, now + delay)
@@ -237,7 +237,7 @@ class BaseWaitQueue:
                 self._unsettled.setdefault(waitlist)
         if place is not None:
             one.waiter.waitlist = waitlist
-            one.waiter.leaves_at = max(local, place.turn - waitlist.lead)
+            one.waiter.leaves_at = place.turn - waitlist.lead
             self._tell_first(waitlist)
         return place
 

@@ -51,7 +51,7 @@ def take_turn(store: Store, charges: Sequence[Charge]) -> list[Decision]:
 def await_turn(store: Store, waiter: Waiter, woken: threading.Event) -> None:
     """Block this thread until the waiter's turn has come."""
     while not store.wait_queue.leave(waiter):
-        store.clock.wait(woken, _left(store, waiter))
+        store.clock.wait(woken, waiter.leaves_at)
         woken.clear()
 
 
@@ -65,18 +65,16 @@ async def take_turn_async(store: AsyncStore, charges: Sequence[Charge], answer: 
     waiter = Waiter(partial(wake_task, loop, woken))
     try:
         decisions = await store.wait_queue.join(waiter, charges)
-        while not store.wait_queue.leave(waiter):
-            await store.clock.wait_async(woken, _left(store, waiter))
+        left = waiter.waitlist is None
+        while not left:  # also if its turn has come meanwhile: those before it sleep, and are to wake first
+            await store.clock.wait_async(woken, waiter.leaves_at)
             woken.clear()
+            left = store.wait_queue.leave(waiter)
         disown(waiter, charges, decisions)
     except BaseException:
         store.wait_queue.give_up(waiter)
         raise
     return answer(decisions)
-
-
-def _left(store: Store | AsyncStore, waiter: Waiter) -> float:
-    return seconds(max(0, waiter.leaves_at - local_ticks(store.clock)()))
 
 
 def wait_for_turn(
@@ -138,7 +136,7 @@ class Reservation(Generic[D]):
         """Seconds until the turn, as far as is known now: others that give up may bring it nearer."""
         if self._waiter.waitlist is None:
             return self.decision.delay
-        return 0.0 if self._waiter.place else _left(self._store, self._waiter)
+        return 0.0 if self._waiter.place else seconds(max(0, self._waiter.leaves_at - local_ticks(self._store.clock)()))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.decision, name)
@@ -181,7 +179,7 @@ class Reservation(Generic[D]):
         try:
             self._queue.watch(self._waiter)
             while not self._has_come():
-                self._blocking.clock.wait(woken, _left(self._blocking, self._waiter))
+                self._blocking.clock.wait(woken, self._waiter.leaves_at)
                 woken.clear()
         except BaseException:
             self._give_up()
@@ -196,7 +194,7 @@ class Reservation(Generic[D]):
         try:
             self._queue.watch(self._waiter)
             while not self._has_come():
-                await self._store.clock.wait_async(woken, _left(self._store, self._waiter))
+                await self._store.clock.wait_async(woken, self._waiter.leaves_at)
                 woken.clear()
         except BaseException:
             self._give_up()
