@@ -17,11 +17,11 @@ from ratekeeper.stores.base import (
     AsyncStore,
     Gate,
     Store,
-    changing,
     is_async,
     require_nonblocking,
     require_sync,
 )
+from ratekeeper.stores.by_hand import adjust_buckets, reset_scopes
 from ratekeeper.stores.spec import StoreSpec, opened
 from ratekeeper.usage import Usage
 from ratekeeper.verbs import with_hints
@@ -141,17 +141,10 @@ class Limiter(NamedLimits):
 
         On a server this looks at all names there, in bounded steps.
         """
-        with changing(self.store.wait_queue, len(self._scopes), scopes=self._scopes) as made:
-            for scope in self._scopes:
-                self.store.reset_scope(scope)
-                made.append(scope)
+        run_sync(reset_scopes(as_async(self.store), self._scopes))
 
     def _adjust(self, key: str | bytes, adjust: Callable[[Limit], Adjustment]) -> None:
-        changes = self._adjustments(adjust)
-        with changing(self.store.wait_queue, len(changes), self._charges(key, 1)) as made:
-            for scope, adjustment in changes:
-                self.store.adjust(scope, key, *adjustment)
-                made.append(scope)
+        run_sync(adjust_buckets(as_async(self.store), self._charges(key, 1), adjust))
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
         """Return a decorator for functions, also async ones, that is a context manager too. See `Guard`."""
@@ -260,17 +253,10 @@ class AsyncLimiter(NamedLimits):
 
     async def reset_all(self) -> None:
         """As `Limiter.reset_all`."""
-        with changing(self._store.wait_queue, len(self._scopes), scopes=self._scopes) as made:
-            for scope in self._scopes:
-                await self._store.reset_scope(scope)
-                made.append(scope)
+        await reset_scopes(self._store, self._scopes)
 
     async def _adjust(self, key: str | bytes, adjust: Callable[[Limit], Adjustment]) -> None:
-        changes = self._adjustments(adjust)
-        with changing(self._store.wait_queue, len(changes), self._charges(key, 1)) as made:
-            for scope, adjustment in changes:
-                await self._store.adjust(scope, key, *adjustment)
-                made.append(scope)
+        await adjust_buckets(self._store, self._charges(key, 1), adjust)
 
     def limit(self, key: Key, cost: Cost = 1, timeout: Timeout = DEFAULT_WAIT) -> Guard:
         """Return a decorator for async functions that is an async context manager too. See `Guard`."""

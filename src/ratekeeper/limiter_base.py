@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NoReturn, Self
 
-from ratekeeper.adjustment import Adjustment
 from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit
 from ratekeeper.refund import claim_refund
@@ -84,10 +83,6 @@ class NamedLimits:
     def _usage(self, looks: Sequence[Decision], waiting_at: Callable[[str, str | bytes], int]) -> list[Usage]:
         pairs = zip(self._scopes, looks, strict=True)
         return [Usage.of(str(look.limit), look, waiting_at(scope, look.key)) for scope, look in pairs]
-
-    def _adjustments(self, adjust: Callable[[Limit], Adjustment]) -> list[tuple[str, Adjustment]]:
-        """Return each limit's scope, and the change of its bucket."""
-        return [(scope, adjust(limit)) for scope, limit in zip(self._scopes, self.limits, strict=True)]
 
 
 def _charges(

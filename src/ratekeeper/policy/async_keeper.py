@@ -22,7 +22,8 @@ from ratekeeper.policy.plan import RuleExplanation
 from ratekeeper.policy.refunds import charges_to_refund
 from ratekeeper.policy.support import RuleNames, chosen, chosen_to_block, chosen_to_grant, usage_of
 from ratekeeper.stores.as_async import as_async
-from ratekeeper.stores.base import AsyncStore, Store, changing, is_async, require_nonblocking, require_sync
+from ratekeeper.stores.base import AsyncStore, Store, is_async, require_nonblocking, require_sync
+from ratekeeper.stores.by_hand import adjust_buckets, reset_scopes
 from ratekeeper.stores.spec import StoreSpec, opened
 from ratekeeper.usage import Usage
 from ratekeeper.verbs import with_hints
@@ -139,19 +140,10 @@ class AsyncKeeper(Keeping):
 
     async def reset_rule(self, name: str) -> None:
         """As `Keeper.reset_rule`."""
-        scopes = self._scopes_of_rule(name)
-        with changing(self._store.wait_queue, len(scopes), scopes=scopes) as made:
-            for scope in scopes:
-                await self._store.reset_scope(scope)
-                made.append(scope)
+        await reset_scopes(self._store, self._scopes_of_rule(name))
 
     async def _adjust(self, choose: Callable[..., list[Charge]], adjust: Callable[[Limit], Adjustment]) -> None:
-        charges = await looked_up(choose)
-        changes = [(charge.scope, charge.key, adjust(charge.limit)) for charge in charges]
-        with changing(self._store.wait_queue, len(changes), charges) as made:
-            for scope, key, adjustment in changes:
-                await self._store.adjust(scope, key, *adjustment)
-                made.append(scope)
+        await adjust_buckets(self._store, await looked_up(choose), adjust)
 
     async def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """As `Keeper.explain`."""

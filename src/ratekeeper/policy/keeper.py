@@ -22,7 +22,8 @@ from ratekeeper.policy.plan import RuleExplanation
 from ratekeeper.policy.refunds import charges_to_refund
 from ratekeeper.policy.support import RuleNames, chosen, chosen_to_block, chosen_to_grant, usage_of
 from ratekeeper.stores.as_async import as_async
-from ratekeeper.stores.base import Store, changing, require_sync
+from ratekeeper.stores.base import Store, require_sync
+from ratekeeper.stores.by_hand import adjust_buckets, reset_scopes
 from ratekeeper.stores.spec import StoreSpec, opened
 from ratekeeper.usage import Usage
 from ratekeeper.verbs import with_hints
@@ -150,18 +151,10 @@ class Keeper(Keeping):
 
     def reset_rule(self, name: str) -> None:
         """Forget the debts and blocks of all buckets of a rule. On a server this looks at all names there, in steps."""
-        scopes = self._scopes_of_rule(name)
-        with changing(self.store.wait_queue, len(scopes), scopes=scopes) as made:
-            for scope in scopes:
-                self.store.reset_scope(scope)
-                made.append(scope)
+        run_sync(reset_scopes(as_async(self.store), self._scopes_of_rule(name)))
 
     def _adjust(self, charges: list[Charge], adjust: Callable[[Limit], Adjustment]) -> None:
-        changes = [(charge.scope, charge.key, adjust(charge.limit)) for charge in charges]
-        with changing(self.store.wait_queue, len(changes), charges) as made:
-            for scope, key, adjustment in changes:
-                self.store.adjust(scope, key, *adjustment)
-                made.append(scope)
+        run_sync(adjust_buckets(as_async(self.store), charges, adjust))
 
     def explain(self, attributes: Mapping[str, str], cost: int = 1) -> list[RuleExplanation]:
         """Return each rule's decision, or why it does not apply, in the file's order. Charge nothing."""

@@ -8,8 +8,7 @@ know an algorithm: a charge is three integers (see `gcra`). A `Store` answers at
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache, partial
 from operator import index
 from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar, cast
@@ -17,7 +16,6 @@ from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 from ratekeeper.clock import Clock
 from ratekeeper.coroutines import pending
 from ratekeeper.decision import Charge, Decision, combine, key_bytes
-from ratekeeper.errors import StoreError
 from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, Timeout, checked_cost, wait_ticks
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
 from ratekeeper.waiting.wait_queue import TaskQueue, WaitQueue
@@ -170,29 +168,6 @@ def checked_adjustment(back_ticks: int, block_ticks: int | None) -> tuple[int, i
     if not 0 <= back <= MAX_AHEAD_TICKS or not 0 <= (block or 0) <= MAX_AHEAD_TICKS:
         raise ValueError(f"back_ticks and block_ticks must be from 0 to 2**62 - 1, not {back_ticks} and {block_ticks}")
     return back, block
-
-
-@contextmanager
-def changing(
-    wait_queue: WaitQueue | TaskQueue | AsyncWaitQueue,
-    count: int,
-    charges: Sequence[Charge] = (),
-    scopes: Sequence[str] = (),
-) -> Iterator[list[str]]:
-    """Bracket the changes by hand of `count` buckets or scopes. The body appends the scope of each that was made.
-
-    A `StoreError` then says how many were made before it. In each case the queue gives up its spare ranges of these
-    buckets: a change whose answer was lost may have been made, and then a newcomer must not take such a range.
-    """
-    made: list[str] = []
-    try:
-        yield made
-    except StoreError as error:
-        if made:
-            error.args = (f"{error}; {len(made)} of the {count} limits had been changed before",)
-        raise
-    finally:
-        wait_queue.reset(charges, scopes)
 
 
 _charge: Callable[[tuple[Any, ...]], Charge] = partial(tuple.__new__, Charge)
