@@ -13,7 +13,7 @@ from ratekeeper.stores.base import AsyncStore
 
 
 async def adjust_buckets(store: AsyncStore, charges: Sequence[Charge], adjust: Callable[[Limit], Adjustment]) -> None:
-    """Change the bucket of each charge, by what `adjust` says of its limit."""
+    """Change the bucket of each charge by the adjustment that `adjust` returns for its limit."""
     changes = [partial(store.adjust, charge.scope, charge.key, *adjust(charge.limit)) for charge in charges]
     await _make(store, changes, charges=charges)
 
