@@ -59,13 +59,14 @@ class Charging(ApplicationLimits[K]):
         the decision.
         """
         policy = self.in_use
-        if policy is None or not (policy.is_plain and self._is_plain) or rate_limits.any_mark:
+        if policy is None or policy.plain is None or not self._is_plain or rate_limits.any_mark:
             return self.charge_async(exchange)
+        decide, tokens = policy.plain
         try:
             attributes = exchange.read(policy.reader)
-            cost = policy.cost * exchange.cost  # type: ignore[operator]  # a plain policy's is an int
+            cost = tokens * exchange.cost
             exchange.asked = policy.keeper, attributes, cost
-            decision = policy.at_once(attributes, cost)  # type: ignore[misc]  # a plain policy has it
+            decision = decide(attributes, cost)
         except REFUSALS as error:
             return error
         if policy.waiting_rules and not decision.allowed and (not exchange.waits or policy.lets_wait(decision)):

@@ -61,8 +61,8 @@ class RequestPolicy(Generic[K]):
     """The application's functions of the request, by the attribute that each returns."""
     waiting_rules: frozenset[str]
     """The names of the rules that let a request wait."""
-    is_plain: bool
-    """Whether it decides at once, and asks no function of the application."""
+    plain: tuple[Callable[..., PolicyDecision], int] | None
+    """`at_once` and `cost`, of a policy that asks no function of the application; else None."""
     lacking: Sequence[str]
     """The attributes that the policy reads and no request has."""
     names: frozenset[str] | None
@@ -84,8 +84,9 @@ class RequestPolicy(Generic[K]):
             for name, function in given.attributes.items()
             if name in names and not isinstance(function, str)
         )
-        asks = self.constants or self.functions or not isinstance(cost, int)
-        self.is_plain = self.at_once is not None and not asks
+        self.plain = None
+        if self.at_once is not None and isinstance(cost, int) and not (self.constants or self.functions):
+            self.plain = self.at_once, cost
         self.waiting_rules = keeper.compiled.waiting
         self._lets_wait: dict[Hashable, bool] = {}  # bounded
         self.lacking = policy.lacking({*ALWAYS_KNOWN, *(OF_ROUTE if given.routes else ()), *given.attributes})
