@@ -8,7 +8,8 @@ import os
 import queue
 import signal
 import threading
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -17,10 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupts import Storm
+from servers import PATIENCE
 
 from ratekeeper import LeakyQueue, LimitError, ManualClock, QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.leaky_queue import _Consumer
 from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.testing import frozen
 
 
 @given(
@@ -100,6 +103,21 @@ def test_get_gives_up_at_its_timeout_and_loses_nothing() -> None:
     assert items.get(timeout=0.5) == "b"
     with pytest.raises(ValueError, match="timeout must be"):
         items.get(timeout=-1)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_consumer_without_a_timeout_waits_for_an_item_on_a_clock_that_waiting_moves(held: bool) -> None:
+    """It moved the clock to the end of its range: an error of the clock's ended the consumer."""
+    clock = None if held else ManualClock(start=1000)
+    with frozen() if held else nullcontext(), ThreadPoolExecutor(1) as pool:
+        items: LeakyQueue[str] = LeakyQueue(5, 1, clock=clock)
+        began = items._clock.ticks()
+        taken = pool.submit(items.get)
+        while not items._consumers and not taken.done():
+            pass
+        items.put("a")
+        assert taken.result(PATIENCE) == "a"
+        assert items._clock.ticks() == began
 
 
 def test_a_rate_or_capacity_that_cannot_be_is_an_error() -> None:

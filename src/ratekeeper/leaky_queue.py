@@ -120,7 +120,7 @@ class LeakyQueue(Generic[T]):
         """
         woken = Wakeup()
         consumer: _Consumer[T] = _Consumer(woken.set, self._now())
-        deadline = consumer.since + wait_ticks(timeout)
+        deadline = None if timeout is None else consumer.since + wait_ticks(timeout)
         try:
             self._enter(consumer)
             while True:
