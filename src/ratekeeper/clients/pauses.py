@@ -33,7 +33,9 @@ _LEGACY = [(f"{prefix}-remaining", f"{prefix}-reset") for prefix in ("x-ratelimi
 _SINCE_1970 = 1e9  # seconds from now would be 30 years
 _IN_MILLISECONDS = 1e11  # seconds since 1970 would be the year 5138
 
-_NUMBER = pattern(r"\d{1,99}(?:\.\d{1,9})?", ASCII)
+_NUMBER = pattern(r"\d{1,99}(?:\.\d{1,99})?", ASCII)
+_MEMBER = pattern(r"\s*((?:[A-Za-z]+,)?[^,]+)")
+"""A member of a list of numbers or dates. A date's weekday has its own comma."""
 _STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
 _TOKEN = r"[A-Za-z*][!#-'*+.^-z|~\w:/-]*"
 _PARAMETER = rf";[ ]*([a-z*][a-z0-9_.*-]*)(?:=({_STRING}|{_TOKEN}|-?[0-9.]+|:[A-Za-z0-9+/=]*:|\?[01]))?"
@@ -70,9 +72,13 @@ def _joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _retry_after(fields: Mapping[str, str]) -> float | None:
-    value = fields.get("retry-after", "")
-    seconds = _numbers(value)
-    return max(seconds) if seconds else _from_now(_date(value), fields)
+    members = _members(fields.get("retry-after", ""))
+    return max(_if_all_read(_wait(member, fields) for member in members), default=None)
+
+
+def _wait(value: str, fields: Mapping[str, str]) -> float | None:
+    number = _number(value)
+    return _from_now(_date(value), fields) if number is None else number
 
 
 def _rate_limit(value: str) -> float | None:
@@ -118,8 +124,21 @@ def _number(value: str) -> float | None:
 
 def _numbers(value: str) -> list[float]:
     """Return the numbers of a header that may be there several times; none if one cannot be read."""
-    numbers = [_number(part) for part in value.split(",")]
-    return [number for number in numbers if number is not None] if None not in numbers else []
+    return _if_all_read(map(_number, _members(value)))
+
+
+def _members(value: str) -> list[str]:
+    """Return the members of a list. Empty ones do not count (RFC 9110, 5.6.1)."""
+    return [member for member in _MEMBER.findall(value) if member.strip()]
+
+
+def _if_all_read(numbers: Iterable[float | None]) -> list[float]:
+    read = []
+    for number in numbers:
+        if number is None:
+            return []
+        read.append(number)
+    return read
 
 
 def _date(value: str) -> float | None:
