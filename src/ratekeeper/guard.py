@@ -50,15 +50,7 @@ class Guard:
         timeout: Timeout,
         check_async: Callable[[], object] = lambda: None,
     ) -> None:
-        if not isinstance(key, str | bytes) and not callable(key):
-            raise TypeError(
-                f"key must be str, bytes, or a function of the arguments that returns one, not {type(key).__name__}"
-            )
-        if not callable(cost):
-            checked_cost(cost)
-        for role, ask in (("key", key), ("cost", cost)):
-            if is_async_function(ask):
-                raise TypeError(f"the {role} function must not be async: nothing awaits it")
+        check_key_and_cost(key, cost, "the arguments")
         if timeout is not DEFAULT_WAIT:
             wait_ticks(timeout)  # a bad one is an error now, not at the first call that has to wait
         self._take_turn_async = take_turn_async
@@ -108,13 +100,8 @@ class Guard:
         pass
 
     def _key_of(self, function: Callable[..., object]) -> Callable[..., str | bytes]:
-        key, offered = self._key, _signature(function)
-        if isinstance(key, str) and offered is not None and key in offered.parameters:
-            raise TypeError(
-                f"key={key!r} is the key itself, one for all calls; {_name(function)}() has a parameter {key!r}: "
-                f"write key=lambda {key}: {key}"
-            )
-        return _of_call(key, function, "key")
+        check_key_is_no_parameter(self._key, function)
+        return _of_call(self._key, function, "key")
 
     def _asked_by_block(self) -> tuple[str | bytes, int, Timeout]:
         if callable(self._key) or callable(self._cost):
@@ -129,6 +116,29 @@ class Guard:
     def _awaiting(self) -> Callable[[str | bytes, int, Timeout], Awaitable[Decision]]:
         self._check_async()
         return self._take_turn_async
+
+
+def check_key_and_cost(key: object, cost: Cost, arguments: str) -> None:
+    """Raise for a key or a cost that is neither a constant nor a function. `arguments` names a function's arguments."""
+    if not isinstance(key, str | bytes) and not callable(key):
+        raise TypeError(
+            f"key must be str, bytes, or a function of {arguments} that returns one, not {type(key).__name__}"
+        )
+    if not callable(cost):
+        checked_cost(cost)
+    for role, ask in (("key", key), ("cost", cost)):
+        if is_async_function(ask):
+            raise TypeError(f"the {role} function must not be async: nothing awaits it")
+
+
+def check_key_is_no_parameter(key: object, function: Callable[..., object]) -> None:
+    """Raise TypeError for a constant key that is the name of a parameter: its caller meant the argument."""
+    offered = _signature(function) if isinstance(key, str) else None
+    if offered is not None and key in offered.parameters:
+        raise TypeError(
+            f"key={key!r} is the key itself, one for all calls; {_name(function)}() has a parameter {key!r}: "
+            f"write key=lambda {key}: {key}"
+        )
 
 
 def _check_function(function: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import signal
@@ -201,6 +202,18 @@ def test_two_tasks_with_equal_limits_do_not_share_a_bucket_unless_they_say_so(cl
         (lambda: rate_limit("1/s"), r"give a store.*store=RedisStore\(url\)"),
         (lambda: rate_limit(Limiter("1/s"), store=MemoryStore()), "a Limiter has its own store"),
         (lambda: rate_limit("1/s", store=MemoryStore(), cost=-1), "cost must be 0 or more"),
+        (
+            lambda: rate_limit("1/s", store=MemoryStore(), key=5),  # type: ignore[arg-type]
+            "key must be str, bytes, or a function of the task's arguments",
+        ),
+        (
+            lambda: rate_limit("1/s", store=MemoryStore(), key=asyncio.sleep),  # type: ignore[arg-type]
+            "the key function must not be async",
+        ),
+        (
+            lambda: rate_limit("1/s", store=MemoryStore(), key="results")(begun),
+            "key='results' is the key itself, one for all calls.* write key=lambda results: results",
+        ),
         (
             lambda: rate_limit("1/s", store=MemoryStore())(Celery(set_as_current=False).task(begun)),
             "between @app.task and the function",

@@ -265,8 +265,11 @@ def test_an_adapter_is_not_copied_without_its_limiter() -> None:
         ({"timeout": -1}, "timeout must be 0 or more seconds"),
         ({"retries": -1}, "retries must be a number of times that a 429 is sent again, 0 or more, not -1"),
         ({"longest_pause": float("inf")}, "longest_pause must be a number of seconds, 0 or more, not inf"),
+        ({"longest_pause": "30"}, "longest_pause must be a number of seconds, 0 or more, not '30'"),
         ({"cost": -1}, "cost must be 0 or more"),
         ({"key": 5}, "key must be str, bytes, or a function of the request"),
+        ({"key": asyncio.sleep}, "the key function must not be async: nothing awaits it"),
+        ({"cost": asyncio.sleep}, "the cost function must not be async: nothing awaits it"),
     ],
 )
 @pytest.mark.parametrize(

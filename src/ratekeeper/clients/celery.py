@@ -21,8 +21,9 @@ from ratekeeper.clients.pacer import blocking_limiter, divided
 from ratekeeper.decision import Charge, combine, scope_of
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.guard import check_key_and_cost, check_key_is_no_parameter
 from ratekeeper.limiter import Limiter
-from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, checked_cost
+from ratekeeper.limits import MAX_AHEAD_TICKS, Limit
 from ratekeeper.stores.base import Store
 
 try:
@@ -61,12 +62,12 @@ def rate_limit(
     have one bucket. A cost that can never pass fails the task with `RateLimitExceeded`. A leaky bucket spaces tasks
     evenly; its capacity bounds nothing here, as the broker has the queue.
     """
+    check_key_and_cost("" if key is None else key, cost, "the task's arguments")
     turns = _Turns(_limiter_of(limits, store))
-    if not callable(cost):
-        checked_cost(cost)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         name = _name_of(function)  # also with a key: it raises for a task
+        check_key_is_no_parameter(key, function)
         own_key = name if key is None else key
 
         @wraps(function)

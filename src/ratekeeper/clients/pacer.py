@@ -30,8 +30,9 @@ from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.guard import check_key_and_cost
 from ratekeeper.limiter import AsyncLimiter, Limiter
-from ratekeeper.limits import TICKS_PER_SECOND, Limit, checked_cost, wait_ticks
+from ratekeeper.limits import TICKS_PER_SECOND, Limit, wait_ticks
 from ratekeeper.stores.as_async import as_async
 from ratekeeper.stores.base import require_nonblocking, require_sync
 
@@ -169,15 +170,12 @@ class _Flow(Generic[R, L]):
         retries: int,
         longest_pause: float,
     ) -> None:
-        if not isinstance(key, str | bytes) and not callable(key):
-            raise TypeError(f"key must be str, bytes, or a function of the request that returns one, not {key!r}")
+        check_key_and_cost(key, cost, "the request")
         wait_ticks(timeout)
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries must be a number of times that a 429 is sent again, 0 or more, not {retries!r}")
-        if not 0 <= longest_pause < float("inf"):
+        if not isinstance(longest_pause, int | float) or not 0 <= longest_pause < float("inf"):
             raise ValueError(f"longest_pause must be a number of seconds, 0 or more, not {longest_pause!r}")
-        if not callable(cost):
-            checked_cost(cost)
         self.limiter: L = self._limiter_of(*limits)
         self._key = key
         self._cost = cost
