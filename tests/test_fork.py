@@ -55,6 +55,33 @@ HELD_TABLE = """
     limiter = Limiter(LeakyBucket(10, 100), store=store)
 """ + HELD.replace("store.wait_queue._lock", "store._table._lock")
 
+PACING = """
+    from ratekeeper.clients.pacer import Pacer
+
+    pacer = Pacer([limiter], "key", 1, None, 0, 3600.0)
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with pacer._pauses._lock:
+            held.set()
+            release.wait()
+
+    def pause(*_):
+        pacer.heed("key", 1, 429, [("Retry-After", "0.01")])
+        pacer.take_turn("key", 1)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    in_child(pause)
+    release.set()
+    thread.join()
+    signal.signal(signal.SIGUSR1, pause)
+    signal.alarm(20)
+    with pacer._pauses._lock:
+        signal.raise_signal(signal.SIGUSR1)
+"""
+
 WAITING = """
     slow = Limiter(LeakyBucket(10, 1), store=store, name="slow")
     slow.acquire("key")
@@ -175,6 +202,10 @@ def run(what: str, **words: str) -> None:
 
 def test_a_forked_child_decides_while_a_thread_of_its_parent_holds_a_python_table_s_lock() -> None:
     run(HELD_TABLE)
+
+
+def test_a_forked_child_and_a_signal_s_handler_pause_while_a_pacer_s_lock_is_held() -> None:
+    run(PACING)
 
 
 @pytest.mark.parametrize("what", [HELD, WAITING, AWAITING], ids=["a held line", "a waiting thread", "an event loop"])

@@ -30,6 +30,7 @@ from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.forks import forget_in_child
 from ratekeeper.guard import check_key_and_cost
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import TICKS_PER_SECOND, Limit, wait_ticks
@@ -104,7 +105,12 @@ class _Pauses:
 
     def __init__(self) -> None:
         self._ends: dict[str | bytes, int] = {}
-        self._lock = threading.Lock()
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have a lock that nobody holds: another thread of a forked process's parent may. The pauses stay."""
+        self._lock = threading.RLock()  # a signal's handler may send too
 
     def hold(self, key: str | bytes, until: int) -> None:
         with self._lock:
