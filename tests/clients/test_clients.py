@@ -251,6 +251,15 @@ def test_a_transport_in_the_wrong_place_or_of_the_wrong_kind_is_an_error_that_sa
         httpx.Client(transport=AsyncRateLimitTransport("5/s")).get("http://localhost")  # type: ignore[arg-type]
 
 
+def test_requests_through_the_proxy_of_the_inner_transport_are_limited(api: LimitedAPI, watch: Stopwatch) -> None:
+    limiter = Limiter("1/minute", store=watch.store)
+    with httpx.Client(transport=RateLimitTransport(limiter, transport=httpx.HTTPTransport(proxy=api.url))) as client:
+        for _ in range(3):
+            client.get("http://api.example.com/")
+    assert [got.path for got in api.got] == ["http://api.example.com/"] * 3
+    assert watch.seconds == 120
+
+
 def test_an_adapter_is_not_copied_without_its_limiter() -> None:
     with requests.Session() as session:
         session.mount("https://", RateLimitAdapter("5/s"))

@@ -42,8 +42,10 @@ class RateLimitTransport(httpx.BaseTransport):
         client = httpx.Client(transport=RateLimitTransport("5/s", "100/minute"))
 
     `limits` are strings or limits, or one limiter to share. `transport` sends; the default is a new
-    `httpx.HTTPTransport`. `key` and `cost` are constants, or functions of the request. `timeout` bounds the wait for a
-    turn in seconds, and None does not. If the turn would come later, `RateLimitExceeded` is raised at once.
+    `httpx.HTTPTransport`. Give `transport` your options for proxies and TLS: a client with `proxy=` or `mounts=` sends
+    past this transport, without a limit. `key` and `cost` are constants, or functions of the request. `timeout` bounds
+    the wait for a turn in seconds, and None does not. If the turn would come later, `RateLimitExceeded` is raised at
+    once.
 
     A 429 or 503 with `Retry-After`, or `RateLimit` with nothing left, holds back all requests of its key for that long,
     at most `longest_pause` seconds. The caller gets the response as it is. With `retries`, a request that gets a 429 is
