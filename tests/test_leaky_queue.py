@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import os
+import pickle
 import queue
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from fractions import Fraction
@@ -118,6 +121,13 @@ def test_a_consumer_without_a_timeout_waits_for_an_item_on_a_clock_that_waiting_
         items.put("a")
         assert taken.result(PATIENCE) == "a"
         assert items._clock.ticks() == began
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_queue_is_not_copied(copied: Callable[[object], object]) -> None:
+    """A shallow copy had the same items, and let them out at twice the rate."""
+    with pytest.raises(TypeError, match="a LeakyQueue cannot be pickled or copied"):
+        copied(LeakyQueue(5, 10))
 
 
 def test_a_rate_or_capacity_that_cannot_be_is_an_error() -> None:

@@ -18,7 +18,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from ratekeeper.clock import Clock, SystemClock, local_ticks, ticks_of
 from ratekeeper.decision import seconds
@@ -199,6 +199,9 @@ class LeakyQueue(Generic[T]):
         with self._lock:
             oldest = self._now() - self._entries[0].came if self._entries else 0
             return QueueStats(len(self._entries), seconds(max(self._longest, oldest)), self._refused, self._taken)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a LeakyQueue cannot be pickled or copied: a copy would let the same items out at its own pace")
 
     def _enter(self, consumer: _Consumer[T]) -> None:
         with self._lock:
