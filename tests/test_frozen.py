@@ -202,6 +202,13 @@ def test_what_it_cannot_hold_is_an_error() -> None:
         frozen().advance(1)
 
 
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_a_decorator_above_staticmethod_or_classmethod_is_an_error(kind: Any) -> None:
+    """The class's method was called with one argument too many, or could not be called."""
+    with pytest.raises(TypeError, match=rf"frozen\(\) is for functions: put it below @{kind.__name__}, not above"):
+        frozen()(kind(lambda: None))
+
+
 def test_a_coroutine_that_would_run_in_real_time_is_an_error() -> None:
     async def wait() -> None:
         raise AssertionError("it runs")

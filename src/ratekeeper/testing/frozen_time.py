@@ -125,6 +125,8 @@ def frozen() -> FrozenTime:
 
 def _check_function(function: object) -> None:
     """Raise TypeError for an object whose call ends before its work does, or that is not a function."""
+    if isinstance(function, staticmethod | classmethod):
+        raise TypeError(f"frozen() is for functions: put it below @{type(function).__name__}, not above")
     generates = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
     if generates or not inspect.isroutine(function):
         raise TypeError("frozen() is for functions, also async ones; elsewhere write `with frozen() as time:`")
