@@ -22,7 +22,7 @@ limiter = Limiter("10/s burst 2", store=MemoryStore() if ALONE else RedisStore("
 
 
 @app.task
-@rate_limit(limiter, key=lambda tenant, report: tenant)
+@rate_limit(limiter, key=lambda tenant: tenant)
 def fetch(tenant: str, report: int) -> None:
     print(f"{time.monotonic() - began:3.1f} s  {tenant}'s report {report}")  # the API's call goes here
 

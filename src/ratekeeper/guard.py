@@ -68,7 +68,7 @@ class Guard:
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         _check_function(function)
-        key_of, cost_of, timeout = self._key_of(function), _of_call(self._cost, function, "cost"), self._timeout
+        key_of, cost_of, timeout = key_of_call(self._key, function), cost_of_call(self._cost, function), self._timeout
         if is_async_function(function):
             take_turn_async = self._awaiting()
 
@@ -99,10 +99,6 @@ class Guard:
     async def __aexit__(self, *exception: object) -> None:
         pass
 
-    def _key_of(self, function: Callable[..., object]) -> Callable[..., str | bytes]:
-        check_key_is_no_parameter(self._key, function)
-        return _of_call(self._key, function, "key")
-
     def _asked_by_block(self) -> tuple[str | bytes, int, Timeout]:
         if callable(self._key) or callable(self._cost):
             raise TypeError("a block has no arguments: give limit() a key and a cost, not functions")
@@ -131,14 +127,23 @@ def check_key_and_cost(key: object, cost: Cost, arguments: str) -> None:
             raise TypeError(f"the {role} function must not be async: nothing awaits it")
 
 
-def check_key_is_no_parameter(key: object, function: Callable[..., object]) -> None:
-    """Raise TypeError for a constant key that is the name of a parameter: its caller meant the argument."""
-    offered = _signature(function) if isinstance(key, str) else None
-    if offered is not None and key in offered.parameters:
+def key_of_call(key: Key, function: Callable[..., object]) -> Callable[..., str | bytes]:
+    """Return a function that is called as `function` is, and returns the call's key. See `_of_call`.
+
+    Raise TypeError for a constant key that is the name of a parameter: its caller meant the argument.
+    """
+    offered = _signature(function)
+    if isinstance(key, str) and offered is not None and key in offered.parameters:
         raise TypeError(
             f"key={key!r} is the key itself, one for all calls; {_name(function)}() has a parameter {key!r}: "
             f"write key=lambda {key}: {key}"
         )
+    return _of_call(key, function, "key")
+
+
+def cost_of_call(cost: Cost, function: Callable[..., object]) -> Callable[..., int]:
+    """Return a function that is called as `function` is, and returns the call's cost. See `_of_call`."""
+    return _of_call(cost, function, "cost")
 
 
 def _check_function(function: object) -> None:

@@ -174,6 +174,22 @@ def test_key_and_cost_may_be_functions_of_the_arguments(alone: Celery, clock: Ma
     assert clock.ticks() == 1000.3 * 16e9
 
 
+def test_key_and_cost_functions_get_only_the_arguments_that_they_name(alone: Celery, clock: ManualClock) -> None:
+    """They got all, so each run of such a task failed in its worker."""
+
+    @alone.task(bind=True)
+    @rate_limit(
+        "10/s burst 5", store=MemoryStore(clock=clock), key=lambda user: user, cost=lambda task, size: size * bool(task)
+    )
+    def store(task: Any, user: str, size: int = 4) -> None: ...
+
+    store.delay("alice")
+    store.delay(user="bob", size=4)
+    assert clock.ticks() == 1000 * 16e9
+    store.delay("bob")
+    assert clock.ticks() == 1000.3 * 16e9
+
+
 def test_two_tasks_with_equal_limits_do_not_share_a_bucket_unless_they_say_so(clock: ManualClock) -> None:
     shared = MemoryStore(clock=clock)
 
@@ -213,6 +229,10 @@ def test_two_tasks_with_equal_limits_do_not_share_a_bucket_unless_they_say_so(cl
         (
             lambda: rate_limit("1/s", store=MemoryStore(), key="results")(begun),
             "key='results' is the key itself, one for all calls.* write key=lambda results: results",
+        ),
+        (
+            lambda: rate_limit("1/s", store=MemoryStore(), key=lambda result: "key")(begun),
+            r"the key function names 'result', not a parameter of begun\(\): did you mean 'results'",
         ),
         (
             lambda: rate_limit("1/s", store=MemoryStore())(Celery(set_as_current=False).task(begun)),

@@ -21,7 +21,7 @@ from ratekeeper.clients.pacer import blocking_limiter, divided
 from ratekeeper.decision import Charge, combine, scope_of
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.guard import check_key_and_cost, check_key_is_no_parameter
+from ratekeeper.guard import Cost, Key, check_key_and_cost, cost_of_call, key_of_call
 from ratekeeper.limiter import Limiter
 from ratekeeper.limits import MAX_AHEAD_TICKS, Limit
 from ratekeeper.stores.base import Store
@@ -45,8 +45,8 @@ _WAIT_HERE = 0.1
 def rate_limit(
     *limits: str | Limit | Limiter,
     store: Store | None = None,
-    key: str | bytes | Callable[..., str | bytes] | None = None,
-    cost: int | Callable[..., int] = 1,
+    key: Key | None = None,
+    cost: Cost = 1,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that lets a task begin as often as limits allow, on all workers. It goes below `app.task`.
 
@@ -58,22 +58,21 @@ def rate_limit(
     not count as a retry. Called without a worker, by `task_always_eager` or by another task, it blocks until its turn.
 
     `store` has the buckets, and must be the same for all workers. One `Limiter` may stand for the limits: it has its
-    own store. `key` and `cost` are constants, or functions of the task's arguments. Without a key, all runs of the task
-    have one bucket. A cost that can never pass fails the task with `RateLimitExceeded`. A leaky bucket spaces tasks
-    evenly; its capacity bounds nothing here, as the broker has the queue.
+    own store. `key` and `cost` are constants, or functions of the task's arguments. Such a function gets, by name, only
+    the parameters that it names, as for `limiter.limit`. Without a key, all runs of the task have one bucket. A cost
+    that can never pass fails the task with `RateLimitExceeded`. A leaky bucket spaces tasks evenly; its capacity bounds
+    nothing here, as the broker has the queue.
     """
     check_key_and_cost("" if key is None else key, cost, "the task's arguments")
     turns = _Turns(_limiter_of(limits, store))
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         name = _name_of(function)  # also with a key: it raises for a task
-        check_key_is_no_parameter(key, function)
-        own_key = name if key is None else key
+        key_of, cost_of = key_of_call(name if key is None else key, function), cost_of_call(cost, function)
 
         @wraps(function)
         def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-            charged = own_key(*args, **kwargs) if callable(own_key) else own_key
-            turns.take(charged, cost(*args, **kwargs) if callable(cost) else cost, limited)
+            turns.take(key_of(*args, **kwargs), cost_of(*args, **kwargs), limited)
             return function(*args, **kwargs)
 
         limited.__signature__ = signature(function)  # type: ignore[attr-defined]  # Celery checks a call's arguments
