@@ -214,3 +214,18 @@ def test_a_timeout_that_is_no_number_of_seconds_is_an_error_also_if_nobody_must_
     with pytest.raises(TypeError, match="timeout must be a number of seconds, or None"):
         limiter._gate.reserve("a", 1, timeout)
     assert limiter.peek("a").remaining == 10
+
+
+def test_a_charge_is_kept_if_a_newcomer_of_the_same_request_needs_room() -> None:
+    clock = ManualClock(start=1000)
+    store = MemoryStore(3, clock=clock, implementation="python")
+    first, second, short, long = (
+        Charge.of(scope, "k", TokenBucket(1, rate), 1, 0)
+        for scope, rate in [("a", "6/m"), ("b", "6/m"), ("c", "4/m"), ("d", "1/h")]
+    )
+    for charge in (first, short, long):
+        assert store.decide([charge])[0]
+    clock.advance(11)  # the first is full again, and of the others the short one is evicted
+    assert all(store.decide([first, second]))
+    assert not store.decide([first])[0]
+    assert store.stats()[:3] == (3, 3, 1)

@@ -257,8 +257,8 @@ class Table:
                     self._refused_full += 1
                     return tat - now
                 self._evicted_live += 1
-            self._forget(right, bucket)
-            changes.pop(bucket, None)
+                changes.pop(bucket, None)
+            self._forget(right, bucket)  # a bucket that was full keeps its charge in `changes`
         return 0
 
     def _least(self, right: _Right) -> _Entry:
