@@ -132,7 +132,7 @@ static rk_answer expect(world *in, uint64_t k, rk_terms terms, bool commit)
     }
     in->has_cell[k] |= charged;
     return (rk_answer){allowed, at, (int64_t)(charged ? ahead : owed), rk_clamp(delay), rk_clamp(retry_after), marked,
-                       marked && !before};
+                       marked && !before, false};
 }
 
 static void give_back(world *in, uint64_t k, int64_t increment, int64_t elapsed)

@@ -161,8 +161,11 @@ static void deny_when_full_refuses_the_newcomer_until_the_wait_it_names(void)
         memcpy(before, on.table.cells, lines * RK_LINE * sizeof(rk_cell));
         int64_t least = least_tat(&on, newcomer);
         rk_terms terms = token_terms(CAPACITY, INTERVAL, 1);
+        rk_answer look = charge_at(&on.table, newcomer, now, terms, false);
+        CHECK(on.counters.refused_full == 0);
         rk_answer answer = charge_at(&on.table, newcomer, now, terms, true);
-        CHECK(answer.allowed == (least <= now));
+        CHECK(answer.allowed == (least <= now) && look.allowed == answer.allowed && look.full == !look.allowed);
+        CHECK(look.retry_after == answer.retry_after && look.debt == 0);
         CHECK(on.counters.refused_full == !answer.allowed && on.counters.evicted_live == 0);
         if (!answer.allowed) {
             CHECK(!memcmp(before, on.table.cells, lines * RK_LINE * sizeof(rk_cell)));

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from needs import need, no_waiting
 
-from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, MemoryStore, TokenBucket
+from ratekeeper import IMPLEMENTATION, Limiter, ManualClock, MemoryStore, RateLimitExceeded, TokenBucket
 from ratekeeper.decision import Charge
 
 # Ten times as many keys come: a million for C, fewer for Python, which takes a hundred times as long.
@@ -181,7 +181,7 @@ def test_of_a_request_with_more_new_buckets_than_there_is_room_for_the_last_are_
     deny, _ = small("deny")
     both = Limiter(TokenBucket(10, 1), TokenBucket(10, 2), TokenBucket(10, 4), store=deny.store)
     assert not both.try_acquire("a", 10)
-    assert both.peek("a", 10)
+    assert both.peek("a", 10).remaining == 10
 
 
 def test_the_time_of_a_decision_on_several_limits_is_not_before_the_first_charge(
@@ -216,6 +216,49 @@ def test_a_timeout_that_is_no_number_of_seconds_is_an_error_also_if_nobody_must_
     assert limiter.peek("a").remaining == 10
 
 
+def full_store(implementation: Literal["c", "python"]) -> MemoryStore:
+    """Return a table that has no room for an hour, and denies newcomers."""
+    store = MemoryStore(16, on_full="deny", clock=ManualClock(start=1000), implementation=implementation)
+    fill = Limiter("1/hour", store=store, name="fill")
+    for number in range(100):
+        fill.try_acquire(f"{number}")
+    return store
+
+
+def test_a_look_at_a_full_table_tells_what_a_request_would_meet(implementation: Literal["c", "python"]) -> None:
+    limiter = Limiter(TokenBucket(5, 1), store=full_store(implementation), name="x")
+    refused = 0
+    for number in range(40):
+        before = limiter.store.stats()  # type: ignore[attr-defined]
+        look, usage = limiter.peek(f"{number}"), limiter.usage(f"{number}")[0]
+        assert limiter.store.stats() == before  # type: ignore[attr-defined]
+        assert limiter.peek(f"{number}", 0), "a cost of nothing needs no room"
+        assert limiter.peek(f"{number}", 6).impossible
+        decision = limiter.try_acquire(f"{number}")
+        assert look.allowed == decision.allowed
+        if not decision:
+            refused += 1
+            assert look == decision
+            assert (usage.used, usage.remaining, usage.retry_after) == (0, 5, decision.retry_after)
+    assert refused >= 20
+
+
+def test_a_look_counts_all_newcomers_of_a_request() -> None:
+    clock = ManualClock(start=1000)
+    store = MemoryStore(2, on_full="deny", clock=clock, implementation="python")
+    old, live, new = (
+        Charge.of(scope, "k", TokenBucket(1, rate), 1, 0) for scope, rate in [("a", "1/s"), ("b", "1/h"), ("c", "1/s")]
+    )
+    store.decide([old])
+    store.decide([live])
+    clock.advance(2)  # the old bucket is full again: it has its place until a newcomer takes it
+    for commit in (False, True):
+        assert [one.allowed for one in store.decide([old, new], commit=commit)] == [True, False]
+    assert [one.allowed for one in store.decide([new, old], commit=False)] == [True, False]
+    assert store.stats().refused_full == 1
+    assert store.decide([old])[0]
+
+
 def test_a_charge_is_kept_if_a_newcomer_of_the_same_request_needs_room() -> None:
     clock = ManualClock(start=1000)
     store = MemoryStore(3, clock=clock, implementation="python")
@@ -229,3 +272,13 @@ def test_a_charge_is_kept_if_a_newcomer_of_the_same_request_needs_room() -> None
     assert all(store.decide([first, second]))
     assert not store.decide([first])[0]
     assert store.stats()[:3] == (3, 3, 1)
+
+
+@pytest.mark.parametrize("limits", [["5/s"], ["5/s", "10/m"]])
+def test_nobody_waits_for_room_in_a_full_table(implementation: Literal["c", "python"], limits: list[str]) -> None:
+    limiter = Limiter(*limits, store=full_store(implementation), name="x")
+    newcomer = next(key for key in map(str, range(100)) if not limiter.try_acquire(key))
+    for timeout in (0, 5, None):
+        with pytest.raises(RateLimitExceeded):
+            limiter.acquire(newcomer, timeout=timeout)
+        assert not limiter.reserve(newcomer, timeout=timeout)

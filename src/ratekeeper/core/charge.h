@@ -17,7 +17,17 @@ typedef struct {
     int64_t at, debt, delay, retry_after;
     bool marked; /* the bucket is marked afterwards */
     bool marks;    /* this charge has marked it */
+    bool full;     /* only because the table has no room */
 } rk_answer;
+
+/* Refuse a newcomer that would find no room, if the table denies it: as rk_insert would. */
+static inline void rk_look_for_room(const rk_table *table, rk_home home, uint64_t fingerprint, rk_answer *answer)
+{
+    rk_room room = rk_find_room(home, fingerprint, answer->at);
+    answer->full = table->deny_when_full && room.live;
+    answer->allowed = !answer->full;
+    answer->retry_after = answer->full ? room.seen.tat - answer->at : 0;
+}
 
 /* Decide one charge, and make it if it is allowed and `commit`. A cost of nothing, or a refusal, writes nothing. */
 RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now, rk_terms terms, bool commit,
@@ -32,13 +42,16 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
         int64_t debt = charged ? ruling.ahead : seen.tat > now ? seen.tat - now : 0;
         uint64_t marked = seen.tat > now ? seen.fingerprint & RK_MARK : 0;
         uint64_t mark = ruling.delay > 0 ? RK_MARK : marked;
-        rk_answer answer = {ruling.allowed, now, debt, ruling.delay, ruling.retry_after, mark != 0, mark != marked};
+        rk_answer answer = {ruling.allowed, now, debt, ruling.delay, ruling.retry_after, mark != 0, mark != marked,
+                            false};
         if (cell) {
             /* Uncharged, the swap changes nothing, but proves that what was seen was there at one instant. */
             if (rk_swap(cell, seen, charged ? (rk_cell){fingerprint | mark, ruling.new_tat} : seen))
                 return answer;
             continue;
         }
+        if (!commit && ruling.allowed && terms.increment > 0)
+            rk_look_for_room(table, home, fingerprint, &answer);
         if (!charged)
             return answer;
         switch (rk_insert(table, home, fingerprint, terms, attempt, clock, &answer.at, &answer.retry_after)) {
@@ -184,7 +197,7 @@ __attribute__((noinline, cold, unused)) static bool rk_is_blocked(rk_table *tabl
     rk_wide debt = left + (terms.tolerance > terms.increment ? terms.tolerance - terms.increment : 0);
     bool longest = debt > answer->debt; /* then it is told as a debt that leaves no token, whatever the cost */
     rk_wide ahead = (longest ? debt : answer->debt) + terms.increment;
-    answer->allowed = false;
+    answer->allowed = answer->full = false;
     answer->debt = longest ? rk_clamp(ahead) : answer->debt;
     answer->delay = demand->impossible ? INT64_MAX : rk_clamp(ahead > terms.burst ? ahead - terms.burst : 0);
     answer->retry_after = demand->impossible ? INT64_MAX : rk_clamp(ahead - terms.tolerance);
@@ -201,7 +214,7 @@ RK_INLINE rk_answer rk_answer_to(rk_table *table, const rk_demand *demand, int64
         return rk_charge(table, demand->fingerprint, now, demand->terms, commit, clock);
     rk_terms nothing = {0, 0, 0};
     rk_answer answer = rk_charge(table, demand->fingerprint, now, nothing, false, clock);
-    return (rk_answer){false, answer.at, answer.debt, INT64_MAX, INT64_MAX, false, false};
+    return (rk_answer){false, answer.at, answer.debt, INT64_MAX, INT64_MAX, false, false, false};
 }
 
 /* Take a charge back that was made a moment ago: exactly if nobody came since, or else as a refund. (A reset in between
@@ -237,8 +250,11 @@ static inline bool rk_charge_all(rk_table *table, rk_demand *demands, size_t cou
         demands[i].answer = rk_answer_to(table, &demands[i], now, false, clock);
         allowed &= demands[i].answer.allowed || demands[i].shadow;
     }
-    if (!allowed || !commit)
+    if (!allowed || !commit) {
+        for (size_t i = 0; i < count && commit; i++)
+            __atomic_fetch_add(&table->counters->refused_full, demands[i].answer.full, __ATOMIC_RELAXED);
         return allowed;
+    }
     size_t charged = 0;
     for (; charged < count && allowed; charged++) {
         demands[charged].answer = rk_answer_to(table, &demands[charged], now, true, clock);

@@ -13,13 +13,14 @@ has its way at once. The call that it interrupted has read what is out of date: 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence, Set
 from heapq import heappop, heappush, heapreplace
 from itertools import compress
 from operator import setitem
 from typing import Any, TypeAlias, TypeVar
 
-from ratekeeper.decision import NEVER, Charge, Decision, key_bytes
+from ratekeeper.core.answers import answer_to, block_of, passes, refused
+from ratekeeper.decision import Charge, Decision, key_bytes
 from ratekeeper.gcra import blocked_debt, decide, refundable
 from ratekeeper.limits import TICKS_PER_SECOND
 
@@ -159,19 +160,19 @@ class Table:
         tats = self._tats
         looked: list[Decision] = []
         if len(charges) > 1 or not commit:
-            seen = [self._seen(tats, charge, bucket, now) for charge, bucket in zip(charges, buckets, strict=True)]
-            looked = [_answer(charge, *one, now, commit=False)[0] for charge, one in zip(charges, seen, strict=True)]
-            if not commit or not _passes(charges, looked):
+            looked, without_room = self._look(right, now, charges, buckets)
+            if not commit or not passes(charges, looked):
+                self._refused_full += without_room if commit else 0
                 return looked
         changes: dict[int, int] = {}
         decisions: list[Decision] = []
         for place, (charge, bucket) in enumerate(zip(charges, buckets, strict=True)):
             known = changes if bucket in changes else tats
-            decision, new_tat = _answer(charge, *self._seen(known, charge, bucket, now), now, commit=True)
+            decision, new_tat = answer_to(charge, *self._seen(known, charge, bucket, now), now, commit=True)
             if new_tat and bucket not in known:
                 full_for = self._make_room(right, changes, now)
                 if full_for:
-                    decision, new_tat = _refused(decision, full_for), 0
+                    decision, new_tat = refused(decision, full_for), 0
             if new_tat:
                 changes[bucket] = new_tat
             elif not decision.allowed and not charge.shadow:
@@ -192,10 +193,35 @@ class Table:
         self._write(right, changes)
         return decisions
 
+    def _look(
+        self, right: _Right, now: int, charges: Sequence[Charge], buckets: Sequence[int]
+    ) -> tuple[list[Decision], int]:
+        """Return the decisions if nothing is charged, and for how many buckets a full table has no room."""
+        looked, charged, without_room = list[Decision](), set[int](), 0
+        for charge, bucket in zip(charges, buckets, strict=True):
+            decision, _ = answer_to(charge, *self._seen(self._tats, charge, bucket, now), now, commit=False)
+            if decision.allowed and charge.increment:
+                charged.add(bucket)
+                if full_for := self._full_for(right, now, charged):
+                    without_room += 1
+                    charged.discard(bucket)
+                    decision = refused(decision, full_for)
+            looked.append(decision)
+        return looked, without_room
+
+    def _full_for(self, right: _Right, now: int, charged: Set[int]) -> int:
+        """Return the ticks until a table that denies may have room for these buckets; 0 if it has."""
+        while self._deny_when_full and len(self._tats) + sum(one not in self._tats for one in charged) > self._max_keys:
+            tat, bucket = self._least(right) if self._tats else (now + TICKS_PER_SECOND, 0)
+            if tat > now:
+                return tat - now
+            self._forget(right, bucket)
+        return 0
+
     def _seen(self, tats: dict[int, int], charge: Charge, bucket: int, now: int) -> tuple[int, bool]:
         """Return the TAT by which a charge is decided, and whether it is that of a block, which refuses longest."""
         tat = tats.get(bucket, 0)
-        if now < self._blocked_until and (left := self._tats.get(_block_of(bucket), 0) - now) > 0:
+        if now < self._blocked_until and (left := self._tats.get(block_of(bucket), 0) - now) > 0:
             tolerance = charge.tolerance if charge.cost <= charge.limit.max_cost else 0
             as_tat = now + blocked_debt(left, charge.increment, tolerance)
             return max(tat, as_tat), as_tat > max(tat, now)
@@ -214,7 +240,7 @@ class Table:
         return True
 
     def _adjust(self, right: _Right, now: int, bucket: int, back: int, block: int | None) -> bool:
-        changes, of_block = {}, _block_of(bucket)
+        changes, of_block = {}, block_of(bucket)
         if back and bucket in self._tats:
             changes[bucket] = max(0, self._tats[bucket] - back)
         if block == 0 and of_block in self._tats:
@@ -272,29 +298,3 @@ class Table:
                 _use(right, heapreplace, self._by_tat, (current, bucket))
             else:
                 return current, bucket
-
-
-def _block_of(bucket: int) -> int:
-    """Return the fingerprint of a bucket's block."""
-    return hash(("block", bucket))
-
-
-def _answer(charge: Charge, tat: int, blocked: bool, now: int, *, commit: bool) -> tuple[Decision, int]:
-    """Return the decision on one charge; and the TAT after it if it is to be made, or 0."""
-    _, key, limit, cost, increment, burst, tolerance, _, _ = charge
-    allowed, new_tat, ahead, delay, retry_after = decide(tat, now, increment, burst, tolerance)
-    if cost > limit.max_cost:
-        allowed, delay, retry_after = False, NEVER, NEVER
-    if allowed and commit and increment:
-        return Decision(True, limit, key, cost, ahead, delay, retry_after, now, 0), new_tat
-    owed = ahead if blocked and cost <= limit.max_cost else ahead - increment
-    return Decision(allowed, limit, key, cost, owed, delay, retry_after, now, 0 if allowed and commit else -1), 0
-
-
-def _refused(it: Decision, full_for: int) -> Decision:
-    """Return the decision on a new key when the table is full."""
-    return Decision(False, it.limit, it.key, it.cost, 0, it.delay_ticks, full_for, it.at_ticks, -1)
-
-
-def _passes(charges: Iterable[Charge], decisions: Iterable[Decision]) -> bool:
-    return all(decision.allowed or charge.shadow for charge, decision in zip(charges, decisions, strict=True))

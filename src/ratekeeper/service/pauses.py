@@ -50,9 +50,9 @@ _log = logging.getLogger("ratekeeper.admin")
 def block_probe(scope: str, key: str | bytes) -> Charge:
     """Return a charge that only a block refuses, to be asked without committing: its wait is what the block has left.
 
-    It asks for one token, with a wait of up to nine years, so a debt does not refuse it.
+    It asks for no token, so a full table does not refuse it, and with a wait of up to nine years, so no debt does.
     """
-    return Charge.of(scope, key, _ANY, 1, None, on_error="raise")
+    return Charge.of(scope, key, _ANY, 0, None, on_error="raise")
 
 
 def end_of_block(probe: Decision, now: float) -> float | None:

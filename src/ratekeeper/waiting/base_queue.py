@@ -1,7 +1,6 @@
 """The queue of a store's waiters in this process: the common part for threads and for tasks. See `waitlist`.
 
-It is written once, as coroutines that await nothing but the store: `WaitQueue` runs them for a store that answers at
-once, or blocks its thread; `AsyncWaitQueue` awaits them.
+It is coroutines that await nothing but the store: `WaitQueue` runs them, and `AsyncWaitQueue` awaits them.
 
 No lock is held here while the store is asked. All changes here are short sections under one lock. A section calls no
 store, and no code of others but the clock. A signal's handler or a `__del__` may yet run in the middle of one, on the
@@ -208,7 +207,8 @@ class BaseWaitQueue:
             return looked
         if any(decision.source != "exact" for decision in looked):  # an outage: it says nothing of the buckets
             return await self._charge(one)
-        delay = max(one.each(looked, lambda _, decision: decision.delay_ticks))
+        if not (delay := max(one.each(looked, lambda _, seen: seen.delay_ticks))):  # the table has no room
+            return looked
         if any(one.each(looked, lambda charge, seen: seen.delay_ticks > charge.tolerance - charge.burst)):
             refused = await self._decide(one.charges, commit=False)
             return None if one.passes(refused) else refused
