@@ -27,9 +27,9 @@ ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 def key_bytes(key: str | bytes) -> bytes:
     """Return a key's bytes; of a str, its UTF-8, also of lone surrogates. Raises TypeError for another type."""
     if isinstance(key, str):
-        return key.encode("utf-8", "surrogatepass")
+        return str.encode(key, "utf-8", "surrogatepass")  # a subclass may have another method: C does not ask it either
     if isinstance(key, bytes):
-        return key
+        return bytes.__getitem__(key, slice(None))
     raise TypeError(f"a key must be str or bytes, not {type(key).__name__}" + ": write str(key)" * isinstance(key, int))
 
 

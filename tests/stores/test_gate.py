@@ -108,15 +108,38 @@ KEYS += ["k" * length for length in range(20)] + ["\ud800", "\ud800".encode("utf
 
 
 class Text(str):
-    pass
+    """A string with its own methods, which no core asks."""
+
+    def encode(self, *_: object) -> bytes:
+        return b"another"
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+class Bytes(bytes):
+    """The same for bytes."""
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __bytes__(self) -> bytes:
+        return b"another"
 
 
 def test_a_key_names_one_bucket_in_all_its_forms(store: TableStore) -> None:
     limiter = Limiter(TokenBucket(3, 1), store=store, name="forms")
     for key in dict.fromkeys(key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass") for key in KEYS):
         text = key.decode("utf-8", "surrogatepass")
-        assert [bool(limiter.try_acquire(form)) for form in (text, key, Text(text), text)] == [True, True, True, False]
-        assert limiter.try_acquire_many([text, key, Text(text)]) == [False, False, False]
+        forms = Bytes(key), key, Text(text), text
+        assert [bool(limiter.try_acquire(form)) for form in forms] == [True, True, True, False]
+        assert limiter.try_acquire_many([text, key, Text(text), Bytes(key)]) == [False] * 4
 
 
 @pytest.mark.parametrize("limits", [1, 2, 5])
