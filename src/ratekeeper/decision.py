@@ -11,7 +11,7 @@ from math import inf, nextafter
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from ratekeeper.errors import did_you_mean
-from ratekeeper.limits import DEFAULT_WAIT, TICKS_PER_SECOND, Limit, Timeout, checked_cost
+from ratekeeper.limits import DEFAULT_WAIT, MOST_COST, TICKS_PER_SECOND, Limit, Timeout, checked_cost
 
 NEVER = 2**63 - 1
 """The `retry_ticks` of a request that can never pass."""
@@ -68,7 +68,7 @@ class Charge(NamedTuple):
         """Build the charge of a caller who is willing to wait `timeout` seconds (see `Limit.terms`)."""
         if on_error is not None:
             checked_on_error(on_error)
-        whole = cost if type(cost) is int else checked_cost(cost)
+        whole = min(cost if type(cost) is int else checked_cost(cost), MOST_COST)
         return tuple.__new__(cls, (scope, key, limit, whole, *limit.terms(whole, timeout), shadow, on_error))
 
 

@@ -23,6 +23,8 @@ TICKS_PER_SECOND = 16_000_000_000
 MAX_REFILL_TICKS = 5 * 365 * 86_400 * TICKS_PER_SECOND
 MAX_AHEAD_TICKS = 2**62 - 1
 """The furthest a TAT may be ahead of the clock: nine years, which is what "wait as long as it takes" means."""
+MOST_COST = 2**63 - 1
+"""A larger cost is told as this one: no limit can admit either."""
 
 
 class Unset(Enum):
