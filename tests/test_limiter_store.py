@@ -29,10 +29,13 @@ from ratekeeper import (
     ManualClock,
     MemoryStore,
     Policy,
+    PolicyError,
     RedisStore,
     SharedMemoryStore,
     StoreError,
+    TokenBucket,
 )
+from ratekeeper.policy.model import Rule
 from ratekeeper.stores.table_store import TableStore
 
 KINDS: list[Any] = [Limiter, AsyncLimiter]
@@ -247,6 +250,14 @@ def test_a_limiter_is_not_pickled_or_copied(kind: Any, way: Any, store: TableSto
 def test_a_name_is_a_string(kind: Any, name: Any) -> None:
     with pytest.raises(TypeError, match="name must be a string, not "):
         kind("5/s", name=name)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\udfff"])
+def test_a_name_has_no_halves_of_characters(name: str) -> None:
+    with pytest.raises(ValueError, match="name must be a string without halves of characters"):
+        Limiter("5/s", name=name)
+    with pytest.raises(PolicyError, match="name must be a string without halves of characters"):
+        Rule(name, TokenBucket(1, 1))
 
 
 @pytest.mark.parametrize("bad", ["2", 1.5, float("nan"), None, object(), [1]])

@@ -81,3 +81,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f": did you mean {near[0]!r}?" if near else f": use one of {', '.join(known)}"
+
+
+def why_no_name(name: object) -> str | None:
+    """Return why a limiter or a rule cannot have a name, and what would be right; None if it can."""
+    if not isinstance(name, str):
+        return f"name must be a string, not {type(name).__name__}"
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        return f"name must be a string without halves of characters (lone surrogates), not {name!r}"
+    return None

@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from typing import Any, NoReturn, Self
 
 from ratekeeper.decision import Charge, Decision, scope_of
+from ratekeeper.errors import why_no_name
 from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit
 from ratekeeper.refund import claim_refund
 from ratekeeper.stores.base import AsyncStore, Store
@@ -32,8 +33,8 @@ class NamedLimits:
         for limit in self.limits:
             if not isinstance(limit, Limit):
                 raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {limit!r}")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {type(name).__name__}")
+        if name is not None and (why := why_no_name(name)):
+            raise (ValueError if isinstance(name, str) else TypeError)(why)
         self.name = " and ".join(map(str, self.limits)) if name is None else name
         self._opened = store is None or isinstance(store, str)  # so it is this limiter's to close
         if name is None and store is not None and store != MEMORY:

@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Literal, TypeAlias, get_args
 
 from ratekeeper.decision import ON_ERROR, OnError
-from ratekeeper.errors import CostError, PolicyError
+from ratekeeper.errors import CostError, PolicyError, why_no_name
 from ratekeeper.limits import Limit, TokenBucket
 from ratekeeper.policy.bucket_keys import bucket_of
 from ratekeeper.policy.file.checks import check_parts, why_no_label, why_no_tier_value
@@ -96,6 +96,7 @@ class Rule:
         cost_is_right = isinstance(self.cost, str) or (self.cost.__class__ is int and self.cost >= 1)
         wait_is_right = wait is None or (isinstance(wait, int | float) and wait >= 0)
         for right, what in (
+            (not (why := why_no_name(self.name)), why),
             (isinstance(self.limit, Limit), f"limit must be a TokenBucket or a LeakyBucket, not {self.limit!r}"),
             (isinstance(self.shadow, bool), f"shadow must be True or False, not {self.shadow!r}"),
             (self.missing in get_args(Missing), f"missing must be 'shared', 'skip' or 'reject', not {self.missing!r}"),
