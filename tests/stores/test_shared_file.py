@@ -116,11 +116,12 @@ def test_only_its_own_user_may_read_it_and_its_room_is_taken_at_once(path: Path)
     assert 2_400_000 > status.st_blocks * 512 >= store.size
 
 
-def test_a_table_for_which_there_is_no_room_is_an_error_and_leaves_no_file(path: Path) -> None:
+@pytest.mark.parametrize("room", [1_000_000, 5, 0])
+def test_a_table_for_which_there_is_no_room_is_an_error_and_leaves_no_file(path: Path, room: int) -> None:
     code = f"""
 import resource
 from ratekeeper import SharedMemoryStore
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
 SharedMemoryStore({str(path)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -146,9 +146,9 @@ def _attach(fd: int, path: Path, shape: Shape | None) -> TableFile | None:
 def _make(fd: int, path: Path, shape: Shape) -> None:
     """Write an empty table. The last step is the one that makes it a table; until then it is a draft."""
     os.fchmod(fd, 0o600)  # whatever the umask is
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, _DRAFT, 0)
     try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, _DRAFT, 0)
         # All of it now: a page that the file system had no room for later would kill the process that touched it.
         os.posix_fallocate(fd, 0, shape.size)
     except OSError as error:
