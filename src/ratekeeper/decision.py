@@ -29,7 +29,7 @@ def key_bytes(key: str | bytes) -> bytes:
     if isinstance(key, str):
         return str.encode(key, "utf-8", "surrogatepass")  # a subclass may have another method: C does not ask it either
     if isinstance(key, bytes):
-        return bytes.__getitem__(key, slice(None))
+        return key if type(key) is bytes else bytes.__getitem__(key, slice(None))
     raise TypeError(f"a key must be str or bytes, not {type(key).__name__}" + ": write str(key)" * isinstance(key, int))
 
 

@@ -26,7 +26,7 @@ def refused(it: Decision, full_for: int) -> Decision:
 
 
 def passes(charges: Iterable[Charge], decisions: Iterable[Decision]) -> bool:
-    """Return whether all charges that are not in shadow are allowed."""
+    """Return whether the request goes ahead: whether all charges that are not in shadow are allowed."""
     return all(decision.allowed or charge.shadow for charge, decision in zip(charges, decisions, strict=True))
 
 

@@ -20,13 +20,15 @@ typedef struct {
     bool full;     /* only because the table has no room */
 } rk_answer;
 
-/* Refuse a newcomer that would find no room, if the table denies it: as rk_insert would. */
-static inline void rk_look_for_room(const rk_table *table, rk_home home, uint64_t fingerprint, rk_answer *answer)
+/* Refuse a newcomer for which a table that denies has no room, as rk_insert would. */
+static inline void rk_look_for_room(rk_home home, uint64_t fingerprint, rk_answer *answer)
 {
     rk_room room = rk_find_room(home, fingerprint, answer->at);
-    answer->full = table->deny_when_full && room.live;
-    answer->allowed = !answer->full;
-    answer->retry_after = answer->full ? room.seen.tat - answer->at : 0;
+    if (room.live) {
+        answer->full = true;
+        answer->allowed = false;
+        answer->retry_after = room.seen.tat - answer->at;
+    }
 }
 
 /* Decide one charge, and make it if it is allowed and `commit`. A cost of nothing, or a refusal, writes nothing. */
@@ -50,8 +52,8 @@ RK_INLINE rk_answer rk_charge(rk_table *table, uint64_t fingerprint, int64_t now
                 return answer;
             continue;
         }
-        if (!commit && ruling.allowed && terms.increment > 0)
-            rk_look_for_room(table, home, fingerprint, &answer);
+        if (!commit && ruling.allowed && terms.increment > 0 && table->deny_when_full)
+            rk_look_for_room(home, fingerprint, &answer);
         if (!charged)
             return answer;
         switch (rk_insert(table, home, fingerprint, terms, attempt, clock, &answer.at, &answer.retry_after)) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
+from ratekeeper.core.answers import passes
 from ratekeeper.decision import Charge, Decision, key_bytes
 from ratekeeper.limits import MAX_AHEAD_TICKS
 from ratekeeper.waiting.places import Need, Place, Range
@@ -48,7 +49,7 @@ class Joining(NamedTuple):
 
     def passes(self, decisions: Sequence[Decision]) -> bool:
         """Return whether the request goes ahead: now, or later."""
-        return all(decision.allowed or charge.shadow for charge, decision in zip(self.charges, decisions, strict=True))
+        return passes(self.charges, decisions)
 
     def at_once(self) -> list[Charge]:
         """Return the charges of the same request, if it must not wait."""

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
+from ratekeeper.limits import MOST_COST
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.sources import readings_of
 from ratekeeper.service.recording.ring import (
@@ -31,7 +32,6 @@ from ratekeeper.service.recording.ring import (
 from ratekeeper.service.recording.siphash import hash_of
 
 _COST_DIGITS = 18
-_MOST_COST = 2**63 - 1
 
 
 class PythonRecorder:
@@ -102,7 +102,7 @@ class PythonRecorder:
             (slot, other) for slot, value in enumerate(values) if value is not None for other in readings_of(value)[1:]
         ]
         rules = [(place, rule.limit_place(seen)) for place, rule in enumerate(compiled.rules) if rule.matches(seen)]
-        record = array("q", (at, 0, min(cost, _MOST_COST)))
+        record = array("q", (at, 0, min(cost, MOST_COST)))
         record.extend(0 if value is None else hash_of(self._secret, value) for value in values)
         record.extend(_number_of(values[slot]) for slot in self._costs)
         for slot, other in others:

@@ -23,8 +23,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from ratekeeper.core.answers import passes
 from ratekeeper.decision import Charge, Decision
-from ratekeeper.stores.redis.replies import DenialCache, Reply, decisions_on, passes
+from ratekeeper.stores.redis.replies import DenialCache, Reply, decisions_on
 from ratekeeper.stores.redis.script import (
     BucketNames,
     Request,

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from ratekeeper.clock import SystemClock
+from ratekeeper.core.answers import passes
 from ratekeeper.decision import NEVER, Charge, Decision
 from ratekeeper.gcra import blocked_debt, decide
 from ratekeeper.limits import TICKS_PER_SECOND
@@ -131,13 +132,6 @@ def _decision(charge: Charge, debt: int, now: int, made: bool) -> Decision:
     return Decision(
         allowed, limit, key, cost, ahead if charged else debt, delay, retry_after, now, 0 if charged else -1
     )
-
-
-def passes(charges: Sequence[Charge], decisions: Sequence[Decision]) -> bool:
-    """Return whether the request goes ahead: whether all charges that are not in shadow allow it."""
-    if len(charges) == 1:
-        return decisions[0].allowed or charges[0].shadow
-    return all(decision.allowed or charge.shadow for charge, decision in zip(charges, decisions, strict=True))
 
 
 # ---- denials ----
