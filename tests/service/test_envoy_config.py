@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from ratekeeper.errors import PolicyError
 from ratekeeper.service.envoy.load import load_envoy_config
 from ratekeeper.service.envoy.model import EnvoyConfig, Node, Wildcard
+from ratekeeper.service.envoy.watch import EnvoyWatch
 
 MESSAGING = """\
 domain: messaging
@@ -163,6 +166,18 @@ def test_a_folder_without_files_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"domain: \xff")
     with pytest.raises(PolicyError, match=r"latin\.yaml"):
         load_envoy_config(tmp_path)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(os.mkfifo, "a FIFO"), (os.mkdir, "a directory")])
+def test_a_fifo_or_a_folder_among_the_files_is_told_and_never_hangs(
+    make: Callable[[Path], None], kind: str, tmp_path: Path
+) -> None:
+    load(tmp_path, a="domain: a")
+    with EnvoyWatch(tmp_path, lambda _: None, load_envoy_config(tmp_path), every=3600) as watch:
+        make(tmp_path / "b.yaml")
+        watch.reload()
+        with pytest.raises(PolicyError, match=f"b.yaml: is {kind}, not a policy file"):
+            load_envoy_config(tmp_path)
 
 
 def test_yaml_that_multiplies_itself_ends(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import tomllib
+from contextlib import contextmanager
 from hashlib import sha256
 from os import fspath
 from typing import IO, TYPE_CHECKING
@@ -26,6 +27,7 @@ from ratekeeper.policy.reader import Report, Table, shown
 from ratekeeper.policy.spelling import digest, spelled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from os import PathLike
 
     from ratekeeper.policy.patterns import Globs
@@ -56,6 +58,13 @@ def policy_text(path: str | PathLike[str]) -> str:
 
     Nothing can hang this, or fill memory: a FIFO or a device is refused unread, and at most `MAX_BYTES` are read.
     """
+    with regular_file(path) as file:
+        return decoded_policy(file, fspath(path))
+
+
+@contextmanager
+def regular_file(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file for reading. Raise `PolicyUnreadable` for a FIFO or a device, which could hang the reader."""
     source = fspath(path)
     try:
         descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -64,7 +73,7 @@ def policy_text(path: str | PathLike[str]) -> str:
             if not stat.S_ISREG(mode):
                 raise PolicyUnreadable(f"{source}: is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a policy file")
             with open(descriptor, "rb", closefd=False) as file:
-                return decoded_policy(file, source)
+                yield file
         finally:
             os.close(descriptor)
     except FileNotFoundError:

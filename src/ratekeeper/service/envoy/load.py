@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from ratekeeper.errors import LimitError, PolicyError, did_you_mean
+from ratekeeper.policy.file.load import PolicyUnreadable, regular_file
 from ratekeeper.service.envoy.model import EnvoyConfig, EnvoyLimit, Node, Wildcard, bucket
 from ratekeeper.service.envoy.strict_yaml import StrictYaml
 
@@ -38,10 +39,13 @@ def load_envoy_config(folder: str | os.PathLike[str]) -> EnvoyConfig:
     errors: list[str] = []
     for path in config_files(source):
         try:
-            with path.open("rb") as file:
+            with regular_file(path) as file:
                 data = file.read(_MOST_BYTES + 1)
             text = data.decode()
-        except (OSError, UnicodeDecodeError) as error:
+        except PolicyUnreadable as error:
+            errors.append(str(error))
+            continue
+        except UnicodeDecodeError as error:
             errors.append(f"{path}: {error}")
             continue
         if len(data) > _MOST_BYTES:
