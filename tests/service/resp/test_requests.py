@@ -120,7 +120,9 @@ def test_a_page_that_speaks_http_to_us_gets_nothing(line: bytes) -> None:
 
 def some_requests(chance: random.Random) -> bytes:
     """Requests with all that may confuse a reader in their arguments."""
-    spice = [b"", b"\r\n", b"*3\r\n$1\r\n", b"*123", b"$5\r\n", b"\n+", b"\n=", b"\x00\xff", b"PING", b"a" * 300]
+    spice = [
+        b"", b"\r\n", b"*3\r\n$1\r\n", b"*123", b"$5\r\n", b"\n+", b"\n=", b"~1\r\n", b"\x00\xff", b"PING", b"a" * 300,
+    ]  # fmt: skip
     data = b""
     for _ in range(chance.randint(1, 5)):
         count = chance.choice([0, 1, 1, 2, 5, 6, 12])
@@ -174,6 +176,35 @@ def test_both_readers_find_the_same_in_any_bytes(seed: int) -> None:
             used += 1
             assert requests == read_all([data]), data
     assert used > 5
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        b"~1\r\n$4\r\nPING\r\n",
+        b"|1\r\n$4\r\nECHO\r\n$1\r\na\r\n",
+        b">1\r\n$4\r\nPING\r\n",
+        b"%1\r\n$4\r\nECHO\r\n$1\r\na\r\n",
+        b"*1\r\n$4\r\nPINGxx~1\r\n$4\r\nPING\r\n",
+        b"*2\r\n$4\r\nECHOxx+a\r\n",
+        b"*2\r\n$4\r\nECHOxx=5\r\ntxt:a\r\n",
+    ],
+)
+def test_the_types_that_only_answers_have_are_not_requests(strange: bytes) -> None:
+    data = request("PING") + strange + request("PING")
+    assert not is_plain(data) or PlainReader().read(data) in (None, read_all([data]))
+
+
+@pytest.mark.parametrize("kind", [b"~", b"|", b">", b"%"])
+@pytest.mark.parametrize("end", [b"\r\n", b"xx"])
+def test_a_header_of_another_type_makes_no_room_for_its_length(kind: bytes, end: bytes) -> None:
+    client = Client()
+    tracemalloc.start()
+    client.wire.receive(b"*1\r\n$4\r\nPING" + end + kind + b"10000000\r\n")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert b"unknown command '" + kind + b"10000000'" in client.channel.taken()
+    assert peak < 100_000
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -4,14 +4,16 @@
 does work linear in their number. But a step of Python for each argument costs more than a decision. So `PlainReader`
 reads whole pieces by hiredis, which is in C, where that is known to be the same.
 
-hiredis reads answers, not requests. It makes a list of a billion places when a header says so, and takes types that no
-request has. So `is_plain` first looks for such bytes. A piece with any of them, such as in a key, goes to
-`RequestReader`. So does a piece that does not end with a request's end: hiredis never keeps a part.
+hiredis reads answers, not requests. It makes a list of a billion places when a header says so. So `is_plain` first
+looks for such bytes, anywhere in a piece, as hiredis takes any two bytes for the end of an argument. It also takes
+types that no request has. So a piece with their first bytes must be what its requests are written as. All other pieces
+go to `RequestReader`. So does a piece that does not end with a request's end: hiredis never keeps a part.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import hiredis
 
@@ -27,10 +29,12 @@ STRANGERS_ARGUMENTS, STRANGERS_BYTES = 10, 16_384
 _LONGEST_HEADER = 32
 _STAR = ord("*")
 _DOLLAR = ord("$")
-_PLUS, _EQUALS = ord("+"), ord("=")
+_PLUS, _EQUALS, _TILDE, _BAR, _GREATER = map(ord, "+=~|>")
 _NUMBER_AFTER = b":0\r\n"
 _NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,17}").fullmatch
+_count, _length = map(lru_cache(maxsize=1024), (b"*%d".__mod__, b"$%d".__mod__))
 _many_arguments = re.compile(rb"\*[0-9]{3}").search
+_long_list = re.compile(rb"[~|>][0-9]{3}").search
 _long_argument = re.compile(rb"\$[0-9]{4}").search
 
 
@@ -171,7 +175,7 @@ class PlainReader:
                     b"".join(request)  # raises TypeError if any is not bytes, as in no request
                     requests.append(request)
             if type(request) is int and not reader.has_data():
-                return requests
+                return requests if _is_of_two_types(data) or _written(requests) == data else None
         except (hiredis.ProtocolError, TypeError):
             pass
         self._reader = hiredis.Reader()
@@ -179,15 +183,29 @@ class PlainReader:
 
 
 def is_plain(data: bytes) -> bool:
-    """Return whether `PlainReader` may read this: it then finds the same requests as a `RequestReader`."""
+    """Return whether `PlainReader` may read this: then no header in it makes room for more than a request has."""
     return (
         data[0] == _STAR
         and _many_arguments(data) is None
-        # hiredis returns these two types as bytes, too. To look for one byte is far quicker than for two.
-        and (_PLUS not in data or b"\n+" not in data)
-        and (_EQUALS not in data or b"\n=" not in data)
+        # To look for one byte is far quicker than for several.
+        and (not (_TILDE in data or _BAR in data or _GREATER in data) or _long_list(data) is None)
         and (len(data) <= MOST_BYTES or _long_argument(data) is None)
     )
+
+
+def _is_of_two_types(data: bytes) -> bool:
+    """Return whether a piece has no other types than a request's that hiredis returns as lists or bytes, too."""
+    return not (_PLUS in data or _EQUALS in data or _TILDE in data or _BAR in data)
+
+
+def _written(requests: list[list[bytes]]) -> bytes:
+    """Return requests as clients send them."""
+    lines = []
+    for request in requests:
+        lines.append(_count(len(request)))
+        for argument in request:
+            lines += (_length(len(argument)), argument)
+    return b"\r\n".join([*lines, b""])
 
 
 def _number(line: bytes) -> int | None:
