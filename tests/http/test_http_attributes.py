@@ -473,7 +473,7 @@ def test_what_a_program_gives_is_read_as_a_request_would_be() -> None:
     given = {
         "path": "/x/../login/",
         "method": "head",
-        "client": "2001:db8:0:1::7",
+        "client": " 2001:db8:0:1::7\xa0",
         "key": " k ",
         "user": "",
         "team": "a",
@@ -481,3 +481,20 @@ def test_what_a_program_gives_is_read_as_a_request_would_be() -> None:
     assert reader.respell(given) == {
         "path": "/login", "method": "GET", "client": "2001:db8::/56", "key": "k", "team": "a",
     }  # fmt: skip
+
+
+PROGRAMS_SPACES = st.text(st.sampled_from(" \t\x0b\x1f\x85\xa0\u2003"), max_size=3)
+
+
+@given(
+    st.sampled_from(["x-user", "accept-language", "host", "authorization"]),
+    PROGRAMS_SPACES, st.sampled_from(["a", "a, b", "a ,b,", "Basic  a", "\u200b", ""]), PROGRAMS_SPACES,
+)  # fmt: skip
+def test_spaces_around_a_programs_value_name_no_other_bucket(name: str, before: str, value: str, after: str) -> None:
+    reader = AttributeReader({"it": HeaderSource(name)})
+    value = f"{before}{value}{after}"
+    try:
+        read = reader.read(Asked("GET", "/", [(name.encode(), value.encode())]))
+    except BadRequestError:
+        assume(False)
+    assert reader.respell({"it": value}).get("it") == read.get("it")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from ratekeeper.errors import BadRequestError
+from ratekeeper.http.header_lines import is_list, listed, trimmed
 from ratekeeper.http.line_steps import line_reader
 from ratekeeper.http.paths import USUAL_PATH, plain_path, read_path
 from ratekeeper.policy.addresses import LONGEST_ADDRESS, client_of, known_client
@@ -147,10 +148,15 @@ def _spelling_of(source: Source) -> Callable[[str], str] | None:
     if isinstance(source, PathSource):
         return partial(read_path, source=source)
     if isinstance(source, ClientIP):
-        return partial(client_of, ipv4_prefix=source.ipv4_prefix, ipv6_prefix=source.ipv6_prefix)
+        return lambda value: client_of(value.strip(), source.ipv4_prefix, source.ipv6_prefix)
     if isinstance(source, HeaderSource):
-        return source.spelled if source.is_host or source.name == _AUTHORIZATION else None
-    return source.spelled if isinstance(source, BearerSource | CookieSource) else None
+        trim = listed if is_list(source.name) else trimmed
+        return (lambda value: source.spelled(trim(value))) if _is_respelled(source) else trim
+    return (lambda value: source.spelled(value.strip())) if isinstance(source, BearerSource | CookieSource) else None
+
+
+def _is_respelled(source: HeaderSource) -> bool:
+    return source.is_host or source.name == _AUTHORIZATION
 
 
 def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
@@ -160,9 +166,8 @@ def _reader_of(source: Source) -> Callable[[RequestLike], str | None] | None:
     if isinstance(source, ClientIP):
         return partial(_client_of, source)
     if isinstance(source, HeaderSource):
-        is_authorization = source.name == _AUTHORIZATION
-        read = _authorization_of if is_authorization else methodcaller("header", source.name)
-        return partial(_spelled_of, source, read) if is_authorization or source.is_host else read
+        read = _authorization_of if source.name == _AUTHORIZATION else methodcaller("header", source.name)
+        return partial(_spelled_of, source, read) if _is_respelled(source) else read
     if isinstance(source, BearerSource):
         return _bearer_of
     return partial(_cookie_of, source) if isinstance(source, CookieSource) else None

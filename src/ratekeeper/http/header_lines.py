@@ -87,18 +87,26 @@ def _joined(found: list[tuple[bytes, bytes]], raw_name: bytes, name: str) -> str
 
 
 def _list_of(value: bytes) -> str | None:
-    text = text_of(value)
-    return (", ".join([part.strip() for part in text.split(",")]) if "," in text else text.strip()) or None
+    return listed(decoded(value)) or None
 
 
 def text_of(value: bytes) -> str:
-    """Return the characters of a header: UTF-8 if they are valid, else latin-1.
+    """Return the characters of a header: UTF-8 if they are valid, else latin-1. See `trimmed`."""
+    return trimmed(decoded(value))
 
-    Spaces of any kind at the ends are removed, as applications differ in that. A value of only spaces beyond ASCII
-    stays: it is not empty.
+
+def trimmed(text: str) -> str:
+    """Return the value of a header without spaces of any kind at its ends, as applications differ in that.
+
+    A value of only spaces beyond ASCII stays: it is not empty.
     """
-    text = decoded(value)
     return text.strip() or text.strip(" \t")
+
+
+def listed(text: str) -> str:
+    """Return the value of a header that is a list, with one comma and one space between its parts."""
+    text = trimmed(text)
+    return ", ".join([part.strip() for part in text.split(",")]) if "," in text else text.strip()
 
 
 def decoded(value: bytes) -> str:
