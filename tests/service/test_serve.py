@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 from needs import need
+from redis_servers import redis_server
 from servers import PATIENCE
 from service_process import RawClient, Running, poll, running
 
@@ -120,6 +121,19 @@ def test_a_policy_that_workers_would_refuse_is_refused_before_any_takes_it(polic
         put(policy, UNANSWERABLE)
         poll(lambda: "nothing in a gateway's request tells 'route'" in service.log)
         assert service.log.count("is not taken: the policy in use before stays") == 1
+        assert {service.quota() for _ in range(10)} == {"5"}
+        assert service.workers() == before
+
+
+@WORKERS
+def test_a_policy_that_the_workers_store_cannot_decide_is_refused_before_any_takes_it(
+    policy: Path, workers: str
+) -> None:
+    with redis_server() as server, running(policy, "--workers", workers, "--store", server.url) as service:
+        before = service.workers()
+        put(policy, POLICY.format(7) + 'on_error = "local"\n')
+        poll(lambda: "is not taken: the policy in use before stays" in service.log)
+        assert "write expected_nodes" in service.log
         assert {service.quota() for _ in range(10)} == {"5"}
         assert service.workers() == before
 

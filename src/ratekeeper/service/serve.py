@@ -138,9 +138,10 @@ async def _with_workers(
     serving: Serving, start: Start, listeners: Sequence[Listener], announce: Callable[[], None]
 ) -> int:
     slots = Slots.make(1 + serving.workers, serving.operator.recording_bytes)
-    supervisor = Supervisor(start, listeners, slots)
+    store = serving.open_store()
+    supervisor = Supervisor(start, listeners, slots, store)
     async with _watched(serving, supervisor.replace, slots[0], supervisor.tell):
-        with _exported(serving, slots, serving.open_store()):
+        with _exported(serving, slots, store):
             return await supervisor.run(announce)
 
 

@@ -23,8 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
@@ -36,6 +35,7 @@ from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.operator_options import NOTHING
 from ratekeeper.service.policy_news import PolicyNews
+from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.memory import MemoryStore
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
@@ -80,9 +80,10 @@ class Supervisor:
     """Keeps workers serving on the same sockets, until a signal. `start` is what each of them begins with.
 
     Each worker has one of the `slots` for its metrics, and so has the one in its place. The first is the parent's.
+    `store` is one like the workers'. It is not asked: an empty store stands for it, and refuses the same policies.
     """
 
-    def __init__(self, start: Start, listeners: Sequence[Listener], slots: Slots) -> None:
+    def __init__(self, start: Start, listeners: Sequence[Listener], slots: Slots, store: Store | AsyncStore) -> None:
         self._start = start
         self._listeners = listeners
         self._slots = slots
@@ -90,7 +91,9 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._changed = asyncio.Condition()
         self._told: str | None = None
-        self._rehearsal = replace(start, open_store=partial(MemoryStore, 1), operator=NOTHING).make_core(Metrics())
+        empty: Any = MemoryStore(1)
+        empty.knows_nodes = getattr(store, "knows_nodes", True)
+        self._rehearsal = replace(start, open_store=lambda: empty, operator=NOTHING).make_core(Metrics())
         self._loop = asyncio.get_running_loop()
 
     async def run(self, announce: Callable[[], None]) -> int:
