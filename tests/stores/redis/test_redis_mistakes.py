@@ -117,6 +117,29 @@ def test_a_user_who_may_run_no_script_is_told_what_to_allow() -> None:
             assert "hidden" not in str(answers)
 
 
+@pytest.mark.parametrize("keys", ["~other:*", "%R~ratekeeper:*"])
+def test_a_user_who_may_not_write_the_stores_keys_is_told_what_to_allow(server: Server, keys: str) -> None:
+    server.ask("ACL", "SETUSER", "bob", "reset", "on", ">hidden", keys, "+@all")
+    url = f"redis://bob:hidden@127.0.0.1:{server.port}/0"
+    for answers in (asked(url), asyncio.run(awaited(url))):
+        check(answers, "on the keys that begin with the store's prefix")
+
+
+@pytest.mark.parametrize("value", [b"", b"another program's"])
+def test_a_value_that_is_not_a_bucket_is_told(server: Server, value: bytes) -> None:
+    with RedisStore(server.url, prefix="taken:", timeout=5) as store:
+        limiter = Limiter(LIMIT, store=store)
+        limiter.try_acquire("a")
+        [name] = server.ask("KEYS", "taken:*")
+        server.ask("SET", name, value)
+        try:
+            with pytest.raises(StoreError, match="give the store another prefix") as caught:
+                limiter.try_acquire("a")
+        finally:
+            server.ask("DEL", name)
+        assert not isinstance(caught.value, StoreUnavailable)
+
+
 RIGHTS = ["~ratekeeper:*", "+evalsha", "+eval", "+time", "+get", "+set", "+del"]
 
 

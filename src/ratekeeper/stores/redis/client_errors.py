@@ -31,7 +31,7 @@ _RIGHTS = (
 )
 
 _MENDS = (
-    (r"NOPERM|no permission|has no permissions", _RIGHTS),  # first, as a cluster's client says "not enabled" for it
+    (r"NOPERM|[Nn]o permission", _RIGHTS),  # first, as a cluster's client says "not enabled" for it
     (r"cluster support disabled|Cluster mode is not enabled", "the server is not a cluster: write redis:// in its URL"),
     (r"\A(MOVED|ASK|CROSSSLOT) |hash to the same slot", _ONE_OF_A_CLUSTER),
     (
@@ -44,7 +44,10 @@ _MENDS = (
     (r"NOPROTO|protocol must be", "protocol is 2 or 3"),
     (r"DB index is out of range", "the server has no database of this number"),
     (r"protected mode", "let the server be reached from other hosts, best with a password"),
-    (r"WRONGTYPE|wrong kind of value", "something else uses the bucket's name: give the store another prefix"),
+    (
+        r"WRONGTYPE|wrong kind of value|data string too short",
+        "something else uses the bucket's name: give the store another prefix",
+    ),
     (r"WRONG_VERSION_NUMBER|record layer failure", "the server does not speak TLS: write redis:// in its URL"),
     (r"CERTIFICATE_VERIFY_FAILED", "the server's certificate is not trusted: see the option ssl_ca_certs"),
     (
