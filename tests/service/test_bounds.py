@@ -170,7 +170,9 @@ def test_the_answers_to_one_read_are_not_kept_for_a_client_that_reads_none(core:
 # Connections
 
 
-def test_further_connections_wait_until_others_close(core: Core) -> None:
+def test_further_connections_wait_until_others_close_which_is_told_once(
+    core: Core, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving_in_thread(core, connections=10) as server:
         clients = [server.client() for _ in range(30)]
         for number, client in enumerate(clients):
@@ -182,6 +184,7 @@ def test_further_connections_wait_until_others_close(core: Core) -> None:
             clients[number - 10].close()
             assert b"there is no '/%d'" % number in client.answer()
             assert server.open <= 10
+    assert caplog.text.count("all 10 connections are open: others wait until one closes") == 1
 
 
 # The real service: what it holds is flat

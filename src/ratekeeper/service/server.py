@@ -62,7 +62,7 @@ class Server:
         self._metrics = metrics
         self._connections = Connections(bounds, metrics)
         self._opening: set[asyncio.Task[Any]] = set()
-        self._accepting = self._told = False
+        self._accepting = self._told = self._told_full = False
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
 
     @property
@@ -118,6 +118,9 @@ class Server:
     def _accept(self, one: Listening) -> bool:
         """Accept one connection, and return whether there may be more. The next one may be another worker's."""
         if len(self.connections) + len(self._opening) >= self._bounds.connections:
+            if not (self._told_full or self._stopping.is_set()):
+                _log.warning("all %d connections are open: others wait until one closes", self._bounds.connections)
+                self._told_full = True
             self._pause_accepting()
             return False
         try:
@@ -159,6 +162,8 @@ class Server:
             now = self._loop.time()
             for connection in list(self.connections):
                 connection.expire(now)
+            if 2 * len(self.connections) < bounds.connections:
+                self._told_full = False
             self._accept_again()
             self._metrics.refresh()
             if self._tls is not None:
