@@ -9,6 +9,7 @@ import { clock, count, duration, perUnit } from "./numbers.js";
 
 const EVERY = 1000;
 const ROWS = 32;
+const LONGEST = 20_000;
 
 export class RequestView {
   #asked = null;
@@ -46,7 +47,7 @@ export class RequestView {
     fill(byId("attributes"));
     const examples = Object.entries(match).map(([attribute, [glob]]) => [attribute, glob.replaceAll("*", "")]);
     const stated = { ...Object.fromEntries(examples.filter(([attribute]) => attribute !== "tier")), ...key };
-    for (const [attribute, value] of Object.entries(stated)) this.#row(attribute, value);
+    for (const [attribute, value] of Object.entries(stated)) this.#row(attribute, shown(value, LONGEST), [attribute, value]);
     this.#begin(this.#typed(), byId("cost").valueAsNumber || 1);
   }
 
@@ -88,23 +89,25 @@ export class RequestView {
     }
   }
 
-  #row(attribute, value) {
+  /** Add a row. A field holds no line break, so `exact` is asked about until a person edits the row. */
+  #row(attribute, value, exact = null) {
     const rows = byId("attributes");
     if (rows.children.length >= ROWS) return null;
     const remove = el("button", { type: "button", class: "quiet", "aria-label": "Remove this attribute", on: { click: () => node.remove() } }, "×");
     const shared = { autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
     const node = el(
-      "div", { class: "row" },
+      "div", { class: "row", on: { input: () => (node.exact = null) } },
       el("input", { ...shared, "aria-label": "Attribute", placeholder: "attribute", list: "attribute-names", value: attribute, maxlength: 200 }),
-      el("input", { ...shared, "aria-label": "Value", placeholder: "value", value, maxlength: 20_000, dir: "auto" }), remove,
+      el("input", { ...shared, "aria-label": "Value", placeholder: "value", value, maxlength: LONGEST, dir: "auto" }), remove,
     );
+    node.exact = exact;
     rows.append(node);
     return node;
   }
 
   /** The attributes that were typed in. A row without a value is an attribute that the request lacks. */
   #typed() {
-    const pairs = [...byId("attributes").children].map((row) => [...row.querySelectorAll("input")].map((input) => input.value));
+    const pairs = [...byId("attributes").children].map((row) => row.exact ?? [...row.querySelectorAll("input")].map((input) => input.value));
     return Object.fromEntries(pairs.filter(([attribute, value]) => attribute !== "" && value !== ""));
   }
 

@@ -1,0 +1,21 @@
+"""An admin acts on the page: on the key that is meant, until the time that is meant, and is told of each change."""
+
+from __future__ import annotations
+
+import pytest
+from page_fixtures import Site, check
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_limited_key_that_no_field_can_hold_is_asked_about_as_it_is(site: Site) -> None:
+    for _ in range(40):
+        check(site.url, user="two\nlines", path="/api/x")
+    site.open()
+    site.page.locator("#keys li", has_text=r"two\x0alines").get_by_role("button", name="Why").click()
+    site.page.locator(".verdict.rejected").wait_for()
+    field = site.page.locator("#attributes .row", has=site.page.locator("[value=user]")).get_by_label("Value")
+    assert field.input_value() == r"two\x0alines"
+    field.fill("twolines")
+    site.page.get_by_role("button", name="Ask", exact=True).click()
+    site.page.locator(".verdict.admitted").wait_for()
