@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from page_fixtures import Site, check
+from page_fixtures import TOKEN, Site, check
 
 pytestmark = pytest.mark.slow
 
@@ -19,3 +19,18 @@ def test_a_limited_key_that_no_field_can_hold_is_asked_about_as_it_is(site: Site
     field.fill("twolines")
     site.page.get_by_role("button", name="Ask", exact=True).click()
     site.page.locator(".verdict.admitted").wait_for()
+
+
+def test_an_answer_is_told_again_after_signing_out_and_in(site: Site) -> None:
+    site.open()
+    site.ask(user="heidi", path="/api/x")
+    site.page.get_by_role("button", name="Sign out").click()
+    sign_in(site)
+    site.ask(user="heidi", path="/api/x")
+    site.page.locator("#verdict", has_text="Each rule that applies has room.").wait_for()
+
+
+def sign_in(site: Site) -> None:
+    site.page.get_by_role("button", name="Sign in").click()
+    site.page.get_by_label("An admin's token").fill(TOKEN)
+    site.confirm("Sign in")

@@ -124,6 +124,7 @@ export class RequestView {
     fill(byId("buckets"));
     fill(byId("verdict"), el("span", { class: "soft" }, "Enter the attributes of a request, or pick a key from the overview."));
     byId("verdict").className = "verdict";
+    delete byId("verdict").dataset.said;
     byId("request-actions").hidden = true;
     setText(byId("request-live"), "");
   }
