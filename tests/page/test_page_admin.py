@@ -34,3 +34,10 @@ def sign_in(site: Site) -> None:
     site.page.get_by_role("button", name="Sign in").click()
     site.page.get_by_label("An admin's token").fill(TOKEN)
     site.confirm("Sign in")
+
+
+def test_a_token_that_is_pasted_into_an_open_page_is_taken_out_of_the_address(site: Site) -> None:
+    site.open(signed_in=False)
+    site.page.evaluate("token => { location.hash = `token=${token}` }", TOKEN)
+    site.page.locator("body.signed").wait_for()
+    assert TOKEN not in site.page.url

@@ -119,7 +119,10 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   byId("main").focus();
 });
-addEventListener("hashchange", route);
+addEventListener("hashchange", () => {
+  begin();
+  route();
+});
 begin();
 route();
 new Stream("v1/status/events", take).start();

@@ -35,7 +35,7 @@ export class Session extends EventTarget {
     if (found) history.replaceState(null, "", location.pathname + location.search);
     if (found) sessionStorage.setItem(KEPT, decodeURIComponent(found[1]));
     const token = sessionStorage.getItem(KEPT);
-    if (token && !this.signedIn) await this.signIn(token);
+    if (token && (found || !this.signedIn)) await this.signIn(token);
   }
 
   get signedIn() {
