@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from page_fixtures import TOKEN, Site, check
+from service_process import poll
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 pytestmark = pytest.mark.slow
 
@@ -41,3 +47,33 @@ def test_a_token_that_is_pasted_into_an_open_page_is_taken_out_of_the_address(si
     site.page.evaluate("token => { location.hash = `token=${token}` }", TOKEN)
     site.page.locator("body.signed").wait_for()
     assert TOKEN not in site.page.url
+
+
+def test_a_change_whose_dialog_was_closed_is_told_and_closes_no_other(site: Site) -> None:
+    site.open()
+    site.ask(user="judy", path="/api/x")
+    held: list[Route] = []
+    site.page.route("**/v1/admin/block", lambda route: held.append(route), times=1)
+    site.page.get_by_role("button", name="Block…", exact=True).click()
+    site.page.locator("dialog").get_by_role("button", name="Block", exact=True).click()
+    poll(lambda: site.page.evaluate("1") and held)
+    site.page.keyboard.press("Escape")
+    site.page.get_by_role("button", name="Reset…").click()
+    held[0].continue_()
+    site.page.locator("#notice.on", has_text="It is blocked.").wait_for()
+    assert site.page.locator("dialog").is_visible()
+    site.confirm("Reset")
+    site.page.locator("#notice.on", has_text="The buckets are full.").wait_for()
+
+
+def test_a_change_whose_dialog_was_closed_is_told_if_it_fails(site: Site) -> None:
+    site.open()
+    site.ask(user="judy", path="/api/x")
+    held: list[Route] = []
+    site.page.route("**/v1/admin/block", lambda route: held.append(route), times=1)
+    site.page.get_by_role("button", name="Block…", exact=True).click()
+    site.page.locator("dialog").get_by_role("button", name="Block", exact=True).click()
+    poll(lambda: site.page.evaluate("1") and held)
+    site.page.keyboard.press("Escape")
+    held[0].fulfill(status=503, json={"detail": "not now"})
+    site.page.locator("#notice.bad.on", has_text="not now").wait_for()

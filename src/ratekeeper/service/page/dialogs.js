@@ -23,7 +23,8 @@ function valuesOf(fields) {
 }
 
 /**
- * Ask for a confirmation, and make the change. Return whether it was made.
+ * Ask for a confirmation, and make the change. Return whether it was made. A dialog may be closed before its answer comes: then
+ * a change that is made is returned as such, and a failure is announced.
  *
  * `about` has the nodes and strings that say what will happen; `act` gets the fields' values and the change's key.
  */
@@ -42,29 +43,37 @@ export function confirmed({ title, about, fields = [], verb, danger = false, act
   fill(dialog, form);
   let made = false;
   let lost = false;
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    yes.disabled = true;
-    error.textContent = "";
-    try {
-      await act(valuesOf(inputs), key);
-      made = true;
-    } catch (problem) {
-      made = problem.status === USED_KEY && lost;
-      lost = problem.status === LOST;
-      if (!lost) key = crypto.randomUUID();
-      error.textContent = problem.message;
-    }
-    yes.disabled = false;
-    if (made) dialog.close();
-  });
-  dialog.showModal();
-  (inputs[0]?.input ?? yes).focus();
+  let closed = false;
+  let underWay = false;
   return new Promise((resolve) => {
+    const send = async () => {
+      try {
+        await act(valuesOf(inputs), key);
+        made = true;
+      } catch (problem) {
+        made = problem.status === USED_KEY && lost;
+        lost = problem.status === LOST;
+        if (!lost) key = crypto.randomUUID();
+        error.textContent = problem.message;
+        if (closed && !made) announce(`${title}: ${problem.message}`, true);
+      }
+    };
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      yes.disabled = underWay = true;
+      error.textContent = "";
+      await send();
+      yes.disabled = underWay = false;
+      if (closed) resolve(made);
+      else if (made) dialog.close();
+    });
     dialog.addEventListener("close", () => {
+      closed = true;
       fill(dialog);
-      resolve(made);
+      if (!underWay) resolve(made);
     }, { once: true });
+    dialog.showModal();
+    (inputs[0]?.input ?? yes).focus();
   });
 }
 
