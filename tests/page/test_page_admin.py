@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,11 +43,22 @@ def sign_in(site: Site) -> None:
     site.confirm("Sign in")
 
 
-def test_a_token_that_is_pasted_into_an_open_page_is_taken_out_of_the_address(site: Site) -> None:
-    site.open(signed_in=False)
-    site.page.evaluate("token => { location.hash = `token=${token}` }", TOKEN)
-    site.page.locator("body.signed").wait_for()
-    assert TOKEN not in site.page.url
+def test_the_end_of_a_long_block_or_pause_has_its_day(site: Site) -> None:
+    site.open()
+    pause = site.page.locator("#rules tr", has_text="reports")
+    pause.get_by_role("button", name="Pause…").click()
+    site.page.get_by_label("For how many minutes").fill("4000")
+    site.confirm("Pause the rule")
+    pause.get_by_text(re.compile(r"paused until \d+ \w+ \d{4}, \d\d:\d\d:\d\d")).wait_for()
+    pause.get_by_role("button", name="Resume…").click()
+    site.confirm("Resume the rule")
+    site.ask(user="ivan", path="/api/x")
+    site.page.get_by_role("button", name="Block…", exact=True).click()
+    site.page.get_by_label("For how many minutes").fill("600000")
+    site.confirm("Block")
+    until = re.compile(r"\d+ \w+ \d{4}, \d\d:\d\d:\d\d")
+    site.page.locator(".bucket .why", has_text=until).wait_for()
+    site.page.locator(".bucket dd", has_text=until).wait_for()
 
 
 def test_a_change_whose_dialog_was_closed_is_told_and_closes_no_other(site: Site) -> None:
@@ -77,3 +89,10 @@ def test_a_change_whose_dialog_was_closed_is_told_if_it_fails(site: Site) -> Non
     site.page.keyboard.press("Escape")
     held[0].fulfill(status=503, json={"detail": "not now"})
     site.page.locator("#notice.bad.on", has_text="not now").wait_for()
+
+
+def test_a_token_that_is_pasted_into_an_open_page_is_taken_out_of_the_address(site: Site) -> None:
+    site.open(signed_in=False)
+    site.page.evaluate("token => { location.hash = `token=${token}` }", TOKEN)
+    site.page.locator("body.signed").wait_for()
+    assert TOKEN not in site.page.url

@@ -77,6 +77,13 @@ export function clock(at) {
   return known(at) ? new Date(at * 1000).toLocaleTimeString("en-GB") : NONE;
 }
 
+/** A time that may be on another day than now: 14:03:20, or 3 Dec 2026, 14:03:20. */
+export function when(at, now) {
+  if (!known(at)) return NONE;
+  const [day, today] = [at, now].map((time) => new Date(time * 1000).toLocaleDateString("en-GB", { dateStyle: "medium" }));
+  return day === today ? clock(at) : `${day}, ${clock(at)}`;
+}
+
 /** A time in the past, from now: 5 min ago. */
 export function ago(at, now) {
   if (!known(at)) return NONE;

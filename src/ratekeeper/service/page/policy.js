@@ -4,7 +4,7 @@
 
 import { confirmed } from "./dialogs.js";
 import { announce, byId, el, fill, setText, shown } from "./dom.js";
-import { ago, clock, count } from "./numbers.js";
+import { ago, count, when } from "./numbers.js";
 
 const LINES = 5000;
 const WIDTH = 2000;
@@ -27,6 +27,7 @@ export class PolicyView {
   }
 
   update(status) {
+    this.now = status.at;
     this.#facts(status);
     const { version, reloads } = status.policy;
     const seen = JSON.stringify([version, reloads]);
@@ -49,7 +50,7 @@ export class PolicyView {
   #write({ now, before, diff, last_reload: last }) {
     const failed = last?.ok === false;
     byId("reload-error").hidden = !failed;
-    setText(byId("reload-error"), failed ? `The file has a mistake since ${clock(last.at)}, so the policy before stays in use.\n${shown(last.error, 2000)}` : "");
+    setText(byId("reload-error"), failed ? `The file has a mistake since ${when(last.at, this.now)}, so the policy before stays in use.\n${shown(last.error, 2000)}` : "");
     fill(byId("policy-text"), ...linesOf(now.text));
     fill(byId("diff"), ...linesOf(diff).map(marked));
     byId("diff").hidden = !diff;
@@ -59,7 +60,7 @@ export class PolicyView {
 
   #facts({ policy, rules, at }) {
     const rows = [
-      ["File", shown(policy.source)], ["Version", policy.version], ["In use since", `${clock(policy.loaded_at)}, ${ago(policy.loaded_at, at)}`],
+      ["File", shown(policy.source)], ["Version", policy.version], ["In use since", `${when(policy.loaded_at, at)}, ${ago(policy.loaded_at, at)}`],
       ["Rules", count(rules.filter((rule) => rule.limit !== null).length)], ["Readings", `${count(policy.reloads.success)} taken, ${count(policy.reloads.failure)} with mistakes`],
     ];
     const box = byId("policy-facts");

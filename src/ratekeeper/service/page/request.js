@@ -5,7 +5,7 @@
 import { Vessel, Queue, closed } from "./buckets.js";
 import { act } from "./request_actions.js";
 import { byId, el, fill, icon, name, setText, shown } from "./dom.js";
-import { clock, count, duration, perUnit } from "./numbers.js";
+import { count, duration, perUnit, when } from "./numbers.js";
 
 const EVERY = 1000;
 const ROWS = 32;
@@ -18,6 +18,7 @@ export class RequestView {
   #cards = new Map();
   #charged = [];
   #visible = false;
+  #now = 0;
 
   constructor(session) {
     this.session = session;
@@ -61,6 +62,10 @@ export class RequestView {
     this.#ask();
     cancelAnimationFrame(this.#frame);
     this.#move();
+  }
+
+  update(status) {
+    this.#now = status.at;
   }
 
   hide() {
@@ -179,7 +184,7 @@ export class RequestView {
         card = made;
         this.#cards.set(rule.name, card);
       }
-      writeCard(card, rule);
+      writeCard(card, rule, this.#now);
     }
   }
 }
@@ -223,26 +228,26 @@ function makeCard(rule, shape, cost) {
 }
 
 /** Why a rule that applies decides so. */
-function whyOf(rule) {
-  if (rule.paused_until) return `Paused until ${clock(rule.paused_until)}: it rejects nothing.`;
+function whyOf(rule, now) {
+  if (rule.paused_until) return `Paused until ${when(rule.paused_until, now)}: it rejects nothing.`;
   if (rule.message) return rule.message;
   if (rule.allowed) return "";
   const { capacity, remaining, blocked_until: blocked } = rule.bucket;
   if (!capacity) return "It admits no request.";
-  if (blocked) return `An admin has blocked it until ${clock(blocked)}.`;
+  if (blocked) return `An admin has blocked it until ${when(blocked, now)}.`;
   if (rule.cost > capacity) return `The request costs ${count(rule.cost)}, and a full bucket has ${count(capacity)}.`;
   const wait = rule.retry_after ? ` In ${duration(Math.ceil(rule.retry_after * 10) / 10)} it may pass.` : "";
   return `The request costs ${count(rule.cost)}; ${count(Math.max(0, Math.floor(remaining)))} is left.${wait}`;
 }
 
-function writeCard(card, rule) {
+function writeCard(card, rule, now) {
   const said = !rule.applies ? "none" : !rule.allowed ? "rejected" : rule.delay ? "delayed" : "admitted";
   if (card.said !== said) {
     card.said = said;
     const words = { none: "does not apply", rejected: "rejects", delayed: "delays", admitted: "admits" }[said];
     fill(card.says, icon(said), rule.shadow && rule.applies ? `${words}, in shadow` : words);
   }
-  setText(card.why, shown(rule.reason ?? whyOf(rule), 300));
+  setText(card.why, shown(rule.reason ?? whyOf(rule, now), 300));
   if (!rule.applies || !rule.bucket.capacity) return;
   const { used, remaining, capacity, per_second: perSecond, reset_after: reset, blocked_until: blocked, waiting } = rule.bucket;
   const leaky = card.picture instanceof Queue;
@@ -252,7 +257,7 @@ function writeCard(card, rule) {
   fact(card, leaky ? "Drains" : "Refills", perUnit(perSecond));
   fact(card, leaky ? "Empty in" : "Full in", reset > 0 ? duration(Math.ceil(reset)) : "now");
   if (waiting) fact(card, "Waiting", count(waiting));
-  if (blocked) fact(card, "Blocked until", clock(blocked));
+  if (blocked) fact(card, "Blocked until", when(blocked, now));
 }
 
 function fact(card, term, text) {

@@ -8,7 +8,7 @@ import { Chart } from "./chart.js";
 import { confirmed } from "./dialogs.js";
 import { announce, byId, el, fill, name, setText, shown } from "./dom.js";
 import { History, decisions } from "./history.js";
-import { clock, count, limitWords, rate } from "./numbers.js";
+import { count, limitWords, rate, when } from "./numbers.js";
 
 const KINDS = ["admitted", "delayed", "rejected"];
 const MOST = 50;
@@ -87,7 +87,7 @@ export class RulesView {
   }
 
   #tag(row, rule) {
-    const paused = rule.paused_until === null ? "" : `paused until ${clock(rule.paused_until)}`;
+    const paused = rule.paused_until === null ? "" : `paused until ${when(rule.paused_until, this.status.at)}`;
     const text = paused || (rule.shadow ? `shadow: ${count(rule.counts.shadow_refused)} would be rejected` : "");
     if (row.tags.textContent !== text) fill(row.tags, text ? el("span", { class: "tag" }, text) : null);
   }
