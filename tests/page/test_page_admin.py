@@ -61,17 +61,27 @@ def test_the_end_of_a_long_block_or_pause_has_its_day(site: Site) -> None:
     site.page.locator(".bucket dd", has_text=until).wait_for()
 
 
-def test_a_change_whose_dialog_was_closed_is_told_and_closes_no_other(site: Site) -> None:
-    site.open()
-    site.ask(user="judy", path="/api/x")
+def left_while_blocking(site: Site) -> Route:
+    """Block, and close the dialog before the request is sent on. Return the request."""
     held: list[Route] = []
-    site.page.route("**/v1/admin/block", lambda route: held.append(route), times=1)
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    site.page.route("**/v1/admin/block", hold, times=1)
     site.page.get_by_role("button", name="Block…", exact=True).click()
     site.page.locator("dialog").get_by_role("button", name="Block", exact=True).click()
     poll(lambda: site.page.evaluate("1") and held)
     site.page.keyboard.press("Escape")
+    return held[0]
+
+
+def test_a_change_whose_dialog_was_closed_is_told_and_closes_no_other(site: Site) -> None:
+    site.open()
+    site.ask(user="judy", path="/api/x")
+    held = left_while_blocking(site)
     site.page.get_by_role("button", name="Reset…").click()
-    held[0].continue_()
+    held.continue_()
     site.page.locator("#notice.on", has_text="It is blocked.").wait_for()
     assert site.page.locator("dialog").is_visible()
     site.confirm("Reset")
@@ -81,13 +91,8 @@ def test_a_change_whose_dialog_was_closed_is_told_and_closes_no_other(site: Site
 def test_a_change_whose_dialog_was_closed_is_told_if_it_fails(site: Site) -> None:
     site.open()
     site.ask(user="judy", path="/api/x")
-    held: list[Route] = []
-    site.page.route("**/v1/admin/block", lambda route: held.append(route), times=1)
-    site.page.get_by_role("button", name="Block…", exact=True).click()
-    site.page.locator("dialog").get_by_role("button", name="Block", exact=True).click()
-    poll(lambda: site.page.evaluate("1") and held)
-    site.page.keyboard.press("Escape")
-    held[0].fulfill(status=503, json={"detail": "not now"})
+    held = left_while_blocking(site)
+    held.fulfill(status=503, json={"detail": "not now"})
     site.page.locator("#notice.bad.on", has_text="not now").wait_for()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -378,6 +379,22 @@ def test_a_mistake_in_the_edit_says_what_would_be_right(edit: dict[str, Any], wo
 @pytest.mark.parametrize("edit", [{"rules": {}}, {"rules": {"rule 0": {}}}])
 def test_an_edit_without_numbers_changes_nothing(edit: dict[str, Any]) -> None:
     assert edited(POLICY, edit).rules == POLICY.rules
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "told"),
+    [(7, 3600, "7/hour"), (100, 86_400, "100/day"), (7, 60, "7/minute"), (0.1, 86_400, "1/864000s"), (4, 1, "4/s")],
+)
+def test_a_rate_is_tried_and_told_as_a_person_typed_it(count: float, seconds: int, told: str) -> None:
+    after = edited(POLICY, {"rules": {"rule 0": {"per_second": count / seconds}}})
+    assert after.rules[0].limit.rate == Fraction(str(count)) / seconds
+    assert f'refill_rate = "{told}"' in rule_toml(after.rules[0])
+
+
+def test_an_error_names_the_rate_in_use_as_a_policy_has_it() -> None:
+    policy = Policy.parse("rules = [{name = 'all', limit = '90/hour'}]")
+    with pytest.raises(PolicyError, match=r"raise the refill_rate \('90/hour'\)"):
+        edited(policy, {"rules": {"all": {"capacity": 10**12}}})
 
 
 def test_it_is_computed_by_another_process_and_one_at_a_time() -> None:

@@ -10,7 +10,8 @@ from ratekeeper.limits import LeakyBucket, Limit, TokenBucket
 from ratekeeper.policy.lookups.lookup import Lookup
 from ratekeeper.policy.model import Rule
 
-_UNITS = {"s": 1, "minute": 60, "hour": 3600, "day": 86_400}
+UNITS = {"s": 1, "minute": 60, "hour": 3600, "day": 86_400}
+"""The seconds of each unit of a rate."""
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
 
@@ -67,18 +68,19 @@ def _limit(limit: Limit) -> Iterator[str]:
         yield 'limit = "0/s"'
         return
     yield f"capacity = {limit.capacity}"
-    yield f'{"leak_rate" if leaky else "refill_rate"} = "{_rate(limit.rate)}"'
+    yield f'{"leak_rate" if leaky else "refill_rate"} = "{rate_text(limit.rate)}"'
 
 
 def _looked_up(lookup: Lookup, default: Limit) -> Iterator[str]:
     yield f'limit = "app:{lookup.name}"'
-    yield f'default = "{f"{_rate(default.rate)} burst {default.capacity}" if default.rate else "0/s"}"'
+    yield f'default = "{f"{rate_text(default.rate)} burst {default.capacity}" if default.rate else "0/s"}"'
     yield f"ttl = {_number(lookup.ttl)}"
     yield f'on_lookup_error = "{lookup.on_error}"'
 
 
-def _rate(rate: Fraction) -> str:
-    for unit, seconds in _UNITS.items():
+def rate_text(rate: Fraction) -> str:
+    """Return a rate as a policy has it, in the shortest unit in which it is a whole number."""
+    for unit, seconds in UNITS.items():
         if (count := rate * seconds).denominator == 1:
             return f"{count}/{unit}"
     return f"{rate.numerator}/{rate.denominator}s"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from ratekeeper.errors import LimitError, PolicyError, did_you_mean
 from ratekeeper.limits import LeakyBucket, TokenBucket
 from ratekeeper.policy.model import Policy, Rule
-from ratekeeper.service.recording.rule_toml import rule_toml
+from ratekeeper.service.recording.rule_toml import UNITS, rate_text, rule_toml
 
 PARTS = ("capacity", "per_second")
 SOURCE = "the edited policy"
@@ -47,9 +48,23 @@ def _changed(rule: Rule, change: object) -> Rule:
     if not change:
         return rule
     limit = rule.limit
-    rate = change.get("per_second", limit.rate)
+    rate = _meant(change["per_second"]) if "per_second" in change else rate_text(limit.rate)
     kind = LeakyBucket if isinstance(limit, LeakyBucket) else TokenBucket
     try:
         return replace(rule, limit=kind(change.get("capacity", limit.capacity), rate))
     except (LimitError, OverflowError, ValueError, TypeError) as error:
         raise PolicyError(f"rule {rule.name!r}: {error}") from None
+
+
+def _meant(per_second: Any) -> Any:
+    """Return the rate that a person has typed, such as "7/hour". As a number of JSON it is 0.0019444444444444444.
+
+    Any other number, or a value that is not one, is returned as it is.
+    """
+    if isinstance(per_second, bool) or not isinstance(per_second, int | float) or not 0 < per_second < 2**53:
+        return per_second
+    for seconds in UNITS.values():
+        count = round(per_second * seconds, 6)
+        if count > 0 and count / seconds == per_second:
+            return rate_text(Fraction(str(count)) / seconds)
+    return per_second
