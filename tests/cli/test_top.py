@@ -67,6 +67,13 @@ def test_a_service_that_began_anew_has_no_rates_below_zero() -> None:
     assert "-" not in "\n".join(view.lines(PLAIN, 80)).replace("...", "")
 
 
+def test_requests_without_a_required_attribute_have_a_line_with_words() -> None:
+    view, told = View("here"), status()
+    told["rules"][0] |= {"name": "", "limit": None}
+    view.take(told)
+    assert "(attribute missing)" in "\n".join(view.lines(PLAIN, 80))
+
+
 def test_what_is_wrong_is_told() -> None:
     view, wrong = View("here"), status()
     wrong["policy"]["last_reload_ok"] = False

@@ -188,6 +188,8 @@ def _rates(now: Mapping[str, int], before: Mapping[str, int], seconds: float) ->
 
 
 def _title_of(rule: Document) -> str:
+    if not rule["name"]:
+        return "(attribute missing)"
     notes = [
         note
         for note, has in (

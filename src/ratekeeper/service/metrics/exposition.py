@@ -100,8 +100,8 @@ def _of_rules(rules: dict[str, list[int]]) -> Iterator[Metric]:
     )  # fmt: skip
     for name, (*counts, near) in rules.items():
         for outcome, count in zip(cells.OUTCOMES, counts, strict=True):
-            decisions.add_metric([name.strip(" "), outcome], count)
-        nearly.add_metric([name.strip(" ")], near)
+            decisions.add_metric([name, outcome], count)
+        nearly.add_metric([name], near)
     yield from (decisions, nearly)
 
 

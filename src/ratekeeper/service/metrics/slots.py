@@ -21,6 +21,8 @@ from ratekeeper import core
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.service.metrics.cells import ALL_CELLS, FIXED_CELLS, OTHERS, RULE_CELLS, RULES, gauge_cells
 
+_NO_NAME = " "
+"""The name in cells of the rule "", which refuses requests without an attribute. No rule of a policy has this name."""
 _NAME_BYTES = 112
 _CUT = 96
 _NAMES = 8 * ALL_CELLS
@@ -152,5 +154,10 @@ def shown_name(name: str) -> str:
     """Return a rule's name as it is counted: one that is too long for its row is cut, and has a digest in place."""
     encoded = name.encode("utf-8", "replace")
     if len(encoded) <= _NAME_BYTES:
-        return name or " "
+        return name or _NO_NAME
     return f"{encoded[:_CUT].decode('utf-8', 'ignore')}~{blake2b(encoded, digest_size=6).hexdigest()}"
+
+
+def told_name(name: str) -> str:
+    """Return the name of a row as people see it."""
+    return "" if name == _NO_NAME else name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ratekeeper.service.metrics.cells import FIXED_CELLS, OTHERS, RULE_CELLS
-from ratekeeper.service.metrics.slots import Slot, Slots
+from ratekeeper.service.metrics.slots import Slot, Slots, told_name
 
 
 class Totals(NamedTuple):
@@ -35,7 +35,7 @@ class TotalsReader:
         for slot, names in self._slots:
             names.extend(slot.rule_names(len(names)))
             cells = slot.cells[FIXED_CELLS : FIXED_CELLS + RULE_CELLS * len(names)].tolist()
-            for row, name in enumerate(names):
+            for row, name in enumerate(told_name(name) for name in names):
                 counts = cells[row * RULE_CELLS + 1 : (row + 1) * RULE_CELLS]
                 others = rules.get(name)
                 rules[name] = counts if others is None else [sum(both) for both in zip(others, counts, strict=True)]

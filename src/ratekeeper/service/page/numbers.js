@@ -64,7 +64,8 @@ export function perUnit(perSecond) {
 }
 
 /** A rule's limit in words, from its numbers; its own text for a kind that has none. */
-export function limitWords({ algorithm, capacity, per_second: perSecond, limit }) {
+export function limitWords({ name, algorithm, capacity, per_second: perSecond, limit }) {
+  if (name === "") return "requests without an attribute that a rule requires";
   if (limit === null) return "not in the policy now";
   if (capacity === null) return "rejects every request";
   if (algorithm === "token bucket") return `${count(capacity)} at once, refilled at ${perUnit(perSecond)}`;

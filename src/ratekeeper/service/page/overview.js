@@ -55,7 +55,7 @@ export class Overview {
   }
 
   #choices(rules) {
-    const names = rules.slice(0, CHOICES).map((rule) => rule.name);
+    const names = rules.slice(0, CHOICES).map((rule) => rule.name).filter(Boolean);
     if (this.names?.length === names.length && names.every((one, place) => one === this.names[place])) return;
     this.names = names;
     const chosen = this.choice.value;

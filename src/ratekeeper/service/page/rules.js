@@ -50,7 +50,7 @@ export class RulesView {
   }
 
   #make(rule) {
-    const title = el("span", { class: "rule-name" }, el("button", {
+    const title = el("span", { class: "rule-name" }, rule.name === "" ? "An attribute is missing" : el("button", {
       type: "button", title: "Show this rule in the chart", on: { click: () => this.overview.choose(rule.name) },
     }, name(rule.name)));
     const tags = el("span", { class: "tags" });
