@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import nlargest
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +52,15 @@ class Status:
         """Return the status by these counts."""
         core, fixed = self._core, totals.fixed
         now = time.time()
-        names = self._rule_names(totals.rules)
+        names, left_out = self._rule_names(totals.rules)
         return {
             "at": round(now, 3),
             "version": ratekeeper.__version__,
             "demo": core.operator.demo,
             "processes": fixed[cell_of("ratekeeper_processes")],
             "admin": bool(core.operator.tokens),
-            "rules": self._rules(names[:MOST_RULES], totals.rules, now),
-            "rules_left_out": len(names[MOST_RULES:]),
+            "rules": self._rules(names, totals.rules, now),
+            "rules_left_out": left_out,
             "requests": {
                 protocol: {result: fixed[cell_of("ratekeeper_requests", protocol, result)] for result in RESULTS}
                 for protocol in PROTOCOLS
@@ -81,12 +82,13 @@ class Status:
         key = hashed(self._core.metrics.slots.secret, hitter)
         return {"rule": shown_name(hitter.rule), "key": key, "rejected": hitter.rejected, "error": hitter.error}
 
-    def _rule_names(self, counted: Mapping[str, list[int]]) -> list[str]:
-        """Return the rules of the policy in its order, then others that have counts. The busiest come first if many."""
+    def _rule_names(self, counted: Mapping[str, list[int]]) -> tuple[list[str], int]:
+        """Return the rules to show, those of the policy first and in its order, and the number of others."""
         names = list(dict.fromkeys((*self._described_rules(), *counted)))
-        if len(names) > MOST_RULES:
-            names.sort(key=lambda name: -sum(counted.get(name, _NO_COUNTS)[:-1]))
-        return names
+        if len(names) <= MOST_RULES:
+            return names, 0
+        busiest = set(nlargest(MOST_RULES, names, key=lambda name: sum(counted.get(name, _NO_COUNTS)[:-1])))
+        return [name for name in names if name in busiest], len(names) - MOST_RULES
 
     def _rules(self, names: Sequence[str], counted: Mapping[str, list[int]], now: float) -> list[dict[str, Any]]:
         described = self._described_rules()
@@ -130,6 +132,7 @@ class Status:
         return {
             "version": policy.version,
             "source": PurePath(policy.source).name,
+            "rules": len(policy.rules),
             "loaded_at": loaded / 1000,
             "reloads": {
                 result: fixed[cell_of("ratekeeper_policy_reloads", result)] for result in ("success", "failure")

@@ -58,10 +58,10 @@ export class PolicyView {
     setText(byId("diff-empty"), before ? "The text is the same as before." : "This is the first policy since the service started.");
   }
 
-  #facts({ policy, rules, at }) {
+  #facts({ policy, at }) {
     const rows = [
       ["File", shown(policy.source)], ["Version", policy.version], ["In use since", `${when(policy.loaded_at, at)}, ${ago(policy.loaded_at, at)}`],
-      ["Rules", count(rules.filter((rule) => rule.limit !== null).length)], ["Readings", `${count(policy.reloads.success)} taken, ${count(policy.reloads.failure)} with mistakes`],
+      ["Rules", count(policy.rules)], ["Readings", `${count(policy.reloads.success)} taken, ${count(policy.reloads.failure)} with mistakes`],
     ];
     const box = byId("policy-facts");
     if (box.children.length !== rows.length) fill(box, ...rows.map(([term]) => el("div", {}, el("dt", {}, term), el("dd"))));

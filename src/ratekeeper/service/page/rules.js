@@ -31,7 +31,12 @@ export class RulesView {
   update(status) {
     this.status = status;
     byId("rules-filter").hidden = status.rules.length <= MANY;
-    const found = status.rules.filter((rule) => rule.name.toLowerCase().includes(this.#search)).slice(0, MOST);
+    const all = status.rules.filter((rule) => rule.name.toLowerCase().includes(this.#search));
+    const found = all.slice(0, MOST);
+    const left = status.rules_left_out;
+    setText(byId("rules-note"), [
+      all.length > MOST ? `the first ${MOST} of ${count(all.length)}` : "", left ? `${count(left)} with fewer decisions are left out` : "",
+    ].filter(Boolean).join("; "));
     const names = found.map((rule) => rule.name);
     for (const [one, row] of this.#rows) {
       if (!names.includes(one)) {

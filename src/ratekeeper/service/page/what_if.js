@@ -42,11 +42,27 @@ export class WhatIfView {
     byId("what-if-policy").value = "";
   }
 
-  update(status) {
-    const rules = status.rules.filter((rule) => rule.capacity > 0 && rule.per_second > 0);
-    const seen = JSON.stringify(rules.map(({ name: one, capacity, per_second: perSecond }) => [one, capacity, perSecond]));
+  update({ policy: { version, reloads } }) {
+    const seen = JSON.stringify([version, reloads]);
     if (!this.session.signedIn || this.seen === seen) return;
     this.seen = seen;
+    this.#read();
+  }
+
+  /** Read all rules: a status has only the busiest. If none has changed, what an admin tries stays as it is. */
+  async #read() {
+    let all;
+    try {
+      ({ rules: all } = await this.session.get("v1/admin/rules"));
+    } catch (error) {
+      this.seen = null; // the next status asks again
+      setText(byId("what-if-error"), error.message);
+      return;
+    }
+    const rules = all.filter((rule) => rule.capacity > 0 && rule.per_second > 0);
+    const told = JSON.stringify(rules.map(({ name: one, capacity, per_second: perSecond }) => [one, capacity, perSecond]));
+    if (!this.session.signedIn || this.told === told) return;
+    this.told = told;
     this.rules = rules;
     const chosen = byId("what-if-name").value;
     fill(byId("what-if-name"), ...rules.slice(0, 1024).map((rule) => el("option", { value: rule.name }, shown(rule.name))));
@@ -98,7 +114,7 @@ export class WhatIfView {
     this.#edited = false;
     setText(byId("what-if-error"), "");
     if (!this.session.signedIn) {
-      this.seen = null;
+      this.seen = this.told = null;
       this.#wanted = null;
       fill(byId("what-if-knobs"));
       fill(byId("what-if-figures"));
@@ -143,8 +159,12 @@ export class WhatIfView {
     this.charts.before.update(series.times, was, top);
     this.charts.after.update(series.times, is, top);
     this.#move("after-chart", null);
-    fill(byId("what-if-figures"), ...rules.slice(0, ROWS).map(figures));
-    byId("what-if-empty").hidden = rules.length > 0;
+    const ordered = byImportance(rules, byId("what-if-rule").hidden ? null : byId("what-if-name").value);
+    const more = ordered.slice(ROWS);
+    fill(byId("what-if-figures"), ...ordered.slice(0, ROWS).map(figures));
+    byId("what-if-empty").hidden = rules.length > 0 && more.length === 0;
+    const stay = more.some(changes) ? "" : ", whose numbers stay as they are";
+    setText(byId("what-if-empty"), more.length ? `And ${count(more.length)} rules more${stay}.` : "Change a limit to see what it would do.");
     byId("toml-card").hidden = !toml;
     setText(byId("toml"), toml);
   }
@@ -167,6 +187,17 @@ export class WhatIfView {
       announce("The text is selected: copy it with Ctrl+C.");
     }
   }
+}
+
+function changes(rule) {
+  return KINDS.some((kind) => rule.before[kind] !== rule.after[kind]);
+}
+
+/** The rules in the policy's order; if they are too many to show, the one that is tried and those that change come first. */
+function byImportance(rules, tried) {
+  if (rules.length <= ROWS) return rules;
+  const rank = (rule) => (rule.name === tried ? 0 : changes(rule) ? 1 : 2);
+  return rules.toSorted((one, other) => rank(one) - rank(other));
 }
 
 /** One rule's row: its numbers before and after, and the difference. */
