@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 
 import pytest
 from wire_client import HttpAnswer, WireClient, answers_in
 
 from ratekeeper import MemoryStore, Policy
+from ratekeeper.service.admin import policies
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.http.page_routes import FILES, TYPES
 from ratekeeper.service.http.routes import route_of
 from ratekeeper.service.http.wire import HttpWire
 from ratekeeper.service.operator_options import OperatorOptions
+from ratekeeper.service.recording import what_if_process
 
 CORE = Core(Policy.parse("rules = [{name = 'all', limit = '1000/day'}]"), MemoryStore(100))
 CORE.operator = OperatorOptions(recording_bytes=0)
@@ -84,3 +87,11 @@ def test_no_other_path_leads_to_a_file(target: str) -> None:
 def test_a_name_may_be_percent_encoded_and_have_a_query() -> None:
     assert ask("/page/%69con.svg")[0].status == ask("/page/icon.svg?v=1")[0].status == 200
     assert route_of(b"/page/icon.svg") is FILES[b"/page/icon.svg"]
+
+
+def test_the_page_waits_for_an_answer_longer_than_the_service_takes() -> None:
+    text = FOLDER.joinpath("session.js").read_text("utf-8")
+    waits = {name: int(ms.replace("_", "")) / 1000 for name, ms in re.findall(r"const (PATIENCE\w*) = ([\d_]+)", text)}
+    assert waits["PATIENCE"] > policies._PATIENCE
+    assert waits["PATIENCE_TO_COMPUTE"] > what_if_process.SECONDS
+    assert 'session.compute("v1/admin/what-if"' in FOLDER.joinpath("what_if.js").read_text("utf-8")

@@ -6,7 +6,8 @@
  */
 
 const KEPT = "ratekeeper-token";
-const PATIENCE = 15_000;
+const PATIENCE = 20_000; // longer than the service takes to read a policy
+const PATIENCE_TO_COMPUTE = 65_000; // longer than it takes for a what-if
 
 /** An answer that is not a success, in the service's words. */
 export class Refused extends Error {
@@ -70,22 +71,27 @@ export class Session extends EventTarget {
     return this.#asAdmin("POST", path, body);
   }
 
+  /** Ask for something that takes long to compute. */
+  compute(path, body) {
+    return this.#asAdmin("POST", path, body, {}, PATIENCE_TO_COMPUTE);
+  }
+
   /** Change something. The same key again changes nothing again. */
   change(path, body, key) {
     return this.#asAdmin("POST", path, body, { "Idempotency-Key": key });
   }
 
-  async #asAdmin(method, path, body, headers = {}) {
+  async #asAdmin(method, path, body, headers = {}, patience = PATIENCE) {
     if (this.#token === null) throw new Refused(401, "sign in first");
     try {
-      return await this.#ask(method, path, body, { Authorization: `Bearer ${this.#token}`, ...headers });
+      return await this.#ask(method, path, body, { Authorization: `Bearer ${this.#token}`, ...headers }, patience);
     } catch (error) {
       if (error.status === 401) this.signOut();
       throw error;
     }
   }
 
-  async #ask(method, path, body, headers) {
+  async #ask(method, path, body, headers, patience = PATIENCE) {
     const sent = body === undefined ? {} : { "Content-Type": "application/json" };
     let response;
     try {
@@ -96,7 +102,7 @@ export class Session extends EventTarget {
         cache: "no-store",
         credentials: "omit",
         redirect: "error",
-        signal: AbortSignal.timeout(PATIENCE),
+        signal: AbortSignal.timeout(patience),
       });
     } catch {
       throw new Refused(0, "the service does not answer");

@@ -139,7 +139,7 @@ export class WhatIfView {
     this.#running = true;
     byId("compare").classList.add("busy");
     try {
-      const answer = await this.session.ask("v1/admin/what-if", body);
+      const answer = await this.session.compute("v1/admin/what-if", body);
       setText(byId("what-if-error"), "");
       if (this.session.signedIn) this.#write(answer);
     } catch (error) {
