@@ -199,6 +199,18 @@ def test_it_needs_no_other_package(policy: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_bars_of_all_outcomes_begin_in_one_column(
+    policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(policy)
+    path.write_text('[[rules]]\nname = "queue"\nalgorithm = "leaky_bucket"\ncapacity = 1\nleak_rate = 1\n')
+    lines = [json.dumps({"ts": 1_700_000_000 + at, "path": "/"}) for at in (0, 0, 0, 9)]
+    assert command(policy, log(tmp_path, "\n".join(lines))) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith(tuple("▁▂▃▄▅▆▇█"))]
+    assert [row.split()[0] for row in rows] == ["admitted", "delayed", "rejected"]
+    assert {row.index(row.split()[1]) for row in rows} == {10}
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
 def test_a_terminal_sees_how_far_it_is(
     policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

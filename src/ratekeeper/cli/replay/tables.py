@@ -54,7 +54,7 @@ def _timeline(series: Series | None, style: Style) -> list[str]:
         counts = series.of(outcome)
         if any(counts) or outcome == ADMITTED:
             bars = "".join(steps[-(-number * (len(steps) - 1) // series.most)] for number in counts)
-            lines.append(f"{name}  {style(bars, colour)}".rstrip())
+            lines.append(f"{name:<8}  {style(bars, colour)}".rstrip())
     first, last = (_clock(series, place) for place in (0, len(series.counts)))
     room = max(1, len(series.counts) - len(first) - len(last))
     lines.append(f"          {first}{' ' * room}{last}")
