@@ -114,6 +114,7 @@ def test_a_store_that_was_given_stays_open(table: str) -> None:
         ("redsi://host", "did you mean 'redis'"),
         ("", "memory, shared:NAME, or the URL"),
         ("shared:", "shared:NAME"),
+        ("shared:..", "use one such as 'ratekeeper-api'"),
         ("redis", "write redis://host:6379/0$"),
         ("memory://", "write memory$"),
         ("shared", "write shared:NAME$"),

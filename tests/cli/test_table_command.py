@@ -77,6 +77,13 @@ def test_watching_in_json_prints_a_line_each_second(store: SharedMemoryStore) ->
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_what_cannot_name_a_table_is_one_line(name: str) -> None:
+    done = subprocess.run([*COMMAND, name], capture_output=True, text=True)
+    told = f"ratekeeper table: argument PATH: {name!r} is not a name of a table: use one such as 'ratekeeper-api'"
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, told)
+
+
 @pytest.mark.parametrize("watch", [[], ["--watch"]])
 def test_a_table_that_is_not_there_is_one_clear_line(tmp_path: Path, watch: list[str]) -> None:
     need("the C core", IMPLEMENTATION == "c")

@@ -7,10 +7,11 @@ import json
 import time
 from datetime import UTC, datetime
 from math import ceil
+from pathlib import Path
 
 from ratekeeper.cli.duration import duration
 from ratekeeper.errors import MissingExtraError
-from ratekeeper.stores.shared_memory import SharedMemoryStore
+from ratekeeper.stores.shared_memory import SharedMemoryStore, path_of
 from ratekeeper.stores.table_store import StoreStats
 
 EXAMPLES = (
@@ -31,9 +32,16 @@ _COUNTERS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("path", metavar="PATH", help="the table's file, or its name in /dev/shm")
+    parser.add_argument("path", metavar="PATH", type=_path, help="the table's file, or its name in /dev/shm")
     parser.add_argument("--watch", action="store_true", help="show it again every second, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs; with --watch a line a second")
+
+
+def _path(text: str) -> Path:
+    try:
+        return path_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(args: argparse.Namespace) -> int:

@@ -45,6 +45,11 @@ class StoreSpec:
             raise StoreError(f"a store is {FORMS}; there is none called {scheme[:40]!r}{hint}")
         if self.url.startswith(SHARED + "//"):  # else a name in a URL's form would be a file in the root directory
             raise StoreError(f"{self.url!r} is not a shared table: write shared:NAME, or with a path shared:/PATH")
+        if self.url.startswith(SHARED):
+            try:
+                path_of(rest)
+            except ValueError as error:
+                raise StoreError(str(error)) from None
         if self.on_server and self.on_error == "local" and self.expected_nodes is None:
             raise StoreError(NODES_NEEDED)
 
