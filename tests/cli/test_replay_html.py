@@ -163,8 +163,14 @@ def test_a_report_overwrites_neither_the_policy_nor_the_log(
     assert main([*words, str(tmp_path / target)]) == 2
     assert "would overwrite what is read: name another file" in capsys.readouterr().err
     assert (tmp_path / target).read_bytes() == before
-    assert main([*words, str(tmp_path / "none" / "report.html")]) == 2
-    assert "report.html" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_an_error_before_the_log_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "none" / "report.html"
+    assert main(["replay", str(EXAMPLES / "policy.toml"), str(tmp_path / "no.log"), "--html", str(page)]) == 2
+    assert capsys.readouterr().err == f"ratekeeper: {page}: No such file or directory\n"
 
 
 @pytest.mark.slow

@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
     policy = Policy.load(args.policy)
     if args.html is not None and any(_is_same(args.html, path) for path in (args.policy, args.log)):
         raise RatekeeperError(f"--html {args.html} would overwrite what is read: name another file")
+    if args.html is not None:
+        with open(args.html, "a"):  # a mistake in its name must not cost a whole replay
+            pass
     report = _replay_file(policy, args, name)
     if args.html is not None:
         with open(args.html, "w", encoding="utf-8") as file:
