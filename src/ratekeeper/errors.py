@@ -90,3 +90,10 @@ def why_no_name(name: object) -> str | None:
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         return f"name must be a string without halves of characters (lone surrogates), not {name!r}"
     return None
+
+
+def why_unread(error: OSError | UnicodeDecodeError) -> str:
+    """Return why a file cannot be used, without the file's name: the caller says it."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8: byte 0x{error.object[error.start]:02x}"
+    return error.strerror or str(error)

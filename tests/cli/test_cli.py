@@ -16,6 +16,14 @@ from ratekeeper.cli.main import main
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "policy.toml")
 
 
+def ended(words: list[str]) -> int | str | None:
+    """Run the command. Return its exit code, also if its arguments end it."""
+    try:
+        return main(words)
+    except SystemExit as error:
+        return error.code
+
+
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     code = main(args)
     printed = capsys.readouterr()
@@ -85,6 +93,37 @@ def test_an_option_for_serve_is_taken_within_its_bounds(
         with pytest.raises(SystemExit, match=r"^2$"):
             main(["serve", "/no/such/policy.toml", f"{option}={value}"])
         assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"alice \xff\n"], ids=["missing", "not UTF-8"])
+@pytest.mark.parametrize(
+    "words", [["serve", "policy.toml", "--admin-tokens"], ["top", "http://127.0.0.1:1", "--token-file"]]
+)
+def test_a_file_of_tokens_that_cannot_be_read_is_named_once_with_the_reason(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, words: list[str], content: bytes | None
+) -> None:
+    file = tmp_path / "tokens"
+    if content is not None:
+        file.write_bytes(content)
+    assert ended([*words, str(file)]) == 2
+    why = "No such file or directory" if content is None else "it is not UTF-8: byte 0xff"
+    assert capfd.readouterr().err.splitlines()[0].endswith(f"cannot read {str(file)!r}: {why}")
+
+
+def test_an_error_of_the_system_is_told_in_words(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["replay", EXAMPLE, str(Path(EXAMPLE).with_name("access.log")), "--html", str(tmp_path)]
+    assert ended(words) == 2
+    assert capfd.readouterr().err == f"ratekeeper: {tmp_path}: Is a directory\n"
+
+
+def test_an_empty_name_of_a_policy_is_an_error_that_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    assert ended(["validate", ""]) == 2
+    assert "the policy file's name is empty" in capfd.readouterr().err
+
+
+def test_a_number_of_too_many_digits_is_an_error_that_says_how_many(capfd: pytest.CaptureFixture[str]) -> None:
+    assert ended(["explain", "policy.toml", "--cost", "9" * 19]) == 2
+    assert "must be a whole number, 0 or more and of at most 18 digits" in capfd.readouterr().err
 
 
 def test_a_bad_policy_is_an_error_with_all_its_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ratekeeper import IMPLEMENTATION, __version__
 from ratekeeper.cli import completion, explain, hash_value, serve, streams, support, table, top, validate
 from ratekeeper.cli.parser import EXIT_CODES, CommandParser, Commands, Parser, add_command, why_no_command
 from ratekeeper.cli.replay import command as replay
-from ratekeeper.errors import RatekeeperError
+from ratekeeper.errors import RatekeeperError, why_unread
 
 _CORES = {
     "c": "C core",
@@ -45,8 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has read enough
         streams.drop_output()
         return 128 + signal.SIGPIPE
-    except (RatekeeperError, OSError) as error:
+    except RatekeeperError as error:
         print(f"ratekeeper: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"ratekeeper: {where}{why_unread(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -144,7 +144,8 @@ def whole_number(least: int) -> Callable[[str], int]:
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more, not {text!r}")
+            most = f" and of at most {_MOST_DIGITS} digits" if len(text) > _MOST_DIGITS else ""
+            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more{most}, not {text!r}")
         return int(text)
 
     return read

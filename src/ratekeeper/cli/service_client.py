@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ratekeeper.errors import RatekeeperError
+from ratekeeper.errors import RatekeeperError, why_unread
 
 TIMEOUT = 10.0
 """Seconds in which a service must answer, and send the next piece. It sends a status each second."""
@@ -40,7 +40,7 @@ def read_token(file: str) -> str:
     try:
         lines = Path(file).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ServiceError(f"cannot read {file!r}: {error}") from None
+        raise ServiceError(f"cannot read {file!r}: {why_unread(error)}") from None
     written = [line for line in lines if line.strip() and not line.startswith("#")]
     found = _TOKEN.fullmatch(written[0]) if len(written) == 1 else None
     if found is None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from ratekeeper.errors import why_unread
+
 RECORDING_BYTES = 16 << 20
 """The size of a recording unless it is chosen."""
 
@@ -46,7 +48,7 @@ def read_tokens(file: str) -> dict[str, bytes]:
     try:
         lines = Path(file).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"cannot read {file!r}: {error}") from None
+        raise argparse.ArgumentTypeError(f"cannot read {file!r}: {why_unread(error)}") from None
     tokens: dict[str, bytes] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):

@@ -66,6 +66,8 @@ def policy_text(path: str | PathLike[str]) -> str:
 def regular_file(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file for reading. Raise `PolicyUnreadable` for a FIFO or a device, which could hang the reader."""
     source = fspath(path)
+    if not source:
+        raise PolicyUnreadable("the policy file's name is empty: name a file, such as policy.toml")
     try:
         descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
