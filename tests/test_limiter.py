@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from typing import Any, assert_type
 
 import pytest
@@ -55,6 +56,19 @@ def test_a_decision_says_what_is_left_and_when_to_come_back(store: TableStore, c
     assert refused.key == "alice"
     clock.advance(refused.retry_after)
     assert limiter.try_acquire("alice", cost=10)
+
+
+@pytest.mark.parametrize("cost", [2**62, 2**63 - 1, 2**63, 2**64, 2**200])
+def test_a_cost_that_fits_no_machine_word_is_never_admitted_and_costs_nothing(store: TableStore, cost: int) -> None:
+    limiter = Limiter("5/s", store=store)
+    for ask in (limiter.try_acquire, limiter.reserve, limiter.peek):
+        decision = ask("alice", cost)
+        assert not decision
+        assert decision.retry_after == inf
+    with pytest.raises(RateLimitExceeded, match="can never admit"):
+        limiter.acquire("alice", cost)
+    assert not any(limiter.try_acquire_many(["alice", "bob"], cost))
+    assert limiter.peek("alice").remaining == 5
 
 
 def test_several_limits_are_charged_together_and_the_most_binding_speaks(store: TableStore, clock: ManualClock) -> None:
