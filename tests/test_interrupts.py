@@ -22,6 +22,8 @@ from ratekeeper.limits import Limit
 SECOND = 16_000_000_000
 START = 1_800_000_000
 SMALL = TokenBucket(10, 1)
+UNBEGUN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""A verb that is struck as it begins leaves a coroutine that never began. Python says so, and nothing is lost."""
 
 
 def table(max_keys: int, deny: bool, clock: ManualClock | None = None) -> Table:
@@ -147,6 +149,7 @@ def test_a_verb_that_is_called_in_the_middle_of_another_has_its_way_and_nothing_
     check(used)
 
 
+@UNBEGUN
 def test_every_verb_of_a_memory_store_may_be_struck_and_what_was_not_is_done_once(
     implementation: Literal["c", "python"],
 ) -> None:
@@ -220,7 +223,7 @@ def verbs_of(kind: type[Limiter | Keeper], store: MemoryStore) -> dict[str, Call
     return verbs | {"reset_all": others.reset_all, "try_acquire_many": lambda: asker.try_acquire_many([cold] * 5)}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a coroutine that never began
+@UNBEGUN
 @pytest.mark.parametrize("kind", [Limiter, Keeper])
 def test_every_verb_may_be_struck_and_nobody_leaves_too_soon_or_waits_for_ever(
     kind: type[Limiter | Keeper], implementation: Literal["c", "python"]
