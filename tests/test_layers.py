@@ -47,7 +47,7 @@ OF_SERVICE = [
     {"core"},
     {"admin", "demo", "make_core", "server"},
     {"control", "grpc", "http", "resp"},
-    {"protocols"},
+    {"protocols", "worker_state"},
     {"make_server", "supervisor"},
     {"serve", "worker"},
 ]

@@ -138,6 +138,46 @@ def test_a_policy_that_the_workers_store_cannot_decide_is_refused_before_any_tak
         assert service.workers() == before
 
 
+OF_WORKERS = """\
+import sys
+from ratekeeper.service.core import Core
+
+def plan(attributes):
+    return None
+
+def replace(core, new, before=Core.replace):
+    before(core, new)
+    if new.rules[0].limit.capacity == 7:
+        raise {}
+
+if "ratekeeper.service.worker" in sys.orig_argv and (not {} or sys.argv[3] == "1"):
+    Core.replace = replace
+"""
+"""A module of look-ups that spoils a change, in the workers alone, or in the first of them alone."""
+
+
+@pytest.mark.parametrize("only_first", [False, True])
+@pytest.mark.parametrize("error", ['ratekeeper.errors.PolicyError("not here")', 'LookupError("not here")'])
+def test_a_change_that_a_worker_alone_refuses_is_given_up_by_all(policy: Path, error: str, only_first: bool) -> None:
+    module = OF_WORKERS.format(error, only_first).replace("import sys", "import sys, ratekeeper.errors")
+    (policy.parent / "plans.py").write_text(module)
+    looked_up = POLICY.replace('"{}/day"', '"app:plan"') + 'default = "{}/day"\n'
+    put(policy, looked_up.format(5))
+    path = {"PYTHONPATH": os.pathsep.join([str(policy.parent), *sys.path])}
+    with running(policy, "--workers", "2", "--limits", "plan=plans:plan", env=path) as service:
+        before = service.workers()
+        put(policy, looked_up.format(7))
+        poll(lambda: "is not taken: the policy in use before stays" in service.log)
+        assert "a worker refused it, though the parent process did not: " in service.log
+        assert "not here" in service.log
+        assert {service.quota() for _ in range(10)} == {"5"}
+        put(policy, looked_up.format(8))
+        poll(lambda: "is in use: changed 'r'" in service.log)
+        assert {service.quota() for _ in range(10)} == {"8"}
+        assert service.workers() == before
+        assert "does not answer" not in service.log
+
+
 @WORKERS
 def test_a_reload_five_times_a_second_loses_no_request(policy: Path, workers: str) -> None:
     with running(policy, "--workers", workers) as service, ThreadPoolExecutor(4) as pool:

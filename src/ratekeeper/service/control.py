@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.bounds import Bounds
@@ -41,6 +41,14 @@ class Start:
     tls: TlsFiles | None = None
     operator: OperatorOptions = field(default_factory=OperatorOptions)
     news: PolicyNews | None = None
+
+    def changed_to(self, new: Policy | EnvoyConfig) -> Start:
+        """Return the same with another policy, or with other limits for Envoy."""
+        return replace(self, policy=new) if isinstance(new, Policy) else replace(self, envoy=new)
+
+    def has(self, change: Policy | EnvoyConfig) -> bool:
+        """Return whether this very policy, or these very limits for Envoy, are in it."""
+        return change is self.policy or change is self.envoy
 
     def make_core(self, metrics: Metrics) -> Core:
         """Return the core of a process."""

@@ -7,8 +7,8 @@ sends Ctrl-C to the parent alone.
 
 **All agree on the policy.** The parent first gives each change to its own core, on an empty store. If that
 refuses the policy, no worker sees it. Else each worker gets the policy and confirms it. A new worker starts with the
-last good policy, and accepts connections only with the one in use. If a worker refuses a policy all the same, it is
-replaced.
+last good policy, and accepts connections only with the one in use. If a worker refuses a change all the same, all go
+back to the policy before. A worker that refuses even that is replaced.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any
 
+from ratekeeper.errors import PolicyError
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.control import SERVE, Control, Start
 from ratekeeper.service.envoy.model import EnvoyConfig
@@ -35,6 +36,7 @@ from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.operator_options import NOTHING
 from ratekeeper.service.policy_news import PolicyNews
+from ratekeeper.service.worker_state import Order, Trial, Worker
 from ratekeeper.stores.base import AsyncStore, Store
 from ratekeeper.stores.memory import MemoryStore
 
@@ -49,32 +51,6 @@ _REPLY_TIME = 5.0
 
 _log = logging.getLogger("ratekeeper")
 
-_Order: TypeAlias = Start | Policy | EnvoyConfig | PolicyNews
-
-
-@dataclass(eq=False, slots=True)
-class _Worker:
-    """A process, the line to it, the policy, Envoy's limits and news that it has, and since when it serves."""
-
-    process: asyncio.subprocess.Process
-    control: Control
-    policy: Policy | None = None
-    envoy: EnvoyConfig | None = None
-    news: PolicyNews | None = None
-    serves_since: float | None = None
-    failure: str | None = None
-
-    def obeyed(self, order: _Order) -> None:
-        """Note that it has carried out an order."""
-        if isinstance(order, Start):
-            self.policy, self.envoy, self.news = order.policy, order.envoy, order.news
-        elif isinstance(order, Policy):
-            self.policy = order
-        elif isinstance(order, PolicyNews):
-            self.news = order
-        else:
-            self.envoy = order
-
 
 class Supervisor:
     """Keeps workers serving on the same sockets, until a signal. `start` is what each of them begins with.
@@ -87,9 +63,10 @@ class Supervisor:
         self._start = start
         self._listeners = listeners
         self._slots = slots
-        self._workers: set[_Worker] = set()
+        self._workers: set[Worker] = set()
         self._stopping = asyncio.Event()
         self._changed = asyncio.Condition()
+        self._trials: list[Trial] = []
         self._told: str | None = None
         empty: Any = MemoryStore(1)
         empty.knows_nodes = getattr(store, "knows_nodes", True)
@@ -114,17 +91,29 @@ class Supervisor:
     def replace(self, new: Policy | EnvoyConfig) -> None:
         """Have all workers decide by another policy, or Envoy's questions by other limits.
 
-        Raise `PolicyError`, and change nothing, if they would refuse it. Called by another thread than the loop's.
+        Raise `PolicyError`, and change nothing, if one of them refuses it. Called by another thread than the loop's.
         """
+        before = self._start.policy if isinstance(new, Policy) else self._start.envoy
+        assert before is not None, "Envoy's limits were there from the start, or there are none"
         self._rehearsal.replace(new)
         if not self._stopping.is_set():
-            asyncio.run_coroutine_threadsafe(self._hand_out(new), self._loop).result(2 * _REPLY_TIME)
+            try:
+                asyncio.run_coroutine_threadsafe(self._hand_out(new, before), self._loop).result(3 * _REPLY_TIME)
+            except PolicyError:
+                self._rehearsal.replace(before)
+                raise
 
-    async def _hand_out(self, new: Policy | EnvoyConfig) -> None:
-        """Give the policy to the workers, and return when each worker that serves uses it."""
-        start = self._start
-        self._start = replace(start, policy=new) if isinstance(new, Policy) else replace(start, envoy=new)
-        await self._agree()
+    async def _hand_out(self, new: Policy | EnvoyConfig, before: Policy | EnvoyConfig) -> None:
+        """Give a change to the workers, and return when each worker that serves uses it, or none does."""
+        trial = Trial(new)
+        self._trials.append(trial)
+        self._start = self._start.changed_to(new)
+        await self._agree(trial)
+        self._trials.remove(trial)
+        if trial.refusal is not None:
+            self._start = self._start.changed_to(before)
+            await self._agree()
+            raise PolicyError(f"a worker refused it, though the parent process did not: {trial.refusal}")
 
     def tell(self, news: PolicyNews) -> None:
         """Tell all workers how the policy's file was read, soon. Called by another thread than the loop's."""
@@ -135,12 +124,14 @@ class Supervisor:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _agree(self) -> None:
-        """Return when each worker that serves has all that is in use."""
+    async def _agree(self, trial: Trial | None = None) -> None:
+        """Return when each worker that serves has all that is in use, or one has refused the change on trial."""
 
         def agreed() -> bool:
+            if trial is not None and trial.refusal is not None:
+                return True
             serving = [worker for worker in self._workers if worker.serves_since is not None]
-            return self._stopping.is_set() or all(self._next_order(worker) is SERVE for worker in serving)
+            return self._stopping.is_set() or all(worker.next_order(self._start) is SERVE for worker in serving)
 
         async with self._changed:
             self._changed.notify_all()
@@ -188,7 +179,7 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             pause = min(_LONGEST_PAUSE, 2 * pause or _FIRST_PAUSE)
 
-    async def _start_worker(self, slot: int) -> _Worker:
+    async def _start_worker(self, slot: int) -> Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             sockets = {listener.socket.fileno(): listener.kind for listener in self._listeners}
@@ -203,9 +194,9 @@ class Supervisor:
             except OSError:
                 ours.close()
                 raise
-        return _Worker(process, await Control.over(ours))
+        return Worker(process, await Control.over(ours))
 
-    async def _see_to_its_end(self, worker: _Worker) -> str:
+    async def _see_to_its_end(self, worker: Worker) -> str:
         """Direct a worker until it ends, and return why it ended."""
         self._workers.add(worker)
         if self._stopping.is_set():
@@ -224,26 +215,27 @@ class Supervisor:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"worker {worker.process.pid} {how}"
 
-    async def _direct(self, worker: _Worker) -> None:
+    async def _direct(self, worker: Worker) -> None:
         """Give a worker its orders, and the policy that is in use, for as long as it lives."""
-        order: _Order | str = self._start
+        order: Order | str = self._start
         try:
             while True:
-                worker.failure = await worker.control.ask(order)
-                if worker.failure is not None:
+                refusal = await worker.control.ask(order)
+                if refusal is not None and not self._may_refuse(order, refusal):
+                    worker.failure = refusal
                     with suppress(ProcessLookupError):
                         worker.process.terminate()
                     return
                 async with self._changed:
-                    if isinstance(order, str):
+                    if refusal is not None:
+                        worker.refused(order)
+                    elif isinstance(order, str):
                         worker.serves_since = time.monotonic()
                         self._recovered()
                     else:
                         worker.obeyed(order)
                     self._changed.notify_all()
-                    if worker.serves_since is not None:
-                        await self._changed.wait_for(lambda: self._next_order(worker) is not SERVE)
-                    order = self._next_order(worker)
+                    order = await self._next_order(worker, order if refusal is not None else None)
         except (EOFError, OSError):
             return  # it is about to end
         except Exception as error:
@@ -251,15 +243,23 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 worker.process.kill()
 
-    def _next_order(self, worker: _Worker) -> _Order | str:
-        """Return what a worker lacks, or `SERVE` if it has all that is in use."""
-        if worker.policy is not self._start.policy:
-            return self._start.policy
-        if self._start.envoy is not None and worker.envoy is not self._start.envoy:
-            return self._start.envoy
-        if self._start.news is not None and worker.news is not self._start.news:
-            return self._start.news
-        return SERVE
+    async def _next_order(self, worker: Worker, refused: Order | str | None) -> Order | str:
+        """Return the next order to a worker, once there is one: not the order that it has just refused."""
+
+        def lacks() -> bool:
+            order = worker.next_order(self._start)
+            return order is not refused and (order is not SERVE or worker.serves_since is None)
+
+        await self._changed.wait_for(lacks)
+        return worker.next_order(self._start)
+
+    def _may_refuse(self, order: Order | str, why: str) -> bool:
+        """Return whether a worker may refuse an order and go on: a change on trial, or one that was given up."""
+        for trial in self._trials:
+            if trial.change is order:
+                trial.refusal = why
+                return True
+        return isinstance(order, Policy | EnvoyConfig) and not self._start.has(order)
 
     def _tell(self, reason: str, pause: float, repeats: bool) -> None:
         """Log why a worker ended. One reason that all workers have, again and again, is told once."""

@@ -41,7 +41,7 @@ async def work(control: Control, metrics: Metrics, sockets: Sequence[tuple[str, 
         core.reload = partial(_reload, parent)
         server = make_server(start, core, sockets)
     except Exception as error:  # the parent logs any failure, in one line
-        await control.send(f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error))
+        await control.send(_shown(error))
         return 1
     await control.send(None)
     while (order := await control.receive()) != SERVE:
@@ -63,6 +63,9 @@ async def _obey(control: Control, core: Core, server: Server) -> None:
     except (EOFError, OSError):
         _log.error("the parent process is gone: this worker stops")
         server.stop()
+    except Exception:  # such as an order of another version of this package
+        _log.exception("this worker cannot read an order of its parent, and stops")
+        server.stop()
 
 
 def _replace(core: Core, new: object) -> str | None:
@@ -74,7 +77,14 @@ def _replace(core: Core, new: object) -> str | None:
         core.replace(new)
     except PolicyError as error:
         return str(error)
+    except Exception as error:  # of a mistake here, or in the user's functions
+        _log.exception("a change was not taken")
+        return _shown(error)
     return None
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if type(error).__module__ == "builtins" else str(error)
 
 
 def _reload(parent: int) -> None:
