@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from async_memory import AsyncMemoryStore
 from wire_client import HttpAnswer, WireClient, answers_in
 
 from ratekeeper import MemoryStore, Policy
@@ -131,3 +132,27 @@ def test_explain_names_the_bucket_of_the_reading_that_its_rule_is_for() -> None:
     login, other = asyncio.run(ask(core, "explain", attributes={"path": "//any/login"}))["rules"]
     assert (login["applies"], login["key"]) == (True, {"path": "/login"})
     assert (other["applies"], other["key"]) == (False, {"path": "/any/login"})
+
+
+@pytest.mark.parametrize("operation", ["explain", "usage", "reset"])
+@pytest.mark.parametrize("when", range(1, 8))
+def test_a_reload_amid_an_operation_pairs_no_bucket_with_another_rule(operation: str, when: int) -> None:
+    rule = "[[rules]]\nname = '{}'\nkey = ['client']\nlimit = '{}/day'\n"
+    one, two = rule.format("one", 5), rule.format("two", 7)
+    store = AsyncMemoryStore(MemoryStore(100))
+    core = Core(Policy.parse(one + two), store)
+    core.operate(OperatorOptions(recording_bytes=0, tokens={"alice": token_digest(TOKEN)}))
+
+    def asked() -> int:
+        if store.asked.total() >= when:
+            store.turns = lambda: 1
+            core.replace(Policy.parse(two + one))
+        return 1
+
+    async def steer() -> None:
+        store.turns = asked
+        rules = (await ask(core, operation, attributes=ADDRESS))["rules"]
+        named = [(one["name"], one["bucket"]) if operation == "explain" else (one["rule"], one) for one in rules]
+        assert sorted((name, bucket["capacity"]) for name, bucket in named) == [("one", 5), ("two", 7)]
+
+    asyncio.run(steer())

@@ -40,7 +40,7 @@ async def explain(core: Core, given: Given) -> Report:
     explanations = await keeper.explain(attributes, cost)
     plan = await looked_up(partial(compiled.plan, attributes, cost, None))
     decision = plan.answer(await decide_async(store, plan.charges, commit=False))
-    buckets = iter(await _buckets(core, attributes))
+    buckets = iter(await _buckets(core, keeper, attributes))
     seen = compiled.seen(attributes)
     rules = {rule.name: rule for rule in compiled.rules}
     return {
@@ -79,14 +79,14 @@ async def usage(core: Core, given: Given) -> Report:
     """Return how full the buckets of a request are."""
     keeper, attributes = core.policy.keeper, given["attributes"]
     await looked_up(partial(chosen, keeper.compiled, attributes, given.get("rule")))  # an unknown rule is an error
-    return await _state(core, attributes, given)
+    return await _state(core, keeper, attributes, given)
 
 
 async def reset(core: Core, given: Given) -> Report:
     """Make buckets full, without a block."""
-    attributes = given["attributes"]
-    await core.policy.keeper.reset(attributes, given.get("rule"))
-    return await _state(core, attributes, given)
+    keeper, attributes = core.policy.keeper, given["attributes"]
+    await keeper.reset(attributes, given.get("rule"))
+    return await _state(core, keeper, attributes, given)
 
 
 async def refund(core: Core, given: Given) -> Report:
@@ -101,14 +101,14 @@ async def refund(core: Core, given: Given) -> Report:
         costs = {name: cost for name, cost in costs.items() if name in _listed(names)}
     for name, cost in costs.items():
         await keeper.grant(attributes, cost, name)
-    return await _state(core, attributes, given)
+    return await _state(core, keeper, attributes, given)
 
 
 async def grant(core: Core, given: Given) -> Report:
     """Give a bucket some tokens more, up to a full bucket."""
-    attributes = given["attributes"]
-    await core.policy.keeper.grant(attributes, given["tokens"], given.get("rule"))
-    return await _state(core, attributes, given)
+    keeper, attributes = core.policy.keeper, given["attributes"]
+    await keeper.grant(attributes, given["tokens"], given.get("rule"))
+    return await _state(core, keeper, attributes, given)
 
 
 async def block(core: Core, given: Given) -> Report:
@@ -126,28 +126,28 @@ async def block(core: Core, given: Given) -> Report:
             "name another rule"
         )
     await keeper.block(attributes, end, names)
-    return await _state(core, attributes, given)
+    return await _state(core, keeper, attributes, given)
 
 
 async def unblock(core: Core, given: Given) -> Report:
     """End a block. The debts of the bucket stay."""
-    attributes = given["attributes"]
-    await core.policy.keeper.unblock(attributes, given.get("rule"))
-    return await _state(core, attributes, given)
+    keeper, attributes = core.policy.keeper, given["attributes"]
+    await keeper.unblock(attributes, given.get("rule"))
+    return await _state(core, keeper, attributes, given)
 
 
 def _listed(names: Any) -> list[str]:
     return [names] if isinstance(names, str) else names
 
 
-async def _state(core: Core, attributes: Mapping[str, str], given: Given) -> Report:
+async def _state(core: Core, keeper: AsyncKeeper, attributes: Mapping[str, str], given: Given) -> Report:
     """Return how the buckets of a request are now: those of the rules that were named, or all."""
-    policy, names = core.policy.keeper.policy, given.get("rule")
-    buckets = await _buckets(core, attributes)
+    policy, names = keeper.policy, given.get("rule")
+    buckets = await _buckets(core, keeper, attributes)
     if names is not None:
         buckets = [one for one in buckets if rule_of(one.usage.name, policy).name in _listed(names)]
     return {
-        "exempt": _is_exempt(core.policy.keeper, attributes),
+        "exempt": _is_exempt(keeper, attributes),
         "rules": [
             usage_report(one.usage, policy)
             | _bucket_report(one)
@@ -161,9 +161,12 @@ def _is_exempt(keeper: AsyncKeeper, attributes: Mapping[str, str]) -> bool:
     return keeper.compiled.exempting(keeper.compiled.seen(attributes)) is not None
 
 
-async def _buckets(core: Core, attributes: Mapping[str, str]) -> list[_Bucket]:
-    """Return the buckets that a request is charged to, in the order of their rules. Nothing changes."""
-    compiled, store = core.policy.keeper.compiled, core.store
+async def _buckets(core: Core, keeper: AsyncKeeper, attributes: Mapping[str, str]) -> list[_Bucket]:
+    """Return the buckets that a request is charged to by a keeper's rules, in their order. Nothing changes.
+
+    A reload may have replaced the keeper since the operation began.
+    """
+    compiled, store = keeper.compiled, core.store
     plan = await looked_up(partial(compiled.buckets, attributes))
     looks = await decide_async(store, plan.charges, commit=False)
     probes = [block_probe(charge.scope, charge.key) for charge in plan.charges]
