@@ -483,6 +483,14 @@ def test_what_a_program_gives_is_read_as_a_request_would_be() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("stated", "seen"),
+    [("GET ", "GET"), ("\t head\xa0", "GET"), ("\u2003PoST", "POST"), ("G ET", "OTHER"), (" ", None), ("", None)],
+)
+def test_spaces_around_a_programs_method_name_no_other_method(stated: str, seen: str | None) -> None:
+    assert AttributeReader({}).respell({"method": stated}).get("method") == seen
+
+
 PROGRAMS_SPACES = st.text(st.sampled_from(" \t\x0b\x1f\x85\xa0\u2003"), max_size=3)
 
 

@@ -97,7 +97,7 @@ class AttributeReader:
         self._route = wanted is None or not OF_ROUTE.isdisjoint(wanted)
         self._method = (wanted is None or "method" in wanted or self._route) and "method" not in attributes
         if self._method:
-            self._spellings["method"] = read_method
+            self._spellings["method"] = _spelled_method
         methods = _READ_AS if self._method else None
         self.read_lines = None if self._route else line_reader(self._sources, methods)
 
@@ -233,6 +233,12 @@ def put_attribute(attributes: dict[str, str], name: str, value: object) -> None:
 def read_method(method: str) -> str:
     """Return a request's method as rules see it: upper case, HEAD as GET, `OTHER` if it is not registered."""
     return _READ_AS.get(method) or _READ_AS.get(method.upper(), OTHER)
+
+
+def _spelled_method(value: str) -> str:
+    """Return a program's method, trimmed as a gateway's header is, as rules see it; empty if it is missing."""
+    method = trimmed(value)
+    return read_method(method) if method else ""
 
 
 def client_address(forwarded_for: str | None, peer: str | None, source: ClientIP) -> str:
