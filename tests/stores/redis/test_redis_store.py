@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import signal
+import struct
 import threading
 import types
 from collections.abc import Coroutine, Generator, Iterator, Sequence
@@ -228,6 +229,26 @@ def test_a_key_of_another_type_is_loud(server: Server, store: RedisStore) -> Non
     with pytest.raises(StoreError, match="WRONGTYPE") as raised:
         one(store)
     assert not isinstance(raised.value, StoreUnavailable)
+
+
+SECONDS, TICKS = (struct.pack("<d", number) for number in (1_800_000_000, 5))
+FOREIGN = [
+    b"", b"5", b"\xff" * 32, b"\xff" * 33, b"a" * 32, b"\0" * 31, b"\0" * 33, b"\0" * 34, b"\0" * 50, b"\0" * 80,
+    SECONDS + TICKS + SECONDS + struct.pack("<d", TICKS_PER_SECOND), SECONDS + struct.pack("<d", 0.5) + SECONDS + TICKS,
+    struct.pack("<d", 2.0**60) + TICKS + SECONDS + TICKS, struct.pack("<d", float("inf")) + TICKS + SECONDS + TICKS,
+    (SECONDS + TICKS) * 2 + b"?", (SECONDS + TICKS) * 2 + b"!" + b"\xff" * 16,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", FOREIGN)
+def test_a_value_that_is_not_a_bucket_is_loud(server: Server, store: RedisStore, value: bytes) -> None:
+    name = store._questions._names.name("test/0", "a")
+    server.ask("SET", name, value)
+    for ask in (one, lambda store: store.adjust("test/0", "a", 1, 0)):
+        with pytest.raises(StoreError, match=r"is not a bucket.*another prefix") as raised:
+            ask(store)
+        assert not isinstance(raised.value, StoreUnavailable)
+    assert server.ask("GET", name) == value
 
 
 def test_a_forked_child_has_connections_of_its_own(server: Server) -> None:

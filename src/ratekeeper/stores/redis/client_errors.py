@@ -45,7 +45,7 @@ _MENDS = (
     (r"DB index is out of range", "the server has no database of this number"),
     (r"protected mode", "let the server be reached from other hosts, best with a password"),
     (
-        r"WRONGTYPE|wrong kind of value|data string too short",
+        r"WRONGTYPE|wrong kind of value|is not a bucket",
         "something else uses the bucket's name: give the store another prefix",
     ),
     (r"WRONG_VERSION_NUMBER|record layer failure", "the server does not speak TLS: write redis:// in its URL"),

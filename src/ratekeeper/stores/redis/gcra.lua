@@ -26,6 +26,8 @@ local TICKS_PER_SECOND = 16000000000
 local TICKS_PER_MS, TICKS_PER_US = TICKS_PER_SECOND / 1000, TICKS_PER_SECOND / 1000000
 local DECIDE, PEEK, REFUND, REWIND, ADJUST, MARKS = 0, 1, 2, 3, 4, 5
 local ANY_MARK = 2
+local MARK = '!'
+local NO_TIME = 2^40 -- seconds: no bucket has a time so far ahead
 
 local call, take = redis.call, struct.unpack
 local packed, position = ARGV[1], 1
@@ -65,16 +67,31 @@ local function write(bucket, tat_s, tat_t, marked, until_s, until_t)
     end
     local left_s, left_t = minus(end_s, end_t, now_s, now_t)
     local ms = left_s * 1000 + math.ceil(left_t / TICKS_PER_MS) + slack_ms
-    local stored = struct.pack('<dddd', tat_s, tat_t, now_s, now_t) .. (marked and '!' or '') .. block
+    local stored = struct.pack('<dddd', tat_s, tat_t, now_s, now_t) .. (marked and MARK or '') .. block
     call('SET', bucket, stored, 'PX', ms)
+end
+
+-- Returns a time of a stored string. Another program's value may be anything, also NaN. A refund to a blocked bucket may
+-- have set its TAT back by any time.
+local function time_at(stored, first)
+    local s, t = take('<dd', stored, first)
+    if s % 1 ~= 0 or s >= NO_TIME or t % 1 ~= 0 or t < 0 or t >= TICKS_PER_SECOND then
+        error('the stored value is not a bucket')
+    end
+    return s, t
 end
 
 local function read(bucket)
     local stored = call('GET', bucket)
     if not stored then return 0, 0, false, 0, 0 end
-    local marked, until_s, until_t = #stored % 2 == 1, 0, 0
-    local tat_s, tat_t, written_s, written_t = take('<dddd', stored)
-    if #stored > 33 then until_s, until_t = take('<dd', stored, #stored - 15) end
+    local size, marked, until_s, until_t = #stored, #stored % 2 == 1, 0, 0
+    if marked then size = size - 1 end
+    if size ~= 32 and size ~= 48 or marked and stored:sub(33, 33) ~= MARK then
+        error('the stored value is not a bucket')
+    end
+    local tat_s, tat_t = time_at(stored, 1)
+    local written_s, written_t = time_at(stored, 17)
+    if size == 48 then until_s, until_t = time_at(stored, #stored - 15) end
     if now_s < written_s then -- the clock has stepped back: see above
         tat_s, tat_t = plus(now_s, now_t, minus(tat_s, tat_t, written_s, written_t))
         if until_s > 0 then until_s, until_t = plus(now_s, now_t, minus(until_s, until_t, written_s, written_t)) end
