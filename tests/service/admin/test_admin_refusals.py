@@ -103,6 +103,9 @@ def test_an_answer_is_not_stored_and_sets_no_cookie(service: tuple[Running, Admi
 def test_a_page_of_the_service_itself_may_ask(service: tuple[Running, Admin]) -> None:
     running_service, admin = service
     assert admin.send("GET", "rules", origin=running_service.url).status_code == 200
+    answer = admin.send("GET", "rules", origin=running_service.url, host="ratekeeper.internal")
+    assert answer.status_code == 403
+    assert "a proxy has changed its Host: let it hand the header on" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

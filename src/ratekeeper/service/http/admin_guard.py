@@ -58,7 +58,9 @@ def _check_origin(request: GatewayExchange) -> None:
         return
     _, between, host = origin.partition("://")
     if not between or host.lower() != (request.header("host") or "").lower():
-        raise NotDoneError(403, "a page of another host sent this request")
+        raise NotDoneError(
+            403, "a page of another host sent this request; or a proxy has changed its Host: let it hand the header on"
+        )
 
 
 def key_of_change(request: GatewayExchange) -> str:
