@@ -305,6 +305,7 @@ MISTAKES = [
     (RULE.replace('"r"', '""'), "policy.toml:2: rule 1: 'name' must be a string, not an empty string"),
     (RULE.replace('"r"', r'"a\nb"'), r"policy.toml:2: rule 1: 'name' must be printable, without spaces around it"),
     (RULE.replace('"r"', '" r"'), "policy.toml:2: rule 1: 'name' must be printable, without spaces around it"),
+    (RULE.replace('"r"', '"(others)"'), "policy.toml:2: rule 1: 'name' cannot be '(others)', as metrics count many"),
     (RULE + RULE, "policy.toml:6: rule 2: rule 1 is named 'r' too: each needs its own"),
     (RULE + 'shadow = "yes"\n', "policy.toml:5: rule 'r': 'shadow' must be true or false, not a string"),
     (RULE + 'missing = "sharde"\n', "policy.toml:5: rule 'r': 'missing' cannot be 'sharde': did you mean 'shared'?"),

@@ -19,8 +19,9 @@ from ratekeeper import Keeper, ManualClock, MemoryStore, Policy, StoreUnavailabl
 from ratekeeper.core.counts import Counts
 from ratekeeper.errors import PolicyError, RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.policy.model import OTHERS
 from ratekeeper.service.metrics import of_policy
-from ratekeeper.service.metrics.cells import ALL_CELLS, BOUNDS, OTHERS, RULES, bucket_of
+from ratekeeper.service.metrics.cells import ALL_CELLS, BOUNDS, RULES, bucket_of
 from ratekeeper.service.metrics.counters import SAMPLE, Metrics, watch_store
 from ratekeeper.service.metrics.exposition import Exposition
 from ratekeeper.service.metrics.slots import Slots, shown_name

@@ -26,6 +26,9 @@ from ratekeeper.stores.spec import StoreSpec
 Missing: TypeAlias = Literal["shared", "skip", "reject"]
 
 MESSAGE_FORM = "must be a printable string of 1 to 500 characters, without spaces around it"
+OTHERS = "(others)"
+"""The name by which metrics count the rules that they do not count apart. No rule of a file has it."""
+
 _LONGEST_MESSAGE = 500
 _COST_DIGITS = 18
 _COST_SHOWN = 40

@@ -15,7 +15,7 @@ from ratekeeper.errors import did_you_mean
 from ratekeeper.limits import Deny, LeakyBucket, Limit, TokenBucket, parse_limit
 from ratekeeper.policy.file.checks import why_never
 from ratekeeper.policy.file.lookup import LOOKUP_KEYS, check_no_lookup, is_looked_up, read_lookup
-from ratekeeper.policy.model import MESSAGE_FORM, Override, Rule, is_message
+from ratekeeper.policy.model import MESSAGE_FORM, OTHERS, Override, Rule, is_message
 from ratekeeper.policy.reader import Table, kind, shown
 from ratekeeper.policy.sources import HeaderSource
 from ratekeeper.policy.spelling import has_wildcard
@@ -118,6 +118,8 @@ def _titled(table: Table) -> Table:
         return numbered
     if not name.isprintable() or name != name.strip():  # names go into headers, metrics and logs
         numbered.error("'name' must be printable, without spaces around it", "name")
+    if name == OTHERS:
+        numbered.error(f"'name' cannot be {OTHERS!r}, as metrics count many rules by this name", "name")
     return Table(table.values, table.path, f"rule {shown(name)}", table.report)
 
 

@@ -99,9 +99,7 @@ FIXED_CELLS = RELOADED_CELL + 1
 """The number of all cells but those of rules."""
 
 RULES = 1024
-"""The rules of a process that are counted apart, those of earlier policies too. The others share the first row."""
-OTHERS = "(others)"
-"""The name of the row that further rules share."""
+"""The rules of a process that are counted apart, those of earlier policies too. Further ones share the first row."""
 RULE_CELLS = 2 + len(OUTCOMES)
 """A rule's cells: the length of its name in bytes, its decisions by outcome, and those near the limit."""
 ALL_CELLS = FIXED_CELLS + RULES * RULE_CELLS

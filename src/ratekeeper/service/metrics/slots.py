@@ -19,7 +19,8 @@ from hashlib import blake2b
 
 from ratekeeper import core
 from ratekeeper.errors import RatekeeperError
-from ratekeeper.service.metrics.cells import ALL_CELLS, FIXED_CELLS, OTHERS, RULE_CELLS, RULES, gauge_cells
+from ratekeeper.policy.model import OTHERS
+from ratekeeper.service.metrics.cells import ALL_CELLS, FIXED_CELLS, RULE_CELLS, RULES, gauge_cells
 
 _NO_NAME = " "
 """The name in cells of the rule "", which refuses requests without an attribute. No rule of a policy has this name."""

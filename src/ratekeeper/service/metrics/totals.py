@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ratekeeper.service.metrics.cells import FIXED_CELLS, OTHERS, RULE_CELLS
+from ratekeeper.policy.model import OTHERS
+from ratekeeper.service.metrics.cells import FIXED_CELLS, RULE_CELLS
 from ratekeeper.service.metrics.slots import Slot, Slots, told_name
 
 
