@@ -13,6 +13,7 @@ from wire_client import HttpAnswer, WireClient, answers_in
 
 from ratekeeper import MemoryStore, Policy
 from ratekeeper.service.admin.policies import rules
+from ratekeeper.service.admin.what_if import MOST_POLICY_BODY
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
 from ratekeeper.service.http.wire import HttpWire
@@ -75,6 +76,31 @@ def test_a_name_that_a_rule_has_is_that_rules_own() -> None:
 
     async def steer() -> None:
         assert (await ask(core, "pause", rule=shown, seconds=60))["name"] == shown
+
+    asyncio.run(steer())
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "size", "status"),
+    [
+        ("what-if", TOKEN, 65_536, 503), ("what-if", TOKEN, 65_537, 503), ("what-if", TOKEN, MOST_POLICY_BODY, 503),
+        ("what-if", TOKEN, MOST_POLICY_BODY + 1, 413), ("what-if", TOKEN + "x", 65_537, 413),
+        ("what-if", TOKEN + "x", 65_536, 401), ("usage", TOKEN, 65_537, 413),
+    ],
+)  # fmt: skip
+def test_an_admin_may_try_the_longest_policy(name: str, token: str, size: int, status: int) -> None:
+    core = served("one")
+    body = b'{"policy": "rules = 7 #%b"}'
+    body %= b"x" * (size - len(body) + 2)
+    lines = f"Authorization: Bearer {token}\r\nContent-Length: {size}\r\n"
+
+    async def steer() -> None:
+        client = WireClient(lambda channel: HttpWire(core, channel, Bounds()))
+        client.send(f"POST /v1/admin/{name} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+        await client.answered()
+        [answer] = answers_in(client.sent)
+        assert isinstance(answer, HttpAnswer)
+        assert answer.status == status, answer.body
 
     asyncio.run(steer())
 

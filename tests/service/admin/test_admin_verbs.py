@@ -182,11 +182,13 @@ def test_the_limited_keys_are_told_as_they_are(admin: Admin) -> None:
 def test_what_if_tells_what_the_recorded_requests_would_have_met(admin: Admin) -> None:
     passed(admin, "k-recorded", 8)
     text = admin.see("policy")["now"]["text"]
-    by_text, by_numbers = (
+    padding = "# a policy may be longer than other bodies\n" * 2_000
+    by_text, by_long_text, by_numbers = (
         admin.do("what-if", policy=text.replace("3/day", "5/day")),
+        admin.do("what-if", policy=padding + text.replace("3/day", "5/day")),
         admin.do("what-if", rules={"each user": {"capacity": 5, "per_second": 5 / 86_400}}),
     )
-    for told in (by_text, by_numbers):
+    for told in (by_text, by_long_text, by_numbers):
         each = told["rules"][0]
         assert (each["name"], each["known"]) == ("each user", True)
         assert each["after"]["admitted"] > each["before"]["admitted"]

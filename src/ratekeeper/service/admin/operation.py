@@ -23,13 +23,15 @@ Run: TypeAlias = Callable[[Core, Given], Coroutine[Any, Any, Report]]
 class Operation(NamedTuple):
     """One operation of the admin API.
 
-    fields   the names of its body; None if it has no body, and is asked for by GET
-    changes  whether it changes anything: then it needs an Idempotency-Key, and is logged
+    fields     the names of its body; None if it has no body, and is asked for by GET
+    changes    whether it changes anything: then it needs an Idempotency-Key, and is logged
+    most_body  the bytes of its longest body; None for the usual bound
     """
 
     run: Run
     fields: Mapping[str, Field] | None = None
     changes: bool = False
+    most_body: int | None = None
 
 
 class NotDoneError(Exception):

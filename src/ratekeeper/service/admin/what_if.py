@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ratekeeper.errors import BadRequestError
+from ratekeeper.policy.file.load import MAX_BYTES
 from ratekeeper.service.admin.fields import Field, is_name, is_number, is_whole
 from ratekeeper.service.admin.operation import Given, NotDoneError, Operation, Report
 from ratekeeper.service.core import Core
 from ratekeeper.service.recording.what_if import WhatIfError
 from ratekeeper.service.recording.what_if import what_if as computed
+
+MOST_POLICY_BODY = 2 * MAX_BYTES
+"""Bytes of the longest body: room for the longest policy file, as JSON writes some characters in more bytes."""
 
 _RIGHT = {"capacity": is_whole, "per_second": is_number}
 
@@ -41,5 +45,6 @@ OPERATIONS = {
             "policy": Field(is_name, "the text of a policy file"),
             "rules": Field(_is_rules, 'an object such as {"free keys": {"capacity": 5, "per_second": 0.5}}'),
         },
+        most_body=MOST_POLICY_BODY,
     )
 }

@@ -23,7 +23,7 @@ from ratekeeper.service.core import Core
 from ratekeeper.service.http.admin_guard import key_of_change, signed_in, use_up
 from ratekeeper.service.http.answer import CLOSE, JSON_LINES, Answer, answer_of
 from ratekeeper.service.http.exchange import GatewayExchange
-from ratekeeper.service.http.route import Route
+from ratekeeper.service.http.route import MOST_BODY, Route
 from ratekeeper.service.metrics.slots import shown_name
 
 PREFIX = "/v1/admin/"
@@ -122,7 +122,20 @@ def _response_to(error: RatekeeperError | ValueError) -> Response:
     return explained(400, str(error))
 
 
+def _most_body(operation: Operation, core: Core, request: GatewayExchange) -> int:
+    """Return the bytes of the longest body that an admin may send, and fewer from others: it fills the memory."""
+    if operation.most_body is None:
+        return MOST_BODY
+    try:
+        signed_in(core, request)
+    except (NotDoneError, BadRequestError):
+        return MOST_BODY
+    return operation.most_body
+
+
 ROUTES: dict[bytes, Route] = {
-    (PREFIX + name).encode("ascii"): Route(partial(_answer, name, operation), operation.fields is not None)
+    (PREFIX + name).encode("ascii"): Route(
+        partial(_answer, name, operation), operation.fields is not None, partial(_most_body, operation)
+    )
     for name, operation in OPERATIONS.items()
 }

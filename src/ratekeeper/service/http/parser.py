@@ -14,10 +14,8 @@ import httptools
 from ratekeeper.http.responses import explained
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.http.answer import CLOSE, KEEP, Answer, answer_of, encoded, plain
+from ratekeeper.service.http.route import MOST_BODY
 from ratekeeper.service.http.routes import route_of
-
-MOST_BODY = 65_536
-"""Bytes of the longest body that is kept."""
 
 IDLE, HEAD, BODY = range(3)
 """The phases of a connection: nothing is under way, the head of a request, or its body."""
@@ -25,7 +23,6 @@ IDLE, HEAD, BODY = range(3)
 FAILED = plain(500, "the service failed: its log says why")
 
 _BAD_REQUEST = plain(400, "this is not an HTTP/1.1 request")
-_BODY_TOO_LONG = answer_of(explained(413, f"the body is longer than {MOST_BODY} bytes"))
 _SHORTEST = len(b"GET / HTTP/1.1\r\n\r\n")
 _LENGTH, _ENCODING = b"content-length", b"transfer-encoding"
 _REST_OF_A_LINE = 64
@@ -37,6 +34,9 @@ Lines: TypeAlias = list[tuple[bytes, bytes]]
 
 TakeRequest: TypeAlias = Callable[[bytes, bytes, Lines, bytes, bytes], object]
 """Takes a request: its method, target, header lines and body, and the `connection` line of its answer."""
+
+MostBody: TypeAlias = Callable[[bytes, Lines], int]
+"""Returns the bytes of the longest body that is kept for a request with this target and head."""
 
 
 class RefusedError(Exception):
@@ -50,7 +50,7 @@ class RefusedError(Exception):
 class RequestParser:
     """Parses the requests of one connection. The methods whose names begin with `on_` are called by httptools."""
 
-    def __init__(self, bounds: Bounds, take: TakeRequest) -> None:
+    def __init__(self, bounds: Bounds, take: TakeRequest, most_body: MostBody) -> None:
         self.phase = IDLE
         self.went_on = False
         """Whether anything was found since the owner has set this to False."""
@@ -60,6 +60,7 @@ class RequestParser:
         self.most_piece = _SHORTEST * max(1, bounds.pipelined - 1)
         """The bytes of the longest piece that may be fed."""
         self._take = take
+        self._most_body = most_body
         self._bounds = bounds
         # A head within its bounds has at most so many bytes, with the rest of its last piece.
         self._most_kept = bounds.target_bytes + bounds.head_bytes + _REST_OF_A_LINE + self.most_piece
@@ -68,6 +69,7 @@ class RequestParser:
         self._lines: Lines = []  # of the head, and then of the trailers
         self._head: Lines = []
         self._body = bytearray()
+        self._body_bound = MOST_BODY  # raised when a body is longer, if the route takes that
         self._body_size = 0  # of the body as it came, whether or not it is kept
         self._bodiless = False  # httptools leaves the body out, as the request asks for an upgrade
         self._parser: Any = httptools.HttpRequestParser(self)
@@ -115,6 +117,7 @@ class RequestParser:
         self.phase = HEAD
         self.went_on = True
         self._kept = 0
+        self._body_bound = MOST_BODY
         self._target = b""
         self._lines = []
 
@@ -147,8 +150,10 @@ class RequestParser:
         self._kept = 0
         self._body_size += len(piece)
         if route_of(self._target).reads_body:
-            if self._body_size > MOST_BODY:
-                raise RefusedError(_BODY_TOO_LONG)
+            if self._body_size > self._body_bound:
+                self._body_bound = bound = self._most_body(self._target, self._head)
+                if self._body_size > bound:
+                    raise RefusedError(answer_of(explained(413, f"the body is longer than {bound} bytes")))
             self._body += piece
 
     def on_message_complete(self) -> None:

@@ -18,12 +18,18 @@ Answering: TypeAlias = Answer | Coroutine[Any, Any, Answer]
 """An answer, or a coroutine that returns it."""
 
 
+MOST_BODY = 65_536
+"""Bytes of the longest body that is kept, unless its route takes a longer one."""
+
+
 class Route(NamedTuple):
     """How the questions at a path are answered."""
 
     answer: Callable[[Core, GatewayExchange], Answering]
     reads_body: bool = False
     """Whether the body of a request is kept for it. Others are dropped as they come."""
+    most_body: Callable[[Core, GatewayExchange], int] | None = None
+    """Returns the bytes of the longest body from the sender of these header lines; None for `MOST_BODY`."""
 
 
 Show: TypeAlias = Callable[[Core, GatewayExchange], Answer]

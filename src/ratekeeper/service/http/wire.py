@@ -17,7 +17,7 @@ from ratekeeper.service.core import Core
 from ratekeeper.service.http.answer import CLOSE, CONTINUE, Answer, BeginStream, Writer, plain
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.http.parser import FAILED, HEAD, IDLE, Lines, RefusedError, RequestParser
-from ratekeeper.service.http.route import Answering
+from ratekeeper.service.http.route import MOST_BODY, Answering
 from ratekeeper.service.http.routes import route_of
 from ratekeeper.service.wire import NEVER, Channel
 
@@ -32,7 +32,7 @@ class HttpWire:
 
     def __init__(self, core: Core, channel: Channel, bounds: Bounds) -> None:
         self._core, self._channel, self._bounds = core, channel, bounds
-        self._parser = RequestParser(bounds, self._take)
+        self._parser = RequestParser(bounds, self._take, self._most_body)
         self._now = channel.now()
         self.deadline = self._now + bounds.head_time
         self._body_end = 0.0  # the time at which all of a body must have come; 0 while none is under way
@@ -116,6 +116,13 @@ class HttpWire:
             self._due.append(request)
         elif not self._closing:
             self._answer(request)
+
+    def _most_body(self, target: bytes, head: Lines) -> int:
+        """Return the bytes of the longest body that is kept for a request."""
+        most_body = route_of(target).most_body
+        if most_body is None:
+            return MOST_BODY
+        return most_body(self._core, GatewayExchange(self._core.limiter, self._channel.peer, b"", target, head))
 
     def _answer(self, request: GatewayExchange) -> bool:
         """Answer a request, and return True; or begin to, and return False."""
