@@ -8,6 +8,11 @@ from ratekeeper.decision import NEVER, Charge, Decision
 from ratekeeper.gcra import decide
 
 
+def possible_charge(charge: Charge) -> int:
+    """Return the ticks that a charge can have added to a bucket's debt: 0 for a cost that can never pass."""
+    return charge.increment if charge.cost <= charge.limit.max_cost else 0
+
+
 def answer_to(charge: Charge, tat: int, blocked: bool, now: int, *, commit: bool) -> tuple[Decision, int]:
     """Return the decision on one charge; and the TAT after it if it is to be made, or 0."""
     _, key, limit, cost, increment, burst, tolerance, _, _ = charge

@@ -19,7 +19,7 @@ from itertools import compress
 from operator import setitem
 from typing import Any, TypeAlias, TypeVar
 
-from ratekeeper.core.answers import answer_to, block_of, passes, refused
+from ratekeeper.core.answers import answer_to, block_of, passes, possible_charge, refused
 from ratekeeper.decision import Charge, Decision, key_bytes
 from ratekeeper.gcra import blocked_debt, decide, refundable
 from ratekeeper.limits import TICKS_PER_SECOND
@@ -229,7 +229,7 @@ class Table:
 
     def _refund(self, right: _Right, now: int, bucket: int, charge: Charge, at: int) -> None:
         tat = self._tats.get(bucket, 0)
-        given = refundable(charge.increment, now - at)
+        given = refundable(possible_charge(charge), now - at)
         if tat and given and tat - now <= charge.burst and bucket not in self._marked:
             self._write(right, {bucket: max(0, tat - given)})
 

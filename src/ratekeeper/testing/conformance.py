@@ -155,6 +155,13 @@ class StoreConformance(ChangesByHand):
         self.store.refund([charge("a", limit, 2), charge("a", limit, 3)], made.at_ticks)
         assert self._debt("a", limit) == 6 * limit.interval
 
+    def test_a_refund_of_a_cost_that_can_never_pass_gives_nothing_back(self) -> None:
+        limit = TokenBucket(10, 1)
+        [made] = self.store.decide([charge("a", limit, 9)])
+        for cost in (limit.max_cost + 1, 2**80):
+            self.store.refund([charge("a", limit, cost)], made.at_ticks)
+            assert self._debt("a", limit) == 9 * limit.interval
+
     def test_a_refund_gives_nothing_back_once_a_later_departure_was_promised_until_the_bucket_is_full(self) -> None:
         limit = TokenBucket(2, 1)
         [made] = self.store.decide([charge("a", limit, 2)])

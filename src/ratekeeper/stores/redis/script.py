@@ -19,6 +19,7 @@ from secrets import randbelow
 from struct import Struct
 from typing import NamedTuple
 
+from ratekeeper.core.answers import possible_charge
 from ratekeeper.decision import Charge, key_bytes
 from ratekeeper.limits import TICKS_PER_SECOND
 
@@ -188,7 +189,9 @@ def refund_request(names: Sequence[bytes], charges: Sequence[Charge], at_ticks: 
     """Return the request to give back charges that were made at `at_ticks`, as far as that is right."""
     parts = [_header(REFUND, len(charges)), _time(*divmod(at_ticks, TICKS_PER_SECOND))]
     for charge in charges:
-        parts.append(_times(*divmod(charge.increment, TICKS_PER_SECOND), *divmod(charge.burst, TICKS_PER_SECOND)))
+        parts.append(
+            _times(*divmod(possible_charge(charge), TICKS_PER_SECOND), *divmod(charge.burst, TICKS_PER_SECOND))
+        )
     return Request(names, b"".join(parts), 0)
 
 
