@@ -267,6 +267,11 @@ def make_text(path: Path) -> None:
     path.write_text("a file of somebody's, which must not be written to\n" * 1000)
 
 
+def make_text_that_all_may_read(path: Path) -> None:
+    make_text(path)
+    path.chmod(0o644)
+
+
 def make_truncated(path: Path) -> None:
     SharedMemoryStore(path, 1000)
     os.truncate(path, 5000)
@@ -316,6 +321,7 @@ HOSTILE = {
     make_socket: "cannot be opened",
     make_readable_to_all: r"others than its owner may use it \(mode 0644\)",
     make_text: "is not a table of ratekeeper",
+    make_text_that_all_may_read: "is not a table of ratekeeper",
     make_truncated: "is damaged",
     make_short: "is not a table of ratekeeper",
     make_long: "is damaged",

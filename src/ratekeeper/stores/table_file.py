@@ -32,6 +32,7 @@ _COUNTERS = _PAGE - LINE_BYTES
 _MAGIC = b"ratekeeper table"
 _DRAFT = b"ratekeeper draft"
 _LAYOUT = 4
+_NO_TABLE = "is not a table of ratekeeper: give a path that no other program uses"
 
 _TRIES = 2000
 _BETWEEN_TRIES = 0.005
@@ -85,7 +86,7 @@ def remove_unused(folder: Path, prefix: str) -> None:
         with suppress(StoreError, OSError):
             fd = _open(path, create=False)
             try:
-                _check_kind_and_owner(os.fstat(fd), path)
+                _check_file(fd, path)
                 if _lock(fd, fcntl.LOCK_EX) and _found_at(path) == _identity(os.fstat(fd)):
                     path.unlink()
             finally:
@@ -115,7 +116,7 @@ def _try_to_attach(path: Path, shape: Shape | None) -> TableFile | None:
     """Return the table, mapped, after making it if need be. None: others are about to change it, so try again."""
     fd, attached = _open(path, create=shape is not None), None
     try:
-        _check_kind_and_owner(os.fstat(fd), path)
+        _check_file(fd, path)
         attached = _attach(fd, path, shape)
     finally:
         if attached is None:
@@ -171,7 +172,7 @@ def _read_header(fd: int, path: Path) -> _Header:
     """Return the header, checked, but for the boot. Raises StoreError if it is not one of this machine."""
     packed = os.pread(fd, _HEADER.size, 0)
     if len(packed) < _HEADER.size or not packed.startswith(_MAGIC):
-        raise StoreError(f"{path}: is not a table of ratekeeper: give a path that no other program uses")
+        raise StoreError(f"{path}: {_NO_TABLE}")
     header = _Header(*_HEADER.unpack(packed))
     if header.layout != _LAYOUT:
         raise StoreError(
@@ -219,6 +220,14 @@ def _open(path: Path, create: bool) -> int:
             _check_kind_and_owner(path.lstat(), path)
         reason = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened: {error.strerror}"
         raise StoreError(f"{path}: {reason}") from None
+
+
+def _check_file(fd: int, path: Path) -> None:
+    """Raise StoreError for a file that is not a table, before any words on its owner or mode; then for these."""
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and os.pread(fd, len(_MAGIC), 0) not in (b"", _DRAFT, _MAGIC):
+        raise StoreError(f"{path}: {_NO_TABLE}")
+    _check_kind_and_owner(status, path)
 
 
 def _check_kind_and_owner(status: os.stat_result, path: Path) -> None:
