@@ -237,6 +237,22 @@ def test_an_attribute_that_no_rule_could_see_is_an_error(
     assert says in err
 
 
+@pytest.mark.parametrize(
+    ("method", "note"),
+    [
+        ("gte", "note: method=gte is not registered, and counts as OTHER: did you mean GET?\n"),
+        ("X\x1b[2J", "note: method=X\\x1b[2J is not registered, and counts as OTHER\n"),
+        ("head", ""),
+        ("other", ""),
+    ],
+)
+def test_a_method_that_is_not_registered_gets_a_note(
+    capsys: pytest.CaptureFixture[str], method: str, note: str
+) -> None:
+    code, _, err = run(capsys, "explain", EXAMPLE, f"method={method}")
+    assert (code, err) == (0, note)
+
+
 def test_an_attribute_that_is_given_twice_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "explain", EXAMPLE, "path=/a", "api_key=k-1", "path=/b")
     assert (code, err) == (2, "ratekeeper: 'path' is given twice: give it once\n")
