@@ -83,14 +83,14 @@ def working(tasks: ModuleType) -> Iterator[ModuleType]:
 
 
 def test_tasks_begin_at_the_pace_of_the_limit_in_order_while_others_go_on(working: ModuleType) -> None:
-    results = [working.limited.delay(number) for number in range(12)]
+    results = [working.roomy.delay(number) for number in range(18)]
     other = working.other.delay().get(timeout=PATIENCE)
     times = begun(results)
     assert sum(at < other for _, at in times) < len(times), "the last ones still waited, and no worker with them"
     at = sorted(at for _, at in times)
-    assert at[-1] - at[0] >= (len(at) - working.BURST) / working.RATE - LATE
-    waited = sorted(times[working.BURST + 2 :], key=lambda one: one[1])
-    assert sum(abs(place - (number - working.BURST - 2)) for place, (number, _) in enumerate(waited)) <= 2 * len(waited)
+    assert at[-1] - at[0] >= (len(at) - working.ROOM) / working.RATE - LATE
+    waited = sorted(times[working.ROOM + 2 :], key=lambda one: one[1])
+    assert sum(abs(place - (number - working.ROOM - 2)) for place, (number, _) in enumerate(waited)) <= 2 * len(waited)
 
 
 def test_waiting_is_none_of_a_tasks_own_retries(working: ModuleType) -> None:

@@ -3,8 +3,9 @@
 There are two buckets for each key. The limit's own is asked when a task is about to run. So the limit holds whatever
 happens to workers and messages: in any time t at most `capacity + refill_rate * t` tasks begin. The other has the same
 rate, and gives turns: it tells each task that must wait when to come back. So tasks come back one by one, in order of
-arrival. A task that comes back and is refused takes a new turn. That happens when the workers were down and many turns
-have passed.
+arrival. While no task comes back late by `capacity / refill_rate` or more, the limit's bucket is never full. So no
+token is lost, and no task is refused. A task that comes back and is refused takes a new turn, behind all others. That
+happens when the workers were busy or down.
 
 So nothing is charged before a task runs. If a worker dies, Celery decides about its task, and at worst one turn stays
 unused.
