@@ -173,6 +173,15 @@ def test_a_report_that_cannot_be_written_is_an_error_before_the_log_is_read(
     assert capsys.readouterr().err == f"ratekeeper: {page}: No such file or directory\n"
 
 
+def test_a_replay_that_fails_leaves_no_empty_report_and_the_old_one_as_it_was(tmp_path: Path) -> None:
+    new, old = tmp_path / "new.html", tmp_path / "old.html"
+    old.write_text("an old report")
+    for page in (new, old):
+        assert main(["replay", str(EXAMPLES / "policy.toml"), str(tmp_path / "no.log"), "--html", str(page)]) == 2
+    assert not new.exists()
+    assert old.read_text() == "an old report"
+
+
 @pytest.mark.slow
 def test_a_browser_runs_nothing_of_it(tmp_path: Path) -> None:
     chromium = shutil.which("chromium")

@@ -15,7 +15,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import IO, cast
 
@@ -74,18 +74,37 @@ def run(args: argparse.Namespace) -> int:
     policy = Policy.load(args.policy)
     if args.html is not None and any(_is_same(args.html, path) for path in (args.policy, args.log)):
         raise RatekeeperError(f"--html {args.html} would overwrite what is read: name another file")
-    if args.html is not None:
-        with open(args.html, "a"):  # a mistake in its name must not cost a whole replay
-            pass
-    report = _replay_file(policy, args, name)
-    if args.html is not None:
-        with open(args.html, "w", encoding="utf-8") as file:
-            file.write(page(report, args.policy, name, args.show_keys))
+    with _ready_to_write(args.html):
+        report = _replay_file(policy, args, name)
+        if args.html is not None:
+            with open(args.html, "w", encoding="utf-8") as file:
+                file.write(page(report, args.policy, name, args.show_keys))
     if args.json:
         print(json.dumps(as_json(report), indent=2))
     else:
         print("\n".join(lines_of(report, Style.of(sys.stdout), args.policy, name, args.show_keys)))
     return 0
+
+
+@contextmanager
+def _ready_to_write(path: str | None) -> Iterator[None]:
+    """Open a file to write, as a mistake in its name must not cost a whole replay. A replay that fails leaves no file.
+
+    A file that was there before stays as it is.
+    """
+    if path is None:
+        yield
+        return
+    is_new = not os.path.exists(path)
+    with open(path, "a"):
+        pass
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                os.unlink(path)
+        raise
 
 
 def _is_same(one: str, other: str) -> bool:
