@@ -15,6 +15,7 @@ import pytest
 
 from ratekeeper.cli.main import main
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 POLICY = """
 [attributes]
 api_key = "header:x-api-key"
@@ -209,6 +210,26 @@ def test_the_bars_of_all_outcomes_begin_in_one_column(
     rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith(tuple("▁▂▃▄▅▆▇█"))]
     assert [row.split()[0] for row in rows] == ["admitted", "delayed", "rejected"]
     assert {row.index(row.split()[1]) for row in rows} == {10}
+
+
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (60, "requests  admitted  delayed  rejected           for all"),
+        (80, "requests  admitted  delayed  rejected          buckets  for 99 %   for all"),
+        (100, "rule          requests  admitted  delayed  rejected          buckets  for 99 %   for all"),
+    ],
+)
+def test_tables_and_bars_fit_into_the_terminal(
+    columns: int, titles: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert command(str(EXAMPLES / "policy.toml"), str(EXAMPLES / "access.log")) == 0
+    shown = capsys.readouterr().out.splitlines()
+    tables = shown[7 : next(place for place, line in enumerate(shown) if line.startswith("! "))]
+    assert max(map(len, tables)) <= columns
+    assert titles in map(str.strip, tables)
+    assert "  queue of 5 at 2/s" in tables
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")

@@ -38,6 +38,17 @@ class Series(NamedTuple):
         """Return the counts of one outcome."""
         return [counts[outcome] for counts in self.counts]
 
+    def fitted(self, most: int) -> Series:
+        """Return the same counts in at most `most` bins, each of several of these.
+
+        >>> Series(0, 5, ((1, 0, 0), (2, 0, 1), (4, 0, 0))).fitted(2)
+        Series(start=0, width=10, counts=((3, 0, 1), (4, 0, 0)))
+        """
+        each = -(-len(self.counts) // most)
+        groups = (self.counts[place : place + each] for place in range(0, len(self.counts), each))
+        sums = (tuple(map(sum, zip(*group, strict=True))) for group in groups)
+        return Series(self.start, self.width * each, tuple((a, d, r) for a, d, r in sums))
+
 
 class Timeline:
     """Outcomes over time, while a log is read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from ratekeeper.cli.duration import duration
@@ -12,6 +12,10 @@ from ratekeeper.replay.report import Report, RuleReport
 from ratekeeper.replay.timeline import ADMITTED, DELAYED, REJECTED, Series
 
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*%#"
+_TITLES = ("requests", "admitted", "delayed", "rejected", "", "buckets", "for 99 %", "for all")
+_LEAST = ("for 99 %", "buckets", "delayed")
+"""The columns that a narrow terminal does without, the first one first."""
+
 _ROWS = (("admitted", ADMITTED, "green"), ("delayed", DELAYED, "yellow"), ("rejected", REJECTED, "red"))
 
 
@@ -48,6 +52,7 @@ def _timeline(series: Series | None, style: Style) -> list[str]:
     """Return a row of bars for each outcome that there was, on one scale, and the times below them."""
     if series is None or len(series.counts) < 2:
         return []
+    series = series.fitted(max(20, style.columns - 10))
     steps = _BLOCKS if encodes(_BLOCKS) else _ASCII
     lines = []
     for name, outcome, colour in _ROWS:
@@ -74,51 +79,65 @@ def _clock(series: Series, place: int) -> str:
 
 
 def _rules(report: Report, style: Style) -> list[str]:
+    """Return the table of rules. On a narrow terminal names have their own lines, and then columns are left out."""
     delayed = any(rule.delayed for rule in report.rules)
-    names = [
-        "requests",
-        "admitted",
-        *(["delayed"] if delayed else []),
-        "rejected",
-        "",
-        "buckets",
-        "for 99 %",
-        "for all",
+    titles = [title for title in _TITLES if delayed or title != "delayed"]
+    rows = _rule_rows(report, titles, own_lines=False)
+    for least in (None, *_LEAST):
+        if style.fits(rows):
+            break
+        titles = [title for title in titles if title != least]
+        rows = _rule_rows(report, titles, own_lines=True)
+    return style.table(rows, right=range(1, len(titles) + 1))
+
+
+def _rule_rows(report: Report, titles: Sequence[str], own_lines: bool) -> list[list[Cell]]:
+    rows = [
+        [Cell(""), *[Cell("capacity" if title.startswith("for ") else "", "dim") for title in titles]],
+        [Cell("" if own_lines else "rule", "dim"), *[Cell(title, "dim") for title in titles]],
     ]
-    first = ["", *[""] * (len(names) - 2), "capacity", "capacity"]
-    rows = [[Cell(name, "dim") for name in first], [Cell(name, "dim") for name in ("rule", *names)]]
     for rule in report.rules:
-        rows += _rule_rows(rule, delayed)
-    return style.table(rows, right=range(1, len(names) + 1))
+        numbers = dict(zip(_TITLES, _numbers(rule), strict=True))
+        name = Cell(words.name_of(rule.rule) + " (shadow)" * rule.rule.shadow, "bold")
+        rows += _named(name, [numbers[title] for title in titles], own_lines)
+        rows.append([Cell(f"  {words.limit_of(rule.rule)}", "dim")])
+    return rows
 
 
-def _rule_rows(report: RuleReport, delayed: bool) -> list[list[Cell]]:
+def _named(name: Cell, numbers: list[Cell], own_line: bool) -> list[list[Cell]]:
+    return [[name], [Cell(""), *numbers]] if own_line else [[name, *numbers]]
+
+
+def _numbers(report: RuleReport) -> list[Cell]:
     red = "red" if report.rejected else ""
     remedied = report.remedy is not None
-    numbers = [
-        Cell(f"{report.requests:,}"), Cell(f"{report.admitted:,}"), *([Cell(f"{report.delayed:,}")] if delayed else []),
+    return [
+        Cell(f"{report.requests:,}"), Cell(f"{report.admitted:,}"), Cell(f"{report.delayed:,}"),
         Cell(f"{report.rejected:,}", red), Cell(words.share(report.rejected, report.requests), red),
         Cell(f"{report.buckets:,}"),
         Cell(words.capacity_of(report.needed_99, report.rejected, remedied)),
         Cell(words.capacity_of(report.needed, report.rejected, remedied)),
     ]  # fmt: skip
-    shadow = " (shadow)" if report.rule.shadow else ""
-    return [
-        [Cell(words.name_of(report.rule) + shadow, "bold"), *numbers],
-        [Cell(f"  {words.limit_of(report.rule)}", "dim"), *[Cell("")] * len(numbers)],
-    ]
 
 
 def _top(report: Report, style: Style) -> list[str]:
     if not report.top:
         return []
-    names = ("most rejected", "admitted", "rejected", "", "capacity for all")
-    rows = [[Cell(name, "dim") for name in names]]
+    rows = _top_rows(report, own_lines=False)
+    if not style.fits(rows):
+        rows = _top_rows(report, own_lines=True)
+    return style.table(rows, right=(1, 2, 3, 4))
+
+
+def _top_rows(report: Report, own_lines: bool) -> list[list[Cell]]:
+    titles = [Cell(title, "dim") for title in ("admitted", "rejected", "", "capacity for all")]
+    rows = _named(Cell("most rejected", "dim"), titles, own_lines)
     for bucket in report.top:
         name = f"{safe(bucket.rule, words.LONGEST_NAME)}  {safe(bucket.name, words.LONGEST_NAME)}"
-        rows.append([
-            Cell(name), Cell(f"{bucket.admitted:,}"), Cell(f"{bucket.rejected:,}", "red"),
+        numbers = [
+            Cell(f"{bucket.admitted:,}"), Cell(f"{bucket.rejected:,}", "red"),
             Cell(words.share(bucket.rejected, bucket.admitted + bucket.rejected), "red"),
             Cell(words.capacity_of(bucket.needed, bucket.rejected, bucket.remedied)),
-        ])  # fmt: skip
-    return style.table(rows, right=(1, 2, 3, 4))
+        ]  # fmt: skip
+        rows += _named(Cell(name), numbers, own_lines)
+    return rows
