@@ -312,6 +312,30 @@ def test_an_async_key_or_cost_function_is_an_error(limiter: Keys) -> None:
             limiter.limit(key="x", cost=one)  # type: ignore[arg-type]
 
 
+def no_key(user: str) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("role", "function", "words"),
+    [
+        ("key", no_key, r"^the key function no_key\(\) must return str or bytes, not NoneType$"),
+        ("key", lambda *all_of_it: None, r"<lambda>\(\) must return str or bytes, not NoneType$"),
+        ("key", lambda user: 5, r"<lambda>\(\) must return str or bytes, not int: return str\(\.\.\.\) of it$"),
+        ("cost", no_key, r"^the cost function no_key\(\) must return a whole number of tokens, not NoneType$"),
+        ("cost", lambda user: 1.5, r"<lambda>\(\) must return a whole number of tokens, not float$"),
+    ],
+)
+def test_a_function_that_returns_no_key_or_no_cost_is_named(
+    limiter: Keys, role: str, function: Any, words: str
+) -> None:
+    @limiter.limit(**{"key": "k", role: function})
+    def send(user: str) -> None: ...
+
+    with pytest.raises(TypeError, match=words):
+        send("alice")
+    assert not limiter.asked
+
+
 def test_a_class_is_not_a_function(limiter: Keys) -> None:
     with pytest.raises(TypeError, match=r"limit\(\) guards functions, not the class Thing: put it on a method"):
 

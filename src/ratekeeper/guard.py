@@ -146,6 +146,16 @@ def cost_of_call(cost: Cost, function: Callable[..., object]) -> Callable[..., i
     return _of_call(cost, function, "cost")
 
 
+def value_of(ask: Callable[..., Any], role: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a key or a cost function of the user. Raise TypeError, which names it, if it returns neither."""
+    value = ask(*args, **kwargs)
+    if isinstance(value, str | bytes) if role == "key" else hasattr(type(value), "__index__"):
+        return value
+    right = "str or bytes" if role == "key" else "a whole number of tokens"
+    mend = ": return str(...) of it" if role == "key" and isinstance(value, int) else ""
+    raise TypeError(f"the {role} function {_name(ask)}() must return {right}, not {type(value).__name__}{mend}")
+
+
 def _check_function(function: object) -> None:
     """Raise TypeError for an object that a decorator cannot guard, and say what to do instead."""
     if isinstance(function, type):
@@ -172,16 +182,16 @@ def _of_call(ask: object, function: Callable[..., object], role: str) -> Callabl
         return lambda *args, **kwargs: ask
     wanted, offered = _signature(ask), _signature(function)
     if wanted is None or offered is None or not _SPREAD.isdisjoint(one.kind for one in wanted.parameters.values()):
-        return ask
+        return partial(value_of, ask, role)
     open_to = {one.kind for one in offered.parameters.values()} & _SPREAD
     has = {name for name, one in offered.parameters.items() if one.kind not in _SPREAD}
     unknown = [name for name, one in wanted.parameters.items() if name not in has and one.default is Parameter.empty]
     if unknown and open_to == _SPREAD:  # its parameters tell nothing of its arguments
-        return ask
+        return partial(value_of, ask, role)
     if unknown and Parameter.VAR_KEYWORD not in open_to:
         hint = did_you_mean(unknown[0], has) if has else ", which has none"
         raise TypeError(f"the {role} function names {unknown[0]!r}, not a parameter of {_name(function)}(){hint}")
-    return _picking(ask, wanted, offered, _name(function))
+    return _picking(partial(value_of, ask, role), wanted, offered, _name(function))
 
 
 def _picking(ask: Callable[..., Any], wanted: Signature, offered: Signature, called: str) -> Callable[..., Any]:

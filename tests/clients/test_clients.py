@@ -53,6 +53,12 @@ def watch() -> Stopwatch:
     return Stopwatch()
 
 
+def test_a_function_that_returns_no_key_is_named(client_of: Opener, api: LimitedAPI) -> None:
+    client = client_of("10/s", key=lambda request: None)
+    with pytest.raises(TypeError, match=r"the key function .*<lambda>\(\) must return str or bytes, not NoneType"):
+        client.send(api.url)
+
+
 def test_requests_leave_at_the_pace_of_the_limit(client_of: Opener, api: LimitedAPI, watch: Stopwatch) -> None:
     client = client_of(Limiter("10/s burst 2", store=watch.store))
     left = []

@@ -31,7 +31,7 @@ from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.errors import StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.forks import forget_in_child
-from ratekeeper.guard import check_key_and_cost
+from ratekeeper.guard import check_key_and_cost, value_of
 from ratekeeper.limiter import AsyncLimiter, Limiter
 from ratekeeper.limits import TICKS_PER_SECOND, Limit, wait_ticks
 from ratekeeper.stores.as_async import as_async
@@ -196,8 +196,8 @@ class _Flow(Generic[R, L]):
 
         A response that is not returned is closed, also if this is interrupted or cancelled.
         """
-        key = self._key(request) if callable(self._key) else self._key
-        cost = self._cost(request) if callable(self._cost) else self._cost
+        key = value_of(self._key, "key", request) if callable(self._key) else self._key
+        cost = value_of(self._cost, "cost", request) if callable(self._cost) else self._cost
         retries = self._retries if library.repeatable(request) else 0
         while True:
             await self._take_turn(key, cost)
