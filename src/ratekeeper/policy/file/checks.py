@@ -199,6 +199,8 @@ def _why_no_client(pattern: str, source: ClientIP) -> str | None:
 
 def _why_no_method(pattern: str) -> str | None:
     method = pattern.upper()
+    if method == OTHER or method in METHODS:
+        return None
     several = [word for word in _SEPARATOR.split(method) if word]
     if len(several) != 1 or several[0] != method:
         return f"{clipped(pattern)} is not one method: write {several}"
