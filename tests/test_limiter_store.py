@@ -246,6 +246,25 @@ def test_a_limiter_is_not_pickled_or_copied(kind: Any, way: Any, store: TableSto
             way(made)
 
 
+@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_store_and_a_keeper_are_not_pickled_or_copied(way: Any) -> None:
+    """The words were of a lock, or of a weak dictionary."""
+    stores = [MemoryStore(9), MemoryStore(9, implementation="python"), RedisStore("redis://127.0.0.1:1")]
+    for store in stores:
+        with pytest.raises(TypeError, match=f"^{type(store).__name__} cannot be pickled or copied: make one in each"):
+            way(store)
+    for kind in (Keeper, AsyncKeeper):
+        with pytest.raises(TypeError, match=f"^{kind.__name__} cannot be pickled or copied: make one in each process"):
+            way(kind(Policy.parse('[[rules]]\nname = "a"\nlimit = "5/s"')))
+
+
+def test_a_verb_is_not_pickled() -> None:
+    for limits in (["5/s"], ["5/s", "9/m"]):
+        limiter = Limiter(*limits, store=MemoryStore(9, implementation="python"))
+        with pytest.raises(TypeError, match=r"^a verb of a limiter cannot be pickled or copied: make the limiter in"):
+            pickle.dumps(limiter.try_acquire)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [5, b"x", ["a"], object()])
 def test_a_name_is_a_string(kind: Any, name: Any) -> None:

@@ -1,13 +1,13 @@
-"""Forks: state of a process that its forked child must not use as it is. Knows nothing of that state.
+"""Forks: state of a process that another must not use as it is: a forked child, or one that gets a pickle of it.
 
 A fork copies one thread. A lock that another one holds is never released in the child, and waiters, calls under way and
-the connections of an event loop are the parent's.
+the connections of an event loop are the parent's. This module knows nothing of that state.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import ClassVar, NoReturn, Protocol
 from weakref import WeakSet
 
 
@@ -15,6 +15,16 @@ class Forgetful(Protocol):
     """A part that can begin anew."""
 
     def forget(self) -> None: ...
+
+
+class OfOneProcess:
+    """An object that lives in one process. To pickle or copy it raises a TypeError, which says what to do instead."""
+
+    _kind: ClassVar[str] = ""
+    _instead: ClassVar[str]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self._kind or type(self).__name__} cannot be pickled or copied: {self._instead}")
 
 
 _parts: WeakSet[Forgetful] = WeakSet()

@@ -7,6 +7,7 @@ from typing import Any
 from ratekeeper.decision import Charge, scope_of
 from ratekeeper.errors import PolicyError, did_you_mean
 from ratekeeper.exceeded import RateLimitExceeded
+from ratekeeper.forks import OfOneProcess
 from ratekeeper.limits import TokenBucket
 from ratekeeper.policy.compiled import CompiledPolicy
 from ratekeeper.policy.decision import PolicyDecision
@@ -21,9 +22,10 @@ MEMORY_SPEC = StoreSpec(MEMORY)
 PROBE = Charge.of(scope_of("ratekeeper"), "ready", TokenBucket(1, 1), 0, on_error="raise")
 
 
-class Keeping:
+class Keeping(OfOneProcess):
     """The base of both keepers: the compiled policy, which another may replace at any time."""
 
+    _instead = "make one in each process, of the same policy"
     store: Any  # each keeper declares the type
     compiled: CompiledPolicy
     _local: Store | None  # the store, if its answers come at once

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 from ratekeeper.clock import Clock
 from ratekeeper.coroutines import pending
 from ratekeeper.decision import Charge, Decision, combine, key_bytes
+from ratekeeper.forks import OfOneProcess
 from ratekeeper.limits import MAX_AHEAD_TICKS, Limit, Timeout, checked_cost, wait_ticks
 from ratekeeper.waiting.async_wait_queue import AsyncWaitQueue
 from ratekeeper.waiting.wait_queue import TaskQueue, WaitQueue
@@ -174,8 +175,11 @@ _charge: Callable[[tuple[Any, ...]], Charge] = partial(tuple.__new__, Charge)
 """Make a charge of its nine fields, at half the price of `Charge(...)`."""
 
 
-class _Charging:
+class _Charging(OfOneProcess):
     """The charges of one limiter, for both gates."""
+
+    _kind = "a verb of a limiter"
+    _instead = "make the limiter in each process"
 
     def __init__(self, scopes: tuple[str, ...], limits: tuple[Limit, ...]) -> None:
         self._bound = tuple(zip(scopes, limits, strict=True))

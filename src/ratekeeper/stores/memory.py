@@ -6,10 +6,11 @@ from typing import Literal
 
 from ratekeeper import core
 from ratekeeper.clock import Clock, ticks_of
+from ratekeeper.forks import OfOneProcess
 from ratekeeper.stores.table_store import MAX_KEYS, TableStore, denies_when_full
 
 
-class MemoryStore(TableStore):
+class MemoryStore(OfOneProcess, TableStore):
     """Keep up to `max_keys` live buckets in this process, thread-safe, in 16 / 0.7 = 23 bytes each (C core).
 
     The memory is reserved at once and used only as keys come. When more buckets are live than fit, `on_full="evict"`
@@ -21,6 +22,8 @@ class MemoryStore(TableStore):
     >>> store.stats().live
     0
     """
+
+    _instead = "make one in each process. Processes that share their limits need a SharedMemoryStore or a server"
 
     def __init__(
         self,

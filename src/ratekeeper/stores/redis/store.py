@@ -15,6 +15,7 @@ from ratekeeper.clock import Clock, SystemClock
 from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, Decision, OnError, combine
 from ratekeeper.errors import StoreUnavailable
+from ratekeeper.forks import OfOneProcess
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
 from ratekeeper.stores.base import Answer, ChargeGate, Gate, WaitForTurn, checked_keys
 from ratekeeper.stores.redis.call_monitor import CallMonitor, MonitoredCall
@@ -53,9 +54,10 @@ class RedisStats(NamedTuple):
     open: int = 0
 
 
-class RedisStoreBase:
+class RedisStoreBase(OfOneProcess):
     """A store whose buckets are on a server: its parts, and one script call. `RedisStore` documents the arguments."""
 
+    _instead = "make one in each process, with the same URL and prefix"
     _connections_of: ClassVar[type[BlockingConnections | AsyncConnections]]
 
     def __init__(
