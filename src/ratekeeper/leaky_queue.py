@@ -18,12 +18,12 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, NoReturn, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from ratekeeper.clock import Clock, SystemClock, local_ticks, ticks_of
 from ratekeeper.decision import seconds
 from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
-from ratekeeper.forks import forget_in_child
+from ratekeeper.forks import OfOneProcess, forget_in_child
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, wait_ticks
 from ratekeeper.rates import Rate
 from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup, wake_task
@@ -68,7 +68,7 @@ class _Consumer(Generic[T]):
     entry: _Entry[T] | None = None  # taken, but not returned yet
 
 
-class LeakyQueue(Generic[T]):
+class LeakyQueue(OfOneProcess, Generic[T]):
     """Hold up to `capacity` items, and let them out one by one at `leak_rate` (a number a second, or "300/minute").
 
     `put` from any thread; take by `get` or by iterating, or by `get_async` or `async for`. A consumer that comes late
@@ -82,6 +82,8 @@ class LeakyQueue(Generic[T]):
     >>> list(queue)
     ['a letter']
     """
+
+    _instead = "a copy would let the same items out at its own pace"
 
     def __init__(self, capacity: int, leak_rate: Rate, *, clock: Clock | None = None) -> None:
         self.limit = LeakyBucket(capacity, leak_rate)
@@ -199,9 +201,6 @@ class LeakyQueue(Generic[T]):
         with self._lock:
             oldest = self._now() - self._entries[0].came if self._entries else 0
             return QueueStats(len(self._entries), seconds(max(self._longest, oldest)), self._refused, self._taken)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a LeakyQueue cannot be pickled or copied: a copy would let the same items out at its own pace")
 
     def _enter(self, consumer: _Consumer[T]) -> None:
         with self._lock:

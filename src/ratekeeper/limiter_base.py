@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from ratekeeper.decision import Charge, Decision, scope_of
 from ratekeeper.errors import why_no_name
+from ratekeeper.forks import OfOneProcess
 from ratekeeper.limits import DEFAULT_WAIT, Limit, Timeout, parse_limit
 from ratekeeper.refund import claim_refund
 from ratekeeper.stores.base import AsyncStore, Store
@@ -19,9 +20,12 @@ from ratekeeper.stores.unnamed import join_unnamed
 from ratekeeper.usage import Usage
 
 
-class NamedLimits:
+class NamedLimits(OfOneProcess):
     """Limits under a name. A subclass has the store and the verbs."""
 
+    _instead = (
+        "make one in each process. They share their limits if they have one name on one SharedMemoryStore or server"
+    )
     _alike: Any
 
     def __init__(
@@ -64,13 +68,6 @@ class NamedLimits:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.limits))}, name={self.name!r})"
-
-    def __reduce__(self) -> NoReturn:
-        kind = type(self).__name__
-        raise TypeError(
-            f"a {kind} cannot be pickled or copied, as its store cannot: make one in each process. They share their "
-            "limits if they have one name on one SharedMemoryStore or server"
-        )
 
     def _to_give_back(self, decision: Decision, cost: int | None) -> list[Charge]:
         """Return the charges that a refund gives back, and note that they are given."""

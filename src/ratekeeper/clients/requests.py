@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from ratekeeper.clients.pacer import Library, Pace, Pacer, host_of
 from ratekeeper.clients.pauses import LONGEST_PAUSE
 from ratekeeper.errors import MissingExtraError
+from ratekeeper.forks import OfOneProcess
 
 try:
     from requests import PreparedRequest, Response
@@ -26,7 +27,7 @@ _REQUESTS = Library[PreparedRequest, Response](
 )
 
 
-class RateLimitAdapter(HTTPAdapter):
+class RateLimitAdapter(OfOneProcess, HTTPAdapter):
     """Makes each request wait for its turn, and holds back further requests when the server says so.
 
         session.mount("https://api.example.com", RateLimitAdapter("5/s", "100/minute"))
@@ -42,6 +43,8 @@ class RateLimitAdapter(HTTPAdapter):
     Other options go to `HTTPAdapter`. Its own `max_retries` would send again without asking the limit. Thread-safe.
     """
 
+    _instead = "mount a new one on a session of each process"
+
     def __init__(
         self,
         *limits: Pace,
@@ -54,9 +57,6 @@ class RateLimitAdapter(HTTPAdapter):
     ) -> None:
         self._pacer = Pacer(limits, key, cost, timeout, retries, longest_pause)
         super().__init__(**adapter)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a RateLimitAdapter cannot be pickled or copied, as its limiter cannot: mount one anew")
 
     def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
         send = super().send

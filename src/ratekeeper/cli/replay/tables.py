@@ -97,7 +97,7 @@ def _rule_rows(report: Report, titles: Sequence[str], own_lines: bool) -> list[l
         [Cell("" if own_lines else "rule", "dim"), *[Cell(title, "dim") for title in titles]],
     ]
     for rule in report.rules:
-        numbers = dict(zip(_TITLES, _numbers(rule), strict=True))
+        numbers: dict[str, Cell] = dict(zip(_TITLES, _numbers(rule), strict=True))
         name = Cell(words.name_of(rule.rule) + " (shadow)" * rule.rule.shadow, "bold")
         rows += _named(name, [numbers[title] for title in titles], own_lines)
         rows.append([Cell(f"  {words.limit_of(rule.rule)}", "dim")])
