@@ -18,7 +18,7 @@ HANGS = "stopped at its time limit"
 # The tests of C and Lua, for which nothing says which test runs which line.
 C_TESTS = [f"tests/test_{name}.py" for name in ("conformance", "limiter", "limiter_store", "threads")]
 C_TESTS += [f"tests/stores/test_{name}.py" for name in ("memory", "shared_file", "stores")]
-C_TESTS += ["tests/policy/test_policy_twins.py", "tests/http/test_http_headers.py"]
+C_TESTS += ["tests/policy/test_policy_twins.py", "tests/policy/test_policy_match.py", "tests/http/test_http_headers.py"]
 C_OPTIONS = ("-k", "not python and not valkey and not redis and not cluster")
 C_PROGRAMS = ["fast", "interleave"]
 LUA_TESTS = ["tests/stores/redis/test_redis_script.py", "tests/stores/redis/test_redis_store.py"]
