@@ -83,6 +83,15 @@ def test_both_decide_alike(policy: Policy, requests: list[tuple[dict[str, str], 
         twins.clock.advance(pause)
 
 
+def test_a_look_up_is_asked_by_the_reading_that_the_rule_is_for() -> None:
+    """The C core asked by the first reading, which the client chooses, and kept the answer for the other's bucket."""
+    rule = Rule("r", TokenBucket(1, 1), match={"user": ("a",)}, key=("user",), lookup=Lookup("plan"))
+    for readings in (["A", "a"], ["a", "A"], ["b", "A", "a"]):
+        decision = Twins(Policy(rules=(rule,))).ask({"user": Readings.of(readings)})
+        assert isinstance(decision, PolicyDecision)
+        assert decision.rules[0].limit == plan_of({"user": "a"})
+
+
 class Text(str):
     """A string of another class, with another idea of equality."""
 

@@ -48,9 +48,7 @@ static bool is_slot_of(const rk_matcher_object *self, Py_ssize_t tested, Py_ssiz
     return tested == slot || (place >= 0 && place < PyTuple_GET_SIZE(hashed) && rk_number_at(hashed, place) == slot);
 }
 
-/* The value of a slot, which is there, as a key takes it: of several readings, the first that the test of the slot, or of
- * its digest, accepts. A new reference. */
-static PyObject *keyed_value(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *const *values)
+PyObject *rk_keyed_value(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *const *values)
 {
     PyObject *test = NULL, *tested = NULL, *chosen = values[slot];
     if (!rk_has_readings(self, chosen))
@@ -80,7 +78,7 @@ bool rk_append_bucket(const rk_matcher_object *self, PyObject *rule, rk_found *f
     for (Py_ssize_t i = 0; done && i < PyTuple_GET_SIZE(slots); i++) {
         Py_ssize_t slot = rk_number_at(slots, i);
         PyObject *keyed = NULL;
-        if (found->values[slot] && !(keyed = keyed_value(self, RK_AT(rule, RULE_TESTS), slot, found->values)))
+        if (found->values[slot] && !(keyed = rk_keyed_value(self, RK_AT(rule, RULE_TESTS), slot, found->values)))
             return false;
         done = keyed ? append_value(found, keyed) : append(found, "-", 1);
         Py_XDECREF(keyed);

@@ -74,10 +74,14 @@ static inline bool rk_has_readings(const rk_matcher_object *self, PyObject *valu
     return value && (PyObject *)Py_TYPE(value) == RK_AT(self->program, RK_READINGS);
 }
 
-/* buckets.c: each returns false with a Python error set. */
+/* buckets.c: each returns false, or NULL, with a Python error set. */
 
 /* Append the key of a rule's bucket to the bytes: for each attribute its length and its value. */
 bool rk_append_bucket(const rk_matcher_object *self, PyObject *rule, rk_found *found);
+
+/* The value of a slot, which is there, as a key takes it: of several readings, the first that the test of the slot, or of
+ * its digest, accepts. A new reference. */
+PyObject *rk_keyed_value(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *const *values);
 
 /* The tokens of a rule's own cost. A cost that does not fit 64 bits is as good as infinite. */
 bool rk_read_own_cost(PyObject *rule, PyObject *const *values, int64_t *cost);

@@ -57,11 +57,17 @@ static PyObject *fresh(rk_lookup *lookup, PyTypeObject *type, PyObject *bucket, 
 /* (place, bucket, values of the key), the question to Python; the reference to the bucket is taken */
 static PyObject *wanted(const rk_matcher_object *matcher, const rk_found *found, Py_ssize_t place, PyObject *bucket)
 {
-    PyObject *slots = RK_AT(RK_AT(matcher->rules, place), RULE_SLOTS);
+    PyObject *rule = RK_AT(matcher->rules, place), *slots = RK_AT(rule, RULE_SLOTS);
     PyObject *values = PyTuple_New(PyTuple_GET_SIZE(slots));
     for (Py_ssize_t i = 0; values && i < PyTuple_GET_SIZE(slots); i++) {
-        PyObject *value = found->values[rk_number_at(slots, i)];
-        PyTuple_SET_ITEM(values, i, Py_NewRef(value ? value : Py_None));
+        Py_ssize_t slot = rk_number_at(slots, i);
+        bool given = found->values[slot] != NULL;
+        PyObject *value =
+            given ? rk_keyed_value(matcher, RK_AT(rule, RULE_TESTS), slot, found->values) : Py_NewRef(Py_None);
+        if (value)
+            PyTuple_SET_ITEM(values, i, value);
+        else
+            Py_CLEAR(values);
     }
     if (!values) {
         Py_DECREF(bucket);
