@@ -92,6 +92,17 @@ def test_a_look_up_is_asked_by_the_reading_that_the_rule_is_for() -> None:
         assert decision.rules[0].limit == plan_of({"user": "a"})
 
 
+@pytest.mark.parametrize(
+    ("network", "client"), [("10.1.2.3/32", "10.1.2.3"), ("2001:db8:0:7::/64", "2001:db8:0:7::/64")]
+)
+def test_a_network_as_narrow_as_a_client_is_known_matches_it(network: str, client: str) -> None:
+    decision = Twins(Policy(rules=(Rule("r", TokenBucket(1, 1), match={"client": (network,)}),))).ask(
+        {"client": client}
+    )
+    assert isinstance(decision, PolicyDecision)
+    assert [rule.name for rule in decision.rules] == ["r"]
+
+
 class Text(str):
     """A string of another class, with another idea of equality."""
 
