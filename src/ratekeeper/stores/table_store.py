@@ -63,8 +63,8 @@ class TableStore:
         """Change a bucket by hand. See `Store.adjust`."""
         if not self._table.adjust(scope, key, *checked_adjustment(back_ticks, block_ticks)):
             raise StoreError(
-                f"there is no room for a block: the table has {self._max_keys:,} keys, and takes no other while it is "
-                "full. Ask again when a bucket is full again, or make the table larger"
+                f"the table is full, with max_keys={self._max_keys:,}: there is no room for the block. Ask again when "
+                "a bucket has refilled, or make the table larger"
             )
 
     def reset_scope(self, scope: str) -> None:
