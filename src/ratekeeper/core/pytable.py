@@ -200,7 +200,7 @@ class Table:
         looked, charged, without_room = list[Decision](), set[int](), 0
         for charge, bucket in zip(charges, buckets, strict=True):
             decision, _ = answer_to(charge, *self._seen(self._tats, charge, bucket, now), now, commit=False)
-            if decision.allowed and charge.increment:
+            if self._deny_when_full and decision.allowed and charge.increment:
                 charged.add(bucket)
                 if full_for := self._full_for(right, now, charged):
                     without_room += 1
@@ -210,8 +210,8 @@ class Table:
         return looked, without_room
 
     def _full_for(self, right: _Right, now: int, charged: Set[int]) -> int:
-        """Return the ticks until a table that denies may have room for these buckets; 0 if it has."""
-        while self._deny_when_full and len(self._tats) + sum(one not in self._tats for one in charged) > self._max_keys:
+        """Return the ticks until the table may have room for these buckets; 0 if it has."""
+        while len(self._tats) + sum(one not in self._tats for one in charged) > self._max_keys:
             tat, bucket = self._least(right) if self._tats else (now + TICKS_PER_SECOND, 0)
             if tat > now:
                 return tat - now
