@@ -143,15 +143,19 @@ class ManualClock:
             self._move(index(ticks))
 
     def wait(self, woken: threading.Event, until: int) -> None:
-        with self._lock:
-            self._move(max(self._now, until))
+        self._go_to(until)
 
     async def wait_async(self, woken: asyncio.Event, until: int) -> None:
-        self.wait(threading.Event(), until)
+        self._go_to(until)
         await asyncio.sleep(0)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.seconds()!r})"
+
+    def _go_to(self, ticks: int) -> None:
+        """Go on to a time, unless it is past."""
+        with self._lock:
+            self._move(max(self._now, ticks))
 
     def _move(self, ticks: int) -> None:
         if not 0 <= ticks <= MAX_TICKS:
