@@ -10,13 +10,10 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import count
-from typing import TypeAlias
 
 from ratekeeper.limits import TICKS_PER_SECOND
-
-_Entry: TypeAlias = tuple[int, int, "Alarm"]
 
 AT_ONCE = 256
 """The most alarms that ring before the loop goes on: what they wake is then still in the processor's caches."""
@@ -28,10 +25,11 @@ _of_thread = threading.local()
 class Alarm:
     """Sets an event at a time, unless it is cancelled before."""
 
-    __slots__ = ("_alarms", "_woken")
+    __slots__ = ("_alarms", "_at", "_woken")
 
-    def __init__(self, alarms: Alarms, woken: asyncio.Event) -> None:
+    def __init__(self, alarms: Alarms, at: int, woken: asyncio.Event) -> None:
         self._alarms = alarms
+        self._at = at
         self._woken: asyncio.Event | None = woken  # None: it has rung, or was cancelled
 
     def cancel(self) -> None:
@@ -56,8 +54,9 @@ class Alarms:
     def __init__(self, loop: asyncio.AbstractEventLoop, ticks: Callable[[], int]) -> None:
         self.loop = loop
         self._ticks = ticks
-        self._in_order: deque[_Entry] = deque()  # each is due no earlier than the one before it, as most are
-        self._others: list[_Entry] = []  # a heap
+        # Each is due no earlier than the one before it, as most are. Of one time, they were set before the others.
+        self._in_order: deque[Alarm] = deque()
+        self._others: list[tuple[int, int, Alarm]] = []  # a heap, by time and then by number
         self._numbers = count()
         self._cancelled = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -69,12 +68,11 @@ class Alarms:
 
     def set(self, at: int, woken: asyncio.Event) -> Alarm:
         """Return an alarm that sets an event at a time, in ticks."""
-        alarm = Alarm(self, woken)
-        entry = at, next(self._numbers), alarm
-        if not self._in_order or at >= self._in_order[-1][0]:
-            self._in_order.append(entry)
+        alarm = Alarm(self, at, woken)
+        if not self._in_order or at >= self._in_order[-1]._at:
+            self._in_order.append(alarm)
         else:
-            heappush(self._others, entry)
+            heappush(self._others, (at, next(self._numbers), alarm))
         if self._timer is None or at < self._next:
             self._start_timer()
         return alarm
@@ -82,7 +80,8 @@ class Alarms:
     def _start_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._next = min(entries[0] for entries in (self._in_order, self._others) if entries)[0]
+        first = [self._in_order[0]._at] if self._in_order else []
+        self._next = min(first + [at for at, _, _ in self._others[:1]])
         self._timer = self.loop.call_later(max(0, self._next - self._ticks()) / TICKS_PER_SECOND, self._ring)
 
     def _ring(self) -> None:
@@ -105,17 +104,18 @@ class Alarms:
     def _take_due(self, now: int) -> Alarm | None:
         """Take out the earliest alarm, if it is due."""
         in_order, others = self._in_order, self._others
-        if in_order and not (others and others[0] < in_order[0]):
-            return in_order.popleft()[2] if in_order[0][0] <= now else None
+        if in_order and not (others and others[0][0] < in_order[0]._at):
+            return in_order.popleft() if in_order[0]._at <= now else None
         return heappop(others)[2] if others and others[0][0] <= now else None
 
     def _note_cancelled(self) -> None:
         """Forget the cancelled alarms once they are the most: their number is bounded by that of the others."""
         self._cancelled += 1
         if self._cancelled > max(_FEW, len(self) // 2):
-            self._in_order = deque([entry for entry in self._in_order if entry[2]._woken is not None])
-            self._others = [entry for entry in self._others if entry[2]._woken is not None]
-            heapify(self._others)
+            kept = [*self._in_order, *[alarm for _, _, alarm in sorted(self._others)]]
+            kept.sort(key=lambda alarm: alarm._at)  # those of one time keep their order
+            self._in_order = deque([alarm for alarm in kept if alarm._woken is not None])
+            self._others = []
             self._cancelled = 0
             if not self and self._timer is not None:
                 self._timer.cancel()

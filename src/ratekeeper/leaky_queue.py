@@ -26,7 +26,7 @@ from ratekeeper.errors import QueueClosed, QueueEmpty, QueueFull
 from ratekeeper.forks import OfOneProcess, forget_in_child
 from ratekeeper.limits import TICKS_PER_SECOND, LeakyBucket, wait_ticks
 from ratekeeper.rates import Rate
-from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup, wake_task
+from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup
 
 T = TypeVar("T")
 
@@ -141,8 +141,9 @@ class LeakyQueue(OfOneProcess, Generic[T]):
 
     async def get_async(self) -> T:
         """As `get`, but let the event loop go on. A task that is cancelled loses no item."""
-        loop, woken = asyncio.get_running_loop(), TaskWakeup()
-        consumer: _Consumer[T] = _Consumer(lambda: wake_task(loop, woken), self._now(), loop)
+        loop = asyncio.get_running_loop()
+        woken = TaskWakeup(loop)
+        consumer: _Consumer[T] = _Consumer(woken.set_threadsafe, self._now(), loop)
         try:
             self._enter(consumer)
             while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup, wake_task
+from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup
 
 
 def test_a_threads_wakeup_is_set_once_however_often_and_cleared_by_its_sleeper() -> None:
@@ -30,12 +30,12 @@ def test_a_threads_wakeup_is_set_once_however_often_and_cleared_by_its_sleeper()
 
 def test_a_tasks_wakeup_wakes_its_task_and_stays_set_until_it_is_cleared() -> None:
     async def use() -> None:
-        woken = TaskWakeup()
+        woken = TaskWakeup(asyncio.get_running_loop())
         assert woken.is_set() is False
         sleeper = asyncio.create_task(woken.wait())
         await asyncio.sleep(0)
         assert not sleeper.done()
-        assert wake_task(asyncio.get_running_loop(), woken) is True
+        assert woken.set_threadsafe() is True
         assert await asyncio.wait_for(sleeper, 30) is True
         woken.set()
         assert woken.is_set() is True
@@ -55,4 +55,4 @@ def test_a_tasks_wakeup_wakes_its_task_and_stays_set_until_it_is_cleared() -> No
 def test_a_task_of_a_closed_loop_cannot_be_woken() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    assert wake_task(loop, TaskWakeup()) is False
+    assert TaskWakeup(loop).set_threadsafe() is False

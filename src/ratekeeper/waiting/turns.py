@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ratekeeper.clock import local_ticks
@@ -17,7 +16,7 @@ from ratekeeper.exceeded import AnyDecision, RateLimitExceeded
 from ratekeeper.limits import Timeout
 from ratekeeper.waiting.joining import disown
 from ratekeeper.waiting.waitlist import Waiter
-from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup, wake_task
+from ratekeeper.waiting.wakeups import TaskWakeup, Wakeup
 
 if TYPE_CHECKING:
     from ratekeeper.stores.base import AsyncStore, Store
@@ -61,8 +60,8 @@ async def take_turn_async(store: AsyncStore, charges: Sequence[Charge], answer: 
     A task that is cancelled gives its place up. While it waits, this is the only coroutine between the caller's and
     the clock's: each more is a cost for every waiter.
     """
-    loop, woken = asyncio.get_running_loop(), TaskWakeup()
-    waiter = Waiter(partial(wake_task, loop, woken))
+    woken = TaskWakeup(asyncio.get_running_loop())
+    waiter = Waiter(woken.set_threadsafe)
     try:
         decisions = await store.wait_queue.join(waiter, charges)
         left = waiter.waitlist is None
@@ -189,8 +188,8 @@ class Reservation(Generic[D]):
 
     async def __aenter__(self) -> Reservation[D]:
         self._begin()
-        loop, woken = asyncio.get_running_loop(), TaskWakeup()
-        self._wake = partial(wake_task, loop, woken)
+        woken = TaskWakeup(asyncio.get_running_loop())
+        self._wake = woken.set_threadsafe
         try:
             self._queue.watch(self._waiter)
             while not self._has_come():

@@ -239,6 +239,8 @@ class Waitlist:
         return max(now, self._places[-1].turn) if self._places else now
 
     def _append(self, waiter: Waiter, needs: tuple[Need, ...], place: Place) -> None:
+        if len(self._costs) == 1 and needs in self._costs:
+            [needs] = self._costs  # one object for all of a crowd: less memory to fetch when they leave
         waiter.needs = needs
         self._costs[needs] += 1
         self._places.append(place)

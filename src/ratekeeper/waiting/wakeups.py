@@ -33,9 +33,10 @@ class Wakeup(threading.Event):
 
 
 class TaskWakeup(asyncio.Event):
-    """An event for one task that sleeps. It takes a sixth of the memory."""
+    """An event for one task of an event loop that sleeps. It takes a sixth of the memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._of_loop = loop
         self._awake = False
         self._sleeper: asyncio.Future[None] | None = None
 
@@ -50,21 +51,20 @@ class TaskWakeup(asyncio.Event):
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
+    def set_threadsafe(self) -> bool:
+        """Set it from whatever thread. Returns False if the loop is gone, and so the task is."""
+        try:
+            self._of_loop.call_soon_threadsafe(self.set)
+        except RuntimeError:
+            return False
+        return True
+
     def clear(self) -> None:
         self._awake = False
 
     async def wait(self) -> Literal[True]:
         """Sleep until it is set."""
         if not self._awake:
-            self._sleeper = asyncio.get_running_loop().create_future()
+            self._sleeper = self._of_loop.create_future()
             await self._sleeper
         return True
-
-
-def wake_task(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> bool:
-    """Wake a task from whatever thread. Returns False if its loop is gone, and so it is."""
-    try:
-        loop.call_soon_threadsafe(woken.set)
-    except RuntimeError:
-        return False
-    return True
