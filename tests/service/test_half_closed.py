@@ -10,51 +10,15 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import ngh2
 import pytest
-import rls_messages as real
 from async_memory import AsyncMemoryStore
-from grpc_in_memory import SHOULD_RATE_LIMIT
-from resp_wires import request
+from questions import EACH, POLICY, PROTOCOLS
 from servers import PATIENCE
 from service_process import poll
 from service_thread import InThread, serving_in_thread
 
-from ratekeeper import MemoryStore, Policy
+from ratekeeper import MemoryStore
 from ratekeeper.service.core import Core
-from ratekeeper.service.grpc.status import framed
-
-POLICY = Policy.parse('[[rules]]\nname = "r"\nkey = ["user"]\nlimit = "1000000/day"\n')
-EACH = 3
-BODY = b'{"attributes": {"user": "a"}}'
-
-
-def http_questions() -> bytes:
-    return b"POST /v1/check HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY) * EACH
-
-
-def grpc_questions() -> bytes:
-    engine = ngh2.Connection(ngh2.Role.CLIENT)
-    engine.initiate_connection({})
-    message = framed(real.rls_request("d", {"user": "a"}).SerializeToString())
-    for _ in range(EACH):
-        stream = engine.send_request(
-            [(b":method", b"POST"), (b":scheme", b"http"), (b":path", SHOULD_RATE_LIMIT), (b":authority", b"test"),
-             (b"te", b"trailers"), (b"content-type", b"application/grpc")]
-        )  # fmt: skip
-        engine.send_data(stream, message, end_stream=True)
-    return engine.data_to_send()
-
-
-def resp_questions() -> bytes:
-    return request("RK.CHECK", "user", "a") * EACH
-
-
-PROTOCOLS: dict[str, tuple[Callable[[], bytes], bytes]] = {
-    "http": (http_questions, b"HTTP/1.1 200"),
-    "grpc": (grpc_questions, b"\tratelimit\x12"),
-    "resp": (resp_questions, b"allowed"),
-}
 
 
 @contextmanager

@@ -173,24 +173,25 @@ class RawClient:
         """Return one answer: its head, and its body by its length. Empty if there is none."""
         data = b""
         while b"\r\n\r\n" not in data:
-            piece = self._receive()
+            piece = self.receive()
             if not piece:
                 return data
             data += piece
         length = re.search(rb"content-length: (\d+)", data)
         end = data.index(b"\r\n\r\n") + 4 + int(length[1] if length else 0)
-        while len(data) < end and (piece := self._receive()):
+        while len(data) < end and (piece := self.receive()):
             data += piece
         return data
 
     def answers(self) -> bytes:
         """Return what comes until the other side closes, or resets."""
         data = b""
-        while piece := self._receive():
+        while piece := self.receive():
             data += piece
         return data
 
-    def _receive(self) -> bytes:
+    def receive(self) -> bytes:
+        """Return what comes next, or nothing when the other side has closed, or reset."""
         try:
             return self._socket.recv(65_536)
         except ConnectionError:

@@ -54,6 +54,8 @@ class Connection(asyncio.Protocol):
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._wire_full = self.full = False  # `full`: the client leaves bytes unread
+        self._heard = True  # since the look before
+        self._silent_since = inf  # as a look at a crowded server found
         self._unheard = b""
         self._abort_at = inf
         self._ended_by_client = False
@@ -75,6 +77,7 @@ class Connection(asyncio.Protocol):
 
         Short questions may have long answers. So the answers to one read of many questions could fill the memory.
         """
+        self._heard = True
         self._unheard = self._unheard + data if self._unheard else data
         while (data := self._unheard) and not (self._closing or self.full):
             self._unheard = data[_PORTION:]
@@ -146,14 +149,20 @@ class Connection(asyncio.Protocol):
 
     # Orders of the server
 
-    def expire(self, now: float) -> None:
-        """Obey the deadlines that have passed."""
+    def expire(self, now: float, crowded: bool) -> None:
+        """Obey the deadlines that have passed. If others wait for a place, an idle client gives up its own."""
         if self._abort_at == inf and self._transport.is_closing():
             self._abort_at = now + self._bounds.write_time
         if now >= min(self._abort_at, self._gone_at):
             self._transport.abort()
         elif now >= self.wire.deadline and not self._closing and not self.full:
             self.wire.expire()
+        elif crowded:
+            if self._heard or not self.wire.idle:
+                self._heard, self._silent_since = False, now
+            elif now >= self._silent_since + self._bounds.idle_time:
+                self._silent_since = inf  # to end it twice would begin its last moment anew
+                self.finish()
 
     def finish(self) -> None:
         """Close after the answers that are due, as the server stops."""

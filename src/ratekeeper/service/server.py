@@ -70,6 +70,11 @@ class Server:
         """The open connections."""
         return self._connections.open
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether there are all the connections that there may be."""
+        return len(self.connections) + len(self._opening) >= self._bounds.connections
+
     async def run(self, started: Callable[[], None] | None = None) -> None:
         """Serve; return when everything is closed. `started` is called once connections are accepted."""
         running = [self._loop.create_task(run()) for run in (self._look, *self._beside)]
@@ -117,9 +122,10 @@ class Server:
 
     def _accept(self, one: Listening) -> bool:
         """Accept one connection, and return whether there may be more. The next one may be another worker's."""
-        if len(self.connections) + len(self._opening) >= self._bounds.connections:
+        if self._crowded:
             if not (self._told_full or self._stopping.is_set()):
-                _log.warning("all %d connections are open: others wait until one closes", self._bounds.connections)
+                words = "all %d connections are open: others wait until one closes, or is idle for %g s"
+                _log.warning(words, self._bounds.connections, self._bounds.idle_time)
                 self._told_full = True
             self._pause_accepting()
             return False
@@ -160,8 +166,9 @@ class Server:
         shortest = min(bounds.head_time, bounds.idle_time, bounds.pause, bounds.body_time, bounds.last_time)
         while True:
             now = self._loop.time()
+            crowded = self._crowded
             for connection in list(self.connections):
-                connection.expire(now)
+                connection.expire(now, crowded)
             if 2 * len(self.connections) < bounds.connections:
                 self._told_full = False
             self._accept_again()

@@ -68,6 +68,11 @@ class Wire(Protocol):
         """The number of questions that were read to their end and have no answer yet."""
         ...
 
+    @property
+    def idle(self) -> bool:
+        """Whether the client has no answer coming: none is due, and none goes on, as a stream does."""
+        ...
+
     def receive(self, data: bytes) -> None:
         """Take bytes of the client."""
 

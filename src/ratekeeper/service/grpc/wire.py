@@ -69,6 +69,10 @@ class GrpcWire:
         return len(self._waiting)
 
     @property
+    def idle(self) -> bool:
+        return not (self._waiting or self._streaming)
+
+    @property
     def deadline(self) -> float:
         oldest = next(iter(self._reading.values()), None)
         due = NEVER if oldest is None else oldest.began + self._bounds.body_time

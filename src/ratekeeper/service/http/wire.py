@@ -51,6 +51,10 @@ class HttpWire:
     def unanswered(self) -> int:
         return len(self._due)
 
+    @property
+    def idle(self) -> bool:
+        return not self._due and self._end_stream is None
+
     # Orders of the connection
 
     def receive(self, data: bytes) -> None:

@@ -63,6 +63,10 @@ class RespWire:
     def unanswered(self) -> int:
         return len(self._due) + (self._next is not None)
 
+    @property
+    def idle(self) -> bool:
+        return not self.unanswered
+
     def receive(self, data: bytes) -> None:
         if self._closed:
             return
