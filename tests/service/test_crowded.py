@@ -38,7 +38,7 @@ def read_answers(client: RawClient, kind: str) -> bytes:
 
 
 def look(server: InThread, now: float) -> None:
-    """Have the server look at its connections at a time of the test's own, as if others waited for a place."""
+    """Have the server look at its connections at a time that the test chooses, as if others waited for a place."""
 
     def expire() -> None:
         for connection in list(server._server.connections):
