@@ -6,6 +6,7 @@
 
 typedef struct {
     PyObject_HEAD
+    const rk_module *module;
     Py_buffer memory;
     rk_key key;
     rk_ring ring;
@@ -122,30 +123,29 @@ static bool read_told(const rk_recorder_object *self, PyObject *decision, int64_
     return good;
 }
 
-/* Set the cost and the values of a request: those of its decision, or else they are read again. */
-static bool read_request(const rk_matcher_object *matcher, const rk_parts *parts, PyObject *asked, rk_found *found)
+/* Read the cost and the values of a request. */
+static bool read_request(const rk_matcher_object *matcher, PyObject *asked, rk_found *found)
 {
-    if (!parts) {
-        found->cost = PyLong_AsLongLong(RK_AT(asked, 2));
-        if (PyErr_Occurred()) { /* more than any limit has */
-            PyErr_Clear();
-            found->cost = INT64_MAX;
-        }
-        return rk_read_values(matcher, RK_AT(asked, 1), found);
+    found->cost = PyLong_AsLongLong(RK_AT(asked, 2));
+    if (PyErr_Occurred()) { /* more than any limit has */
+        PyErr_Clear();
+        found->cost = INT64_MAX;
     }
-    for (; found->slots < parts->slots; found->slots++)
-        found->values[found->slots] = Py_XNewRef(parts->values[found->slots]);
-    found->cost = parts->cost;
-    return true;
+    return rk_read_values(matcher, RK_AT(asked, 1), found);
 }
 
-/* Record a request by the policy of this moment. */
+/* Record a request by the policy of this moment: by the values of its decision, which live as long, or else read again. */
 static bool record(rk_recorder_object *self, const rk_parts *parts, PyObject *asked, int64_t time, int64_t outcome)
 {
     rk_matcher_object *matcher = (rk_matcher_object *)Py_NewRef(self->matcher);
     rk_found found;
     int exempt = 0;
-    bool good = rk_open_found(matcher, &found) && read_request(matcher, parts, asked, &found);
+    bool good = rk_open_found(matcher, &found);
+    PyObject **own = found.values;
+    if (good && parts)
+        found.values = (PyObject **)parts->values, found.slots = parts->slots, found.cost = parts->cost;
+    else
+        good = good && read_request(matcher, asked, &found);
     if (good && !(parts && take_facts(self, parts, &found))) {
         found.count = 0;
         good = rk_find_facts(matcher, &found, &exempt);
@@ -154,6 +154,8 @@ static bool record(rk_recorder_object *self, const rk_parts *parts, PyObject *as
     good = others && (PyObject *)matcher == self->matcher && /* Python code may have begun another policy meanwhile */
            write_record(self, &found, others, time, outcome | (exempt ? RK_EXEMPT_FLAG : 0));
     Py_XDECREF(others);
+    if (parts)
+        found.values = own, found.slots = 0;
     rk_release_found(&found);
     Py_DECREF((PyObject *)matcher);
     return good;
@@ -179,7 +181,7 @@ static bool observe(rk_recorder_object *self, PyObject *exchange, PyObject *deci
     rk_parts parts;
     PyObject *asked = NULL;
     int64_t time, outcome;
-    bool native = rk_read_parts(PyType_GetModuleState(Py_TYPE(self)), decision, &parts);
+    bool native = rk_read_parts(self->module, decision, &parts);
     if (!(native && is_of_policy(self, &parts)) && !(asked = read_asked(self, exchange)))
         return false;
     bool good = native ? read_parts(self, &parts, &time, &outcome) : read_told(self, decision, &time, &outcome);
@@ -202,8 +204,7 @@ static PyObject *recorder_decided(rk_recorder_object *self, PyObject *const *arg
 static PyObject *recorder_begin(rk_recorder_object *self, PyObject *args)
 {
     PyObject *keeper, *matcher, *schema, *costs, *optional;
-    PyTypeObject *of_matcher = ((rk_module *)PyType_GetModuleState(Py_TYPE(self)))->matcher;
-    if (!PyArg_ParseTuple(args, "OO!SO!O!", &keeper, of_matcher, &matcher, &schema, &PyTuple_Type, &costs,
+    if (!PyArg_ParseTuple(args, "OO!SO!O!", &keeper, self->module->matcher, &matcher, &schema, &PyTuple_Type, &costs,
                           &PyTuple_Type, &optional))
         return NULL;
     bool goes_on = self->keeper && PyObject_RichCompareBool(schema, self->schema, Py_EQ) > 0;
@@ -228,6 +229,7 @@ static PyObject *recorder_new(PyTypeObject *type, PyObject *args, PyObject *Py_U
     rk_recorder_object *self = (rk_recorder_object *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
+    self->module = PyType_GetModuleState(type);
     self->changed = Py_NewRef(changed), self->told = Py_NewRef(told), self->now = Py_NewRef(now);
     if (!(self->asked = PyUnicode_InternFromString("asked")) ||
         PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE) < 0) {

@@ -14,6 +14,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
+    const rk_module *module;
     rk_sketch sketch;
     rk_named *names; /* of each place */
     rk_key secret;
@@ -139,7 +140,7 @@ static PyObject *sketch_refused(rk_sketch_object *self, PyObject *const *args, P
     rk_parts parts;
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "refused() takes an exchange and a decision"), NULL;
-    if (!rk_read_parts(PyType_GetModuleState(Py_TYPE(self)), args[1], &parts)) {
+    if (!rk_read_parts(self->module, args[1], &parts)) {
         if (!count_told(self, args[0], args[1]))
             return NULL;
     } else if ((parts.policy.number != self->policy && !learn_labels(self, args[0], parts.policy.number)) ||
@@ -200,6 +201,7 @@ static PyObject *sketch_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNU
     rk_sketch_object *self = (rk_sketch_object *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
+    self->module = PyType_GetModuleState(type);
     self->labels_of = Py_NewRef(labels_of), self->told = Py_NewRef(told), self->cut = Py_NewRef(cut);
     memcpy(&self->secret, secret, sizeof self->secret);
     void *memory = PyMem_Malloc(rk_sketch_bytes((size_t)places));
