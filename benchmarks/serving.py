@@ -65,6 +65,10 @@ class Case(ABC):
     def run(self) -> None:
         """Ask the question many times, and append to `times`."""
 
+    def forget(self) -> None:
+        """Forget the times of the rounds so far."""
+        self.times.clear()
+
     @property
     def best(self) -> float:
         return min(self.times)
@@ -86,7 +90,7 @@ def measured(name: str, rounds: int, cases: Callable[[ExitStack, Path], Iterable
             for case in random.sample(asked, len(asked)):
                 case.run()
                 if not turn:
-                    case.times.clear()  # it has warmed up, and used limits up
+                    case.forget()  # it has warmed up, and used limits up
             progress(turn, rounds)
     return {case.name: case for case in asked}
 
