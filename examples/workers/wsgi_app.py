@@ -5,7 +5,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from ratekeeper import Limiter, SharedMemoryStore
 
-store = SharedMemoryStore("ratekeeper-example")  # one table in /dev/shm, whoever comes first
+store = SharedMemoryStore("ratekeeper-example")  # one table in /dev/shm for all workers
 limiter = Limiter("50/10s", store=store)
 
 
