@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tls-cert",
         metavar="FILE",
-        help="speak TLS with this certificate, and the chain behind it (PEM), but on unix sockets",
+        help="speak TLS on all sockets but unix sockets, with this certificate and its chain (PEM)",
     )
     parser.add_argument("--tls-key", metavar="FILE", help="the key of that certificate (PEM, without a password)")
     parser.add_argument(
