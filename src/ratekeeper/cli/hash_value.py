@@ -11,7 +11,7 @@ from ratekeeper.http.header_lines import decoded
 from ratekeeper.policy.hashes import PREFIX, digest_of
 
 EXAMPLES = (
-    ("printf %s k-alice | ratekeeper hash", "the hash of one key; echo would add a newline, and so hash another"),
+    ("printf %s k-alice | ratekeeper hash", "the hash of one key; echo would add a newline, which changes the hash"),
 )
 NOTES = ""
 
@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     for number, value in enumerate(values, 1):
         if not value or value != value.strip():
             raise RatekeeperError(
-                f"line {number} is empty or has spaces around it, as no request's value has: is the variable set?"
+                f"line {number} is empty or has spaces around it, and no request's value does: if a shell variable "
+                "holds the value, is it set?"
             )
     print("\n".join(PREFIX + digest_of(value) for value in values))
     return 0

@@ -25,7 +25,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_name_and_place,
         help="the function that looks up the limits of rules with limit = 'app:NAME', such as plan=shop.plans:plan_of; "
-        "several are given one by one",
+        "may be repeated",
     )
 
 

@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_operating(parser: argparse.ArgumentParser) -> None:
     """Declare what an operator may see and do."""
-    parser.add_argument("--no-page", action="store_true", help="serve no page at /")
+    parser.add_argument("--no-page", action="store_true", help="serve neither the page at / nor /v1/status")
     parser.add_argument(
         "--recording",
         type=_size,

@@ -95,7 +95,9 @@ def _add(commands: Commands, name: str, help_text: str, change: Change, *more: s
     place = parser.add_mutually_exclusive_group()
     _add_store(place)
     place.add_argument(
-        "--service", metavar="URL", help="ask the admin API of this service: then POLICY is left out, as it has its own"
+        "--service",
+        metavar="URL",
+        help="ask the admin API of this service; leave POLICY out, as the service has its own",
     )
     parser.without_policy = "--service"
     parser.add_argument("--token-file", metavar="FILE", help="the file with an admin's token, for --service")

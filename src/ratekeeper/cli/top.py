@@ -29,7 +29,7 @@ EXAMPLES = (
     ("top http://127.0.0.1:8080 --token-file token", "with the keys that are limited most, as an admin sees them"),
     ("top http://127.0.0.1:8080 --json --count 1", "the status now, for programs"),
 )
-NOTES = "If the service stops, it says so, and goes on when the service is there again."
+NOTES = "If the service stops, `top` says so, and goes on when the service is there again."
 
 _EVENTS = "/v1/status/events"
 _KEYS = "/v1/admin/limited-keys"
