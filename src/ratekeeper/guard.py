@@ -170,7 +170,7 @@ def _check_function(function: object) -> None:
             f"limit() guards functions, not the async generator {_name(function)}: its call cannot wait: {how}"
         )
     if not callable(function):
-        raise TypeError("write @limiter.limit(key=...): without a key the function would be taken for one")
+        raise TypeError("write @limiter.limit(key=...): without a key the function would be taken for the key")
 
 
 def _of_call(ask: object, function: Callable[..., object], role: str) -> Callable[..., Any]:

@@ -103,7 +103,7 @@ def test_a_rule_without_a_key_is_blocked_only_by_its_name(make: Make) -> None:
 @pytest.mark.parametrize(
     ("policy", "attributes", "rule", "words"),
     [
-        (USER + TENANT, ALICE, None, r"^several rules charge this request: name .*, of 'each user', 'tenant'$"),
+        (USER + TENANT, ALICE, None, r"^several rules charge this request: name one or more of 'each user', 'tenant'$"),
         (USER + TENANT, ALICE, "each usr", r"^the policy has no rule 'each usr': did you mean 'each user'\?$"),
         (USER + OTHER, ALICE, "search", r"^rule 'search' does not charge this request: no path$"),
         (USER + OTHER, {**ALICE, "path": "/"}, ["search"], r"^rule 'search' does not .*: path is '/', not '/search'$"),

@@ -44,8 +44,8 @@ def check_arguments(
     for given in limits:
         if callable(given):
             raise TypeError(
-                "write @rate_limit('5/second'): without a limit, the function would be taken for one. A function that "
-                "returns a request's limits is limit="
+                "write @rate_limit('5/second'): without a limit, the function would be taken for the limit. Give a "
+                "function that returns a request's limits as limit="
             )
         if not isinstance(given, str | Limit):
             raise TypeError(f"a limit must be a TokenBucket, a LeakyBucket or a string, not {given!r}")

@@ -95,7 +95,7 @@ def _clear(compiled: CompiledPolicy, seen: Mapping[str, str], rule: RuleNames | 
         raise ValueError("no rule charges this request" + ", as it is exempt" * (compiled.exempting(seen) is not None))
     if len(charging := dict.fromkeys(one.name for one in plan.rules)) > 1:
         names = ", ".join(map(repr, charging))
-        raise ValueError(f"several rules charge this request: name the rule that is meant, or the rules, of {names}")
+        raise ValueError(f"several rules charge this request: name one or more of {names}")
     return plan
 
 

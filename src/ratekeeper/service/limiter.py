@@ -74,7 +74,7 @@ class ServiceLimiter(AsyncRequestLimiter):
         if policy.lacking and self.in_use is not None and not self.in_use.lacking:
             raise PolicyError(
                 f"{policy.keeper.policy.source}: nothing in a gateway's request tells {policy.lacking[0]!r}: say in "
-                "[attributes] which header does, or restart, if only programs ask, at /v1/check"
+                "[attributes] which header does. If only programs ask, at /v1/check, restart the service"
             )
 
     async def charge_together(self, exchange: Exchange, asked: Sequence[CheckRequest]) -> RatekeeperError | None:

@@ -95,7 +95,7 @@ class BaseWaitQueue:
         with self._lock:
             if self._busy:
                 raise RuntimeError(
-                    "a signal handler or __del__ interrupted a wait of this thread, and may wait: use try_acquire there"
+                    "a signal handler or __del__ interrupted a verb, and called one that may wait: use try_acquire"
                 )
             self._busy = True
             try:

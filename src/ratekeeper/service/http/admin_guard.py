@@ -59,7 +59,9 @@ def _check_origin(request: GatewayExchange) -> None:
     _, between, host = origin.partition("://")
     if not between or host.lower() != (request.header("host") or "").lower():
         raise NotDoneError(
-            403, "a page of another host sent this request; or a proxy has changed its Host: let it hand the header on"
+            403,
+            "a page of another host sent this request, or a proxy has changed its header Host: let the proxy hand the "
+            "header on unchanged",
         )
 
 

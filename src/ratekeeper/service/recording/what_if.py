@@ -49,7 +49,7 @@ async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
         raise WhatIfError("nothing is recorded: start the service without `--recording 0`")
     slots = core.metrics.slots
     if slots.descriptor < 0 or sys.platform == "win32":
-        raise WhatIfError("what-if needs memory that another process can read, which there is not here")
+        raise WhatIfError("what-if needs memory that another process can read: this system does not have it")
     if recording.reading.locked():
         raise WhatIfError("another what-if is being computed: ask again when it is done")
     offset = round(time.time() * TICKS_PER_SECOND) - recording.now()
@@ -71,13 +71,13 @@ async def _computed(job: bytes, descriptor: int) -> dict[str, Any]:
     try:
         out, errors = await asyncio.wait_for(process.communicate(job), SECONDS)
     except TimeoutError:
-        raise WhatIfError(f"it took more than {SECONDS} seconds: record less, by `--recording SIZE`") from None
+        raise WhatIfError(f"what-if took more than {SECONDS} seconds: record less, by `--recording SIZE`") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
-        lines = errors.decode("utf-8", "replace").splitlines() or [f"it ended with {process.returncode}"]
-        raise WhatIfError(f"it failed: {lines[-1][:200]}")
+        lines = errors.decode("utf-8", "replace").splitlines() or [f"its process ended with {process.returncode}"]
+        raise WhatIfError(f"what-if failed: {lines[-1][:200]}")
     found: dict[str, Any] = json.loads(out)
     return found
