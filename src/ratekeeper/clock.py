@@ -29,8 +29,8 @@ _machine_ns: Callable[[], int] = (
 class Clock(Protocol):
     """The time of a store, and how to wait. Ticks are 1/16 ns and must be from 0 to 2**62 - 1.
 
-    To wait, it is given the time to wake up at, not how long to sleep. So nobody is late if the system stops a thread
-    between the two. A clock that reads another machine's time waits by this machine's: its method `local` returns it.
+    A wait gets the time to wake up at, and not the length of a sleep. So nobody is late if the system stops a thread
+    before its sleep. A clock that reads another machine's time waits by this machine's: its method `local` returns it.
     """
 
     def ticks(self) -> int:

@@ -80,7 +80,7 @@ def checked_on_error(on_error: str) -> str:
 
 
 class Decision:
-    """May the request go ahead, when, and what is left. Immutable; true when allowed.
+    """The answer to a request: whether and when it may go ahead, and what is left. Immutable; true when allowed.
 
     Everything follows from a few exact integers, in ticks of 1/16 ns. The C core's type keeps them in C.
 

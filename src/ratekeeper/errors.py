@@ -12,7 +12,7 @@ class RatekeeperError(Exception):
 
 
 class LimitError(RatekeeperError, ValueError):
-    """A limit that cannot be: its text does not parse, or its numbers are out of range."""
+    """A limit is impossible: its string cannot be read, or its numbers are out of range."""
 
 
 class PolicyError(RatekeeperError, ValueError):
@@ -57,7 +57,7 @@ class QueueClosed(RatekeeperError):
 class StoreUnavailable(StoreError):
     """A store does not answer, or not in time. The request may have been carried out, or not.
 
-    `retry_after` is in seconds: until then it is not asked again.
+    The store is not asked again for `retry_after` seconds.
     """
 
     def __init__(self, text: str, retry_after: float = 0.0) -> None:
@@ -70,7 +70,7 @@ class LimitUnavailable(StoreUnavailable):
 
 
 class MissingExtraError(RatekeeperError, ImportError):
-    """A part was asked for whose optional dependency is not installed."""
+    """A part of ratekeeper needs an optional dependency, which is not installed."""
 
     def __init__(self, part: str, extra: str) -> None:
         super().__init__(f"{part} needs an optional dependency: pip install 'ratekeeper[{extra}]'")

@@ -71,9 +71,9 @@ class _Consumer(Generic[T]):
 class LeakyQueue(OfOneProcess, Generic[T]):
     """Hold up to `capacity` items, and let them out one by one at `leak_rate` (a number a second, or "300/minute").
 
-    `put` from any thread; take by `get` or by iterating, or by `get_async` or `async for`. A consumer that comes late
-    does not make up for it: one that wakes late by up to a tenth of `1 / leak_rate` keeps the pace, and else the pace
-    begins anew. So items never leave closer than nine tenths of it, whoever takes them. Thread-safe.
+    `put` from any thread; take by `get` or by iterating, or by `get_async` or `async for`. A late consumer causes no
+    burst. If it is late by a tenth of the interval `1 / leak_rate` or less, the pace stays; else the pace begins anew.
+    So two items leave at least nine tenths of the interval apart. Thread-safe.
 
     >>> queue = LeakyQueue(capacity=100, leak_rate=1000)
     >>> queue.put("a letter")

@@ -125,8 +125,8 @@ class AsyncStore(Protocol):
 
     The verbs are `Store`'s. The gate of every such store is `AsyncChargeGate`. `as_async` gives a `Store` this form.
 
-    `clock` is read without awaiting, so where the time is another machine's it is a
-    guess: never ahead of the store's own time, and never behind an answer that the store has given.
+    `clock` is read without awaiting. So if the time is another machine's, the clock is a guess: never ahead of the
+    store's own time, and never behind an answer that the store has given.
     """
 
     clock: Clock

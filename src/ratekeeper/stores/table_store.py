@@ -20,7 +20,7 @@ MAX_KEYS = 1_000_000
 
 
 class StoreStats(NamedTuple):
-    """A store's health. A bucket is live while it is not full again; a full one costs nothing to forget.
+    """A store's health. A bucket is live until it is full again; a full one costs nothing to forget.
 
     `evicted_live` counts live buckets that were evicted for newcomers, and `refused_full` newcomers that found no room.
     `retries` counts decisions that began again, because another thread or process changed the bucket at that instant.

@@ -189,15 +189,15 @@ class RedisStore(RedisStoreBase):
     secret            keys the digests; the same in all processes, and not empty
     timeout           seconds until a connection or an answer is given up, by default 50 ms. No request is sent twice: a
                       lost answer may be one to a charge that was made. Give your own client no retries
-    remember_denials  deny a request that is repeated too early from memory, for a second at most, without a round
-                      trip. Refunds and resets of other processes are then seen so much later
+    remember_denials  deny a repeated request from memory, if it comes too early, for a second at most: without a round
+                      trip. Refunds, resets and grants of other processes are then seen up to a second later
     clock             for tests: the time, in place of the server's
-    on_error          what becomes of a request if the server does not answer, unless its charges say it; of several
-                      charges, the strictest counts. "raise": `StoreUnavailable`. "deny": denied, until the server is
-                      to be asked again. "local": decided here, by this store's own table, which has its part of each
-                      limit. "allow": passes, and nothing is charged
+    on_error          what becomes of a request if the server does not answer. A charge's own setting goes before it; of
+                      several charges, the strictest counts. "raise": `StoreUnavailable`. "deny": denied, until the
+                      server is to be asked again. "local": decided here, by this store's own table, which has its part
+                      of each limit. "allow": passes, and nothing is charged
     expected_nodes    how many stores like this one all processes of the fleet have; "local" needs it, and divides each
-                      limit by it. A limit with less capacity than that denies all
+                      limit by it. A limit with less capacity than `expected_nodes` denies all
     retry             after three failures in a row, or a refused connection, the server (of a cluster, the node) is not
                       asked for so many seconds; then one request is sent to try it
 
