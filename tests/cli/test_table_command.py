@@ -89,5 +89,6 @@ def test_a_table_that_is_not_there_is_one_clear_line(tmp_path: Path, watch: list
     need("the C core", IMPLEMENTATION == "c")
     done = subprocess.run([*COMMAND, str(tmp_path / "none"), *watch], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == f"ratekeeper: {tmp_path}/none: cannot be opened: No such file or directory\n"
+    why = "cannot be opened: No such file or directory. The first process that uses a store makes its table"
+    assert done.stderr == f"ratekeeper: {tmp_path}/none: {why}\n"
     assert not (tmp_path / "none").exists()

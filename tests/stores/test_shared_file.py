@@ -395,7 +395,7 @@ def test_random_cells_neither_crash_nor_hang(tmp_path_factory: pytest.TempPathFa
 def test_a_name_that_the_system_refuses_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="File name too long"):
         SharedMemoryStore(tmp_path / ("n" * 300), 16)
-    with pytest.raises(StoreError, match="No such file or directory"):
+    with pytest.raises(StoreError, match=r"No such file or directory\. Make its folder first$"):
         SharedMemoryStore(tmp_path / "no folder" / "table", 16)
 
 

@@ -219,6 +219,8 @@ def _open(path: Path, create: bool) -> int:
         if error.errno == errno.EACCES and _found_at(path) is not None:
             _check_kind_and_owner(path.lstat(), path)
         reason = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened: {error.strerror}"
+        if error.errno == errno.ENOENT:
+            reason += ". Make its folder first" if create else ". The first process that uses a store makes its table"
         raise StoreError(f"{path}: {reason}") from None
 
 
