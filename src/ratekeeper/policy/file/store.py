@@ -59,10 +59,7 @@ def _check_openable(choice: StoreSpec) -> None:
         with suppress(MissingExtraError):  # a file may be checked where no client library is installed
             client_maker(choice.url, choice.timeout, asynchronous=False)
     elif choice.url.startswith(SHARED):
-        try:
-            path = path_of(choice.url.removeprefix(SHARED))
-        except ValueError as error:
-            raise StoreError(str(error)) from None
+        path = path_of(choice.url.removeprefix(SHARED))
         if path.is_dir():
             raise StoreError(f"{str(path)!r} is a folder: name a file in it, or a name without a slash")
 
