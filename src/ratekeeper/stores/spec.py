@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ratekeeper.decision import OnError
 from ratekeeper.errors import StoreError, did_you_mean
@@ -14,6 +15,8 @@ from ratekeeper.stores.redis.fallback import NODES_NEEDED
 from ratekeeper.stores.redis.urls import SCHEMES, hide_secrets
 from ratekeeper.stores.shared_memory import SharedMemoryStore, path_of
 from ratekeeper.stores.table_store import MAX_KEYS
+
+S = TypeVar("S", RedisStore, AsyncRedisStore)
 
 MEMORY, SHARED = "memory", "shared:"
 FORMS = "memory, shared:NAME, or the URL of a server such as redis://host:6379/0"
@@ -75,16 +78,14 @@ class StoreSpec:
         if not self.on_server:
             path = path_of(self.url.removeprefix(SHARED))
             return SharedMemoryStore.open(path) if path.exists() else SharedMemoryStore(path, self.max_keys)
-        return RedisStore(
-            self.url, prefix=self.prefix, timeout=self.timeout,
-            on_error=self.on_error, expected_nodes=self.expected_nodes,
-        )  # fmt: skip
+        return self._open_on_server(RedisStore)
 
     def open_async(self) -> Store | AsyncStore:
         """Return the store for asyncio, opened. A store on a server must be awaited."""
-        if not self.on_server:
-            return self.open()
-        return AsyncRedisStore(
+        return self._open_on_server(AsyncRedisStore) if self.on_server else self.open()
+
+    def _open_on_server(self, kind: type[S]) -> S:
+        return kind(
             self.url, prefix=self.prefix, timeout=self.timeout,
             on_error=self.on_error, expected_nodes=self.expected_nodes,
         )  # fmt: skip
