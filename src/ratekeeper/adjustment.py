@@ -12,14 +12,13 @@ from math import ceil, isfinite
 from operator import index
 from typing import NamedTuple, TypeAlias
 
-from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_SECOND, Limit
+from ratekeeper.limits import MAX_AHEAD_TICKS, TICKS_PER_NS, TICKS_PER_SECOND, Limit
 
 Until: TypeAlias = datetime | float
 """The end of a block: a datetime with a time zone, or seconds since 1970 as `time.time()` returns them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_TICKS_PER_NS = TICKS_PER_SECOND // 10**9
 _NOT_A_TIME = MAX_AHEAD_TICKS // TICKS_PER_SECOND
 """Seconds since 1970, in 1979: a lesser number is meant as a length of time."""
 
@@ -61,7 +60,7 @@ def unblock(_: Limit) -> Adjustment:
 
 def ticks_until(until: Until) -> int:
     """Return the ticks from now, by this machine's wall clock, to the end of a block. Raise for a time that is none."""
-    now = time.time_ns() * _TICKS_PER_NS
+    now = time.time_ns() * TICKS_PER_NS
     ticks = _since_1970(until) - now
     if ticks <= 0:
         hint = f": for {until} seconds from now write time.time() + {until}"
@@ -75,7 +74,7 @@ def _since_1970(until: Until) -> int:
     if isinstance(until, datetime):
         if until.utcoffset() is None:
             raise ValueError(f"until must have a time zone, such as datetime.now(UTC) has, not {until!r}")
-        return (until - _EPOCH) // _MICROSECOND * 1000 * _TICKS_PER_NS
+        return (until - _EPOCH) // _MICROSECOND * 1000 * TICKS_PER_NS
     if not isinstance(until, int | float) or isinstance(until, bool):
         hint = ": write datetime.now(UTC) + it" if isinstance(until, timedelta) else ""
         raise TypeError(f"until must be a datetime or a number as of time.time(), not {until!r}{hint}")

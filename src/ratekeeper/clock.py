@@ -12,9 +12,8 @@ from operator import index
 from typing import ClassVar, Protocol
 
 from ratekeeper.alarms import alarms_of
-from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.limits import TICKS_PER_NS, TICKS_PER_SECOND
 
-_TICKS_PER_NS = TICKS_PER_SECOND // 1_000_000_000
 MAX_TICKS = 2**62 - 1
 """The last time that a clock may tell."""
 
@@ -58,7 +57,7 @@ def ticks_of(clock: Clock | None) -> Callable[[], int] | None:
 
 def machine_ticks() -> int:
     """Return the machine's time since boot."""
-    return _machine_ns() * _TICKS_PER_NS
+    return _machine_ns() * TICKS_PER_NS
 
 
 class SystemClock:
@@ -75,7 +74,7 @@ class SystemClock:
 
     def ticks(self) -> int:
         held = self.held
-        return _machine_ns() * _TICKS_PER_NS + self.ahead if held is None else held.ticks()  # as machine_ticks()
+        return _machine_ns() * TICKS_PER_NS + self.ahead if held is None else held.ticks()  # as machine_ticks()
 
     def wait(self, woken: threading.Event, until: int) -> None:
         held = self.held

@@ -19,6 +19,7 @@ from ratekeeper.rates import Rate, count_of, match_of, parse_rate, rate_text, ra
 
 TICKS_PER_SECOND = 16_000_000_000
 """The unit of all time inside: a tick is 1/16 ns, so 64 bits hold 18 years and 1,000,000 tokens/s stay exact."""
+TICKS_PER_NS = TICKS_PER_SECOND // 10**9
 
 MAX_REFILL_TICKS = 5 * 365 * 86_400 * TICKS_PER_SECOND
 MAX_AHEAD_TICKS = 2**62 - 1

@@ -18,7 +18,7 @@ from ratekeeper.clock import SystemClock
 from ratekeeper.core.answers import passes
 from ratekeeper.decision import NEVER, Charge, Decision
 from ratekeeper.gcra import blocked_debt, decide
-from ratekeeper.limits import TICKS_PER_SECOND
+from ratekeeper.limits import TICKS_PER_NS, TICKS_PER_SECOND
 from ratekeeper.stores.redis.script import Request
 
 LEARN_EVERY = TICKS_PER_SECOND // 100
@@ -31,7 +31,6 @@ REMEMBERED = TICKS_PER_SECOND
 """How long, in ticks: a caller that repeats a denied request costs a round trip a second, and sees a reset in one."""
 
 NUMBER = 16  # digits
-_TICKS_PER_NS = TICKS_PER_SECOND // 1_000_000_000
 
 
 class Reply(NamedTuple):
@@ -97,7 +96,7 @@ class ServerClock(SystemClock):
     def ticks(self) -> int:
         """Return the server's time, as far as it is known here."""
         if self._lead is None:
-            wall = time.time_ns() * _TICKS_PER_NS
+            wall = time.time_ns() * TICKS_PER_NS
             if self.held is None:
                 return wall
             self._lead = wall - super().ticks()  # from here on it is held
