@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 MAX_HOPS = 3
 """Nodes that one request is sent to: an old map's, the slot's, and the one that the slot is moving to."""
-NOT_OURS = "the answer belongs to another call"
 
 
 class Hop(NamedTuple):
@@ -149,7 +148,7 @@ class BlockingConnections(Connections):
             self.renew()
             pool.disconnect(inuse_connections=False)
             raise
-        answer, whole = None, False
+        whole = False
         try:
             if hop.asking:  # of the next command of this connection
                 connection.send_command("ASKING")
@@ -157,7 +156,7 @@ class BlockingConnections(Connections):
             connection.send_packed_command([wire([verb, script, *arguments])])
             # Of itself a connection that Sentinel names stays open: the next would read an answer that was given up.
             answer = own_answer(connection.read_response(disconnect_on_error=True), arguments)
-            whole = answer is not None
+            whole = True
         except self.errors.reply as error:
             whole = self.errors.keeps(error)
             raise
@@ -169,8 +168,6 @@ class BlockingConnections(Connections):
                     connection.disconnect()
             finally:
                 pool.release(connection)
-        if answer is None:
-            raise ConnectionError(NOT_OURS)
         return answer
 
 
@@ -216,7 +213,7 @@ class AsyncConnections(Connections):
     async def call(self, hop: Hop, arguments: list[bytes], verb: bytes, script: bytes) -> Any:
         """As `BlockingConnections.call`."""
         connection, release = await self._take(hop.node)
-        answer, whole = None, False
+        whole = False
         try:
             if not connection.is_connected:  # of a cluster: the pool of a single server connects
                 await self._unless_blocked(connection.connect)
@@ -225,7 +222,7 @@ class AsyncConnections(Connections):
                 await connection.read_response()
             await connection.send_packed_command([wire([verb, script, *arguments])])
             answer = own_answer(await _read(connection), arguments)
-            whole = answer is not None
+            whole = True
         except self.errors.reply as error:
             whole = self.errors.keeps(error)
             raise
@@ -237,8 +234,6 @@ class AsyncConnections(Connections):
                     await connection.disconnect(nowait=True)
             finally:
                 await release(connection)
-        if answer is None:
-            raise ConnectionError(NOT_OURS)
         return answer
 
     async def _take(self, node: Any) -> tuple[Any, Callable[[Any], Awaitable[None]]]:

@@ -30,8 +30,6 @@ MAX_REMEMBERED = 10_000
 REMEMBERED = TICKS_PER_SECOND
 """How long, in ticks: a caller that repeats a denied request costs a round trip a second, and sees a reset in one."""
 
-NUMBER = 16  # digits
-
 
 class Reply(NamedTuple):
     """The script's answer to one request: the time, and for each charge the debt of its bucket before it.
@@ -47,12 +45,14 @@ class Reply(NamedTuple):
 _reply: Callable[[tuple[int, list[int], int]], Reply] = partial(tuple.__new__, Reply)  # half the price
 
 
-def own_answer(answer: Any, arguments: Sequence[bytes]) -> str | bytes | None:
-    """Return what follows the number in the answer to a call with these arguments; None of the answer to another."""
+def own_answer(answer: Any, arguments: Sequence[bytes]) -> bytes:
+    """Return what follows the number in the answer to a call. Raise ConnectionError for the answer to another call."""
     number = arguments[-1]
     if isinstance(answer, str):
         answer = answer.encode()
-    return answer[NUMBER:] if isinstance(answer, bytes) and answer.startswith(number) else None
+    if not isinstance(answer, bytes) or not answer.startswith(number):
+        raise ConnectionError("the answer belongs to another call")
+    return answer[len(number) :]
 
 
 def read_replies(text: str | bytes, requests: Sequence[Request], sent: int) -> list[Reply]:
