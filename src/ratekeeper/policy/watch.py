@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Generic, Self, TypeAlias, TypeVar
 
 from ratekeeper.errors import PolicyError
@@ -87,9 +86,7 @@ class Watch(Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def _start(self) -> None:

@@ -6,7 +6,6 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from ratekeeper import core
@@ -113,9 +112,7 @@ class SharedMemoryStore(TableStore):
     def __enter__(self) -> SharedMemoryStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -11,7 +11,6 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ratekeeper import core
@@ -60,9 +59,7 @@ class FrozenTime:
             _held[0].blocks += 1
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with _lock:
             clock = _held[0]
             clock.blocks -= 1
