@@ -14,7 +14,7 @@ from ratekeeper.errors import PolicyError
 from ratekeeper.policy.at_rest import open_for_writing
 from ratekeeper.policy.file.load import parse_policy, policy_text
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.watch import Judged, Watch, status_of
+from ratekeeper.policy.watch import Judged, Watch, differences, listed, status_of
 
 Replace: TypeAlias = Callable[[Policy], None]
 _log = logging.getLogger("ratekeeper")
@@ -62,13 +62,25 @@ class PolicyWatch(Watch[Policy]):
         return open_for_writing(self._path)
 
     def _read(self) -> tuple[str, Policy | PolicyError]:
-        return _read(self._path)
+        text = ""
+        try:
+            text = policy_text(self._path)
+            return text, parse_policy(text, self._path)
+        except PolicyError as error:
+            return text or str(error), error
 
     def _changes(self, before: Policy, after: Policy) -> list[str]:
-        return _changes(before, after)
+        old, new = _by_name(before), _by_name(after)
+        changes = [f"{how} {names}" for how, names in differences(old, new).items()]
+        if [name for name in new if name in old] != [name for name in old if name in new]:
+            changes.append("other order of rules")
+        for part in ("exempt", "attributes", "tiers", "store"):
+            if getattr(before, part) != getattr(after, part):
+                changes.append(f"other {part if part == 'exempt' else f'[{part}]'}")
+        return changes
 
     def _described(self, policy: Policy) -> str:
-        return f"rules {_named([*_by_name(policy)])}"
+        return f"rules {listed(_by_name(policy))}"
 
     def _warn(self, before: Policy, after: Policy) -> None:
         assert self._begun_with is not None
@@ -76,37 +88,5 @@ class PolicyWatch(Watch[Policy]):
             _log.warning("%s has another [store], which is not taken before a restart; all else is", self._path)
 
 
-def _read(path: str) -> tuple[str, Policy | PolicyError]:
-    """Return a file's text, or the error instead, and its policy, or the error instead."""
-    text = ""
-    try:
-        text = policy_text(path)
-        return text, parse_policy(text, path)
-    except PolicyError as error:
-        return text or str(error), error
-
-
-def _changes(before: Policy, after: Policy) -> list[str]:
-    """Return the changes that another policy makes; empty if it is the same."""
-    old, new = _by_name(before), _by_name(after)
-    stay = [name for name in new if name in old]
-    of_rules = {
-        "added": [name for name in new if name not in old],
-        "removed": [name for name in old if name not in new],
-        "changed": [name for name in stay if new[name] != old[name]],
-    }
-    changes = [f"{how} {_named(names)}" for how, names in of_rules.items() if names]
-    if stay != [name for name in old if name in new]:
-        changes.append("other order of rules")
-    for part in ("exempt", "attributes", "tiers", "store"):
-        if getattr(before, part) != getattr(after, part):
-            changes.append(f"other {part if part == 'exempt' else f'[{part}]'}")
-    return changes
-
-
 def _by_name(policy: Policy) -> dict[str, object]:
     return {rule.name: rule for rule in policy.rules}
-
-
-def _named(names: list[str]) -> str:
-    return ", ".join(map(repr, names))

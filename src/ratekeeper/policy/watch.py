@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Self, TypeAlias, TypeVar
 
 from ratekeeper.errors import PolicyError
@@ -213,3 +213,18 @@ def status_of(path: str) -> tuple[int, int, int, int, int]:
     except OSError:
         return 0, 0, 0, 0, 0
     return it.st_mtime_ns, it.st_ctime_ns, it.st_size, it.st_ino, it.st_dev
+
+
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, str]:
+    """Return the names that were added, removed and changed, each kind as a list for people, if there are any."""
+    kinds = {
+        "added": [name for name in new if name not in old],
+        "removed": [name for name in old if name not in new],
+        "changed": [name for name in new if name in old and new[name] != old[name]],
+    }
+    return {how: listed(names) for how, names in kinds.items() if names}
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a list for people."""
+    return ", ".join(map(repr, names))

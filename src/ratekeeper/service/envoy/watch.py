@@ -6,7 +6,7 @@ import os
 
 from ratekeeper.errors import PolicyError
 from ratekeeper.policy.at_rest import open_for_writing
-from ratekeeper.policy.watch import Watch, status_of
+from ratekeeper.policy.watch import Watch, differences, listed, status_of
 from ratekeeper.service.envoy.load import config_files, load_envoy_config
 from ratekeeper.service.envoy.model import EnvoyConfig
 
@@ -28,16 +28,10 @@ class EnvoyWatch(Watch[EnvoyConfig]):
             return str(error), error
 
     def _changes(self, before: EnvoyConfig, after: EnvoyConfig) -> list[str]:
-        old, new = before.domains, after.domains
-        of_domains = {
-            "added": [name for name in new if name not in old],
-            "removed": [name for name in old if name not in new],
-            "changed": [name for name in new if name in old and new[name] != old[name]],
-        }
-        return [f"{how} domains {', '.join(map(repr, names))}" for how, names in of_domains.items() if names]
+        return [f"{how} domains {names}" for how, names in differences(before.domains, after.domains).items()]
 
     def _described(self, policy: EnvoyConfig) -> str:
-        return f"domains {', '.join(map(repr, policy.domains))}"
+        return f"domains {listed(policy.domains)}"
 
     def _files(self) -> list[str]:
         try:
