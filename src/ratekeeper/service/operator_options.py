@@ -37,7 +37,7 @@ NOTHING = OperatorOptions(page=False, recording_bytes=0)
 
 def token_digest(token: str) -> bytes:
     """Return the digest by which the service knows an admin's token."""
-    return sha256(token.encode()).digest()
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def read_tokens(file: str) -> dict[str, bytes]:

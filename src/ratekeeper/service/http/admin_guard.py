@@ -7,7 +7,6 @@ same, with a token or without. This module knows no operation.
 from __future__ import annotations
 
 import re
-from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from ratekeeper.service.admin.operation import NotDoneError
 from ratekeeper.service.core import Core
 from ratekeeper.service.http.exchange import GatewayExchange
 from ratekeeper.service.limiter import decide_async
+from ratekeeper.service.operator_options import token_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,7 @@ def signed_in(core: Core, request: GatewayExchange) -> str:
 
 def _name_of(tokens: Mapping[str, bytes], token: str) -> str | None:
     """Return the name of a token's admin. It takes as long for each token: digests are compared, and all of them."""
-    digest, found = sha256(token.encode("utf-8", "surrogatepass")).digest(), None
+    digest, found = token_digest(token), None
     for name, own in tokens.items():
         if compare_digest(own, digest):
             found = name
