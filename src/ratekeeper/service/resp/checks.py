@@ -17,7 +17,7 @@ from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 from ratekeeper.service.resp.replies import encode, simple
-from ratekeeper.service.resp.session import Session
+from ratekeeper.service.resp.session import Answer, Session
 from ratekeeper.usage import Usage
 
 _CHECK = "RK.CHECK attribute value [attribute value ...] [COST n] [TIMEOUT seconds] [WAIT yes|no]"
@@ -36,7 +36,7 @@ class Checks:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def check(self, session: Session, request: list[bytes]) -> bytes | Coroutine[Any, Any, bytes]:
+    def check(self, session: Session, request: list[bytes]) -> Answer:
         """Decide a request with these attributes."""
         try:
             asked = self._parse_check(request)
@@ -46,17 +46,17 @@ class Checks:
         exchange = ProgramExchange(self._core.limiter, asked)
         return self._begun(self._checked(exchange, session.resp3))
 
-    def usage(self, session: Session, request: list[bytes]) -> bytes | Coroutine[Any, Any, bytes]:
+    def usage(self, session: Session, request: list[bytes]) -> Answer:
         """Return how much a request with these attributes has used of each limit."""
         attributes, _ = self._pairs(request, _USAGE)
         return self._begun(self._used(self._spelled(attributes), session.resp3))
 
-    def reset(self, _session: Session, request: list[bytes]) -> bytes | Coroutine[Any, Any, bytes]:
+    def reset(self, _session: Session, request: list[bytes]) -> Answer:
         """Forget what a request with these attributes owes."""
         attributes, options = self._pairs(request, _RESET, ("RULE",))
         return self._begun(self._reset(self._spelled(attributes), options.get("RULE")))
 
-    def _begun(self, answer: Coroutine[Any, Any, bytes]) -> bytes | Coroutine[Any, Any, bytes]:
+    def _begun(self, answer: Coroutine[Any, Any, bytes]) -> Answer:
         """Return an answer, or a coroutine of it: not begun if the store or a look-up needs a task."""
         return answer if self._core.policy.at_once is None else begin(answer)
 

@@ -7,9 +7,9 @@ limit: a key keeps its debt when its limit changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from ratekeeper.decision import Decision
 from ratekeeper.errors import LimitError, StoreUnavailable
@@ -17,9 +17,8 @@ from ratekeeper.limits import TokenBucket
 from ratekeeper.policy.decision import is_nearly_used
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.resp.replies import error
+from ratekeeper.service.resp.session import Answer
 from ratekeeper.stores.base import AsyncChargeGate, AsyncStore, Store, is_async
-
-Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes]
 
 SCOPE = "CL.THROTTLE"
 """The scope of all its buckets, and its name in metrics. It has no slash, so it is not a rule's scope."""
