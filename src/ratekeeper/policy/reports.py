@@ -1,4 +1,4 @@
-"""A limit, its usage and its explanation as JSON, for the command line and the admin API. Pure functions.
+"""Decisions, limits, their usage and their explanation as JSON, for the command line and the service. Pure functions.
 
 JSON has no infinity, so a time that never comes is null. Knows no store and no HTTP.
 """
@@ -6,8 +6,10 @@ JSON has no infinity, so a time that never comes is null. Knows no store and no 
 from __future__ import annotations
 
 from math import inf
+from typing import Any
 
 from ratekeeper.limits import Limit
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.model import Policy, Rule
 from ratekeeper.policy.plan import RuleExplanation
 from ratekeeper.usage import Usage
@@ -17,6 +19,28 @@ def rule_of(label: str, policy: Policy) -> Rule:
     """Return the rule of a limit. A further limit that was looked up has its place behind the rule's name."""
     rules = {rule.name: rule for rule in policy.rules}
     return rules.get(label) or rules[label.rpartition("/")[0]]
+
+
+def finite(seconds: float) -> float | None:
+    """Return a time in seconds; None if it never comes."""
+    return None if seconds == inf else seconds
+
+
+def decision_report(decision: PolicyDecision, held: bool) -> dict[str, Any]:
+    """Return a decision without its rules. A request that was `held` until its turn has no more `delay`."""
+    rule, allowed = decision.rule, decision.allowed
+    own = rule.decision if rule else None
+    return {
+        "allowed": allowed,
+        "rule": rule.label if rule else None,
+        "missing": decision.missing,
+        "denied": decision.denied,
+        "message": None if allowed else decision.message,
+        "remaining": None if own is None else own.remaining,
+        "retry_after": 0.0 if allowed else finite(decision.retry_after),
+        "reset_after": 0.0 if own is None else own.reset_after,
+        "delay": 0.0 if held and allowed else finite(decision.delay),
+    }
 
 
 def limit_report(limit: Limit) -> dict[str, object]:
@@ -56,7 +80,7 @@ def explanation_report(it: RuleExplanation, looked_up: str | None) -> dict[str, 
         "allowed": decision.allowed,
         "cost": decision.cost,
         "remaining": decision.remaining,
-        "delay": None if decision.delay == inf else decision.delay,
+        "delay": finite(decision.delay),
         "message": message_of(it),
     }
 

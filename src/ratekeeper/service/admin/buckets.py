@@ -8,14 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial, wraps
-from math import inf
 from typing import Any, NamedTuple
 
 from ratekeeper.errors import BadRequestError
 from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.policy.lookups.finder import looked_up
 from ratekeeper.policy.plan import RuleExplanation
-from ratekeeper.policy.reports import explanation_report, limit_report, rule_of, usage_report
+from ratekeeper.policy.reports import explanation_report, finite, limit_report, rule_of, usage_report
 from ratekeeper.policy.support import chosen, usage_of
 from ratekeeper.service.admin.fields import Field, is_names, is_positive, is_strings, is_whole
 from ratekeeper.service.admin.operation import Given, Operation, Report, Run
@@ -49,8 +48,8 @@ async def explain(core: Core, given: Given) -> Report:
         "exempt": compiled.exempting(seen) is not None,
         "missing": decision.missing,
         "tier": seen["tier"] if keeper.policy.tiers is not None else None,
-        "delay": _finite(decision.delay),
-        "retry_after": _finite(decision.retry_after),
+        "delay": finite(decision.delay),
+        "retry_after": finite(decision.retry_after),
         "rules": [
             _explained(core, it, seen, None)
             if it.decision is None
@@ -70,7 +69,7 @@ def _explained(core: Core, it: RuleExplanation, keyed: Mapping[str, str], bucket
         return about
     return about | {
         **limit_report(it.decision.limit),
-        "retry_after": _finite(it.decision.retry_after),
+        "retry_after": finite(it.decision.retry_after),
         "bucket": _bucket_report(bucket),
     }
 
@@ -188,10 +187,6 @@ def _bucket_report(bucket: _Bucket) -> Report:
         "blocked_until": bucket.blocked_until,
         "waiting": own.waiting,
     }
-
-
-def _finite(seconds: float) -> float | None:
-    return None if seconds == inf else seconds
 
 
 _ATTRIBUTES = Field(is_strings, 'an object of strings, such as {"api_key": "k-7"}', required=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from math import inf
 from typing import Any
 
 from ratekeeper.decision import Decision, RuleDecision
 from ratekeeper.errors import BadRequestError, did_you_mean
 from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.reports import decision_report, finite
 from ratekeeper.service.limiter import CheckRequest
 
 _SHAPE = '{"attributes": {"api_key": "k-1", "path": "/search"}, "cost": 1, "timeout": 0, "wait": true}'
@@ -81,24 +81,9 @@ def _parsed(asked: object, known: Collection[str] | None) -> CheckRequest:
 
 
 def report(decision: PolicyDecision, held: bool) -> dict[str, Any]:
-    """Return a decision as JSON. Times are in seconds; null means never, and no limit.
-
-    A request that was `held` until its turn has no more `delay`.
-    """
-    rule, allowed = decision.rule, decision.allowed
-    own = rule.decision if rule else None
-    return {
-        "allowed": allowed,
-        "rule": rule.label if rule else None,
-        "missing": decision.missing,
-        "denied": decision.denied,
-        "message": None if allowed else decision.message,
-        "remaining": None if own is None else own.remaining,
-        "retry_after": 0.0 if allowed else _finite(decision.retry_after),
-        "reset_after": 0.0 if own is None else own.reset_after,
-        "delay": 0.0 if held and allowed else _finite(decision.delay),
-        "rules": [{"name": one.label, "shadow": one.shadow, **_own(one, one.decision)} for one in decision.rules],
-    }
+    """Return a decision as JSON, with that of each rule: see `decision_report`. Null means never, and no limit."""
+    rules = [{"name": one.label, "shadow": one.shadow, **_own(one, one.decision)} for one in decision.rules]
+    return {**decision_report(decision, held), "rules": rules}
 
 
 def _own(rule: RuleDecision, decision: Decision) -> dict[str, Any]:
@@ -107,11 +92,7 @@ def _own(rule: RuleDecision, decision: Decision) -> dict[str, Any]:
         "allowed": decision.allowed,
         "cost": decision.cost,
         "remaining": decision.remaining,
-        "retry_after": _finite(decision.retry_after),
+        "retry_after": finite(decision.retry_after),
         "reset_after": decision.reset_after,
-        "delay": _finite(decision.delay),
+        "delay": finite(decision.delay),
     }
-
-
-def _finite(seconds: float) -> float | None:
-    return None if seconds == inf else seconds

@@ -14,6 +14,7 @@ from ratekeeper.errors import BadRequestError, RatekeeperError, did_you_mean
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.policy.async_keeper import AsyncKeeper
+from ratekeeper.policy.reports import decision_report, finite
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 from ratekeeper.service.resp.replies import encode, simple
@@ -119,21 +120,8 @@ def _report(refusal: RatekeeperError | None, exchange: ProgramExchange, resp3: b
     """Return the decision by the names that /v1/check has for its parts, but for the rules: RK.USAGE tells them."""
     if refusal is not None and not isinstance(refusal, RateLimitExceeded):
         raise refusal
-    decision = exchange.decisions[-1]
-    rule, allowed = decision.rule, decision.allowed
-    own = rule.decision if rule else None
-    values = (
-        allowed,
-        rule.label if rule else None,
-        decision.missing,
-        decision.denied,
-        None if allowed else decision.message,
-        None if own is None else own.remaining,
-        0.0 if allowed else _finite(decision.retry_after),
-        0.0 if own is None else own.reset_after,
-        0.0 if allowed and exchange.waits else _finite(decision.delay),
-    )
-    return _FORMS[resp3] % tuple([encode(value, resp3) for value in values])
+    told = decision_report(exchange.decisions[-1], exchange.waits)
+    return _FORMS[resp3] % tuple([encode(told[name], resp3) for name in _PARTS])
 
 
 def _usage(one: Usage) -> dict[str, Any]:
@@ -143,13 +131,9 @@ def _usage(one: Usage) -> dict[str, Any]:
         "used": one.used,
         "remaining": one.remaining,
         "reset_after": one.reset_after,
-        "retry_after": _finite(one.retry_after),
+        "retry_after": finite(one.retry_after),
         "waiting": one.waiting,
     }
-
-
-def _finite(seconds: float) -> float | None:
-    return None if seconds == inf else seconds
 
 
 def _seconds(text: str) -> float | None:
