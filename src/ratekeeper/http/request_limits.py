@@ -59,7 +59,7 @@ class RequestLimits(_Limits):
     def refund(self) -> None:
         """Give back the request's charges, less the tokens that have refilled since. Give nothing back twice."""
         exchange = self._exchange()
-        exchange.limiter.run(exchange, _refund(exchange))
+        exchange.limiter.run(exchange, exchange.limiter.refund_async(exchange))
 
     def reset(self) -> None:
         """Forget the debts of the request's buckets: they are full again."""
@@ -98,7 +98,8 @@ class AsyncRequestLimits(_Limits):
 
     async def refund(self) -> None:
         """As `RequestLimits.refund`."""
-        await _refund(self._exchange())
+        exchange = self._exchange()
+        await exchange.limiter.refund_async(exchange)
 
     async def reset(self) -> None:
         """As `RequestLimits.reset`."""
@@ -168,10 +169,6 @@ async def _adjust(exchange: Exchange, verb: str, rule: str, *args: object) -> No
         known += names
     hint = did_you_mean(str(rule), known) if known else ": no limit has decided it"
     raise ValueError(f"no limit of this request is named {rule!r}{hint}")
-
-
-async def _refund(exchange: Exchange) -> None:
-    await exchange.limiter.refund_async(exchange)
 
 
 async def _reset(exchange: Exchange) -> None:
