@@ -14,10 +14,9 @@ from ratekeeper import core
 from ratekeeper.clock import SystemClock
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.limits import Limit, checked_cost
-from ratekeeper.policy.compiled_rule import CompiledRule
 from ratekeeper.policy.decision import PolicyDecision, refused
 from ratekeeper.policy.hashes import digest_name
-from ratekeeper.policy.lookups.finder import NOTHING, Known, LimitFinder, Values
+from ratekeeper.policy.lookups.finder import NOTHING, Known, LimitFinder
 from ratekeeper.policy.lookups.functions import Lookups
 from ratekeeper.policy.model import Policy, Rule, checked_policy
 from ratekeeper.policy.patterns import PUBLIC, Globs
@@ -179,7 +178,7 @@ class CompiledPolicy:
             rule, one = self.rules[place], self.rules[place].limits[limit]
             if one.max_cost < 0 and not rule.shadow and (limit >= 0 or rule.known is None):
                 return self._refusing(place, 0, rule.charge_of(one, 0, bucket, own_cost * cost, timeout))
-        found = finder.of(matches, self._values_in(attributes), known)
+        found = finder.of(matches, lambda rule: rule.key_values(self.seen(attributes)), known)
         for place, limit, bucket, own_cost in matches:
             rule = self.rules[place]
             limits = found[place].limits if place in found else (rule.limits[limit],)
@@ -247,14 +246,6 @@ class CompiledPolicy:
             place: found[place].limits if place in found else (self.rules[place].limits[limit],)
             for place, limit, _, _ in matches
         }
-
-    def _values_in(self, attributes: Mapping[str, str]) -> Callable[[CompiledRule], Values]:
-        """Return a function of a rule that returns the values of its key. It reads the attributes when it is asked."""
-
-        def values(rule: CompiledRule) -> Values:
-            return rule.key_values(seen_by(self._program, attributes))
-
-        return values
 
     def bucket_name(self, rule: Rule, attributes: Mapping[str, str]) -> str:
         """Return a bucket's name for people. Keys are secrets, so most values show only as a keyed hash."""
