@@ -6,13 +6,13 @@ The default style is in `headers`, and costs no more for the others.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from email.utils import formatdate
 from math import ceil
 from typing import Literal, TypeAlias, get_args
 
 from ratekeeper.errors import did_you_mean
-from ratekeeper.http.headers import legacy_headers, rate_limit_lines
+from ratekeeper.http.headers import LegacyReset, legacy_headers, rate_limit_lines
 from ratekeeper.policy.decision import PolicyDecision
 
 HeaderStyle: TypeAlias = Literal["ietf", "ietf-06", "x-epoch", "x-delta", "retry-after-date"]
@@ -31,7 +31,9 @@ HeaderStyles: TypeAlias = HeaderStyle | Collection[HeaderStyle]
 DEFAULT: HeaderStyles = "ietf"
 
 _DATE = "retry-after-date"
-_FIELDS = {"ietf-06": ("delta", "RateLimit"), "x-epoch": ("epoch", "X-RateLimit"), "x-delta": ("delta", "X-RateLimit")}
+_FIELDS: Mapping[str, tuple[LegacyReset, str]] = {
+    "ietf-06": ("delta", "RateLimit"), "x-epoch": ("epoch", "X-RateLimit"), "x-delta": ("delta", "X-RateLimit"),
+}  # fmt: skip
 _RETRY_AFTER = "retry-after"
 
 
@@ -51,17 +53,19 @@ def checked_styles(styles: HeaderStyles) -> frozenset[str] | None:
     return None if set(chosen) == {DEFAULT} else frozenset(chosen)
 
 
-def styled_lines(decision: PolicyDecision, styles: frozenset[str]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response in these styles, as lines: bytes, with names in lower case."""
-    now = time.time()
+def styled_lines(decision: PolicyDecision, styles: frozenset[str] | None) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a response in these styles, or the default, as lines: bytes, with names in lower case."""
     lines = rate_limit_lines(decision)
+    if styles is None:
+        return lines
+    now = time.time()
     if "ietf" not in styles:
         lines = [line for line in lines if line[0] == b"retry-after"]
     if _DATE in styles:
         lines = [(name, _date(value, now) if name == b"retry-after" else value) for name, value in lines]
     for style in sorted(styles & _FIELDS.keys()):
         reset, prefix = _FIELDS[style]
-        fields = legacy_headers(decision, "epoch" if reset == "epoch" else "delta", now, prefix)
+        fields = legacy_headers(decision, reset, now, prefix)
         lines += [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in fields]
     return lines
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from ratekeeper.decision import RuleDecision
 from ratekeeper.errors import BadRequestError, CostError, RatekeeperError, StoreUnavailable
+from ratekeeper.http.header_styles import styled_lines
 from ratekeeper.http.headers import keep, policy_name
 from ratekeeper.http.responses import problem, response_to
 from ratekeeper.limits import Limit
@@ -25,10 +26,10 @@ _TOO_MANY_REQUESTS = 429
 
 _new = tuple.__new__
 
-RefusalParts: TypeAlias = tuple[list[tuple[bytes, bytes]], bytes]
+AnswerParts: TypeAlias = tuple[list[tuple[bytes, bytes]], bytes]
 """Headers, and a body."""
 
-_refusals: dict[Hashable, RefusalParts] = {}
+_refusals: dict[Hashable, AnswerParts] = {}
 """The parts of refusals by the same rules that must wait equally long. Bounded."""
 
 _limits: dict[Hashable, bytes] = {}
@@ -87,16 +88,25 @@ def _strictness(rule: RuleDecision) -> tuple[bool, int, int]:
     return one.allowed, -one.retry_ticks, one.remaining
 
 
-def refusal_parts(decision: PolicyDecision) -> RefusalParts:
+def lines_and_body(decision: PolicyDecision, is_refused: bool, styles: frozenset[str] | None) -> AnswerParts:
+    """Return the headers of an answer, those about limits too, and its body, which only a refusal has."""
+    lines = styled_lines(decision, styles)
+    if not is_refused:
+        return lines, b""
+    more, body = _refusal_parts(decision)
+    return [*lines, *more], body
+
+
+def _refusal_parts(decision: PolicyDecision) -> AnswerParts:
     """Return the headers and the body of a refusal, beside the headers about limits."""
     wait = decision.retry_after_seconds
     if wait is None or decision.source != "exact":  # its body may tell more than the rules and the wait
-        return _refusal_parts(decision)
+        return _make_parts(decision)
     key = decision.combination, wait
-    return _refusals.get(key) or keep(_refusals, key, _refusal_parts(decision))
+    return _refusals.get(key) or keep(_refusals, key, _make_parts(decision))
 
 
-def _refusal_parts(decision: PolicyDecision) -> RefusalParts:
+def _make_parts(decision: PolicyDecision) -> AnswerParts:
     response = problem(decision, _TOO_MANY_REQUESTS)
     return _lines(tuple(response.headers)), response.body
 

@@ -14,12 +14,10 @@ from ratekeeper.coroutines import run_sync
 from ratekeeper.decision import Charge, Decision, RuleDecision
 from ratekeeper.errors import LimitError
 from ratekeeper.http.charging import REFUSALS
-from ratekeeper.http.header_styles import styled_lines
-from ratekeeper.http.headers import rate_limit_lines
 from ratekeeper.policy.decision import PolicyDecision, is_nearly_used, refused
 from ratekeeper.service.core import Core
 from ratekeeper.service.envoy.model import SECONDS_OF_UNIT, EnvoyConfig, EnvoyLimit, bucket, key_of
-from ratekeeper.service.grpc.answers import call_error, refusal_parts, together
+from ratekeeper.service.grpc.answers import call_error, lines_and_body, together
 from ratekeeper.service.grpc.call import Answer, Call
 from ratekeeper.service.grpc.codec import (
     OK,
@@ -101,15 +99,9 @@ class ConfiguredLimits:
             if one.limit.quota and not made.allowed:
                 exceeded.append(place)
         decision = together(rules) if rules else PolicyDecision()
-        styles = self._core.limiter.styles
-        lines = rate_limit_lines(decision) if styles is None else styled_lines(decision, styles)
-        body = b""
-        if decision.allowed:
-            self._counts.allowed(began, decision)
-        else:
-            self._counts.refused(began, decision)
-            more, body = refusal_parts(decision)
-            lines = [*lines, *more]
+        count = self._counts.allowed if decision.allowed else self._counts.refused
+        count(began, decision)
+        lines, body = lines_and_body(decision, not decision.allowed, self._core.limiter.styles)
         quotas = any(one.limit is not None and one.limit.quota for one in asked)
         return write_response(statuses, lines, body, _metadata(request, exceeded) if quotas else b"")
 

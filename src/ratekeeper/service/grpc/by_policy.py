@@ -13,10 +13,9 @@ from typing import Any
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
 from ratekeeper.http.attributes import AttributeReader
-from ratekeeper.http.header_styles import styled_lines
-from ratekeeper.http.headers import keep, rate_limit_lines
+from ratekeeper.http.headers import keep
 from ratekeeper.service.core import Core
-from ratekeeper.service.grpc.answers import refusal_parts, refused_or_error, status_of, together
+from ratekeeper.service.grpc.answers import lines_and_body, refused_or_error, status_of, together
 from ratekeeper.service.grpc.call import Answer, Call
 from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest, write_response
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, CallError
@@ -149,11 +148,5 @@ def _response(exchange: CallExchange, refusal: RatekeeperError | None) -> bytes:
     if refusal is not None and not isinstance(refusal, RateLimitExceeded):
         return refused_or_error(refusal, len(exchange.question.asked))
     decisions = exchange.decisions
-    decision = together(decisions)
-    styles = exchange.limiter.styles
-    lines = rate_limit_lines(decision) if styles is None else styled_lines(decision, styles)
-    body = b""
-    if refusal is not None:
-        more, body = refusal_parts(decision)
-        lines = [*lines, *more]
+    lines, body = lines_and_body(together(decisions), refusal is not None, exchange.limiter.styles)
     return write_response([status_of(one) for one in decisions], lines, body)
