@@ -1,4 +1,4 @@
-"""The decisions of the table in Python (pytable.py), and the buckets of its blocks. Pure functions."""
+"""The decisions of the table in Python (pytable.py), and what all stores ask of charges. Pure functions."""
 
 from __future__ import annotations
 
