@@ -1,6 +1,5 @@
-/* Recorder: writes requests into a ring of memory, as hashes, for other processes to read. Its twin is recorder.py, which
- * draws the layout. An observer of decisions: it changes none, and if it cannot record one, it counts it as left out.
- */
+/* Recorder: writes requests into a ring of memory, as hashes, for other processes to read. Its twin is recorder.py. An
+ * observer of decisions: it changes none, and if it cannot record one, it counts it as left out. */
 #include "policy.h"
 #include "recording.h"
 
@@ -126,12 +125,11 @@ static bool read_told(const rk_recorder_object *self, PyObject *decision, int64_
 /* Read the cost and the values of a request. */
 static bool read_request(const rk_matcher_object *matcher, PyObject *asked, rk_found *found)
 {
-    found->cost = PyLong_AsLongLong(RK_AT(asked, 2));
-    if (PyErr_Occurred()) { /* more than any limit has */
-        PyErr_Clear();
+    int overflow;
+    found->cost = PyLong_AsLongLongAndOverflow(RK_AT(asked, 2), &overflow);
+    if (overflow) /* more than any limit has */
         found->cost = INT64_MAX;
-    }
-    return rk_read_values(matcher, RK_AT(asked, 1), found);
+    return !PyErr_Occurred() && rk_read_values(matcher, RK_AT(asked, 1), found);
 }
 
 /* Record a request by the policy of this moment: by the values of its decision, which live as long, or else read again. */

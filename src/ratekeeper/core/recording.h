@@ -1,4 +1,4 @@
-/* The ring of a recording: segments of records, one after the other. Knows no Python. recorder.py draws the layout.
+/* The ring of a recording: segments of records, one after the other. Knows no Python. ring.py draws the layout.
  *
  * A segment is written from its start to its end, once; the next one takes the place of the oldest. A reader takes what lies
  * before `end`, which is stored last. The number is 0 while the start of a segment is written, and another one afterwards:
