@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ratekeeper.cli.replay.access_log import LineReader
 from ratekeeper.cli.replay.log_time import text_ticks, ticks_of
+from ratekeeper.http.attributes import AttributeReader
 from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.policy.model import Policy
 from ratekeeper.replay.entries import LogEntry, UnreadableLine
@@ -224,6 +225,34 @@ def test_a_header_is_found_in_any_case_in_a_list_or_as_a_field_of_its_or_the_att
 def test_a_field_named_host_is_the_client_only_if_it_is_an_address() -> None:
     assert of_json(path="/", host="192.0.2.7")["client"] == "192.0.2.7"
     assert "client" not in of_json(path="/", host="www.example.com")
+
+
+def test_attributes_have_the_spelling_that_they_have_live() -> None:
+    policy = """
+    [attributes]
+    path = { from = "path", ignore_case = true }
+    site = "header:host"
+    auth = "header:authorization"
+    token = "bearer"
+    session = "cookie:session"
+    [[rules]]
+    name = "logins"
+    match = { path = "/login" }
+    key = ["site", "auth", "token", "session"]
+    limit = "5/minute"
+    """
+    apache = attributes('192.0.2.7 - - [10/Oct/2000:13:55:36 -0700] "POST /Login HTTP/1.0" 200 1', policy)
+    assert apache["path"] == "/login"
+    fields = {"ts": 1, "path": "/LOGIN", "headers": {"Host": ["API.example.com"], "Authorization": "TOKEN   k-1"}}
+    found = attributes(json.dumps({**fields, "token": " k-2 ", "session": '"a%20b"'}), policy)
+    expected = AttributeReader(Policy.parse(policy).attributes).respell(
+        {
+            "path": "/LOGIN", "site": "API.example.com", "auth": "TOKEN   k-1", "token": " k-2 ",
+            "session": '"a%20b"',
+        }
+    )  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+    assert (found["path"], found["site"], found["auth"]) == ("/login", "api.example.com", "token k-1")
 
 
 # Times

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from ratekeeper.cli.replay.log_time import text_ticks, ticks_of
 from ratekeeper.errors import BadRequestError
-from ratekeeper.http.attributes import client_address, read_method
+from ratekeeper.http.attributes import AttributeReader, client_address, read_method
 from ratekeeper.http.paths import read_path
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
 from ratekeeper.policy.model import Policy
-from ratekeeper.policy.sources import ClientIP, HeaderSource
+from ratekeeper.policy.sources import BearerSource, ClientIP, CookieSource, HeaderSource, PathSource
 from ratekeeper.replay.entries import LogEntry, UnreadableLine
 from ratekeeper.replay.plan import asked_for
 
@@ -75,7 +75,7 @@ class LineReader:
     {'method': 'GET', 'path': '/a/b', 'status': '200', 'client': '::/64', 'user': 'bob'}
     """
 
-    __slots__ = ("_asked_for", "_clients", "_header_names", "_headers", "_kept", "_logged_headers")
+    __slots__ = ("_asked_for", "_clients", "_header_names", "_headers", "_kept", "_logged_headers", "_path", "_respell")
 
     def __init__(self, policy: Policy) -> None:
         sources = policy.attributes.items()
@@ -90,6 +90,10 @@ class LineReader:
         in_fields = (name for header in (*self._headers, _FORWARDED_FOR) for name in header.fields)
         self._kept = self._asked_for.union(in_fields, _METHOD, _PATH, _CLIENT, _USER, ("host", "request"))
         self._logged_headers = tuple(it for it in self._headers if it.name in ("referer", "user-agent"))
+        path = policy.attributes.get("path")
+        self._path = path if isinstance(path, PathSource) else PathSource()
+        of_headers = [name for name, by in sources if isinstance(by, HeaderSource | BearerSource | CookieSource)]
+        self._respell = AttributeReader(policy.attributes, wanted=of_headers).respell
 
     def read(self, text: str, line: int = 1) -> LogEntry:
         """Read a line. Raise `UnreadableLine` if it cannot be read."""
@@ -104,7 +108,7 @@ class LineReader:
         if match is None:
             raise UnreadableLine("neither the common or combined log format, nor JSON")
         host, user, time, request, status, referer, agent, forwarded = match.groups()
-        request_line = _request_line(request)
+        request_line = _request_line(request, self._path)
         attributes = {"method": request_line.method, "path": request_line.path, "status": status}
         self._add_clients(attributes, None if host == "-" else host, forwarded)
         if user != "-" and user:
@@ -134,13 +138,13 @@ class LineReader:
         _rename(attributes, _PATH)
         _rename(attributes, _USER)
         if "path" in attributes:
-            attributes["path"] = read_path(attributes["path"])
+            attributes["path"] = read_path(attributes["path"], self._path)
         elif self._asked_for and self._asked_for.isdisjoint(attributes):
             raise UnreadableLine("it has no path, nor anything else that the policy asks for")
         if "method" in attributes:
             attributes["method"] = read_method(attributes["method"])
         self._add_from_headers(attributes, fields)
-        return LogEntry(at, line, attributes)
+        return LogEntry(at, line, self._respell(attributes))
 
     def _add_from_headers(self, attributes: dict[str, str], fields: Mapping[str, object]) -> None:
         """Add the attributes that the policy takes from headers, and the clients."""
@@ -169,12 +173,12 @@ class _RequestLine(NamedTuple):
 
 
 @lru_cache(maxsize=16_384)
-def _request_line(text: str) -> _RequestLine:
+def _request_line(text: str, path: PathSource) -> _RequestLine:
     """Read a log's `GET /path HTTP/1.1`. Cached: a few paths are most of the traffic."""
     match = _REQUEST.fullmatch(_unescaped(text))
     if match is None:  # "-" where a client went away, or the bytes of TLS on a port for HTTP
         raise UnreadableLine('its request is not "METHOD /path HTTP/1.1"')
-    return _RequestLine(read_method(match[1]), read_path(match[2]))
+    return _RequestLine(read_method(match[1]), read_path(match[2], path))
 
 
 @lru_cache(maxsize=65_536)
