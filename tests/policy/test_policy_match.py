@@ -85,6 +85,9 @@ MISTAKES = [
     ("10.1.2.3/8", "has bits set after the prefix: write '10.0.0.0/8', or '10.1.2.3' for this address alone"),
     ("2001:db8::1/32", "has bits set after the prefix: write '2001:db8::/32'"),
     ("2001:db8::/96", "IPv6 clients are told apart by their /64: write '2001:db8::/64'"),
+    ("::ffff:10.0.0.0/104", "'::ffff:10.0.0.0/104' is a network of IPv4 addresses: write '10.0.0.0/8'"),
+    ("::ffff:a01:203/128", "is a network of IPv4 addresses: write '10.1.2.3/32'"),
+    ("::ffff:0:0/96", "is a network of IPv4 addresses: write '0.0.0.0/0'"),
 ]
 
 
@@ -110,6 +113,12 @@ def test_a_pattern_that_no_client_can_match_is_an_error(name: str, pattern: str,
         Policy.parse(f'{attributes}{RULE}match = {{ {name} = "{pattern}" }}\n')
     assert f"'{name}': " in str(caught.value)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ['{ from = "client_ip", ipv6_prefix = 128 }', '"app"', '"header:x-client"'])
+def test_an_ipv6_network_of_ipv4_addresses_which_match_as_ipv4_is_an_error(source: str) -> None:
+    with pytest.raises(PolicyError, match=r"write '10\.0\.0\.0/8'"):
+        Policy.parse(f'[attributes]\nclient = {source}\n{RULE}match = {{ client = "::ffff:10.0.0.0/104" }}\n')
 
 
 @pytest.mark.parametrize("attributes", ['client = "app"', 'client = "header:x-client"', 'client = "cookie:c"'])

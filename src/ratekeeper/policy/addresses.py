@@ -15,6 +15,9 @@ IPV4_PREFIX = 32
 IPV6_PREFIX = 64
 """The bits that tell clients apart, unless a policy says otherwise: an IPv6 customer gets a whole /64."""
 
+_MAPPED = 96
+"""The bits that all IPv6 addresses have in common that stand for an IPv4 address: ::ffff:0:0/96."""
+
 UNKNOWN_CLIENT = "unknown"
 """The client of every request without a readable address: one value, so that nonsense buys no fresh bucket."""
 
@@ -127,6 +130,8 @@ def why_no_network(pattern: str, ipv4_prefix: int = 32, ipv6_prefix: int = 128) 
     if _prefix_of(prefix, start.max_prefixlen) is None:
         return f"{pattern!r} is not a network: the prefix must be a number from 0 to {start.max_prefixlen}"
     network = network_of(pattern) or ip_network(pattern, strict=False)
+    if (mapped := _mapped(network)) is not None:
+        return f"{pattern!r} is a network of IPv4 addresses: write {str(mapped)!r}"
     longest = ipv4_prefix if network.version == 4 else ipv6_prefix
     if network.prefixlen > longest:
         return told_apart(pattern, network, longest)
@@ -134,6 +139,14 @@ def why_no_network(pattern: str, ipv4_prefix: int = 32, ipv6_prefix: int = 128) 
         alone = f", or {str(start)!r} for this address alone" if longest == network.max_prefixlen else ""
         return f"{pattern!r} is not a network: the address has bits set after the prefix: write {str(network)!r}{alone}"
     return None
+
+
+def _mapped(network: Network) -> IPv4Network | None:
+    """Return the IPv4 network that an IPv6 network stands for: an address in it is read as the IPv4 address."""
+    start = network.network_address
+    if isinstance(start, IPv4Address) or start.ipv4_mapped is None or network.prefixlen < _MAPPED:
+        return None
+    return IPv4Network((int(start.ipv4_mapped), network.prefixlen - _MAPPED))
 
 
 def _parts(pattern: str) -> tuple[IPv4Address | IPv6Address | None, str]:
