@@ -336,6 +336,22 @@ def test_a_file_that_is_open_for_writing_is_not_taken_however_long_it_rests(
     assert watched.taken == [["two", "one"]]
 
 
+def test_a_file_that_is_open_for_writing_when_the_watch_begins_is_not_taken_either(watched: Watched) -> None:
+    watched.path.write_text(ONE + TWO)
+    need("leases", open_for_writing(str(watched.path)) is False)
+    in_use = Policy.load(watched.path)
+    with watched.path.open("w") as writer:
+        writer.write(ONE)
+        writer.flush()
+        watch = watch_policy(watched.path, watched.take, in_use=in_use, every=3600)
+        watch._look()
+        assert watched.taken == []
+    with watch:
+        for _ in range(2):
+            watch._look()
+    assert watched.taken == [["one"]]
+
+
 def test_a_file_must_rest_for_longer_where_leases_are_not_possible(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,8 @@ class Watch(Generic[T]):
         self._told_writer = False
         self._reloads = False
         self._abandoned = False
-        self._judge()
+        if in_use is None or not self._written():  # the written half of a file may be a policy too
+            self._judge()
         self._start()
         forget_in_child(self)
 
