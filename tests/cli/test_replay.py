@@ -397,3 +397,34 @@ def test_progress_is_told_now_and_then_and_at_the_end() -> None:
     told: list[int] = []
     replay(Policy.parse(SMALL), [line(1)] * 5000, told.append)
     assert told == [2048, 4096, 5000]
+
+
+def test_a_bucket_that_a_refusal_of_another_rule_left_unasked_does_not_count() -> None:
+    policy = """
+    [[rules]]
+    name = "each client"
+    key = ["client"]
+    limit = "1/hour"
+    [[rules]]
+    name = "banned"
+    match = { client = "10.0.0.0/8" }
+    deny = true
+    [[rules]]
+    name = "users only"
+    match = { path = "/users" }
+    key = ["user"]
+    missing = "reject"
+    limit = "9/s"
+    [[rules]]
+    name = "uploads"
+    match = { path = "/uploads" }
+    cost = "size"
+    limit = "9/s"
+    """
+    refused = [line(1, client=f"10.0.0.{n}") for n in range(99)]
+    refused += [line(1, client=f"192.0.2.{n}", path="/users") for n in range(99)]
+    unreadable = [line(1, client=f"198.51.100.{n}", path="/uploads", size="big") for n in range(99)]
+    report = run(policy, *refused, *unreadable, line(1, client="203.0.113.9"), line(1, client="203.0.113.9"))
+    clients = report.rules[0]
+    assert (clients.requests, clients.buckets, clients.needed_99, clients.needed) == (2, 1, 2, 2)
+    assert [rule.buckets for rule in report.rules] == [1, 1, 0, 0]

@@ -58,7 +58,8 @@ class Tally:
         return bucket
 
     def report(self, span: TimeSpan | None) -> RuleReport:
-        buckets = self.buckets.values()
+        # A bucket that another rule kept a request from was never asked.
+        buckets = [bucket for bucket in self.buckets.values() if bucket.admitted or bucket.rejected]
         needed = sorted(bucket.needed for bucket in buckets) or [0]
         return RuleReport(
             self.rule, sum(bucket.admitted for bucket in buckets), sum(bucket.rejected for bucket in buckets),
