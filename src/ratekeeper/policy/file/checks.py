@@ -154,17 +154,23 @@ def _is_everything(name: str, globs: tuple[str, ...], sources: Sources, tiers: C
     source = source_of(name, sources)
     if name == "tier" and tiers:
         return all(map(accepts(globs), tiers))
-    if any(set(glob.removeprefix("?")) == {"*"} for glob in globs):  # no value is empty
-        return isinstance(source, ClientIP | PathSource) or is_method(name, sources)
     if isinstance(source, PathSource):
-        return any(set(glob[1:]) == {"*"} for glob in globs if glob[0] in "/?")
+        return _all_paths(globs)
     if is_method(name, sources):
         return all(map(accepts(glob.upper() for glob in globs), (*METHODS, OTHER)))
     return isinstance(source, ClientIP) and _all_addresses(globs)
 
 
-def _all_addresses(globs: Iterable[str]) -> bool:
-    """Return whether networks hold all addresses, of both versions."""
+def _all_paths(globs: tuple[str, ...]) -> bool:
+    """Return whether every path matches. Only wildcards match this letter, and one as long as all needs a star."""
+    accept = accepts(globs)
+    return all(accept("/" + "\0" * length) for length in range(max(map(len, globs)) + 1))
+
+
+def _all_addresses(globs: tuple[str, ...]) -> bool:
+    """Return whether every client matches, by a glob or by networks that hold all addresses, of both versions."""
+    if any(set(glob.replace("?", "", 1)) == {"*"} for glob in globs):  # no value is empty
+        return True
     networks = [network for glob in globs if (network := network_of(glob)) is not None]
     of_4 = [network for network in networks if isinstance(network, IPv4Network)]
     of_6 = [network for network in networks if isinstance(network, IPv6Network)]
