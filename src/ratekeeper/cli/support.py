@@ -236,5 +236,6 @@ def _time(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time, such as 2030-01-31T18:00Z") from None
     if until.utcoffset() is None:
-        raise argparse.ArgumentTypeError(f"{text!r} has no zone: write {text}Z for UTC, or {text}+01:00")
+        read = until.isoformat()  # a date alone cannot have a zone
+        raise argparse.ArgumentTypeError(f"{text!r} has no zone: write {read}Z for UTC, or {read}+01:00")
     return until
