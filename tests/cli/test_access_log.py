@@ -222,6 +222,14 @@ def test_a_header_is_found_in_any_case_in_a_list_or_as_a_field_of_its_or_the_att
     assert of_json(path="/", **fields)["api_key"] == "k-1"
 
 
+def test_a_repeated_header_is_refused_as_it_is_live_unless_it_is_a_list() -> None:
+    with pytest.raises(UnreadableLine, match="the header 'x-api-key' is repeated"):
+        of_json(path="/", headers={"X-Api-Key": ["k-1", "k-2"]})
+    proxies = POLICY.replace("trusted_proxies = 1", "trusted_proxies = 2")
+    fields = {"ts": 1, "path": "/", "client": "10.0.0.1", "headers": {"X-Forwarded-For": ["192.0.2.7", "192.0.2.8"]}}
+    assert attributes(json.dumps(fields), proxies)["client"] == "192.0.2.8"
+
+
 def test_a_field_named_host_is_the_client_only_if_it_is_an_address() -> None:
     assert of_json(path="/", host="192.0.2.7")["client"] == "192.0.2.7"
     assert "client" not in of_json(path="/", host="www.example.com")

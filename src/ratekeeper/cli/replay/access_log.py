@@ -17,6 +17,7 @@ from typing import NamedTuple
 from ratekeeper.cli.replay.log_time import text_ticks, ticks_of
 from ratekeeper.errors import BadRequestError
 from ratekeeper.http.attributes import AttributeReader, client_address, read_method
+from ratekeeper.http.header_lines import is_list
 from ratekeeper.http.paths import read_path
 from ratekeeper.policy.addresses import UNKNOWN_CLIENT, client_of
 from ratekeeper.policy.model import Policy
@@ -152,7 +153,7 @@ class LineReader:
         headers: dict[str, str] = {}
         if isinstance(logged, dict):
             asked = self._header_names
-            headers = {low: _header_text(value) for name, value in logged.items() if (low := name.lower()) in asked}
+            headers = {low: _header_text(low, one) for name, one in logged.items() if (low := name.lower()) in asked}
         found = {header.attribute: _header_value(header, headers, attributes) for header in self._headers}
         peer = next((attributes[name] for name in _CLIENT if name in attributes), None)
         if peer is None and client_of(attributes.get("host", "")) != UNKNOWN_CLIENT:
@@ -226,9 +227,11 @@ def _rename(attributes: dict[str, str], names: tuple[str, ...]) -> None:
             return
 
 
-def _header_text(value: object) -> str:
-    """Return a logged header's value; a repeated header is a list, joined as HTTP would join it."""
+def _header_text(name: str, value: object) -> str:
+    """Return a logged header's value; a list is joined. Raise `UnreadableLine` for another header that is repeated."""
     if isinstance(value, list):
+        if len(value) > 1 and not is_list(name):
+            raise UnreadableLine(f"the header {name!r} is repeated, so the caller is ambiguous")
         return ", ".join(str(one) for one in value)
     return str(value) if type(value) in _SCALARS else ""
 
