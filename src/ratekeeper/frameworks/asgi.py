@@ -67,11 +67,11 @@ class RateLimitMiddleware:
             return
         if not self._checked:
             self._check(scope)
+        exchange = self.exchange_type(self, scope, receive, send)
         if "state" in scope:
             scope["state"]["ratekeeper"] = ASYNC_LIMITS
         else:
             scope["state"] = {"ratekeeper": ASYNC_LIMITS}
-        exchange = self.exchange_type(self, scope, receive, send)
         token = CURRENT.set(exchange)
         try:
             charged = self.limiter.charge_now(exchange)

@@ -43,7 +43,8 @@ class ScopeExchange(Exchange):
         self.middleware = middleware
         self.limiter = middleware.limiter  # pyright: ignore[reportIncompatibleVariableOverride]
         self.decisions = []
-        self.around = CURRENT.get()
+        # A server may begin a request in the context of another one, so the context alone would name a stranger.
+        self.around = CURRENT.get() if "ratekeeper" in scope.get("state", ()) else None
         self.loop = get_running_loop()
         self.scope = scope
         self.arrived = dict(scope)
