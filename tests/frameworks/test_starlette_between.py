@@ -72,6 +72,25 @@ def test_each_application_with_limits_of_its_own_decides_and_tells_its_part() ->
     assert refused.headers.get_list("retry-after") == ["60"]
 
 
+def test_the_answer_to_a_refusal_may_be_a_stream_after_a_request_has_waited() -> None:
+    async def chunks() -> Any:
+        for chunk in ("calm", " ", "down"):
+            await asyncio.sleep(0)
+            yield chunk
+
+    async def older(scope: Any, receive: Any, send: Any) -> None:
+        """As a server without version 2.4 of ASGI: there a stream of Starlette looks for a hang-up."""
+        await app({**scope, "asgi": {"version": "3.0", "spec_version": "2.3"}}, receive, send)
+
+    waits = Policy.parse('[[rules]]\nname = "waits"\nlimit = "1/second"\nmax_wait = 60')
+    app = FastAPI()
+    app.add_middleware(RateLimitMiddleware, waits, rejection=lambda *_: StreamingResponse(chunks(), 429))
+    app.add_api_route("/", lambda: "", dependencies=[Depends(rate_limit("1/hour"))])
+    with serving(older) as url, httpx.Client() as client:
+        _, refused = client.get(url), client.get(url)
+    assert (refused.status_code, refused.text) == (429, "calm down")
+
+
 def test_the_middleware_may_stand_around_the_whole_application() -> None:
     app = FastAPI()
     app.add_api_route("/x/{n}", lambda n: n)

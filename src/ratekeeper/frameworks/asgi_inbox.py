@@ -47,5 +47,7 @@ class Inbox:
         return await coming
 
     def close(self) -> None:
-        if self._coming is not None:
+        """Wait for no message any more. `receive` still works: the answer to a refusal may read the request too."""
+        if self._coming is not None and not self._coming.done():
             self._coming.cancel()
+            self._coming = None
