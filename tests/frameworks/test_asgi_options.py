@@ -69,8 +69,13 @@ def test_on_decision_is_told_of_each_decision_and_must_not_be_async() -> None:
     async def never_awaited(scope: Any, made: PolicyDecision) -> None:
         pass
 
-    with pytest.raises(TypeError, match="must not be async"):
-        limited(on_decision=never_awaited)
+    class NeverAwaited:
+        async def __call__(self, scope: Any, made: PolicyDecision) -> None:
+            pass
+
+    for observer in (never_awaited, NeverAwaited()):
+        with pytest.raises(TypeError, match="must not be async"):
+            limited(on_decision=observer)
 
 
 def test_not_enabled_nothing_is_limited_and_nothing_told() -> None:

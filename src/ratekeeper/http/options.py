@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from inspect import iscoroutinefunction
 from os import PathLike
 from typing import Any, TypeAlias, TypedDict
 
+from ratekeeper.coroutines import is_async_function
 from ratekeeper.errors import did_you_mean
 from ratekeeper.http.exchange import RequestFunction
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles, checked_styles
@@ -75,7 +75,7 @@ def check_options(policy: object, options: Mapping[str, object]) -> None:
     for observe in (observers,) if callable(observers) else observers:
         if not callable(observe):
             raise TypeError(f"on_decision must be a function of the request and the decision, not {observe!r}")
-        if iscoroutinefunction(observe):
+        if is_async_function(observe):
             raise TypeError("on_decision is called, not awaited: it must not be async")
 
 
