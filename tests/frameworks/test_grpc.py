@@ -507,6 +507,16 @@ def test_a_rejection_of_ones_own_chooses_code_and_details(server: Server) -> Non
     assert refused.wait == ("20", "20000")
 
 
+@pytest.mark.parametrize("answer", ["no", CODE.ABORTED, (CODE.OK, "fine"), (10, "later"), (CODE.ABORTED, "a", "b")])
+@pytest.mark.parametrize("method", ["unary", "down"])
+def test_a_rejection_that_cannot_be_sent_is_an_error_that_says_what_can(
+    server: Server, method: str, answer: Any
+) -> None:
+    refused = server.ask(server.interceptor(rejection=lambda *_: answer), *[method] * 4)[-1]
+    assert refused.code is CODE.UNKNOWN, "that of an application's error"
+    assert "rejection must return a status code and its details" in refused.details
+
+
 def test_switched_off_nothing_is_limited_or_added(server: Server) -> None:
     answers = server.ask(server.interceptor(enabled=False), "rare", "rare", "unary", "abort")
     assert [one.code for one in answers] == [CODE.OK, CODE.OK, CODE.OK, CODE.NOT_FOUND]

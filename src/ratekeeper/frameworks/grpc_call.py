@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from ratekeeper.errors import MissingExtraError, RatekeeperError
 from ratekeeper.http.exchange import CURRENT, Exchange
 from ratekeeper.http.limiter import REFUSALS, AsyncRequestLimiter, RequestLimiter
+from ratekeeper.http.options import wrong_rejection
 from ratekeeper.http.request_limits import ASYNC_LIMITS, LIMITS
 from ratekeeper.http.responses import Response, detail_of
 
@@ -118,6 +119,8 @@ class LimitedContext:
         if isinstance(answer, Response):
             headers += [(name, value) for name, value in answer.headers if name == _RETRY_AFTER]
             answer = _CODES.get(answer.status, grpc.StatusCode.INVALID_ARGUMENT), detail_of(answer)
+        elif not _ends_a_call(answer):
+            raise wrong_rejection(answer, "a status code and its details, such as (grpc.StatusCode.ABORTED, 'later')")
         headers += [(_PUSHBACK, f"{value}000") for name, value in headers if name == _RETRY_AFTER]
         return *answer, _lowered(headers)
 
@@ -201,6 +204,14 @@ class TaskContext(LimitedContext):
         except REFUSALS as error:
             await self._context.abort(*self.refusal(await exchange.limiter.answer_async(exchange, error)))
             raise
+
+
+def _ends_a_call(answer: Any) -> bool:
+    """Return whether a call can be refused with the answer of a `rejection`. OK would tell the client of success."""
+    if not (isinstance(answer, tuple | list) and len(answer) == 2):
+        return False
+    code, details = answer
+    return isinstance(code, grpc.StatusCode) and code is not grpc.StatusCode.OK and isinstance(details, str)
 
 
 def _lowered(headers: list[tuple[str, str]]) -> Metadata:
