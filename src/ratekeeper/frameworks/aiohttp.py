@@ -7,7 +7,7 @@ handler returns. Bodies, streams and websockets pass through as they are.
 from __future__ import annotations
 
 from asyncio import get_running_loop, sleep
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import cached_property
 from os import PathLike
 from typing import Any, TypeAlias, Unpack
@@ -72,17 +72,17 @@ class _Limited:
     """The parts that are added to an application. A request without a response keeps its exchange."""
 
     def __init__(self, limiter: AsyncRequestLimiter) -> None:
-        self._limiter = limiter
+        self.limiter = limiter
         name = f"exchange {id(self):#x}"  # one each: an application inside another may have its own limits
         self._key: Any = web.RequestKey(name, Exchange) if hasattr(web, "RequestKey") else name  # before aiohttp 3.14
 
     @web.middleware
     async def answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         request[request_limits] = ASYNC_LIMITS
-        exchange = request[self._key] = _Exchange(self._limiter, request)
+        exchange = request[self._key] = _Exchange(self.limiter, request)
         token = CURRENT.set(exchange)
         try:
-            refusal = await self._limiter.charge_async(exchange)
+            refusal = await self.limiter.charge_async(exchange)
             if refusal is None:
                 return await handler(request)
         except Exception as error:
@@ -91,7 +91,7 @@ class _Limited:
                 raise
         finally:
             CURRENT.reset(token)
-        answer = await self._limiter.answer_async(exchange, refusal)
+        answer = await self.limiter.answer_async(exchange, refusal)
         if isinstance(answer, Response):
             return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
         if not isinstance(answer, web.StreamResponse):
@@ -101,7 +101,7 @@ class _Limited:
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         exchange: Exchange | None = request.pop(self._key, None)
         if exchange is not None:  # if it is missing, another middleware has answered
-            await self._limiter.answered_async(exchange, response.status)
+            await self.limiter.answered_async(exchange, response.status)
             told = exchange.limit_headers()
             if "Retry-After" in dict(told):  # a response may have one, and ours is exact
                 response.headers.popall("Retry-After", None)
@@ -109,11 +109,27 @@ class _Limited:
 
     async def run(self, app: web.Application) -> AsyncIterator[None]:
         """Check the handlers' limits at the application's start. Close the limiter at its end."""
-        check_endpoints((route.handler for route in app.router.routes()), self._limiter.policy_of)
-        warn_if_limits_multiply(self._limiter.store)
-        self._limiter.reopen()
+        check_endpoints(_handlers(app), self.limiter.policy_of)
+        warn_if_limits_multiply(self.limiter.store)
+        self.limiter.reopen()
         yield
-        await self._limiter.close()
+        await self.limiter.close()
+
+
+def _limiters_of(app: web.Application) -> list[AsyncRequestLimiter]:
+    """Return the limiters that `setup` has given an application."""
+    middlewares = (getattr(middleware, "__self__", None) for middleware in app.middlewares)
+    return [limited.limiter for limited in middlewares if isinstance(limited, _Limited)]
+
+
+def _handlers(app: web.Application) -> Iterator[Any]:
+    """Yield the handlers of an application, and of those inside that have no limiter: theirs checks its own."""
+    for resource in app.router.resources():
+        inside: Any = resource.get_info().get("app")
+        if inside is None:
+            yield from (route.handler for route in resource)
+        elif not _limiters_of(inside):
+            yield from _handlers(inside)
 
 
 class _Exchange(Exchange):
@@ -156,7 +172,10 @@ class _Exchange(Exchange):
         return resource.canonical if resource is not None else None
 
     def functions(self) -> tuple[Any, ...]:
-        return (self._request.match_info.handler,)
+        found = self._request.match_info
+        limiters = next(filter(None, map(_limiters_of, reversed(found.apps))), ())
+        self.limited_inside = self.limiter not in limiters
+        return (found.handler,)
 
     async def hung_up(self) -> None:
         while self._request.transport is not None:  # aiohttp does not tell a handler of a hang-up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from os import PathLike
@@ -49,7 +50,7 @@ class _Exchange(AnsweredExchange):
         value = HTTPConnection(self.scope).cookies.get(name)
         return text_of(value.encode("latin-1", "replace")) if value else None
 
-    def _match(self) -> tuple[str | None, Any]:
+    def _match(self) -> tuple[str | None, tuple[Any, ...]]:
         # A template is found by the values before routing.
         app, path_params = self.arrived.get("app"), self.arrived.get("path_params") or {}
         scope = {**self.scope, "app": app, "root_path": self.prefix, "path_params": path_params}
@@ -59,10 +60,12 @@ class _Exchange(AnsweredExchange):
         return self._match()[0]
 
     def functions(self) -> tuple[Any, ...]:
-        route = self._match()[1]
+        found = self._match()[1]
+        route = found[-1] if found else None
         endpoint = getattr(route, "endpoint", None)
         if endpoint is None:
             return ()
+        self.limited_inside = any(_is_limited(one, self.middleware) for one in found)
         self._known = endpoint, self.method
         overrides = getattr(getattr(route, "dependency_overrides_provider", None), "dependency_overrides", {})
         depended_on = _depended_on(getattr(route, "dependant", None))
@@ -112,7 +115,7 @@ class RateLimitMiddleware(asgi.RateLimitMiddleware):
         super()._check(scope)
 
     def _endpoints(self, scope: Scope) -> Iterable[Any]:
-        return _endpoints(_routes_of(self.inside(scope)))
+        return _endpoints(_routes_of(self.inside(scope)), self)
 
     def inside(self, scope: Scope) -> Any:
         """Return the application or router inside. `scope["app"]` may be another, in which it is mounted."""
@@ -140,8 +143,8 @@ def _routes_of(inside: Any) -> Iterable[Any]:
     return routes
 
 
-def _match(routes: Iterable[Any], scope: Scope) -> tuple[str | None, Any]:
-    """Return the template of a request's route, and the route, as the router will find it."""
+def _match(routes: Iterable[Any], scope: Scope) -> tuple[str | None, tuple[Any, ...]]:
+    """Return the template of a request's route, and the route, as the router will find it, after those around it."""
     for route in routes:
         match, found = route.matches(scope)
         if match is not Match.FULL:
@@ -150,22 +153,38 @@ def _match(routes: Iterable[Any], scope: Scope) -> tuple[str | None, Any]:
             return _match(included(), scope)
         route = getattr(route, "starlette_route", None) or route  # noqa: PLW2901
         if not isinstance(route, Mount | Host):
-            return getattr(route, "path", None), route
+            return getattr(route, "path", None), (route,)
         below, inner = _match(route.routes, {**scope, **found})
-        return (route.path if isinstance(route, Mount) else "") + (below or "/*"), inner
-    return None, None
+        return (route.path if isinstance(route, Mount) else "") + (below or "/*"), (route, *inner)
+    return None, ()
 
 
-def _endpoints(routes: Iterable[Any]) -> Iterator[Any]:
-    """Yield the functions that answer requests, and their dependencies."""
+def _endpoints(routes: Iterable[Any], asking: RateLimitMiddleware) -> Iterator[Any]:
+    """Yield the functions that answer requests, and their dependencies. A middleware inside checks its own."""
     for route in routes:
         if included := getattr(route, "effective_candidates", None):
-            yield from _endpoints(included())
+            yield from _endpoints(included(), asking)
             continue
         route = getattr(route, "starlette_route", None) or route  # noqa: PLW2901
-        yield from _endpoints(getattr(route, "routes", None) or ())
+        if _is_limited(route, asking):
+            continue
+        yield from _endpoints(getattr(route, "routes", None) or (), asking)
         yield getattr(route, "endpoint", None)
         yield from _depended_on(getattr(route, "dependant", None))
+
+
+def _is_limited(route: Any, asking: RateLimitMiddleware) -> bool:
+    """Return whether a route, or the application that it mounts, has a middleware of ours inside the asking one."""
+    app, limited = getattr(route, "app", None), False
+    while app is not None:
+        own = [one.cls for one in getattr(app, "user_middleware", ())]
+        limited = app is not asking and (limited or any(_is_ours(one) for one in (type(app), *own)))
+        app = getattr(app, "app", None)
+    return limited
+
+
+def _is_ours(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, asgi.RateLimitMiddleware)
 
 
 def _depended_on(dependant: Any) -> Iterator[Any]:

@@ -180,6 +180,8 @@ class Charging(ApplicationLimits[K]):
             return Marks(True, (), frozenset())
         functions = exchange.functions()
         marks = marks_of(functions, exchange.method) if functions else None
+        if marks and exchange.limited_inside:
+            marks = Marks(marks.exempt, (), frozenset())
         return marks if marks and any(marks) else None
 
     async def answer_async(self, exchange: Exchange, refusal: RatekeeperError) -> Any:

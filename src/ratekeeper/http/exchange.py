@@ -81,6 +81,8 @@ class Exchange(ABC):
     """The names of the policy's rules that do not limit the request, as its endpoint says."""
     replaced_later: frozenset[str] = frozenset()
     """Of these rules, those whose place a limit takes that the endpoint charges. It is empty when that is done."""
+    limited_inside: bool = False
+    """Whether the endpoint belongs to an application inside that has limits too. Then that one charges its limits."""
     prepaid: tuple[rate_limit, ...] = ()
     """The endpoint's limits that were charged in the place of these rules, until the endpoint calls them."""
     cost: int = 1
