@@ -62,3 +62,8 @@ def test_around_an_application_or_a_route_a_wrong_option_is_an_error_at_once() -
         RateLimitMiddleware(FastAPI(), trusted_proxy=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="trusted_proxies"):
         Route("/", PlainTextResponse("x"), middleware=[Middleware(RateLimitMiddleware, trusted_proxy=1)])  # type: ignore[call-arg]
+
+
+def test_around_an_application_without_routes_the_error_names_the_middleware_for_it() -> None:
+    with pytest.raises(TypeError, match=r"has no routes.* take the middleware of ratekeeper\.frameworks\.asgi"):
+        ask(RateLimitMiddleware(PlainTextResponse("")))

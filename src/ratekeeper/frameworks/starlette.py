@@ -139,7 +139,13 @@ def _is_in_a_stack(inside: Any) -> bool:
 
 
 def _routes_of(inside: Any) -> Iterable[Any]:
-    routes: Iterable[Any] = inside.routes if hasattr(inside, "routes") else inside.router.routes
+    router = inside if hasattr(inside, "routes") else getattr(inside, "router", None)
+    routes: Iterable[Any] | None = getattr(router, "routes", None)
+    if routes is None:
+        raise TypeError(
+            f"{inside!r} has no routes, as an application of Starlette has: put this middleware around that one, or "
+            "take the middleware of ratekeeper.frameworks.asgi"
+        )
     return routes
 
 
