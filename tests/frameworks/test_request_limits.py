@@ -17,13 +17,13 @@ from asgi_servers import serving
 from edge_asgi_sites import serving_aiohttp
 from edge_sites import memory
 from fastapi import FastAPI, Request
-from marked_sites import SITES, MakeSite
+from marked_sites import SITES, WRONG_PASSWORD, MakeSite
 from raw_client import RawClient
 from starlette_apps import limited
 from test_grpc import SERVERS, Server
 from web_sites import serving as serving_wsgi
 
-from ratekeeper import Policy
+from ratekeeper import Deny, Policy
 from ratekeeper.frameworks import aiohttp as own_aiohttp
 from ratekeeper.frameworks import wsgi
 from ratekeeper.frameworks.asgi import RateLimitMiddleware
@@ -122,6 +122,21 @@ def test_a_refusal_may_be_left_to_the_endpoint_and_the_headers_are_sent(site_of:
     assert b"quota" not in refused.body, "it is the endpoint's own answer"
     if not replaces:
         assert '"each";r=6;' in headers["ratelimit"], "its own 429 costs nothing, as another refusal"
+
+
+def test_a_refusal_that_is_left_to_the_endpoint_gives_no_wrong_password_back(site_of: MakeSite) -> None:
+    """Its 403 answers something else. So the policy's rule counts each guess, also after the endpoint's limit."""
+    own = rate_limit("2/hour", enforce=False)
+    with site_of({"own": own}, policy=POLICY, store=memory()) as client:
+        answers = [client.send("/own", (b"X-Verb", WRONG_PASSWORD.encode())).status for _ in range(12)]
+    assert answers == [403] * 9 + [429] * 3
+
+
+def test_a_denial_that_is_left_to_the_endpoint_costs_nothing_with_its_403(site_of: MakeSite) -> None:
+    own = rate_limit(Deny(), enforce=False)
+    with site_of({"own": own}, policy=POLICY, store=memory()) as client:
+        answers = [client.send("/own", (b"X-Verb", WRONG_PASSWORD.encode())).status for _ in range(12)]
+    assert answers == [403] * 12
 
 
 @pytest.mark.parametrize("name", ["ASGI", "WSGI", "aiohttp"])

@@ -130,3 +130,18 @@ def test_the_outer_application_knows_of_the_refusal_of_a_limiter_inside() -> Non
 
     answers = of_starlette(lambda _: once, policy("inner", "9/hour"), 3)
     assert answers == [(200, '"outer";r=8;t=400')] + [(429, '"outer";r=8;t=400')] * 2
+
+
+def test_a_refusal_that_is_left_to_a_view_inside_gives_no_wrong_password_back_outside() -> None:
+    async def login(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("", 403)
+
+    mark = rate_limit("1/hour", name="once", enforce=False)
+    answers = of_starlette(lambda _: mark(login), policy("inner", "99/hour"), 11)
+    assert [status for status, _ in answers] == [403] * 9 + [429] * 2
+
+
+def test_a_rejection_inside_that_answers_403_costs_nothing_outside() -> None:
+    inner = policy("inner", "1/hour")
+    inner["rejection"] = lambda *_: PlainTextResponse("", 403)
+    assert of_starlette(lambda function: function, inner, 3)[1:] == [(403, '"outer";r=8;t=400')] * 2

@@ -43,6 +43,8 @@ Decorators: TypeAlias = Mapping[str, Callable[[Any], Any]]
 MakeSite: TypeAlias = Callable[..., AbstractContextManager[RawClient]]
 
 METHODS = ["GET", "HEAD", "POST"]
+WRONG_PASSWORD = "wrong-password"
+"""The verb to which an endpoint says 403."""
 
 
 async def said_async(limits: Any, verb: str | None) -> tuple[str, int]:
@@ -58,7 +60,7 @@ def said(limits: Any, verb: str | None) -> tuple[str, int]:
 
 def _answer(limits: Any, verb: str | None) -> Any:
     """Return what limits say to a verb with its arguments, such as "grant 2 each"."""
-    name, *words = (verb or "decision").split()
+    name, *words = ("decision" if verb in {None, WRONG_PASSWORD} else str(verb)).split()
     arguments = [int(word) if word.isdigit() else word for word in words]
     answer = getattr(limits, name)
     return answer(*arguments) if callable(answer) else answer
@@ -73,7 +75,9 @@ def _text(value: Any) -> str:
 
 
 def _status(limits: Any, verb: str | None) -> int:
-    """Return the status of an endpoint that answers a refusal itself."""
+    """Return the status of an endpoint that answers a refusal itself, or one that forbids something else."""
+    if verb == WRONG_PASSWORD:
+        return 403
     return 200 if limits.decision.allowed else 429 if verb is None else 202
 
 

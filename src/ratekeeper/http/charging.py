@@ -10,7 +10,6 @@ Everything is written once, as coroutines. In a framework that calls, they never
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from typing import Any, TypeAlias, TypeVar
 
 from ratekeeper.errors import BadRequestError, ClientDisconnected, CostError, RatekeeperError, StoreUnavailable
@@ -19,7 +18,7 @@ from ratekeeper.http import rate_limit as rate_limits
 from ratekeeper.http.application import ApplicationLimits
 from ratekeeper.http.attributes import put_attribute
 from ratekeeper.http.endpoints import Marks, is_preflight, marks_of
-from ratekeeper.http.exchange import MOST_DECISIONS, Asked, Exchange, RequestFunction
+from ratekeeper.http.exchange import MOST_DECISIONS, Asked, Exchange, RequestFunction, answers_to
 from ratekeeper.http.header_styles import dated
 from ratekeeper.http.held import HeldRequests
 from ratekeeper.http.rate_limit import rate_limit
@@ -143,12 +142,12 @@ class Charging(ApplicationLimits[K]):
                 observe(native, decision)
         if decision.allowed:
             return None
-        exchange.tell_around()
+        exchange.tell_around(answers_to(decision))
         if self.refused is not None:
             self.refused(exchange, decision)
         if limit is None or limit.enforce:
             return RateLimitExceeded(decision)
-        exchange.left_to_view = exchange.watched = True
+        exchange.leave(answers_to(decision))
         return None
 
     async def _charge_marked(self, exchange: Exchange, marks: Marks) -> RatekeeperError | None:
@@ -258,7 +257,7 @@ class Charging(ApplicationLimits[K]):
 
     async def answered_async(self, exchange: Exchange, status: int) -> None:
         """Record that the response has begun. Give charges back if it is the application's own answer to a refusal."""
-        if exchange.refused and status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.FORBIDDEN):
+        if exchange.is_answer(status):
             await self.give_back_async(exchange)
         exchange.begun = True
 

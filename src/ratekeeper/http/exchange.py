@@ -10,6 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, TypeVar
 
@@ -33,6 +34,10 @@ Asked: TypeAlias = tuple[Any, Mapping[str, str], int]
 
 MOST_DECISIONS = 100
 """The decisions about one request that are kept."""
+
+_OVER_A_LIMIT = frozenset({int(HTTPStatus.TOO_MANY_REQUESTS)})
+ANSWERS = _OVER_A_LIMIT | {int(HTTPStatus.FORBIDDEN)}
+"""The statuses of answers to a refusal."""
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("ratekeeper_exchange", default=None)
 """The exchange of the request that is under way. A middleware sets it."""
@@ -71,8 +76,8 @@ class Exchange(ABC):
     """The refusal that an endpoint's limit has raised, so that an adapter can see what became of it."""
     watched: bool = False
     """Whether the limiter must look at the beginning of the response."""
-    left_to_view: bool = False
-    """Whether a limit has refused, and leaves the answer to the application: `enforce=False`, or one inside."""
+    left_to_view: frozenset[int] = frozenset()
+    """The statuses that answer a refusal, if a limit leaves that to the application: `enforce=False`, or one inside."""
     begun: bool = False
     """Whether the application has begun to answer: then the charge stays."""
     loop: asyncio.AbstractEventLoop | None = None
@@ -96,17 +101,25 @@ class Exchange(ABC):
         self.limiter = limiter
         self.decisions = []
 
-    def tell_around(self) -> None:
+    def tell_around(self, statuses: frozenset[int] = ANSWERS) -> None:
         """Tell the applications outside that a limit in here has refused. For them, it is the application's answer."""
-        around = self.around
-        while around is not None:
-            around.left_to_view = around.watched = True
-            around = around.around
+        if self.around is not None:
+            self.around.leave(statuses)
+
+    def leave(self, statuses: frozenset[int]) -> None:
+        """Leave the answer to a refusal to the application, here and outside."""
+        self.left_to_view |= statuses
+        self.watched = True
+        self.tell_around(statuses)
 
     @property
     def refused(self) -> bool:
         """Whether a limit of the endpoint, or of an application inside, has refused the request."""
-        return self.error is not None or self.left_to_view
+        return self.error is not None or bool(self.left_to_view)
+
+    def is_answer(self, status: int) -> bool:
+        """Return whether a response is the application's own answer to a refusal."""
+        return status in (self.left_to_view if self.error is None else ANSWERS)
 
     def note_other(self, asked: Asked) -> None:
         """Keep a question to another keeper than the policy's."""
@@ -198,6 +211,14 @@ class Exchange(ABC):
             return []
         decision = self.decisions[0] if len(self.decisions) == 1 else combined(self.decisions)
         return styled_lines(decision, self.limiter.styles)
+
+
+def answers_to(decision: PolicyDecision) -> frozenset[int]:
+    """Return the statuses of answers to a refusal by these limits.
+
+    A 403 is one only if they deny: else it may be the answer to something else, such as a wrong password.
+    """
+    return ANSWERS if decision.denied or decision.missing else _OVER_A_LIMIT
 
 
 def combined(decisions: list[PolicyDecision]) -> PolicyDecision:
