@@ -43,9 +43,9 @@ class RateLimits:
     without a rule has neither. A view's own limit is `@rate_limit("5/minute")`, under `@app.route`.
 
     Every request counts, also for static files. A `before_request` charges it; functions that were registered before it
-    run first. A refusal is a `RateLimitExceeded`. The application may handle it, or a 429, by an `errorhandler`. If it
-    does not, the client gets a problem body (RFC 9457). A view's limit that cannot be used, or that limits nothing, is
-    an error at the first request, as Flask has no hook at its start.
+    run first, and so does every `url_value_preprocessor`. A refusal is a `RateLimitExceeded`. The application may
+    handle it, or a 429, by an `errorhandler`. If it does not, the client gets a problem body (RFC 9457). A view's limit
+    that cannot be used, or that limits nothing, is an error at the first request, as Flask has no hook at its start.
 
     Each application that is passed to `init_app` has its own buckets, unless `store` is shared.
     """
