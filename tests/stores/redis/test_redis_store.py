@@ -196,6 +196,9 @@ def test_names_are_one_to_one_and_tagged_by_the_first_attribute() -> None:
     made = {names.name(scope, key) for scope in ("a", "b", "a5:alice") for key in keys}
     assert len(made) == 3 * len(keys)
     assert tag_of(names.name("a", "5:alice")) == tag_of(names.name("b", "5:alice4:team"))
+    braced = BucketNames("a}b:")
+    assert tag_of(braced.name("a", "5:alice")) == tag_of(braced.name("b", "5:alice4:team"))
+    assert tag_of(braced.name("a", "5:alice")) != tag_of(braced.name("a", "5:alicia"))
     for key in keys:
         assert names.name("a", key) == names.name("a", key.encode())
     assert BucketNames(secret="one").name("a", "b") != BucketNames(secret="two").name("a", "b")

@@ -130,7 +130,7 @@ class BucketNames:
 
 def tag_of(name: bytes) -> bytes:
     """Return the part of a name that chooses its slot."""
-    return name[: name.index(b"}")]
+    return name[: name.rindex(b"}")]  # the last, as a prefix may have one too
 
 
 def _split(key: bytes) -> tuple[bytes, bytes]:
