@@ -20,8 +20,8 @@ from typing import TypeAlias
 from ratekeeper.decision import Charge, Decision
 from ratekeeper.forks import forget_in_child
 from ratekeeper.stores.base import Answer
+from ratekeeper.stores.redis.async_connections import AsyncConnections
 from ratekeeper.stores.redis.client_errors import is_split
-from ratekeeper.stores.redis.connections import AsyncConnections
 from ratekeeper.stores.redis.questions import Send
 from ratekeeper.stores.redis.replies import Reply
 from ratekeeper.stores.redis.script import Request, tag_of

@@ -18,9 +18,10 @@ from ratekeeper.errors import StoreUnavailable
 from ratekeeper.forks import OfOneProcess
 from ratekeeper.limits import TICKS_PER_SECOND, Limit
 from ratekeeper.stores.base import Answer, ChargeGate, Gate, WaitForTurn, checked_keys
+from ratekeeper.stores.redis.async_connections import AsyncConnections
 from ratekeeper.stores.redis.call_monitor import CallMonitor, MonitoredCall
 from ratekeeper.stores.redis.client_errors import ClientErrors
-from ratekeeper.stores.redis.connections import MAX_HOPS, SINGLE, AsyncConnections, BlockingConnections, Hop
+from ratekeeper.stores.redis.connections import MAX_HOPS, SINGLE, BlockingConnections, Hop
 from ratekeeper.stores.redis.fallback import Fallback
 from ratekeeper.stores.redis.questions import Question, Questions, Send
 from ratekeeper.stores.redis.replies import DenialCache, Reply, ServerClock, read_replies
