@@ -9,7 +9,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,34 +77,32 @@ def redis_server(kind: str = "valkey 9", *options: str, port: int | None = None)
             yield server
 
 
+def cluster_node(kind: str = "valkey 9") -> AbstractContextManager[Server]:
+    """A node for a cluster, of which it is not yet."""
+    bus = str(free_port())
+    return redis_server(kind, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "2000")
+
+
 @contextmanager
 def redis_cluster(kind: str = "valkey 9", nodes: int = 3) -> Iterator[list[Server]]:
     """A cluster whose nodes share the slots evenly, without replicas."""
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(
-                redis_server(
-                    kind,
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-port",
-                    str(free_port()),
-                    "--cluster-node-timeout",
-                    "2000",
-                )
-            )
-            for _ in range(nodes)
-        ]
+        servers = [stack.enter_context(cluster_node(kind)) for _ in range(nodes)]
         bounds = [16384 * number // nodes for number in range(nodes + 1)]
         for server, first, end in zip(servers, bounds, bounds[1:], strict=False):
             server.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
         for number, server in enumerate(servers, 1):
             server.ask("CLUSTER", "SET-CONFIG-EPOCH", number)
-        for server in servers[1:]:
-            bus = int(_field(servers[0], "cluster-port"))
-            server.ask("CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus)
-        wait_for(lambda: all(_is_whole(server, nodes) for server in servers))
+        meet(servers)
         yield servers
+
+
+def meet(servers: Sequence[Server]) -> None:
+    """Make one cluster of these nodes."""
+    bus = int(_field(servers[0], "cluster-port"))
+    for server in servers[1:]:
+        server.ask("CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus)
+    wait_for(lambda: all(_is_whole(server, len(servers)) for server in servers))
 
 
 def cluster_url(servers: Sequence[Server]) -> str:

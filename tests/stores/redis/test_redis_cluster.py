@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from oracles import assert_windows_hold
-from redis_servers import Server, cluster_url, redis_cluster
+from redis_servers import Server, cluster_node, cluster_url, meet, redis_cluster
 
-from ratekeeper import AsyncRedisStore, RedisStore, StoreUnavailable, TokenBucket
+from ratekeeper import AsyncLimiter, AsyncRedisStore, Limiter, RedisStore, StoreUnavailable, TokenBucket
 from ratekeeper.decision import Charge
 
 pytestmark = pytest.mark.slow
@@ -115,7 +115,7 @@ def judge(history: History) -> None:
     )  # ASK and MOVED are followed
 
 
-LASTING = TokenBucket(10_000, "10/day")
+LASTING, ONCE = TokenBucket(10_000, "10/day"), TokenBucket(1, "1/day")
 
 
 def test_a_slot_moves_while_threads_ask(nodes: list[Server]) -> None:
@@ -213,3 +213,67 @@ def test_a_node_that_is_gone_leaves_the_others_exact_on_an_event_loop() -> None:
             for node in nodes:
                 node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
             asyncio.run(run(mode, nodes))
+
+
+@pytest.fixture
+def growing() -> Iterator[tuple[list[Server], Server]]:
+    """A cluster, and a node that is not of it yet."""
+    with redis_cluster() as nodes, cluster_node() as new:
+        yield nodes, new
+
+
+KEYS = [str(number) for number in range(30)]
+
+
+def grow(nodes: list[Server], new: Server) -> None:
+    """Let a new node have all that is in the slots of the first."""
+    meet([*nodes, new])
+    for slot in {nodes[0].ask("CLUSTER", "KEYSLOT", name) for name in nodes[0].ask("KEYS", "*")}:
+        move(slot, nodes[0], new, nodes)
+    assert new.ask("DBSIZE")
+
+
+def test_buckets_that_went_to_a_new_node_are_asked_for_there(growing: tuple[list[Server], Server]) -> None:
+    nodes, new = growing
+    with RedisStore(cluster_url(nodes), timeout=TIMEOUT, remember_denials=False) as store:
+        limiter = Limiter(ONCE, store=store, name="moved")
+        assert all(limiter.try_acquire(key) for key in KEYS)
+        grow(nodes, new)
+        assert not any(limiter.try_acquire(key) for key in KEYS)
+
+
+def test_they_are_on_an_event_loop_too(growing: tuple[list[Server], Server]) -> None:
+    nodes, new = growing
+
+    async def run() -> None:
+        async with AsyncRedisStore(cluster_url(nodes), timeout=TIMEOUT, remember_denials=False) as store:
+            limiter = AsyncLimiter(ONCE, store=store, name="moved")
+            assert all(await limiter.try_acquire_many(KEYS))
+            await asyncio.to_thread(grow, nodes, new)
+            assert not any(await limiter.try_acquire_many(KEYS))
+
+    asyncio.run(run())
+
+
+def test_a_reset_of_all_finds_the_buckets_on_a_new_node(growing: tuple[list[Server], Server]) -> None:
+    nodes, new = growing
+    with RedisStore(cluster_url(nodes), timeout=TIMEOUT) as store:
+        limiter = Limiter(ONCE, store=store, name="moved")
+        assert all(limiter.try_acquire(key) for key in KEYS)
+        grow(nodes, new)
+        limiter.reset_all()
+        assert [node.ask("DBSIZE") for node in [*nodes, new]] == [0, 0, 0, 0]
+
+
+def test_it_does_on_an_event_loop_too(growing: tuple[list[Server], Server]) -> None:
+    nodes, new = growing
+
+    async def run() -> None:
+        async with AsyncRedisStore(cluster_url(nodes), timeout=TIMEOUT) as store:
+            limiter = AsyncLimiter(ONCE, store=store, name="moved")
+            assert all(await limiter.try_acquire_many(KEYS))
+            await asyncio.to_thread(grow, nodes, new)
+            await limiter.reset_all()
+            assert [node.ask("DBSIZE") for node in [*nodes, new]] == [0, 0, 0, 0]
+
+    asyncio.run(run())

@@ -92,20 +92,29 @@ class Connections:
         manager = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
         return [self._client, *(manager.sentinels if manager else ())]
 
+    def doubt_map(self) -> None:
+        """Have the map of the cluster read anew before it is used."""
+        self._stale = True
+
     def next_hop(self, error: StoreUnavailable, hop: Hop) -> Hop | None:
-        """Return where a request is to go that has ended with this error at a hop. None: nowhere, as nothing helps."""
+        """Return where a request is to go that has ended with this error at a hop. None: where a new map says.
+
+        Raises the error if nothing helps.
+        """
         cause: Any = error.__cause__
         if cause is not None and self.errors.left_meanwhile(cause):
             return hop  # which knows by now where the bucket is
         if cause is None or isinstance(cause, self.errors.try_again):
-            return None  # not asked at all; or asked the right node
+            raise error  # not asked at all; or asked the right node
         redirected, moved = isinstance(cause, self.errors.ask), isinstance(cause, self.errors.moved)  # a kind of ASK
         if moved or not redirected:  # a server that does not answer may have been replaced
-            self._stale = True
-        if not redirected:
-            return None
-        node = self.client().get_node(cause.host, cause.port)
-        return None if node is None else Hop.to(node, asking=not moved)
+            self.doubt_map()
+        node = self.client().get_node(cause.host, cause.port) if redirected else None
+        if node is not None:
+            return Hop.to(node, asking=not moved)
+        if not moved:
+            raise error
+        return None
 
 
 class BlockingConnections(Connections):

@@ -119,10 +119,10 @@ class RedisStoreBase(OfOneProcess):
                 await self._connections.read_map()
 
     async def _reset_scope(self, scope: str) -> None:
-        nodes: list[Any] = [None]
         if self._clustered:
+            self._connections.doubt_map()  # it may lack a new node
             await self._find_nodes()
-            nodes = self._connections.client().get_primaries()
+        nodes = self._connections.client().get_primaries() if self._clustered else [None]
         await self._fallback.reset_scope(scope, self._ask, nodes)
 
     async def _ask(self, command: str, *arguments: Any, **named: Any) -> Any:
@@ -144,14 +144,14 @@ class RedisStoreBase(OfOneProcess):
 
     async def _call_node(self, requests: Sequence[Request], words: list[bytes]) -> list[Reply]:
         """Call the node of a cluster that has the buckets, or the one that it names."""
-        hop: Hop | None = Hop.to(await self._node(words[1]))
+        hop: Hop | None = None
         for hops in range(MAX_HOPS, 0, -1):
-            assert hop is not None
+            hop = hop or Hop.to(await self._node(words[1]))
             try:
                 return await self._call_at(hop, requests, words)
             except StoreUnavailable as error:
                 hop = self._connections.next_hop(error, hop)
-                if hop is None or hops == 1:
+                if hops == 1:
                     raise
         raise AssertionError("unreachable")
 
