@@ -606,6 +606,27 @@ def test_a_server_that_hangs_while_connecting_is_given_up_after_one_timeout(flak
     asyncio.run(run())
 
 
+MANY = 20
+
+
+def test_of_many_that_wait_for_a_cluster_that_hangs_one_asks_and_the_others_share_its_error(flaky: Proxy) -> None:
+    flaky.manner = "hang"
+    url = flaky.url.replace("redis:", "redis+cluster:").removesuffix("/0")
+    with RedisStore(url, timeout=1, on_error="deny") as store, ThreadPoolExecutor(MANY) as pool:
+        asked = list(pool.map(lambda number: store.decide([charge(str(number))])[0], range(MANY)))
+    assert {decision.source for decision in asked} == {"fallback"}
+    assert flaky.connections < MANY / 2  # 1, but for threads that came later
+
+    async def run() -> None:
+        async with AsyncRedisStore(url, timeout=1, on_error="deny") as store:
+            answers = await asyncio.gather(*(store.decide([charge(str(number))]) for number in range(MANY)))
+            assert {decision.source for [decision] in answers} == {"fallback"}
+
+    before = flaky.connections
+    asyncio.run(run())
+    assert flaky.connections < before + MANY / 2
+
+
 # ---- the service ----
 
 

@@ -21,6 +21,7 @@ class AsyncConnections(Connections):
 
     def __init__(self, maker: ClientMaker, errors: ClientErrors, timeout: float) -> None:
         super().__init__(maker, errors, timeout)
+        self._reading = asyncio.Lock()
         self._expected: tuple[type[BaseException], ...] = (asyncio.CancelledError, *errors.known)
         self._closing: set[asyncio.Future[Any]] = set()
 
@@ -28,17 +29,26 @@ class AsyncConnections(Connections):
         super().forget()
         self._closing = set()
 
+    def renew(self) -> None:
+        super().renew()
+        self._reading = asyncio.Lock()  # a task of a closed event loop may hold the old one
+
     @property
     def knows_map(self) -> bool:
         return self._client is not None and not self._stale and not self._client._initialize
 
     async def read_map(self) -> None:
-        """As `BlockingConnections.read_map`. Several tasks may ask for it: the client does it once."""
-        client = self.client()
-        if self._stale:
-            self._stale = False
-            client._initialize = True  # all that is public closes the connections that others wait on
-        await self._unless_blocked(client.initialize)
+        """As `BlockingConnections.read_map`."""
+        came = self._tries.ended
+        async with self._reading:
+            if self.knows_map:
+                return
+            with self._tries.one(came):
+                client = self.client()
+                if self._stale:
+                    self._stale = False
+                    client._initialize = True  # all that is public closes the connections that others wait on
+                await self._unless_blocked(client.initialize)
 
     def drop_idle(self, node: Any = None) -> None:
         """As `BlockingConnections.drop_idle`, but soon."""

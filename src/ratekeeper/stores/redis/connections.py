@@ -19,6 +19,8 @@ This file must not know requests, nor whether a server is asked at all (see `cal
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ratekeeper.errors import StoreUnavailable
@@ -30,6 +32,31 @@ from ratekeeper.stores.redis.urls import ClientMaker
 
 MAX_HOPS = 3
 """Nodes that one request is sent to: an old map's, the slot's, and the one that the slot is moving to."""
+
+
+class Tries:
+    """Tries at one thing, one at a time. A caller that has waited for another's try shares its error.
+
+    If each tried in turn instead, the last of many would wait for the tries of all.
+    """
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self._error: Exception | None = None
+
+    @contextmanager
+    def one(self, came: int) -> Iterator[None]:
+        """Make a try, unless one has failed meanwhile. `came` is what `ended` was before the caller had to wait."""
+        if came != self.ended and self._error is not None:
+            raise self._error.with_traceback(None)
+        self._error = None
+        try:
+            yield
+        except Exception as error:
+            self._error = error
+            raise
+        finally:
+            self.ended += 1
 
 
 class Hop(NamedTuple):
@@ -60,6 +87,7 @@ class Connections:
         self._client: Any = None
         self._parents: list[Any] = []
         self._stale = False  # the map of the cluster is to be read anew before the next request
+        self._tries = Tries()  # at reading it
         self._lock = threading.RLock()  # a signal handler of the same thread may ask too
         forget_in_child(self)
 
@@ -127,10 +155,15 @@ class BlockingConnections(Connections):
 
     async def read_map(self) -> None:
         """Ask the cluster which node has which slot."""
-        client = self.client()  # which asks when it is made
-        if self._stale:
-            client.nodes_manager.initialize()
-            self._stale = False
+        came = self._tries.ended
+        with self._lock:
+            if self.knows_map:
+                return
+            with self._tries.one(came):
+                client = self.client()  # which asks when it is made
+                if self._stale:
+                    client.nodes_manager.initialize()
+                    self._stale = False
 
     def pool(self, node: Any = None) -> Any:
         """Return the pool of one node of a cluster, or of the only server that there is."""
