@@ -175,13 +175,14 @@ def _from_client(client: Any, asynchronous: bool) -> ClientMaker:
     found = next((name for name in LIBRARIES if name in bases), None)
     if found is None:
         raise TypeError(f"a Redis store takes a URL, or a client of redis or valkey, not {client!r}")
-    library = import_module(found)
+    library, kind = import_module(found), type(client)
     awaited = isinstance(client, library.asyncio.Redis | library.asyncio.RedisCluster)
+    if not awaited and not isinstance(client, library.Redis | library.RedisCluster):
+        raise TypeError(f"a Redis store takes a URL, or a client of {found}, not a {kind.__module__}.{kind.__name__}")
     if awaited != asynchronous:
         use, other = ("RedisStore", "AsyncRedisStore")[:: -1 if asynchronous else 1]
-        raise TypeError(f"{type(client).__module__}.{type(client).__name__} is for {other}, not for {use}")
+        raise TypeError(f"{kind.__module__}.{kind.__name__} is for {other}, not for {use}")
     clustered = isinstance(client, library.RedisCluster | library.asyncio.RedisCluster)
-    kind = type(client)
     shown = f"<{kind.__module__}.{kind.__qualname__}>"  # its repr may hold a password
     return ClientMaker(lambda: client, library, clustered, owned=False, shown=shown)
 
