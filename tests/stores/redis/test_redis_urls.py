@@ -118,6 +118,12 @@ def test_space_around_a_url_changes_nothing() -> None:
         assert client.connection_pool.connection_class is redis.Connection
 
 
+def test_capital_letters_in_a_scheme_change_nothing() -> None:
+    kinds = {"UNIX:///run/a.sock": redis.UnixDomainSocketConnection, "Rediss://host:1/0": redis.SSLConnection}
+    for url, kind in kinds.items():
+        assert client_maker(url, 1, asynchronous=False).make().connection_pool.connection_class is kind
+
+
 def test_a_client_of_ones_own_can_be_handed_in(server: Server, cluster: list[Server]) -> None:
     node: Any = {"host": "127.0.0.1", "port": cluster[0].port}
     clients: tuple[Any, ...] = (

@@ -219,8 +219,8 @@ def _options(library: Any, near: Any, timeout: float) -> dict[str, Any]:
 
 def _single(url: str, near: Any, parts: SplitResult, options: dict[str, Any]) -> Callable[[], Any]:
     """Return what makes the client of a server, by its URL in the words that client libraries know."""
-    if parts.scheme != "unix":
-        url = ("rediss" if has_tls(parts) else "redis") + url[len(parts.scheme) :]
+    scheme = "unix" if parts.scheme == "unix" else "rediss" if has_tls(parts) else "redis"
+    url = scheme + url[len(parts.scheme) :]
     return lambda: near.Redis.from_url(url, **options)
 
 
