@@ -187,8 +187,20 @@ def test_a_user_without_rights_on_a_cluster_is_not_told_that_it_is_none(cluster:
 def test_a_server_without_scripts_says_so_and_names_no_bucket() -> None:
     with redis_server("valkey 9", "--rename-command", "EVALSHA", "") as server:
         for answers in (asked(server.url), asyncio.run(awaited(server.url))):
-            check(answers, "EVALSHA and EVAL")
+            check(answers, "may use EVALSHA, EVAL")
             assert "ratekeeper:" not in str(answers)
+
+
+@pytest.mark.parametrize("kind", ["valkey 9", "redis 8"])
+def test_a_server_without_a_command_of_the_script_says_what_is_needed(kind: str) -> None:
+    with redis_server(kind, "--rename-command", "TIME", "") as server:
+        check(asked(server.url), "may use EVALSHA, EVAL, TIME, GET")
+
+
+def test_a_server_that_cannot_be_searched_says_what_a_reset_needs() -> None:
+    with redis_server("valkey 9", "--rename-command", "SCAN", "") as server, RedisStore(server.url) as store:
+        with pytest.raises(StoreError, match="for reset_all and reset_rule also SCAN"):
+            store.reset_scope("test/0")
 
 
 def test_a_protocol_that_there_is_not_is_an_error_when_the_store_is_opened(server: Server) -> None:

@@ -40,7 +40,11 @@ _MENDS = (
     ),
     (r"Too many connections", "the client's pool is used up: give it more connections than threads that ask at once"),
     (r"unknown command '?SENTINEL", "the server is not a Sentinel: write redis:// in its URL"),
-    (r"unknown command", "the store needs a server of which it may use EVALSHA and EVAL"),
+    (
+        r"[Uu]nknown (?:(?:Redis|Valkey) )?command",
+        "the store needs a server of which it may use EVALSHA, EVAL, TIME, GET, SET and DEL, and for reset_all and "
+        "reset_rule also SCAN and UNLINK",
+    ),
     (r"NOPROTO|protocol must be", "protocol is 2 or 3"),
     (r"DB index is out of range", "the server has no database of this number"),
     (r"protected mode", "let the server be reached from other hosts, best with a password"),
