@@ -55,6 +55,29 @@ HELD_TABLE = """
     limiter = Limiter(LeakyBucket(10, 100), store=store)
 """ + HELD.replace("store.wait_queue._lock", "store._table._lock")
 
+HELD_NAMES = """
+    from ratekeeper.stores import unnamed
+
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with unnamed._groups.lock:
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    in_child(lambda: Limiter("5/second", store=store))
+    release.set()
+    thread.join()
+    signal.signal(signal.SIGUSR1, lambda *_: Limiter("7/second", store=store))
+    with unnamed._groups.lock:
+        signal.alarm(20)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        signal.alarm(0)
+"""
+
 PACING = """
     from ratekeeper.clients.pacer import Pacer
 
@@ -202,6 +225,10 @@ def run(what: str, **words: str) -> None:
 
 def test_a_forked_child_decides_while_a_thread_of_its_parent_holds_a_python_table_s_lock() -> None:
     run(HELD_TABLE)
+
+
+def test_a_forked_child_and_a_signal_s_handler_make_a_limiter_while_another_is_made() -> None:
+    run(HELD_NAMES)
 
 
 def test_a_forked_child_and_a_signal_s_handler_pause_while_a_pacer_s_lock_is_held() -> None:

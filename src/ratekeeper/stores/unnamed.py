@@ -9,6 +9,8 @@ import threading
 import warnings
 from weakref import WeakValueDictionary
 
+from ratekeeper.forks import forget_in_child
+
 
 class Unnamed:
     """The living limiters with the same limits on one store. Each of them holds this object, and nothing else does."""
@@ -19,8 +21,20 @@ class Unnamed:
         self.warned = False
 
 
-_unnamed: WeakValueDictionary[tuple[object, str], Unnamed] = WeakValueDictionary()
-_lock = threading.Lock()
+class _Groups:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self.alike: WeakValueDictionary[tuple[object, str], Unnamed] = WeakValueDictionary()
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Have a free lock. A signal handler of the same thread may make a limiter too."""
+        self.lock = threading.RLock()
+
+
+_groups = _Groups()
 
 
 def join_unnamed(store: object, text: str, stacklevel: int) -> Unnamed:
@@ -29,10 +43,10 @@ def join_unnamed(store: object, text: str, stacklevel: int) -> Unnamed:
     `store` is the store that the limiter was given, or the string that names it.
     """
     where = store if isinstance(store, str) else id(store)  # each limiter keeps its store, so the id is not used again
-    with _lock:
-        group = _unnamed.get((where, text))
+    with _groups.lock:
+        group = _groups.alike.get((where, text))
         if group is None:
-            _unnamed[where, text] = group = Unnamed()
+            _groups.alike[where, text] = group = Unnamed()
             return group
         warn, group.warned = not group.warned, True
     if warn:
