@@ -53,25 +53,25 @@ export class KeysView {
     const bar = svg("rect", { width: "0", height: "8" });
     const n = el("span");
     const error = el("small");
-    const act = el("span", { class: "act" });
+    const why = el("button", { type: "button", class: "quiet", on: { click: () => this.request.pick(row.key.rule, row.key.attributes) } }, "Why?");
+    why.setAttribute("aria-label", "Why is this key limited?");
+    const act = el("span", { class: "act" }, why);
     const meter = svg("svg", { class: "meter", viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" }, bar);
     const node = el("li", {}, el("span", { class: "who" }, who, rule), meter, el("span", { class: "n" }, n, error), act);
     byId("keys").append(node);
-    const row = { node, who, rule, bar, n, error, act, shown: null };
+    const row = { node, who, rule, bar, n, error, why, key: null, shown: null };
     this.#rows.push(row);
     return row;
   }
 
   #write(row, key, most) {
-    const same = `${key.rule}\n${key.key}\n${this.session.signedIn}`;
+    row.key = key;
+    row.why.hidden = !key.attributes;
+    const same = `${key.rule}\n${key.key}`;
     if (row.shown !== same) {
       row.shown = same;
       fill(row.who, name(key.key, 48));
       fill(row.rule, name(key.rule, 48));
-      const pick = () => this.request.pick(key.rule, key.attributes);
-      const button = key.attributes ? el("button", { type: "button", class: "quiet", on: { click: pick } }, "Why?") : null;
-      if (button) button.setAttribute("aria-label", "Why is this key limited?");
-      fill(row.act, button);
     }
     row.bar.setAttribute("width", (100 * key.rejected) / most);
     setText(row.n, count(key.rejected));

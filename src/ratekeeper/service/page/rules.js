@@ -66,11 +66,13 @@ export class RulesView {
     const labels = ["Admitted", "Delayed", "Rejected"];
     const cells = numbers.map(({ now, total }, place) =>
       el("td", { role: "cell" }, el("span", { class: "cell-name", "aria-hidden": "true" }, labels[place]), now, total));
-    const act = el("td", { class: "act", role: "cell" });
+    const turn = () => (row.paused ? this.#resume(rule.name) : this.#pause(rule.name));
+    const button = el("button", { type: "button", class: "quiet", on: { click: turn } });
+    const act = el("td", { class: "act", role: "cell" }, button);
     const node = el("tr", { role: "row" }, el("th", { scope: "row", role: "rowheader" }, title, limit), el("td", { role: "cell" }, spark), ...cells, act);
     byId("rules").append(node);
     const chart = new Chart(spark, KINDS, { stacked: true, bare: true, least: 1 });
-    const row = { node, tags, limit, spark: chart, numbers, act };
+    const row = { node, tags, limit, spark: chart, numbers, button, paused: false };
     this.#rows.set(rule.name, row);
     return row;
   }
@@ -98,10 +100,9 @@ export class RulesView {
   }
 
   #action(row, rule) {
-    const wanted = this.session.signedIn && rule.limit !== null ? (rule.paused_until === null ? "Pause…" : "Resume…") : "";
-    if (row.act.textContent === wanted) return;
-    const act = wanted === "Pause…" ? () => this.#pause(rule.name) : () => this.#resume(rule.name);
-    fill(row.act, wanted ? el("button", { type: "button", class: "quiet", on: { click: act } }, wanted) : null);
+    row.paused = rule.paused_until !== null;
+    row.button.hidden = !this.session.signedIn || rule.limit === null;
+    setText(row.button, row.paused ? "Resume…" : "Pause…"); // one button for both: another one would lose the focus
   }
 
   async #pause(rule) {
