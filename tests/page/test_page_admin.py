@@ -101,3 +101,22 @@ def test_a_token_that_is_pasted_into_an_open_page_is_taken_out_of_the_address(si
     site.page.evaluate("token => { location.hash = `token=${token}` }", TOKEN)
     site.page.locator("body.signed").wait_for()
     assert TOKEN not in site.page.url
+
+
+def test_an_answer_is_not_shown_beside_an_error_as_it_is_of_another_moment_or_question(site: Site) -> None:
+    site.open()
+    site.ask(user="judy", path="/api/x")
+    down = {"status": 503, "body": '{"detail": "the store does not answer"}'}
+    site.page.route("**/v1/admin/explain", lambda route: route.fulfill(**down))
+    error = site.page.locator("#request-error", has_text="the store does not answer")
+    error.wait_for()
+    assert "Admitted" not in site.page.locator("#verdict").inner_text()
+    assert site.page.locator(".bucket").count() == 0
+    assert not site.page.locator("#request-actions").is_visible()
+    site.page.unroute("**/v1/admin/explain")
+    site.page.locator("#verdict", has_text="Admitted").wait_for()
+    assert not error.is_visible()
+    site.page.locator("#attributes .row input").first.fill("no-such-attribute")
+    site.page.get_by_role("button", name="Ask", exact=True).click()
+    site.page.locator("#request-error", has_text="no-such-attribute").wait_for()
+    assert "Admitted" not in site.page.locator("#verdict").inner_text()

@@ -123,11 +123,16 @@ export class RequestView {
 
   #forget() {
     this.#asked = null;
-    this.#cards.clear();
     fill(byId("attributes"));
     this.#row("", "");
+    this.#clear("Enter the attributes of a request, or pick a key from the overview.");
+  }
+
+  /** Show no answer. One of another moment, or to another question, would be read as the present one. */
+  #clear(why) {
+    this.#cards.clear();
     fill(byId("buckets"));
-    fill(byId("verdict"), el("span", { class: "soft" }, "Enter the attributes of a request, or pick a key from the overview."));
+    fill(byId("verdict"), el("span", { class: "soft" }, why));
     byId("verdict").className = "verdict";
     delete byId("verdict").dataset.said;
     byId("request-actions").hidden = true;
@@ -150,7 +155,7 @@ export class RequestView {
     } catch (error) {
       if (asked !== this.#asked) return;
       setText(byId("request-error"), error.message);
-      setText(byId("request-live"), "");
+      this.#clear("The service did not answer this question.");
       if (error.status >= 400 && error.status < 500) return; // the same question has the same answer
     }
     clearTimeout(this.#timer);
