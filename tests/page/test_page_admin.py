@@ -120,3 +120,17 @@ def test_an_answer_is_not_shown_beside_an_error_as_it_is_of_another_moment_or_qu
     site.page.get_by_role("button", name="Ask", exact=True).click()
     site.page.locator("#request-error", has_text="no-such-attribute").wait_for()
     assert "Admitted" not in site.page.locator("#verdict").inner_text()
+
+
+def test_a_token_that_the_service_does_not_know_any_more_is_told(site: Site) -> None:
+    told = site.page.locator("#notice.on", has_text="does not know your token")
+    site.open(view="policy")
+    refused = {"status": 401, "body": '{"detail": "send the token of an admin"}'}
+    site.page.route("**/v1/admin/*", lambda route: route.fulfill(**refused))
+    site.show("overview")
+    told.wait_for()
+    assert site.page.locator("#sign").inner_text() == "Sign in"
+    site.page.unroute("**/v1/admin/*")
+    site.page.evaluate("document.querySelector('#notice').replaceChildren()")
+    site.page.evaluate("location.hash = 'token=not-the-token-of-anybody'")
+    told.wait_for()

@@ -2,7 +2,7 @@
  * The entry point of the page. It chooses the view by the address's fragment, opens the stream, and keeps the admin's session.
  */
 
-import { byId, fill, name, setText } from "./dom.js";
+import { announce, byId, fill, name, setText } from "./dom.js";
 import { signInOrOut } from "./dialogs.js";
 import { History } from "./history.js";
 import { KeysView } from "./keys.js";
@@ -86,9 +86,13 @@ function signing() {
   document.body.classList.toggle("signed", session.signedIn);
 }
 
-/** Sign in by the token of the address, or of this tab. A token that the service does not know is as none. */
+/** Sign in by the token of the address, or of this tab. */
 function begin() {
-  session.begin().catch(() => {});
+  session.begin().catch((error) => error.status === 401 && tellUnknown());
+}
+
+function tellUnknown() {
+  announce("The service does not know your token: sign in with another one.", true);
 }
 
 /** Take one event of the stream. The tests call it too, with an hour's worth of events. */
@@ -114,6 +118,7 @@ session.addEventListener("change", () => {
   views[shownView].forEach((part) => part.show?.(status));
   if (status) update();
 });
+session.addEventListener("unknown", tellUnknown);
 byId("sign").addEventListener("click", () => signInOrOut(session));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();

@@ -27,6 +27,7 @@ async function problemOf(response) {
   }
 }
 
+/** Has the event `change` when somebody has signed in or out, and `unknown` when the service has come to know the token no more. */
 export class Session extends EventTarget {
   #token = null;
 
@@ -82,11 +83,15 @@ export class Session extends EventTarget {
   }
 
   async #asAdmin(method, path, body, headers = {}, patience = PATIENCE) {
-    if (this.#token === null) throw new Refused(401, "sign in first");
+    const token = this.#token;
+    if (token === null) throw new Refused(401, "sign in first");
     try {
-      return await this.#ask(method, path, body, { Authorization: `Bearer ${this.#token}`, ...headers }, patience);
+      return await this.#ask(method, path, body, { Authorization: `Bearer ${token}`, ...headers }, patience);
     } catch (error) {
-      if (error.status === 401) this.signOut();
+      if (error.status === 401 && token === this.#token) {
+        this.signOut();
+        this.dispatchEvent(new Event("unknown"));
+      }
       throw error;
     }
   }
