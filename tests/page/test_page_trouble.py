@@ -152,3 +152,30 @@ def test_a_policys_changes_and_mistakes_are_told(chromium: Browser, tmp_path: Pa
         site.page.locator("dialog").get_by_role("button", name="Read it").click()
         site.page.locator("dialog .error", has_text="capasity").wait_for()
         context.close()
+
+
+FAST = """
+async (rate) => {
+  const { take } = await import("/page/main.js");
+  const status = await (await fetch("/v1/status")).json();
+  for (let second = 1; second <= 30; second++) {
+    status.at += 1;
+    status.requests.http.allowed += rate;
+    take.status(structuredClone(status));
+  }
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  const big = document.querySelector("[data-tile=admitted] .big");
+  return [big.scrollWidth <= big.clientWidth, big.textContent];
+}
+"""
+
+
+def test_a_high_rate_is_shown_whole_also_in_a_narrow_window(chromium: Browser, tmp_path: Path) -> None:
+    with running(written(tmp_path)) as service:
+        context = chromium.new_context(viewport={"width": 320, "height": 740})
+        site = Site(context.new_page(), service.url).open(signed_in=False)
+        for rate, text in ((999_999, "999,999/s"), (1_250_000, "1.25M/s"), (4_554_514_299, "4.55B/s")):
+            shown = [True, text]
+            poll(lambda: site.page.evaluate(FAST, rate) == shown)  # noqa: B023  a real status may come between
+        context.close()

@@ -4,6 +4,7 @@
 
 const WHOLE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const TENTHS = new Intl.NumberFormat("en-US", { maximumFractionDigits: 1 });
+const SHORT = new Intl.NumberFormat("en-US", { notation: "compact", maximumSignificantDigits: 3 });
 const FINE = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 6 });
 const UNITS = [["second", 1], ["minute", 60], ["hour", 3600], ["day", 86400]];
 const NONE = "–";
@@ -15,10 +16,10 @@ export function count(value) {
   return known(value) ? WHOLE.format(value) : NONE;
 }
 
-/** A number of things a second: 3.2, or 1,204. */
+/** A number of things a second: 3.2, or 1,204, or 1.25M. Axes and tiles have no room for more digits, and would cut them off. */
 export function rate(value) {
   if (!known(value)) return NONE;
-  return (value < 10 ? TENTHS : WHOLE).format(value);
+  return (value < 10 ? TENTHS : value < 999_999.5 ? WHOLE : SHORT).format(value);
 }
 
 /** A number as exact as people need it: 0.0333333. */
