@@ -26,7 +26,7 @@ NUMBERS = itertools.count(10_000_000)
 LONG = ["long " * 60 + name for name in "ab"]
 
 
-def served(*names: str, store: MemoryStore | None = None) -> Core:
+def served(*names: str, store: MemoryStore | AsyncMemoryStore | None = None) -> Core:
     rules = tuple(f"[[rules]]\nname = {json.dumps(name)}\nkey = ['client']\nlimit = '5/day'\n" for name in names)
     core = Core(Policy.parse("\n".join(rules)), store or MemoryStore(100))
     core.operate(OperatorOptions(recording_bytes=0, tokens={"alice": token_digest(TOKEN)}))
@@ -49,6 +49,20 @@ async def ask(core: Core, operation: str, *, status: int = 200, **body: Any) -> 
     assert isinstance(answer, HttpAnswer)
     assert answer.status == status, answer.body
     return json.loads(answer.body)
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("explain", {"attributes": ADDRESS}), ("block", {"attributes": ADDRESS, "seconds": 60}),
+        ("pause", {"rule": "one", "seconds": 60}), ("reload", {}),
+    ],
+)  # fmt: skip
+def test_an_admin_is_told_that_the_store_does_not_answer(operation: str, body: dict[str, Any]) -> None:
+    core = served("one", store=(store := AsyncMemoryStore(MemoryStore(100))))
+    store.away = True
+    told = asyncio.run(ask(core, operation, status=503, **body))
+    assert told["detail"] == "no answer", "in the store's words, and not in those for a client"
 
 
 def test_a_long_name_is_known_whole_and_as_the_status_shows_it() -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 from functools import partial
 from hashlib import blake2b
+from math import ceil
 from typing import Any
 
 from ratekeeper.errors import BadRequestError, RatekeeperError, StoreError, StoreUnavailable
@@ -115,8 +116,11 @@ def _hashed(secret: bytes, name: str, value: str) -> str:
 
 
 def _response_to(error: RatekeeperError | ValueError) -> Response:
-    if isinstance(error, BadRequestError | StoreUnavailable):
+    """Return the response to an error, in words for an admin: those for clients do not tell that the store is away."""
+    if isinstance(error, BadRequestError):
         return response_to(error)
+    if isinstance(error, StoreUnavailable):
+        return explained(503, str(error), ("Retry-After", str(max(1, ceil(error.retry_after)))))
     if isinstance(error, StoreError):
         return explained(503, str(error))
     return explained(400, str(error))
