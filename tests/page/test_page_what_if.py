@@ -86,3 +86,23 @@ def test_what_if_is_what_replay_says_of_the_same_requests(chromium: Browser, tmp
         assert admin(service.url, "policy")["now"]["text"] == POLICY, "nothing is enforced"
         assert not check(service.url, user="u-1", path="/api/x")
         context.close()
+
+
+def test_what_if_is_asked_again_by_itself_and_tells_no_error_that_is_over(chromium: Browser, tmp_path: Path) -> None:
+    policy = written(tmp_path)
+    with running(policy, "--admin-tokens", str(tmp_path / "tokens")) as service:
+        check(service.url, user="u", path="/api/x")
+        context = chromium.new_context()
+        site = Site(context.new_page(), service.url).open()
+        busy = {"status": 503, "headers": {"Retry-After": "1"}, "body": '{"detail": "another what-if"}'}
+        site.page.route("**/v1/admin/what-if", lambda route: route.fulfill(**busy), times=2)
+        site.show("what-if")
+        error = site.page.locator("#what-if-error")
+        error.get_by_text("another what-if").wait_for()
+        poll(lambda: shown(site).get("each user") == (1, 0))
+        assert error.inner_text() == ""
+        site.page.route("**/v1/admin/rules", lambda route: route.abort(), times=1)
+        policy.write_text(f"{POLICY}# the rules are the same")
+        error.get_by_text("does not answer").wait_for()
+        poll(lambda: error.inner_text() == "")
+        context.close()

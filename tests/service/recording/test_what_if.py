@@ -29,7 +29,7 @@ from ratekeeper.service.recording import what_if as module
 from ratekeeper.service.recording.hashed_policy import Facts, HashedPolicy
 from ratekeeper.service.recording.recorded import read_requests
 from ratekeeper.service.recording.rule_toml import rule_toml
-from ratekeeper.service.recording.what_if import WhatIfError, what_if
+from ratekeeper.service.recording.what_if import BusyError, WhatIfError, what_if
 from ratekeeper.service.recording.what_if_answer import _entries, _judged, answer
 from ratekeeper.service.recording.what_if_edit import edited
 from ratekeeper.service.recording.what_if_process import Job, compute
@@ -405,7 +405,7 @@ def test_it_is_computed_by_another_process_and_one_at_a_time() -> None:
         return await asyncio.gather(what_if(core, edit), what_if(core, edit), return_exceptions=True)
 
     found, refused = asyncio.run(ask())
-    assert isinstance(refused, WhatIfError)
+    assert isinstance(refused, BusyError)
     assert "another what-if" in str(refused)
     offset = offset_of(core, TRACE)
     here = compute(Job(POLICY, {"rules": {"rule 0": {"capacity": 9}}}, offset), core.metrics.slots)

@@ -9,7 +9,7 @@ from ratekeeper.policy.file.load import MAX_BYTES
 from ratekeeper.service.admin.fields import Field, is_name, is_number, is_whole
 from ratekeeper.service.admin.operation import Given, NotDoneError, Operation, Report
 from ratekeeper.service.core import Core
-from ratekeeper.service.recording.what_if import WhatIfError
+from ratekeeper.service.recording.what_if import BusyError, WhatIfError
 from ratekeeper.service.recording.what_if import what_if as computed
 
 MOST_POLICY_BODY = 2 * MAX_BYTES
@@ -24,6 +24,8 @@ async def what_if(core: Core, given: Given) -> Report:
         raise BadRequestError("say 'policy', the text of a policy, or 'rules', numbers of some rules: one of them")
     try:
         return await computed(core, given)
+    except BusyError as error:
+        raise NotDoneError(503, str(error), ("Retry-After", "1")) from None
     except WhatIfError as error:
         raise NotDoneError(503, str(error)) from None
 

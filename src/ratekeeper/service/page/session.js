@@ -9,11 +9,12 @@ const KEPT = "ratekeeper-token";
 const PATIENCE = 20_000; // longer than the service takes to read a policy
 const PATIENCE_TO_COMPUTE = 65_000; // longer than it takes for a what-if
 
-/** An answer that is not a success, in the service's words. */
+/** An answer that is not a success, in the service's words. `retryAfter` has the seconds after which it may be asked again, if it says so. */
 export class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, retryAfter = null) {
     super(message);
     this.status = status;
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -112,7 +113,7 @@ export class Session extends EventTarget {
     } catch {
       throw new Refused(0, "the service does not answer");
     }
-    if (!response.ok) throw new Refused(response.status, await problemOf(response));
+    if (!response.ok) throw new Refused(response.status, await problemOf(response), response.headers.get("Retry-After"));
     return response.json();
   }
 }

@@ -56,9 +56,12 @@ export class WhatIfView {
       ({ rules: all } = await this.session.get("v1/admin/rules"));
     } catch (error) {
       this.seen = null; // the next status asks again
+      this.unread = error.message;
       setText(byId("what-if-error"), error.message);
       return;
     }
+    if (this.unread && byId("what-if-error").textContent === this.unread) setText(byId("what-if-error"), "");
+    this.unread = null;
     const rules = all.filter((rule) => rule.capacity > 0 && rule.per_second > 0);
     const told = JSON.stringify(rules.map(({ name: one, capacity, per_second: perSecond }) => [one, capacity, perSecond]));
     if (!this.session.signedIn || this.told === told) return;
@@ -137,6 +140,7 @@ export class WhatIfView {
     const body = this.#wanted;
     this.#wanted = null;
     this.#running = true;
+    let again = null;
     byId("compare").classList.add("busy");
     try {
       const answer = await this.session.compute("v1/admin/what-if", body);
@@ -144,10 +148,12 @@ export class WhatIfView {
       if (this.session.signedIn) this.#write(answer);
     } catch (error) {
       setText(byId("what-if-error"), error.message);
+      again = error.retryAfter; // another tab or another admin asks too
     }
     byId("compare").classList.remove("busy");
     this.#running = false;
     if (this.#wanted !== null) this.#run();
+    else if (again && this.session.signedIn) this.#want(body, 1000 * again);
   }
 
   #write({ span, requests, recorded, rules, series, toml }) {

@@ -26,6 +26,10 @@ class WhatIfError(RatekeeperError):
     """A what-if that cannot be computed, and why. It is nobody's mistake in the edit."""
 
 
+class BusyError(WhatIfError):
+    """Another what-if is computed now, so this one can be asked for again soon."""
+
+
 async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
     """Return the decisions on the recorded requests of all processes, by the policy in use and by an edited one.
 
@@ -51,7 +55,7 @@ async def what_if(core: Core, edit: Mapping[str, Any]) -> dict[str, Any]:
     if slots.descriptor < 0 or sys.platform == "win32":
         raise WhatIfError("what-if needs memory that another process can read: this system does not have it")
     if recording.reading.locked():
-        raise WhatIfError("another what-if is being computed: ask again when it is done")
+        raise BusyError("another what-if is being computed: ask again when it is done")
     offset = round(time.time() * TICKS_PER_SECOND) - recording.now()
     job = pickle.dumps(Job(core.loaded, dict(edit), offset))
     async with recording.reading:
@@ -71,7 +75,9 @@ async def _computed(job: bytes, descriptor: int) -> dict[str, Any]:
     try:
         out, errors = await asyncio.wait_for(process.communicate(job), SECONDS)
     except TimeoutError:
-        raise WhatIfError(f"what-if took more than {SECONDS} seconds: record less, by `--recording SIZE`") from None
+        raise WhatIfError(
+            f"what-if took more than {SECONDS} seconds: try a shorter policy, or record less, by `--recording SIZE`"
+        ) from None
     finally:
         if process.returncode is None:
             process.kill()
