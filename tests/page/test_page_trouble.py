@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from page_fixtures import VIEWS, Site, check, killed_after, written
-from servers import free_port
+from redis_servers import redis_server
+from servers import PATIENCE, free_port
 from service_process import poll, running
 
 if TYPE_CHECKING:
@@ -178,4 +180,19 @@ def test_a_high_rate_is_shown_whole_also_in_a_narrow_window(chromium: Browser, t
         for rate, text in ((999_999, "999,999/s"), (1_250_000, "1.25M/s"), (4_554_514_299, "4.55B/s")):
             shown = [True, text]
             poll(lambda: site.page.evaluate(FAST, rate) == shown)  # noqa: B023  a real status may come between
+        context.close()
+
+
+def test_requests_that_nobody_decided_are_told_while_they_come(chromium: Browser, tmp_path: Path) -> None:
+    with redis_server() as store, running(written(tmp_path), "--store", store.url) as service:
+        context = chromium.new_context()
+        site = Site(context.new_page(), service.url).open(signed_in=False)
+        fact = site.page.locator("#health [data-fact='Not decided']")
+        fact.get_by_text("0/s; 0 since the start").wait_for()
+        store.process.kill()
+        for _ in range(5):
+            httpx.post(f"{service.url}/v1/check", json={"attributes": {"path": "/api/x"}}, timeout=PATIENCE)
+        fact.locator(".bad", has_text="5 since the start").wait_for()
+        poll(lambda: fact.locator(".bad, .icon").count() == 0)  # the mark goes when no more come
+        assert "0/s; 5 since the start" in fact.inner_text()
         context.close()

@@ -51,7 +51,7 @@ export class Overview {
     this.#choices(status.rules);
     this.#numbers(status);
     this.#draw();
-    this.#health(status);
+    this.#health(status, requests(status).failed);
   }
 
   #choices(rules) {
@@ -121,21 +121,23 @@ export class Overview {
     this.latencyLegend.show(time, of(latency, (points) => points[at ?? points.length - 1]));
   }
 
-  #health({ store, connections, policy, recording, at }) {
+  #health({ store, connections, policy, recording, at }, failed) {
     const circuits = store.circuits_open ? `, ${count(store.circuits_open)} circuits open` : "";
     const full = store.slots ? ` of ${count(store.slots)}` : "";
     const protocols = Object.entries(connections).map(([protocol, n]) => `${shown(protocol)} ${count(n)}`);
     this.#fact("Store", store.ok ? `answers: ${shown(store.where || store.kind)}` : `does not answer${circuits}`, store.ok);
     this.#fact("Buckets", store.buckets === null ? `kept by ${shown(store.kind)}` : `${count(store.buckets)}${full}`);
     this.#fact("Store failures", `${count(store.failures)}, of which ${count(store.fallbacks)} decided by on_error`);
+    const failing = History.now(this.history.all.failed);
+    const failures = `${rate(failing)}/s; ${count(failed)} since the start`;
+    this.#fact("Not decided", failures, failing > 0 ? false : null);
     this.#fact("Connections", protocols.join(" · "));
-    const failed = policy.reloads.failure;
     this.#fact(
       "Policy",
       policy.last_reload_ok ? `taken ${ago(policy.loaded_at, at)}` : "the changed file has mistakes; the policy before is in use",
       policy.last_reload_ok,
     );
-    this.#fact("Reloads", `${count(policy.reloads.success)} taken, ${count(failed)} with mistakes`);
+    this.#fact("Reloads", `${count(policy.reloads.success)} taken, ${count(policy.reloads.failure)} with mistakes`);
     const since = recording.since === null ? "" : ` over ${duration(at - recording.since)}`;
     const none = recording.capacity_bytes ? "nothing yet" : "off";
     const size = `${bytes(recording.bytes)} of ${bytes(recording.capacity_bytes)}`;
@@ -153,9 +155,9 @@ export class Overview {
     }
     const { mark, value } = this.facts.get(term);
     setText(value, text);
-    if (good === null || mark.dataset.good === String(good)) return;
+    if (mark.dataset.good === String(good)) return;
     mark.dataset.good = good;
-    value.classList.toggle("bad", !good);
-    fill(mark, icon(good ? "admitted" : "rejected"));
+    value.classList.toggle("bad", good === false);
+    fill(mark, good === null ? null : icon(good ? "admitted" : "rejected"));
   }
 }
