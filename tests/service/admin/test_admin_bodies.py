@@ -45,6 +45,7 @@ WRONG = [
     (b'{"attributes": {"user": 1}}', "attributes must be"),
     (b'{"attributes": ["user"]}', "attributes must be"),
     (b"{}", "attributes is missing"),
+    (b'{"attributes": ' + b"9" * 5_000 + b"}", "999... is too large"),
     (b"[" * 60_000, "nested too deep"),
     (b'{"attributes":' * 4_000, ""),
     (b'{"attributes": {"user": "\xed\xa0\x80"}}', "not UTF-8"),
@@ -53,6 +54,11 @@ WRONG = [
     (b"\xef\xbb\xbf" + RIGHT, "not JSON"),
     (b'{"attributes": {"user": "a\nb"}}', "not JSON"),
 ]
+
+
+def test_a_name_where_none_is_known_is_told_what_to_send() -> None:
+    with pytest.raises(BadRequestError, match=r"unknown name 'rule': send an empty object"):
+        parse_fields(b'{"rule": "each user"}', {})
 
 
 @pytest.mark.parametrize(("body", "why"), WRONG, ids=[repr(body[:40]) for body, _ in WRONG])

@@ -21,6 +21,8 @@ MOST_NAMES = 100
 """The rules that one operation may name."""
 
 _SHOWN = 40
+_MOST_DIGITS = 1_000
+"""The characters of a whole number: Python itself refuses those of thousands of digits, in words about Python."""
 
 
 class Field(NamedTuple):
@@ -37,7 +39,8 @@ def parse_fields(body: bytes, fields: Mapping[str, Field]) -> dict[str, Any]:
     for name, value in given.items():
         field = fields.get(name)
         if field is None:
-            raise BadRequestError(f"unknown name {_shown(name)}{did_you_mean(name[:_SHOWN], fields)}")
+            right = did_you_mean(name[:_SHOWN], fields) if fields else ": send an empty object, {}"
+            raise BadRequestError(f"unknown name {_shown(name)}{right}")
         if not field.right(value):
             raise BadRequestError(f"{name} must be {field.form}")
     for name, field in fields.items():
@@ -49,7 +52,11 @@ def parse_fields(body: bytes, fields: Mapping[str, Field]) -> dict[str, Any]:
 def _parse_object(body: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite
+            body.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_number,
+            parse_float=_finite,
+            parse_int=_whole,
         )
     except UnicodeDecodeError:
         raise BadRequestError("the body is not UTF-8") from None
@@ -72,6 +79,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> float:
     raise ValueError(f"{text} is not a number in JSON")
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"the number {text[:_SHOWN]}... is too large")
+    return int(text)
 
 
 def _finite(text: str) -> float:
