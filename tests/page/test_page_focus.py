@@ -43,3 +43,15 @@ def test_the_focus_stays_on_a_limited_key_while_the_keys_change_places(site: Sit
     why.click()
     site.page.locator("#attributes").wait_for()
     poll(lambda: site.page.locator("#attributes [value=second]").count() == 1)
+
+
+COLOURS = "e => { const s = getComputedStyle(e); return [s.borderBottomColor, s.backgroundColor] }"
+
+
+@pytest.mark.parametrize("site", [{"forced_colors": "active"}], indirect=True)
+def test_with_forced_colours_the_view_and_the_pressed_button_differ_from_the_others(site: Site) -> None:
+    site.open(view="what-if")
+    this, other = (site.page.locator(f".views a[href='#{view}']").evaluate(COLOURS) for view in ("what-if", "policy"))
+    assert this != other
+    pressed, free = (site.page.locator(button).evaluate(COLOURS) for button in ("#by-rule", "#by-text"))
+    assert pressed != free
