@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine
+from random import Random
 from typing import Any
 
 import pytest
@@ -154,6 +155,28 @@ def test_a_look_that_is_answered_late_undoes_no_newer_one(store: TableStore) -> 
         assert here.shadows == ["new"]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_of_a_pause_and_its_end_at_once_all_processes_see_the_same(paused: bool) -> None:
+    order = Random(7)
+
+    async def run() -> list[list[str]]:
+        store = AsyncMemoryStore(MemoryStore(100))
+        here, there, later = Process(store), Process(store), Process(store)
+        if paused:
+            await here.pauses.begin("one", time.time() + 600)
+            await there.pauses.look()
+        store.turns = lambda: order.randrange(1, 9)
+        await asyncio.gather(here.pauses.begin("one", time.time() + 6000), there.pauses.end("one"))
+        store.turns = lambda: 1
+        for process in (here, there, later):
+            await process.pauses.look()
+        return [sorted(process.pauses.until) for process in (here, there, later)]
+
+    for _ in range(300):
+        seen = asyncio.run(run())
+        assert seen in ([["one"]] * 3, [[]] * 3)
 
 
 async def begun_late(process: Process, store: AsyncMemoryStore) -> Callable[[], Coroutine[Any, Any, None]]:

@@ -4,8 +4,8 @@ A pause is a block of a bucket that no rule has. It ends by itself, also if the 
 process looks once a second, by one question to the store. Meanwhile a paused rule is in shadow.
 
 A full table may forget a block, as clients with many keys make it forget. So a process holds the pauses that it has
-seen until they end. A pause that an admin ends is marked, by one more block that lasts as long as the pause would
-have. So a process tells a pause that was ended from a pause that was forgotten.
+seen until they end. A pause that an admin ends is marked, by one more block, which the next pause ends. So a process
+tells a pause that was ended from a pause that was forgotten.
 """
 
 from __future__ import annotations
@@ -39,9 +39,6 @@ EVERY = 1.0
 
 _SAME = 0.5
 """Seconds: two looks at one pause may differ by so much in its end, as clocks are read at other moments."""
-
-_MARGIN = TICKS_PER_SECOND
-"""The ticks by which a mark outlasts its pause, as processes read the store's clock at other moments."""
 
 _ANY = TokenBucket(1, 1)
 _log = logging.getLogger("ratekeeper.admin")
@@ -90,23 +87,24 @@ class Pauses:
         """Pause a rule until a time. Raise ValueError for a time that cannot be."""
         ticks = ticks_until(until)
         await self.look()
+        await self._block(RESUMED, rule, 0)  # before the pause: see `end`
         known = self.until.get(rule)
         if known is None or known > time.time() + ticks / TICKS_PER_SECOND:  # a block only ever gets longer
             await self._block(PAUSED, rule, 0)
         await self._block(PAUSED, rule, ticks)
-        await self._block(RESUMED, rule, 0)
         await self.look()
 
     async def end(self, rule: str) -> bool:
         """End the pause of a rule, which may have left the policy. Return whether there was one.
 
         Another process may hold a pause that the store has forgotten, so a rule that is not paused here is marked too.
+        The mark comes last, and `begin` ends it first. So whatever the order of both, the store is not left without a
+        pause and without a mark: then those that know the pause would go on with it, and others would not have it.
         """
         pause = (await self._see([rule])).get(rule)
         if pause is not None or any(rule == own.name for own in self.policy.rules):
-            left = MAX_AHEAD_TICKS if pause is None else pause.ends_at - self._store.clock.ticks()
-            await self._block(RESUMED, rule, min(max(left, 0) + _MARGIN, MAX_AHEAD_TICKS))
             await self._block(PAUSED, rule, 0)
+            await self._block(RESUMED, rule, MAX_AHEAD_TICKS)
         await self.look()
         return pause is not None
 
