@@ -68,11 +68,11 @@ export class RulesView {
       el("td", { role: "cell" }, el("span", { class: "cell-name", "aria-hidden": "true" }, labels[place]), now, total));
     const turn = () => (row.paused ? this.#resume(rule.name) : this.#pause(rule.name));
     const button = el("button", { type: "button", class: "quiet", on: { click: turn } });
-    const act = el("td", { class: "act", role: "cell" }, button);
+    const act = el("td", { class: "act", role: "cell" });
     const node = el("tr", { role: "row" }, el("th", { scope: "row", role: "rowheader" }, title, limit), el("td", { role: "cell" }, spark), ...cells, act);
     byId("rules").append(node);
     const chart = new Chart(spark, KINDS, { stacked: true, bare: true, least: 1 });
-    const row = { node, tags, limit, spark: chart, numbers, button, paused: false };
+    const row = { node, tags, limit, spark: chart, numbers, act, button, paused: false };
     this.#rows.set(rule.name, row);
     return row;
   }
@@ -101,7 +101,8 @@ export class RulesView {
 
   #action(row, rule) {
     row.paused = rule.paused_until !== null;
-    row.button.hidden = !this.session.signedIn || rule.limit === null;
+    const offered = this.session.signedIn && rule.limit !== null;
+    if (offered !== row.act.contains(row.button)) fill(row.act, offered ? row.button : null);
     setText(row.button, row.paused ? "Resume…" : "Pause…"); // one button for both: another one would lose the focus
   }
 
