@@ -1,4 +1,4 @@
-"""An application inside another one, and limits in both: each middleware knows the limits of its own endpoints."""
+"""An application inside another one, and limits in both: each middleware knows those of its endpoints."""
 
 from __future__ import annotations
 

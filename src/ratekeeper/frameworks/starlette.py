@@ -180,7 +180,7 @@ def _endpoints(routes: Iterable[Any], asking: RateLimitMiddleware) -> Iterator[A
 
 
 def _is_limited(route: Any, asking: RateLimitMiddleware) -> bool:
-    """Return whether a route, or the application that it mounts, has a middleware of ours inside the asking one."""
+    """Return whether a route, or the application that it mounts, has one of our middlewares inside the asking one."""
     app, limited = getattr(route, "app", None), False
     while app is not None:
         own = [one.cls for one in getattr(app, "user_middleware", ())]

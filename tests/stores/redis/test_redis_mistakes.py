@@ -198,9 +198,12 @@ def test_a_server_without_a_command_of_the_script_says_what_is_needed(kind: str)
 
 
 def test_a_server_that_cannot_be_searched_says_what_a_reset_needs() -> None:
-    with redis_server("valkey 9", "--rename-command", "SCAN", "") as server, RedisStore(server.url) as store:
-        with pytest.raises(StoreError, match="for reset_all and reset_rule also SCAN"):
-            store.reset_scope("test/0")
+    with (
+        redis_server("valkey 9", "--rename-command", "SCAN", "") as server,
+        RedisStore(server.url) as store,
+        pytest.raises(StoreError, match="for reset_all and reset_rule also SCAN"),
+    ):
+        store.reset_scope("test/0")
 
 
 def test_a_protocol_that_there_is_not_is_an_error_when_the_store_is_opened(server: Server) -> None:

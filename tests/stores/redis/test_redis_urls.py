@@ -172,7 +172,9 @@ def test_a_client_of_the_wrong_kind_is_an_error(server: Server) -> None:
     for kind in (RedisStore, AsyncRedisStore):
         for near in (redis, redis.asyncio, valkey, valkey.asyncio):
             for other in (near.ConnectionPool(), near.Sentinel([("127.0.0.1", server.port)])):
-                with pytest.raises(TypeError, match="takes a URL, or a client of (redis|valkey), not a .*(Pool|Sentinel)"):
+                with pytest.raises(
+                    TypeError, match=r"takes a URL, or a client of (redis|valkey), not a .*(Pool|Sentinel)"
+                ):
                     kind(other)
     for seconds in (0, -1, float("nan"), float("inf"), 3600, 10**400, True, "1"):
         with pytest.raises(ValueError, match="timeout must be more than 0 seconds, and less than an hour, not"):
