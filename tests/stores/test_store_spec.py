@@ -59,6 +59,23 @@ def test_a_keeper_opens_the_store_that_its_policy_chooses(server: Server, tmp_pa
     assert isinstance(AsyncKeeper(policy('url = "memory"\nmax_keys = 50')).store, MemoryStore)
 
 
+def test_a_shared_table_that_keeps_another_size_than_asked_for_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    url = f"shared:{tmp_path}/table"
+
+    def size(asked: int | None) -> int:
+        store = StoreSpec(url, asked).open()
+        assert isinstance(store, SharedMemoryStore)
+        return store.stats().max_keys
+
+    assert [size(asked) for asked in (100, 100, None)] == [100] * 3
+    assert not caplog.messages
+    assert size(5000) == 100
+    assert "keeps its room for 100 live buckets: max_keys = 5000 needs a table of another name" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("store", "says"),
     [

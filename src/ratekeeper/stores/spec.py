@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from ratekeeper.decision import OnError
@@ -21,17 +23,20 @@ S = TypeVar("S", RedisStore, AsyncRedisStore)
 MEMORY, SHARED = "memory", "shared:"
 FORMS = "memory, shared:NAME, or the URL of a server such as redis://host:6379/0"
 
+_log = logging.getLogger("ratekeeper")
+
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
     """The name of a store: `memory` (this process), `shared:NAME` (this host), or a server's URL (see `RedisStore`).
 
-    `max_keys` is for the first two (a shared table that exists keeps its size); all else is for servers.
+    `max_keys` is for the first two; None is 1,000,000. A shared table that exists keeps its size, and the log tells it.
+    All else is for servers.
     `expected_nodes` is the number of stores that share the limits, one in each process; `on_error` "local" needs it.
     """
 
     url: str = field(repr=False)  # it may hold a password
-    max_keys: int = MAX_KEYS
+    max_keys: int | None = None
     prefix: str = "ratekeeper:"
     timeout: float = 0.05
     on_error: OnError = "raise"
@@ -74,11 +79,21 @@ class StoreSpec:
     def open(self) -> Store:
         """Return the store, opened. Raises `StoreError`, `MissingExtraError`."""
         if self.url == MEMORY:
-            return MemoryStore(self.max_keys)
+            return MemoryStore(self.max_keys or MAX_KEYS)
         if not self.on_server:
-            path = path_of(self.url.removeprefix(SHARED))
-            return SharedMemoryStore.open(path) if path.exists() else SharedMemoryStore(path, self.max_keys)
+            return self._open_table(path_of(self.url.removeprefix(SHARED)))
         return self._open_on_server(RedisStore)
+
+    def _open_table(self, path: Path) -> SharedMemoryStore:
+        if not path.exists():
+            return SharedMemoryStore(path, self.max_keys or MAX_KEYS)
+        store = SharedMemoryStore.open(path)
+        if self.max_keys is not None and self.max_keys != (kept := store.stats().max_keys):
+            _log.warning(
+                "the shared table %s keeps its room for %d live buckets: max_keys = %d needs a table of another name",
+                path, kept, self.max_keys,
+            )  # fmt: skip
+        return store
 
     def open_async(self) -> Store | AsyncStore:
         """Return the store for asyncio, opened. A store on a server must be awaited."""
