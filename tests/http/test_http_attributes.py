@@ -454,7 +454,11 @@ def test_without_a_cookie_of_that_name_and_a_value_there_is_no_attribute(header:
     assert read(CookieSource("sid"), (b"cookie", header.encode())) is None
 
 
-@given(st.dictionaries(tokens.map(lambda name: f"n{name}"), st.text(st.characters(codec="latin-1"))), st.data())
+# Newer versions of the library do not write control characters.
+cookie_values = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]))
+
+
+@given(st.dictionaries(tokens.map(lambda name: f"n{name}"), cookie_values), st.data())
 def test_cookies_are_read_as_pythons_own_library_reads_them(cookies: dict[str, str], data: st.DataObject) -> None:
     written = SimpleCookie(cookies)
     header = data.draw(st.sampled_from(["; ", ";", " ;\t"])).join(morsel.OutputString() for morsel in written.values())

@@ -27,12 +27,13 @@ from ratekeeper.replay.plan import asked_for
 
 UNDERSTOOD = "the common and combined log formats (Apache, nginx), and JSON lines (Caddy, nginx, Traefik, your own)"
 
-_QUOTED = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+# No group is possessive, only the characters in it: Python before 3.11.5 misreads what follows such a group.
+_QUOTED = r'"([^"\\]*+(?:\\.[^"\\]*+)*)"'
 _COMBINED = re.compile(
     r"(?:[\w.-]+:\d+ )?"  # Apache's vhost_combined begins with the server's own name and port
     r"(\S+) \S+ (.*?) \[(\d{1,2}/\w{3}/\d{4}:[^\]]{8,30})\] "
     rf"{_QUOTED} (\d{{3}}|-)"
-    rf'(?: [^" ]+)*+(?: {_QUOTED} {_QUOTED}(?: "([\da-fA-F.:, \[\]]+)")?)?'  # the last is nginx's $http_x_forwarded_for
+    rf'(?: [^" ]++)*(?: {_QUOTED} {_QUOTED}(?: "([\da-fA-F.:, \[\]]+)")?)?'  # the last is nginx's $http_x_forwarded_for
 )
 _REQUEST = re.compile(r"([A-Za-z][A-Za-z_-]*) (\S.*?)(?: HTTP/[\d.]+)?")
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
