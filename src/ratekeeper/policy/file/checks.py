@@ -162,9 +162,16 @@ def _is_everything(name: str, globs: tuple[str, ...], sources: Sources, tiers: C
 
 
 def _all_paths(globs: tuple[str, ...]) -> bool:
-    """Return whether every path matches. Only wildcards match this letter, and one as long as all needs a star."""
+    """Return whether every path matches: the long ones by a star, and all that are shorter by some glob."""
     accept = accepts(globs)
-    return all(accept("/" + "\0" * length) for length in range(max(map(len, globs)) + 1))
+    wild = [glob for glob in globs if "*" in glob and set(glob) <= {"*", "?", "/"}]
+    long = [len(glob) for glob in wild if accepts([glob])(_path(len(glob)))]
+    return bool(long) and all(accept(_path(length)) for length in range(min(long)))
+
+
+def _path(length: int) -> str:
+    """Return a path that only wildcards match."""
+    return "/" + "\0" * length
 
 
 def _all_addresses(globs: tuple[str, ...]) -> bool:
