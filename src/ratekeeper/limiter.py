@@ -63,9 +63,9 @@ class Limiter(NamedLimits):
         return self._gate.try_acquire(key, cost)
 
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]:
-        """Ask once for each key, in order, at one instant.
+        """Ask once for each key, in order: true means that it may go ahead at this moment.
 
-        Raise before any charge if one is not a key. True means that it may go ahead at this moment.
+        The C core asks for all at one instant. Raise before any charge if one is not a key.
         """
         return self._gate.try_acquire_many(keys, cost)
 

@@ -71,8 +71,8 @@ def test_a_policy_on_standard_input_is_read_by_a_dash(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     type_in(monkeypatch, BAD.encode())
-    code, out, _ = run(capsys, "-")
-    assert code == 1
+    code, out, err = run(capsys, "-", "-")
+    assert (code, out.count("\n"), err) == (1, 2, "")
     assert out.startswith("standard input:4: rule 'r': unknown key 'shadwo'")
 
 

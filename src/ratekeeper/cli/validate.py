@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a line for each file and each mistake. Exit code 1 if there are mistakes, 2 if a file cannot be read."""
     code, found = 0, []
-    for path in args.policies:
+    for path in dict.fromkeys(args.policies):  # standard input can be read once
         source = STDIN if path == "-" else path
         try:
             policy = Policy.parse(_text(path), source)
