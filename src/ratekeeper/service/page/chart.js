@@ -84,7 +84,7 @@ export class Chart {
     return {
       width: Math.max(40, this.box.clientWidth),
       height: Math.max(24, this.box.clientHeight),
-      padding: bare ? [2, 0, 2, 0] : [10, 10, 0, 0],
+      padding: bare ? [2, 0, 2, 0] : [10, 20, 0, 0], // to the right, half of a time of the axis
       legend: { show: false },
       select: { show: false, left: 0, top: 0, width: 0, height: 0 },
       cursor: bare
