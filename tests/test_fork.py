@@ -31,22 +31,26 @@ PARENT = """
             work()
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0, "the child could not go on"
+
+    def in_child_while_held(lock, work):
+        # the child is forked while another thread holds the lock
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with lock:
+                held.set()
+                release.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        in_child(work)
+        release.set()
+        thread.join()
 """
 
 HELD = """
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with store.wait_queue._lock:
-            held.set()
-            release.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    in_child(lambda: [limiter.acquire("key") for _ in range(3)])
-    release.set()
-    thread.join()
+    in_child_while_held(store.wait_queue._lock, lambda: [limiter.acquire("key") for _ in range(3)])
     limiter.acquire("key")
 """
 
@@ -58,19 +62,7 @@ HELD_TABLE = """
 HELD_NAMES = """
     from ratekeeper.stores import unnamed
 
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with unnamed._groups.lock:
-            held.set()
-            release.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    in_child(lambda: Limiter("5/second", store=store))
-    release.set()
-    thread.join()
+    in_child_while_held(unnamed._groups.lock, lambda: Limiter("5/second", store=store))
     signal.signal(signal.SIGUSR1, lambda *_: Limiter("7/second", store=store))
     with unnamed._groups.lock:
         signal.alarm(20)
@@ -82,23 +74,12 @@ PACING = """
     from ratekeeper.clients.pacer import Pacer
 
     pacer = Pacer([limiter], "key", 1, None, 0, 3600.0)
-    held, release = threading.Event(), threading.Event()
-
-    def hold():
-        with pacer._pauses._lock:
-            held.set()
-            release.wait()
 
     def pause(*_):
         pacer.heed("key", 1, 429, [("Retry-After", "0.01")])
         pacer.take_turn("key", 1)
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    in_child(pause)
-    release.set()
-    thread.join()
+    in_child_while_held(pacer._pauses._lock, pause)
     signal.signal(signal.SIGUSR1, pause)
     signal.alarm(20)
     with pacer._pauses._lock:
