@@ -142,7 +142,8 @@ class Charging(ApplicationLimits[K]):
                 observe(native, decision)
         if decision.allowed:
             return None
-        exchange.tell_around(answers_to(decision))
+        if exchange.around is not None:
+            exchange.tell_around(answers_to(decision))
         if self.refused is not None:
             self.refused(exchange, decision)
         if limit is None or limit.enforce:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, TypeVar
 
 from ratekeeper.http.header_lines import cookie_value, header_value
 from ratekeeper.http.header_styles import styled_lines
-from ratekeeper.http.headers import named
+from ratekeeper.http.headers import named, rate_limit_lines
 from ratekeeper.policy.decision import PolicyDecision
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ class Exchange(ABC):
         if not self.decisions:
             return []
         decision = self.decisions[0] if len(self.decisions) == 1 else combined(self.decisions)
-        return styled_lines(decision, self.limiter.styles)
+        styles = self.limiter.styles
+        return rate_limit_lines(decision) if styles is None else styled_lines(decision, styles)  # as most: a call less
 
 
 def answers_to(decision: PolicyDecision) -> frozenset[int]:
