@@ -412,7 +412,7 @@ def test_a_block_that_finds_no_room_is_an_error_and_one_that_may_evict_is_kept(
     for key in range(100):
         with suppress(StoreError):
             limiter.block(f"newcomer {key}", after(60))
-    told = r"^the table is full, with max_keys=8: there is no room for the block\. Ask again when a bucket has refilled"
+    told = r"^the table is full \(max_keys=8\), and has no room for the block\. Try again when a bucket has refilled"
     with pytest.raises(StoreError, match=told):
         limiter.block("the last", after(60))
     limiter.grant("another", 5)  # it is full
@@ -434,7 +434,7 @@ def test_a_block_that_finds_room_for_some_limits_only_says_how_many_were_changed
         lambda store: Keeper(TWO_RULES, store).block({}, after(60), rule=["one", "two"]),
         lambda store: asyncio.run(AsyncKeeper(TWO_RULES, store).block({}, after(60), rule=["one", "two"])),
     ]
-    words = r"^the table is full, with max_keys=1: .*; 1 of the 2 limits had been changed before$"
+    words = r"^the table is full \(max_keys=1\), .*; 1 of the 2 limits had been changed before$"
     for asked in blocks:
         store = MemoryStore(1, on_full="deny", implementation="python")
         with pytest.raises(StoreError, match=words):

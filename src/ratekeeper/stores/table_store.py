@@ -63,8 +63,8 @@ class TableStore:
         """Change a bucket by hand. See `Store.adjust`."""
         if not self._table.adjust(scope, key, *checked_adjustment(back_ticks, block_ticks)):
             raise StoreError(
-                f"the table is full, with max_keys={self._max_keys:,}: there is no room for the block. Ask again when "
-                "a bucket has refilled, or make the table larger"
+                f"the table is full (max_keys={self._max_keys:,}), and has no room for the block. Try again when a "
+                "bucket has refilled, or make the table larger"
             )
 
     def reset_scope(self, scope: str) -> None:
