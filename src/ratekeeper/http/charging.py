@@ -142,8 +142,7 @@ class Charging(ApplicationLimits[K]):
                 observe(native, decision)
         if decision.allowed:
             return None
-        if exchange.around is not None:
-            exchange.tell_around(answers_to(decision))
+        exchange.tell_around(decision)
         if self.refused is not None:
             self.refused(exchange, decision)
         if limit is None or limit.enforce:

@@ -101,16 +101,20 @@ class Exchange(ABC):
         self.limiter = limiter
         self.decisions = []
 
-    def tell_around(self, statuses: frozenset[int] = ANSWERS) -> None:
-        """Tell the applications outside that a limit in here has refused. For them, it is the application's answer."""
+    def tell_around(self, decision: PolicyDecision | None = None) -> None:
+        """Tell the applications outside that a limit in here has refused. For them, it is the application's answer.
+
+        With a `decision`, only the statuses that `answers_to` it are an answer.
+        """
         if self.around is not None:
-            self.around.leave(statuses)
+            self.around.leave(ANSWERS if decision is None else answers_to(decision))
 
     def leave(self, statuses: frozenset[int]) -> None:
         """Leave the answer to a refusal to the application, here and outside."""
         self.left_to_view |= statuses
         self.watched = True
-        self.tell_around(statuses)
+        if self.around is not None:
+            self.around.leave(statuses)
 
     @property
     def refused(self) -> bool:
