@@ -15,7 +15,7 @@ PACKAGE = Path(ratekeeper.__file__).parent
 
 # From the bottom up. Modules of one line may import each other.
 LAYERS = [
-    {"errors", "coroutines", "forks", "verbs"},
+    {"errors", "coroutines", "forks", "secret_file", "verbs"},
     {"rates"},
     {"limits"},
     {"decision"},
@@ -54,7 +54,7 @@ OF_SERVICE = [
 HEIGHT_IN_SERVICE = {name: height for height, layer in enumerate(OF_SERVICE) for name in layer}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 ALLOWED_THIRD_PARTY = {
-    "service": {"hiredis", "httptools", "ngh2", "opentelemetry", "prometheus_client", "uvloop", "yaml"},
+    "service": {"httptools", "ngh2", "opentelemetry", "prometheus_client", "uvloop", "yaml"},
     "cli": {"rich"},
     "stores": {"redis", "valkey"},
     "frameworks": {

@@ -59,6 +59,24 @@ def test_a_keeper_opens_the_store_that_its_policy_chooses(server: Server, tmp_pa
     assert isinstance(AsyncKeeper(policy('url = "memory"\nmax_keys = 50')).store, MemoryStore)
 
 
+def test_the_names_of_buckets_are_keyed_by_the_secret_in_a_file(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("open sesame\n")
+    keyed = Keeper(policy(f'url = "{server.url}"\nprefix = "keyed:"\ntimeout = 5\nsecret_file = "{file}"'))
+    by_hand = RedisStore(server.url, prefix="keyed:", timeout=5, secret="open sesame")
+    bare = RedisStore(server.url, prefix="keyed:", timeout=5)
+    request = {"api_key": "k"}
+    admitted = [bool(Keeper(policy('url = "memory"'), by_hand).try_acquire(request)), bool(keyed.try_acquire(request))]
+    assert admitted == [True, True]
+    assert keyed.usage(request)[0].remaining == 1
+    assert Keeper(policy('url = "memory"'), bare).usage(request)[0].remaining == 3
+    assert str(file) not in repr(keyed.store)
+    for wrong, why in (("", "one line"), ("a\nb", "one line"), (None, "cannot read")):
+        file.unlink() if wrong is None else file.write_text(wrong)
+        with pytest.raises(StoreError, match=rf"secret_file: .*{why}"):
+            Keeper(policy(f'url = "{server.url}"\nsecret_file = "{file}"'))
+
+
 def test_a_shared_table_that_keeps_another_size_than_asked_for_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,6 +108,8 @@ def test_a_shared_table_that_keeps_another_size_than_asked_for_is_told(
         ('url = "redis://h"\ntimeout = 0', r":3: .*'timeout' must be seconds, more than 0"),
         ('url = "redis://h"\ntimeout = 7200', r":3: .*'timeout' must be seconds, more than 0 and less than an hour"),
         ('url = "redis://h"\nprefix = "a{b"', r":3: .*prefix must be a str without '\{'"),
+        ('url = "redis://h"\nsecret_file = ""', r":3: .*'secret_file' must be a string, not an empty string"),
+        ('url = "memory"\nsecret_file = "f"', r":3: .*'secret_file' means nothing for a store that is on this host"),
         ('url = "shared://table"', r":2: .*write shared:NAME, or with a path shared:/PATH"),
         ('url = "redis://h"\non_error = "local"', r":2: .*write expected_nodes, how many"),
         ('url = "redis://h"\nexpected_nodes = 0', r":3: .*'expected_nodes' must be a whole number from 1"),
@@ -136,17 +156,17 @@ def test_validate_says_which_rules_share_a_slot_of_a_cluster(
 
 
 def test_a_password_is_never_shown() -> None:
-    choice = StoreSpec("redis://user:secret@host:6379/0")
+    choice = StoreSpec("redis://user:sesame@host:6379/0")
     assert choice.shown == "redis://***@host:6379/0"
-    assert "secret" not in repr(choice)
-    assert StoreSpec("unix:///run/r.sock?password=secret").shown == "unix:///run/r.sock"
-    for url in ("redis://h:x/0?password=secret", "redis:/user:secret@h/0", "redis:user:secret@h/0"):
+    assert "sesame" not in repr(choice)
+    assert StoreSpec("unix:///run/r.sock?password=sesame").shown == "unix:///run/r.sock"
+    for url in ("redis://h:x/0?password=sesame", "redis:/user:sesame@h/0", "redis:user:sesame@h/0"):
         with pytest.raises(StoreError) as caught:
             StoreSpec(url).open()
-        assert "secret" not in str(caught.value)
+        assert "sesame" not in str(caught.value)
     with pytest.raises(StoreError) as caught:
-        StoreSpec("rdis://user:secret@host")
-    assert "secret" not in str(caught.value)
+        StoreSpec("rdis://user:sesame@host")
+    assert "sesame" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["server", "shared"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import mmap
 import re
-from pathlib import Path
 from typing import Any
 
 from ratekeeper.cli.limits import add_limits
 from ratekeeper.cli.parser import policy_path
 from ratekeeper.http.header_styles import DEFAULT, checked_styles
+from ratekeeper.secret_file import read_secret
 from ratekeeper.service.listeners import Address
 from ratekeeper.service.operator_options import RECORDING_BYTES, read_tokens
 from ratekeeper.service.protocols import PROTOCOLS
@@ -172,12 +172,9 @@ def _port(text: str) -> int | Address:
 
 def _password(file: str) -> bytes:
     try:
-        password = Path(file).read_bytes().strip(b"\r\n")
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot read {file!r}: {error.strerror}") from None
-    if not password or b"\n" in password:
-        raise argparse.ArgumentTypeError(f"{file!r} must have the password in one line, and nothing else")
-    return password
+        return read_secret(file)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text: str) -> float:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ratekeeper.decision import OnError
 from ratekeeper.errors import StoreError, did_you_mean
+from ratekeeper.secret_file import read_secret
 from ratekeeper.stores.base import AsyncStore, Store, is_async
 from ratekeeper.stores.memory import MemoryStore
 from ratekeeper.stores.redis import AsyncRedisStore, RedisStore
@@ -33,6 +34,7 @@ class StoreSpec:
     `max_keys` is for the first two; None is 1,000,000. A shared table that exists keeps its size, and the log tells it.
     All else is for servers.
     `expected_nodes` is the number of stores that share the limits, one in each process; `on_error` "local" needs it.
+    `secret_file` has the secret that keys the names of buckets. It is read when the store is opened.
     """
 
     url: str = field(repr=False)  # it may hold a password
@@ -41,6 +43,7 @@ class StoreSpec:
     timeout: float = 0.05
     on_error: OnError = "raise"
     expected_nodes: int | None = None
+    secret_file: str | None = None
 
     def __post_init__(self) -> None:
         scheme, colon, rest = self.url.partition(":")
@@ -100,8 +103,12 @@ class StoreSpec:
         return self._open_on_server(AsyncRedisStore) if self.on_server else self.open()
 
     def _open_on_server(self, kind: type[S]) -> S:
+        try:
+            secret = None if self.secret_file is None else read_secret(self.secret_file)
+        except ValueError as error:
+            raise StoreError(f"secret_file: {error}") from None
         return kind(
-            self.url, prefix=self.prefix, timeout=self.timeout,
+            self.url, prefix=self.prefix, secret=secret, timeout=self.timeout,
             on_error=self.on_error, expected_nodes=self.expected_nodes,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from ratekeeper.stores.shared_memory import path_of
 from ratekeeper.stores.spec import SHARED, StoreSpec
 
 _LOCAL = ("max_keys",)
-_ON_SERVER = ("prefix", "timeout", "on_error", "expected_nodes")
+_ON_SERVER = ("prefix", "timeout", "on_error", "expected_nodes", "secret_file")
 _KEYS = ("url", *_LOCAL, *_ON_SERVER)
 
 
@@ -32,6 +32,8 @@ def read_store(table: Table, local_rules: bool) -> StoreSpec | None:
         options["timeout"] = _seconds(table, "timeout")
     if "prefix" in table.values:
         options["prefix"] = _prefix(table)
+    if "secret_file" in table.values:
+        options["secret_file"] = table.text("secret_file")
     if "on_error" in table.values:
         options["on_error"] = table.choice("on_error", {word: word for word in ON_ERROR}, "")
     try:
