@@ -12,76 +12,73 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
+from typing import TypeAlias
 
 from ratekeeper.limits import TICKS_PER_SECOND
 
 AT_ONCE = 256
 """The most alarms that ring before the loop goes on: what they wake is then still in the processor's caches."""
 
+Alarm: TypeAlias = "tuple[int, int, asyncio.Future[None]]"
+"""Its time, its number, and the future that it makes done. So alarms are in the order in which they ring."""
+
 _FEW = 64
 _of_thread = threading.local()
-
-
-class Alarm:
-    """Sets an event at a time, unless it is cancelled before."""
-
-    __slots__ = ("_alarms", "_at", "_woken")
-
-    def __init__(self, alarms: Alarms, at: int, woken: asyncio.Event) -> None:
-        self._alarms = alarms
-        self._at = at
-        self._woken: asyncio.Event | None = woken  # None: it has rung, or was cancelled
-
-    def cancel(self) -> None:
-        """Do not ring. An alarm that has rung stays as it is."""
-        if self._woken is not None:
-            self._woken = None
-            self._alarms._note_cancelled()
 
 
 class Alarms:
     """The alarms of one event loop, and the loop's timer for the earliest. `ticks` reads the time that they ring by.
 
+    If a future is done before its time, as it is when its task is cancelled, its alarm is of no more use. Such alarms
+    are forgotten at their time, or once the number of alarms has doubled. So there are at most twice as many as tasks
+    have slept at once.
+
     >>> from ratekeeper.clock import machine_ticks
-    >>> async def sleep() -> bool:
-    ...     woken = asyncio.Event()
-    ...     alarms_of(asyncio.get_running_loop(), machine_ticks).set(machine_ticks(), woken)
-    ...     return await woken.wait()
+    >>> async def sleep() -> str:
+    ...     loop = asyncio.get_running_loop()
+    ...     woken = loop.create_future()
+    ...     alarms_of(loop, machine_ticks).set(machine_ticks(), woken)
+    ...     await woken
+    ...     return "awake"
     >>> asyncio.run(sleep())
-    True
+    'awake'
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ticks: Callable[[], int]) -> None:
         self.loop = loop
         self._ticks = ticks
-        # Each is due no earlier than the one before it, as most are. Of one time, they were set before the others.
-        self._in_order: deque[Alarm] = deque()
-        self._others: list[tuple[int, int, Alarm]] = []  # a heap, by time and then by number
+        self._in_order: deque[Alarm] = deque()  # each was set for later than the one before it, as most are
+        self._others: list[Alarm] = []  # a heap
         self._numbers = count()
-        self._cancelled = 0
+        self._many = _FEW  # so many alarms are looked through
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0  # the time of the timer
 
     def __len__(self) -> int:
-        """Return how many alarms are kept. Some of them may be cancelled."""
+        """Return how many alarms are kept. Some of them may be of no more use."""
         return len(self._in_order) + len(self._others)
 
-    def set(self, at: int, woken: asyncio.Event) -> Alarm:
-        """Return an alarm that sets an event at a time, in ticks."""
-        alarm = Alarm(self, at, woken)
-        if not self._in_order or at >= self._in_order[-1]._at:
+    def set(self, at: int, woken: asyncio.Future[None]) -> None:
+        """Have a future done at a time, in ticks."""
+        if len(self) >= self._many:
+            self._forget_done()
+        alarm = at, next(self._numbers), woken
+        if not self._in_order or alarm > self._in_order[-1]:
             self._in_order.append(alarm)
         else:
-            heappush(self._others, (at, next(self._numbers), alarm))
+            heappush(self._others, alarm)
         if self._timer is None or at < self._next:
             self._start_timer()
-        return alarm
+
+    def _forget_done(self) -> None:
+        kept = sorted(alarm for alarm in (*self._in_order, *self._others) if not alarm[2].done())
+        self._in_order, self._others = deque(kept), []
+        self._many = max(_FEW, 2 * len(kept))
 
     def _start_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        first = [self._in_order[0]._at] if self._in_order else []
-        self._next = min(first + [at for at, _, _ in self._others[:1]])
+        self._next = min(alarms[0][0] for alarms in (self._in_order, self._others) if alarms)
         self._timer = self.loop.call_later(max(0, self._next - self._ticks()) / TICKS_PER_SECOND, self._ring)
 
     def _ring(self) -> None:
@@ -90,36 +87,20 @@ class Alarms:
         now = max(self._next, self._ticks())
         try:
             for _ in range(AT_ONCE):
-                if (alarm := self._take_due(now)) is None:
+                if (woken := self._take_due(now)) is None:
                     break
-                woken, alarm._woken = alarm._woken, None
-                if woken is not None:
-                    woken.set()
-                else:
-                    self._cancelled -= 1
+                if not woken.done():
+                    woken.set_result(None)
         finally:  # an exception, as that of a signal's handler, costs no other alarm
             if self:
                 self._start_timer()
 
-    def _take_due(self, now: int) -> Alarm | None:
-        """Take out the earliest alarm, if it is due."""
+    def _take_due(self, now: int) -> asyncio.Future[None] | None:
+        """Take out the earliest alarm, if it is due, and return its future."""
         in_order, others = self._in_order, self._others
-        if in_order and not (others and others[0][0] < in_order[0]._at):
-            return in_order.popleft() if in_order[0]._at <= now else None
+        if in_order and not (others and others[0] < in_order[0]):
+            return in_order.popleft()[2] if in_order[0][0] <= now else None
         return heappop(others)[2] if others and others[0][0] <= now else None
-
-    def _note_cancelled(self) -> None:
-        """Forget the cancelled alarms once they are the most: their number is bounded by that of the others."""
-        self._cancelled += 1
-        if self._cancelled > max(_FEW, len(self) // 2):
-            kept = [*self._in_order, *[alarm for _, _, alarm in sorted(self._others)]]
-            kept.sort(key=lambda alarm: alarm._at)  # those of one time keep their order
-            self._in_order = deque([alarm for alarm in kept if alarm._woken is not None])
-            self._others = []
-            self._cancelled = 0
-            if not self and self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
 
 
 def alarms_of(loop: asyncio.AbstractEventLoop, ticks: Callable[[], int]) -> Alarms:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from fractions import Fraction
 from functools import partial
 from operator import index
@@ -40,8 +40,11 @@ class Clock(Protocol):
         """Block this thread until the time `until`, or until it is woken."""
         ...
 
-    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
-        """Let the event loop go on until the time `until`, or until the task is woken."""
+    def wait_async(self, woken: asyncio.Future[None], until: int) -> Awaitable[object]:
+        """Return an awaitable that ends at the time `until`, or when the task is woken: `woken` is done then.
+
+        It may be a coroutine. It may also make `woken` done itself, or cancel it: the next wait has another future.
+        """
         ...
 
 
@@ -83,16 +86,12 @@ class SystemClock:
         else:
             held.wait(woken, until)
 
-    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
+    def wait_async(self, woken: asyncio.Future[None], until: int) -> Awaitable[object]:
         held = self.held
         if held is not None:
-            await held.wait_async(woken, until)
-            return
-        alarm = alarms_of(asyncio.get_running_loop(), machine_ticks).set(until - self.ahead, woken)
-        try:
-            await woken.wait()
-        finally:
-            alarm.cancel()
+            return held.wait_async(woken, until)
+        alarms_of(woken.get_loop(), machine_ticks).set(until - self.ahead, woken)
+        return woken  # not a coroutine: each is a cost for every waiter
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -144,7 +143,7 @@ class ManualClock:
     def wait(self, woken: threading.Event, until: int) -> None:
         self._go_to(until)
 
-    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
+    async def wait_async(self, woken: asyncio.Future[None], until: int) -> None:
         self._go_to(until)
         await asyncio.sleep(0)
 

@@ -142,24 +142,23 @@ class LeakyQueue(OfOneProcess, Generic[T]):
     async def get_async(self) -> T:
         """As `get`, but let the event loop go on. A task that is cancelled loses no item."""
         loop = asyncio.get_running_loop()
-        woken = TaskWakeup(loop)
-        consumer: _Consumer[T] = _Consumer(woken.set_threadsafe, self._now(), loop)
+        wakeup = TaskWakeup(loop)
+        consumer: _Consumer[T] = _Consumer(wakeup.set_threadsafe, self._now(), loop)
         try:
             self._enter(consumer)
             while True:
-                woken.clear()
                 entry, until = self._take(consumer, None)
                 if entry is not None:
                     return entry.item
                 if until is None:
-                    again = loop.call_later(seconds(_LOOK_AGAIN), woken.set) if consumer.wary else None
+                    again = loop.call_later(seconds(_LOOK_AGAIN), wakeup.set) if consumer.wary else None
                     try:
-                        await woken.wait()
+                        await wakeup.sleep()
                     finally:
                         if again is not None:
                             again.cancel()
                 else:
-                    await self._clock.wait_async(woken, until)
+                    await self._clock.wait_async(wakeup.sleep(), until)
         except BaseException:
             consumer.gone = True
             self._quit(consumer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections.abc import Awaitable
 
 from ratekeeper.alarms import Alarms
 from ratekeeper.clock import SystemClock
@@ -45,9 +46,6 @@ class LoopClock(SystemClock):
     def ticks(self) -> int:
         return round(self._loop.time() * TICKS_PER_SECOND)
 
-    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
-        alarm = self._alarms.set(until, woken)
-        try:
-            await woken.wait()
-        finally:
-            alarm.cancel()
+    def wait_async(self, woken: asyncio.Future[None], until: int) -> Awaitable[object]:
+        self._alarms.set(until, woken)
+        return woken

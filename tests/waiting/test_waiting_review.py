@@ -89,8 +89,8 @@ def test_an_answer_that_travelled_long_gives_nobody_a_turn_that_has_passed() -> 
 class HeldClock(ManualClock):
     """Its tasks wait until the test lets time go on."""
 
-    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
-        while not woken.is_set() and self.ticks() < until:
+    async def wait_async(self, woken: asyncio.Future[None], until: int) -> None:
+        while not woken.done() and self.ticks() < until:
             await asyncio.sleep(0)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from async_memory import AsyncMemoryStore
 from virtual_time import LoopClock, VirtualLoop
 
 from ratekeeper import AsyncLimiter, Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
+from ratekeeper.limits import TICKS_PER_SECOND
 from ratekeeper.waiting.places import Need
 from ratekeeper.waiting.turns import Reservation
 from ratekeeper.waiting.waitlist import Waiter, Waitlist
@@ -50,9 +52,9 @@ async def other_key(limiter: AsyncLimiter) -> None:
         await limiter.reserve("other")
 
 
-async def departures(loop: VirtualLoop, look: Look, cancelled: int) -> list[float]:
+async def departures(loop: VirtualLoop, clock: LoopClock, look: Look, cancelled: int) -> list[float]:
     """Return when tasks leave, after the first of them gave up. Another task looks just before the next one wakes."""
-    limiter = AsyncLimiter(LeakyBucket(100, 1), store=MemoryStore(100, clock=LoopClock(loop)))
+    limiter = AsyncLimiter(LeakyBucket(100, 1), store=MemoryStore(100, clock=clock))
     left: list[float] = []
     for key in ("key", "other"):
         await limiter.acquire(key)
@@ -82,7 +84,42 @@ def test_those_who_moved_up_leave_at_their_turns_though_another_let_the_first_go
     """The first was let go and told nobody: for 10 s nobody left, and then 10 at one instant, of one a second."""
     loop = VirtualLoop()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        left = runner.run(departures(loop, look, cancelled=10))
+        left = runner.run(departures(loop, LoopClock(loop), look, cancelled=10))
+    assert left == pytest.approx([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], abs=0.01)
+
+
+async def in_a_task(woken: asyncio.Future[None], after: float) -> None:
+    async def sleep() -> None:
+        await woken
+
+    await asyncio.wait([asyncio.create_task(sleep())], timeout=after)
+
+
+async def by_wait_for(woken: asyncio.Future[None], after: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(woken, after)  # cancels the future
+
+
+async def by_call_later(woken: asyncio.Future[None], after: float) -> None:
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    asyncio.get_running_loop().call_later(after, wake)
+    await woken
+
+
+@pytest.mark.parametrize("sleep", [in_a_task, by_wait_for, by_call_later])
+def test_a_clock_may_wait_for_the_wakeup_in_its_own_way_and_wake_too_early(
+    sleep: Callable[[asyncio.Future[None], float], Awaitable[object]],
+) -> None:
+    class OwnClock(LoopClock):
+        async def wait_async(self, woken: asyncio.Future[None], until: int) -> None:
+            await sleep(woken, min(0.3, (until - self.ticks()) / TICKS_PER_SECOND))
+
+    loop = VirtualLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        left = runner.run(departures(loop, OwnClock(loop), usage, cancelled=10))
     assert left == pytest.approx([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], abs=0.01)
 
 
@@ -199,8 +236,8 @@ def test_a_thread_that_waits_for_a_reservation_learns_that_it_was_cancelled() ->
 class HeldClock(ManualClock):
     """Its tasks wait until they are woken, or time has gone on."""
 
-    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
-        while not woken.is_set() and self.ticks() < until:
+    async def wait_async(self, woken: asyncio.Future[None], until: int) -> None:
+        while not woken.done() and self.ticks() < until:
             await asyncio.sleep(0)
 
 

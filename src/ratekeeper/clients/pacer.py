@@ -283,6 +283,6 @@ class AsyncPacer(_Flow[R, AsyncLimiter]):
         return verb(*arguments)
 
     async def _sleep(self, until: int) -> None:
-        await self.limiter.store.clock.wait_async(asyncio.Event(), until)
+        await self.limiter.store.clock.wait_async(asyncio.get_running_loop().create_future(), until)
 
     send, take_turn, heed = _Flow._send, _Flow._take_turn, _Flow._heed

@@ -57,17 +57,16 @@ def await_turn(store: Store, waiter: Waiter, woken: threading.Event) -> None:
 async def take_turn_async(store: AsyncStore, charges: Sequence[Charge], answer: Callable[[list[Decision]], T]) -> T:
     """As `take_turn`, but let the event loop go on, and return `answer` of the decisions.
 
-    A task that is cancelled gives its place up. While it waits, this is the only coroutine between the caller's and
-    the clock's: each more is a cost for every waiter.
+    A task that is cancelled gives its place up. While it waits, this is the only coroutine below the caller's, unless
+    the clock has one: each more is a cost for every waiter.
     """
-    woken = TaskWakeup(asyncio.get_running_loop())
-    waiter = Waiter(woken.set_threadsafe)
+    wakeup = TaskWakeup(asyncio.get_running_loop())
+    waiter = Waiter(wakeup.set_threadsafe)
     try:
         decisions = await store.wait_queue.join(waiter, charges)
         left = waiter.waitlist is None
         while not left:  # also if its turn has come meanwhile: those before it sleep, and are to wake first
-            await store.clock.wait_async(woken, waiter.leaves_at)
-            woken.clear()
+            await store.clock.wait_async(wakeup.sleep(), waiter.leaves_at)
             left = store.wait_queue.leave(waiter)
         disown(waiter, charges, decisions)
     except BaseException:
@@ -188,13 +187,12 @@ class Reservation(Generic[D]):
 
     async def __aenter__(self) -> Reservation[D]:
         self._begin()
-        woken = TaskWakeup(asyncio.get_running_loop())
-        self._wake = woken.set_threadsafe
+        wakeup = TaskWakeup(asyncio.get_running_loop())
+        self._wake = wakeup.set_threadsafe
         try:
             self._queue.watch(self._waiter)
             while not self._has_come():
-                await self._store.clock.wait_async(woken, self._waiter.leaves_at)
-                woken.clear()
+                await self._store.clock.wait_async(wakeup.sleep(), self._waiter.leaves_at)
         except BaseException:
             self._give_up()
             raise

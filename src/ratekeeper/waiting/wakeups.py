@@ -1,11 +1,10 @@
-"""Events for one sleeper each, a thread or a task. They know nothing of turns."""
+"""Wakeups of one sleeper, a thread or a task. They know nothing of turns."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from _thread import allocate_lock
-from typing import Literal
 
 
 class Wakeup(threading.Event):
@@ -32,39 +31,33 @@ class Wakeup(threading.Event):
         return self._asleep.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
 
-class TaskWakeup(asyncio.Event):
-    """An event for one task of an event loop that sleeps. It takes a sixth of the memory."""
+class TaskWakeup:
+    """Wakes one task of an event loop. Each of its sleeps is a new future.
+
+    A task looks whether it must sleep, and then begins its sleep, without an await between the two. The loop sets the
+    wakeup before its look or in its sleep, and never between. So it need not remember that it was set.
+    """
+
+    __slots__ = ("_loop", "_sleep")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._of_loop = loop
-        self._awake = False
-        self._sleeper: asyncio.Future[None] | None = None
+        self._loop = loop
+        self._sleep: asyncio.Future[None] | None = None
 
-    def __repr__(self) -> str:
-        return f"<TaskWakeup set={self._awake}>"
-
-    def is_set(self) -> bool:
-        return self._awake
+    def sleep(self) -> asyncio.Future[None]:
+        """Begin a sleep, and return the future that ends it."""
+        self._sleep = self._loop.create_future()
+        return self._sleep
 
     def set(self) -> None:
-        self._awake = True
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
+        """End the sleep, if there is one."""
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)
 
     def set_threadsafe(self) -> bool:
-        """Set it from whatever thread. Returns False if the loop is gone, and so the task is."""
+        """Set it from whatever thread. Return False if the loop is gone, and so the task is."""
         try:
-            self._of_loop.call_soon_threadsafe(self.set)
+            self._loop.call_soon_threadsafe(self.set)
         except RuntimeError:
             return False
-        return True
-
-    def clear(self) -> None:
-        self._awake = False
-
-    async def wait(self) -> Literal[True]:
-        """Sleep until it is set."""
-        if not self._awake:
-            self._sleeper = self._of_loop.create_future()
-            await self._sleeper
         return True
