@@ -76,9 +76,12 @@ class Plans:
         return answer
 
 
+PATIENT = 20.0  # seconds, of a look-up that is to end on a machine that stands still for some
+
+
 def keeper_of(plans: Any, policy: Policy = POLICY, **options: Any) -> tuple[Keeper, ManualClock]:
     clock = ManualClock(1000)
-    given = LookupFunction(plans, **options)
+    given = LookupFunction(plans, **({"timeout": PATIENT} | options))
     return Keeper(policy, MemoryStore(1000, clock=clock, **STORE), limits={"plan": given}), clock
 
 
@@ -547,7 +550,7 @@ class AsyncPlans(Plans):
 def async_keeper_of(plans: Any, policy: Policy = POLICY, **options: Any) -> tuple[AsyncKeeper, ManualClock]:
     clock = ManualClock(1000)
     store = MemoryStore(1000, clock=clock, **STORE)
-    return AsyncKeeper(policy, store, limits={"plan": LookupFunction(plans, **options)}), clock
+    return AsyncKeeper(policy, store, limits={"plan": LookupFunction(plans, **({"timeout": PATIENT} | options))}), clock
 
 
 @pytest.mark.parametrize("kind", [Plans, AsyncPlans])

@@ -94,6 +94,22 @@ def test_a_key_takes_the_reading_whose_hash_the_rule_lists(matcher: Callable[[Pr
     assert charge.key == "12:a.example:80"
 
 
+@pytest.mark.parametrize("matcher", MATCHERS)
+@pytest.mark.parametrize("readings", [("a", "b"), ("b", "a")])
+def test_a_value_and_its_hash_take_the_same_reading(
+    matcher: Callable[[Program], Matcher], readings: tuple[str, str]
+) -> None:
+    """Else the reading "b" with the hash of "a" finds no override, and the rule's own limit counts."""
+    two = TokenBucket(2, 2)
+    matches = ({"user": ("sha256:" + sha256(b"b").hexdigest(),)}, {"user": ("a",), "host": ("h",)})
+    rule = Rule("r", BUCKET, overrides=tuple(Override(match, two) for match in matches))
+    compiled = CompiledPolicy(Policy((rule,)), matcher=matcher)
+    [charge] = compiled.plan({"user": Readings.of(readings), "host": "h"}).charges
+    assert charge.limit == two
+    [charge] = compiled.plan({"user": Readings.of(readings), "host": "other"}).charges
+    assert charge.limit == BUCKET, "the reading a has no override here"
+
+
 def test_an_exemption_holds_only_if_one_entry_matches_each_reading() -> None:
     policy = Policy((Rule("r", BUCKET),), exempt=({"path": ("/healthz",)}, {"path": ("/static/*", "/favicon.ico")}))
     compiled = CompiledPolicy(policy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from async_memory import AsyncMemoryStore
@@ -17,6 +18,7 @@ from ratekeeper import (
     Keeper,
     Limit,
     Limiter,
+    LookupFunction,
     ManualClock,
     MemoryStore,
     Policy,
@@ -135,6 +137,27 @@ def test_it_needs_no_store_so_an_outage_opens_nothing() -> None:
     strict.close()
 
 
+@pytest.mark.parametrize(
+    ("on_error", "allowed", "undecided"),
+    [
+        ("deny", [False, False], [True, True]),
+        ("local", [True, False], [False, False]),
+        ("allow", [True, True], [False, False]),
+    ],
+)
+def test_only_a_refusal_for_an_outage_is_undecided(on_error: Any, allowed: list[bool], undecided: list[bool]) -> None:
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", on_error=on_error, expected_nodes=1)
+    keeper = Keeper(Policy((Rule("each", TokenBucket(3, "1/day"), key=("user",), missing="reject"),)), store)
+    decisions = [keeper.try_acquire({"user": "alice"}, 2) for _ in range(2)]
+    assert [decision.allowed for decision in decisions] == allowed
+    assert [decision.undecided for decision in decisions] == undecided
+    too_much = keeper.try_acquire({"user": "alice"}, 4)
+    assert (too_much.allowed, too_much.undecided) == (False, False), "no answer of a store would allow it"
+    assert (keeper.try_acquire({}).missing, keeper.try_acquire({}).undecided) == ("user", False)
+    assert not Keeper(POLICY, store).try_acquire({"user": "bob"}).undecided
+    store.close()
+
+
 @pytest.mark.parametrize("limit", [TokenBucket(0, 0), Deny()])
 def test_in_shadow_it_only_reports(limit: TokenBucket, store: TableStore) -> None:
     rules = (Rule("tried", limit, match={"user": ("a*",)}, shadow=True), Rule("each", TokenBucket(5, 1)))
@@ -249,7 +272,8 @@ limit = "100/s"
 @pytest.mark.parametrize(("user", "status"), [("banned", 403), ("unpaid", 429), ("strict", 429), ("alice", 200)])
 def test_a_limit_that_is_looked_up_may_refuse_all_too(user: str, status: int, store: TableStore) -> None:
     plans: dict[str, Limit | str] = {"banned": Deny(), "unpaid": "0/s", "strict": "5/s; 0/s"}
-    keeper = Keeper(Policy.parse(LOOKED_UP), store, limits={"plan": lambda attributes: plans.get(attributes["user"])})
+    plan = LookupFunction(lambda attributes: plans.get(attributes["user"]), timeout=20)
+    keeper = Keeper(Policy.parse(LOOKED_UP), store, limits={"plan": plan})
     decisions = [keeper.try_acquire({"user": user}) for _ in range(3)]
     statuses = {200 if one else problem(one).status for one in decisions}
     assert statuses == {status}

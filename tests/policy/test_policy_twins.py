@@ -52,6 +52,7 @@ class Twins:
             assert repr(first) == repr(second)
             assert hash(first) == hash(second)
             assert first.states == second.states
+            assert binding(first) == binding(second)
             assert rate_limit_headers(first) == rate_limit_headers(second)
         return first
 
@@ -59,6 +60,12 @@ class Twins:
 def decide(compiled: CompiledPolicy, attributes: Any, *cost: Any) -> PolicyDecision:
     assert compiled.try_acquire is not None
     return compiled.try_acquire(attributes, *cost)
+
+
+def binding(decision: PolicyDecision) -> int | None:
+    """Return the place of the most binding rule, which is one of the decision's own objects."""
+    rule = decision.rule
+    return None if rule is None else next(place for place, one in enumerate(decision.rules) if one is rule)
 
 
 def refundable(decision: Decision) -> int:

@@ -79,6 +79,9 @@ static inline bool rk_has_readings(const rk_matcher_object *self, PyObject *valu
 /* Append the key of a rule's bucket to the bytes: for each attribute its length and its value. */
 bool rk_append_bucket(const rk_matcher_object *self, PyObject *rule, rk_found *found);
 
+/* Whether a test's slot is a slot itself, or that of its digest: those come after the names. */
+bool rk_is_slot_of(const rk_matcher_object *self, Py_ssize_t tested, Py_ssize_t slot);
+
 /* The value of a slot, which is there, as a key takes it: of several readings, the first that the test of the slot, or of
  * its digest, accepts. A new reference. */
 PyObject *rk_keyed_value(const rk_matcher_object *self, PyObject *tests, Py_ssize_t slot, PyObject *const *values);

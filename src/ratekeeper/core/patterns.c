@@ -243,6 +243,18 @@ static Py_ssize_t rank_of(PyObject *ranks, Py_ssize_t place)
     return rk_number_at(ranks, place < 0 ? PyTuple_GET_SIZE(ranks) - 1 : place);
 }
 
+/* The slot after place `k` whose value takes the same reading, as one of both is the digest of the other; -1 if none. */
+static Py_ssize_t paired_slot(const rk_matcher_object *self, PyObject *slots, PyObject *const *values, Py_ssize_t k)
+{
+    Py_ssize_t one = rk_number_at(slots, k);
+    for (k++; k < PyTuple_GET_SIZE(slots); k++) {
+        Py_ssize_t other = rk_number_at(slots, k);
+        if (rk_has_readings(self, values[other]) && (rk_is_slot_of(self, one, other) || rk_is_slot_of(self, other, one)))
+            return other;
+    }
+    return -1;
+}
+
 /* Called for each choice of readings. */
 int rk_find_override(const rk_matcher_object *self, PyObject *overrides, PyObject **values, Py_ssize_t k,
                      Py_ssize_t *place)
@@ -253,14 +265,21 @@ int rk_find_override(const rk_matcher_object *self, PyObject *overrides, PyObjec
         PyObject *value = values[slot];
         if (!rk_has_readings(self, value))
             continue;
-        PyObject *all = rk_readings_of(value);
-        int result = all ? 0 : -1;
-        for (Py_ssize_t r = 0; !result && r < PyTuple_GET_SIZE(all); r++) {
+        Py_ssize_t pair = paired_slot(self, slots, values, k);
+        PyObject *paired = pair < 0 ? NULL : values[pair];
+        PyObject *all = rk_readings_of(value), *each = all && paired ? rk_readings_of(paired) : NULL;
+        int result = all && (each || !paired) ? 0 : -1;
+        for (Py_ssize_t r = 0; !result && r < PyTuple_GET_SIZE(all) && !(each && r >= PyTuple_GET_SIZE(each)); r++) {
             values[slot] = RK_AT(all, r);
+            if (each)
+                values[pair] = RK_AT(each, r);
             result = rk_find_override(self, overrides, values, k + 1, place);
         }
         values[slot] = value;
+        if (each)
+            values[pair] = paired;
         Py_XDECREF(all);
+        Py_XDECREF(each);
         return result;
     }
     PyObject *entries = RK_AT(overrides, OVERRIDES_ENTRIES);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from itertools import product
+from itertools import chain, product
 from typing import NamedTuple
 
 from ratekeeper.decision import Charge, scope_of
@@ -72,12 +72,16 @@ class Overrides(NamedTuple):
 
     def place(self, seen: Mapping[str, str]) -> int:
         """Return the place of the first override that matches, -1 if none does; of several readings the strictest."""
-        several = [name for name in self.names if isinstance(seen.get(name), Readings)]
+        several: dict[str, list[str]] = {}  # the attribute, its digest, or both: they take the same reading
+        for name in self.names:
+            if isinstance(seen.get(name), Readings):
+                several.setdefault(name.removeprefix(PREFIX), []).append(name)
         if not several:
             return self._first(seen)
-        choices = product(*(readings_of(seen[name]) for name in several))
-        places = (self._first({**seen, **dict(zip(several, choice, strict=True))}) for choice in choices)
-        return min(places, key=lambda place: self.ranks[place])
+        readings = [zip(*(readings_of(seen[name]) for name in names), strict=True) for names in several.values()]
+        names = list(chain(*several.values()))
+        choices = (dict(zip(names, chain(*choice), strict=True)) for choice in product(*readings))
+        return min((self._first({**seen, **choice}) for choice in choices), key=lambda place: self.ranks[place])
 
     def _first(self, seen: Mapping[str, str]) -> int:
         for place in self.entries.candidates(seen):
