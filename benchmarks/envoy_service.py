@@ -19,19 +19,19 @@ from benchmarks.floors import GRPC_FLOOR, floor
 from benchmarks.results import Table, ratio, table_of, target
 from benchmarks.serving import Case, Served, measured, ratekeeper_serve, served
 
-CONNECTIONS, STREAMS, CALLS, ROUNDS = 4, 32, 8_000, 15
+CONNECTIONS, STREAMS, CALLS, ROUNDS = 4, 32, 2_000, 100
 MOST_US = 15.0
 
 ECHO = "grpcio, an echo"
 POLICY, REFUSED = "a policy of one limit", "a policy of one limit, refused"
-CONFIG = "a file of envoyproxy/ratelimit"
+CONFIG, CONFIG_REFUSED = "a file of envoyproxy/ratelimit", "a file of envoyproxy/ratelimit, refused"
 
 METHOD = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 MESSAGE = b"\x0a\x04shop\x12\x1b\x0a\x19\x0a\x0eremote_address\x12\x07192.0.2"
 """A question about one descriptor: the domain "shop", and the entry "remote_address"."""
 
 ONE = '[[rules]]\nname = "each client"\nkey = ["client"]\nlimit = "{limit}"\n'
-FILE = "domain: shop\ndescriptors: [{key: remote_address, rate_limit: {unit: second, requests_per_unit: 1000000}}]\n"
+FILE = "domain: shop\ndescriptors: [{{key: remote_address, rate_limit: {limit}}}]\n"
 
 
 def serve_echo() -> None:
@@ -75,8 +75,6 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[EnvoyCase]:
     """Start the servers; yield the questions to them."""
     body = folder / "question"
     body.write_bytes(b"\0" + len(MESSAGE).to_bytes(4) + MESSAGE)
-    (folder / "limits").mkdir()
-    (folder / "limits" / "shop.yaml").write_text(FILE)
 
     def service(name: str, limit: str, *options: str) -> EnvoyCase:
         path = folder / f"{name.replace(' ', '-').replace('/', '-')}.toml"
@@ -89,7 +87,14 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[EnvoyCase]:
     yield EnvoyCase(ECHO, stack.enter_context(served(sys.executable, "-c", code)), body)
     yield service(POLICY, "1000000/s")
     yield service(REFUSED, "1/day")
-    yield service(CONFIG, "1000000/s", "--envoy-config", str(folder / "limits"))
+    for name, limit in (
+        (CONFIG, "{unit: second, requests_per_unit: 1000000}"),
+        (CONFIG_REFUSED, "{unit: day, requests_per_unit: 1}"),
+    ):
+        limits = folder / name.replace("/", "-")
+        limits.mkdir()
+        (limits / "shop.yaml").write_text(FILE.format(limit=limit))
+        yield service(name, "1000000/s", "--envoy-config", str(limits))
 
 
 def measure(quick: bool) -> list[Table]:
@@ -99,7 +104,7 @@ def measure(quick: bool) -> list[Table]:
     by_name = measured("envoy_service", rounds, cases)
     promises = [
         target(f"{name}, us: at most {MOST_US:g}", (by_name[name].best, by_name[name].median), most=MOST_US)
-        for name in (POLICY, REFUSED, CONFIG)
+        for name in (POLICY, REFUSED, CONFIG, CONFIG_REFUSED)
     ]
     promises.append(target(f"{ECHO}, x {POLICY}: at least 10", ratio(by_name[ECHO], by_name[POLICY]), least=10))
     title = f"Envoy's question, {CONNECTIONS} connections, {STREAMS} calls at a time on each"

@@ -88,19 +88,22 @@ _PROTOCOLS: dict[str, Callable[[], asyncio.Protocol]] = {
 }
 
 
-def serve_fixed(name: str) -> None:
-    """Serve the fixed answer of this name on a free port, until killed, and print the address."""
+def serve_fixed(name: str, path: str | None = None) -> None:
+    """Serve the fixed answer of this name on a free port, and on a unix socket, until killed; print the address."""
     import uvloop  # noqa: PLC0415  only this process needs it
 
     async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(_PROTOCOLS[name], "127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        if path is not None:
+            await loop.create_unix_server(_PROTOCOLS[name], path)
+        server = await loop.create_server(_PROTOCOLS[name], "127.0.0.1", 0)
         print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         await server.serve_forever()
 
     uvloop.run(serve())
 
 
-def floor(stack: ExitStack, name: str) -> Served:
-    """Start the server with the fixed answer of this name, in its own process."""
-    code = f"from benchmarks.floors import serve_fixed; serve_fixed({name!r})"
+def floor(stack: ExitStack, name: str, path: str | None = None) -> Served:
+    """Start the server with the fixed answer of this name, in its own process, maybe on a unix socket too."""
+    code = f"from benchmarks.floors import serve_fixed; serve_fixed({name!r}, {path!r})"
     return stack.enter_context(served(sys.executable, "-c", code))

@@ -57,10 +57,10 @@ class HeldClock(ManualClock):
             woken.wait(0.001)
         self.waiting -= 1
 
-    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
+    async def wait_async(self, woken: asyncio.Future[None], until: int) -> None:
         self.waiting += 1
         try:
-            while self.ticks() < until and not woken.is_set():
+            while self.ticks() < until and not woken.done():
                 await asyncio.sleep(0.001)
         finally:
             self.waiting -= 1

@@ -141,15 +141,17 @@ def test_a_client_that_reads_no_answer_is_not_read_and_then_cut_off(core: Core) 
 def test_a_request_that_is_slow_to_come_takes_no_answer_from_the_one_before() -> None:
     store = AsyncMemoryStore(MemoryStore(100))
     store.holds["before"] = asyncio.Event()
-    with serving_in_thread(Core(Policy.parse(POLICY), store), head_time=0.05) as server:
-        client = server.client()
+    with serving_in_thread(Core(Policy.parse(POLICY), store), head_time=60) as server:
+        client, other = server.client(), server.client()
         client.send(CHECK % b"" + b"GET /slow")
-        poll(lambda: store.asking == 1)
-        other = server.client()
         other.send(b"GET /slow")
+        poll(lambda: store.asking == 1 and server.open == 2)
+        server.look(later=100)
         assert other.answers() == b"", "its time has passed, and so has that of the first"
         server.call(store.holds["before"].set)
-        assert client.answers().startswith(b"HTTP/1.1 200")
+        assert client.answer().startswith(b"HTTP/1.1 200")
+        server.look(later=100)
+        assert client.answers() == b""
 
 
 def test_the_answers_to_one_read_are_not_kept_for_a_client_that_reads_none(core: Core) -> None:

@@ -50,9 +50,11 @@ def look(server: InThread, now: float) -> None:
 @pytest.mark.parametrize("kind", PROTOCOLS)
 def test_idle_clients_make_room_for_those_that_wait(kind: str) -> None:
     with serving_in_thread(Core(POLICY, MemoryStore(100)), kind=kind, connections=3, idle_time=0.2) as server:
-        idle = [server.client() for _ in range(3)]
-        for client in idle[1:]:  # the first one never asks
-            ask(client, kind)
+        idle = [server.client()]
+        ask(idle[0], kind)
+        idle.append(server.client())
+        ask(idle[1], kind)
+        idle.append(server.client())  # takes the last place, so idle clients are closed from now on. It never asks
         ask(server.client(), kind)
         for client in idle:
             client.answers()  # to its end: it was closed

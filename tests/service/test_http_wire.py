@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -540,3 +543,29 @@ def test_a_question_that_is_cut_off_gets_a_503() -> None:
     idle = connection()
     idle.wire.cut_off()
     assert (idle.sent, idle.closed) == (b"", True)
+
+
+WITHOUT_C = """
+import asyncio
+from test_http_wire import CHECK, answers_in, connection, core_of
+from async_memory import AsyncMemoryStore
+from ratekeeper import MemoryStore
+
+async def ask():
+    client = connection(core_of(AsyncMemoryStore(MemoryStore(100))))
+    client.send(CHECK % b"a")
+    await client.answered()
+    client.send(CHECK % b"a", b"", CHECK % b"b")
+    await client.answered()
+    print([answer.status for answer in answers_in(client.sent)])
+
+asyncio.run(ask())
+"""
+
+
+def test_questions_that_wait_for_a_store_are_answered_without_the_c_core() -> None:
+    environment = {**os.environ, "RATEKEEPER_CORE": "python", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_C], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("[200, 429, 200]\n", "")

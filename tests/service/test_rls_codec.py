@@ -11,9 +11,11 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ratekeeper import core
 from ratekeeper.service.grpc import codec
 from ratekeeper.service.grpc.codec import Descriptor, Override, RateLimitRequest, Status
 from ratekeeper.service.grpc.protobuf import WireFormatError, field, fields, number_field, varint
+from ratekeeper.service.grpc.status import message_of
 
 _UINT32 = st.integers(0, 2**32 - 1)
 _NAMES = st.text(min_size=1, max_size=40)
@@ -135,6 +137,8 @@ def test_random_bytes_raise_nothing_else(data: bytes) -> None:
     (b"\x0a\x01d\x12\x00", "a descriptor has no entries"),  # a descriptor without entries
     (b"\x0a\x01d\x12\x05\x0a\x03\x12\x01v", "key is empty"),  # an entry without a key
     (b"\x12\x05\x0a\x03\x0a\x01k", "domain is empty"),  # no domain
+    (b"\x0a\x01d\x12\x07\x0a\x03\x0a\x01k\x20\x01", "is_negative_hits cannot be honoured"),  # hits to give back
+    (b"\x0a\x01d\x12\x07\x0a\x03\x0a\x01k\x22\x00", "field 4 of a descriptor has the wrong wire type, 2"),
 ])  # fmt: skip
 def test_what_is_not_a_request_is_an_error(data: bytes, error: str) -> None:
     with pytest.raises(WireFormatError, match=error):
@@ -181,9 +185,10 @@ _HEADERS = st.tuples(st.text(max_size=200), st.text(max_size=200)).map(
 def test_protobuf_reads_our_answer(
     statuses: list[Status], headers: list[tuple[bytes, bytes]], body: bytes, metadata: dict[str, Any]
 ) -> None:
-    read = real.RateLimitResponse.FromString(
-        codec.write_response(statuses, headers, body, codec.write_struct(metadata))
-    )
+    end = codec.raw_body(body) + codec.dynamic_metadata(metadata)
+    written = codec.write_response(statuses, headers, end)
+    assert written == codec.python_write_response(statuses, headers, end)
+    read = real.RateLimitResponse.FromString(message_of(written, None))
     assert read.overall_code == max([codec.OK, *(status.code for status in statuses)])
     assert len(read.statuses) == len(statuses)
     for one, status in zip(read.statuses, statuses, strict=True):
@@ -199,7 +204,26 @@ def test_protobuf_reads_our_answer(
     assert read.dynamic_metadata == expected
 
 
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=200), *2 * [st.integers(0, 2**64 - 1)])))
+def test_an_answer_with_numbers_of_all_lengths_is_the_same_in_c_and_in_python(statuses: list[Any]) -> None:
+    made = [Status(*status) for status in statuses]
+    assert codec.write_response(made, [], b"") == codec.python_write_response(made, [], b"")
+
+
+@pytest.mark.skipif(core.write_envoy_answer is None, reason="the C core is not in use")
+@pytest.mark.parametrize("arguments", [
+    (), ([], []), ((), [], b""), ([], (), b""), ([], [], "end"), ([1], [], b""), ([(1, b"", 0)], [], b""),
+    ([(1, "limit", 0, 0)], [], b""), ([(0, b"", 0, 0)], [], b""), ([(3, b"", 0, 0)], [], b""),
+    ([(2**70, b"", 0, 0)], [], b""), ([(1, b"", -1, 0)], [], b""), ([(1, b"", 0, 2**64)], [], b""),
+    ([(1, b"", 0.5, 0)], [], b""), ([], [1], b""), ([], [(b"name",)], b""), ([], [(b"name", "value")], b""),
+])  # fmt: skip
+def test_what_is_not_an_answer_is_an_error_in_c(arguments: Any) -> None:
+    assert core.write_envoy_answer is not None
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        core.write_envoy_answer(*arguments)
+
+
 @given(st.text(max_size=50), st.sampled_from([codec.SERVING, codec.NOT_SERVING]))
 def test_health_is_read_and_written_as_by_protobuf(service: str, status: int) -> None:
     assert codec.read_health(real.HealthCheckRequest(service=service).SerializeToString()) == service
-    assert real.HealthCheckResponse.FromString(codec.write_health(status)).status == status
+    assert real.HealthCheckResponse.FromString(message_of(codec.write_health(status), None)).status == status

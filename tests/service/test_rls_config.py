@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import rls_messages as real
 from async_memory import AsyncMemoryStore
 from grpc_in_memory import MemoryClient
 
-from ratekeeper import ManualClock, MemoryStore, Policy
+from ratekeeper import ManualClock, MemoryStore, Policy, core
 from ratekeeper.service.core import Core
 from ratekeeper.service.envoy.load import load_envoy_config
-from ratekeeper.service.grpc import by_config
+from ratekeeper.service.grpc import config_question
+from ratekeeper.service.metrics.cells import histogram_cells
 
 FILES = {
     "basic": """
@@ -157,7 +159,7 @@ def test_without_a_match_it_is_ok_without_a_limit(service: Service) -> None:
 
 
 def test_an_unknown_domain_is_told_once(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    by_config._told.clear()
+    config_question._told.clear()
     with caplog.at_level(logging.WARNING, "ratekeeper"):
         for _ in range(2):
             assert service.ask("nowhere", {"a": "b"}).overall_code == 1
@@ -218,6 +220,18 @@ def test_shadow_mode_refuses_nothing(service: Service) -> None:
     assert codes == [1, 1, 2]
 
 
+def test_a_limit_of_the_request_itself_beside_one_in_shadow_of_the_same_name_refuses(service: Service) -> None:
+    request = real.rls_request("example6", *[{"service": "auth", "user": "user-a"}] * 2)
+    request.descriptors[0].hits_addend.value = 1000
+    request.descriptors[1].limit.unit = 1
+    for per_unit, code in ((0, 2), (1, 1), (1, 2)):
+        request.descriptors[1].limit.requests_per_unit = per_unit
+        answer = service.send(request)
+        assert (answer.overall_code, [status.code for status in answer.statuses]) == (code, [1, code])
+        assert headers(answer)["ratelimit-policy"].count(";q=") == 1
+        assert bool(answer.raw_body) == (code == 2)
+
+
 def test_a_limit_that_is_replaced_is_not_charged(service: Service) -> None:
     first, second = {"key_1": "value_1", "user": "bkthomps"}, {"key_2": "value_2", "user": "bkthomps"}
     answer = service.ask("example7", first, second)
@@ -254,6 +268,16 @@ def test_a_limit_of_the_request_wins(service: Service) -> None:
     assert (answer.status, "unit 0" in answer.text) == (3, True)
 
 
+def test_a_limit_of_another_unit_has_another_bucket_and_one_of_the_same_unit_has_not(service: Service) -> None:
+    own = real.rls_request("edge_proxy_per_ip", {"remote_address": "9.9.9.9"})
+    own.descriptors[0].limit.unit, own.descriptors[0].limit.requests_per_unit = 4, 2
+    assert [service.send(own).overall_code for _ in range(3)] == [1, 1, 2]
+    assert service.ask("edge_proxy_per_ip", {"remote_address": "9.9.9.9"}).statuses[0].limit_remaining == 9
+    own.descriptors[0].limit.requests_per_unit = 200
+    service.clock.advance(864)
+    assert service.send(own).statuses[0].limit_remaining == 1
+
+
 def test_hits_count_and_none_is_a_peek(service: Service) -> None:
     assert service.ask("internal", {"azure": "y"}, hits=60).statuses[0].limit_remaining == 40
     assert service.ask("internal", {"azure": "y"}, hits=60).overall_code == 2
@@ -273,6 +297,55 @@ def test_the_buckets_are_not_those_of_a_rule(tmp_path: Path) -> None:
     core.replace(load_envoy_config(tmp_path))
     answer = client.call(real.rls_request("mongo_cps", {"database": "users"}).SerializeToString())
     assert real.RateLimitResponse.FromString(answer.messages[5:]).statuses[0].limit_remaining == 499
+
+
+@pytest.mark.skipif(core.fill_envoy_answer is None, reason="the C core is not in use")
+def test_a_table_in_c_answers_and_counts_as_the_definition(tmp_path: Path) -> None:
+    drawn = random.Random(1)
+    clock = ManualClock(1000)
+    (tmp_path / "odd.yaml").write_text(
+        "domain: odd\ndescriptors:\n"
+        "- {key: 'a \u00e9% \"name\"', rate_limit: {unit: year, requests_per_unit: 4294967295}}\n"
+        "- {key: few, rate_limit: {name: few, unit: month, requests_per_unit: 7}}\n"
+        "- {key: tried, shadow_mode: true, rate_limit: {unit: minute, requests_per_unit: 1}}\n"
+    )
+    both = [
+        Service(tmp_path, MemoryStore(1000, clock=clock, implementation=implementation))
+        for implementation in ("c", "python")
+    ]
+    entries = [
+        ("mongo_cps", {"database": "users"}),
+        ("messaging", {"to_number": "1"}),
+        ("messaging", {"message_type": "marketing", "to_number": "1"}),
+        ("edge_proxy_per_ip", {"remote_address": "192.0.2.1"}),
+        ("edge_proxy_per_ip", {"remote_address": "50.0.0.5"}),
+        ("share", {"path": "files/1"}),
+        ("share", {"path": "files/2"}),
+        ("odd", {'a \u00e9% "name"': "x"}),
+        ("odd", {"few": "\u00e9"}),
+        ("odd", {"tried": ""}),
+        ("odd", {"unknown": "1"}),
+    ]
+    codes = set()
+    for _ in range(600):
+        clock.advance(drawn.choice([0, 0, 0, 0.05, 1, 40, 100_000]))
+        domain, first = drawn.choice(entries)
+        asked = [first, *drawn.choices([one for of, one in entries if of == domain], k=drawn.choice([0, 0, 0, 1]))]
+        request = real.rls_request(domain, *asked, hits=drawn.choice([0, 1, 1, 3, 300, 10**6]))
+        if drawn.random() < 0.2:
+            request.descriptors[0].limit.requests_per_unit = drawn.choice([0, 1, 5, 2**32 - 1])
+            request.descriptors[0].limit.unit = drawn.choice([2, 7, 6])
+        if drawn.random() < 0.2:
+            request.descriptors[0].hits_addend.value = drawn.choice([0, 1, 2])
+        answers = [service.send(request) for service in both]
+        assert answers[0] == answers[1]
+        codes.add((len(asked), answers[0].overall_code))
+    assert len(codes) == 4
+    timed = histogram_cells("grpc")
+    counted, expected = (
+        [count for cell, count in enumerate(service.core.metrics.slot.cells) if cell not in timed] for service in both
+    )
+    assert counted == expected
 
 
 def test_a_store_that_is_awaited_decides_and_its_outage_is_unavailable(tmp_path: Path) -> None:

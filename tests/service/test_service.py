@@ -7,8 +7,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import httpx
 import pytest
 from async_memory import AsyncMemoryStore
 from needs import need
-from servers import ratekeeper_service
+from servers import PATIENCE, ratekeeper_service
+from service_process import poll
 from service_thread import serving_in_thread
+from virtual_time import VirtualLoop
 from wire_client import WireClient, answers_in
 
 from ratekeeper import IMPLEMENTATION, LeakyBucket, ManualClock, MemoryStore, Policy
@@ -64,10 +67,24 @@ leak_rate = "1/minute"
 QUESTION = b"POST /v1/check HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b"
 
 
+@contextmanager
+def serving(make_store: Callable[[], MemoryStore]) -> Iterator[httpx.Client]:
+    served = make_core(Policy.parse(POLICY), make_store)
+    with serving_in_thread(served) as server, httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+        yield client
+
+
 @pytest.fixture
 def service() -> Iterator[httpx.Client]:
-    served = make_core(Policy.parse(POLICY), MemoryStore)
-    with serving_in_thread(served) as server, httpx.Client(base_url=server.url) as client:
+    """The service, whose time stands still: no stall of this machine refills a bucket."""
+    with serving(lambda: MemoryStore(clock=ManualClock())) as client:
+        yield client
+
+
+@pytest.fixture
+def timed_service() -> Iterator[httpx.Client]:
+    """The service, whose time is the real one."""
+    with serving(MemoryStore) as client:
         yield client
 
 
@@ -265,18 +282,32 @@ def test_a_long_body_and_a_wrong_method_or_path_are_told_so(service: httpx.Clien
     assert service.get("/healthz").text == "ok\n"
 
 
-def test_a_leaky_rule_holds_its_answers_until_their_turn(service: httpx.Client) -> None:
-    def ask(_: int) -> tuple[int, float]:
-        return check(service, "/reports").status_code, time.monotonic()
+class Held(ManualClock):
+    """A clock that stands still also for those that wait, until it is told to go on."""
 
-    began = time.monotonic()
-    with ThreadPoolExecutor(5) as pool:
-        answers = list(pool.map(ask, range(5)))
-    assert sorted(status for status, _ in answers) == [200, 200, 200, 429, 429]
-    assert max(at for status, at in answers if status == 200) - began >= 1, "the third of two a second"
+    async def wait_async(self, woken: asyncio.Future[None], until: int) -> None:
+        while self.ticks() < until and not woken.done():
+            await asyncio.sleep(0.005)
 
 
-def test_a_gateway_that_would_give_up_before_the_turn_is_refused_at_once(service: httpx.Client) -> None:
+def test_a_leaky_rule_holds_its_answers_until_their_turn() -> None:
+    clock = Held()
+    core = make_core(Policy.parse(POLICY), lambda: MemoryStore(clock=clock))
+    with (
+        serving_in_thread(core) as server,
+        httpx.Client(base_url=server.url, timeout=PATIENCE) as client,
+        ThreadPoolExecutor(5) as pool,
+    ):
+        asked = [pool.submit(check, client, "/reports") for _ in range(5)]
+        for answered in (3, 4, 5):
+            poll(lambda: sum(one.done() for one in asked) >= answered)  # noqa: B023
+            assert core.limiter.waiting == 5 - answered
+            server.call(lambda: clock.advance(0.5))  # the next turn of two a second
+        assert sorted(one.result().status_code for one in asked) == [200, 200, 200, 429, 429]
+
+
+def test_a_gateway_that_would_give_up_before_the_turn_is_refused_at_once(timed_service: httpx.Client) -> None:
+    service = timed_service
     assert check(service, "/slow").status_code == 200
     assert check(service, "/slow", X_Ratekeeper_Timeout="0.5").status_code == 429
     assert check(service, "/slow", X_Ratekeeper_Timeout="0").status_code == 429
@@ -304,10 +335,10 @@ def test_a_program_is_answered_now_or_with_the_delay_of_a_turn_that_it_has_taken
     assert not ask_json(service, timeout=None, wait=False)["allowed"], "the queue is full"
 
 
-def test_a_program_is_held_until_its_turn_if_it_may_wait(service: httpx.Client) -> None:
+def test_a_program_is_held_until_its_turn_if_it_may_wait(timed_service: httpx.Client) -> None:
     began = time.monotonic()
     with ThreadPoolExecutor(3) as pool:
-        answers = list(pool.map(lambda _: ask_json(service, "/reports", timeout=60), range(3)))
+        answers = list(pool.map(lambda _: ask_json(timed_service, "/reports", timeout=60), range(3)))
     assert [(answer["allowed"], answer["delay"]) for answer in answers] == [(True, 0.0)] * 3
     assert time.monotonic() - began >= 1, "the third of two a second"
 
@@ -353,7 +384,8 @@ def test_turns_that_programs_reserve_are_bounded_until_they_come(wrap: Any) -> N
         while not (await post_json(core, timeout=9, wait=False))["allowed"]:
             await asyncio.sleep(0.01)  # until the event loop has come to a turn
 
-    asyncio.run(use())
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(use())
 
 
 def connection(core: Core, address: str = "192.0.2.1") -> WireClient:

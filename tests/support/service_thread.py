@@ -54,6 +54,15 @@ class InThread:
         """Call a function in the thread of the server."""
         self._loop.call_soon_threadsafe(function)
 
+    def look(self, later: float, crowded: bool = False) -> None:
+        """Have the server look at its connections as if it were so many seconds later."""
+
+        def expire() -> None:
+            for connection in list(self._server.connections):
+                connection.expire(self._loop.time() + later, crowded)
+
+        self.call(expire)
+
     def client(self) -> RawClient:
         return RawClient(self.address)
 

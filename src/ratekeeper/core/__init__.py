@@ -60,8 +60,20 @@ sketch: Callable[..., Any] | None = None
 find_header: Callable[[Any, str, bool], Any] | None = None
 """Finds the value of a header in C; None where the C core is not in use. See http/header_lines.py."""
 
+read_head: Callable[[bytes, int], Any] | None = None
+"""Reads the head of a usual request in C; None where the C core is not in use. See service/http/parser.py."""
+
 line_reader: Callable[[tuple[Any, ...]], Any] | None = None
 """Makes a C reader of attributes; None where the C core is not in use. See http/line_steps.py."""
+
+read_requests: Callable[[bytes], tuple[list[list[bytes]], int]] | None = None
+"""Reads a Redis client's requests in C; None where the C core is not in use. See service/resp/requests.py."""
+
+write_envoy_answer: Callable[..., bytes] | None = None
+"""Writes an answer to Envoy in C; None where the C core is not in use. See service/grpc/codec.py."""
+
+fill_envoy_answer: Callable[..., bytes | int | None] | None = None
+"""Writes the answer to Envoy for one decision; None where the C core is not in use. See service/grpc/answers.py."""
 
 _wanted = os.environ.get("RATEKEEPER_CORE", "auto")
 if _wanted not in ("auto", "require", "python"):
@@ -86,7 +98,11 @@ if _wanted != "python":
         recorder = _table.Recorder
         sketch = _table.Sketch
         find_header = _table.find_header
+        read_head = _table.read_head
         line_reader = _table.LineReader
+        read_requests = _table.read_requests
+        write_envoy_answer = _table.write_envoy_answer
+        fill_envoy_answer = _table.fill_envoy_answer
 
 
 def lines_for(max_keys: int) -> int:

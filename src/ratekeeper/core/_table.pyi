@@ -1,6 +1,6 @@
 """The C core. Same promises as pytable.py; `Gate` is the hot path of a limiter without any Python code on it."""
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from ratekeeper.decision import Charge, Decision
@@ -40,6 +40,31 @@ class Gate:
         self, key: str | bytes, cost: int = 1, timeout: float | None = None
     ) -> Coroutine[Any, Any, Decision]: ...
     def try_acquire_many(self, keys: Sequence[str | bytes], cost: int = 1) -> list[bool]: ...
+    def throttle(
+        self,
+        cost: int,
+        heads: tuple[bytes, bytes],
+        counts: Counts,
+        places: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+        /,
+    ) -> Throttle | None: ...
+    def fill_envoy_answer(
+        self,
+        decision: Decision,
+        limits: tuple[bytes],
+        head: bytes,
+        states: Any,
+        most: int,
+        ends: dict[Any, bytes],
+        key: Any,
+        /,
+    ) -> bytes | int | None:
+        """As the function of this name, for a decision of this gate, which has one limit."""
+
+class Throttle:
+    """As `Throttles` of service/resp/throttle.py, for one limit and cost, but for the time that a question takes."""
+
+    def answer(self, key: str | bytes, /) -> bytes: ...
 
 class Matcher:
     """Finds the rules that charge a request. `program` is a policy's: see policy/compiled.py."""
@@ -76,7 +101,7 @@ class Recorder:
     def begin(
         self, keeper: Any, matcher: Matcher, schema: bytes, costs: tuple[int, ...], optional: tuple[int, ...], /
     ) -> bool: ...
-    def decided(self, exchange: Any, decision: PolicyDecision, /) -> None: ...
+    def decided(self, asked: Any, decision: PolicyDecision, /) -> None: ...
 
 class Sketch:
     """As service/live/sketch.PythonSketch."""
@@ -90,7 +115,7 @@ class Sketch:
         cut: Callable[[str], str],
         /,
     ) -> Sketch: ...
-    def refused(self, exchange: Any, decision: PolicyDecision, /) -> None: ...
+    def refused(self, asked: Any, decision: PolicyDecision, /) -> None: ...
     def add(self, label: str, key: str, /) -> None: ...
     def entries(self) -> list[tuple[str, str, int, int]]: ...
     def clear(self) -> None: ...
@@ -98,12 +123,45 @@ class Sketch:
 def find_header(lines: Any, name: str, is_list: bool, /) -> Any:
     """Return the value of a header, None if it is missing or empty, or NotImplemented if its lines are unusual."""
 
+class Head:
+    """The header lines of a usual request, as they came, and its target."""
+
+    target: bytes
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: int, /) -> tuple[bytes, bytes]: ...
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]: ...
+
+def read_head(piece: bytes, most_lines: int, /) -> Head | None:
+    """Return the head of the request that a piece is, or None if it is unusual: see service/http/parser.py."""
+
+def write_envoy_answer(statuses: list[Any], headers: list[tuple[bytes, bytes]], end: bytes, /) -> bytes:
+    """As python_write_response in service/grpc/codec.py."""
+
+def fill_envoy_answer(
+    decision: PolicyDecision,
+    limits: tuple[bytes, ...],
+    head: bytes,
+    states: Any,
+    most: int,
+    ends: dict[Any, bytes],
+    key: Any,
+    /,
+) -> bytes | int | None:
+    """As python_answer in service/grpc/answers.py, for one decision; None if only Python can tell.
+
+    `ends` has the fields of a refusal after the headers about limits, by (key, seconds to wait). If they are missing,
+    the seconds are returned.
+    """
+
 class LineReader:
     """As http/attributes.AttributeReader, for usual requests: see http/line_steps.py."""
 
     def __new__(cls, steps: tuple[Any, ...], /) -> LineReader: ...
     def read(self, lines: Any, peer: str | None, /) -> dict[str, str] | None:
         """Return the attributes of a request; None if it is unusual."""
+
+def read_requests(piece: bytes, /) -> tuple[list[list[bytes]], int]:
+    """As service/resp/requests.RequestReader, for a piece of whole usual requests; None if anything is unusual."""
 
 class PolicyGate:
     def try_acquire(self, attributes: Mapping[str, str], cost: int = 1) -> PolicyDecision: ...

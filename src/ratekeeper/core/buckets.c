@@ -40,8 +40,7 @@ static bool append_value(rk_found *found, PyObject *value)
     return done;
 }
 
-/* Whether a slot is another's own, or that of its digest: those come after the names. */
-static bool is_slot_of(const rk_matcher_object *self, Py_ssize_t tested, Py_ssize_t slot)
+bool rk_is_slot_of(const rk_matcher_object *self, Py_ssize_t tested, Py_ssize_t slot)
 {
     PyObject *hashed = RK_AT(self->program, RK_HASHED);
     Py_ssize_t place = tested - PyTuple_GET_SIZE(RK_AT(self->program, RK_NAMES));
@@ -55,7 +54,7 @@ PyObject *rk_keyed_value(const rk_matcher_object *self, PyObject *tests, Py_ssiz
         return Py_NewRef(chosen);
     for (Py_ssize_t i = 0; !test && i < PyTuple_GET_SIZE(tests); i++) {
         Py_ssize_t of = rk_number_at(RK_AT(tests, i), TEST_SLOT);
-        if (is_slot_of(self, of, slot))
+        if (rk_is_slot_of(self, of, slot))
             test = RK_AT(tests, i), tested = values[of];
     }
     if (!test)

@@ -37,8 +37,10 @@
 #error "the C core needs the 16-byte compare-and-swap of x86-64 (-mcx16) or little-endian ARM64"
 #endif
 
-/* For functions on the hot path that return a struct: through memory it would cost a store and a stalled load. */
+/* For functions on the hot path, above all those that return a struct: through memory it would cost a store and a stalled
+ * load. Code of few decisions lies apart: to fetch more of it would cost all decisions more than to run it. */
 #define RK_INLINE static inline __attribute__((always_inline))
+#define RK_COLD __attribute__((noinline, cold))
 
 typedef __int128 rk_wide;
 typedef unsigned __int128 rk_pair;

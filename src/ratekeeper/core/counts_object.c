@@ -36,16 +36,21 @@ static bool raise_one(rk_counts_object *self, PyObject *place)
     return true;
 }
 
-static PyObject *counts_add(rk_counts_object *self, PyObject *places)
+bool rk_add_counts(PyObject *counts, PyObject *places)
 {
-    if (!PyTuple_CheckExact(places)) {
-        if (!raise_one(self, places))
-            return NULL;
-        Py_RETURN_NONE;
-    }
+    rk_counts_object *self = (rk_counts_object *)counts;
+    if (!PyTuple_CheckExact(places))
+        return raise_one(self, places);
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(places); i++)
         if (!raise_one(self, PyTuple_GET_ITEM(places, i)))
-            return NULL;
+            return false;
+    return true;
+}
+
+static PyObject *counts_add(PyObject *self, PyObject *places)
+{
+    if (!rk_add_counts(self, places))
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -59,7 +64,7 @@ static void counts_dealloc(rk_counts_object *self)
 }
 
 static PyMethodDef counts_methods[] = {
-    {"add", (PyCFunction)counts_add, METH_O, "Raise the count at a place, or at each place of a tuple, by 1."},
+    {"add", counts_add, METH_O, "Raise the count at a place, or at each place of a tuple, by 1."},
     {NULL},
 };
 

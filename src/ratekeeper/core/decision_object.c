@@ -59,6 +59,15 @@ bool rk_is_allowed(PyObject *decision)
     return ((rk_decision_object *)decision)->allowed;
 }
 
+rk_answer rk_answer_of(PyObject *decision)
+{
+    const rk_decision_object *self = (rk_decision_object *)decision;
+    return (rk_answer){
+        .allowed = self->allowed, .debt = self->debt, .delay = self->delay, .retry_after = self->retry_after,
+        .at = self->at,
+    };
+}
+
 static void decision_dealloc(rk_decision_object *self)
 {
     Py_DECREF(self->limit);

@@ -2,7 +2,7 @@
 #include "gate.h"
 
 /* A scope has been reset: bring our keys up to date. Seldom called, so out of the way of the hot path. */
-__attribute__((noinline, cold)) void rk_renew_gate(rk_gate_object *self)
+RK_COLD void rk_renew_gate(rk_gate_object *self)
 {
     const rk_table *table = &self->table->table;
     self->resets_seen = rk_read_resets(table, self->resets_seen);
@@ -206,6 +206,11 @@ static PyMethodDef gate_methods[] = {
     {"acquire_pending", FAST(gate_acquire_pending),
      "acquire_pending($self, key, cost=1, timeout=None)\n--\n\n"
      "As acquire, to be awaited. A waiting task that is cancelled gives its place back."},
+    {"throttle", (PyCFunction)rk_make_throttle, METH_VARARGS, "throttle($self, cost, heads, counts, places, /)\n--\n\n"
+     "Return a Throttle of the only limit; None if its own rate does not fit 64 bits."},
+    {"fill_envoy_answer", (PyCFunction)(void (*)(void))rk_gate_fill_envoy_answer, METH_FASTCALL,
+     "fill_envoy_answer($self, decision, limits, head, states, most, ends, key, /)\n--\n\n"
+     "As the function of this name, for a decision of this gate, which has one limit."},
     {NULL},
 };
 

@@ -15,7 +15,7 @@
 enum { RK_MANY = 64 }; /* the most limits that a limiter may have */
 #define RK_MAX_AHEAD (((int64_t)1 << 62) - 1)
 
-enum { RK_NOT_HELD = -1, RK_TYPES = 14, RK_SPARES = 3 };
+enum { RK_NOT_HELD = -1, RK_TYPES = 16, RK_SPARES = 3 };
 
 /* A place for one dead object of a type, kept for the next: most objects die before the next is made. It keeps its
  * reference to its type, and no other. The interpreter's lock guards the place: each interpreter has its own module.
@@ -32,7 +32,7 @@ typedef struct {
         struct {
             PyTypeObject *decision, *table, *gate, *matcher, *policy_gate, *policy_decision;
             PyTypeObject *rule_decision; /* ratekeeper.decision.RuleDecision */
-            PyTypeObject *pending, *stop, *known_limits, *counts, *recorder, *sketch, *line_reader;
+            PyTypeObject *pending, *stop, *known_limits, *counts, *recorder, *sketch, *line_reader, *head, *throttle;
         };
         PyTypeObject *types[RK_TYPES];
     };
@@ -68,6 +68,7 @@ PyTypeObject *rk_add_decision_type(PyObject *module, PyTypeObject *base);
 PyObject *rk_make_decision(rk_module *module, PyObject *limit, PyObject *key, int64_t cost, const rk_answer *answer,
                            bool charged);
 bool rk_is_allowed(PyObject *decision);
+rk_answer rk_answer_of(PyObject *decision);
 
 static inline void rk_free_dead(PyObject *dead)
 {
@@ -127,6 +128,18 @@ typedef struct {
     int64_t second, parts; /* `parts` seconds are `second` ticks: Limit._exact_second; 0 if they do not fit */
     bool queues; /* a leaky bucket: no burst, its callers wait their turn */
 } rk_limit;
+
+static inline int64_t rk_tokens_left(const rk_limit *limit, int64_t debt)
+{
+    int64_t left = limit->full - debt;
+    return left > 0 ? left / limit->interval : 0;
+}
+
+/* As Limit.whole_seconds. The limit's `second` is not 0. */
+static inline int64_t rk_whole_seconds(const rk_limit *limit, rk_wide ticks)
+{
+    return (int64_t)((ticks * limit->parts + limit->second - 1) / limit->second);
+}
 bool rk_read_limit(PyObject *limit, rk_limit *value);
 
 /* `wait` in ticks */
@@ -181,6 +194,15 @@ PyObject *rk_make_closed_clock(void);
 
 /* table_memory.c */
 bool rk_take_memory(rk_table_object *self, PyObject *memory, uint64_t lines);
+
+/* counts_object.c: raise the count at a place, or at each place of a tuple, by 1; false with a Python error set */
+bool rk_add_counts(PyObject *counts, PyObject *places);
+
+/* states.c: write a number that is not negative, in up to 20 digits; returns the place after it */
+char *rk_put_number(char *next, int64_t number);
+
+/* requests.c */
+PyObject *rk_read_requests(PyObject *module, PyObject *piece);
 
 /* gate_object.c */
 PyObject *rk_make_gate(rk_table_object *table, PyObject *scopes, PyObject *limits, PyObject *wait);

@@ -27,10 +27,10 @@ static bool is_like(const unsigned char *key, const unsigned char *name, Py_ssiz
     return true;
 }
 
-static bool is_same(const unsigned char *key, const unsigned char *name, Py_ssize_t length)
+bool rk_is_name(rk_ascii name, const unsigned char *wanted)
 {
-    for (Py_ssize_t i = 0; i < length; i++)
-        if (lower(key[i]) != name[i])
+    for (Py_ssize_t i = 0; i < name.length; i++)
+        if (lower(name.bytes[i]) != wanted[i])
             return false;
     return true;
 }
@@ -41,26 +41,44 @@ static inline bool is_space(unsigned char byte)
     return byte == ' ' || (byte >= '\t' && byte <= '\r') || (byte >= 0x1c && byte <= 0x1f);
 }
 
-/* Find the only line of a header. Return whether there is at most one, and nothing unusual; `*found` is NULL if none. */
-static bool find_line(PyObject *lines, PyObject *name, PyObject **found)
+static bool is_pair(PyObject *line)
 {
-    const unsigned char *wanted = PyUnicode_1BYTE_DATA(name), *key = NULL;
-    Py_ssize_t length = PyUnicode_GET_LENGTH(name), count = PySequence_Fast_GET_SIZE(lines);
-    *found = NULL;
+    return PyTuple_CheckExact(line) && PyTuple_GET_SIZE(line) == 2 && PyBytes_CheckExact(RK_AT(line, 0)) &&
+           PyBytes_CheckExact(RK_AT(line, 1));
+}
+
+static inline rk_ascii characters_of(PyObject *bytes)
+{
+    return (rk_ascii){(const unsigned char *)PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes)};
+}
+
+/* Find the only line of a header. Return whether there is at most one, and nothing unusual; `found->bytes` is NULL if
+ * there is none. */
+static bool find_line(PyObject *lines, PyObject *name, rk_ascii *found)
+{
+    const unsigned char *wanted = PyUnicode_1BYTE_DATA(name);
+    bool is_head = rk_is_head(lines);
+    Py_ssize_t length = PyUnicode_GET_LENGTH(name), count = Py_SIZE(lines);
+    rk_ascii key = {NULL, 0}, other, value;
+    found->bytes = NULL;
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *line = PySequence_Fast_GET_ITEM(lines, i);
-        if (!PyTuple_CheckExact(line) || PyTuple_GET_SIZE(line) != 2 || !PyBytes_CheckExact(RK_AT(line, 0)) ||
-            !PyBytes_CheckExact(RK_AT(line, 1)))
-            return false;
-        const unsigned char *other = (const unsigned char *)PyBytes_AS_STRING(RK_AT(line, 0));
-        if (PyBytes_GET_SIZE(RK_AT(line, 0)) != length || !is_like(other, wanted, length))
+        if (is_head) {
+            rk_head_line(lines, i, &other, &value);
+        } else {
+            PyObject *line = PySequence_Fast_GET_ITEM(lines, i);
+            if (!is_pair(line))
+                return false;
+            other = characters_of(RK_AT(line, 0));
+            value = characters_of(RK_AT(line, 1));
+        }
+        if (other.length != length || !is_like(other.bytes, wanted, length))
             continue;
-        if (*found)
+        if (found->bytes)
             return false;
-        *found = RK_AT(line, 1);
+        *found = value;
         key = other;
     }
-    return !*found || is_same(key, wanted, length);
+    return !found->bytes || rk_is_name(key, wanted);
 }
 
 rk_ascii rk_strip(rk_ascii text)
@@ -73,10 +91,10 @@ rk_ascii rk_strip(rk_ascii text)
 }
 
 /* Set `*text` to the value, of ASCII, without spaces at its ends. Return RK_UNUSUAL, or whether it is empty. */
-static rk_header stripped(PyObject *value, rk_ascii *text)
+static rk_header stripped(rk_ascii value, rk_ascii *text)
 {
-    const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(value);
-    Py_ssize_t begin = 0, end = PyBytes_GET_SIZE(value);
+    const unsigned char *bytes = value.bytes;
+    Py_ssize_t begin = 0, end = value.length;
     if (end > MOST_BYTES)
         return RK_UNUSUAL;
     for (Py_ssize_t i = 0; i < end; i++)
@@ -100,11 +118,11 @@ PyObject *rk_string_of(rk_ascii text)
 
 rk_header rk_find_text(PyObject *lines, PyObject *name, rk_ascii *text)
 {
-    PyObject *value;
-    if (!(PyList_CheckExact(lines) || PyTuple_CheckExact(lines)) || PySequence_Fast_GET_SIZE(lines) > MOST_LINES ||
+    rk_ascii value;
+    if (!(PyList_CheckExact(lines) || PyTuple_CheckExact(lines) || rk_is_head(lines)) || Py_SIZE(lines) > MOST_LINES ||
         !find_line(lines, name, &value))
         return RK_UNUSUAL;
-    return value ? stripped(value, text) : RK_MISSING;
+    return value.bytes ? stripped(value, text) : RK_MISSING;
 }
 
 PyObject *rk_find_header(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)

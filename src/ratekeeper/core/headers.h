@@ -25,6 +25,14 @@ PyObject *rk_string_of(rk_ascii text);
 
 PyObject *rk_find_header(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
-extern PyType_Spec rk_line_reader_spec; /* line_reader_object.c */
+/* Whether a name is `wanted`, which is in lower case and as long. */
+bool rk_is_name(rk_ascii name, const unsigned char *wanted);
+
+/* head_object.c */
+PyObject *rk_read_head(PyObject *module, PyObject *const *args, Py_ssize_t count);
+bool rk_is_head(PyObject *object); /* it has Py_SIZE(head) lines */
+void rk_head_line(PyObject *head, Py_ssize_t place, rk_ascii *name, rk_ascii *value); /* they belong to the head */
+
+extern PyType_Spec rk_line_reader_spec, rk_head_spec; /* line_reader_object.c, head_object.c */
 
 #endif

@@ -1,4 +1,5 @@
 /* The extension module ratekeeper.core._table. */
+#include "gate.h"
 #include "headers.h"
 #include "policy.h"
 
@@ -45,6 +46,8 @@ static int module_exec(PyObject *module)
     state->recorder = rk_add_type(module, &rk_recorder_spec, NULL);
     state->sketch = rk_add_type(module, &rk_sketch_spec, NULL);
     state->line_reader = rk_add_type(module, &rk_line_reader_spec, NULL);
+    state->head = rk_add_type(module, &rk_head_spec, NULL);
+    state->throttle = rk_add_type(module, &rk_throttle_spec, NULL);
     for (int i = 0; i < RK_TYPES; i++)
         if (!state->types[i])
             return -1;
@@ -100,6 +103,17 @@ static PyMethodDef module_methods[] = {
     {"find_header", (PyCFunction)(void (*)(void))rk_find_header, METH_FASTCALL,
      "find_header($module, lines, name, is_list, /)\n--\n\n"
      "Return the value of a header, None if it is missing or empty, or NotImplemented if its lines are unusual."},
+    {"read_head", (PyCFunction)(void (*)(void))rk_read_head, METH_FASTCALL,
+     "read_head($module, piece, most_lines, /)\n--\n\n"
+     "Return the head of the request that a piece is, or None if it is unusual."},
+    {"read_requests", rk_read_requests, METH_O,
+     "read_requests($module, piece, /)\n--\n\n"
+     "Return the usual requests of a Redis client with which a piece begins, and how many bytes they take."},
+    {"write_envoy_answer", (PyCFunction)(void (*)(void))rk_write_envoy_answer, METH_FASTCALL,
+     "write_envoy_answer($module, statuses, headers, end, /)\n--\n\nAs python_write_response in service/grpc/codec.py."},
+    {"fill_envoy_answer", (PyCFunction)(void (*)(void))rk_fill_envoy_answer, METH_FASTCALL,
+     "fill_envoy_answer($module, decision, limits, head, states, most, ends, key, /)\n--\n\n"
+     "As python_answer in service/grpc/answers.py, for one decision; None if only Python can tell."},
     {NULL},
 };
 

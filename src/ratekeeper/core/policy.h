@@ -75,8 +75,14 @@ bool rk_read_parts(const rk_module *module, PyObject *decision, rk_parts *parts)
 
 /* request_facts.c: each returns false or NULL with a Python error set */
 
-/* Find the rules whose tests a request passes, whatever became of it. */
-bool rk_find_facts(const rk_matcher_object *matcher, rk_found *found, int *exempt);
+/* Find the values of a request and the rules whose tests it passes, whatever became of it. `parts` are those of its
+ * decision; or they are NULL, and `asked` is its question. The caller releases what was found, whatever it returns. */
+bool rk_find_facts(const rk_matcher_object *matcher, const rk_parts *parts, PyObject *asked, rk_found *found,
+                   int *exempt);
+
+/* The tokens that an attribute tells, as they are recorded: RK_NO_COST if it is missing, RK_BAD_COST if it tells none.
+ * It never fails. */
+int64_t rk_told_cost(PyObject *value);
 
 /* The other readings of all values: a new list of slot, reading, slot, reading; None if there are none, as usual. */
 PyObject *rk_other_readings(const rk_matcher_object *matcher, const rk_found *found);
@@ -88,7 +94,24 @@ extern PyType_Spec rk_policy_decision_spec, rk_policy_gate_spec, rk_known_limits
     rk_sketch_spec;
 
 /* states.c: `answers` are those of a decision */
+
+/* The place of the most binding rule; -1 if all rules are in shadow. */
+Py_ssize_t rk_most_binding(const rk_rule_answer *answers, Py_ssize_t count);
+PyObject *rk_retry_after_seconds(PyObject *decision, const rk_rule_answer *answers, Py_ssize_t count);
 PyObject *rk_states(PyObject *decision, const rk_rule_answer *answers, Py_ssize_t count);
 PyObject *rk_fill(PyObject *decision, const rk_rule_answer *answers, Py_ssize_t count, PyObject *template, PyObject *most);
+
+/* The most binding rule: its place, its tokens left, and the whole seconds until it is full. */
+typedef struct {
+    Py_ssize_t place;
+    int64_t remaining, reset;
+} rk_binding;
+
+/* False if there is none, or if only Python can tell its numbers. */
+bool rk_find_binding(const rk_rule_answer *answers, Py_ssize_t count, rk_binding *binding);
+
+/* envoy_answer.c */
+PyObject *rk_write_envoy_answer(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *rk_fill_envoy_answer(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -133,6 +133,17 @@ static PyObject *get_rules(rk_policy_decision_object *self, void *Py_UNUSED(clos
     return Py_NewRef(self->rules);
 }
 
+/* As PolicyDecision.rule. */
+static PyObject *get_rule(rk_policy_decision_object *self, void *Py_UNUSED(closure))
+{
+    Py_ssize_t binding = rk_most_binding(self->answers, self->count);
+    if (binding < 0)
+        Py_RETURN_NONE;
+    PyObject *rules = get_rules(self, NULL), *rule = rules ? Py_NewRef(RK_AT(rules, binding)) : NULL;
+    Py_XDECREF(rules);
+    return rule;
+}
+
 /* Bytes that are equal for decisions alike but for numbers: the policy's number, and of each rule its place, that of its
  * limit, and whether it allowed. A limit that was looked up has no place there, so its numbers tell it. */
 static PyObject *get_combination(rk_policy_decision_object *self, void *Py_UNUSED(closure))
@@ -185,23 +196,7 @@ static PyObject *get_tally(rk_policy_decision_object *self, void *Py_UNUSED(clos
 /* As PolicyDecision.retry_after_seconds. */
 static PyObject *get_retry_after_seconds(rk_policy_decision_object *self, void *Py_UNUSED(closure))
 {
-    rk_wide longest = 0;
-    for (Py_ssize_t i = 0; !self->allowed && i < self->count; i++) {
-        const rk_rule_answer *one = &self->answers[i];
-        const rk_limit *limit = &one->limit;
-        if (one->shadow || one->answer.allowed)
-            continue;
-        if (one->answer.retry_after == INT64_MAX)
-            Py_RETURN_NONE;
-        if (!limit->second)
-            return PyObject_CallMethod((PyObject *)self, "_retry_after_seconds", NULL);
-        rk_wide seconds = ((rk_wide)one->answer.retry_after * limit->parts + limit->second - 1) / limit->second;
-        seconds = seconds > 1 ? seconds : 1;
-        longest = seconds > longest ? seconds : longest;
-    }
-    if (!longest)
-        Py_RETURN_NONE;
-    return PyLong_FromLongLong((int64_t)longest);
+    return rk_retry_after_seconds((PyObject *)self, self->answers, self->allowed ? 0 : self->count);
 }
 
 /* As PolicyDecision.source: a table always answers. */
@@ -266,6 +261,7 @@ static PyMethodDef policy_decision_methods[] = {
 
 static PyGetSetDef policy_decision_getters[] = {
     {"rules", (getter)get_rules, NULL, NULL, NULL},
+    {"rule", (getter)get_rule, NULL, NULL, NULL},
     {"combination", (getter)get_combination, NULL, NULL, NULL},
     {"tally", (getter)get_tally, NULL, NULL, NULL},
     {"states", (getter)get_states, NULL, NULL, NULL},

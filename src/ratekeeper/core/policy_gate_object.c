@@ -47,7 +47,7 @@ static void drop_if_refused(const rk_policy_gate_object *self, rk_found *found)
 }
 
 /* As rk_renew_gate. */
-__attribute__((noinline, cold)) static void renew(rk_policy_gate_object *self)
+RK_COLD static void renew(rk_policy_gate_object *self)
 {
     const rk_table *table = &self->table->table;
     self->resets_seen = rk_read_resets(table, self->resets_seen);

@@ -12,11 +12,21 @@ typedef struct {
     int64_t left_out;
     PyObject *changed, *told, *now; /* callables: see recorder.py */
     PyObject *keeper, *matcher, *schema, *costs, *optional;
-    PyObject *asked; /* the name */
 } rk_recorder_object;
 
+/* The facts of a request. */
+typedef struct {
+    PyObject *const *values; /* of each slot */
+    Py_ssize_t slots;
+    int64_t cost;
+    const rk_match *matches; /* of the rules whose tests it passes: each `stride` bytes after the last one */
+    size_t stride;
+    Py_ssize_t count;
+    PyObject *others; /* its other readings: see rk_other_readings */
+} rk_facts;
+
 /* A value's hash; 0 for a missing one. False with a Python error set. */
-static bool hash_of(const rk_recorder_object *self, PyObject *value, int64_t *hash)
+RK_INLINE bool hash_of(const rk_recorder_object *self, PyObject *value, int64_t *hash)
 {
     rk_text text;
     *hash = 0;
@@ -30,66 +40,49 @@ static bool hash_of(const rk_recorder_object *self, PyObject *value, int64_t *ha
     return true;
 }
 
-/* The tokens that an attribute tells: -1 if it is missing, -2 if it is not a number. */
-static int64_t number_of(PyObject *value)
+/* Whether a decision tells all facts of its request. It does not if a rule denies, which hides others, if a key lacks
+ * an attribute, if a value has other readings, or if several limits were looked up for a rule. */
+static bool tells_all(const rk_recorder_object *self, const rk_parts *parts)
 {
-    if (!value)
-        return RK_NO_COST;
-    Py_ssize_t length = PyUnicode_GET_LENGTH(value);
-    int64_t number = 0;
-    if (!PyUnicode_IS_ASCII(value) || length < 1 || length > RK_COST_DIGITS)
-        return RK_BAD_COST;
-    for (Py_ssize_t i = 0; i < length; i++) {
-        Py_UCS4 digit = PyUnicode_READ_CHAR(value, i);
-        if (digit < '0' || digit > '9')
-            return RK_BAD_COST;
-        number = 10 * number + (int64_t)(digit - '0');
-    }
-    return number;
-}
-
-/* Take the rules from a decision, if it tells all. A rule that denies hides others, as a missing attribute does. */
-static bool take_facts(const rk_recorder_object *self, const rk_parts *parts, rk_found *found)
-{
-    Py_ssize_t rules = PyTuple_GET_SIZE(((const rk_matcher_object *)self->matcher)->rules); /* the room for matches */
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(self->optional); i++)
-        if (!found->values[rk_number_at(self->optional, i)])
+        if (!parts->values[rk_number_at(self->optional, i)])
             return false;
-    for (Py_ssize_t i = 0; i < parts->count; i++) {
-        const rk_rule_answer *one = &parts->answers[i];
-        if (one->limit.max_cost < 0 || found->count == rules)
+    for (Py_ssize_t i = 0; i < parts->slots; i++)
+        if (rk_has_readings(parts->policy.matcher, parts->values[i]))
             return false;
-        if (!one->place)
-            found->matches[found->count++] = one->match;
-    }
+    for (Py_ssize_t i = 0; i < parts->count; i++)
+        if (parts->answers[i].limit.max_cost < 0 || parts->answers[i].place)
+            return false;
     return parts->count > 0;
 }
 
-/* Write a record whose parts are known. False with a Python error set. */
-static bool write_record(rk_recorder_object *self, const rk_found *found, PyObject *others, int64_t time, int64_t flags)
+/* Write a record. False with a Python error set. */
+RK_INLINE bool write_record(rk_recorder_object *self, const rk_facts *facts, int64_t time, int64_t flags)
 {
+    PyObject *others = facts->others, *schema = self->schema;
     Py_ssize_t costs = PyTuple_GET_SIZE(self->costs), extra = others == Py_None ? 0 : PyList_GET_SIZE(others) / 2;
-    size_t words = RK_RECORD_HEAD + (size_t)(found->slots + costs + 2 * extra + found->count);
-    Py_ssize_t length = PyBytes_GET_SIZE(self->schema);
-    int64_t *next = rk_record_room(&self->ring, words, PyBytes_AS_STRING(self->schema), (size_t)length), *record = next;
-    if (!next)
+    size_t words = RK_RECORD_HEAD + (size_t)(facts->slots + costs + 2 * extra + facts->count);
+    int64_t *record = rk_record_room(&self->ring, words, PyBytes_AS_STRING(schema), (size_t)PyBytes_GET_SIZE(schema));
+    if (!record)
         return self->left_out++, true;
-    next += RK_RECORD_HEAD;
-    for (Py_ssize_t i = 0; i < found->slots; i++)
-        if (!hash_of(self, found->values[i], next++))
+    int64_t *next = record + RK_RECORD_HEAD;
+    for (Py_ssize_t i = 0; i < facts->slots; i++)
+        if (!hash_of(self, facts->values[i], next++))
             return false;
     for (Py_ssize_t i = 0; i < costs; i++)
-        *next++ = number_of(found->values[rk_number_at(self->costs, i)]);
+        *next++ = rk_told_cost(facts->values[rk_number_at(self->costs, i)]);
     for (Py_ssize_t i = 0; i < 2 * extra; i += 2) {
         *next++ = PyLong_AsLongLong(PyList_GET_ITEM(others, i));
         if (!hash_of(self, PyList_GET_ITEM(others, i + 1), next++))
             return false;
     }
-    for (Py_ssize_t i = 0; i < found->count; i++)
-        *next++ = (int64_t)found->matches[i].rule | (int64_t)(found->matches[i].limit + 1) << 32;
+    for (Py_ssize_t i = 0; i < facts->count; i++) {
+        const rk_match *match = (const rk_match *)((const char *)facts->matches + (size_t)i * facts->stride);
+        *next++ = (int64_t)match->rule | (int64_t)(match->limit + 1) << 32;
+    }
     record[0] = time;
-    record[1] = (int64_t)words | (int64_t)extra << 16 | (int64_t)found->count << 32 | flags << 48;
-    record[2] = found->cost;
+    record[1] = (int64_t)words | (int64_t)extra << 16 | (int64_t)facts->count << 32 | flags << 48;
+    record[2] = facts->cost;
     rk_commit_record(&self->ring, words, time);
     return true;
 }
@@ -122,70 +115,57 @@ static bool read_told(const rk_recorder_object *self, PyObject *decision, int64_
     return good;
 }
 
-/* Read the cost and the values of a request. */
-static bool read_request(const rk_matcher_object *matcher, PyObject *asked, rk_found *found)
-{
-    int overflow;
-    found->cost = PyLong_AsLongLongAndOverflow(RK_AT(asked, 2), &overflow);
-    if (overflow) /* more than any limit has */
-        found->cost = INT64_MAX;
-    return !PyErr_Occurred() && rk_read_values(matcher, RK_AT(asked, 1), found);
-}
-
-/* Record a request by the policy of this moment: by the values of its decision, which live as long, or else read again. */
-static bool record(rk_recorder_object *self, const rk_parts *parts, PyObject *asked, int64_t time, int64_t outcome)
+/* Find the facts of a request by the policy of this moment, and record them: see rk_find_facts. */
+RK_COLD static bool record_found(rk_recorder_object *self, const rk_parts *parts, PyObject *asked, int64_t time,
+                                 int64_t outcome)
 {
     rk_matcher_object *matcher = (rk_matcher_object *)Py_NewRef(self->matcher);
     rk_found found;
     int exempt = 0;
-    bool good = rk_open_found(matcher, &found);
-    PyObject **own = found.values;
-    if (good && parts)
-        found.values = (PyObject **)parts->values, found.slots = parts->slots, found.cost = parts->cost;
-    else
-        good = good && read_request(matcher, asked, &found);
-    if (good && !(parts && take_facts(self, parts, &found))) {
-        found.count = 0;
-        good = rk_find_facts(matcher, &found, &exempt);
-    }
+    bool good = rk_find_facts(matcher, parts, asked, &found, &exempt);
     PyObject *others = good ? rk_other_readings(matcher, &found) : NULL;
+    rk_facts facts = {found.values, found.slots, found.cost, found.matches, sizeof *found.matches, found.count, others};
     good = others && (PyObject *)matcher == self->matcher && /* Python code may have begun another policy meanwhile */
-           write_record(self, &found, others, time, outcome | (exempt ? RK_EXEMPT_FLAG : 0));
+           write_record(self, &facts, time, outcome | (exempt ? RK_EXEMPT_FLAG : 0));
     Py_XDECREF(others);
-    if (parts)
-        found.values = own, found.slots = 0;
     rk_release_found(&found);
     Py_DECREF((PyObject *)matcher);
     return good;
 }
 
-/* Ask the exchange for its question: a new reference. NULL, perhaps without an error, if its keeper is not recorded. */
-static PyObject *read_asked(rk_recorder_object *self, PyObject *exchange)
+/* Record a request as its decision of the C core tells it. */
+RK_INLINE bool record_told(rk_recorder_object *self, const rk_parts *parts, int64_t time, int64_t outcome)
 {
-    PyObject *asked = PyObject_GetAttr(exchange, self->asked);
-    bool good = asked && PyTuple_Check(asked) && PyTuple_GET_SIZE(asked) == 3;
-    if (good && RK_AT(asked, 0) != self->keeper) {
-        PyObject *done = PyObject_CallOneArg(self->changed, RK_AT(asked, 0));
-        good = done && RK_AT(asked, 0) == self->keeper;
-        Py_XDECREF(done);
-    }
-    if (!good)
-        Py_CLEAR(asked);
-    return asked;
+    size_t stride = sizeof *parts->answers;
+    rk_facts facts = {parts->values, parts->slots, parts->cost, &parts->answers->match, stride, parts->count, Py_None};
+    return write_record(self, &facts, time, outcome);
 }
 
-static bool observe(rk_recorder_object *self, PyObject *exchange, PyObject *decision)
+/* Whether a question's keeper is recorded, perhaps from now on. False, perhaps without an error, if it is not. */
+static bool is_recorded(rk_recorder_object *self, PyObject *asked)
+{
+    if (!PyTuple_Check(asked) || PyTuple_GET_SIZE(asked) != 3)
+        return false;
+    PyObject *keeper = RK_AT(asked, 0);
+    if (keeper == self->keeper)
+        return true;
+    PyObject *done = PyObject_CallOneArg(self->changed, keeper);
+    bool good = done && keeper == self->keeper;
+    Py_XDECREF(done);
+    return good;
+}
+
+static bool observe(rk_recorder_object *self, PyObject *asked, PyObject *decision)
 {
     rk_parts parts;
-    PyObject *asked = NULL;
     int64_t time, outcome;
     bool native = rk_read_parts(self->module, decision, &parts);
-    if (!(native && is_of_policy(self, &parts)) && !(asked = read_asked(self, exchange)))
+    if (!(native && is_of_policy(self, &parts)) && !is_recorded(self, asked))
         return false;
     bool good = native ? read_parts(self, &parts, &time, &outcome) : read_told(self, decision, &time, &outcome);
-    good = good && (!native || is_of_policy(self, &parts)) && record(self, native ? &parts : NULL, asked, time, outcome);
-    Py_XDECREF(asked);
-    return good;
+    return good && (!native || is_of_policy(self, &parts)) &&
+           (native && tells_all(self, &parts) ? record_told(self, &parts, time, outcome)
+                                              : record_found(self, native ? &parts : NULL, asked, time, outcome));
 }
 
 static PyObject *recorder_decided(rk_recorder_object *self, PyObject *const *args, Py_ssize_t count)
@@ -205,13 +185,16 @@ static PyObject *recorder_begin(rk_recorder_object *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO!SO!O!", &keeper, self->module->matcher, &matcher, &schema, &PyTuple_Type, &costs,
                           &PyTuple_Type, &optional))
         return NULL;
-    bool goes_on = self->keeper && PyObject_RichCompareBool(schema, self->schema, Py_EQ) > 0;
+    int goes_on = self->keeper ? PyObject_RichCompareBool(schema, self->schema, Py_EQ) : 0;
+    if (goes_on < 0)
+        return NULL;
     bool fits = goes_on || rk_begin_segment(&self->ring, PyBytes_AS_STRING(schema), (size_t)PyBytes_GET_SIZE(schema));
-    Py_XSETREF(self->keeper, fits ? Py_NewRef(keeper) : NULL);
-    Py_XSETREF(self->matcher, Py_NewRef(matcher));
-    Py_XSETREF(self->schema, Py_NewRef(schema));
-    Py_XSETREF(self->costs, Py_NewRef(costs));
-    Py_XSETREF(self->optional, Py_NewRef(optional));
+    PyObject *before[] = {self->keeper, self->matcher, self->schema, self->costs, self->optional};
+    self->keeper = fits ? Py_NewRef(keeper) : NULL;
+    self->matcher = Py_NewRef(matcher), self->schema = Py_NewRef(schema);
+    self->costs = Py_NewRef(costs), self->optional = Py_NewRef(optional);
+    for (size_t i = 0; i < sizeof before / sizeof *before; i++)
+        Py_XDECREF(before[i]); /* last: it may run Python code, which may decide, and the parts belong together */
     return PyBool_FromLong(fits);
 }
 
@@ -229,8 +212,7 @@ static PyObject *recorder_new(PyTypeObject *type, PyObject *args, PyObject *Py_U
         return NULL;
     self->module = PyType_GetModuleState(type);
     self->changed = Py_NewRef(changed), self->told = Py_NewRef(told), self->now = Py_NewRef(now);
-    if (!(self->asked = PyUnicode_InternFromString("asked")) ||
-        PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE) < 0) {
+    if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -253,7 +235,7 @@ static int recorder_traverse(rk_recorder_object *self, visitproc visit, void *ar
 static int recorder_clear(rk_recorder_object *self)
 {
     PyObject **all[] = {&self->changed, &self->told, &self->now, &self->keeper, &self->matcher, &self->schema,
-                        &self->costs, &self->optional, &self->asked};
+                        &self->costs, &self->optional};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         Py_CLEAR(*all[i]);
     return 0;

@@ -1,5 +1,23 @@
 /* The facts of a request that only a recording needs: all its readings, and all rules whose tests it passes. */
 #include "policy.h"
+#include "recording.h"
+
+int64_t rk_told_cost(PyObject *value)
+{
+    if (!value)
+        return RK_NO_COST;
+    Py_ssize_t length = PyUnicode_GET_LENGTH(value);
+    int64_t number = 0;
+    if (!PyUnicode_IS_ASCII(value) || length < 1 || length > RK_COST_DIGITS)
+        return RK_BAD_COST;
+    for (Py_ssize_t i = 0; i < length; i++) {
+        Py_UCS4 digit = PyUnicode_READ_CHAR(value, i);
+        if (digit < '0' || digit > '9')
+            return RK_BAD_COST;
+        number = 10 * number + (int64_t)(digit - '0');
+    }
+    return number;
+}
 
 PyObject *rk_other_readings(const rk_matcher_object *matcher, const rk_found *found)
 {
@@ -21,8 +39,27 @@ PyObject *rk_other_readings(const rk_matcher_object *matcher, const rk_found *fo
     return others ? others : Py_NewRef(Py_None);
 }
 
-bool rk_find_facts(const rk_matcher_object *matcher, rk_found *found, int *exempt)
+/* Read the cost and the values of a request: those of its decision, or else those of its question. */
+static bool read_request(const rk_matcher_object *matcher, const rk_parts *parts, PyObject *asked, rk_found *found)
 {
+    int overflow;
+    if (parts) {
+        found->cost = parts->cost;
+        for (; found->slots < parts->slots; found->slots++)
+            found->values[found->slots] = Py_XNewRef(parts->values[found->slots]);
+        return true;
+    }
+    found->cost = PyLong_AsLongLongAndOverflow(RK_AT(asked, 2), &overflow);
+    if (overflow) /* more than any limit has */
+        found->cost = INT64_MAX;
+    return !PyErr_Occurred() && rk_read_values(matcher, RK_AT(asked, 1), found);
+}
+
+bool rk_find_facts(const rk_matcher_object *matcher, const rk_parts *parts, PyObject *asked, rk_found *found,
+                   int *exempt)
+{
+    if (!rk_open_found(matcher, found) || !read_request(matcher, parts, asked, found))
+        return false;
     *exempt = rk_is_exempt(matcher, RK_AT(matcher->program, RK_EXEMPT), found->values);
     for (Py_ssize_t i = 0; *exempt >= 0 && i < PyTuple_GET_SIZE(matcher->rules); i++) {
         PyObject *rule = RK_AT(matcher->rules, i), *overrides = RK_AT(rule, RULE_OVERRIDES);

@@ -45,16 +45,12 @@ static PyObject *kept_text(const rk_sketch_object *self, const char *bytes, size
     return cut;
 }
 
-/* Count a key once. False with a Python error set. */
-static bool count_key(rk_sketch_object *self, PyObject *label, rk_key of_label, const char *bytes, size_t length)
+/* Give a key without a place the one of the key with the fewest. False with a Python error set. */
+RK_COLD static bool count_newcomer(rk_sketch_object *self, PyObject *label, uint64_t fingerprint, const char *bytes,
+                                   size_t length)
 {
-    uint64_t fingerprint = rk_siphash(of_label, bytes, length);
-    rk_hitter *hitter = rk_find_hitter(&self->sketch, fingerprint);
-    if (hitter) {
-        hitter->count++;
-        return true;
-    }
-    rk_named named = {Py_NewRef(label), kept_text(self, bytes, length)}; /* first: it may fail, or count keys itself */
+    rk_named named = {.label = Py_NewRef(label)};
+    named.key = kept_text(self, bytes, length); /* first: it may fail, or count keys itself */
     if (!named.key) {
         Py_DECREF(label);
         return false;
@@ -66,10 +62,21 @@ static bool count_key(rk_sketch_object *self, PyObject *label, rk_key of_label, 
     return true;
 }
 
-/* Learn the labels of another policy's rules. */
-static bool learn_labels(rk_sketch_object *self, PyObject *exchange, uint64_t policy)
+/* Count a key once. False with a Python error set. */
+RK_INLINE bool count_key(rk_sketch_object *self, PyObject *label, rk_key of_label, const char *bytes, size_t length)
 {
-    PyObject *labels = PyObject_CallOneArg(self->labels_of, exchange);
+    uint64_t fingerprint = rk_siphash(of_label, bytes, length);
+    rk_hitter *hitter = rk_find_hitter(&self->sketch, fingerprint);
+    if (!hitter)
+        return count_newcomer(self, label, fingerprint, bytes, length);
+    hitter->count++;
+    return true;
+}
+
+/* Learn the labels of another policy's rules. The caller takes over those before. */
+RK_COLD static bool learn_labels(rk_sketch_object *self, PyObject *asked, uint64_t policy, PyObject **before)
+{
+    PyObject *labels = PyObject_CallOneArg(self->labels_of, asked);
     if (labels && !PyTuple_Check(labels)) {
         Py_DECREF(labels);
         return PyErr_Format(PyExc_TypeError, "labels are a tuple, not %s", rk_type_name(labels)), false;
@@ -83,10 +90,9 @@ static bool learn_labels(rk_sketch_object *self, PyObject *exchange, uint64_t po
         PyMem_Free(keys);
         return false;
     }
-    Py_XSETREF(self->labels, labels);
     PyMem_Free(self->keys);
-    self->keys = keys;
-    self->policy = policy;
+    *before = self->labels;
+    self->labels = labels, self->keys = keys, self->policy = policy;
     return true;
 }
 
@@ -109,7 +115,7 @@ static bool count_parts(rk_sketch_object *self, const rk_parts *parts)
     return true;
 }
 
-static bool add(rk_sketch_object *self, PyObject *label, PyObject *key)
+RK_COLD static bool add(rk_sketch_object *self, PyObject *label, PyObject *key)
 {
     rk_text text;
     rk_key of_label;
@@ -121,9 +127,9 @@ static bool add(rk_sketch_object *self, PyObject *label, PyObject *key)
 }
 
 /* Count the keys of another decision: Python tells them, as a list of pairs. */
-static bool count_told(rk_sketch_object *self, PyObject *exchange, PyObject *decision)
+RK_COLD static bool count_told(rk_sketch_object *self, PyObject *asked, PyObject *decision)
 {
-    PyObject *args[] = {exchange, decision}, *told = PyObject_Vectorcall(self->told, args, 2, NULL);
+    PyObject *args[] = {asked, decision}, *told = PyObject_Vectorcall(self->told, args, 2, NULL);
     bool good = told && PyList_Check(told);
     if (told && !good)
         PyErr_Format(PyExc_TypeError, "keys are told as a list, not %s", rk_type_name(told));
@@ -138,15 +144,16 @@ static bool count_told(rk_sketch_object *self, PyObject *exchange, PyObject *dec
 static PyObject *sketch_refused(rk_sketch_object *self, PyObject *const *args, Py_ssize_t count)
 {
     rk_parts parts;
+    PyObject *before = NULL;
     if (count != 2)
-        return PyErr_Format(PyExc_TypeError, "refused() takes an exchange and a decision"), NULL;
-    if (!rk_read_parts(self->module, args[1], &parts)) {
-        if (!count_told(self, args[0], args[1]))
-            return NULL;
-    } else if ((parts.policy.number != self->policy && !learn_labels(self, args[0], parts.policy.number)) ||
-               !count_parts(self, &parts))
-        return NULL;
-    Py_RETURN_NONE;
+        return PyErr_Format(PyExc_TypeError, "refused() takes a question and a decision"), NULL;
+    bool good = !rk_read_parts(self->module, args[1], &parts)
+                    ? count_told(self, args[0], args[1])
+                    : (parts.policy.number == self->policy ||
+                       learn_labels(self, args[0], parts.policy.number, &before)) &&
+                          count_parts(self, &parts);
+    Py_XDECREF(before); /* last: it may run Python code, which may count keys itself */
+    return good ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyObject *sketch_add(rk_sketch_object *self, PyObject *const *args, Py_ssize_t count)
@@ -174,18 +181,29 @@ static PyObject *sketch_entries(rk_sketch_object *self, PyObject *Py_UNUSED(none
     return entries;
 }
 
-static void forget_names(rk_sketch_object *self)
+static rk_named *make_names(size_t places)
 {
-    for (size_t i = 0; self->names && i < self->sketch.places; i++) {
-        Py_CLEAR(self->names[i].label);
-        Py_CLEAR(self->names[i].key);
+    return PyMem_Calloc(places, sizeof(rk_named));
+}
+
+/* Release names that the sketch does not have any more: that may run Python code, which may count keys itself. */
+static void free_names(rk_named *names, size_t places)
+{
+    for (size_t i = 0; names && i < places; i++) {
+        Py_XDECREF(names[i].label);
+        Py_XDECREF(names[i].key);
     }
+    PyMem_Free(names);
 }
 
 static PyObject *sketch_clear(rk_sketch_object *self, PyObject *Py_UNUSED(none))
 {
+    rk_named *before = self->names, *names = make_names(self->sketch.places);
+    if (!names)
+        return PyErr_NoMemory();
     rk_clear_sketch(&self->sketch);
-    forget_names(self);
+    self->names = names;
+    free_names(before, self->sketch.places);
     Py_RETURN_NONE;
 }
 
@@ -207,7 +225,7 @@ static PyObject *sketch_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNU
     void *memory = PyMem_Malloc(rk_sketch_bytes((size_t)places));
     if (memory)
         rk_open_sketch(&self->sketch, memory, (size_t)places);
-    if (!memory || !(self->names = PyMem_Calloc((size_t)places, sizeof *self->names))) {
+    if (!memory || !(self->names = make_names((size_t)places))) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -236,10 +254,9 @@ static void sketch_dealloc(rk_sketch_object *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     sketch_drop(self);
-    forget_names(self);
+    free_names(self->names, self->sketch.places);
     Py_XDECREF(self->labels);
     PyMem_Free(self->keys);
-    PyMem_Free(self->names);
     PyMem_Free(self->sketch.hitters);
     type->tp_free(self);
     Py_DECREF(type);

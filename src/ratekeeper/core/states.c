@@ -1,6 +1,6 @@
-/* The states of a policy's decision: the tokens left for each rule, and the seconds until there is one more; as numbers, or
- * written into a template. Its twin is PolicyDecision in policy/decision.py, which also answers where a limit's own rate does
- * not fit 64 bits.
+/* The numbers of a policy's decision: its most binding rule, the seconds until a retry, and the states. The states are
+ * the tokens left for each rule, and the seconds until there is one more; as numbers, or written into a template. The
+ * twin is PolicyDecision in policy/decision.py, which also answers where a limit's own rate does not fit 64 bits.
  */
 #include <string.h>
 
@@ -24,9 +24,47 @@ static void read_state(const rk_rule_answer *answer, int64_t *tokens, int64_t *s
 {
     const rk_limit *limit = &answer->limit;
     int64_t left = limit->full - answer->answer.debt;
-    *tokens = left > 0 ? left / limit->interval : 0;
-    rk_wide ticks = limit->interval - ((rk_wide)left - *tokens * limit->interval);
-    *seconds = (int64_t)((ticks * limit->parts + limit->second - 1) / limit->second);
+    *tokens = rk_tokens_left(limit, answer->answer.debt);
+    *seconds = rk_whole_seconds(limit, limit->interval - ((rk_wide)left - *tokens * limit->interval));
+}
+
+Py_ssize_t rk_most_binding(const rk_rule_answer *answers, Py_ssize_t count)
+{
+    Py_ssize_t binding = -1;
+    bool refused = false;
+    int64_t worst = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const rk_answer *answer = &answers[i].answer;
+        if (answers[i].shadow || (refused && answer->allowed))
+            continue;
+        bool first = binding < 0 || refused == answer->allowed; /* a refusal is worse than all that allow */
+        int64_t badness = answer->allowed ? -rk_tokens_left(&answers[i].limit, answer->debt) : answer->retry_after;
+        if (first || badness > worst)
+            binding = i, worst = badness;
+        refused = !answer->allowed;
+    }
+    return binding;
+}
+
+PyObject *rk_retry_after_seconds(PyObject *decision, const rk_rule_answer *answers, Py_ssize_t count)
+{
+    int64_t longest = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const rk_rule_answer *one = &answers[i];
+        const rk_limit *limit = &one->limit;
+        if (one->shadow || one->answer.allowed)
+            continue;
+        if (one->answer.retry_after == INT64_MAX)
+            Py_RETURN_NONE;
+        if (!limit->second)
+            return PyObject_CallMethod(decision, "_retry_after_seconds", NULL);
+        int64_t seconds = rk_whole_seconds(limit, one->answer.retry_after);
+        seconds = seconds > 1 ? seconds : 1;
+        longest = seconds > longest ? seconds : longest;
+    }
+    if (!longest)
+        Py_RETURN_NONE;
+    return PyLong_FromLongLong(longest);
 }
 
 PyObject *rk_states(PyObject *decision, const rk_rule_answer *answers, Py_ssize_t count)
@@ -49,7 +87,18 @@ PyObject *rk_states(PyObject *decision, const rk_rule_answer *answers, Py_ssize_
     return states;
 }
 
-static char *put_number(char *next, int64_t number)
+bool rk_find_binding(const rk_rule_answer *answers, Py_ssize_t count, rk_binding *binding)
+{
+    Py_ssize_t place = shown_of(answers, count) < 0 ? -1 : rk_most_binding(answers, count);
+    if (place < 0)
+        return false;
+    const rk_limit *limit = &answers[place].limit;
+    int64_t debt = answers[place].answer.debt;
+    *binding = (rk_binding){place, rk_tokens_left(limit, debt), rk_whole_seconds(limit, debt)};
+    return true;
+}
+
+char *rk_put_number(char *next, int64_t number)
 {
     char digits[DIGITS];
     int place = DIGITS;
@@ -66,7 +115,7 @@ static char *put_part(char *next, PyObject *piece, int64_t number, int64_t most)
     if (piece == Py_None)
         return next;
     memcpy(next, PyBytes_AS_STRING(piece), (size_t)PyBytes_GET_SIZE(piece));
-    return put_number(next + PyBytes_GET_SIZE(piece), number < most ? number : most);
+    return rk_put_number(next + PyBytes_GET_SIZE(piece), number < most ? number : most);
 }
 
 /* The most bytes that a template can become with two numbers for each of some rules; -1 if it is not for so many. */

@@ -79,6 +79,10 @@ class ApplicationLimits(Generic[K]):
         self._is_plain = self._enabled and self._exempt is None and not self._exempts_preflights
         observers = options.get("on_decision", ())
         self._observers = (observers,) if callable(observers) else tuple(observers)
+        self.recorded: Callable[[Any, PolicyDecision], object] | None = None
+        """Observes each question, an `Asked`, and its decision. A loop over several observers would cost more."""
+        self.refused: Callable[[Any, PolicyDecision], object] | None = None
+        """Observes the decisions that refuse. So those that allow do not pay for it."""
         most = options.get("max_waiting")
         most = self._most_held() if most is None else most
         self._held = HeldRequests(most)
@@ -89,10 +93,6 @@ class ApplicationLimits(Generic[K]):
         self._replaced_later: dict[str, frozenset[str]] = {}
         self._reduced: dict[frozenset[str], RequestPolicy[K] | None] = {}
         self._watch = self._watched()
-
-    def observe(self, observer: Callable[[Any, PolicyDecision], object]) -> None:
-        """Call one more observer with each request and its decision, as `on_decision` says."""
-        self._observers = (*self._observers, observer)
 
     def policy_of(self, limit: rate_limit) -> RequestPolicy[K]:
         """Return the compiled policy of an endpoint's own limit, on the same store and with the same options.

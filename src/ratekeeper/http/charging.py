@@ -48,9 +48,6 @@ def refusal_in(error: Exception) -> RatekeeperError | None:
 class Charging(ApplicationLimits[K]):
     """The common part of both limiters. They differ in how they call the user's functions and the keeper."""
 
-    refused: Callable[[Exchange, PolicyDecision], object] | None = None
-    """Observes the decisions that refuse. So those that allow do not pay for it."""
-
     def charge_now(self, exchange: Exchange) -> RatekeeperError | AwaitedCharge | None:
         """Charge a request by the policy as `charge_async` does: at once, if nothing must be awaited.
 
@@ -140,11 +137,13 @@ class Charging(ApplicationLimits[K]):
             native = exchange.native
             for observe in self._observers:
                 observe(native, decision)
+        if self.recorded is not None:
+            self.recorded(exchange.asked, decision)
         if decision.allowed:
             return None
         exchange.tell_around(decision)
         if self.refused is not None:
-            self.refused(exchange, decision)
+            self.refused(exchange.asked, decision)
         if limit is None or limit.enforce:
             return RateLimitExceeded(decision)
         exchange.leave(answers_to(decision))

@@ -22,7 +22,7 @@ T = TypeVar("T")
 LegacyReset: TypeAlias = Literal["epoch", "delta"]
 """The start of X-RateLimit-Reset: 1970, as at GitHub, or now."""
 
-_LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
+LARGEST_INTEGER = 999_999_999_999_999  # a structured field's Integer has 15 digits; a capacity may have 17
 _MOST_KEPT = 1024
 _FIELDS = [f"{prefix}RateLimit-{field}" for prefix in ("", "X-") for field in ("Limit", "Remaining", "Reset")]
 _NAMES = {name.lower().encode(): name for name in ("RateLimit-Policy", "RateLimit", "Retry-After", *_FIELDS)}
@@ -57,7 +57,7 @@ def rate_limit_lines(decision: PolicyDecision) -> list[tuple[bytes, bytes]]:
     policies, states, _ = _templates.get(key) or _remember(key, decision)
     if not policies:
         return []
-    lines = [(b"ratelimit-policy", policies), (b"ratelimit", decision.fill(states, _LARGEST_INTEGER))]
+    lines = [(b"ratelimit-policy", policies), (b"ratelimit", decision.fill(states, LARGEST_INTEGER))]
     if not decision.allowed and (wait := decision.retry_after_seconds) is not None:
         lines.append((b"retry-after", b"%d" % wait))
     return lines
@@ -65,14 +65,24 @@ def rate_limit_lines(decision: PolicyDecision) -> list[tuple[bytes, bytes]]:
 
 def rate_limit_block(decision: PolicyDecision) -> bytes:
     """Return the lines of `rate_limit_lines` as HTTP/1.1 sends them, each with its end."""
+    if not decision.allowed:
+        head, states, end = refusal_block(decision)
+        return head + decision.fill(states, LARGEST_INTEGER) + end if head else b""
     key = decision.combination
     policies, states, head = _templates.get(key) or _remember(key, decision)
+    return head + decision.fill(states, LARGEST_INTEGER) + b"\r\n" if policies else b""
+
+
+def refusal_block(decision: PolicyDecision) -> tuple[bytes, Template, bytes]:
+    """Return the parts of the block of a refusal: before the states, their template, and after them.
+
+    They are the same for all refusals by the same rules that must wait equally long. Without headers, they are empty.
+    """
+    policies, states, head = rate_limit_template(decision)
     if not policies:
-        return b""
-    end = b"\r\n"
-    if not decision.allowed and (wait := decision.retry_after_seconds) is not None:
-        end = b"\r\nretry-after: %d\r\n" % wait
-    return head + decision.fill(states, _LARGEST_INTEGER) + end
+        return b"", (), b""
+    wait = decision.retry_after_seconds
+    return head, states, b"\r\n" if wait is None else b"\r\nretry-after: %d\r\n" % wait
 
 
 def legacy_headers(
@@ -115,6 +125,12 @@ _templates: dict[Hashable, _Templates] = {}
 """The templates of all decisions by the same rules and limits. Bounded."""
 
 
+def rate_limit_template(decision: PolicyDecision) -> _Templates:
+    """Return the templates of a decision. Without headers, the value of RateLimit-Policy is empty."""
+    key = decision.combination
+    return _templates.get(key) or _remember(key, decision)
+
+
 def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
     """Make the templates for a combination of rules and limits, and keep them."""
     policies: list[str] = []
@@ -126,7 +142,7 @@ def _remember(key: Hashable, decision: PolicyDecision) -> _Templates:
             template += [None, None]
             continue
         quoted = '"' + _TO_ESCAPE.sub(r"\\\g<0>", policy_name(rule.label)) + '"'
-        most, window = min(limit.max_cost, _LARGEST_INTEGER), limit.whole_seconds(limit.full)
+        most, window = min(limit.max_cost, LARGEST_INTEGER), limit.whole_seconds(limit.full)
         policies.append(f"{quoted};q=0" if limit.refuses_all else f"{quoted};q={most};w={window}")
         template += [f"{text}{quoted};r=".encode("ascii"), None if limit.refuses_all else b";t="]
         text = ", "

@@ -69,10 +69,8 @@ def problem(decision: PolicyDecision, status: int | None = None) -> Response:
         return _missing_attribute(decision.missing, HTTPStatus(403 if status is None else status))
     if decision.denied:
         return _denied(decision, HTTPStatus(403 if status is None else status))
-    if decision.source == "fallback":
-        decisions = [rule.decision for rule in decision.enforced]
-        if any(one.on_error == "deny" for one in decisions) and not any(one.impossible for one in decisions):
-            return unavailable(status)
+    if decision.undecided:
+        return unavailable(status)
     return _quota_exceeded(decision, HTTPStatus.TOO_MANY_REQUESTS if status is None else HTTPStatus(status))
 
 

@@ -57,10 +57,19 @@ class PolicyDecision:
         return any(rule.limit.denies and not rule.shadow for rule in self.rules)
 
     @property
+    def undecided(self) -> bool:
+        """Whether `on_error="deny"` refused, as the store did not answer: no limit is known to be exceeded."""
+        decisions = [rule.decision for rule in self._refusing]
+        return any(one.on_error == "deny" for one in decisions) and not any(one.impossible for one in decisions)
+
+    @property
     def message(self) -> str | None:
         """The messages of the rules that refuse, for people; None if they have none."""
-        refusing = [rule for rule in self.enforced if not rule.decision.allowed]
-        return " ".join(dict.fromkeys([rule.message for rule in refusing if rule.message])) or None
+        return " ".join(dict.fromkeys([rule.message for rule in self._refusing if rule.message])) or None
+
+    @property
+    def _refusing(self) -> list[RuleDecision]:
+        return [rule for rule in self.rules if not (rule.shadow or rule.decision.allowed)]
 
     @property
     def enforced(self) -> tuple[RuleDecision, ...]:
@@ -107,7 +116,7 @@ class PolicyDecision:
         return self._retry_after_seconds()
 
     def _retry_after_seconds(self) -> int | None:
-        waits = [rule.decision.retry_after_seconds for rule in self.enforced if not rule.decision.allowed]
+        waits = [rule.decision.retry_after_seconds for rule in self._refusing]
         known = [wait for wait in waits if wait is not None]
         return None if self.missing is not None or len(known) < len(waits) else max(known, default=None)
 
@@ -124,21 +133,13 @@ class PolicyDecision:
 
     @property
     def states(self) -> tuple[int, ...]:
-        """The tokens left for each enforced rule, and the whole seconds until there is one more, one after the other.
-
-        They are rounded up by the exact rate. A full bucket has them too: its next token comes that long after the
-        first is taken.
-        """
+        """The tokens left for each enforced rule, and the whole seconds until there is one more: see `state_of`."""
         return self._states()
 
     def _states(self) -> tuple[int, ...]:
         states: list[int] = []
         for rule in self.enforced:
-            one, limit = rule.decision, rule.limit
-            # The next token is there when the debt leaves room for it. For a full bucket this is one interval.
-            interval, left = limit.interval * one.nodes, limit.full - one.debt_ticks
-            remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
-            states += (remaining, limit.whole_seconds(interval - begun))
+            states += state_of(rule.decision)[:2]
         return tuple(states)
 
     def fill(self, template: Template, most: int) -> bytes:
@@ -221,6 +222,20 @@ class PolicyDecision:
 
     def __reduce__(self) -> tuple[object, ...]:
         return PolicyDecision, (self.rules, self.missing)
+
+
+def state_of(decision: Decision) -> tuple[int, int, int]:
+    """Return the tokens left, and the whole seconds until there is one more, and until the bucket is full.
+
+    They are rounded up by the exact rate. A full bucket has them too: its next token comes that long after the first is
+    taken.
+    """
+    limit, debt = decision.limit, decision.debt_ticks
+    per_second, parts = limit._exact_second  # as Limit.whole_seconds, which is two calls more
+    # The next token is there when the debt leaves room for it. For a full bucket this is one interval.
+    interval, left = limit.interval * decision.nodes, limit.full - debt
+    remaining, begun = divmod(left, interval) if left >= 0 else (0, left)
+    return remaining, -((begun - interval) * parts // per_second), -(-debt * parts // per_second)
 
 
 def is_nearly_used(decision: Decision) -> bool:

@@ -35,6 +35,7 @@ def decision_report(decision: PolicyDecision, held: bool) -> dict[str, Any]:
         "rule": rule.label if rule else None,
         "missing": decision.missing,
         "denied": decision.denied,
+        "undecided": decision.undecided,
         "message": None if allowed else decision.message,
         "remaining": None if own is None else own.remaining,
         "retry_after": 0.0 if allowed else finite(decision.retry_after),

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ratekeeper.coroutines import begin
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.http.exchange import Exchange
 from ratekeeper.http.header_styles import DEFAULT, HeaderStyles
-from ratekeeper.http.limiter import AwaitedCharge
+from ratekeeper.http.limiter import REFUSALS, AwaitedCharge
 from ratekeeper.http.request_policy import RequestPolicy
 from ratekeeper.policy.async_keeper import AsyncKeeper
+from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.policy.lookups.lookup import LimitFunctions
 from ratekeeper.policy.model import Policy
 from ratekeeper.service.access_log import AccessLog
@@ -36,6 +37,8 @@ from ratekeeper.stores.base import AsyncStore, Store
 
 if TYPE_CHECKING:
     from ratekeeper.service.metrics.exposition import Exposition
+
+T = TypeVar("T")
 
 
 class Core:
@@ -93,9 +96,16 @@ class Core:
         note_policy(self.metrics.slot, policy)
         self.changes: set[asyncio.Task[Any]] = set()
         """The changes of admins that are not ended. A loop itself would not keep them alive."""
+        self._shared: dict[Callable[[Core], object], object] = {}
         self._access_log = access_log
         if access_log is not None:
             self.metrics.log_to(access_log)
+
+    def shared(self, make: Callable[[Core], T]) -> T:
+        """Return what `make` returns for this core. It is made once, for all connections of a protocol."""
+        if make not in self._shared:
+            self._shared[make] = make(self)
+        return cast("T", self._shared[make])
 
     @cached_property
     def exposition(self) -> Exposition:
@@ -114,7 +124,7 @@ class Core:
         if options.recording_bytes:
             slots, keeper = self.metrics.slots, self.policy.keeper
             self.recording = Recording(self.metrics.slot, slots.secret, self.store, keeper)
-            self.limiter.observe(self.recording.decided)
+            self.limiter.recorded = self.recording.decided
             self.live.board.show("recording", self.recording.state)
 
     @property
@@ -160,6 +170,48 @@ class Core:
             counts.answered(refusal, began, exchange.decisions)
             return refusal
         return self._counted(exchange, refusal, counts, began)
+
+    def decide_now(
+        self, policy: RequestPolicy[AsyncKeeper], attributes: dict[str, str], protocol: Protocol, cost: int = 1
+    ) -> PolicyDecision | None:
+        """Charge a request by attributes that are read, and return the decision: `charge`, with fewer steps.
+
+        Return None if it takes more than that: a store is awaited, the request may wait for its turn, or it cannot be
+        decided. Nothing is charged then, and `charge` must be asked.
+        """
+        if policy.plain is None:
+            return None
+        decide, tokens = policy.plain
+        cost *= tokens
+        counts = self.metrics.protocols[protocol]
+        began = counts.begin()
+        try:
+            decision = decide(attributes, cost)
+        except REFUSALS:
+            counts.take_back(began)
+            return None
+        allowed = decision.allowed
+        if not allowed and policy.waiting_rules and policy.lets_wait(decision):
+            counts.take_back(began)
+            return None
+        counts.decided(decision, began)
+        asked, limiter = (policy.keeper, attributes, cost), self.limiter
+        if limiter.recorded is not None:
+            limiter.recorded(asked, decision)
+        if not allowed and limiter.refused is not None:
+            limiter.refused(asked, decision)
+        return decision
+
+    def decide_question_now(self, asked: CheckRequest, protocol: Protocol) -> PolicyDecision | None:
+        """Decide a program's question by `decide_now`; None if `charge` must."""
+        policy = self.policy
+        if not asked.wait:
+            return None
+        try:
+            attributes = policy.reader.respell(asked.attributes)
+        except REFUSALS:
+            return None
+        return self.decide_now(policy, attributes, protocol, asked.cost)
 
     def charge_together(
         self, exchange: Exchange, asked: Sequence[CheckRequest], protocol: Protocol = "http"

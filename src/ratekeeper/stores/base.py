@@ -77,6 +77,11 @@ class Store(Protocol):
         ...
 
 
+def nobody_waits(*_: object) -> Any:
+    """The `wait` of a gate whose `acquire` is never called."""
+    raise AssertionError("this gate decides at once")
+
+
 class Gate(Protocol):
     """The limits of one limiter bound to one store."""
 

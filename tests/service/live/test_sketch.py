@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratekeeper import core
+from ratekeeper import Keeper, MemoryStore, Policy, core
 from ratekeeper.core import IMPLEMENTATION
 from ratekeeper.policy.bucket_keys import bucket_of, values_of
 from ratekeeper.service.live.sketch import SHORT, PythonSketch
@@ -27,7 +27,7 @@ def cut(key: str) -> str:
 
 
 def sketch_of(made: Callable[..., Any], places: int, told: Callable[..., Any] = lambda *_: []) -> Any:
-    return made(places, SECRET, lambda exchange: (), told, cut)
+    return made(places, SECRET, lambda asked: (), told, cut)
 
 
 @pytest.fixture(params=SKETCHES, ids=lambda made: made.__name__)
@@ -118,7 +118,7 @@ def test_a_long_key_is_kept_cut(make: Callable[..., Any]) -> None:
 
 
 def test_the_keys_that_are_told_of_a_decision_are_counted(make: Callable[..., Any]) -> None:
-    sketch = make(4, lambda exchange, decision: [(exchange, key) for key in decision])
+    sketch = make(4, lambda asked, decision: [(asked, key) for key in decision])
     sketch.refused("rule", ["a", "b"])
     sketch.refused("rule", ["b"])
     assert sorted(sketch.entries()) == [("rule", "a", 1, 0), ("rule", "b", 2, 0)]
@@ -126,7 +126,7 @@ def test_the_keys_that_are_told_of_a_decision_are_counted(make: Callable[..., An
 
 def test_a_failure_of_its_functions_is_raised_and_counts_nothing() -> None:
     for made in SKETCHES:
-        sketch = made(2, SECRET, lambda exchange: (), lambda exchange, decision: 1 / 0, lambda key: 1 / 0)
+        sketch = made(2, SECRET, lambda asked: (), lambda asked, decision: 1 / 0, lambda key: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             sketch.refused(None, None)
         with pytest.raises(ZeroDivisionError):
@@ -147,6 +147,59 @@ def test_the_c_sketch_takes_no_other_arguments() -> None:
     for told in (("rule", "key"), ["rule"], [("rule",)], [("rule", 7)]):
         with pytest.raises((TypeError, SystemError)):
             sketch_of(core.sketch, 2, lambda *_, told=told: told).refused(None, None)
+
+
+class Calling(str):
+    """A text that runs a function when it dies."""
+
+    __slots__ = ("last",)
+    last: Callable[[], object]
+
+    def __del__(self) -> None:
+        self.last()
+
+
+def calling(text: str, last: Callable[[], object]) -> Calling:
+    made = Calling(text)
+    made.last = last
+    return made
+
+
+@pytest.mark.skipif(core.sketch is None, reason="its memory must be safe")
+def test_keys_may_be_counted_while_others_are_forgotten() -> None:
+    assert core.sketch is not None
+    sketch = sketch_of(core.sketch, 4)
+    seen: list[Any] = []
+
+    def count() -> None:
+        sketch.add("rule", "a")
+        sketch.add("rule", "b")
+        seen.append(sketch.entries())
+
+    for key in "xyz":
+        sketch.add(calling("rule", count), key)
+    sketch.clear()
+    assert len(seen) == 3
+    assert sketch.entries() == [("rule", "a", 3, 0), ("rule", "b", 3, 0)] == seen[-1]
+
+
+@pytest.mark.skipif(core.sketch is None, reason="only the C core asks for labels")
+def test_refusals_may_be_counted_while_the_labels_of_a_policy_are_forgotten() -> None:
+    first, second, third = (
+        Keeper(Policy.parse('rules = [{name = "each", limit = "0/s"}]'), MemoryStore(9)).try_acquire({})
+        for _ in range(3)
+    )
+    assert core.sketch is not None
+
+    def count() -> None:
+        sketch.refused(("third",), third)
+
+    sketch = core.sketch(4, SECRET, lambda question: question, None, cut)
+    sketch.refused((calling("first", count),), first)
+    sketch.clear()
+    sketch.refused(("second",), second)
+    sketch.refused(("second",), second)
+    assert sorted(sketch.entries()) == [("second", "", 2, 0), ("third", "", 1, 0)]
 
 
 def test_a_sketch_in_a_cycle_is_collected() -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,6 +193,27 @@ def test_a_value_that_can_be_read_in_several_ways_has_all_of_its_hashes(recorder
     assert [one.values[slot], *(value for place, value in one.others if place == slot)] == hashes
 
 
+def test_a_rule_whose_function_gives_several_limits_is_told_once(recorder: object) -> None:
+    rule = '{name = "plan", key = ["user"], limit = "app:plan", default = "1/s"}, {name = "all", limit = "9/s"}'
+    policy = Policy.parse(f'attributes = {{ user = "header:x-user" }}\nrules = [{rule}]')
+    metrics, store = Metrics(Slots.make(1, SIZE)), MemoryStore(1000, clock=ManualClock(100))
+    decided = Core(policy, store, metrics=metrics, limits={"plan": lambda _: "5/s; 1/hour"})
+    decided.operate(OperatorOptions(recording_bytes=SIZE))
+
+    async def ask_there() -> None:
+        charged = decided.charge(ProgramExchange(decided.limiter, CheckRequest({"user": "alice"})))
+        if charged is not None and not isinstance(charged, Exception):
+            await charged
+
+    async def ask_twice() -> None:
+        await ask_there()
+        await ask_there()
+
+    asyncio.run(ask_twice())
+    both = (0, -1), (1, -1)
+    assert [(one.flags, one.rules) for one in records(decided)] == [(ADMITTED, both), (REJECTED, both)]
+
+
 def test_no_value_is_kept(recorder: object) -> None:
     decided = core_of()
     for secret in ("k-very-secret", "k" * 5000):
@@ -276,7 +296,7 @@ def test_requests_that_began_before_a_reload_take_no_segment_each(recorder: obje
     assert decided.recording is not None
     for _ in range(40):
         for exchange in exchanges:
-            decided.recording.decided(exchange, exchange.decisions[0])
+            decided.recording.decided(exchange.asked, exchange.decisions[0])
     assert len(read_segments(decided.metrics.slot.ring)) == 2
     assert len(records(decided)) == 42
     assert decided.recording.left_out == 40
@@ -294,7 +314,7 @@ def test_other_numbers_and_pauses_go_on_in_the_segment_and_so_do_requests_that_b
             assert decided.charge(exchange) is None
             asked.append(exchange)
     assert decided.recording is not None
-    decided.recording.decided(asked[0], asked[0].decisions[0])
+    decided.recording.decided(asked[0].asked, asked[0].decisions[0])
     [segment] = read_segments(decided.metrics.slot.ring)
     assert segment.requests == 81
     secret = decided.metrics.slots.secret
@@ -346,6 +366,23 @@ def test_the_longest_schema_fits_and_a_longer_one_does_not(recorder: Any, size: 
     for length, fits in ((longest, True), (longest + 1, False)):
         made = recorder(memoryview(bytearray(size)), bytes(16), print, print, print)
         assert made.begin(keeper, keeper.compiled.matcher, b"x" * length, (), ()) is fits
+
+
+class Unequal(bytes):
+    """A schema that cannot be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("it cannot be compared")
+
+    __hash__ = bytes.__hash__
+
+
+def test_a_schema_that_cannot_be_compared_is_an_error(recorder: Any) -> None:
+    keeper = core_of(size=0).policy.keeper
+    made = recorder(memoryview(bytearray(1 << 20)), bytes(16), print, print, print)
+    assert made.begin(keeper, keeper.compiled.matcher, b"schema", (), ())
+    with pytest.raises(ValueError, match="cannot be compared"):
+        made.begin(keeper, keeper.compiled.matcher, Unequal(b"schema"), (), ())
 
 
 def test_without_a_recording_nothing_is_recorded() -> None:
@@ -400,17 +437,40 @@ def test_values_of_another_policy_are_never_taken_for_those_of_the_schema() -> N
     ask(recorded, {"api_key": "k", "path": "/api/x"})
     ask(other, {"k": "a"})
     taken = recorded.recording._recorder  # type: ignore[union-attr]
-    request = {"api_key": "k", "path": "/api/x"}, 1
-    asked = SimpleNamespace(asked=(recorded.policy.keeper, *request))
+    asked = recorded.policy.keeper, {"api_key": "k", "path": "/api/x"}, 1
     assert other.policy.at_once is not None
     by_other = other.policy.at_once({"k": "a"})
     taken.decided(asked, by_other)
 
     keeper = other.policy.keeper
     began = keeper, keeper.compiled.matcher, Schema.of(keeper).written(), (), ()
-    hostile = SimpleNamespace(asked=(recorded.policy.keeper, Replacing(lambda: taken.begin(*began)), 1))
+    hostile = recorded.policy.keeper, Replacing(lambda: taken.begin(*began)), 1
     taken.decided(hostile, PolicyDecision(by_other.rules))
     assert (taken.left_out, len(records(recorded))) == (2, 1)
+
+
+class Dying:
+    """A keeper whose end runs code."""
+
+    def __init__(self, at_end: Callable[[], object]) -> None:
+        self._at_end = at_end
+
+    def __del__(self) -> None:
+        self._at_end()
+
+
+@pytest.mark.skipif(IMPLEMENTATION != "c", reason="its memory must be safe")
+def test_a_policy_whose_end_decides_by_the_next_one_is_recorded_by_the_next_one() -> None:
+    before, after = (core_of(one).policy.keeper.compiled for one in (POLICY, ONE_KEY))
+    assert core.recorder is not None
+    assert after.try_acquire is not None
+    made = core.recorder(memoryview(bytearray(SIZE)), bytes(16), print, print, print)
+    keeper, decision = object(), after.try_acquire({"k": "a"})
+    dying = Dying(lambda: made.decided((keeper, {"k": "a"}, 1), decision))
+    assert made.begin(dying, before.matcher, b"before", (), ())
+    del dying
+    assert made.begin(keeper, after.matcher, b"after", (), ())
+    assert made.left_out == 0
 
 
 WRITER = """

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tracemalloc
 from typing import Any
 
 import pytest
-from resp_wires import Client, answers_in, make_core, request
+from resp_wires import POLICY, Client, answers_in, make_core, request
 
 import ratekeeper
-from ratekeeper import ManualClock, MemoryStore
+from ratekeeper import ManualClock, MemoryStore, Policy
+from ratekeeper.service.core import Core
 from ratekeeper.service.http.json_check import report
+from ratekeeper.service.resp.checks import MOST_NAMES
 
-REPORTED = ["allowed", "rule", "missing", "denied", "message", "remaining", "retry_after", "reset_after", "delay"]
+REPORTED = [
+    "allowed", "rule", "missing", "denied", "undecided", "message", "remaining", "retry_after", "reset_after", "delay",
+]  # fmt: skip
 
 
 def flat(answer: list[Any]) -> dict[str, Any]:
@@ -28,13 +33,13 @@ def test_a_check_names_its_parts_as_v1_check_does() -> None:
     client = Client()
     ask = ("RK.CHECK", "path", "/api/x", "api_key", "k", "COST", 2)
     assert flat(client.ask(*ask)) == {
-        "allowed": 1, "rule": b"each key", "missing": None, "denied": 0, "message": None, "remaining": 1,
-        "retry_after": b"0.0", "reset_after": b"2400.0", "delay": b"0.0",
+        "allowed": 1, "rule": b"each key", "missing": None, "denied": 0, "undecided": 0, "message": None,
+        "remaining": 1, "retry_after": b"0.0", "reset_after": b"2400.0", "delay": b"0.0",
     }  # fmt: skip
     client.ask("HELLO", 3)
     assert named(client.ask(*ask)) == {
-        "allowed": False, "rule": b"each key", "missing": None, "denied": False, "message": None, "remaining": 1,
-        "retry_after": 1200.0, "reset_after": 2400.0, "delay": 1200.0,
+        "allowed": False, "rule": b"each key", "missing": None, "denied": False, "undecided": False, "message": None,
+        "remaining": 1, "retry_after": 1200.0, "reset_after": 2400.0, "delay": 1200.0,
     }  # fmt: skip
     decision = client.core.policy.keeper.compiled.try_acquire({"path": "/api/x", "api_key": "k"}, 0)  # type: ignore[misc]
     assert [*report(decision, held=True)] == [*REPORTED, "rules"]
@@ -49,6 +54,37 @@ def test_a_check_that_no_wait_would_help_says_never() -> None:
     assert (answer[b"allowed"], answer[b"missing"], answer[b"retry_after"]) == (False, b"api_key", None)
     answer = client.ask("RK.CHECK", "path", "/else")
     assert (answer[b"allowed"], answer[b"rule"], answer[b"remaining"]) == (True, None, None)
+
+
+def test_any_name_of_a_rule_is_told() -> None:
+    for name in ("100 %d of %b", "jeder Schlüssel"):
+        core = Core(Policy.parse(f'rules = [{{name = "{name}", limit = "9/hour"}}]'), MemoryStore(10))
+        for version in (2, 3):
+            client = Client(core)
+            client.ask("HELLO", version)
+            answer = client.ask("RK.CHECK", "path", b"\xff")
+            assert (flat(answer) if version == 2 else named(answer))["rule"] == name.encode()
+
+
+def test_after_a_reload_names_mean_what_they_mean_to_the_new_policy() -> None:
+    client = Client()
+    for _ in range(2):
+        assert flat(client.ask("RK.CHECK", "path", "/api/x", "api_key", "k"))["rule"] == b"each key"
+    client.core.replace(Policy.parse(POLICY.replace("api_key", "user")))
+    for _ in range(2):
+        assert "knows no attribute 'api_key'" in str(client.ask("RK.CHECK", "path", "/api/x", "api_key", "k"))
+    assert flat(client.ask("RK.CHECK", "path", "/api/x", "user", "k"))["rule"] == b"each key"
+
+
+def test_few_and_short_names_are_remembered() -> None:
+    client = Client(Core(Policy.parse('rules = [{name = "all", limit = "1000000/hour"}]'), MemoryStore(10)))
+    tracemalloc.start()
+    for number in range(2 * MOST_NAMES):
+        for name in (f"{number}", f"{number}".zfill(100_000)):
+            assert flat(client.ask("RK.CHECK", name, "x"))["allowed"] == 1
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < MOST_NAMES * 3000
 
 
 def test_attributes_are_spelled_as_a_requests_would_be() -> None:

@@ -1,4 +1,4 @@
-"""Requests are read with bounds, in any pieces, the same by both readers; other bytes end the connection."""
+"""Requests are read with bounds, in any pieces, and the same in C as in Python; other bytes end the connection."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ import re
 import tracemalloc
 
 import pytest
+from needs import need
 from resp_wires import Client, make_core, pieces, request
 
-from ratekeeper.service.resp.requests import (
-    MOST_ARGUMENTS,
-    MOST_BYTES,
-    PlainReader,
-    ProtocolError,
-    RequestReader,
-    is_plain,
-)
+from ratekeeper import core
+from ratekeeper.service.resp.requests import MOST_ARGUMENTS, MOST_BYTES, ProtocolError, RequestReader, read_requests
 
 BOMBS = [
     b"*1000000000\r\n",
@@ -100,7 +95,7 @@ def test_the_largest_requests_are_read(count: int) -> None:
     data = request(*arguments)
     assert read_all([data]) == [arguments]
     assert read_all(pieces(data, range(0, len(data), 999))) == [arguments]
-    assert PlainReader().read(data) == [arguments]
+    assert core.read_requests is None or read_requests(data) == ([arguments], len(data))
 
 
 def test_words_in_a_line_are_a_request_too() -> None:
@@ -160,39 +155,58 @@ def mutated(chance: random.Random, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_both_readers_find_the_same_in_any_bytes(seed: int) -> None:
-    """hiredis finds the requests of the definition, also in bytes that are not requests."""
+def test_the_c_core_finds_the_requests_of_the_definition_in_any_bytes(seed: int) -> None:
+    need("the C core", core.read_requests is not None)
     chance = random.Random(seed)
-    plain = PlainReader()
     used = 0
     for _ in range(300):
         data = some_requests(chance)
         if chance.random() < 0.8:
             data = mutated(chance, data)
-        if not is_plain(data):
-            continue
-        requests = plain.read(data)
-        if requests is not None:
-            used += 1
-            assert requests == read_all([data]), data
+        requests, length = read_requests(data)
+        used += length < len(data) and bool(requests)
+        assert requests == read_all([data[:length]]), data
+        assert [*requests, *read_all([data[length:]])] == read_all([data]), data
     assert used > 5
 
 
-@pytest.mark.parametrize(
-    "strange",
-    [
-        b"~1\r\n$4\r\nPING\r\n",
-        b"|1\r\n$4\r\nECHO\r\n$1\r\na\r\n",
-        b">1\r\n$4\r\nPING\r\n",
-        b"%1\r\n$4\r\nECHO\r\n$1\r\na\r\n",
-        b"*1\r\n$4\r\nPINGxx~1\r\n$4\r\nPING\r\n",
-        b"*2\r\n$4\r\nECHOxx+a\r\n",
-        b"*2\r\n$4\r\nECHOxx=5\r\ntxt:a\r\n",
-    ],
-)
-def test_the_types_that_only_answers_have_are_not_requests(strange: bytes) -> None:
-    data = request("PING") + strange + request("PING")
-    assert not is_plain(data) or PlainReader().read(data) in (None, read_all([data]))
+def test_the_c_core_reads_whole_usual_requests_and_nothing_else() -> None:
+    need("the C core", core.read_requests is not None)
+    ping, echo = request("PING"), request("ECHO", b"\x00*9\r\n$3\r\n")
+    assert read_requests(ping + echo) == ([[b"PING"], [b"ECHO", b"\x00*9\r\n$3\r\n"]], len(ping + echo))
+    assert read_requests(request("a", b"", b"x" * 1000))[0] == [[b"a", b"", b"x" * 1000]]
+    assert read_requests(b"*1\r\n$4\r\nPINGxx") == ([[b"PING"]], len(ping))
+    for end in range(1, len(echo)):
+        assert read_requests(ping + echo[:end]) == ([[b"PING"]], len(ping))
+    unusual = [
+        *(b"PING\r\n", b"*0\r\n", b"*-1\r\n", b"*01\r\n$1\r\na\r\n", b"*+1\r\n$1\r\na\r\n", b"*1\n$1\r\na\r\n"),
+        *(
+            b"*1\r\n$-1\r\n",
+            b"*1\r\n$01\r\na\r\n",
+            b"*1\r\n$\r\n\r\n",
+            b"*\r\n",
+            b"*1\r\n$1 \r\na\r\n",
+            b"*1\r\n:1\r\n",
+        ),
+        *(b"~1\r\n$4\r\nPING\r\n", b"%1\r\n$4\r\nECHO\r\n$1\r\na\r\n", b"*1\r\n*1\r\n$1\r\na\r\n", *BOMBS),
+        request(*[b"a"] * (MOST_ARGUMENTS + 1)),
+        request(b"x" * MOST_BYTES, b"y"),
+    ]
+    for data in unusual:
+        assert read_requests(data) == ([], 0), data[:60]
+        assert read_requests(ping + data + ping) == ([[b"PING"]], len(ping)), data[:60]
+    with pytest.raises(TypeError, match="bytearray"):
+        read_requests(bytearray(ping))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bomb", [b"*99\r\n", b"*99\r\n$0\r\n\r\n", b"*1\r\n$0\r\n\r\n"])
+def test_the_c_core_makes_room_for_no_more_than_came(bomb: bytes) -> None:
+    data = bomb * 3000
+    tracemalloc.start()
+    read_requests(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * len(data) + 10_000
 
 
 @pytest.mark.parametrize("kind", [b"~", b"|", b">", b"%"])

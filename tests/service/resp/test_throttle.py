@@ -7,10 +7,13 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from resp_wires import Client, ThrottleOracle, make_core
+from needs import need, no_waiting
+from resp_wires import Client, ThrottleOracle, make_core, request
 
-from ratekeeper import ManualClock, MemoryStore
-from ratekeeper.service.resp.throttle import MOST_LIMITS
+from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, TokenBucket
+from ratekeeper.service.metrics.cells import RESULTS, cell_of
+from ratekeeper.service.metrics.slots import Slots
+from ratekeeper.service.resp.throttle import MOST_LIMITS, SCOPE
 
 # redis-cell's own test, a burst of 4 at 1 a second: milliseconds, quantity; then limited, remaining, retry, reset.
 REDIS_CELL = [
@@ -151,6 +154,70 @@ def test_the_largest_quantity_can_never_pass(implementation: str) -> None:
     it = Throttled(implementation)
     assert it.ask("k", 1, 1, 60, 2**63 - 1) == [1, 2, 2, -1, 0]
     assert it.ask("k", 1_000_000_000, 1_000_000_000, 1, 2**63 - 1)[:4] == [1, 1_000_000_001, 1_000_000_001, -1]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_c_core_answers_and_counts_as_the_definition(seed: int) -> None:
+    """A question that is timed is answered by the definition, and all others by C."""
+    need("the C core", IMPLEMENTATION == "c")
+    chance, clock = random.Random(seed), ManualClock()
+    cores = [make_core(clock, MemoryStore(1000, clock=clock)) for _ in range(2)]
+    in_c, defined = (one.metrics.protocols["resp"] for one in cores)
+    in_c._turn, defined._every = 10**6, 1
+    clients = [Client(core) for core in cores]
+    most = 2**63 - 1
+    limits = [
+        (chance.choice([0, 1, 4, 99, 10**9]), chance.choice([1, 3, 7, 10**9]), chance.choice([1, 7, 3600, 10**6]))
+        for _ in range(5)
+    ]
+    for _ in range(300):
+        clock.advance(chance.choice([0, 0, 0.001, 1, chance.random() * 1000]))
+        key = chance.choice([b"", b"k", b"\xff\x00", b"\r\n*1\r\n", "ü".encode()])
+        asked = request(
+            "CL.THROTTLE", key, *chance.choice(limits), *chance.choice([(), (0,), (1,), (3,), (90,), (most,)])
+        )
+        answers = []
+        for client in clients:
+            client.wire.receive(asked)
+            answers.append(client.channel.taken())
+        assert answers[0] == answers[1]
+    counts = [
+        [
+            core.metrics.slot.cells[cell]
+            for cell in (
+                *(cell_of("ratekeeper_requests", "resp", result) for result in RESULTS),
+                *core.metrics.cells_of(SCOPE, "allowed", nearly_used=True),
+                *core.metrics.cells_of(SCOPE, "refused"),
+            )
+        ]
+        for core in cores
+    ]
+    assert counts[0] == counts[1]
+    assert min(counts[0][0], counts[0][1], counts[0][4]) > 5
+
+
+def test_a_throttle_in_c_takes_one_limit_and_bytes() -> None:
+    need("the C core", IMPLEMENTATION == "c")
+    limit, store, slot = TokenBucket(5, 1), MemoryStore(100), Slots.alone()[0]
+    heads, places = (b"+", b"-"), ((0,), (1,), (2,))
+    gate: Any = store.bind(("a",), (limit,), no_waiting)
+    assert gate.throttle(1, heads, slot.counts, places).answer("k") == b"+4\r\n:-1\r\n:1\r\n"
+    with pytest.raises(TypeError, match="a key must be str or bytes"):
+        gate.throttle(1, heads, slot.counts, places).answer(7)
+    with pytest.raises(IndexError, match="out of range"):
+        gate.throttle(1, heads, slot.counts, ((-1,),) * 3).answer("k")
+    wrong: tuple[Any, ...]
+    for wrong in [(-1, heads, slot.counts, places), (1, (b"+" * 65, b"-"), slot.counts, places)]:
+        with pytest.raises(ValueError, match=r"cost|short heads"):
+            gate.throttle(*wrong)
+    for wrong in [(1, ("+", "-"), slot.counts, places), (1, heads, slot, places), (1, heads, slot.counts, (0, 1))]:
+        with pytest.raises(TypeError):
+            gate.throttle(*wrong)
+    both: Any = store.bind(("a", "b"), (limit, limit), no_waiting)
+    with pytest.raises(ValueError, match="one limit"):
+        both.throttle(1, heads, slot.counts, places)
+    fine: Any = store.bind(("a",), (TokenBucket(5, Fraction(2**62 - 1, 2**62)),), no_waiting)
+    assert fine.throttle(1, heads, slot.counts, places) is None
 
 
 def test_limits_that_are_kept_are_bounded_and_may_come_back(implementation: str) -> None:

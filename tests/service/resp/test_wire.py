@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import random
+import weakref
 from typing import Literal
 
 import pytest
+from needs import need
 from resp_wires import Client, answers_in, make_core, request
 
-from ratekeeper import ManualClock, MemoryStore
+from ratekeeper import ManualClock, MemoryStore, core
 from ratekeeper.service.bounds import Bounds
+from ratekeeper.service.resp.requests import RequestReader
 from ratekeeper.service.wire import NEVER
 
 HALF = request("PING")[:9]
@@ -21,6 +26,49 @@ def test_all_answers_to_one_piece_leave_in_one_write() -> None:
     assert [str(one)[:7] for one in answers_in(client.channel.taken())] == [
         *["b'PONG'"] * 3, "[0, 2, ", "ERR unk", "b'PONG'",
     ]  # fmt: skip
+
+
+def test_a_long_pipeline_is_read_in_c_wherever_its_pieces_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("the C core", core.read_requests is not None)
+    taken: list[object] = []
+    take = RequestReader.take
+
+    def noted(reader: RequestReader) -> list[bytes] | None:
+        taken.append(take(reader))
+        return None
+
+    monkeypatch.setattr(RequestReader, "take", noted)
+    sent = request("CL.THROTTLE", "a", 9999, 1, 1000) * 300
+    for size in (1000, 997, 64):
+        client = Client()
+        for at in range(0, len(sent), size):
+            client.wire.receive(sent[at : at + size])
+        answers = answers_in(client.channel.taken())
+        assert [one[2] for one in answers] == list(range(9999, 9699, -1))
+        assert client.wire.deadline == NEVER
+    assert set(taken) == {None}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_comes_in_any_pieces_is_answered_as_what_comes_at_once(seed: int) -> None:
+    chance = random.Random(seed)
+    some = [
+        *(request("PING"), request("CL.THROTTLE", "a", 5, 1, 1000), request("NO"), request("ECHO", b"x" * 300)),
+        *(b"PING\r\n", b"*0\r\n", b"\r\n", request("RESET"), request("HELLO", "3"), request("CLIENT", "GETNAME")),
+    ]
+    sent = b"".join(chance.choices(some, [8, 8, 2, 2, 1, 1, 1, 1, 1, 1], k=200)) + chance.choice(
+        [b"", b"*1\r\n:", HALF]
+    )
+    whole, cut = Client(), Client()
+    whole.wire.receive(sent)
+    at = 0
+    while at < len(sent):
+        size = chance.choice([1, 7, 40, 400, 3000])
+        cut.wire.receive(sent[at : at + size])
+        at += size
+    assert cut.channel.taken() == whole.channel.taken()
+    assert cut.channel.closed == whole.channel.closed
+    assert cut.channel.closed or (cut.wire.deadline == NEVER) == (whole.wire.deadline == NEVER)
 
 
 # The bounds in time
@@ -143,7 +191,6 @@ def test_long_answers_that_nobody_reads_are_bounded() -> None:
 
 @pytest.mark.parametrize("implementation", ["c", "python"])
 def test_one_connections_half_request_is_not_seen_by_another(implementation: Literal["c", "python"]) -> None:
-    """All connections share one hiredis reader, which must never keep a part of a request."""
     clock = ManualClock()
     core = make_core(clock, MemoryStore(100, clock=clock, implementation=implementation))
     for half in (
@@ -157,3 +204,12 @@ def test_one_connections_half_request_is_not_seen_by_another(implementation: Lit
         assert first.send(request("PING") + half) == [b"PONG"]
         assert second.send(request("PING")) == [b"PONG"]
         assert first.send((request("ECHO", "secret"))[len(half) :]) == [b"secret"]
+
+
+def test_a_service_that_is_over_is_forgotten_with_its_commands() -> None:
+    client = Client()
+    assert client.ask("PING") == b"PONG"
+    known = weakref.ref(client.core)
+    del client
+    gc.collect()
+    assert known() is None

@@ -45,6 +45,11 @@ class EnvoyLimit(NamedTuple):
     name: str = ""
     replaces: tuple[str, ...] = ()
 
+    @property
+    def shown(self) -> tuple[str, int, int]:
+        """The limit as clients see it: its label, its requests per unit, and the unit."""
+        return self.label, self.requests_per_unit, self.unit
+
 
 class Wildcard(NamedTuple):
     """A value with `*`, which stands for any run of characters."""

@@ -7,6 +7,7 @@ quotes. Merge keys and aliases work, up to a bound. Knows no limits.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 import yaml
 
@@ -93,16 +94,19 @@ class StrictYaml:
         """Return true or false; false if there is none."""
         if node is None:
             return False
-        if not isinstance(node, yaml.ScalarNode) or node.tag != f"{_TAG}bool":
+        flag = None
+        if isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}bool":
+            flag = self._constructor.bool_values.get(node.value.lower())
+        if flag is None:
             self.add(node, f"{what} must be true or false")
-            return False
-        return bool(self._constructor.construct_yaml_bool(node))
+        return bool(flag)
 
     def number(self, node: yaml.Node, most: int, what: str) -> int:
-        """Return a whole number from 0 to `most`."""
+        """Return a whole number from 0 to `most`. One like `1:30`, which YAML 1.1 reads as 90, is not right."""
         number = -1
-        if isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}int":
-            number = self._constructor.construct_yaml_int(node)
+        if isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}int" and ":" not in node.value:
+            with suppress(ValueError, IndexError):  # a tag may stand before any text, and digits may be far too many
+                number = self._constructor.construct_yaml_int(node)
         if not 0 <= number <= most:
             self.add(node, f"{what} must be a whole number from 0 to {most}")
             return 0

@@ -5,52 +5,97 @@ Pure functions. Know no source of limits and no connection.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeAlias
 
-from ratekeeper.decision import RuleDecision
+from ratekeeper import core
+from ratekeeper.decision import Decision, RuleDecision
 from ratekeeper.errors import BadRequestError, CostError, RatekeeperError, StoreUnavailable
 from ratekeeper.http.header_styles import styled_lines
-from ratekeeper.http.headers import keep, policy_name
-from ratekeeper.http.responses import problem, response_to
+from ratekeeper.http.headers import LARGEST_INTEGER, keep, policy_name, rate_limit_template
+from ratekeeper.http.responses import Response, problem, response_to
 from ratekeeper.limits import Limit
-from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision, Template, state_of
 from ratekeeper.service.envoy.model import SECONDS_OF_UNIT
-from ratekeeper.service.grpc.codec import OK, OVER_LIMIT, Status, rate_limit, write_response
+from ratekeeper.service.grpc.codec import OK, OVER_LIMIT, Status, headers_to_add, rate_limit, raw_body, write_response
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, UNAVAILABLE, CallError
 
 UNKNOWN_UNIT = 0
 _LARGEST = 2**32 - 1
 _TOO_MANY_REQUESTS = 429
 
-_new = tuple.__new__
+_fill = core.fill_envoy_answer
 
-AnswerParts: TypeAlias = tuple[list[tuple[bytes, bytes]], bytes]
-"""Headers, and a body."""
+_refusals: dict[Hashable, bytes] = {}
+"""The ends of refusals by the same rules that must wait equally long. Bounded."""
 
-_refusals: dict[Hashable, AnswerParts] = {}
-"""The parts of refusals by the same rules that must wait equally long. Bounded."""
+ENDS: dict[Hashable, bytes] = {}
+"""The same, with the header Retry-After before each. `fill_envoy_answer` looks into it. Bounded."""
 
-_limits: dict[Hashable, bytes] = {}
-"""The limits of answers in protobuf's form. Bounded."""
+Known: TypeAlias = tuple[tuple[bytes, ...], bytes, Template]
+"""Of each rule its limit in protobuf's form; the header RateLimit-Policy, as a field; and the template of RateLimit."""
+
+_known: dict[Hashable, Known] = {}
+"""The parts that answers to decisions of one combination have in common. Bounded."""
 
 
-def status_of(decision: PolicyDecision) -> Status:
+def answer(decisions: Sequence[PolicyDecision], is_refused: bool, styles: frozenset[str] | None) -> bytes:
+    """Return the response to a request that was decided, one decision for each descriptor."""
+    decision = decisions[0]
+    if _fill is None or len(decisions) > 1 or styles is not None or type(decision) is PolicyDecision:  # made in Python
+        return python_answer(decisions, is_refused, styles)
+    key = decision.combination
+    known = _known.get(key) or keep(_known, key, _parts_of(decision))
+    filled = _fill(decision, *known, LARGEST_INTEGER, ENDS, key) if known[1] else None
+    if isinstance(filled, int):
+        filled = fill_again(_fill, decision, known, key, filled, decision)
+    return python_answer(decisions, is_refused, styles) if filled is None else filled
+
+
+def fill_again(
+    fill: Callable[..., bytes | int | None],
+    decision: Decision | PolicyDecision,
+    known: Known,
+    key: Hashable,
+    wait: int,
+    as_policy: PolicyDecision,
+) -> bytes:
+    """Return the answer of a refusal whose end was missing, as `fill_envoy_answer` told by its `wait`. Keep the end.
+
+    `key` is equal for decisions that have all but numbers in common. `as_policy` is the decision as a policy's.
+    """
+    keep(ENDS, (key, wait), headers_to_add([(b"retry-after", b"%d" % wait)]) + end_of(as_policy))
+    filled = fill(decision, *known, LARGEST_INTEGER, ENDS, key)
+    assert isinstance(filled, bytes)
+    return filled
+
+
+def python_answer(decisions: Sequence[PolicyDecision], is_refused: bool, styles: frozenset[str] | None) -> bytes:
+    """As `answer`, for all decisions."""
+    one = decisions[0] if len(decisions) == 1 else together(decisions)
+    end = end_of(one) if is_refused else b""
+    return write_response([_status_of(each) for each in decisions], styled_lines(one, styles), end)
+
+
+def _parts_of(decision: PolicyDecision) -> Known:
+    policies, states, _ = rate_limit_template(decision)
+    header = headers_to_add([(b"ratelimit-policy", policies)]) if policies else b""
+    return tuple(map(_limit_of, decision.rules)), header, states
+
+
+def _status_of(decision: PolicyDecision) -> Status:
     """Return the status of a descriptor: that of the most restrictive rule."""
     code = OK if decision.allowed else OVER_LIMIT
-    rules = decision.rules
-    rule = rules[0] if len(rules) == 1 and not rules[0].shadow else decision.rule
+    rule = decision.rule
     if rule is None:
         return Status(code)
-    one = rule.decision
-    limit = one.limit
-    key = rule.name, rule.place, limit.max_cost, limit.interval, limit._exact_second
-    written = _limits.get(key)
-    if written is None:
-        written = b"" if limit.denies else rate_limit(*per_unit(limit), policy_name(rule.label))
-        keep(_limits, key, written)
-    return _new(Status, (code, written, min(one.remaining, _LARGEST), limit.whole_seconds(one.debt_ticks)))
+    remaining, _, seconds = state_of(rule.decision)
+    return Status(code, _limit_of(rule), min(remaining, _LARGEST), seconds)
+
+
+def _limit_of(rule: RuleDecision) -> bytes:
+    """Return a rule's limit in protobuf's form; nothing for a rule that denies."""
+    return b"" if rule.limit.denies else rate_limit(*per_unit(rule.limit), policy_name(rule.label))
 
 
 def per_unit(limit: Limit) -> tuple[int, int]:
@@ -71,16 +116,22 @@ def per_unit(limit: Limit) -> tuple[int, int]:
 
 def together(decisions: Sequence[PolicyDecision]) -> PolicyDecision:
     """Return one decision for several descriptors: of each rule the most restrictive one."""
-    if len(decisions) == 1:
-        return decisions[0]
-    rules: dict[str, RuleDecision] = {}
-    for decision in decisions:
-        for rule in decision.rules:
-            known = rules.get(rule.label)
-            if known is None or _strictness(rule) < _strictness(known):
-                rules[rule.label] = rule
     missing = next((one.missing for one in decisions if one.missing is not None), None)
-    return PolicyDecision(tuple(rules.values()), missing)
+    return merged([rule for one in decisions for rule in one.rules], missing)
+
+
+def merged(rules: Iterable[RuleDecision], missing: str | None = None) -> PolicyDecision:
+    """Return the decision of these rules: of each rule the most restrictive one.
+
+    A limit that a request brings along may have the name of one in shadow. These are two: one in shadow hides no other.
+    """
+    kept: dict[tuple[str, bool], RuleDecision] = {}
+    for rule in rules:
+        key = rule.label, rule.shadow
+        known = kept.get(key)
+        if known is None or _strictness(rule) < _strictness(known):
+            kept[key] = rule
+    return PolicyDecision(tuple(kept.values()), missing)
 
 
 def _strictness(rule: RuleDecision) -> tuple[bool, int, int]:
@@ -88,32 +139,18 @@ def _strictness(rule: RuleDecision) -> tuple[bool, int, int]:
     return one.allowed, -one.retry_ticks, one.remaining
 
 
-def lines_and_body(decision: PolicyDecision, is_refused: bool, styles: frozenset[str] | None) -> AnswerParts:
-    """Return the headers of an answer, those about limits too, and its body, which only a refusal has."""
-    lines = styled_lines(decision, styles)
-    if not is_refused:
-        return lines, b""
-    more, body = _refusal_parts(decision)
-    return [*lines, *more], body
-
-
-def _refusal_parts(decision: PolicyDecision) -> AnswerParts:
-    """Return the headers and the body of a refusal, beside the headers about limits."""
+def end_of(decision: PolicyDecision) -> bytes:
+    """Return the fields of a refusal after the headers about limits: other headers, and the body."""
     wait = decision.retry_after_seconds
     if wait is None or decision.source != "exact":  # its body may tell more than the rules and the wait
-        return _make_parts(decision)
+        return _end_by(problem(decision, _TOO_MANY_REQUESTS))
     key = decision.combination, wait
-    return _refusals.get(key) or keep(_refusals, key, _make_parts(decision))
+    return _refusals.get(key) or keep(_refusals, key, _end_by(problem(decision, _TOO_MANY_REQUESTS)))
 
 
-def _make_parts(decision: PolicyDecision) -> AnswerParts:
-    response = problem(decision, _TOO_MANY_REQUESTS)
-    return _lines(tuple(response.headers)), response.body
-
-
-@lru_cache(maxsize=64)
-def _lines(headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode(), value.encode()) for name, value in headers]
+def _end_by(response: Response) -> bytes:
+    lines = [(name.lower().encode(), value.encode()) for name, value in response.headers]
+    return headers_to_add(lines) + raw_body(response.body)
 
 
 def refused_or_error(error: RatekeeperError, descriptors: int) -> bytes:
@@ -124,8 +161,7 @@ def refused_or_error(error: RatekeeperError, descriptors: int) -> bytes:
     """
     if not isinstance(error, BadRequestError | CostError):
         raise call_error(error)
-    response = response_to(error)
-    return write_response([Status(OVER_LIMIT)] * descriptors, _lines(tuple(response.headers)), response.body)
+    return write_response([Status(OVER_LIMIT)] * descriptors, [], _end_by(response_to(error)))
 
 
 def call_error(error: RatekeeperError) -> CallError:

@@ -7,19 +7,20 @@ policy's rules let it, for as long as Envoy waits. Knows no connection.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Coroutine, Hashable
+from collections.abc import Collection, Coroutine
+from contextlib import suppress
 from typing import Any
 
-from ratekeeper.errors import RatekeeperError
+from ratekeeper.errors import BadRequestError, RatekeeperError
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.http.attributes import AttributeReader
-from ratekeeper.http.headers import keep
+from ratekeeper.http.request_policy import RequestPolicy
+from ratekeeper.policy.async_keeper import AsyncKeeper
 from ratekeeper.service.core import Core
-from ratekeeper.service.grpc.answers import lines_and_body, refused_or_error, status_of, together
+from ratekeeper.service.grpc.answers import answer, refused_or_error
 from ratekeeper.service.grpc.call import Answer, Call
-from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest, write_response
+from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest
 from ratekeeper.service.grpc.status import INVALID_ARGUMENT, CallError
-from ratekeeper.service.limiter import CheckRequest, ProgramExchange
+from ratekeeper.service.limiter import CheckRequest, ProgramExchange, ServiceLimiter
 
 ALIASES = {
     "remote_address": "client",
@@ -34,43 +35,37 @@ DOMAIN = "domain"
 """The attribute that has the domain of a request."""
 
 _MOST_TOLD = 100
-_SHORT = 512
 _told: set[str] = set()
-_questions: dict[Hashable, Question] = {}
-"""The questions of short requests by the policy that they were read for. Bounded."""
 
-_new = tuple.__new__
 _log = logging.getLogger("ratekeeper")
 
 
 class Question:
-    """A request's descriptors as attributes and hits, and the first one's spelling. It is kept for many calls."""
+    """A request's descriptors as attributes and hits, for one policy. It is kept for many calls.
 
-    __slots__ = ("_reader", "_spelled", "asked")
+    `spelled` has the attributes of a descriptor that stands alone, as a request has them; None if only a charge tells
+    what is wrong about them.
+    """
 
-    def __init__(self, asked: list[tuple[dict[str, str], int]]) -> None:
+    __slots__ = ("asked", "hits", "policy", "spelled")
+
+    def __init__(self, asked: list[tuple[dict[str, str], int]], policy: RequestPolicy[AsyncKeeper]) -> None:
         self.asked = asked
-        self._reader: AttributeReader | None = None
-        self._spelled: dict[str, str] = {}
-
-    def spelled(self, reader: AttributeReader) -> dict[str, str]:
-        """Return the attributes of the first descriptor as a policy reads them."""
-        if self._reader is not reader:
-            self._spelled = reader.respell(self.asked[0][0])
-            self._reader = reader
-        return self._spelled.copy()
+        attributes, self.hits = asked[0]
+        self.policy = policy
+        self.spelled: dict[str, str] | None = None
+        if len(asked) == 1:
+            with suppress(BadRequestError):
+                self.spelled = policy.reader.respell(attributes)
 
 
 class CallExchange(ProgramExchange):
     """A request that a call describes. A call that is given up leaves its place in the queue."""
 
-    def __init__(self, core: Core, asked: CheckRequest, call: Call, question: Question) -> None:
-        super().__init__(core.limiter, asked)
+    def __init__(self, limiter: ServiceLimiter, asked: CheckRequest, call: Call, question: Question) -> None:
+        super().__init__(limiter, asked)
         self._call = call
         self.question = question
-
-    def read(self, reader: AttributeReader) -> dict[str, str]:
-        return self.question.spelled(reader)
 
     def hung_up(self) -> Coroutine[Any, Any, None]:
         return self._call.given_up()
@@ -82,22 +77,20 @@ class PolicyLimits:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def answer(self, request: RateLimitRequest, call: Call) -> Answer:
+    def read(self, request: RateLimitRequest) -> Question:
+        """Return the question of a request."""
+        policy = self._core.policy
+        return Question([_attributes(request, one, policy.names) for one in request.descriptors], policy)
+
+    def answer(self, question: Question, call: Call) -> Answer:
         """Return the response, or a coroutine of it."""
         core = self._core
-        policy = core.policy
-        key = policy, request
-        question = _questions.get(key)
-        if question is None:
-            try:
-                question = Question([_attributes(request, one, policy.names) for one in request.descriptors])
-            except CallError:
-                core.metrics.protocols["grpc"].failed(0)
-                raise
-            if _size(request) <= _SHORT:
-                keep(_questions, key, question)
-        asked = [_new(CheckRequest, (attributes, hits, call.timeout, True)) for attributes, hits in question.asked]
-        exchange = CallExchange(core, asked[0], call, question)
+        if question.spelled is not None:
+            decision = core.decide_now(question.policy, question.spelled, "grpc", question.hits)
+            if decision is not None:
+                return answer([decision], not decision.allowed, core.limiter.styles)
+        asked = [CheckRequest(attributes, hits, call.head.timeout) for attributes, hits in question.asked]
+        exchange = CallExchange(core.limiter, asked[0], call, question)
         charging = core.charge(exchange, "grpc") if len(asked) == 1 else core.charge_together(exchange, asked, "grpc")
         if charging is None or isinstance(charging, RatekeeperError):
             return _response(exchange, charging)
@@ -125,10 +118,6 @@ def _attributes(
     return attributes, request.hits if descriptor.hits is None else descriptor.hits
 
 
-def _size(request: RateLimitRequest) -> int:
-    return sum(len(name) + len(value) for descriptor in request.descriptors for name, value in descriptor.entries)
-
-
 def _tell(name: str, what: str) -> None:
     """Log once what is wrong about an entry."""
     if name not in _told and len(_told) < _MOST_TOLD:
@@ -147,6 +136,4 @@ async def _later(exchange: CallExchange, charging: Coroutine[Any, Any, Ratekeepe
 def _response(exchange: CallExchange, refusal: RatekeeperError | None) -> bytes:
     if refusal is not None and not isinstance(refusal, RateLimitExceeded):
         return refused_or_error(refusal, len(exchange.question.asked))
-    decisions = exchange.decisions
-    lines, body = lines_and_body(together(decisions), refusal is not None, exchange.limiter.styles)
-    return write_response([status_of(one) for one in decisions], lines, body)
+    return answer(exchange.decisions, refusal is not None, exchange.limiter.styles)

@@ -5,29 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+
+class CallHead(NamedTuple):
+    """The headers of a call, which most calls of a client have in common.
+
+    method    what answers it
+    encoding  how its messages may be compressed
+    timeout   seconds that the client waits; None if it does not say
+    """
+
+    method: Method
+    encoding: bytes | None
+    timeout: float | None
 
 
 class Call:
     """One call. A method can watch whether the client has given it up.
 
-    method    what answers it: a function of the message and the call
-    encoding  how its messages may be compressed
-    timeout   seconds that the client waits; None if it does not say
-    began     the time at which its headers came
-    body      the bytes so far, if they come in several parts
+    head   its headers
+    began  the time at which they came
+    body   the bytes so far, if they come in several parts
     """
 
-    __slots__ = ("_gone", "_watched", "began", "body", "encoding", "method", "timeout")
+    body: bytes | bytearray = b""
+    _gone = False
+    _watched: asyncio.Future[None] | None = None
 
-    def __init__(self, method: Method, encoding: bytes | None, timeout: float | None, began: float) -> None:
-        self.method = method
-        self.encoding = encoding
-        self.timeout = timeout
+    def __init__(self, head: CallHead, began: float) -> None:
+        self.head = head
         self.began = began
-        self.body: bytes | bytearray = b""
-        self._gone = False
-        self._watched: asyncio.Future[None] | None = None
 
     def give_up(self) -> None:
         """Note that the client has given the call up."""
@@ -49,7 +57,7 @@ class Call:
 
 
 Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes] | AsyncIterator[bytes]
-"""A message at once, a coroutine that returns it, or the messages of a stream."""
+"""A message at once, a coroutine that returns it, or the messages of a stream; each with its prefix."""
 
 Method: TypeAlias = Callable[[bytes, Call], Answer]
-"""Answers a call. Raises `CallError`."""
+"""Answers a call by its body, a message with its prefix. Raises `CallError`."""

@@ -4,7 +4,8 @@ Unknown fields are skipped. A known field of another type is an error, as it wou
 connection and no limit.
 
     RateLimitRequest   domain 1, descriptors 2, hits_addend 3
-    Descriptor         entries 1 {key 1, value 2}, limit 2 {requests_per_unit 1, unit 2}, hits_addend 3 {value 1}
+    Descriptor         entries 1 {key 1, value 2}, limit 2 {requests_per_unit 1, unit 2}, hits_addend 3 {value 1},
+                       is_negative_hits 4
     RateLimitResponse  overall_code 1, statuses 2, response_headers_to_add 3 {key 1, value 2}, raw_body 5,
                        dynamic_metadata 6
     DescriptorStatus   code 1, current_limit 2, limit_remaining 3, duration_until_reset 4 {seconds 1}
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
+from ratekeeper import core
 from ratekeeper.http.header_lines import decoded
 from ratekeeper.service.grpc.protobuf import (
     FIXED64,
@@ -28,6 +30,7 @@ from ratekeeper.service.grpc.protobuf import (
     number_field,
     varint,
 )
+from ratekeeper.service.grpc.status import framed
 
 OK, OVER_LIMIT = 1, 2
 """The codes of an answer. The code 0 is UNKNOWN: Envoy would let the request pass."""
@@ -42,9 +45,6 @@ MOST_HITS = 1_000_000_000
 
 UNLIMITED = 2**32 - 1
 """The `limit_remaining` of a descriptor that is unlimited."""
-
-_SHORT = 512
-"""Bytes of the longest message that is remembered."""
 
 Entry: TypeAlias = tuple[str, str]
 
@@ -86,14 +86,7 @@ class Status(NamedTuple):
 
 
 def read_request(data: bytes) -> RateLimitRequest:
-    """Return the request in a message. Raise `WireFormatError`, which says what would be right.
-
-    The latest short messages are remembered: a gateway asks about one client again and again.
-    """
-    return _read_known(data) if len(data) <= _SHORT else _read_request(data)
-
-
-def _read_request(data: bytes) -> RateLimitRequest:
+    """Return the request in a message. Raise `WireFormatError`, which says what would be right."""
     domain, hits = "", 0
     descriptors: list[Descriptor] = []
     for tag, value in fields(data):
@@ -114,12 +107,10 @@ def _read_request(data: bytes) -> RateLimitRequest:
     return RateLimitRequest(domain, tuple(descriptors), hits or 1)
 
 
-_read_known = lru_cache(maxsize=1024)(_read_request)
-
-
 def _descriptor(data: Value) -> Descriptor:
     entries: list[Entry] = []
     limit = hits = None
+    gives_back: Value = 0
     for tag, value in fields(_bytes(data)):
         if tag == 0x0A:
             if len(entries) == MOST_ENTRIES:
@@ -129,10 +120,14 @@ def _descriptor(data: Value) -> Descriptor:
             limit = _bytes(value) if limit is None else limit + _bytes(value)
         elif tag == 0x1A:
             hits = _bytes(value) if hits is None else hits + _bytes(value)
+        elif tag == 0x20:
+            gives_back = value
         else:
-            _skip(tag, 3, "a descriptor")
+            _skip(tag, 4, "a descriptor")
     if not entries:
         raise WireFormatError("a descriptor has no entries")
+    if gives_back:  # it would be charged, which is the opposite
+        raise WireFormatError("a descriptor's is_negative_hits cannot be honoured: no tokens are given back here")
     if limit is None and hits is None:
         return Descriptor(tuple(entries))
     return Descriptor(
@@ -209,47 +204,32 @@ def rate_limit(requests_per_unit: int, unit: int, name: str) -> bytes:
     return field(2, parts)
 
 
-def write_response(
-    statuses: Sequence[Status], headers: Iterable[tuple[bytes, bytes]] = (), body: bytes = b"", metadata: bytes = b""
-) -> bytes:
-    """Return the answer: the request is refused if one of its descriptors is. `metadata` is a `Struct`."""
-    over = False
-    parts = [b""]
+def python_write_response(statuses: list[Status], headers: list[tuple[bytes, bytes]], end: bytes, /) -> bytes:
+    """Return the answer, with its prefix: refused if one of its descriptors is. `end` has all other fields."""
+    over = any(one.code == OVER_LIMIT for one in statuses)
+    parts = [number_field(1, OVER_LIMIT if over else OK)]
     for code, limit, remaining, seconds in statuses:
-        over = over or code == OVER_LIMIT
-        left = b"\x18" + varint(remaining) if remaining else b""
-        duration = b"\x22" + _duration(seconds) if seconds else b""
-        size = 2 + len(limit) + len(left) + len(duration)
-        parts += (b"\x12", _SMALL[size] if size < 128 else varint(size), _CODES[code], limit, left, duration)
-    for name, value in headers:
-        named, long = _named(name), len(value)
-        if (size := len(named) + 1 + long) < 128:
-            parts += (b"\x1a", _SMALL[size], named, _SMALL[long], value)
-        else:
-            parts.append(field(3, named + varint(long) + value))
-    if body:
-        parts.append(field(5, body))
-    if metadata:
-        parts.append(field(6, metadata))
-    parts[0] = b"\x08\x02" if over else b"\x08\x01"
-    return b"".join(parts)
+        duration = field(4, number_field(1, seconds)) if seconds else b""
+        parts.append(field(2, number_field(1, code) + limit + number_field(3, remaining) + duration))
+    return framed(b"".join([*parts, headers_to_add(headers), end]))
 
 
-_SMALL = [varint(number) for number in range(128)]
-_CODES = {code: b"\x08" + varint(code) for code in (OK, OVER_LIMIT)}
+write_response = core.write_envoy_answer or python_write_response
 
 
-@lru_cache(maxsize=1024)
-def _duration(seconds: int) -> bytes:
-    """Return a `Duration` with its length."""
-    duration = number_field(1, seconds)
-    return varint(len(duration)) + duration
+def headers_to_add(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the headers of an answer, as its fields."""
+    return b"".join([field(3, field(1, name) + field(2, value)) for name, value in headers])
 
 
-@lru_cache(maxsize=256)
-def _named(name: bytes) -> bytes:
-    """Return the beginning of a header: its name, and the tag of its value."""
-    return field(1, name) + b"\x12"
+def raw_body(body: bytes) -> bytes:
+    """Return the body of an answer, as its field."""
+    return field(5, body) if body else b""
+
+
+def dynamic_metadata(values: Mapping[str, Json]) -> bytes:
+    """Return the metadata of an answer, as its field."""
+    return field(6, write_struct(values)) if values else b""
 
 
 Json: TypeAlias = "str | bool | int | float | Sequence[Json] | Mapping[str, Json]"
@@ -284,5 +264,5 @@ def read_health(data: bytes) -> str:
 
 
 def write_health(status: int) -> bytes:
-    """Return a `HealthCheckResponse`."""
-    return number_field(1, status)
+    """Return a `HealthCheckResponse`, with its prefix."""
+    return framed(number_field(1, status))

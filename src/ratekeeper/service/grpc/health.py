@@ -14,7 +14,14 @@ from ratekeeper.service.core import Core
 from ratekeeper.service.grpc.call import Answer, Call, Method
 from ratekeeper.service.grpc.codec import NOT_SERVING, SERVICE_UNKNOWN, SERVING, read_health, write_health
 from ratekeeper.service.grpc.protobuf import WireFormatError
-from ratekeeper.service.grpc.status import INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, UNAVAILABLE, CallError
+from ratekeeper.service.grpc.status import (
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    CallError,
+    message_of,
+)
 from ratekeeper.stores.base import is_async
 
 MOST_WATCHES, MOST_WATCHES_OF_CONNECTION = 128, 8
@@ -40,9 +47,9 @@ class HealthService:
             b"/grpc.health.v1.Health/Watch": self.watch,
         }
 
-    def check(self, message: bytes, call: Call) -> Answer:
+    def check(self, body: bytes, call: Call) -> Answer:
         """Return the health of a service, or a coroutine of it."""
-        if _service_in(message) not in _SERVICES:
+        if _service_in(message_of(body, call.head.encoding)) not in _SERVICES:
             raise CallError(NOT_FOUND, f"unknown service: use {' or '.join(_SERVICES[1:])}")
         health = self._health()
         return health if is_async(self._core.store) else run_sync(health)
@@ -59,11 +66,14 @@ class HealthService:
             return NOT_SERVING
         return SERVING
 
-    async def watch(self, message: bytes, call: Call) -> AsyncIterator[bytes]:
-        """Yield the health of a service, and then each change, until the client gives up or the server stops.
+    def watch(self, body: bytes, call: Call) -> AsyncIterator[bytes]:
+        """Return the health of a service, and then each change, until the client gives up or the server stops.
 
         The health of an unknown service is `SERVICE_UNKNOWN`, as the protocol has it, and not an error.
         """
+        return self._watch(message_of(body, call.head.encoding), call)
+
+    async def _watch(self, message: bytes, call: Call) -> AsyncIterator[bytes]:
         known = _service_in(message) in _SERVICES
         core = self._core
         if self._watches >= MOST_WATCHES_OF_CONNECTION or core.health_watches >= MOST_WATCHES:

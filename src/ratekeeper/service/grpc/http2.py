@@ -12,20 +12,20 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 import ngh2
+from ngh2 import DataReceived, RequestReceived, StreamClosed
 
 from ratekeeper.service.bounds import Bounds
 
 Lines: TypeAlias = Sequence[tuple[bytes, bytes]]
 
-_PREFACE = b"PRI * HTTP/2.0"
 _GOAWAY = b"\0\0\x08\x07\0\0\0\0\0\x7f\xff\xff\xff"
 
 
 class Owner(Protocol):
     """Takes the events of streams."""
 
-    def begin(self, stream: int, headers: dict[bytes, bytes], ended: bool) -> None:
-        """Take the headers of a request, the last line of each name. If it has `ended`, it has no body."""
+    def begin(self, stream: int, lines: Lines, ended: bool) -> None:
+        """Take the headers of a request. If it has `ended`, it has no body."""
 
     def take(self, stream: int, data: bytes, ended: bool) -> None:
         """Take bytes of a request's body, the last if it has `ended`."""
@@ -66,11 +66,11 @@ class Http2:
         event: Any  # its class tells its attributes; `isinstance` would cost more
         for event in self._engine.events():
             kind = type(event)
-            if kind is ngh2.RequestReceived:
-                owner.begin(event.stream_id, dict(event.headers), event.end_stream)
-            elif kind is ngh2.DataReceived:
+            if kind is RequestReceived:
+                owner.begin(event.stream_id, event.headers, event.end_stream)
+            elif kind is DataReceived:
                 owner.take(event.stream_id, event.data, event.end_stream)
-            elif kind is ngh2.StreamClosed:
+            elif kind is StreamClosed:
                 if event.error_code:
                     owner.gone(event.stream_id)
             else:

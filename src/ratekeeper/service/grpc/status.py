@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -17,7 +18,8 @@ UNAVAILABLE = 14
 
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3600, b"M": 60, b"S": 1, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_PREFIX = 5
+_PREFIX = struct.Struct(">BI")
+"""The bytes before a message: whether it is compressed, and its length."""
 
 
 class CallError(Exception):
@@ -61,18 +63,19 @@ def message_of(body: bytes, encoding: bytes | None) -> bytes:
     >>> message_of(b"\\x00\\x00\\x00\\x00\\x02hi", None)
     b'hi'
     """
-    if len(body) < _PREFIX:
+    if len(body) < _PREFIX.size:
         raise CallError(INVALID_ARGUMENT if body else UNIMPLEMENTED, "the call has no whole message")
-    if body[0]:
-        if body[0] == 1 and encoding not in (None, b"identity"):
+    is_compressed, length = _PREFIX.unpack_from(body)
+    if is_compressed:
+        if is_compressed == 1 and encoding not in (None, b"identity"):
             raise CallError(UNIMPLEMENTED, "messages are not compressed here: grpc-accept-encoding is identity")
         raise CallError(INVALID_ARGUMENT, "a message is marked as compressed, but no grpc-encoding says how")
-    end = _PREFIX + int.from_bytes(body[1:_PREFIX])
-    if end != len(body):
-        if end < len(body):
-            raise CallError(UNIMPLEMENTED, "the call has more than one message")
+    message = body[_PREFIX.size :]
+    if len(message) > length:
+        raise CallError(UNIMPLEMENTED, "the call has more than one message")
+    if len(message) < length:
         raise CallError(INVALID_ARGUMENT, "the message is truncated")
-    return body[_PREFIX:]
+    return message
 
 
 def framed(message: bytes) -> bytes:
@@ -81,4 +84,4 @@ def framed(message: bytes) -> bytes:
     >>> framed(b"hi")
     b'\\x00\\x00\\x00\\x00\\x02hi'
     """
-    return b"\0%b%b" % (len(message).to_bytes(4), message)
+    return _PREFIX.pack(0, len(message)) + message

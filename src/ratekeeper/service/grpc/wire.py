@@ -14,9 +14,9 @@ from typing import Any
 
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
-from ratekeeper.service.grpc.call import Call, Method
+from ratekeeper.service.grpc.call import Call, CallHead, Method
 from ratekeeper.service.grpc.health import HealthService
-from ratekeeper.service.grpc.http2 import Http2
+from ratekeeper.service.grpc.http2 import Http2, Lines
 from ratekeeper.service.grpc.rate_limits import RateLimitService
 from ratekeeper.service.grpc.status import (
     DEADLINE_EXCEEDED,
@@ -27,8 +27,6 @@ from ratekeeper.service.grpc.status import (
     UNAVAILABLE,
     UNIMPLEMENTED,
     CallError,
-    framed,
-    message_of,
     status_lines,
     timeout_of,
 )
@@ -51,11 +49,14 @@ class GrpcWire:
         self._bounds = bounds
         self._stopping = False
         health = HealthService(core, lambda: self._stopping)
-        self._methods: Mapping[bytes, Method] = {**RateLimitService(core).methods, **health.methods}
+        self._methods: Mapping[bytes, Method] = {**core.shared(RateLimitService).methods, **health.methods}
         self._http2 = Http2(self, bounds)
+        self._lines: Lines = ()  # the headers of the last call, and what they say
+        self._head: CallHead | None = None
         self._reading: dict[int, Call] = {}  # the calls that have not been read to their end, the oldest first
         self._read_bytes = 0
         self._waiting: dict[int, Call] = {}  # the calls that have no answer yet, also those that were given up
+        self._most_waiting = 2 * bounds.calls  # more than there can be streams: they were given up
         self._streaming: dict[int, Call] = {}  # the calls that are answered by several messages
         self._end_at = channel.now() + bounds.head_time
         self._starved_since = NEVER
@@ -126,33 +127,40 @@ class GrpcWire:
 
     # The streams
 
-    def begin(self, stream: int, headers: dict[bytes, bytes], ended: bool) -> None:
-        """As `Owner.begin`."""
-        kind = headers.get(b"content-type", b"")
-        if kind != b"application/grpc" and not kind.startswith((b"application/grpc+proto", b"application/grpc;")):
-            self._http2.refuse(stream, [(b":status", b"415"), (b"accept", _TYPE[1]), *_NOT_GRPC])
+    def begin(self, stream: int, lines: Lines, ended: bool) -> None:
+        """As `Owner.begin`. Most calls of a gateway have the same headers as the call before."""
+        head = self._head if lines == self._lines else self._read_head(stream, lines)
+        if head is None:
+            return  # it was refused
+        if len(self._waiting) >= self._most_waiting:
+            self._refuse(stream, CallError(RESOURCE_EXHAUSTED, "too many calls wait for their answers"))
             return
-        if headers.get(b":method") != b"POST":
-            self._http2.refuse(stream, [(b":status", b"405"), (b"allow", b"POST"), *_NOT_GRPC])
-            return
-        try:
-            call = self._call(headers)
-        except CallError as error:
-            self._refuse(stream, error)
-            return
+        call = Call(head, self._now)
         if ended:
             self._complete(stream, call, b"")
         else:
             self._reading[stream] = call
 
-    def _call(self, headers: dict[bytes, bytes]) -> Call:
-        method = self._methods.get(headers.get(b":path", b""))
-        if method is None:
-            raise CallError(UNIMPLEMENTED, f"unknown method: use {_named(self._methods)}")
-        if len(self._waiting) >= 2 * self._bounds.calls:  # more than there can be streams: they were given up
-            raise CallError(RESOURCE_EXHAUSTED, "too many calls wait for their answers")
-        timeout = timeout_of(headers.get(b"grpc-timeout"))
-        return Call(method, headers.get(b"grpc-encoding"), timeout, self._now)
+    def _read_head(self, stream: int, lines: Lines) -> CallHead | None:
+        """Return what the headers say, the last line of each name. Refuse those that are not of a call: return None."""
+        headers = dict(lines)
+        kind = headers.get(b"content-type", b"")
+        if kind != b"application/grpc" and not kind.startswith((b"application/grpc+proto", b"application/grpc;")):
+            self._http2.refuse(stream, [(b":status", b"415"), (b"accept", _TYPE[1]), *_NOT_GRPC])
+            return None
+        if headers.get(b":method") != b"POST":
+            self._http2.refuse(stream, [(b":status", b"405"), (b"allow", b"POST"), *_NOT_GRPC])
+            return None
+        try:
+            method = self._methods.get(headers.get(b":path", b""))
+            if method is None:
+                raise CallError(UNIMPLEMENTED, f"unknown method: use {_named(self._methods)}")
+            head = CallHead(method, headers.get(b"grpc-encoding"), timeout_of(headers.get(b"grpc-timeout")))
+        except CallError as error:
+            self._refuse(stream, error)
+            return None
+        self._lines, self._head = lines, head
+        return head
 
     def take(self, stream: int, data: bytes, ended: bool) -> None:
         """As `Owner.take`."""
@@ -204,12 +212,12 @@ class GrpcWire:
         try:
             if len(body) > self._bounds.message_bytes:
                 raise self._too_long()
-            answer = call.method(message_of(body, call.encoding), call)
+            answer = call.head.method(body, call)
         except Exception as error:
             self._refuse(stream, _as_call_error(error))
             return
         if isinstance(answer, bytes):
-            self._http2.answer(stream, _HEADERS, framed(answer), _TRAILERS)
+            self._http2.answer(stream, _HEADERS, answer, _TRAILERS)
             return
         call.body = b""
         if isinstance(answer, AsyncIterator):
@@ -228,14 +236,14 @@ class GrpcWire:
                 self._refuse(stream, _as_call_error(error))
         else:
             if self._waiting.pop(stream, None) is not None:
-                self._http2.answer(stream, _HEADERS, framed(answer), _TRAILERS)
+                self._http2.answer(stream, _HEADERS, answer, _TRAILERS)
         self._flush()
 
     async def _stream(self, stream: int, messages: AsyncIterator[bytes]) -> None:
         trailers = _TRAILERS
         try:
             async for message in messages:
-                self._http2.send(stream, framed(message))
+                self._http2.send(stream, message)
                 self._flush()
         except Exception as error:
             trailers = _status_of(_as_call_error(error))

@@ -23,7 +23,8 @@ JSON_LINES = b"content-type: application/json\r\ncache-control: no-store\r\nx-co
 
 _STARTS = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus}
 
-_LENGTHS = [b"content-length: %d\r\n" % size for size in range(1_024)]
+_USUAL_ENDS = [b"content-length: %d\r\n\r\n" % size for size in range(1_024)]
+"""The end of an answer's head, by the size of its body, if the connection goes on."""
 
 
 BeginStream: TypeAlias = "Callable[[Callable[[bytes], None]], Callable[[], None]]"
@@ -65,11 +66,11 @@ def _encoded_once(headers: tuple[tuple[str, str], ...]) -> bytes:
 
 
 class Writer:
-    """Writes answers. It makes their `date` line anew in each second of the given clock."""
+    """Writes answers. It makes their first lines anew in each second of the given clock, as they have the date."""
 
     def __init__(self) -> None:
         self._second = -1
-        self._date = b""
+        self._starts: dict[int, bytes] = {}
 
     def written(self, answer: Answer, now: float, connection: bytes, with_body: bool) -> bytes:
         """Return the bytes of an answer. `now` is the event loop's time, `connection` a header line, or nothing."""
@@ -77,10 +78,13 @@ class Writer:
         second = int(now)
         if second != self._second:
             self._second = second
-            self._date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode("ascii")
+            date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode("ascii")
+            self._starts = {status: start + date for status, start in _STARTS.items()}
         size = len(body)
-        length = _LENGTHS[size] if size < len(_LENGTHS) else b"content-length: %d\r\n" % size
         if stream is not None or status == 304:
-            length = b""
-        parts = (_STARTS[status], self._date, lines, length, connection, b"\r\n", body if with_body else b"")
-        return b"".join(parts)  # a format takes three times as long
+            end = connection + b"\r\n"
+        elif connection or size >= len(_USUAL_ENDS):
+            end = b"content-length: %d\r\n%b\r\n" % (size, connection)
+        else:
+            end = _USUAL_ENDS[size]
+        return b"".join((self._starts[status], lines, end, body if with_body else b""))  # faster than a format

@@ -6,11 +6,12 @@ Knows no answer and no time. It tells whether a head or a body is under way, so 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import httptools
 
+from ratekeeper import core
 from ratekeeper.http.responses import explained
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.http.answer import CLOSE, KEEP, Answer, answer_of, encoded, plain
@@ -29,7 +30,7 @@ _REST_OF_A_LINE = 64
 
 _log = logging.getLogger("ratekeeper")
 
-Lines: TypeAlias = list[tuple[bytes, bytes]]
+Lines: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Header lines, as they came."""
 
 TakeRequest: TypeAlias = Callable[[bytes, bytes, Lines, bytes, bytes], object]
@@ -37,6 +38,14 @@ TakeRequest: TypeAlias = Callable[[bytes, bytes, Lines, bytes, bytes], object]
 
 MostBody: TypeAlias = Callable[[bytes, Lines], int]
 """Returns the bytes of the longest body that is kept for a request with this target and head."""
+
+
+def _unread(_piece: bytes, _most_lines: int) -> None:
+    """Leave a piece to httptools."""
+
+
+_read_head: Callable[[bytes, int], Any | None] = core.read_head or _unread
+"""Returns the head that a piece consists of, if it is usual; None if it is left to httptools."""
 
 
 class RefusedError(Exception):
@@ -66,13 +75,29 @@ class RequestParser:
         self._most_kept = bounds.target_bytes + bounds.head_bytes + _REST_OF_A_LINE + self.most_piece
         self._kept = 0  # the bytes of which httptools may keep something
         self._target = b""
-        self._lines: Lines = []  # of the head, and then of the trailers
+        self._lines: list[tuple[bytes, bytes]] = []  # of the head, and then of the trailers
         self._head: Lines = []
         self._body = bytearray()
         self._body_bound = MOST_BODY  # raised when a body is longer, if the route takes that
         self._body_size = 0  # of the body as it came, whether or not it is kept
         self._bodiless = False  # httptools leaves the body out, as the request asks for an upgrade
         self._parser: Any = httptools.HttpRequestParser(self)
+        # The bytes of the longest piece within both bounds, whatever it is. Only `feed` refuses a longer one.
+        self._most_usual = min(bounds.target_bytes, bounds.head_bytes)
+
+    def read_usual_head(self, data: bytes) -> Any:
+        """Return the head of the usual request that these bytes are; None if they are anything else.
+
+        The C core reads it: a whole GET without a body, as nearly all questions of gateways are. httptools never sees
+        it. That is not a second reading: a head is unusual if httptools might read it in another way, or refuse it.
+        """
+        if self.phase != IDLE or len(data) > self._most_usual:
+            return None
+        head = _read_head(data, self._bounds.head_lines)
+        if head is not None:
+            self.went_on = True
+            self._kept = 0
+        return head
 
     def feed(self, piece: bytes) -> None:
         """Parse a piece. Raise `RefusedError` if it is not accepted; then nothing more can be parsed."""

@@ -6,14 +6,15 @@ import json
 from collections.abc import Coroutine, Hashable
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from ratekeeper.errors import BadRequestError, RatekeeperError, StoreUnavailable
 from ratekeeper.exceeded import RateLimitExceeded
-from ratekeeper.http.exchange import Exchange
-from ratekeeper.http.headers import keep, rate_limit_block
+from ratekeeper.http.header_styles import styled_lines
+from ratekeeper.http.headers import LARGEST_INTEGER, keep, rate_limit_block, refusal_block
 from ratekeeper.http.responses import Response, explained, problem
+from ratekeeper.policy.decision import PolicyDecision, Template
 from ratekeeper.service.core import Core
 from ratekeeper.service.http import page_routes
 from ratekeeper.service.http.admin_routes import ROUTES as ADMIN_ROUTES
@@ -27,12 +28,23 @@ from ratekeeper.service.limiter import CheckRequest, ProgramExchange
 _PLAIN = ("Content-Type", "text/plain")
 _NO_STORE = ("Cache-Control", "no-store")
 
-
 _new = tuple.__new__
 """Makes a named tuple without its own constructor, which is written in Python. Use it for each request."""
 
-_refusals: dict[Hashable, Answer] = {}
-"""The answers to refused requests by the same rules that must wait equally long, but for the limits. Bounded."""
+
+class _Refusal(NamedTuple):
+    """The common parts of the answers to refusals by the same rules that must wait equally long.
+
+    block   of the headers about limits: see `refusal_block`
+    answer  the rest
+    """
+
+    block: tuple[bytes, Template, bytes]
+    answer: Answer
+
+
+_refusals: dict[Hashable, _Refusal] = {}
+"""Those that are kept. Bounded."""
 
 
 def check(core: Core, request: GatewayExchange, deny_status: int | None = None) -> Answering:
@@ -50,11 +62,22 @@ def check(core: Core, request: GatewayExchange, deny_status: int | None = None) 
     except BadRequestError as error:
         return _not_asked(core, core.limiter.response_to(error))
     charged = core.charge(request)
-    if charged is None:
-        return _new(Answer, (200, _limits(request), b"", None))
-    if isinstance(charged, RatekeeperError):
-        return _refused(core, request, charged, deny_status)
-    return _check_later(core, request, charged, deny_status)
+    if charged is None or isinstance(charged, RatekeeperError):
+        return _answer(core, request, charged, deny_status)
+    return _answer_later(core, request, charged, deny_status)
+
+
+def check_now(core: Core, head: Any, peer: str | None, deny_status: int | None = None) -> Answer | None:
+    """Answer a gateway's usual question as `check` does; None if `check` must, and nothing has been charged."""
+    policy = core.policy
+    read = policy.reader.read_lines
+    attributes = None if read is None or policy.lacking else read(head, peer)
+    decision = None if attributes is None else core.decide_now(policy, attributes, "http")
+    if decision is None:
+        return None
+    if decision.allowed:
+        return _new(Answer, (200, _limits(core, decision), b"", None))
+    return _refused(core, decision, deny_status)
 
 
 def _not_asked(core: Core, response: Response) -> Answer:
@@ -63,34 +86,45 @@ def _not_asked(core: Core, response: Response) -> Answer:
     return answer_of(response)
 
 
-async def _check_later(
+async def _answer_later(
     core: Core,
     request: GatewayExchange,
     charging: Coroutine[Any, Any, RatekeeperError | None],
     deny_status: int | None,
 ) -> Answer:
-    refusal = await charging
-    return Answer(200, _limits(request)) if refusal is None else _refused(core, request, refusal, deny_status)
+    return _answer(core, request, await charging, deny_status)
 
 
-def _limits(request: Exchange) -> bytes:
-    """Return the header lines about limits of an answer."""
-    decisions = request.decisions
-    if len(decisions) == 1 and request.limiter.styles is None:
-        return rate_limit_block(decisions[0])
-    return encoded(request.limit_lines())
-
-
-def _refused(core: Core, request: GatewayExchange, refusal: RatekeeperError, deny_status: int | None) -> Answer:
+def _answer(core: Core, request: GatewayExchange, refusal: RatekeeperError | None, deny_status: int | None) -> Answer:
+    if refusal is None:
+        return Answer(200, _limits(core, request.decisions[-1]))
     if not isinstance(refusal, RateLimitExceeded):
         return answer_of(core.limiter.response_to(refusal))
-    decision = request.decisions[-1]
+    return _refused(core, request.decisions[-1], deny_status)
+
+
+def _limits(core: Core, decision: PolicyDecision) -> bytes:
+    """Return the header lines about limits of an answer."""
+    styles = core.limiter.styles
+    return rate_limit_block(decision) if styles is None else encoded(styled_lines(decision, styles))
+
+
+def _refused(core: Core, decision: PolicyDecision, deny_status: int | None) -> Answer:
     wait = decision.retry_after_seconds
     if wait is None or core.policy.at_once is None:  # another store may not have answered
-        return answer_of(problem(decision, deny_status), _limits(request))
+        return answer_of(problem(decision, deny_status), _limits(core, decision))
     key = decision.combination, deny_status, wait
-    known = _refusals.get(key) or keep(_refusals, key, answer_of(problem(decision, deny_status)))
-    return _new(Answer, (known.status, _limits(request) + known.lines, known.body, None))
+    known = _refusals.get(key)
+    if known is None:
+        rest = answer_of(problem(decision, deny_status))
+        known = keep(_refusals, key, _Refusal(refusal_block(decision), rest))
+    (head, states, end), (status, lines, body, _) = known
+    styles = core.limiter.styles
+    if styles is None:
+        limits = head + decision.fill(states, LARGEST_INTEGER) + end
+    else:
+        limits = encoded(styled_lines(decision, styles))
+    return _new(Answer, (status, limits + lines, body, None))
 
 
 def check_json(core: Core, request: GatewayExchange) -> Answering:
@@ -122,12 +156,15 @@ async def _check_many(core: Core, questions: list[CheckRequest]) -> Answer:
 
 async def _decided(core: Core, asked: CheckRequest) -> tuple[Response | dict[str, Any], bytes]:
     """Return the report on a decision and the lines about its limits, or the response if it cannot be decided."""
-    exchange = ProgramExchange(core.limiter, asked)
-    charged = core.charge(exchange)
-    refusal = charged if charged is None or isinstance(charged, RatekeeperError) else await charged
-    if refusal is not None and not isinstance(refusal, RateLimitExceeded):
-        return core.limiter.response_to(refusal), b""
-    return report(exchange.decisions[-1], asked.wait), _limits(exchange)
+    decision = core.decide_question_now(asked, "http")
+    if decision is None:
+        exchange = ProgramExchange(core.limiter, asked)
+        charged = core.charge(exchange)
+        refusal = charged if charged is None or isinstance(charged, RatekeeperError) else await charged
+        if refusal is not None and not isinstance(refusal, RateLimitExceeded):
+            return core.limiter.response_to(refusal), b""
+        decision = exchange.decisions[-1]
+    return report(decision, asked.wait), _limits(core, decision)
 
 
 def healthy(core: Core, request: GatewayExchange) -> Answer:
@@ -167,7 +204,7 @@ def not_found(core: Core, request: GatewayExchange) -> Answer:
 
 
 _ASKED: dict[bytes, Route] = {
-    b"/check": Route(check),
+    b"/check": Route(check, answer_now=check_now),
     b"/v1/check": Route(check_json, reads_body=True),
     b"/healthz": Route(healthy),
     b"/readyz": Route(ready),
@@ -179,7 +216,10 @@ ROUTES: dict[bytes, Route] = {**_ASKED, **page_routes.ROUTES, b"/openapi.json": 
 # A status to deny with is a part of the path: a client's own query goes through some gateways to here.
 _STATUSES = [status.value for status in HTTPStatus if 400 <= status.value < 500]
 _ALL = ROUTES | page_routes.FILES | ADMIN_ROUTES | {b"/check/": Route(check)}
-_ALL |= {b"/check/%d" % status: Route(partial(check, deny_status=status)) for status in _STATUSES}
+_ALL |= {
+    b"/check/%d" % status: Route(partial(check, deny_status=status), answer_now=partial(check_now, deny_status=status))
+    for status in _STATUSES
+}
 _NOT_FOUND = Route(not_found)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from ratekeeper.coroutines import begin
 from ratekeeper.service.bounds import Bounds
@@ -84,7 +85,7 @@ class HttpWire:
     def cut_off(self) -> None:
         if self._due:
             self._due.clear()
-            self._put(STOPPING)
+            self._put(STOPPING, CLOSE)
         self._closing = True
         self._flush()
 
@@ -99,6 +100,11 @@ class HttpWire:
 
     def _parse(self, data: bytes) -> None:
         parser, size = self._parser, self._parser.most_piece
+        head = parser.read_usual_head(data)
+        if head is not None:
+            if not self._answer_now(head):
+                self._answer(GatewayExchange(self._core.limiter, self._channel.peer, b"GET", head.target, head))
+            return
         for start in range(0, len(data), size):
             try:
                 parser.feed(data[start : start + size])
@@ -128,6 +134,21 @@ class HttpWire:
             return MOST_BODY
         return most_body(self._core, GatewayExchange(self._core.limiter, self._channel.peer, b"", target, head))
 
+    def _answer_now(self, head: Any) -> bool:
+        """Answer a usual request without an exchange, and return True, if its route can."""
+        answer_now = route_of(head.target).answer_now
+        if answer_now is None:
+            return False
+        try:
+            answer = answer_now(self._core, head, self._channel.peer)
+        except Exception:
+            _log.exception("a request failed")
+            answer = FAILED
+        if answer is None:
+            return False
+        self._put(answer)
+        return True
+
     def _answer(self, request: GatewayExchange) -> bool:
         """Answer a request, and return True; or begin to, and return False."""
         if self._core.policy.at_once is None:  # nothing is begun before its task: a task may be cancelled unbegun
@@ -142,7 +163,7 @@ class HttpWire:
             _log.exception("a request failed")
             answer = FAILED
         if isinstance(answer, Answer):
-            self._put(answer, request)
+            self._put(answer, request.connection, request.verb != b"HEAD")
             return True
         self._due.appendleft(request)
         rest = begin(self._answer_later(request, answer))
@@ -161,7 +182,8 @@ class HttpWire:
         if not self._due:  # it was cut off
             return
         self._now = self._channel.now()
-        self._put(answer, self._due.popleft())
+        request = self._due.popleft()
+        self._put(answer, request.connection, request.verb != b"HEAD")
         self._go_on()
         self._flush()
 
@@ -180,21 +202,21 @@ class HttpWire:
             self._paused = False
             self._channel.resume()
 
-    def _put(self, answer: Answer, request: GatewayExchange | None = None) -> None:
-        """Put an answer behind those that are not written yet. One to no request is the last."""
-        last = request is None or answer.begin_stream is not None or (self._finishing and not self._due)
-        connection, to_head = (CLOSE, False) if request is None else (request.connection, request.verb == b"HEAD")
-        self._out.append(_writer.written(answer, self._now, CLOSE if last else connection, not to_head))
-        if last or connection is CLOSE:
+    def _put(self, answer: Answer, connection: bytes = b"", with_body: bool = True) -> None:
+        """Put an answer behind those that are not written yet. One that closes the connection is the last."""
+        if answer.begin_stream is not None or (self._finishing and not self._due):
+            connection = CLOSE
+        self._out.append(_writer.written(answer, self._now, connection, with_body))
+        if connection is CLOSE:
             self._ended = self._closing = True
             self._due.clear()
-            if not (to_head or self._finishing):
+            if with_body and not self._finishing:
                 self._begin_stream = answer.begin_stream
 
     def _flush(self) -> None:
         """Write the answers, and set the deadline for the client's next bytes."""
         if self._refusal is not None and not self._due and not self._closing:
-            self._put(self._refusal)
+            self._put(self._refusal, CLOSE)
         if self._out:
             self._channel.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
             self._out.clear()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from ratekeeper import core
-from ratekeeper.http.exchange import Exchange
+from ratekeeper.http.exchange import Asked
 from ratekeeper.policy.bucket_keys import bucket_of, values_of
 from ratekeeper.policy.decision import PolicyDecision
 from ratekeeper.service.live.sketch import Entry, PythonSketch, Told
@@ -93,18 +93,18 @@ class HeavyHitters:
         """Return the most refusals that a key without a place can have had."""
         return min(count for _, _, count, _ in entries) if len(entries) >= self._places else 0
 
-    def _told(self, exchange: Exchange, decision: PolicyDecision) -> Told:
+    def _told(self, asked: Asked, decision: PolicyDecision) -> Told:
         """Return the keys of the rules that refused: of a rule one, however many limits it has."""
-        labels = self._labels_by_rule(exchange)
+        labels = self._labels_by_rule(asked)
         keys = {rule.name: rule.decision.key for rule in decision.enforced if not rule.decision.allowed}
         return [(labels[name], str(key)) for name, key in keys.items()]
 
-    def _labels(self, exchange: Exchange) -> tuple[str, ...]:
-        return tuple(self._labels_by_rule(exchange).values())
+    def _labels(self, asked: Asked) -> tuple[str, ...]:
+        return tuple(self._labels_by_rule(asked).values())
 
-    def _labels_by_rule(self, exchange: Exchange) -> dict[str, str]:
+    def _labels_by_rule(self, asked: Asked) -> dict[str, str]:
         """Return the labels of the rules by which a request was decided. It may have waited since before a reload."""
-        keeper, *_ = exchange.asked  # type: ignore[misc]  # it was asked
+        keeper, *_ = asked
         labels = self._by_rule.get(keeper)
         if labels is None:
             labels = self._by_rule[keeper] = {

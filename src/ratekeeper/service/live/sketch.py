@@ -12,7 +12,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import TypeAlias
 
-from ratekeeper.http.exchange import Exchange
+from ratekeeper.http.exchange import Asked
 from ratekeeper.policy.decision import PolicyDecision
 
 SHORT = 64
@@ -30,11 +30,11 @@ class PythonSketch:
 
     places  the most keys that are kept
     secret  the C core's: 16 bytes or more, the key of its hash
-    labels  only the C core calls it: with an exchange, for the labels of its policy's rules, in the policy's order
-    told    called with an exchange and a decision that refuses; returns the keys to be counted
+    labels  only the C core calls it: with a question, for the labels of its policy's rules, in the policy's order
+    told    called with a question and a decision that refuses; returns the keys to be counted
     cut     called with a key that is longer than `SHORT`; returns it in bounded length. Two keys must not become equal
 
-    >>> sketch = PythonSketch(2, bytes(16), lambda exchange: (), lambda exchange, decision: [], str)
+    >>> sketch = PythonSketch(2, bytes(16), lambda asked: (), lambda asked, decision: [], str)
     >>> for key in "abacad":
     ...     sketch.add("rule", key)
     >>> sketch.entries()
@@ -45,8 +45,8 @@ class PythonSketch:
         self,
         places: int,
         secret: bytes,
-        labels: Callable[[Exchange], tuple[str, ...]],
-        told: Callable[[Exchange, PolicyDecision], Told],
+        labels: Callable[[Asked], tuple[str, ...]],
+        told: Callable[[Asked, PolicyDecision], Told],
         cut: Callable[[str], str],
         /,
     ) -> None:
@@ -55,9 +55,9 @@ class PythonSketch:
         self._cut = cut
         self.clear()
 
-    def refused(self, exchange: Exchange, decision: PolicyDecision, /) -> None:
+    def refused(self, asked: Asked, decision: PolicyDecision, /) -> None:
         """Count a refusal for each rule that refused. It is an observer of decisions that refuse."""
-        for label, key in self._told(exchange, decision):
+        for label, key in self._told(asked, decision):
             self.add(label, key)
 
     def add(self, label: str, key: str, /) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Hashable, Sequence
 from time import perf_counter_ns
 from typing import Any
 
-from ratekeeper.decision import Outcome
+from ratekeeper.decision import Decision, Outcome, RuleDecision
 from ratekeeper.errors import RatekeeperError
 from ratekeeper.exceeded import AnyDecision, RateLimitExceeded
-from ratekeeper.policy.decision import PolicyDecision
+from ratekeeper.policy.decision import PolicyDecision, is_nearly_used
 from ratekeeper.service.access_log import AccessLog
 from ratekeeper.service.metrics.cells import OUTCOMES, PROTOCOLS, RESULTS, Protocol, bucket_of, cell_of, histogram_cells
-from ratekeeper.service.metrics.slots import Slot, Slots
+from ratekeeper.service.metrics.slots import Slots
 
 SAMPLE = 16
 """One question of so many of each protocol is timed, beginning with the first. A log may want more of them."""
@@ -37,7 +37,7 @@ class Metrics:
         self._tallies: dict[Hashable, tuple[int, ...]] = {}
         self._rows: dict[str, int] = {}
         self._sources: list[tuple[int, int, Callable[[], int]]] = []
-        self.protocols: dict[str, ProtocolMetrics] = {name: ProtocolMetrics(self.slot, name) for name in PROTOCOLS}
+        self.protocols: dict[str, ProtocolMetrics] = {name: ProtocolMetrics(self, name) for name in PROTOCOLS}
         self._cells[cell_of("ratekeeper_processes")] = 1
 
     def decided(self, request: object, decision: PolicyDecision) -> None:
@@ -45,7 +45,7 @@ class Metrics:
         tally = decision.tally
         counted = self._tallies.get(tally)
         if counted is None:
-            counted = self._learn(tally, decision)
+            counted = _remember(self._tallies, tally, self.cells_of_rules(decision))
         self._add(counted)
 
     def count(self, rule: str, outcome: Outcome, nearly_used: bool = False) -> None:
@@ -53,7 +53,7 @@ class Metrics:
         tally = rule, outcome, nearly_used
         counted = self._tallies.get(tally)
         if counted is None:
-            counted = self._remember(tally, self.cells_of(rule, outcome, nearly_used))
+            counted = _remember(self._tallies, tally, self.cells_of(rule, outcome, nearly_used))
         self._add(counted)
 
     def cells_of(self, rule: str, outcome: Outcome, nearly_used: bool = False) -> tuple[int, ...]:
@@ -77,7 +77,8 @@ class Metrics:
         for protocol in self.protocols.values():
             protocol.log_to(log)
 
-    def _learn(self, tally: Hashable, decision: PolicyDecision) -> tuple[int, ...]:
+    def cells_of_rules(self, decision: PolicyDecision) -> tuple[int, ...]:
+        """Return the cells of `decided`, which are those of all decisions with the same tally."""
         nearly_used = decision.nearly_used
         counted = []
         for rule, outcome in decision.outcomes:
@@ -85,13 +86,7 @@ class Metrics:
             counted.append(first + OUTCOMES.index(outcome))
             if rule in nearly_used:
                 counted.append(first + len(OUTCOMES))
-        return self._remember(tally, tuple(counted))
-
-    def _remember(self, tally: Hashable, cells: tuple[int, ...]) -> tuple[int, ...]:
-        if len(self._tallies) >= MOST_TALLIES:
-            self._tallies.clear()
-        self._tallies[tally] = cells
-        return cells
+        return tuple(counted)
 
     def _row(self, rule: str) -> int:
         """Return the first count of a rule's row."""
@@ -104,16 +99,26 @@ class Metrics:
         return first
 
 
+def _remember(tallies: dict[Hashable, tuple[int, ...]], tally: Hashable, cells: tuple[int, ...]) -> tuple[int, ...]:
+    """Keep the cells of a tally, and return them."""
+    if len(tallies) >= MOST_TALLIES:
+        tallies.clear()
+    tallies[tally] = cells
+    return cells
+
+
 class ProtocolMetrics:
     """The counts of one protocol."""
 
     __slots__ = (
-        "_add", "_allowed", "_cells", "_connections", "_every", "_failed", "_histogram", "_log", "_name", "_opened",
-        "_refused", "_turn",
+        "_add", "_allowed", "_cells", "_connections", "_every", "_failed", "_histogram", "_log", "_name", "_of_rule",
+        "_of_rules", "_opened", "_refused", "_tallies", "_turn",
     )  # fmt: skip
 
-    def __init__(self, slot: Slot, protocol: Protocol) -> None:
-        self._cells, self._add = slot.cells, slot.add
+    def __init__(self, metrics: Metrics, protocol: Protocol) -> None:
+        self._cells, self._add = metrics.slot.cells, metrics.slot.add
+        self._of_rules, self._of_rule = metrics.cells_of_rules, metrics.cells_of
+        self._tallies: dict[Hashable, tuple[int, ...]] = {}
         self._allowed, self._refused, self._failed = (
             cell_of("ratekeeper_requests", protocol, result) for result in RESULTS
         )
@@ -133,6 +138,32 @@ class ProtocolMetrics:
         self._turn = self._every - 1
         return perf_counter_ns()
 
+    def take_back(self, began: int) -> None:
+        """Undo `begin` for the question that began last: it begins again, and would take two turns."""
+        self._turn = 0 if began else self._turn + 1
+
+    def decided(self, decision: PolicyDecision, began: int) -> None:
+        """Count a question that was answered by a policy's decision, and the decision for each rule, in one step."""
+        tally = decision.tally
+        counted = self._tallies.get(tally)
+        if counted is None:
+            cell = self._allowed if decision.allowed else self._refused
+            counted = _remember(self._tallies, tally, (cell, *self._of_rules(decision)))
+        self._add(counted)
+        if began:
+            self.timed(began, "allowed" if decision.allowed else "refused", decision)
+
+    def decided_by_rule(self, rule: str, decision: Decision, began: int) -> None:
+        """As `decided`, of the only decision, by a rule that is in no policy."""
+        result: Outcome = "allowed" if decision.allowed else "refused"
+        tally = rule, result, is_nearly_used(decision)
+        counted = self._tallies.get(tally)
+        if counted is None:
+            counted = _remember(self._tallies, tally, self.cells(decision.allowed) + self._of_rule(*tally))
+        self._add(counted)
+        if began:
+            self.timed(began, result, PolicyDecision((RuleDecision(rule, decision),)))
+
     def answered(self, refusal: RatekeeperError | None, began: int, decisions: Sequence[AnyDecision] = ()) -> None:
         """Count a question that was answered, by its last decision. `began` is what `begin` returned."""
         if refusal is None:
@@ -151,9 +182,9 @@ class ProtocolMetrics:
         if began:
             self.timed(began, "allowed", decision)
 
-    def allowed_cells(self, *others: int) -> tuple[int, ...]:
-        """Return the cell of `allowed` and others, for a caller that adds to all in one step. It must call `timed`."""
-        return self._allowed, *others
+    def cells(self, allowed: bool) -> tuple[int, ...]:
+        """Return the cells of `allowed` or `refused`, for a caller that counts by itself what is not timed."""
+        return (self._allowed if allowed else self._refused,)
 
     def refused(self, began: int, decision: AnyDecision | None = None) -> None:
         """Count a question that was answered with a no, as a limit is exceeded."""

@@ -46,7 +46,8 @@ class Slot:
 
     def __init__(self, memory: memoryview) -> None:
         self.cells = memory[: 8 * ALL_CELLS].cast("q")
-        self.add = core.counts(self.cells).add
+        self.counts = core.counts(self.cells)
+        self.add = self.counts.add
         self._names = memory[_NAMES:_BOARD]
         self.board = memory[_BOARD : _BOARD + BOARD_BYTES]
         self.ring = memory[_RING:]

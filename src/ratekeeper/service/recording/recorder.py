@@ -81,10 +81,10 @@ class PythonRecorder:
         self._names = keeper.compiled.slot_names
         return True
 
-    def decided(self, exchange: Any, decision: PolicyDecision) -> None:
-        """Record a decision on a request."""
+    def decided(self, asked: Any, decision: PolicyDecision, /) -> None:
+        """Record a question about a request, and its decision."""
         try:
-            keeper, attributes, cost = exchange.asked
+            keeper, attributes, cost = asked
             if keeper is not self._keeper:
                 self._changed(keeper)
             if keeper is not self._keeper or not self._write(self._record(attributes, cost, decision)):

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 from ratekeeper.service.core import Core
 from ratekeeper.service.resp import connecting
 from ratekeeper.service.resp.checks import Checks
 from ratekeeper.service.resp.replies import bulk, encode, error, simple
-from ratekeeper.service.resp.requests import MOST_ARGUMENTS, PlainReader
+from ratekeeper.service.resp.requests import MOST_ARGUMENTS
 from ratekeeper.service.resp.session import MOST_LISTED, Answer, Handler, Session, SessionEnd
 from ratekeeper.service.resp.throttle import Throttles
 
@@ -64,7 +63,6 @@ class Commands:
         self.full = _Handlers(self._commands)
         allowed = {name: self._commands[name] for name in _SAFE_WHEN_LOCKED}
         self.locked = _Handlers(allowed, _unauthenticated) if core.password is not None else None
-        self.plain = PlainReader()
         self.ids = count(1)
 
     def _told(self, what: bytes, names: Sequence[str], resp3: bool) -> bytes:
@@ -103,14 +101,6 @@ class _Handlers(dict[bytes, Handler]):
     def __missing__(self, name: bytes) -> Handler:
         known = self.get(name.upper())
         return known or self._other
-
-
-def commands_of(core: Core) -> Commands:
-    """Return the commands on a core."""
-    commands = _of_cores.get(core)
-    if commands is None:
-        commands = _of_cores[core] = Commands(core)
-    return commands
 
 
 def is_alone(request: list[bytes]) -> bool:
@@ -194,6 +184,3 @@ def _commands(core: Core, checks: Checks, own: Commands) -> list[Command]:
         for group, part in (("connection", of_session), ("limits", limits))
         for name, run, least, most, summary in part
     ]
-
-
-_of_cores: WeakKeyDictionary[Core, Commands] = WeakKeyDictionary()

@@ -53,9 +53,10 @@ def _text(value: str, _resp3: bool) -> bytes:
     return bulk(value.encode("utf-8", "surrogatepass"))
 
 
-def _float(value: float, resp3: bool) -> bytes:
-    text = repr(value).encode("ascii")
-    return b",%b\r\n" % text if resp3 else bulk(text)
+def real(value: float, resp3: bool) -> bytes:
+    """Return a float, by the shortest digits that tell it apart."""
+    text = b"%a" % value
+    return b",%b\r\n" % text if resp3 else b"$%d\r\n%b\r\n" % (len(text), text)
 
 
 _SCALARS: dict[type, Callable[[Any, bool], bytes]] = {
@@ -63,6 +64,6 @@ _SCALARS: dict[type, Callable[[Any, bool], bytes]] = {
     bytes: lambda value, _: bulk(value),
     bool: lambda value, resp3: (b"#t\r\n" if value else b"#f\r\n") if resp3 else b":%d\r\n" % value,
     int: lambda value, _: b":%d\r\n" % value,
-    float: _float,
+    float: real,
     type(None): lambda _, resp3: b"_\r\n" if resp3 else b"$-1\r\n",
 }

@@ -1,27 +1,22 @@
 """Requests of a Redis client, read from bytes with bounds. Knows no command and no connection.
 
 `RequestReader` defines what is read: it looks at each header before it keeps anything, takes bytes in any pieces, and
-does work linear in their number. But a step of Python for each argument costs more than a decision. So `PlainReader`
-reads whole pieces by hiredis, which is in C, where that is known to be the same.
-
-hiredis reads answers, not requests. It makes a list of a billion places when a header says so. So `is_plain` first
-looks for such bytes, anywhere in a piece, as hiredis takes any two bytes for the end of an argument. It also takes
-types that no request has. So a piece with their first bytes must be what its requests are written as. All other pieces
-go to `RequestReader`. So does a piece that does not end with a request's end: hiredis never keeps a part.
+does work linear in their number. But a step of Python for each argument costs more than a decision. So the C core reads
+all whole requests in their usual form with which a piece begins. It leaves the rest of the piece to the definition.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Callable
 
-import hiredis
+from ratekeeper import core
 
 MOST_ARGUMENTS = 99
-"""The arguments of one request: as many as two digits tell, so that a search for three finds all that have more."""
+"""The arguments of one request."""
 
 MOST_BYTES = 131_072
-"""The bytes of one request's arguments together. 99 arguments of 999 bytes have less."""
+"""The bytes of one request's arguments together."""
 
 STRANGERS_ARGUMENTS, STRANGERS_BYTES = 10, 16_384
 """The same for a client that has not authenticated, as in Redis."""
@@ -29,13 +24,16 @@ STRANGERS_ARGUMENTS, STRANGERS_BYTES = 10, 16_384
 _LONGEST_HEADER = 32
 _STAR = ord("*")
 _DOLLAR = ord("$")
-_PLUS, _EQUALS, _TILDE, _BAR, _GREATER = map(ord, "+=~|>")
-_NUMBER_AFTER = b":0\r\n"
 _NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,17}").fullmatch
-_count, _length = map(lru_cache(maxsize=1024), (b"*%d".__mod__, b"$%d".__mod__))
-_many_arguments = re.compile(rb"\*[0-9]{3}").search
-_long_list = re.compile(rb"[~|>][0-9]{3}").search
-_long_argument = re.compile(rb"\$[0-9]{4}").search
+
+
+def _unread(_piece: bytes) -> tuple[list[list[bytes]], int]:
+    """Leave a piece to the definition."""
+    return [], 0
+
+
+read_requests: Callable[[bytes], tuple[list[list[bytes]], int]] = core.read_requests or _unread
+"""Returns the requests with which a piece begins, and how many bytes they take. `RequestReader` reads the rest."""
 
 
 class ProtocolError(Exception):
@@ -152,60 +150,6 @@ class RequestReader:
         self._searched -= self._at
         self._at = 0
         return []
-
-
-class PlainReader:
-    """Reads whole pieces by hiredis. It keeps nothing from one piece to the next, so all connections share one."""
-
-    def __init__(self) -> None:
-        self._reader = hiredis.Reader()
-
-    def read(self, data: bytes) -> list[list[bytes]] | None:
-        """Return the requests that a plain piece consists of; None if it is not so, or does not end with a request.
-
-        A number after the piece tells: it stands by itself only if nothing before it is open.
-        """
-        requests: list[list[bytes]] = []
-        reader = self._reader
-        try:
-            reader.feed(data + _NUMBER_AFTER)
-            take = reader.gets
-            while type(request := take()) is list:
-                if request:
-                    b"".join(request)  # raises TypeError if any is not bytes, as in no request
-                    requests.append(request)
-            if type(request) is int and not reader.has_data():
-                return requests if _is_of_two_types(data) or _written(requests) == data else None
-        except (hiredis.ProtocolError, TypeError):
-            pass
-        self._reader = hiredis.Reader()
-        return None
-
-
-def is_plain(data: bytes) -> bool:
-    """Return whether `PlainReader` may read this: then no header in it makes room for more than a request has."""
-    return (
-        data[0] == _STAR
-        and _many_arguments(data) is None
-        # To look for one byte is far quicker than for several.
-        and (not (_TILDE in data or _BAR in data or _GREATER in data) or _long_list(data) is None)
-        and (len(data) <= MOST_BYTES or _long_argument(data) is None)
-    )
-
-
-def _is_of_two_types(data: bytes) -> bool:
-    """Return whether a piece has no other types than a request's that hiredis returns as lists or bytes, too."""
-    return not (_PLUS in data or _EQUALS in data or _TILDE in data or _BAR in data)
-
-
-def _written(requests: list[list[bytes]]) -> bytes:
-    """Return requests as clients send them."""
-    lines = []
-    for request in requests:
-        lines.append(_count(len(request)))
-        for argument in request:
-            lines += (_length(len(argument)), argument)
-    return b"\r\n".join([*lines, b""])
 
 
 def _number(line: bytes) -> int | None:

@@ -9,7 +9,7 @@ Answer: TypeAlias = bytes | Coroutine[Any, Any, bytes]
 """An answer, or a coroutine of it if it must wait."""
 
 Handler: TypeAlias = Callable[["Session", list[bytes]], Answer]
-"""Answers a request. Raises `RatekeeperError` or ValueError, whose text is the answer, or `SessionEnd`."""
+"""Answers a request. Raises `RatekeeperError`, whose text is the answer, or `SessionEnd`."""
 
 MOST_LISTED = 1_048_576
 """The bytes of long answers, such as to COMMAND, to the requests that come in one piece."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ratekeeper.decision import Decision
 from ratekeeper.errors import LimitError, StoreUnavailable
@@ -18,7 +18,7 @@ from ratekeeper.policy.decision import is_nearly_used
 from ratekeeper.service.metrics.counters import Metrics
 from ratekeeper.service.resp.replies import error
 from ratekeeper.service.resp.session import Answer
-from ratekeeper.stores.base import AsyncChargeGate, AsyncStore, Store, is_async
+from ratekeeper.stores.base import AsyncChargeGate, AsyncStore, Store, is_async, nobody_waits
 
 SCOPE = "CL.THROTTLE"
 """The scope of all its buckets, and its name in metrics. It has no slash, so it is not a rule's scope."""
@@ -32,16 +32,16 @@ _is_number = re.compile(rb"0|[1-9][0-9]{0,18}").fullmatch
 
 
 class _Bound(NamedTuple):
-    """A limit and a quantity, bound to the store, with the numbers of `Limit.whole_seconds`."""
+    """A limit and a quantity, bound to the store.
+
+    heads       the beginning of an answer that allows, and of one that refuses
+    answer_now  decides, counts and answers in C; None where that cannot be done
+    """
 
     take: Callable[[bytes, int], Decision]
     quantity: int
-    full: int
-    interval: int
-    ticks: int
-    parts: int
-    allowed: bytes  # the beginning of an answer
-    refused: bytes
+    heads: tuple[bytes, bytes]
+    answer_now: Callable[[bytes], bytes] | None
 
 
 class Throttles:
@@ -51,42 +51,25 @@ class Throttles:
         self._store = store
         self._metrics = metrics
         self._counts = metrics.protocols["resp"]
-        self._awaits = is_async(store)
-        self._add = metrics.slot.add
-        self._admitted: dict[bool, tuple[int, ...]] = {}  # the cells that count an admission, by whether it is near
         self._kept: dict[tuple[bytes, ...], _Bound] = {}
 
     def answer(self, _session: object, request: list[bytes]) -> Answer:
         """Return the answer: a coroutine of it if the store must be awaited."""
         bound = self._kept.get(tuple(request[2:]))
         if bound is None:
-            found = self._bind(request)
+            found = self._read(request)
             if isinstance(found, bytes):
                 self._counts.failed(0)
                 return found
             bound = found
-        began = self._counts.begin()
-        if self._awaits:
+        answer_now, began = bound.answer_now, self._counts.begin()
+        if answer_now is not None and not began:
+            return answer_now(request[1])
+        if is_async(self._store):
             return self._awaited(bound, request[1], began)
-        # Written out, as a call of `remaining` or `whole_seconds` costs as much as the decision.
-        take, quantity, full, interval, ticks, parts, allowed, _ = bound
-        decision = take(request[1], quantity)
-        if decision.allowed:
-            debt = decision.debt_ticks
-            nearly_used = debt > full // 5 * 4
-            self._add(self._admitted.get(nearly_used) or self._learn(nearly_used))
-            if began:
-                self._counts.timed(began, "allowed", decision)
-            return b"%b%d\r\n:-1\r\n:%d\r\n" % (allowed, (full - debt) // interval, -(-debt * parts // ticks))
-        return self._answer(bound, decision, began)
+        return self._answer(bound, bound.take(request[1], bound.quantity), began)
 
-    def _learn(self, nearly_used: bool) -> tuple[int, ...]:
-        """Return the cells that count an admission, and keep them."""
-        cells = self._counts.allowed_cells(*self._metrics.cells_of(SCOPE, "allowed", nearly_used))
-        self._admitted[nearly_used] = cells
-        return cells
-
-    def _bind(self, request: list[bytes]) -> _Bound | bytes:
+    def _read(self, request: list[bytes]) -> _Bound | bytes:
         """Return what a request asks for, bound to the store; or the error in its arguments."""
         if len(request) not in (5, 6):
             return error("wrong number of arguments for 'cl.throttle' command: it is CL.THROTTLE key max_burst count "
@@ -103,9 +86,8 @@ class Throttles:
             limit = TokenBucket(max_burst + 1, Fraction(count, period))
         except LimitError as wrong:
             return error(f"value is out of range: {wrong}".replace("TokenBucket: ", ""))
-        heads = [b"*5\r\n:%d\r\n:%d\r\n:" % (limited, max_burst + 1) for limited in (0, 1)]
-        least = min(quantity, limit.max_cost + 1)
-        bound = _Bound(self._take(limit), least, limit.full, limit.interval, *limit._exact_second, *heads)
+        allowed, refused = [b"*5\r\n:%d\r\n:%d\r\n:" % (limited, max_burst + 1) for limited in (0, 1)]
+        bound = self._bind(limit, min(quantity, limit.max_cost + 1), (allowed, refused))
         if len(self._kept) >= MOST_LIMITS:
             del self._kept[next(iter(self._kept))]
         self._kept[stated] = bound
@@ -122,11 +104,10 @@ class Throttles:
 
     def _answer(self, bound: _Bound, decision: Decision, began: int) -> bytes:
         """Return the five integers of a decision. Seconds are rounded up, so that nobody comes back too early."""
-        whole, retry, head = decision.limit.whole_seconds, -1, bound.refused
+        whole, retry, head = decision.limit.whole_seconds, -1, bound.heads[not decision.allowed]
         if decision.allowed:
             self._counts.allowed(began, decision)
             self._metrics.count(SCOPE, "allowed", is_nearly_used(decision))
-            head = bound.allowed
         else:
             self._counts.refused(began, decision)
             self._metrics.count(SCOPE, "refused")
@@ -134,12 +115,19 @@ class Throttles:
                 retry = whole(decision.retry_ticks)
         return b"%b%d\r\n:%d\r\n:%d\r\n" % (head, decision.remaining, retry, whole(decision.debt_ticks))
 
-    def _take(self, limit: TokenBucket) -> Any:
+    def _bind(self, limit: TokenBucket, quantity: int, heads: tuple[bytes, bytes]) -> _Bound:
+        """Bind a limit to the store. The C core's gate can answer by itself."""
         if is_async(self._store):
-            return AsyncChargeGate(self._store, (SCOPE,), (limit,), _nobody_waits).try_acquire
-        store: Any = self._store
-        return store.bind((SCOPE,), (limit,), _nobody_waits).try_acquire
-
-
-def _nobody_waits(*_: object) -> Any:
-    raise AssertionError("CL.THROTTLE decides at once")
+            gate: Any = AsyncChargeGate(self._store, (SCOPE,), (limit,), nobody_waits)
+        else:
+            gate = cast("Store", self._store).bind((SCOPE,), (limit,), nobody_waits)
+        throttle = None
+        if hasattr(gate, "throttle"):
+            cells, allowed = self._metrics.cells_of, self._counts.cells(True)
+            places = (
+                allowed + cells(SCOPE, "allowed"),
+                allowed + cells(SCOPE, "allowed", nearly_used=True),
+                self._counts.cells(False) + cells(SCOPE, "refused"),
+            )
+            throttle = gate.throttle(quantity, heads, self._metrics.slot.counts, places)
+        return _Bound(gate.try_acquire, quantity, heads, throttle and throttle.answer)

@@ -15,9 +15,9 @@ from ratekeeper.errors import RatekeeperError, StoreUnavailable
 from ratekeeper.http.responses import detail_of, unavailable
 from ratekeeper.service.bounds import Bounds
 from ratekeeper.service.core import Core
-from ratekeeper.service.resp.commands import commands_of, is_alone
+from ratekeeper.service.resp.commands import Commands, is_alone
 from ratekeeper.service.resp.replies import error
-from ratekeeper.service.resp.requests import ProtocolError, RequestReader, is_plain
+from ratekeeper.service.resp.requests import ProtocolError, RequestReader, read_requests
 from ratekeeper.service.resp.session import Answer, Session, SessionEnd
 from ratekeeper.service.wire import NEVER, Channel
 
@@ -41,11 +41,10 @@ class RespWire:
     """One connection."""
 
     def __init__(self, core: Core, channel: Channel, bounds: Bounds) -> None:
-        commands = commands_of(core)
+        commands = core.shared(Commands)
         self._channel = channel
         self._bounds = bounds
         self._session = Session(next(commands.ids), commands.full, commands.locked)
-        self._plain = commands.plain
         self._reader = RequestReader()
         self._ready: list[bytes] = []
         self._due: deque[_Due] = deque()  # the first one is not there yet
@@ -55,7 +54,8 @@ class RespWire:
         self._last = False  # no request begins any more
         self._finishing = self._closed = False
         self._request_end = self._login_end = self._finish_end = NEVER
-        self._quick = False  # nothing is left or due, so that a piece may be read as a whole
+        self._quick = False  # nothing is due or left but the tail, so that a piece may be read at once
+        self._tail = b""  # all that the reader has, if it is the beginning of a request
         self.deadline = NEVER
         self._settle()
 
@@ -71,12 +71,15 @@ class RespWire:
         if self._closed:
             return
         self._session.listed = 0
-        requests = self._plain.read(data) if self._quick and is_plain(data) else None
-        if requests is None:
-            self._reader.feed(data)
-            self._go_on()
-        else:
-            self._answer_all(data, requests)
+        if self._quick:
+            piece = self._tail + data if self._tail else data
+            requests, length = read_requests(piece)
+            if requests:
+                self._answer_all(piece, requests, length)
+                return
+        self._tail = b""
+        self._reader.feed(data)
+        self._go_on()
 
     def expire(self) -> None:
         """End a connection that sends half a request, no password, or nothing as the service stops."""
@@ -102,23 +105,33 @@ class RespWire:
 
     # Requests
 
-    def _answer_all(self, data: bytes, requests: list[list[bytes]]) -> None:
-        """Answer the requests of a piece, as far as no answer waits and the connection stays as it is."""
+    def _answer_all(self, piece: bytes, requests: list[list[bytes]], length: int) -> None:
+        """Answer the requests of a piece, as far as no answer waits and the connection stays as it is.
+
+        `length` is the number of their bytes. The rest of the piece is left to the reader.
+        """
         session, answers = self._session, self._ready
-        handlers = session.handlers
+        handlers, tail = session.handlers, self._tail
+        if tail:  # it is read again, with the piece
+            self._reader, self._tail = RequestReader(), b""
         for request in requests:
             try:
                 answer = handlers[request[0]](session, request)
             except (RatekeeperError, SessionEnd) as error:
                 answer = self._instead(error)
             if type(answer) is not bytes or session.handlers is not handlers or self._last:
-                self._reader.feed(data)
+                self._reader.feed(piece)
                 for _ in range(len(answers) + 1):
                     self._reader.take()
                 self._put(answer, is_alone(request))
-                self._go_on()
+                self._go_on(taken=True)
                 return
             answers.append(answer)
+        if tail or length < len(piece):
+            self._tail = piece[length:]
+            self._reader.feed(self._tail)
+            self._go_on(taken=True)
+            return
         self._channel.write(b"".join(answers))
         answers.clear()
 
@@ -136,10 +149,12 @@ class RespWire:
             return error.answer
         return _refusal(error)
 
-    def _go_on(self) -> None:
-        """Begin requests as far as the answers that are due allow, and write what is there."""
+    def _go_on(self, taken: bool = False) -> None:
+        """Begin requests as far as the answers that are due allow, and write what is there.
+
+        `taken` is whether a request of the newest piece has begun before.
+        """
         self._collect()
-        taken = False
         while not (self._last or self._full_of_due()):
             request = self._next or self._take()
             if request is None:
@@ -174,7 +189,10 @@ class RespWire:
             self._last = True
             self._put(error(f"Protocol error: {wrong}"))
             return None
-        if request is not None and request[0].upper() in _BROWSERS:  # a page tries to speak to us by HTTP
+        if request is None:
+            return None
+        self._tail = b""
+        if request[0].upper() in _BROWSERS:  # a page tries to speak to us by HTTP
             self._last = True
             return None
         return request
@@ -215,7 +233,7 @@ class RespWire:
             self._paused = full
             (self._channel.pause if full else self._channel.resume)()
         idle, known = self._reader.idle, self._session.authenticated
-        self._quick = idle and known and not (busy or self._finishing)
+        self._quick = (idle or self._tail != b"") and known and not (busy or self._finishing)
         head_time = self._bounds.head_time
         self._request_end = self._until(head_time, self._request_end, not (idle or busy), anew=taken)
         self._login_end = self._until(head_time, self._login_end, not known)
