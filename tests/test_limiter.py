@@ -31,7 +31,7 @@ class InterruptedClock(ManualClock):
         self.advance_ticks((until - self.ticks()) // 2)
         raise KeyboardInterrupt
 
-    async def wait_async(self, woken: asyncio.Event, until: int) -> None:
+    async def wait_async(self, woken: asyncio.Future[None], until: int) -> None:
         self.advance_ticks((until - self.ticks()) // 2)
         raise asyncio.CancelledError
 

@@ -151,7 +151,7 @@ def test_a_store_that_blocks_its_thread_is_not_for_asyncio(url: str) -> None:
     class Own(RedisStore):
         """A subclass blocks as well."""
 
-    with RedisStore(url, prefix="blocks:") as store:
+    with RedisStore(url, prefix="blocks:", timeout=5) as store:
         with pytest.raises(TypeError, match=says):
             AsyncLimiter("5/s", store=store)
         with pytest.raises(TypeError, match=says):

@@ -236,7 +236,8 @@ def test_a_table_that_does_not_exist_is_an_error_and_is_not_made(
 def test_the_policys_own_store_is_the_default(
     capsys: pytest.CaptureFixture[str], policy: str, tmp_path: Path, store: str
 ) -> None:
-    Path(policy).write_text(f'[store]\nurl = "{store}"\n' + POLICY.replace("exempt", "# exempt"))
+    patient = "timeout = 5\n" if "://" in store else ""
+    Path(policy).write_text(f'[store]\nurl = "{store}"\n{patient}' + POLICY.replace("exempt", "# exempt"))
     serving = Keeper(policy)
     serving.try_acquire(ALICE, 10)
     assert "  6 of 10  " in run(capsys, "grant", policy, "4", "api_key=k-alice", "path=/")[1]

@@ -35,7 +35,7 @@ def test_hundreds_of_rules_are_counted_and_each_is_found_and_tried(chromium: Bro
         poll(lambda: site.page.locator("#policy-facts div", has_text="Rules").locator("dd").inner_text() == str(MANY))
 
         site.show("what-if")
-        site.page.wait_for_function(f"document.querySelectorAll('#what-if-name option').length === {MANY}")
+        poll(lambda: site.page.locator("#what-if-name option").count() == MANY)
         site.page.locator("#what-if-name").select_option("rule 280")
         site.page.get_by_label("Capacity, exactly").fill("3")
         tried = site.page.locator("#what-if-figures tr", has_text="rule 280")

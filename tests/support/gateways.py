@@ -1,4 +1,4 @@
-"""Real gateways in front of a backend, each with its configuration of examples/gateways, but for ports."""
+"""Real gateways in front of a backend, each with its configuration of examples/gateways, but for ports and timeouts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ WEBSOCKET = """proxy_http_version 1.1;
 """The directives that nginx needs to pass a handshake on to the backend. They have nothing to do with ratekeeper."""
 
 
+_TIMEOUTS = [
+    ("dial_timeout ", "200ms", "20s"),
+    ("response_header_timeout ", "1s", "20s"),
+    ("proxy_connect_timeout ", "200ms", "20s"),
+    ("proxy_read_timeout ", "1s", "20s"),
+    ("local seconds = when_down == ", '"open" and 1 or 5', '"open" and 20 or 20'),
+]
+"""Where the examples give the service up, with their times, and with those of the tests."""
+
+
 class Addresses(NamedTuple):
     """Where the service and the backend are: HOST:PORT each."""
 
@@ -33,8 +43,11 @@ class Addresses(NamedTuple):
         return re.sub(r"127\.0\.0\.1:(8080|9000|8079)", lambda found: places[found[1]], text)
 
     def in_file(self, name: str) -> str:
-        """Return an example's text, with these addresses."""
-        return self.put_into((CONFIGURATIONS / name).read_text())
+        """Return an example's text, with these addresses. A gateway waits for the service, also if that stalls."""
+        text = self.put_into((CONFIGURATIONS / name).read_text())
+        for place, short, long in _TIMEOUTS:
+            text = text.replace(place + short, place + long)
+        return text
 
 
 @contextmanager

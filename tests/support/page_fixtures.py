@@ -95,7 +95,7 @@ class Site:
         """Type a request in, and ask about it."""
         self.show("request")
         rows = self.page.locator("#attributes .row")
-        self.page.wait_for_function("document.querySelectorAll('#attribute-names option').length")
+        self.page.locator("#attribute-names option").first.wait_for(state="attached")
         for place, pair in enumerate(attributes.items()):
             if rows.count() <= place:
                 self.page.locator("#add-attribute").click()

@@ -80,7 +80,7 @@ def redis_server(kind: str = "valkey 9", *options: str, port: int | None = None)
 def cluster_node(kind: str = "valkey 9") -> AbstractContextManager[Server]:
     """A node for a cluster, of which it is not yet."""
     bus = str(free_port())
-    return redis_server(kind, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "2000")
+    return redis_server(kind, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "15000")
 
 
 @contextmanager

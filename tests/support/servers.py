@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import os
 import re
 import socket
 import subprocess
@@ -11,7 +13,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,10 +26,19 @@ PATIENCE = 30.0
 """Seconds until a server that does not answer is given up; a test never sleeps this long if all is well."""
 
 
+_PORTS = itertools.cycle(range(20_000, 32_000))
+"""Below the ports that the system gives to those that ask for any: Linux begins at 32,768."""
+
+for _ in range(os.getpid() * 61 % 12_000):  # another run of the tests begins elsewhere
+    next(_PORTS)
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
+    """Return a port that is free, and stays so: the system gives it to nobody, and this process gives it once."""
+    for port in _PORTS:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("there are no ports")
 
 
 def wait_until_answers(url: str, process: subprocess.Popen[str]) -> None:

@@ -22,11 +22,12 @@ _CODES = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]")
 
 
 class Terminal:
-    """A program that runs in a pseudo-terminal."""
+    """A program that runs in a pseudo-terminal, whose settings were `before`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], end: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], end: int, before: list[Any]) -> None:
         self.process = process
         self._end = end
+        self.before = before
         self._written = b""
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
@@ -76,13 +77,14 @@ def terminal(
     """Run a program in its own terminal meanwhile."""
     ours, theirs = pty.openpty()
     _resize(ours, columns, rows)
+    before = termios.tcgetattr(ours)
     without = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
     process = subprocess.Popen(
         [need_program("setsid"), "--ctty", *command],  # so that its keys are signals
         stdin=theirs, stdout=theirs, stderr=theirs,
         env={**without, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **(env or {})},
     )  # fmt: skip
-    shown = Terminal(process, ours)
+    shown = Terminal(process, ours, before)
     try:
         yield shown
     finally:

@@ -452,7 +452,8 @@ def check_departures(left: list[tuple[int, int]], took: float) -> None:
     assert len(left) == 200
     assert min(late for late, _ in left) >= 0
     assert took >= 1.98
-    assert median(late for late, _ in left) < TICKS_PER_SECOND, "they do wait in parallel"
+    # One after the other, half of them would be some fifty seconds late.
+    assert median(late for late, _ in left) < 20 * TICKS_PER_SECOND, "they do wait in parallel"
 
 
 def test_waiting_costs_no_cpu() -> None:

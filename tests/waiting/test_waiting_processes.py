@@ -34,15 +34,18 @@ from ratekeeper import *
 where, limits, seed, seconds = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 store = RedisStore(where, prefix=sys.argv[5], timeout=5) if "://" in where else SharedMemoryStore(where, 1000)
 limiter, lock, end = Limiter(*limits, store=store, name="it"), threading.Lock(), time.monotonic() + seconds
+said = 0
 
 def say(*words):
+    global said
     with lock:
+        said += 1
         sys.stdout.write(json.dumps(words) + chr(10))
         sys.stdout.flush()
 
 def come_again_and_again(number):
     chance = random.Random(seed * 100 + number)
-    while time.monotonic() < end:
+    while time.monotonic() < end or not said:  # one that stood still has its say too
         cost, fate = chance.choice([1, 1, 2]), chance.random()
         one = limiter.reserve("key", cost, chance.choice([None, 0.2]))
         if not one:
@@ -82,7 +85,8 @@ def run(where: str, limits: str) -> list[Left]:
     """Return what left four processes, of which one is killed while it waits."""
     texts = str([repr(limit) for limit in LIMITS[limits]]).replace('"', "").replace("'", "")
     prefix = uuid.uuid4().hex
-    arguments = [[where, texts, str(seed), str(SECONDS), prefix] for seed in range(4)]
+    lives = [3600, SECONDS, SECONDS, SECONDS]  # the first is killed
+    arguments = [[where, texts, str(seed), str(seconds), prefix] for seed, seconds in enumerate(lives)]
     children = [subprocess.Popen([sys.executable, "-c", CHILD, *one], stdout=subprocess.PIPE) for one in arguments]
     victim = children[0].stdout
     assert victim is not None

@@ -90,7 +90,7 @@ def test_on_an_event_loop_too(stale: bool) -> None:
 
 
 def test_when_the_breaker_opens_no_connection_stays_open_to_what_did_not_answer() -> None:
-    with redis_server() as server, RedisStore(server.url, **(options() | {"timeout": 0.1})) as store:
+    with redis_server() as server, RedisStore(server.url, **(options() | {"timeout": 0.5})) as store:
         opened(store)
         assert connections(server) == IDLE
         with stopped(server):
@@ -102,7 +102,7 @@ def test_when_the_breaker_opens_no_connection_stays_open_to_what_did_not_answer(
 
 def test_nor_on_an_event_loop() -> None:
     async def run(server: Server) -> None:
-        async with AsyncRedisStore(server.url, **(options() | {"timeout": 0.1})) as store:
+        async with AsyncRedisStore(server.url, **(options() | {"timeout": 0.5})) as store:
             charges = [[Charge.of("test/0", str(number), CHARGE.limit, 1)] for number in range(500)]
             await asyncio.gather(*map(store.decide, charges))
             assert connections(server) > 1
@@ -126,7 +126,7 @@ def on_node(store: Any, node: Server) -> Charge:
 
 
 def test_nor_to_a_node_of_a_cluster(cluster: list[Server]) -> None:
-    with RedisStore(cluster_url(cluster), **(options() | {"timeout": 0.1})) as store:
+    with RedisStore(cluster_url(cluster), **(options() | {"timeout": 0.5})) as store:
         charge = on_node(store, cluster[0])
         assert store.decide([charge])[0].source == "exact"
         opened(store, node=store._connections.client().get_node("127.0.0.1", cluster[0].port))
@@ -138,7 +138,7 @@ def test_nor_to_a_node_of_a_cluster(cluster: list[Server]) -> None:
 
 def test_nor_to_a_node_of_a_cluster_on_an_event_loop(cluster: list[Server]) -> None:
     async def run() -> None:
-        async with AsyncRedisStore(cluster_url(cluster), **(options() | {"timeout": 0.1})) as store:
+        async with AsyncRedisStore(cluster_url(cluster), **(options() | {"timeout": 0.5})) as store:
             charge = on_node(store, cluster[0])
             assert (await store.decide([charge]))[0].source == "exact"
             node = store._connections.client().get_node("127.0.0.1", cluster[0].port)

@@ -200,7 +200,7 @@ def test_a_server_without_a_command_of_the_script_says_what_is_needed(kind: str)
 def test_a_server_that_cannot_be_searched_says_what_a_reset_needs() -> None:
     with (
         redis_server("valkey 9", "--rename-command", "SCAN", "") as server,
-        RedisStore(server.url) as store,
+        RedisStore(server.url, timeout=5) as store,
         pytest.raises(StoreError, match="for reset_all and reset_rule also SCAN"),
     ):
         store.reset_scope("test/0")
@@ -247,7 +247,7 @@ def test_what_is_not_redis_at_all_is_an_error() -> None:
 
 def test_a_mistake_neither_closes_an_open_breaker_nor_hides_behind_it(server: Server) -> None:
     clock = ManualClock(1_800_000_000)
-    with proxy(server.port) as flaky, RedisStore(flaky.url, on_error="allow", clock=clock) as store:
+    with proxy(server.port) as flaky, RedisStore(flaky.url, on_error="allow", clock=clock, timeout=5) as store:
         limiter = Limiter(LIMIT, store=store)
         server.ask("LPUSH", store._questions._names.name(f"{limiter.name}/0", "wrong"), "x")
         flaky.manner = "cut"

@@ -49,10 +49,11 @@ from ratekeeper.waiting.waitlist import Waiter
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT = 0.05
+TIMEOUT = 0.5  # of servers that do not answer for a while
+PATIENT = 30.0  # of all others: a machine that stands still for seconds makes no outage
 HAMMERED = 0.25  # for so many threads that a slow machine keeps an answer waiting longer than that of one
-IN_TIME = 20 * TIMEOUT
-"""Seconds that a decision may take at most: it is one or two timeouts, and this machine is slow and shared."""
+IN_TIME = PATIENT / 3
+"""Seconds that a decision may take at most. So one that waits for an answer that is lost is found."""
 
 LIMIT = TokenBucket(8, "1/hour")
 fresh = itertools.count()
@@ -65,7 +66,7 @@ def flaky(server: Server) -> Iterator[Proxy]:
 
 
 def store_at(url: str, **options: Any) -> RedisStore:
-    options = {"timeout": TIMEOUT, "expected_nodes": 1} | options
+    options = {"timeout": PATIENT, "expected_nodes": 1} | options
     return RedisStore(url, prefix=f"outage {next(fresh)}:", **options)
 
 
@@ -329,8 +330,7 @@ def joined(store: RedisStore, limits: Sequence[Limit]) -> Waiter:
 def test_if_it_fails_while_waiters_move_up_they_move_and_no_newcomer_leaves_with_them(
     flaky: Proxy, mode: Any, passing: int, other: Limit
 ) -> None:
-    # Only the lost replies are to be late, also on a busy machine.
-    store = store_at(flaky.url, on_error=mode, clock=ManualClock(1_800_000_000), timeout=5 * TIMEOUT)
+    store = store_at(flaky.url, on_error=mode, clock=ManualClock(1_800_000_000))
     limits = LeakyBucket(20, 10), other
     _, gives_up, behind, last = (joined(store, limits) for _ in range(4))
     freed, interval = gives_up.leaves_at, last.leaves_at - behind.leaves_at
@@ -382,7 +382,7 @@ def test_a_denial_is_not_remembered_past_a_reset_that_another_thread_made_meanwh
 
 def test_an_open_breaker_touches_no_socket_and_one_probe_goes_at_a_time(flaky: Proxy, server: Server) -> None:
     clock = ManualClock(1_800_000_000)
-    store = store_at(flaky.url, on_error="allow", clock=clock)
+    store = store_at(flaky.url, on_error="allow", clock=clock, timeout=TIMEOUT)
     one(store)
     flaky.manner = "hang"
     for _ in range(3):
@@ -418,7 +418,7 @@ def test_each_change_of_state_is_logged_once_and_no_key_is(flaky: Proxy, caplog:
 
 @pytest.mark.parametrize("manner", ["hang", "cut", "half-close", "lose replies"])
 def test_a_broken_line_is_answered_in_time_and_used_again_by_itself(flaky: Proxy, manner: Manner) -> None:
-    store = store_at(flaky.url, on_error="deny")
+    store = store_at(flaky.url, on_error="deny", timeout=TIMEOUT)
     one(store)
     flaky.manner = manner
     assert {one(store).source for _ in range(5)} == {"fallback"}
@@ -449,8 +449,9 @@ def _exact(store: RedisStore) -> bool:
 
 
 def test_a_slow_server_is_given_up(flaky: Proxy) -> None:
-    store = store_at(flaky.url, on_error="local")
-    flaky.delay = 5 * TIMEOUT
+    store = store_at(flaky.url, on_error="local", timeout=TIMEOUT)
+    one(store)
+    flaky.delay = 60
     assert {one(store).source for _ in range(4)} == {"fallback"}
 
 
@@ -468,7 +469,7 @@ def test_a_server_that_is_killed_and_comes_back_empty_is_used_again() -> None:
 
 
 def test_a_server_that_is_stopped_and_goes_on_is_used_again(server: Server) -> None:
-    store = store_at(server.url, on_error="deny", retry=0.05)
+    store = store_at(server.url, on_error="deny", retry=0.05, timeout=TIMEOUT)
     one(store)
     server.process.send_signal(signal.SIGSTOP)
     try:
@@ -489,7 +490,7 @@ def test_what_must_be_mended_is_loud_whatever_is_set(server: Server) -> None:
 
 def test_a_node_of_a_cluster_that_is_gone_leaves_the_others_exact() -> None:
     with redis_cluster() as nodes:
-        store = store_at(cluster_url(nodes), on_error="deny", timeout=0.2)
+        store = store_at(cluster_url(nodes), on_error="deny")
         keys = [str(number) for number in range(30)]
         before = {one(store, key).source for key in keys}
         nodes[2].process.kill()
@@ -505,7 +506,7 @@ def test_a_node_of_a_cluster_that_is_gone_leaves_the_others_exact() -> None:
 def in_loop(flaky: Proxy, use: Callable[[AsyncRedisStore], Awaitable[None]], **options: Any) -> None:
     async def run() -> None:
         prefix = f"outage {next(fresh)}:"
-        async with AsyncRedisStore(flaky.url, prefix=prefix, timeout=TIMEOUT, **options) as store:
+        async with AsyncRedisStore(flaky.url, prefix=prefix, **({"timeout": PATIENT} | options)) as store:
             await use(store)
 
     asyncio.run(run())
@@ -516,15 +517,16 @@ def test_on_an_event_loop_an_outage_is_answered_alike_and_costs_no_socket(flaky:
     async def use(store: AsyncRedisStore) -> None:
         async def ask(count: int) -> list[Any]:
             tasks = (store.decide([charge()]) for _ in range(count))
-            answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 2 * IN_TIME)
+            answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), IN_TIME)
             return [answer if isinstance(answer, BaseException) else answer[0] for answer in answers]
 
-        assert await ask(1)
+        [first] = await ask(1)
+        assert first.source == "exact"
         flaky.manner = "hang"
-        first = await ask(600)  # five calls or so: three that fail open the breaker
+        answers = await ask(600)  # five calls or so: three that fail open the breaker
         before = flaky.connections
-        answers = first + await ask(300)
-        assert flaky.connections <= before + 1  # on a slow machine it may be time to look at the server again
+        answers += await ask(300)
+        assert flaky.connections == before
         if mode == "raise":
             assert {type(answer) for answer in answers} == {StoreUnavailable}
         else:
@@ -534,9 +536,23 @@ def test_on_an_event_loop_an_outage_is_answered_alike_and_costs_no_socket(flaky:
         assert store.stats().opened == 1
         flaky.manner = "pass"
         while (answers := await ask(1)) and getattr(answers[0], "source", "") != "exact":
-            await asyncio.sleep(0.01)
+            clock.advance(0.5)
 
-    in_loop(flaky, use, on_error=mode, expected_nodes=2)
+    clock = ManualClock(1_800_000_000)
+    in_loop(flaky, use, on_error=mode, expected_nodes=2, clock=clock, timeout=TIMEOUT)
+
+
+def block_loop(servers: Sequence[Server]) -> None:
+    """Let the time of the event loop go on as if it had stood still for longer than the timeout.
+
+    By then the servers have answered all that they were asked.
+    """
+    for _ in range(2):  # a server may be asked both at once, and take this first
+        for one in servers:
+            one.ask("PING")
+    loop: Any = asyncio.get_running_loop()
+    later = loop.time() + 1.5 * PATIENT - time.monotonic()
+    loop.time = lambda: time.monotonic() + later
 
 
 @pytest.mark.parametrize("clustered", [False, True], ids=["single", "cluster"])
@@ -550,9 +566,8 @@ def test_an_event_loop_that_was_blocked_for_longer_than_the_timeout_still_reads_
         return sum(one.calls() for one in servers)
 
     async def run() -> None:
-        async with AsyncRedisStore(url, prefix=f"outage {next(fresh)}:", timeout=TIMEOUT) as store:
-            while not await asyncio.gather(store.decide([charge("busy")]), return_exceptions=True):
-                pass
+        async with AsyncRedisStore(url, prefix=f"outage {next(fresh)}:", timeout=PATIENT) as store:
+            await store.decide([charge("busy")])
             failures, blocked = store.stats().failures, 0
             for _ in range(12):
                 before = calls()
@@ -560,7 +575,7 @@ def test_an_event_loop_that_was_blocked_for_longer_than_the_timeout_still_reads_
                 while calls() == before:
                     await asyncio.sleep(0)
                 blocked += not task.done()
-                time.sleep(1.5 * TIMEOUT)  # the answer is here by now, and its time is over
+                block_loop(servers)
                 assert (await task)[0].source == "exact"
             assert blocked > 3
             assert store.stats().failures == failures
@@ -573,17 +588,17 @@ def test_an_event_loop_that_was_blocked_while_connecting_connects_once_more(
     server: Server, cluster: list[Server], clustered: bool
 ) -> None:
     url = cluster_url(cluster) if clustered else server.url
-    patient = 6 * TIMEOUT  # for a loaded machine
 
     async def run(turns: int) -> bool:
-        async with AsyncRedisStore(url, prefix=f"outage {next(fresh)}:", timeout=patient) as store:
+        async with AsyncRedisStore(url, prefix=f"outage {next(fresh)}:", timeout=PATIENT) as store:
             task = asyncio.ensure_future(store.decide([charge(str(turns))]))
             while clustered and not store._connections.knows_map:
                 await asyncio.sleep(0)
             for _ in range(turns):
                 await asyncio.sleep(0)
             under_way = not task.done()
-            time.sleep(1.5 * patient if under_way else 0)
+            if under_way:
+                block_loop(cluster if clustered else [server])
             assert (await task)[0].source == "exact"
             assert store.stats().failures == 0
             return under_way
@@ -595,15 +610,16 @@ def test_an_event_loop_that_was_blocked_while_connecting_connects_once_more(
 def test_a_server_that_hangs_while_connecting_is_given_up_after_one_timeout(flaky: Proxy, clustered: bool) -> None:
     flaky.manner = "hang"
 
-    async def run() -> None:
+    async def run() -> float:
         url = flaky.url.replace("redis:", "redis+cluster:").removesuffix("/0") if clustered else flaky.url
         async with AsyncRedisStore(url, timeout=1) as store:
             begun = time.monotonic()
             with pytest.raises(StoreUnavailable, match="does not answer"):
                 await store.decide([charge()])
-            assert time.monotonic() - begun < 1.9
+            return time.monotonic() - begun
 
-    asyncio.run(run())
+    # An event loop that stands still meanwhile tries once more, as it is to. It does not each time.
+    assert any(asyncio.run(run()) < 1.9 for _ in range(5))
 
 
 MANY = 20
@@ -640,12 +656,18 @@ def test_the_service_says_503_and_when_to_come_back() -> None:
                 core = Core(policy, store)
                 client = WireClient(lambda channel: HttpWire(core, channel, Bounds()))
                 client.send(b"GET /check HTTP/1.1\r\n\r\n")
+                client.send(b'POST /v1/check HTTP/1.1\r\nContent-Length: 18\r\n\r\n{"attributes": {}}')
                 await client.answered()
                 return answers_in(client.sent)
 
-        [answer] = asyncio.run(ask())
+        answer, checked = asyncio.run(ask())
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert json.loads(answer.body)["type"].endswith("#temporary-reduced-capacity")
+        told = json.loads(checked.body)
+        if mode == "raise":
+            assert (checked.status, told["type"]) == (503, json.loads(answer.body)["type"])
+        else:
+            assert (checked.status, told["allowed"], told["undecided"]) == (200, False, True)
 
 
 # ---- everything at once ----
@@ -731,7 +753,7 @@ def test_a_wrong_password_is_loud_and_never_fails_open(clustered: bool) -> None:
 
 def test_a_pool_that_is_used_up_is_an_error_of_its_own_and_never_fails_open() -> None:
     with redis_server() as server, redis.Redis(port=server.port, max_connections=1) as client:
-        store = RedisStore(client, on_error="allow")
+        store = RedisStore(client, on_error="allow", timeout=5)
         taken = client.connection_pool.get_connection()
         with pytest.raises(StoreError, match="connections") as caught:
             Limiter(TokenBucket(1, 1), store=store).try_acquire("a")

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -58,8 +59,9 @@ def test_all_keys_of_a_limiter_go_in_many_steps_and_nothing_else_does(server: Se
 
 @pytest.mark.parametrize("prefix", ["*", "a?b:", "[a-z]", "back\\slash:", "]^-:", "é:"])
 def test_a_prefix_means_itself_whatever_letters_it_has(server: Server, prefix: str) -> None:
-    with RedisStore(server.url, prefix=prefix) as store, RedisStore(server.url, prefix="axb:") as other:
-        limiters = [Limiter(ONE, store=each, name="one") for each in (store, other)]
+    with ExitStack() as stack:
+        stores = [stack.enter_context(RedisStore(server.url, prefix=each, timeout=5)) for each in (prefix, "axb:")]
+        limiters = [Limiter(ONE, store=store, name="one") for store in stores]
         assert all(limiter.try_acquire("a") for limiter in limiters)
         limiters[0].reset_all()
         assert [bool(limiter.try_acquire("a")) for limiter in limiters] == [True, False]
@@ -68,7 +70,8 @@ def test_a_prefix_means_itself_whatever_letters_it_has(server: Server, prefix: s
 
 def test_names_with_a_secret_and_keys_of_several_attributes_go_too_and_other_secrets_stay(server: Server) -> None:
     policy = Policy.parse('[[rules]]\nname = "both"\nkey = ["tenant", "user"]\nlimit = "1/day"\n')
-    keepers = [Keeper(policy, RedisStore(server.url, prefix="s:", secret=secret)) for secret in ("one", "two")]
+    stores = [RedisStore(server.url, prefix="s:", secret=secret, timeout=5) for secret in ("one", "two")]
+    keepers = [Keeper(policy, store) for store in stores]
     asked = [{"tenant": "t", "user": "a"}, {"tenant": "t", "user": "b"}, {"user": "c"}, {}]
     assert all(keeper.try_acquire(attributes) for keeper in keepers for attributes in asked)
     keepers[0].reset_rule("both")
@@ -87,7 +90,7 @@ def test_no_two_names_are_one_and_a_scope_is_told_by_its_pattern() -> None:
 
 def test_a_client_that_decodes_its_answers_will_do(server: Server) -> None:
     with redis.Redis(port=server.port, decode_responses=True) as client:
-        limiter = Limiter(ONE, store=RedisStore(client, prefix=f"{next(fresh)}:"))
+        limiter = Limiter(ONE, store=RedisStore(client, prefix=f"{next(fresh)}:", timeout=5))
         assert limiter.try_acquire("a")
         limiter.reset_all()
         assert limiter.try_acquire("a")
@@ -106,7 +109,7 @@ def test_on_a_cluster_the_buckets_of_all_nodes_go(cluster: str) -> None:
 def test_denials_that_this_process_remembers_are_forgotten(server: Server) -> None:
     async def use() -> None:
         async with AsyncRedisStore(server.url, prefix=f"{next(fresh)}:", timeout=5) as store:
-            charge = Limiter(ONE, store=RedisStore(server.url), name="x")._charges("a", 1, 0)
+            charge = Limiter(ONE, store=RedisStore(server.url, timeout=5), name="x")._charges("a", 1, 0)
             assert [(await store.decide(charge))[0].allowed for _ in range(3)] == [True, False, False]
             assert store.stats().remembered == 1
             await asyncio.gather(store.reset_scope("x/0"), store.decide(charge, commit=False))

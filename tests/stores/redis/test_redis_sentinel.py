@@ -75,7 +75,7 @@ def test_an_answer_that_was_given_up_is_nobody_elses(server: Server, tmp_path: P
     with (
         proxy(server.port) as slow,
         sentinel(slow.port, tmp_path) as watching,
-        RedisStore(url_of(watching), timeout=0.2) as store,
+        RedisStore(url_of(watching), timeout=0.5) as store,
     ):
         wait_for(lambda: ask(store, "early") is not None)
         slow.delay = 60  # seconds, of answers on connections that are open now

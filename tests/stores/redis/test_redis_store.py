@@ -211,8 +211,8 @@ def test_names_are_one_to_one_and_tagged_by_the_first_attribute() -> None:
 
 def test_a_server_that_hangs_is_given_up_in_time_and_asked_only_once() -> None:
     with redis_server() as running:
-        own = redis.Redis(port=running.port, socket_timeout=0.05, retry=Retry(NoBackoff(), 3))  # which it is not to do
-        for store in (RedisStore(running.url), RedisStore(own)):
+        own = redis.Redis(port=running.port, socket_timeout=0.5, retry=Retry(NoBackoff(), 3))  # which it is not to do
+        for store in (RedisStore(running.url, timeout=0.5), RedisStore(own, timeout=0.5)):
             one(store, "warm")
             before = running.calls()
             running.process.send_signal(signal.SIGSTOP)
@@ -586,7 +586,7 @@ def test_a_task_cancelled_before_it_is_sent_is_not_charged_and_harms_no_other(se
 
 
 async def _fail_together(port: int) -> list[Any]:
-    async with AsyncRedisStore(f"redis://127.0.0.1:{port}") as store:
+    async with AsyncRedisStore(f"redis://127.0.0.1:{port}", timeout=5) as store:
         asked = [store.decide([Charge.of("s", str(n), TokenBucket(5, 1))]) for n in range(5)]
         return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -649,7 +649,7 @@ def test_a_store_refuses_to_serve_two_event_loops_at_once(server: Server) -> Non
 async def _fail_over_slots(url: str) -> list[Any]:
     logged: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, said: logged.append(said))
-    async with AsyncRedisStore(url) as store:
+    async with AsyncRedisStore(url, timeout=5) as store:
         charges = [Charge.of("s", str(n), TokenBucket(5, 1)) for n in range(5)]
         with pytest.raises(StoreUnavailable, match="does not answer"):
             await store.decide(charges)

@@ -134,7 +134,7 @@ def test_a_client_of_ones_own_can_be_handed_in(server: Server, cluster: list[Ser
         valkey.ValkeyCluster(**node),
     )
     for client in clients:
-        store = RedisStore(client, prefix=f"{next(fresh)}:")
+        store = RedisStore(client, prefix=f"{next(fresh)}:", timeout=5)
         assert one(store).remaining == 4
         store.close()
         client.ping()  # and is left open
@@ -150,7 +150,7 @@ async def _use_clients(server: Server, cluster: list[Server]) -> None:
         valkey.asyncio.cluster.ValkeyCluster(**node),
     )
     for client in clients:
-        store = AsyncRedisStore(client, prefix=f"{next(fresh)}:")
+        store = AsyncRedisStore(client, prefix=f"{next(fresh)}:", timeout=5)
         [decision] = await store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))])
         assert decision.remaining == 4
         await store.close()
