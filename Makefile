@@ -66,14 +66,15 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
+# Without --no-compile, pip compiles all that it installs. Python compiles what it imports.
 $(VENV)/run.stamp: $(VENV)/bin/python $(CORE)
 	@echo "==> installing ratekeeper with what the service needs; a C compiler and Python's headers make it fast"
-	@$(BIN)/python -m pip install --quiet --editable '.[service]'
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[service]'
 	@touch $@
 
 $(VENV)/%.stamp: $(VENV)/run.stamp
 	@echo "==> installing what '$*' needs"
-	@$(BIN)/python -m pip install --quiet $(foreach group,$(GROUPS_$*),--group $(group))
+	@$(BIN)/python -m pip install --quiet --no-compile $(foreach group,$(GROUPS_$*),--group $(group))
 	@touch $@
 
 GROUPS_test := test docs
