@@ -9,8 +9,6 @@ DEMO ?= --demo
 PROSE := docs src README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md CODE_OF_CONDUCT.md benchmarks examples tests Makefile .ci/run pyproject.toml setup.py
 # The caller's environment must not choose another library or core than the installed one, nor have each process compile it anew.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
-# To compile all that is installed takes longer than to install it. Python compiles the part that is imported, once.
-export PIP_NO_COMPILE := 1
 
 .PHONY: run help test check format docs coverage bench mutants test-c dist clean
 
@@ -66,7 +64,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
-# Without --no-compile, pip compiles all that it installs. Python compiles what it imports.
+# Without --no-compile, pip compiles all that it installs, which takes longer than the rest. Python compiles what it imports, once.
 $(VENV)/run.stamp: $(VENV)/bin/python $(CORE)
 	@echo "==> installing ratekeeper with what the service needs; a C compiler and Python's headers make it fast"
 	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[service]'
