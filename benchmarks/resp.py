@@ -178,7 +178,7 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[RespCase]:
 
     for pipelined in (1, PIPELINED):
         yield RespCase(THROTTLE, ours, throttle, 6, pipelined)
-        yield RespCase(CHECK, ours, check, 32, pipelined)
+        yield RespCase(CHECK, ours, check, 35, pipelined)
         yield RespCase(PING, ours, ping, 1, pipelined)
         if theirs is not None:
             yield RespCase(VALKEY_PING, theirs, ping, 1, pipelined)
