@@ -205,6 +205,12 @@ static PyObject *get_source(rk_policy_decision_object *Py_UNUSED(self), void *Py
     return PyUnicode_InternFromString("exact");
 }
 
+/* As PolicyDecision.undecided. */
+static PyObject *get_undecided(rk_policy_decision_object *Py_UNUSED(self), void *Py_UNUSED(closure))
+{
+    Py_RETURN_FALSE;
+}
+
 /* As PolicyDecision.states. */
 static PyObject *get_states(rk_policy_decision_object *self, void *Py_UNUSED(closure))
 {
@@ -267,6 +273,7 @@ static PyGetSetDef policy_decision_getters[] = {
     {"states", (getter)get_states, NULL, NULL, NULL},
     {"retry_after_seconds", (getter)get_retry_after_seconds, NULL, NULL, NULL},
     {"source", (getter)get_source, NULL, NULL, NULL},
+    {"undecided", (getter)get_undecided, NULL, NULL, NULL},
     {NULL},
 };
 
