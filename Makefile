@@ -44,7 +44,7 @@ docs: $(VENV)/docs.stamp  ## build the documentation as a site: build/site/index
 	@$(BIN)/python -m sphinx -b html -c docs -d build/doctrees -W --keep-going -E -q . build/site
 	@echo "open build/site/index.html"
 
-bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, under ten minutes (ARGS=--record keeps them)
+bench: $(VENV)/bench.stamp  ## measure beside other libraries: ratios, in about fifteen minutes (ARGS=--record keeps them)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 mutants: $(VENV)/mutants.stamp  ## do the tests notice careless mistakes? (ARGS="--count 300 --seed 7" for more)

@@ -5,6 +5,7 @@ A decision in this process is `Core.charge`, without any protocol. A question ov
 median is that of the ratios of each round: so it is the same on a machine whose speed changes from second to second.
 Two servers with the same options differ by up to a twentieth for as long as they live, as each has its own layout of
 memory. That is all that the target allows. So each question has several servers, or cores, alike, which take turns.
+A recording is full, as that of a service that has run for minutes: the first request on each page of memory costs more.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
 from benchmarks import results
 from benchmarks.policy import EXAMPLE, REQUEST
 from benchmarks.results import Row, Table, table_of, target
-from benchmarks.service import NONE, ONE, PLENTY, HttpCase, get, with_limits
-from benchmarks.serving import Case, Served, measured, ratekeeper_serve, served
+from benchmarks.service import CONNECTIONS, NONE, ONE, PLENTY, HttpCase, get, with_limits
+from benchmarks.serving import Case, HttpConnections, Served, measured, ratekeeper_serve, served
 from ratekeeper import MemoryStore, Policy
 from ratekeeper.service.core import Core
 from ratekeeper.service.limiter import CheckRequest, ProgramExchange
@@ -28,6 +30,7 @@ from ratekeeper.service.metrics.slots import Slots
 from ratekeeper.service.operator_options import RECORDING_BYTES, OperatorOptions
 
 ROUNDS, CALLS, ALIKE = 60, 1_000, 3
+FILLING = RECORDING_BYTES // 40  # so many of the shortest records fill a recording
 MOST = 1.05
 WITH, WITHOUT = "with", "without"
 POLICIES = {"one limit": ONE, "examples/policy.toml": EXAMPLE.read_text()}
@@ -45,7 +48,7 @@ def core_of(kind: str, how: str) -> Core:
     """Return a core for a kind of question, with the recording and the page or without."""
     size = RECORDING_BYTES if how == WITH else 0
     slots = Slots.make(1, size)
-    slots[0].ring[:] = bytes(len(slots[0].ring))  # its pages are there, as in a service that has run for minutes
+    slots[0].ring[:] = bytes(len(slots[0].ring))  # its pages are there
     core = Core(Policy.parse(text_of(kind)), MemoryStore(1000), metrics=Metrics(slots))
     core.operate(OperatorOptions(page=how == WITH, recording_bytes=size))
     return core
@@ -96,7 +99,14 @@ class ServersCase(HttpCase):
         super().run()
 
 
-def cases(stack: ExitStack, folder: Path) -> Iterator[Pair]:
+def fill(server: Served) -> None:
+    """Ask until the server's recording is full."""
+    connections = HttpConnections(server.port, CONNECTIONS, get(b"/check"))
+    connections.ask(FILLING // CONNECTIONS)
+    connections.close()
+
+
+def cases(stack: ExitStack, folder: Path, filled: bool) -> Iterator[Pair]:
     """Start the servers; yields all questions, each without and with."""
     for place, kind in enumerate(KINDS):
         path = folder / f"{place}.toml"
@@ -105,13 +115,15 @@ def cases(stack: ExitStack, folder: Path) -> Iterator[Pair]:
         asked = []
         for how, options in ((WITHOUT, ("--no-page", "--recording", "0")), (WITH, ())):
             alike = [stack.enter_context(served(*ratekeeper_serve(path, *options))) for _ in range(ALIKE)]
+            for server in alike if filled and how == WITH else ():
+                fill(server)
             asked.append(ServersCase(f"/check, {kind}, {how}", alike, get(b"/check"), status))
         yield Pair(*asked)
         yield Pair(CoreCase(kind, WITHOUT), CoreCase(kind, WITH))
 
 
 def measure(quick: bool) -> list[Table]:
-    by_name = measured("recording", 5 if quick else ROUNDS, cases)
+    by_name = measured("recording", 5 if quick else ROUNDS, partial(cases, filled=not quick))
     promises: list[Row] = []
     for what in ("a decision", "/check"):
         for kind in KINDS:
