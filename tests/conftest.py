@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import httpx._transports.default as httpx_transports
 import pytest
 from async_memory import AsyncMemoryStore
 from hypothesis import HealthCheck, Phase, settings
 from needs import need
+from servers import PATIENCE
 
 from ratekeeper import IMPLEMENTATION, ManualClock, MemoryStore, SharedMemoryStore
 from ratekeeper.stores import shared_memory
@@ -39,6 +42,10 @@ with pytest.MonkeyPatch.context() as hidden, suppress(ModuleNotFoundError):
 
 # httpx reads the certificates of all authorities for each client: 60 ms of CPU, of which there are hundreds.
 vars(httpx_transports)["create_ssl_context"] = cache(vars(httpx_transports)["create_ssl_context"])
+
+# httpx gives an answer up after 5 s, and a machine that others use may stand still for longer.
+_given_up = inspect.signature(httpx.get).parameters["timeout"].default  # one object is that of all calls
+_given_up.connect = _given_up.read = _given_up.write = _given_up.pool = PATIENCE
 
 pytest_plugins = ["redis_fixtures", "page_fixtures"]
 

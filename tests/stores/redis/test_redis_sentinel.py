@@ -25,10 +25,10 @@ PATIENT = 5.0
 
 @contextmanager
 def sentinel(primary: int, folder: Path) -> Iterator[Server]:
-    """One sentinel that decides alone, and soon."""
+    """One sentinel that decides alone. A server that stands still for a moment is not down."""
     config, port = folder / "sentinel.conf", free_port()
     lines = [f"port {port}", "bind 127.0.0.1", f"sentinel monitor main 127.0.0.1 {primary} 1"]
-    lines += ["sentinel down-after-milliseconds main 300", "sentinel failover-timeout main 2000"]
+    lines += ["sentinel down-after-milliseconds main 3000", "sentinel failover-timeout main 2000"]
     config.write_text("\n".join(lines) + "\n")
     with program(str(PROGRAMS["valkey 9"]()), config, "--sentinel") as process:
         running = Server(port, process)
