@@ -46,7 +46,7 @@ def test_a_changed_policy_file_takes_effect_without_a_restart_and_a_broken_one_d
     file.write_text(RULE.format(5))
     wait_for(lambda: quota() == '"each";q=5;w=60')
     file.write_text(RULE.format("many"))
-    wait_for(lambda: "is not taken" in caplog.text)
+    wait_for(lambda: "is ignored" in caplog.text)
     assert quota() == '"each";q=5;w=60'
     asyncio.run(app.limiter.close())
 
@@ -58,7 +58,7 @@ def test_a_policy_that_lacks_what_nobody_gives_is_not_taken(tmp_path: Path, capl
     file.write_text(RULE.format(4).replace("client", "user"))
     wait_for(lambda: "nothing gives the attribute 'user'" in caplog.text)
     [told] = caplog.records
-    assert "policy.toml is not taken: the policy in use before stays" in told.getMessage()
+    assert "policy.toml is ignored: the last good one stays in use" in told.getMessage()
     assert told.exc_info is None, "a mistake in a policy is no failure of the program's: there is no traceback"
     asyncio.run(app.limiter.close())
 

@@ -230,7 +230,7 @@ def test_a_broken_file_changes_nothing_and_is_told_with_all_its_mistakes(
             watched.put(text)
             poll(lambda known=known: len(caplog.records) > known)  # type: ignore[misc]
     first, second = said(caplog, logging.ERROR)
-    assert "policy.toml is not taken: the policy in use before stays" in first
+    assert "policy.toml is ignored: the last good one stays in use" in first
     assert "policy.toml:3: rule 'one': unknown key 'limt': did you mean 'limit'?" in first
     assert "policy.toml:4: rule 'one': 'shadow' must be true or false" in first
     assert second == first, "another content, though its mistakes are the same"
@@ -300,7 +300,7 @@ def test_another_store_is_told_to_need_a_restart_and_all_else_is_taken(
             watched.put(text)
             poll(lambda number=number: len(said(caplog, logging.INFO)) == number)  # type: ignore[misc]
     [warning] = said(caplog, logging.WARNING)
-    assert "has another [store], which is not taken before a restart; all else is" in warning
+    assert "has another [store], which needs a restart; all other changes are in use" in warning
     assert watched.taken == [["two"], ["one"], ["one"]]
 
 
@@ -394,8 +394,8 @@ def test_a_requested_reload_is_immediate_and_logs_its_result(
         for text, told in (
             (ONE, "holds the policy in use: nothing changes"),
             (TWO, "is in use: added 'two'; removed 'one'"),
-            (BROKEN, "is not taken: the policy in use before stays"),
-            (BROKEN, "is not taken: the policy in use before stays"),
+            (BROKEN, "is ignored: the last good one stays in use"),
+            (BROKEN, "is ignored: the last good one stays in use"),
             (TWO, "is mended: it holds the policy in use"),
         ):
             known = len(caplog.records)
@@ -621,7 +621,7 @@ def test_a_broken_file_is_told_on_stderr_and_the_service_goes_on(tmp_path: Path)
         policy.write_text(SERVED.replace("5/day", "5/dya"))
         lines = [process.stderr.readline() for _ in range(2)]
         assert re.match(
-            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ERROR ratekeeper\[\d+\]: .*policy.toml is not taken: ", lines[0]
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ERROR ratekeeper\[\d+\]: .*policy.toml is ignored: ", lines[0]
         )
         assert "policy.toml:6: rule 'r': '5/dya': unknown unit of time 'dya': did you mean 'day'?" in lines[1]
         assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=4;')
@@ -635,7 +635,7 @@ def test_a_change_after_which_gateways_could_not_ask_any_more_is_not_taken(tmp_p
     policy.write_text(SERVED)
     with serving(policy) as (url, said):
         policy.write_text(SERVED.replace('key = ["user"]', 'key = ["route"]'))
-        assert "policy.toml is not taken: the policy in use before stays" in said.readline()
+        assert "policy.toml is ignored: the last good one stays in use" in said.readline()
         assert "policy.toml: nothing in a gateway's request tells 'route'" in said.readline()
         assert ask(url, x_user="a").headers["ratelimit"].startswith('"r";r=4;')
 
@@ -645,7 +645,7 @@ def test_a_service_that_is_told_not_to_reload_does_not_say_that_it_does(tmp_path
     policy.write_text(SERVED)
     announced: list[str] = []
     with ratekeeper_service(policy, announced, "--no-reload"):
-        assert "while it serves" not in "".join(announced)
+        assert "load automatically" not in "".join(announced)
 
 
 def test_a_service_goes_by_its_keepers_policy_of_the_moment(clock: ManualClock) -> None:

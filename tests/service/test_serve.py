@@ -78,7 +78,7 @@ def test_sighup_reloads_at_once_and_logs_the_result(policy: Path, workers: str) 
     with running(policy, "--workers", workers, "--no-reload") as service:
         for text, quota, told in (
             (POLICY.format(7), "7", "is in use: changed 'r'"),
-            (BROKEN, "7", "is not taken: the policy in use before stays"),
+            (BROKEN, "7", "is ignored: the last good one stays in use"),
             (UNANSWERABLE, "7", "nothing in a gateway's request tells 'route'"),
             (POLICY.format(7), "7", "is mended: it holds the policy in use"),
             (POLICY.format(7), "7", "holds the policy in use: nothing changes"),
@@ -112,7 +112,7 @@ def test_a_worker_that_is_replaced_goes_by_the_last_good_policy(policy: Path) ->
         put(policy, POLICY.format(7))
         poll(lambda: "is in use: changed 'r'" in service.log)
         put(policy, BROKEN)
-        poll(lambda: "is not taken" in service.log)
+        poll(lambda: "is ignored" in service.log)
         killed = kill_workers(service)
         poll(lambda: len(service.workers() - killed) == 2)
         assert {service.quota() for _ in range(10)} == {"7"}
@@ -124,7 +124,7 @@ def test_a_policy_that_workers_would_refuse_is_refused_before_any_takes_it(polic
         before = service.workers()
         put(policy, UNANSWERABLE)
         poll(lambda: "nothing in a gateway's request tells 'route'" in service.log)
-        assert service.log.count("is not taken: the policy in use before stays") == 1
+        assert service.log.count("is ignored: the last good one stays in use") == 1
         assert {service.quota() for _ in range(10)} == {"5"}
         assert service.workers() == before
 
@@ -136,7 +136,7 @@ def test_a_policy_that_the_workers_store_cannot_decide_is_refused_before_any_tak
     with redis_server() as server, running(policy, "--workers", workers, "--store", server.url) as service:
         before = service.workers()
         put(policy, POLICY.format(7) + 'on_error = "local"\n')
-        poll(lambda: "is not taken: the policy in use before stays" in service.log)
+        poll(lambda: "is ignored: the last good one stays in use" in service.log)
         assert "write expected_nodes" in service.log
         answers: list[httpx.Response] = []
 
@@ -179,7 +179,7 @@ def test_a_change_that_a_worker_alone_refuses_is_given_up_by_all(policy: Path, e
     with running(policy, "--workers", "2", "--limits", "plan=plans:plan", env=path) as service:
         before = service.workers()
         put(policy, looked_up.format(7))
-        poll(lambda: "is not taken: the policy in use before stays" in service.log)
+        poll(lambda: "is ignored: the last good one stays in use" in service.log)
         assert "a worker refused it, though the parent process did not: " in service.log
         assert "not here" in service.log
         assert {service.quota() for _ in range(10)} == {"5"}

@@ -116,7 +116,7 @@ def test_http_is_answered_over_tls_and_a_changed_certificate_is_taken(
             poll(lambda: first not in {serial(service) for _ in range(8)})
             assert client.get("/check").status_code == 200, "a connection goes on with the certificate that it has"
             (tmp_path / "own.pem").write_text("no certificate")
-            poll(lambda: "the certificate in use before stays: TLS cannot use" in service.log)
+            poll(lambda: "the last good certificate stays in use: TLS cannot use" in service.log)
             assert httpx.get(f"{url}/healthz", verify=trusting(authority)).status_code == 200
 
 

@@ -85,7 +85,7 @@ class PolicyWatch(Watch[Policy]):
     def _warn(self, before: Policy, after: Policy) -> None:
         assert self._begun_with is not None
         if before.store != after.store != self._begun_with.store:
-            _log.warning("%s has another [store], which is not taken before a restart; all else is", self._path)
+            _log.warning("%s has another [store], which needs a restart; all other changes are in use", self._path)
 
 
 def _by_name(policy: Policy) -> dict[str, object]:

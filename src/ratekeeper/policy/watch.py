@@ -156,7 +156,7 @@ class Watch(Generic[T]):
         mistakes = policy if isinstance(policy, PolicyError) else self._tried(policy, asked)
         self._refused = mistakes is not None
         if mistakes is not None:
-            _log.error("%s is not taken: the policy in use before stays. Its mistakes:\n%s", self._path, mistakes)
+            _log.error("%s is ignored: the last good one stays in use. The mistakes:\n%s", self._path, mistakes)
         if self._told_judgement is not None:
             self._told_judgement(mistakes)
 

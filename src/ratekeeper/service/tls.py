@@ -85,6 +85,6 @@ class Tls:
         try:
             self._contexts = {kind: self._files.context(kind) for kind in self._contexts}
         except RatekeeperError as error:
-            _log.error("the certificate in use before stays: %s", error)
+            _log.error("the last good certificate stays in use: %s", error)
         else:
             _log.info("%s is in use", self._files.certificate)

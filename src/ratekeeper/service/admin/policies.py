@@ -80,7 +80,7 @@ async def reload(core: Core, given: Given) -> Report:
             raise NotDoneError(503, "the policy's file is not read yet: the service's log says why")
         await asyncio.sleep(_POLL)
     if core.news.error is not None:
-        raise NotDoneError(422, f"the policy in use before stays, as the file has mistakes:\n{core.news.error}")
+        raise NotDoneError(422, f"the last good policy stays in use, as the file has mistakes:\n{core.news.error}")
     return {"version": core.news.now.version, "loaded_at": core.news.now.loaded_at}
 
 
