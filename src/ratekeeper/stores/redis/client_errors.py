@@ -27,7 +27,7 @@ _ONE_OF_A_CLUSTER = "the server is a node of a cluster: write redis+cluster:// i
 _RIGHTS = (
     "allow the user EVALSHA, EVAL, TIME, GET, SET and DEL on the keys that begin with the store's prefix; for "
     "reset_all and reset_rule also SCAN and UNLINK; on a cluster CLUSTER, COMMAND and ASKING; for another database "
-    "than 0 SELECT"
+    "than 0 SELECT; for the option client_name CLIENT|SETNAME"
 )
 
 _MENDS = (
