@@ -134,7 +134,7 @@ class Pauses:
                 failed = False
             except StoreError as error:
                 if not failed:
-                    _log.warning("paused rules are not known anew, as the store does not answer: %s", error)
+                    _log.warning("the pauses of rules cannot be read, as the store does not answer: %s", error)
                 failed = True
                 self._note(self._known)
             await asyncio.sleep(EVERY)
