@@ -111,7 +111,7 @@ def test_a_shared_table_that_keeps_another_size_than_asked_for_is_told(
         ('url = "redis://h"\nsecret_file = ""', r":3: .*'secret_file' must be a string, not an empty string"),
         ('url = "memory"\nsecret_file = "f"', r":3: .*'secret_file' means nothing for a store that is on this host"),
         ('url = "shared://table"', r":2: .*write shared:NAME, or with a path shared:/PATH"),
-        ('url = "redis://h"\non_error = "local"', r":2: .*write expected_nodes, how many"),
+        ('url = "redis://h"\non_error = "local"', r":2: .*write expected_nodes, the number"),
         ('url = "redis://h"\nexpected_nodes = 0', r":3: .*'expected_nodes' must be a whole number from 1"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_bad_choice_is_an_error_that_names_the_line_and_the_right_word(store: 
 
 def test_a_rule_that_is_decided_locally_needs_the_number_of_nodes() -> None:
     rule = RULE + 'on_error = "local"\n'
-    with pytest.raises(PolicyError, match="write expected_nodes, how many"):
+    with pytest.raises(PolicyError, match="write expected_nodes, the number"):
         Policy.parse(f'[store]\nurl = "redis://h"\n{rule}')
     for store in ('url = "redis://h"\nexpected_nodes = 2', 'url = "memory"'):
         assert Policy.parse(f"[store]\n{store}\n{rule}").rules[0].on_error == "local"
@@ -132,10 +132,10 @@ def test_a_rule_that_is_decided_locally_needs_the_number_of_nodes() -> None:
 def test_a_keeper_takes_no_rule_that_is_decided_locally_on_a_store_without_the_number_of_nodes(keeper_of: Any) -> None:
     url, plain = f"redis://127.0.0.1:{free_port()}", Policy.parse(RULE)
     local = Policy.parse(RULE + 'on_error = "local"\n')
-    with pytest.raises(PolicyError, match=r"^<policy>: rule 'each key': .*write expected_nodes, how many"):
+    with pytest.raises(PolicyError, match=r"^<policy>: rule 'each key': .*write expected_nodes, the number"):
         keeper_of(local, url)
     keeper = keeper_of(plain, url)
-    with pytest.raises(PolicyError, match=r"^<policy>: rule 'each key': .*write expected_nodes, how many"):
+    with pytest.raises(PolicyError, match=r"^<policy>: rule 'each key': .*write expected_nodes, the number"):
         keeper.replace(local)
     assert keeper.policy is plain
     keeper_of(local, "memory").replace(local)

@@ -189,12 +189,12 @@ def test_local_refuses_at_once_a_waiter_whose_cost_is_more_than_a_node_s_part() 
 
 def test_local_needs_the_number_of_nodes_and_says_so_before_an_outage(server: Server) -> None:
     for kind in (RedisStore, AsyncRedisStore):
-        with pytest.raises(ValueError, match="write expected_nodes, how many"):
+        with pytest.raises(ValueError, match="write expected_nodes, the number"):
             kind(server.url, on_error="local")
     with RedisStore(server.url, timeout=5) as store:
         assert store.decide([charge("any", on_error="deny")])[0].source == "exact"
         for ask in (store.decide, lambda charges: store.decide_many([charges])):
-            with pytest.raises(StoreError, match="write expected_nodes, how many"):
+            with pytest.raises(StoreError, match="write expected_nodes, the number"):
                 ask([charge("any", on_error="local")])
 
 

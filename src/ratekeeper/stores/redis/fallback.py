@@ -40,7 +40,7 @@ MAX_SPANS = 64
 
 NODES_NEEDED = (
     'on_error="local" divides each limit among the processes that use it: '
-    "write expected_nodes, how many stores like this one all processes of the fleet have (1 if it is the only one)"
+    "write expected_nodes, the number of stores like this one in the whole fleet (1 if it is the only one)"
 )
 
 

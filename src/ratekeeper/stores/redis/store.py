@@ -197,7 +197,7 @@ class RedisStore(RedisStoreBase):
                       several charges, the strictest counts. "raise": `StoreUnavailable`. "deny": denied, until the
                       server is to be asked again. "local": decided here, by this store's own table, which has its part
                       of each limit. "allow": passes, and nothing is charged
-    expected_nodes    how many stores like this one all processes of the fleet have; "local" needs it, and divides each
+    expected_nodes    the number of stores like this one in the whole fleet; "local" needs it, and divides each
                       limit by it. A limit with less capacity than `expected_nodes` denies all
     retry             after three failures in a row, or a refused connection, the server (of a cluster, the node) is not
                       asked for so many seconds; then one request is sent to try it
