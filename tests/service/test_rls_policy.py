@@ -141,11 +141,14 @@ def test_a_path_is_read_as_everywhere(name: str) -> None:
 
 def test_two_entries_for_one_attribute_are_read_alike_in_all_processes() -> None:
     script = (
+        "from ratekeeper import MemoryStore, Policy\n"
+        "from ratekeeper.service.core import Core\n"
         "from ratekeeper.service.grpc.by_policy import _attributes\n"
         "from ratekeeper.service.grpc.codec import Descriptor, RateLimitRequest\n"
         "entries = (':path', '/b'), ('PATH', '/a'), ('METHOD', 'GET'), (':method', 'PUT')\n"
         "one = Descriptor(entries)\n"
-        "attributes, _ = _attributes(RateLimitRequest('d', (one,)), one, None)\n"
+        'core = Core(Policy.parse(\'rules = [{name = "r", limit = "1/s"}]\'), MemoryStore(100))\n'
+        "attributes, _ = _attributes(RateLimitRequest('d', (one,)), one, core.policy)\n"
         "print(attributes['path'], attributes['method'])"
     )
     for seed in "1234":  # of the order in which a set has its strings
@@ -252,9 +255,23 @@ def test_an_entry_that_the_policy_does_not_know_is_ignored_and_told_once(caplog:
     service = Service(POLICY + '\n[attributes]\ntenant = "header:x-tenant"\ndomain = "app"\n')
     with caplog.at_level(logging.WARNING, "ratekeeper"):
         for _ in range(2):
-            assert service.ask({"tenat": "t", **client("192.0.2.1")}).overall_code == 1
+            assert service.ask({"tenat": "t", "PATH": "/", **client("192.0.2.1")}).overall_code == 1
     assert [record.message for record in caplog.records] == [
         "a descriptor of Envoy: the policy knows no attribute 'tenat': this entry is ignored"
+    ]
+
+
+def test_an_entry_that_envoy_could_send_and_does_not_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A rule for POST never applied: the example did not send the method, and no log said so."""
+    by_policy._told.clear()
+    service = Service('rules = [{name = "reports", match = {path = "/r", method = "POST"}, limit = "1/h"}]')
+    with caplog.at_level(logging.WARNING, "ratekeeper"):
+        for code in (1, 1):
+            assert service.ask({"PATH": "/r"}).overall_code == code
+        assert service.ask({"PATH": "/r", "METHOD": "POST"}).overall_code == 1
+        assert service.ask({"PATH": "/r", "METHOD": "POST"}).overall_code == 2
+    assert [record.message for record in caplog.records] == [
+        "a descriptor of Envoy: it has no entry for 'method', so rules that look at it may not apply"
     ]
 
 

@@ -67,6 +67,8 @@ class RequestPolicy(Generic[K]):
     """The attributes that the policy reads and no request has."""
     names: frozenset[str] | None
     """The attributes that the policy knows; None if it knows any."""
+    of_each_request: Sequence[str]
+    """Of the attributes that every request over HTTP has, those that the policy looks at."""
     gateway_headers: tuple[str, ...]
     """The headers that a gateway must send, as the policy reads them."""
 
@@ -91,6 +93,7 @@ class RequestPolicy(Generic[K]):
         self._lets_wait: dict[Hashable, bool] = {}  # bounded
         self.lacking = policy.lacking({*ALWAYS_KNOWN, *(OF_ROUTE if given.routes else ()), *given.attributes})
         self.names = names | policy.attributes.keys() | ALWAYS_KNOWN if policy.attributes else None
+        self.of_each_request = sorted(names & ALWAYS_KNOWN)
         # Without them every request would be judged as one for /check, and so would be unlimited.
         self.gateway_headers = tuple(header for name, header in SAID_BY_GATEWAYS.items() if name in names)
 

@@ -7,7 +7,7 @@ policy's rules let it, for as long as Envoy waits. Knows no connection.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -80,7 +80,7 @@ class PolicyLimits:
     def read(self, request: RateLimitRequest) -> Question:
         """Return the question of a request."""
         policy = self._core.policy
-        return Question([_attributes(request, one, policy.names) for one in request.descriptors], policy)
+        return Question([_attributes(request, one, policy) for one in request.descriptors], policy)
 
     def answer(self, question: Question, call: Call) -> Answer:
         """Return the response, or a coroutine of it."""
@@ -98,30 +98,34 @@ class PolicyLimits:
 
 
 def _attributes(
-    request: RateLimitRequest, descriptor: Descriptor, names: Collection[str] | None
+    request: RateLimitRequest, descriptor: Descriptor, policy: RequestPolicy[AsyncKeeper]
 ) -> tuple[dict[str, str], int]:
     """Return the attributes of a descriptor, and its hits."""
     attributes = dict(descriptor.entries)
     if DOMAIN in attributes or len(attributes) < len(descriptor.entries):
         repeated = next(name for name, _ in descriptor.entries if name == DOMAIN or _count(descriptor, name) > 1)
         what = f"the entry {repeated[:40]!r} has two values: give each its own descriptor_key in Envoy's route"
-        _tell(repeated, what)
+        _tell(what)
         raise CallError(INVALID_ARGUMENT, what)
     for alias, name in ALIASES.items():  # in this order, the same in all processes
         if alias in attributes:
             attributes.setdefault(name, attributes[alias])
     attributes[DOMAIN] = request.domain
+    names = policy.names
     if names is not None:
         for name, _ in descriptor.entries:
             if name not in names and ALIASES.get(name) not in names:
-                _tell(name, f"the policy knows no attribute {name[:40]!r}: this entry is ignored")
+                _tell(f"the policy knows no attribute {name[:40]!r}: this entry is ignored")
+    for name in policy.of_each_request:
+        if name not in attributes:
+            _tell(f"it has no entry for {name!r}, so rules that look at it may not apply")
     return attributes, request.hits if descriptor.hits is None else descriptor.hits
 
 
-def _tell(name: str, what: str) -> None:
-    """Log once what is wrong about an entry."""
-    if name not in _told and len(_told) < _MOST_TOLD:
-        _told.add(name)
+def _tell(what: str) -> None:
+    """Log once what is wrong about a descriptor."""
+    if what not in _told and len(_told) < _MOST_TOLD:
+        _told.add(what)
         _log.warning("a descriptor of Envoy: %s", what)
 
 
