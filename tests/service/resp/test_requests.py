@@ -113,6 +113,16 @@ def test_a_page_that_speaks_http_to_us_gets_nothing(line: bytes) -> None:
     assert not client.channel.writes
 
 
+@pytest.mark.parametrize("name", [b"POST", b"Host:"])
+@pytest.mark.parametrize("split", [False, True])
+def test_a_command_that_pages_send_ends_the_connection_in_any_form(name: bytes, split: bool) -> None:
+    client, asked = Client(), request(b"PING") + request(name, b"/") + request(b"PING")
+    for piece in pieces(asked, range(1, len(asked))) if split else [asked]:
+        client.wire.receive(piece)
+    assert client.channel.closed
+    assert b"".join(client.channel.writes) == b"+PONG\r\n"
+
+
 def some_requests(chance: random.Random) -> bytes:
     """Requests with all that may confuse a reader in their arguments."""
     spice = [

@@ -19,6 +19,7 @@ from ratekeeper.service.resp.throttle import Throttles
 
 _OVERLAPPING = {b"CL.THROTTLE", b"RK.CHECK"}
 _SAFE_WHEN_LOCKED = ("AUTH", "HELLO", "QUIT", "RESET")
+_OF_BROWSERS = (b"POST", b"HOST:")
 
 
 class Command(NamedTuple):
@@ -94,6 +95,7 @@ class _Handlers(dict[bytes, Handler]):
 
     def __init__(self, commands: Mapping[str, Command], other: Handler | None = None) -> None:
         self._other = other or _unknown
+        self.update(dict.fromkeys(_OF_BROWSERS, _end))
         for name, command in commands.items():
             handler = command.run if name == "CL.THROTTLE" else _checked(command)  # it checks its own arguments
             self[name.encode()] = self[name.lower().encode()] = handler
@@ -134,6 +136,11 @@ def _unknown(_session: Session, request: list[bytes]) -> bytes:
     # The hint is the same for all: to look for the nearest name would cost more than a hundred decisions.
     name = request[0][:40].decode("latin-1")
     return error(f"unknown command '{name}': limits are asked by CL.THROTTLE and RK.CHECK; COMMAND LIST has all")
+
+
+def _end(_session: Session, _request: list[bytes]) -> Answer:
+    """End the connection without an answer: a web page tries to speak to us by HTTP."""
+    raise SessionEnd(b"")
 
 
 def _unauthenticated(_session: Session, _request: list[bytes]) -> bytes:

@@ -21,7 +21,6 @@ from ratekeeper.service.resp.requests import ProtocolError, RequestReader, read_
 from ratekeeper.service.resp.session import Answer, Session, SessionEnd
 from ratekeeper.service.wire import NEVER, Channel
 
-_BROWSERS = (b"POST", b"HOST:")
 _STOPS = error("the service stops: ask again")
 _TOO_SLOW = error("Protocol error: the request did not come in time")
 _UNAVAILABLE = error(detail_of(unavailable()))
@@ -189,12 +188,8 @@ class RespWire:
             self._last = True
             self._put(error(f"Protocol error: {wrong}"))
             return None
-        if request is None:
-            return None
-        self._tail = b""
-        if request[0].upper() in _BROWSERS:  # a page tries to speak to us by HTTP
-            self._last = True
-            return None
+        if request is not None:
+            self._tail = b""
         return request
 
     def _put(self, answer: Answer, alone: bool = False) -> None:
@@ -202,7 +197,7 @@ class RespWire:
         if isinstance(answer, bytes):
             if self._due:
                 self._due.append(_Due(answer))
-            else:
+            elif answer:  # else the connection ends without a word
                 self._ready.append(answer)
             return
         due = _Due(later=answer)
