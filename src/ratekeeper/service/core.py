@@ -205,7 +205,7 @@ class Core:
     def decide_question_now(self, asked: CheckRequest, protocol: Protocol) -> PolicyDecision | None:
         """Decide a program's question by `decide_now`; None if `charge` must."""
         policy = self.policy
-        if not asked.wait:
+        if policy.plain is None or not asked.wait:
             return None
         try:
             attributes = policy.reader.respell(asked.attributes)

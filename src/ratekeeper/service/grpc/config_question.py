@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence, Set
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from ratekeeper.decision import Charge, Decision, RuleDecision
@@ -84,11 +84,6 @@ class ConfigQuestion:
         ]
         self.distinct = len({one.limit.label for one in self.limited}) == len(self.limited)
         self.quotas = any(one.limit is not None and one.limit.quota for one in asked)
-        forms = [
-            (policy, _form_of(template))
-            for policy, template in [templates_of(*one.shown) for _, one, _, shadow, _ in self.limited if not shadow]
-        ]
-        self._policies, self._form = (b", ".join(parts) for parts in zip(*forms, strict=True)) if forms else (b"", b"")
 
     def decision(self, rules: list[RuleDecision]) -> PolicyDecision:
         """Return the decision of all limits."""
@@ -98,7 +93,14 @@ class ConfigQuestion:
         """Return the headers of an answer that allows, in the default style, as `rate_limit_lines` does."""
         if not self.distinct:
             return rate_limit_lines(merged(rules))
-        return [(b"ratelimit-policy", self._policies), (b"ratelimit", self._form % tuple(states))] if states else []
+        policies, form = self._forms
+        return [(b"ratelimit-policy", policies), (b"ratelimit", form % tuple(states))] if states else []
+
+    @cached_property
+    def _forms(self) -> tuple[bytes, bytes]:
+        """The value of RateLimit-Policy, and that of RateLimit as a format. Made at their first use: C has its own."""
+        templates = [templates_of(*one.shown) for _, one, _, shadow, _ in self.limited if not shadow]
+        return b", ".join([policy for policy, _ in templates]), b", ".join([_form_of(form) for _, form in templates])
 
     def metadata(self, exceeded: Sequence[int]) -> bytes:
         """Return Envoy's dynamic metadata if there is a quota: the descriptors, and which have exceeded theirs."""

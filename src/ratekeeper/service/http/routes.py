@@ -71,7 +71,7 @@ def check_now(core: Core, head: Any, peer: str | None, deny_status: int | None =
     """Answer a gateway's usual question as `check` does; None if `check` must, and nothing has been charged."""
     policy = core.policy
     read = policy.reader.read_lines
-    attributes = None if read is None or policy.lacking else read(head, peer)
+    attributes = None if read is None or policy.lacking or policy.plain is None else read(head, peer)
     decision = None if attributes is None else core.decide_now(policy, attributes, "http")
     if decision is None:
         return None
