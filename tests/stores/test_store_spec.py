@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ratekeeper import (
     SharedMemoryStore,
     StoreError,
 )
+from ratekeeper.cli import serve
 from ratekeeper.cli.main import main
 from ratekeeper.service.make_core import make_core
 from ratekeeper.stores.spec import StoreSpec
@@ -75,6 +78,24 @@ def test_the_names_of_buckets_are_keyed_by_the_secret_in_a_file(server: Server, 
         file.unlink() if wrong is None else file.write_text(wrong)
         with pytest.raises(StoreError, match=rf"secret_file: .*{why}"):
             Keeper(policy(f'url = "{server.url}"\nsecret_file = "{file}"'))
+
+
+def test_a_worker_that_starts_later_has_the_secret_of_the_first_ones(server: Server, tmp_path: Path) -> None:
+    """Else the limits would be there twice, once for each secret, and so admit twice as much."""
+    file, request = tmp_path / "secret", {"api_key": "k"}
+    file.write_text("before")
+    text = f'url = "{server.url}"\nprefix = "workers:"\ntimeout = 5\nsecret_file = "{file}"'
+    with serve._store(policy(text), Namespace(store=None, workers=2)) as opened:
+        assert Keeper(policy(text)).try_acquire(request).remaining == 2
+        file.write_text("after")
+        later = pickle.loads(pickle.dumps(opened.open_store))
+        assert "before" not in repr(later)
+
+        async def left() -> float:
+            async with later() as store:
+                return (await AsyncKeeper(policy(text), store).usage(request))[0].remaining
+
+        assert asyncio.run(left()) == 2
 
 
 def test_a_shared_table_that_keeps_another_size_than_asked_for_is_told(

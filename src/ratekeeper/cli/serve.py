@@ -202,7 +202,7 @@ def _store(policy: Policy, args: argparse.Namespace) -> Iterator[_Opened]:
             finally:
                 table.unlink()
         return
-    choice = choice or StoreSpec(MEMORY)
+    choice = (choice or StoreSpec(MEMORY)).settled()  # a worker that starts later has the same secret
     if choice.url == MEMORY and args.workers > 1:
         raise RatekeeperError(
             f"a store in memory with --workers {args.workers}: each worker would have its own limits, and so admit "

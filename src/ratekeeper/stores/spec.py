@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +34,8 @@ class StoreSpec:
     `max_keys` is for the first two; None is 1,000,000. A shared table that exists keeps its size, and the log tells it.
     All else is for servers.
     `expected_nodes` is the number of stores that share the limits, one in each process; `on_error` "local" needs it.
-    `secret_file` has the secret that keys the names of buckets. It is read when the store is opened.
+    `secret_file` has the secret that keys the names of buckets. It is read when the store is opened, or before: see
+    `settled`. Then `secret` has it.
     """
 
     url: str = field(repr=False)  # it may hold a password
@@ -44,6 +45,7 @@ class StoreSpec:
     on_error: OnError = "raise"
     expected_nodes: int | None = None
     secret_file: str | None = None
+    secret: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         scheme, colon, rest = self.url.partition(":")
@@ -79,6 +81,18 @@ class StoreSpec:
         """The URL without secrets."""
         return hide_secrets(self.url)
 
+    def settled(self) -> StoreSpec:
+        """Return the specification with its secret, for stores that are opened later. Raise `StoreError`.
+
+        If the file changed meanwhile, a later store would have other names, and so other buckets.
+        """
+        if self.secret_file is None or self.secret is not None or not self.on_server:
+            return self
+        try:
+            return replace(self, secret=read_secret(self.secret_file))
+        except ValueError as error:
+            raise StoreError(f"secret_file: {error}") from None
+
     def open(self) -> Store:
         """Return the store, opened. Raises `StoreError`, `MissingExtraError`."""
         if self.url == MEMORY:
@@ -103,12 +117,8 @@ class StoreSpec:
         return self._open_on_server(AsyncRedisStore) if self.on_server else self.open()
 
     def _open_on_server(self, kind: type[S]) -> S:
-        try:
-            secret = None if self.secret_file is None else read_secret(self.secret_file)
-        except ValueError as error:
-            raise StoreError(f"secret_file: {error}") from None
         return kind(
-            self.url, prefix=self.prefix, secret=secret, timeout=self.timeout,
+            self.url, prefix=self.prefix, secret=self.settled().secret, timeout=self.timeout,
             on_error=self.on_error, expected_nodes=self.expected_nodes,
         )  # fmt: skip
 
