@@ -211,6 +211,15 @@ def test_the_service_prints_the_page_first_plays_and_tells_it_in_its_status(work
 
 
 @pytest.mark.slow
+def test_a_demo_whose_page_has_no_url_makes_no_token(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(EXAMPLE.read_text())
+    with running(policy, "--demo", "--port", f"unix:{tmp_path / 'http.sock'}") as service:
+        assert "The traffic is made up" in service.said
+        assert "token" not in service.said
+
+
+@pytest.mark.slow
 def test_the_traffic_goes_on_when_the_process_that_makes_it_is_killed(tmp_path: Path) -> None:
     need("the C core", IMPLEMENTATION == "c")
     policy = tmp_path / "policy.toml"

@@ -177,6 +177,8 @@ def test_without_a_policy_envoy_is_answered_and_all_others_are_denied(tmp_path: 
     )
     options = ("--grpc", "127.0.0.1:0", "--workers", workers, "--envoy-config", str(limits))
     with running(tmp_path, *options) as service:
+        assert f"ratekeeper serves Envoy by {limits} at http://127.0.0.1:" in service.said
+        assert "/v1/check\n" not in service.said, "a question that is denied is nothing to try"
         with client(grpc_address(service)) as (ask, _):
             assert [ask(asked("x"), timeout=PATIENCE).overall_code for _ in range(2)] == [1, 2]
         denied = service.check()

@@ -36,13 +36,15 @@ __all__ = ["EXAMPLES", "NOTES", "add_arguments", "run"]
 _log = logging.getLogger("ratekeeper")
 
 _HELLO = """\
-{page}ratekeeper serves {policy} ({rules}) at {at}{notes}
+{page}ratekeeper serves {limits} at {at}{notes}
 Try:
-  curl -i {header}-H 'X-Forwarded-Method: GET' -H 'X-Forwarded-Uri: /api/search' {url}/check
-  curl -s -d '{{"attributes": {{{attribute}"path": "/api/search"}}}}' {url}/v1/check
-  curl -s {url}/healthz
+{questions}  curl -s {url}/healthz
 Stop with Ctrl-C."""
 
+_QUESTIONS = """\
+  curl -i {header}-H 'X-Forwarded-Method: GET' -H 'X-Forwarded-Uri: /api/search' {url}/check
+  curl -s -d '{{"attributes": {{{attribute}"path": "/api/search"}}}}' {url}/v1/check
+"""
 
 _NO_POLICY = """
 [[rules]]
@@ -134,7 +136,8 @@ def _demo_token(policy: Policy, args: argparse.Namespace) -> str | None:
             f"the made-up traffic of --demo would use up the limits of real callers in {spec.shown}: add --store "
             f"memory, or {without}"
         )
-    return None if args.admin_tokens or args.no_page else secrets.token_urlsafe(32)
+    shown = not args.no_page and isinstance(args.port, int)  # else no URL of the page is printed, which would have it
+    return secrets.token_urlsafe(32) if shown and not args.admin_tokens else None
 
 
 def _access_log(args: argparse.Namespace) -> AccessLogSpec | None:
@@ -227,8 +230,15 @@ def _hello(
     scheme = "http" if args.tls_cert is None else "https"
     url = f"{scheme}://{own}" if own.path is None else f"--unix-socket {shlex.quote(own.path)} http://localhost"
     notes = [f"{PROTOCOLS[kind]} at {address}" for kind, address in addresses.items() if kind != "http"]
-    notes += [f"Limits of Envoy: {args.envoy_config}"] if args.envoy_config else []
-    notes += ["No policy is loaded: /check and /v1/check deny every request"] if args.policy is None else []
+    if args.policy is None:
+        limits, questions = f"Envoy by {args.envoy_config}", ""
+        notes.append("No policy is loaded: /check and /v1/check deny every request")
+    else:
+        limits = f"{policy.source} ({len(policy.rules)} rule{'s' * (len(policy.rules) > 1)})"
+        questions = _QUESTIONS.format(
+            url=url, header=f"-H '{header}: k-1' " if header else "", attribute=f'"{name}": "k-1", ' if name else ""
+        )
+        notes += [f"Limits of Envoy: {args.envoy_config}"] if args.envoy_config else []
     notes += [place] if place else []
     if lacking := policy.lacking(ALWAYS_KNOWN):
         notes.append(f"Gateways cannot ask /check: nothing in their requests tells {lacking[0]!r}; see [attributes]")
@@ -239,11 +249,9 @@ def _hello(
     page = f"Page: {url}/{f'#token={token}' if token else ''}\n" if own.path is None and not args.no_page else ""
     return _HELLO.format(
         page=page,
-        policy=policy.source,
-        rules=f"{len(policy.rules)} rule{'s' * (len(policy.rules) > 1)}",
+        limits=limits,
         at=url if own.path is None else own,
         url=url,
         notes="\n".join([f" from {args.workers} processes" if args.workers > 1 else "", *notes]),
-        header=f"-H '{header}: k-1' " if header else "",
-        attribute=f'"{name}": "k-1", ' if name else "",
+        questions=questions,
     )
