@@ -57,11 +57,12 @@ static PyObject *throttle_answer(rk_throttle_object *self, PyObject *key)
 PyObject *rk_make_throttle(rk_gate_object *gate, PyObject *args)
 {
     rk_module *module = gate->table->module;
-    PyObject *cost, *heads[2], *counts, *places[OUTCOMES];
+    PyObject *cost, *both, *all, *heads[2], *counts, *places[OUTCOMES];
     int64_t whole;
-    if (!PyArg_ParseTuple(args, "O(SS)O!(OOO)", &cost, &heads[0], &heads[1], module->counts, &counts, &places[0],
-                          &places[1], &places[2]) ||
-        !rk_read_cost(cost, &whole))
+    /* Tuples, which keep what they have. "(SS)" alone takes any sequence, also one that makes its items when asked. */
+    if (!PyArg_ParseTuple(args, "OO!O!O!", &cost, &PyTuple_Type, &both, module->counts, &counts, &PyTuple_Type, &all) ||
+        !PyArg_ParseTuple(both, "SS", &heads[0], &heads[1]) ||
+        !PyArg_ParseTuple(all, "OOO", &places[0], &places[1], &places[2]) || !rk_read_cost(cost, &whole))
         return NULL;
     if (Py_SIZE(gate) != 1 || PyBytes_GET_SIZE(heads[0]) > LONGEST_HEAD || PyBytes_GET_SIZE(heads[1]) > LONGEST_HEAD)
         return PyErr_SetString(PyExc_ValueError, "a throttle has one limit, and short heads"), NULL;

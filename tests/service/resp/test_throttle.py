@@ -210,7 +210,13 @@ def test_a_throttle_in_c_takes_one_limit_and_bytes() -> None:
     for wrong in [(-1, heads, slot.counts, places), (1, (b"+" * 65, b"-"), slot.counts, places)]:
         with pytest.raises(ValueError, match=r"cost|short heads"):
             gate.throttle(*wrong)
-    for wrong in [(1, ("+", "-"), slot.counts, places), (1, heads, slot, places), (1, heads, slot.counts, (0, 1))]:
+    for wrong in [
+        (1, ("+", "-"), slot.counts, places),
+        (1, heads, slot, places),
+        (1, heads, slot.counts, (0, 1)),
+        (1, list(heads), slot.counts, places),  # a list, or what makes its items, might forget them
+        (1, heads, slot.counts, list(places)),
+    ]:
         with pytest.raises(TypeError):
             gate.throttle(*wrong)
     both: Any = store.bind(("a", "b"), (limit, limit), no_waiting)
