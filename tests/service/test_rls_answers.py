@@ -45,6 +45,13 @@ def test_an_answer_is_the_same_in_c_and_in_python(policy: Policy) -> None:
         assert answer([decision], is_refused, None) == python_answer([decision], is_refused, None)
 
 
+class Index:
+    """What can become a number by code, which might forget the parts of an answer meanwhile."""
+
+    def __index__(self) -> int:
+        return 10**9
+
+
 def test_what_is_not_an_answer_is_an_error_in_c() -> None:
     fill: Any = core.fill_envoy_answer
     decision = Keeper(Policy.parse(_POLICIES[0]), MemoryStore(100)).try_acquire({"client": "a"})
@@ -60,6 +67,7 @@ def test_what_is_not_an_answer_is_an_error_in_c() -> None:
         (3, (b"",)),
         (4, "1"),
         (4, -1),
+        (4, Index()),
         (5, ()),
     ]
     for place, value in wrong:

@@ -211,7 +211,8 @@ static PyObject *answer_of(PyObject *decision, const rk_rule_answer *answers, Py
     rk_binding binding;
     rk_bytes limit, head, end = {"", 0}, name = {"ratelimit", 9}, value;
     char *next;
-    if (count != 6 || !PyTuple_Check(args[0]) || !read_bytes(args[1], &head) || !PyDict_CheckExact(args[4]))
+    if (count != 6 || !PyTuple_Check(args[0]) || !read_bytes(args[1], &head) || !PyLong_Check(args[3]) ||
+        !PyDict_CheckExact(args[4])) /* a number of another type would run Python code: see find_end */
         return PyErr_Occurred() ? NULL : (PyErr_SetString(PyExc_TypeError, "an answer is made of seven parts"), NULL);
     if (!rk_find_binding(answers, rules, &binding))
         Py_RETURN_NONE;
