@@ -80,6 +80,9 @@ bool rk_read_parts(const rk_module *module, PyObject *decision, rk_parts *parts)
 bool rk_find_facts(const rk_matcher_object *matcher, const rk_parts *parts, PyObject *asked, rk_found *found,
                    int *exempt);
 
+/* Whether all of a tuple are places of a matcher's slots. */
+bool rk_are_slots(const rk_matcher_object *matcher, PyObject *places);
+
 /* The tokens that an attribute tells, as they are recorded: RK_NO_COST if it is missing, RK_BAD_COST if it tells none.
  * It never fails. */
 int64_t rk_told_cost(PyObject *value);

@@ -170,7 +170,8 @@ static bool observe(rk_recorder_object *self, PyObject *asked, PyObject *decisio
 
 static PyObject *recorder_decided(rk_recorder_object *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count == 2 && observe(self, args[0], args[1]))
+    /* Without callables it is being collected in a cycle, but other code that runs meanwhile may still find it. */
+    if (count == 2 && self->changed && observe(self, args[0], args[1]))
         Py_RETURN_NONE;
     if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception))
         return NULL; /* an interrupt, and not an error of the recording */
@@ -179,13 +180,25 @@ static PyObject *recorder_decided(rk_recorder_object *self, PyObject *const *arg
     Py_RETURN_NONE;
 }
 
+/* Whether a schema is that of the present segment; -1 with a Python error set. To compare may run Python code. */
+static int goes_on_with(const rk_recorder_object *self, PyObject *schema)
+{
+    PyObject *before = Py_XNewRef(self->schema);
+    int equal = self->keeper ? PyObject_RichCompareBool(schema, before, Py_EQ) : 0;
+    bool same = self->keeper && self->schema == before; /* or else that code began another policy */
+    Py_XDECREF(before);
+    return equal > 0 ? same : equal;
+}
+
 static PyObject *recorder_begin(rk_recorder_object *self, PyObject *args)
 {
     PyObject *keeper, *matcher, *schema, *costs, *optional;
     if (!PyArg_ParseTuple(args, "OO!SO!O!", &keeper, self->module->matcher, &matcher, &schema, &PyTuple_Type, &costs,
                           &PyTuple_Type, &optional))
         return NULL;
-    int goes_on = self->keeper ? PyObject_RichCompareBool(schema, self->schema, Py_EQ) : 0;
+    if (!rk_are_slots((rk_matcher_object *)matcher, costs) || !rk_are_slots((rk_matcher_object *)matcher, optional))
+        return NULL;
+    int goes_on = goes_on_with(self, schema);
     if (goes_on < 0)
         return NULL;
     bool fits = goes_on || rk_begin_segment(&self->ring, PyBytes_AS_STRING(schema), (size_t)PyBytes_GET_SIZE(schema));
@@ -215,6 +228,10 @@ static PyObject *recorder_new(PyTypeObject *type, PyObject *args, PyObject *Py_U
     if (PyObject_GetBuffer(memory, &self->memory, PyBUF_WRITABLE) < 0) {
         Py_DECREF(self);
         return NULL;
+    }
+    if ((uintptr_t)self->memory.buf % sizeof(int64_t)) {
+        Py_DECREF(self);
+        return PyErr_Format(PyExc_ValueError, "the memory of a recording must begin at a multiple of 8"), NULL;
     }
     memcpy(&self->key, secret, sizeof self->key);
     rk_open_ring(&self->ring, self->memory.buf, (size_t)self->memory.len);

@@ -2,6 +2,23 @@
 #include "policy.h"
 #include "recording.h"
 
+bool rk_are_slots(const rk_matcher_object *matcher, PyObject *places)
+{
+    Py_ssize_t slots = PyTuple_GET_SIZE(RK_AT(matcher->program, RK_NAMES));
+    slots += PyTuple_GET_SIZE(RK_AT(matcher->program, RK_HASHED)) + (RK_AT(matcher->program, RK_TIER) != Py_None);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(places); i++) {
+        PyObject *place = RK_AT(places, i);
+        if (!PyLong_Check(place)) /* to convert it would run Python code, each time anew */
+            return PyErr_SetString(PyExc_TypeError, "the places of slots are ints"), false;
+        Py_ssize_t slot = PyLong_AsSsize_t(place);
+        if (slot == -1 && PyErr_Occurred())
+            return false;
+        if (slot < 0 || slot >= slots)
+            return PyErr_Format(PyExc_ValueError, "the policy has no slot %zd", slot), false;
+    }
+    return true;
+}
+
 int64_t rk_told_cost(PyObject *value)
 {
     if (!value)

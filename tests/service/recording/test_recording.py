@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -385,6 +387,48 @@ def test_a_schema_that_cannot_be_compared_is_an_error(recorder: Any) -> None:
         made.begin(keeper, keeper.compiled.matcher, Unequal(b"schema"), (), ())
 
 
+class Beginning(bytes):
+    """A schema that is equal to all others, and runs a function when it is compared."""
+
+    first: Callable[[], object]
+
+    def __eq__(self, other: object) -> bool:
+        self.first()
+        return True
+
+    __hash__ = bytes.__hash__
+
+
+@pytest.mark.skipif(core.recorder is None, reason="its memory must be safe")
+def test_a_schema_whose_comparison_begins_another_one_gets_its_own_segment() -> None:
+    assert core.recorder is not None
+    keeper, ring = core_of(size=0).policy.keeper, memoryview(bytearray(SIZE))
+    made, matcher = core.recorder(ring, bytes(16), print, print, print), keeper.compiled.matcher
+    hostile = Beginning(b"third")
+    hostile.first = lambda: made.begin(keeper, matcher, b"second", (), ())
+    for schema in (b"first", hostile):
+        assert made.begin(keeper, matcher, schema, (), ())
+    found = [segment for start, _ in heads(ring) if (segment := read_segment(ring, start))]
+    assert {segment.number: segment.schema for segment in found} == {1: b"first", 2: b"second", 3: b"third"}
+
+
+@pytest.mark.skipif(core.recorder is None, reason="its memory must be safe")
+def test_a_recorder_in_c_takes_places_of_slots_and_aligned_memory_only() -> None:
+    assert core.recorder is not None
+    keeper, ring = core_of(size=0).policy.keeper, memoryview(bytearray(SIZE + 8))
+    made, names = core.recorder(ring, bytes(16), print, print, print), keeper.compiled.slot_names
+    began = keeper, keeper.compiled.matcher, b"schema"
+    every = tuple(range(len(names)))
+    assert made.begin(*began, every, every)
+    wrong: tuple[Any, ...]
+    for wrong in ((len(names),), (0, -1), (2**80,), ("0",), (0.0,)):
+        for places in ((wrong, ()), ((), wrong)):
+            with pytest.raises((TypeError, ValueError, OverflowError)):
+                made.begin(*began, *places)
+    with pytest.raises(ValueError, match="multiple of 8"):
+        core.recorder(ring[1:], bytes(16), print, print, print)
+
+
 def test_without_a_recording_nothing_is_recorded() -> None:
     decided = core_of(size=0)
     ask(decided, {"path": "/api/x", "api_key": "k"})
@@ -471,6 +515,42 @@ def test_a_policy_whose_end_decides_by_the_next_one_is_recorded_by_the_next_one(
     del dying
     assert made.begin(keeper, after.matcher, b"after", (), ())
     assert made.left_out == 0
+
+
+class Owner:
+    """What has the functions of a recorder, and refers to it."""
+
+    def told(self, *_: object) -> None:
+        """Tell nothing."""
+
+
+@pytest.mark.skipif(core.recorder is None, reason="its memory must be safe")
+def test_a_recorder_that_is_collected_counts_a_request_as_left_out() -> None:
+    assert core.recorder is not None
+    left_out: list[int] = []
+
+    def recorders() -> list[Any]:
+        return [one for one in gc.get_objects() if type(one) is core.recorder]
+
+    def last(_: object) -> None:  # in the middle of the collection, when the recorder has lost its functions
+        for made in recorders():
+            if id(made) not in others:
+                made.decided((None, {}, 1), None)
+                left_out.append(made.left_out)
+
+    gc.collect()
+    others = set(map(id, recorders()))
+    owner = Owner()
+    made = core.recorder(memoryview(bytearray(SIZE)), bytes(16), owner.told, owner.told, owner.told)
+    holder = Owner()
+    code = compile("0", "", "exec")  # the collector does not track it, so it dies with its holder, after the recorder
+    holder.__dict__.update(code=code, made=made, itself=holder)
+    owner.__dict__.update(made=made, holder=holder)
+    watch = weakref.ref(code, last)
+    del owner, made, holder, code
+    gc.collect()
+    assert watch() is None
+    assert left_out == [1]
 
 
 WRITER = """
