@@ -5,7 +5,7 @@
 
 #include "policy.h"
 
-enum { SHORT = 64 }; /* the bytes of a key that is kept as it is; `cut` is asked about a longer one */
+enum { SHORT = 64 }; /* the characters of a key that is kept as it is; `cut` is asked about a longer one */
 #define MOST_PLACES (INT64_C(1) << 20)
 
 typedef struct {
@@ -38,7 +38,7 @@ static bool key_of_label(const rk_sketch_object *self, PyObject *label, rk_key *
 static PyObject *kept_text(const rk_sketch_object *self, const char *bytes, size_t length)
 {
     PyObject *text = rk_text_of(bytes, length);
-    if (!text || length <= SHORT)
+    if (!text || PyUnicode_GET_LENGTH(text) <= SHORT)
         return text;
     PyObject *cut = PyObject_CallOneArg(self->cut, text);
     Py_DECREF(text);
@@ -78,8 +78,9 @@ RK_COLD static bool learn_labels(rk_sketch_object *self, PyObject *asked, uint64
 {
     PyObject *labels = PyObject_CallOneArg(self->labels_of, asked);
     if (labels && !PyTuple_Check(labels)) {
-        Py_DECREF(labels);
-        return PyErr_Format(PyExc_TypeError, "labels are a tuple, not %s", rk_type_name(labels)), false;
+        PyErr_Format(PyExc_TypeError, "labels are a tuple, not %s", rk_type_name(labels));
+        Py_DECREF(labels); /* last: it may free the type, and so its name */
+        return false;
     }
     rk_key *keys = labels ? PyMem_New(rk_key, PyTuple_GET_SIZE(labels)) : NULL;
     bool good = keys || (labels && PyErr_NoMemory());
@@ -134,8 +135,10 @@ RK_COLD static bool count_told(rk_sketch_object *self, PyObject *asked, PyObject
     if (told && !good)
         PyErr_Format(PyExc_TypeError, "keys are told as a list, not %s", rk_type_name(told));
     for (Py_ssize_t i = 0; good && i < PyList_GET_SIZE(told); i++) {
-        PyObject *label, *key;
-        good = PyArg_ParseTuple(PyList_GET_ITEM(told, i), "OO", &label, &key) && add(self, label, key);
+        PyObject *pair = PyList_GET_ITEM(told, i);
+        good = PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2 && add(self, RK_AT(pair, 0), RK_AT(pair, 1));
+        if (!good && !PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "keys are told as pairs of a label and a key");
     }
     Py_XDECREF(told);
     return good;
@@ -241,11 +244,12 @@ static int sketch_traverse(rk_sketch_object *self, visitproc visit, void *arg)
     return 0;
 }
 
+/* They become None, not NULL: code that runs while a cycle is collected may still find the sketch, and count keys. */
 static int sketch_drop(rk_sketch_object *self)
 {
-    Py_CLEAR(self->labels_of);
-    Py_CLEAR(self->told);
-    Py_CLEAR(self->cut);
+    Py_XSETREF(self->labels_of, Py_NewRef(Py_None));
+    Py_XSETREF(self->told, Py_NewRef(Py_None));
+    Py_XSETREF(self->cut, Py_NewRef(Py_None));
     return 0;
 }
 
@@ -253,7 +257,9 @@ static void sketch_dealloc(rk_sketch_object *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    sketch_drop(self);
+    Py_XDECREF(self->labels_of);
+    Py_XDECREF(self->told);
+    Py_XDECREF(self->cut);
     free_names(self->names, self->sketch.places);
     Py_XDECREF(self->labels);
     PyMem_Free(self->keys);
