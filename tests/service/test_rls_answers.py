@@ -46,7 +46,7 @@ def test_an_answer_is_the_same_in_c_and_in_python(policy: Policy) -> None:
 
 
 class Index:
-    """What can become a number by code, which might forget the parts of an answer meanwhile."""
+    """Becomes a number by code, which might forget the parts of an answer meanwhile."""
 
     def __index__(self) -> int:
         return 10**9

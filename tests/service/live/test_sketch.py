@@ -237,7 +237,7 @@ def test_a_sketch_in_a_cycle_is_collected() -> None:
 
 
 class Owner:
-    """What has the functions of a sketch, and refers to it."""
+    """Keeps the functions of a sketch, and refers to it."""
 
     def told(self, *_: object) -> list[tuple[str, str]]:
         return []

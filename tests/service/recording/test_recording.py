@@ -518,7 +518,7 @@ def test_a_policy_whose_end_decides_by_the_next_one_is_recorded_by_the_next_one(
 
 
 class Owner:
-    """What has the functions of a recorder, and refers to it."""
+    """Keeps the functions of a recorder, and refers to it."""
 
     def told(self, *_: object) -> None:
         """Tell nothing."""
