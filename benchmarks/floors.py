@@ -94,11 +94,11 @@ def serve_fixed(name: str, path: str | None = None) -> None:
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(_PROTOCOLS[name], "127.0.0.1", 0)]
         if path is not None:
-            await loop.create_unix_server(_PROTOCOLS[name], path)
-        server = await loop.create_server(_PROTOCOLS[name], "127.0.0.1", 0)
-        print(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-        await server.serve_forever()
+            servers.append(await loop.create_unix_server(_PROTOCOLS[name], path))
+        print(f"127.0.0.1:{servers[0].sockets[0].getsockname()[1]}", flush=True)
+        await asyncio.gather(*[one.serve_forever() for one in servers])  # one that nobody refers to closes
 
     uvloop.run(serve())
 
