@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import yaml
@@ -69,3 +72,21 @@ def test_make_help_lists_every_command() -> None:
         ["make", "-s", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert sorted(line.split()[1] for line in shown.stdout.splitlines()) == sorted(targets[1].split())
+
+
+def test_runs_of_the_tests_at_once_never_choose_the_same_port() -> None:
+    """Two runs in CI did: a server of one answered for that of the other, and hundreds of tests failed."""
+    code = "import servers; print(*[servers.free_port() for _ in range(350)], flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT / "tests" / "support", stdin=PIPE, stdout=PIPE, text=True)
+            )
+            for _ in range(3)
+        ]
+        chosen = [set(map(int, run.stdout.readline().split())) for run in runs if run.stdout is not None]
+        for run in runs:
+            run.communicate("\n")
+    assert [len(ports) for ports in chosen] == [299, 299, 299]
+    assert len(set().union(*chosen)) == 3 * 299

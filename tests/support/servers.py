@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
 import re
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,16 +26,24 @@ PATIENCE = 30.0
 """Seconds until a server that does not answer is given up; a test never sleeps this long if all is well."""
 
 
-_PORTS = itertools.cycle(range(20_000, 32_000))
-"""Below the ports that the system gives to those that ask for any: Linux begins at 32,768."""
+_BLOCK = 300
+_BLOCKS = range(20_000, 32_000, _BLOCK)
+"""The first ports of the blocks that runs of the tests share. They end below the ports that the system gives to those
+that ask for any: Linux begins at 32,768."""
 
-for _ in range(os.getpid() * 61 % 12_000):  # another run of the tests begins elsewhere
-    next(_PORTS)
+
+@cache
+def _own_ports() -> tuple[socket.socket, Iterator[int]]:
+    """Return the ports of a block, in a cycle. Its first port is taken while this process lives, so no other has it."""
+    for first in _BLOCKS:
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", first)), itertools.cycle(range(first + 1, first + _BLOCK))
+    raise AssertionError("other runs of the tests have all blocks of ports")
 
 
 def free_port() -> int:
-    """Return a port that is free, and stays so: the system gives it to nobody, and this process gives it once."""
-    for port in _PORTS:
+    """Return a port that is free, and stays so: neither the system nor another run of the tests gives it to anybody."""
+    for port in itertools.islice(_own_ports()[1], _BLOCK):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise AssertionError("there are no ports")
