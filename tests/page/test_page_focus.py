@@ -9,7 +9,7 @@ from page_fixtures import Site, check
 from service_process import poll
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator
+    from playwright.sync_api import Locator, Route
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,72 @@ def test_the_focus_stays_on_a_limited_key_while_the_keys_change_places(site: Sit
     assert has_focus(why)
     why.click()
     site.page.locator("#attributes").wait_for()
+    assert has_focus(site.page.locator("#main"))
     poll(lambda: site.page.locator("#attributes [value=second]").count() == 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "names"),
+    [
+        ("Value", "", ["user", "path"]),  # the row that has the focus gets the first name
+        ("Value", "alice", ["", "user", "path"]),  # a typed value is given to no attribute
+        ("Attribute", "", ["", "user", "path"]),  # and nobody else writes where a person does
+        ("Attribute", "user", ["user"]),
+    ],
+)
+def test_who_is_quicker_than_the_names_of_attributes_loses_nothing(
+    site: Site, field: str, typed: str, names: list[str]
+) -> None:
+    site.open()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    site.page.route("**/v1/admin/rules", hold)
+    site.show("request")
+    while not held:
+        site.page.wait_for_timeout(10)  # milliseconds in which playwright takes events
+    begun = site.page.get_by_label(field, exact=True).first
+    begun.focus()
+    site.page.keyboard.type(typed[:3])
+    held.pop().continue_()
+    site.page.locator("#attribute-names option").first.wait_for(state="attached")
+    site.page.keyboard.type(typed[3:])
+    assert has_focus(begun)
+    assert begun.input_value() == (typed or (names[0] if field == "Attribute" else ""))
+    rows = site.page.get_by_label("Attribute", exact=True).all()
+    assert [row.input_value() for row in rows] == names
+
+
+def test_a_value_without_the_name_of_its_attribute_is_not_asked_about(site: Site) -> None:
+    site.open(view="request")
+    site.page.locator("#attribute-names option").first.wait_for(state="attached")
+    row = site.page.locator("#attributes .row").first
+    name, value = row.get_by_label("Attribute", exact=True), row.get_by_label("Value", exact=True)
+    name.fill("")
+    value.fill("alice")
+    site.page.get_by_role("button", name="Ask", exact=True).click()
+    assert has_focus(name), "the browser says there that it is missing"
+    assert site.page.locator("#verdict strong").count() == 0
+    value.fill("")
+    site.page.get_by_role("button", name="Ask", exact=True).click()
+    site.page.locator("#verdict strong").wait_for()
+
+
+def test_who_removes_an_attribute_is_led_to_the_next_one(site: Site) -> None:
+    site.open(view="request")
+    site.page.locator("#attribute-names option").first.wait_for(state="attached")
+    remove = site.page.get_by_role("button", name="Remove this attribute")
+    left = remove.count()
+    assert left >= 2
+    remove.first.focus()
+    while left:
+        assert has_focus(remove.first)
+        site.page.keyboard.press("Enter")
+        left -= 1
+        assert remove.count() == left
+    assert has_focus(site.page.get_by_role("button", name="Add an attribute"))
 
 
 COLOURS = "e => { const s = getComputedStyle(e); return [s.borderBottomColor, s.backgroundColor] }"

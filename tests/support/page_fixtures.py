@@ -56,6 +56,20 @@ OPTIONS = [
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
 _VIOLATIONS = "addEventListener('securitypolicyviolation', (event) => console.error('CSP', event.violatedDirective))"
+_LOST_FOCUS = """
+  let focused = null;
+  const lost = () => { console.error('the focus was lost with', focused.outerHTML); focused = null; };
+  addEventListener('focusin', ({ target }) => (focused = target));
+  addEventListener('focusout', ({ target, relatedTarget }) => queueMicrotask(() => {
+    if (relatedTarget || target !== focused || !target.isConnected) return;
+    if (target.disabled || !target.checkVisibility()) lost();
+    else focused = null;
+  }));
+  new MutationObserver(() => {
+    if (focused && !focused.isConnected && document.activeElement === document.body) lost();
+  }).observe(document, { childList: true, subtree: true });
+"""
+"""A person at the keyboard would have to begin again at the top of the page."""
 _ANSWER = "Failed to load resource"
 """Chromium says so of each answer that is not a success, such as 401, and of a service that is stopped."""
 
@@ -200,6 +214,7 @@ def site(chromium: Browser, operated: Running, request: pytest.FixtureRequest) -
     """The page of `operated` in its own window. A parameter has the options of the window."""
     context = chromium.new_context(**getattr(request, "param", {}))
     context.add_init_script(_VIOLATIONS)
+    context.add_init_script(_LOST_FOCUS)
     opened = Site(context.new_page(), operated.url)
     yield opened
     assert opened.complaints == []

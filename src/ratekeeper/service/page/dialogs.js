@@ -58,12 +58,17 @@ export function confirmed({ title, about, fields = [], verb, danger = false, act
         if (closed && !made) announce(`${title}: ${problem.message}`, true);
       }
     };
+    const busy = (is) => {
+      underWay = is;
+      yes.setAttribute("aria-disabled", is); // a button that is disabled itself would lose the focus
+    };
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      yes.disabled = underWay = true;
+      if (underWay) return;
+      busy(true);
       error.textContent = "";
       await send();
-      yes.disabled = underWay = false;
+      busy(false);
       if (closed) resolve(made);
       else if (made) dialog.close();
     });

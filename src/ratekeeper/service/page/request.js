@@ -38,6 +38,7 @@ export class RequestView {
   /** Show the view with the attributes of a key, and with others that the key's rule asks for. */
   async pick(rule, key) {
     location.hash = "request";
+    byId("main").focus(); // the button that was pressed is hidden now
     let match = {};
     try {
       const { rules } = await this.session.get("v1/admin/rules");
@@ -87,8 +88,8 @@ export class RequestView {
       fill(byId("attribute-names"), ...attributes.slice(0, ROWS).map((one) => el("option", { value: one })));
       const rows = [...byId("attributes").children];
       if (this.#asked || rows.some((row) => row.querySelector("input").value)) return;
-      fill(byId("attributes"));
-      for (const one of attributes.slice(0, 8)) this.#row(one, "");
+      const free = rows.filter(isFree);
+      attributes.slice(0, 8).forEach((one, place) => ((free[place] ?? this.#row("", "")).querySelector("input").value = one));
     } catch {
       // names are only a help: anything can be typed in
     }
@@ -98,13 +99,19 @@ export class RequestView {
   #row(attribute, value, exact = null) {
     const rows = byId("attributes");
     if (rows.children.length >= ROWS) return null;
-    const remove = el("button", { type: "button", class: "quiet", "aria-label": "Remove this attribute", on: { click: () => node.remove() } }, "×");
+    const leave = () => {
+      (node.nextSibling?.lastChild ?? byId("add-attribute")).focus();
+      node.remove();
+    };
+    const remove = el("button", { type: "button", class: "quiet", "aria-label": "Remove this attribute", on: { click: leave } }, "×");
     const shared = { autocomplete: "off", spellcheck: "false", autocapitalize: "off" };
-    const node = el(
-      "div", { class: "row", on: { input: () => (node.exact = null) } },
-      el("input", { ...shared, "aria-label": "Attribute", placeholder: "attribute", list: "attribute-names", value: attribute, maxlength: 200 }),
-      el("input", { ...shared, "aria-label": "Value", placeholder: "value", value, maxlength: LONGEST, dir: "auto" }), remove,
-    );
+    const named = el("input", { ...shared, "aria-label": "Attribute", placeholder: "attribute", list: "attribute-names", value: attribute, maxlength: 200 });
+    const valued = el("input", { ...shared, "aria-label": "Value", placeholder: "value", value, maxlength: LONGEST, dir: "auto" });
+    const edited = () => {
+      node.exact = null;
+      named.required = valued.value !== "";
+    };
+    const node = el("div", { class: "row", on: { input: edited } }, named, valued, remove);
     node.exact = exact;
     rows.append(node);
     return node;
@@ -198,6 +205,12 @@ export class RequestView {
 function attributesOf(rules) {
   const names = rules.flatMap((rule) => [...rule.key, ...Object.keys(rule.match)]);
   return [...new Set(names)].filter((one) => one !== "tier");
+}
+
+/** Nobody has written a value in the row, or is writing its name. */
+function isFree(row) {
+  const [named, valued] = row.querySelectorAll("input");
+  return valued.value === "" && named !== document.activeElement;
 }
 
 /** What the decision means: a kind, a title and a reason. */
