@@ -66,8 +66,7 @@ def test_who_is_quicker_than_the_names_of_attributes_loses_nothing(
 
     site.page.route("**/v1/admin/rules", hold)
     site.show("request")
-    while not held:
-        site.page.wait_for_timeout(10)  # milliseconds in which playwright takes events
+    poll(lambda: site.page.evaluate("1") and held)
     begun = site.page.get_by_label(field, exact=True).first
     begun.focus()
     site.page.keyboard.type(typed[:3])
