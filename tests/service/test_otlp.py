@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from servers import PATIENCE
 from service_process import poll, running
 
 POLICY = '[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "2/day"\n'
@@ -95,12 +98,25 @@ def test_a_collector_gets_the_sum_over_all_workers(policy: Path, workers: int) -
             }
 
 
+PATIENT = f"""\
+from ratekeeper.service.metrics import otlp
+
+otlp._LAST_MOMENT_MS = {1000 * PATIENCE}
+"""
+"""A module by which the service waits longer for a Collector that stalls."""
+
+
 def test_the_last_numbers_are_sent_when_the_service_stops(policy: Path) -> None:
     with collector() as taking:
-        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{taking.server_port}"}
+        env = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{taking.server_port}",
+            "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
+            "PYTHONPATH": os.pathsep.join([str(policy.parent), *sys.path]),
+        }
+        (policy.parent / "sitecustomize.py").write_text(PATIENT)
         with running(policy, "--otlp", env=env) as service:
             assert service.check().status_code == 200
-            assert not taking.taken, "the interval is a minute"
+            assert not taking.taken, "the interval is an hour"
         assert taking.value("ratekeeper_decisions", rule="each", outcome="allowed") == 1
 
 
