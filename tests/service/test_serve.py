@@ -280,6 +280,13 @@ def test_a_parent_that_is_killed_takes_its_workers_along(policy: Path, loaded: b
             service.check()
 
 
+def has_opened(pid: int, table: Path) -> bool:
+    try:
+        return str(table) in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:  # it has ended
+        return False
+
+
 def to_garbage(table: Path) -> None:
     put(table, "no table\n" * 1000)
 
@@ -296,6 +303,7 @@ def test_a_broken_table_is_one_log_line_and_a_back_off_until_it_is_mended(
     table = tmp_path / "table"
     with running(policy, "--workers", "2", "--store", f"shared:{table}") as service:
         assert service.check().status_code == 200
+        poll(lambda: all(has_opened(pid, table) for pid in service.workers()))
         spoil(table)
         kill_workers(service)
         poll(lambda: "a worker cannot serve: " in service.log)
