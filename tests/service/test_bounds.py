@@ -117,6 +117,7 @@ def test_a_client_that_does_not_go_on_is_cut_off_by_one_bound_and_no_other(core:
     with serving_in_thread(core) as server:
         patient = server.client()
         patient.send(sent)
+        poll(lambda: server.open == 1)
         short: dict[str, Any] = {bound: 0.1}
         with serving_in_thread(core, **short) as hurried:
             client = hurried.client()
@@ -128,6 +129,7 @@ def test_a_client_that_does_not_go_on_is_cut_off_by_one_bound_and_no_other(core:
 def test_a_client_that_reads_no_answer_is_not_read_and_then_cut_off(core: Core) -> None:
     with serving_in_thread(core) as server:
         client = server.client()
+        poll(lambda: server.open == 1)
         while client.send_now(HEALTH * 10_000):
             pass
         assert server.open == 1
