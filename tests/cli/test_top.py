@@ -185,20 +185,25 @@ def test_without_a_terminal_it_prints_without_codes_and_keys_only_for_an_admin(s
 @pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
 def test_a_terminal_shows_the_service_until_a_key_ends_it(service: Running, key: bytes) -> None:
     with terminal(*TOP, service.url) as shown:
-        poll(lambda: is_whole(shown, 24))
-        assert all(width(line) <= 80 for line in shown.screen)
+        assert all(width(line) <= 80 for line in whole(shown, 24))
         assert "\x1b[" in shown.raw
         shown.resize(120, 40)
-        poll(lambda: is_whole(shown, 40))
+        whole(shown, 40)
         shown.press(key)
         assert shown.ended() == 0
         assert shown.settings() == shown.before, "the terminal is as it was"
 
 
-def is_whole(shown: Terminal, rows: int) -> bool:
-    """Whether the screen has the service's rule and its last line. It comes in pieces."""
-    lines = shown.screen
-    return len(lines) == rows and "q quits" in lines[-1] and "each user" in "\n".join(lines)
+def whole(shown: Terminal, rows: int) -> list[str]:
+    """Wait for a screen with the service's rule and its last line, and return it. It comes in pieces."""
+    lines: list[str] = []
+
+    def is_whole() -> bool:
+        lines[:] = shown.screen
+        return len(lines) == rows and "q quits" in lines[-1] and "each user" in "\n".join(lines)
+
+    poll(is_whole)
+    return lines
 
 
 def _colours(shown: Terminal) -> bool:
@@ -209,7 +214,7 @@ def _colours(shown: Terminal) -> bool:
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_no_color_is_kept(service: Running, no_color: str) -> None:
     with terminal(*TOP, service.url, env={"NO_COLOR": no_color}) as shown:
-        poll(lambda: is_whole(shown, 24))
+        whole(shown, 24)
         assert _colours(shown) is not bool(no_color)
         shown.process.send_signal(signal.SIGTERM)
         assert shown.ended() == 128 + signal.SIGTERM
