@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from admin_client import POLICY, Admin, admin_service
 from needs import need
-from service_process import Running, poll
+from service_process import poll
 
 from ratekeeper import IMPLEMENTATION
 from ratekeeper.stores.shared_memory import path_of
@@ -22,13 +22,25 @@ pytestmark = pytest.mark.slow
 CHANGED = POLICY.replace("3/day", "5/day")
 
 
-def in_all_processes(service: Running, admin: Admin, expected: Any) -> bool:
+def in_all_processes(admin: Admin, expected: Callable[[Any], bool]) -> bool:
     """Whether the answers of many connections are as expected, so all processes give it."""
     return all(expected(admin.see("policy")) for _ in range(12))
 
 
-def reload_and_see(service: Running, admin: Admin, folder: Path) -> None:
-    """Change the policy, then break it: each time by a reload that tells the result."""
+def seen_by_all(admin: Admin, expected: Callable[[Any], bool]) -> Any:
+    """Wait until all processes answer as expected, and return such an answer: one that stalls may have an older one."""
+    answers: list[Any] = []
+
+    def noted(policy: Any) -> bool:
+        answers.append(policy)
+        return expected(policy)
+
+    poll(lambda: in_all_processes(admin, noted))
+    return answers[-1]
+
+
+def reload_and_see(admin: Admin, folder: Path) -> Any:
+    """Change the policy, then break it: each time by a reload that tells the result. Return what all know then."""
     first = admin.see("policy")
     assert first["now"]["text"] == POLICY
     assert (first["before"], first["diff"], first["last_reload"]["error"]) == (None, "", None)
@@ -39,8 +51,7 @@ def reload_and_see(service: Running, admin: Admin, folder: Path) -> None:
     def changed(policy: Any) -> bool:
         return bool(policy["now"]["text"] == CHANGED and policy["before"] == first["now"] and policy["diff"])
 
-    poll(lambda: in_all_processes(service, admin, changed))
-    policy = admin.see("policy")
+    policy = seen_by_all(admin, changed)
     assert policy["now"]["version"] == version
     assert policy["now"]["loaded_at"] >= first["now"]["loaded_at"]
     assert '-limit = "3/day"\n+limit = "5/day"\n' in policy["diff"]
@@ -48,24 +59,23 @@ def reload_and_see(service: Running, admin: Admin, folder: Path) -> None:
 
     (folder / "policy.toml").write_text(CHANGED.replace("5/day", "5/dya"))
     assert "5/dya" in admin.error("reload", 422)
-    poll(lambda: in_all_processes(service, admin, lambda now: "5/dya" in (now["last_reload"]["error"] or "")))
-    broken = admin.see("policy")
+    broken = seen_by_all(admin, lambda now: "5/dya" in (now["last_reload"]["error"] or ""))
     assert (broken["now"], broken["before"]) == (policy["now"], policy["before"])
     assert broken["last_reload"]["ok"] is False
+    return broken
 
 
 def test_a_reload_tells_its_result_and_a_replaced_worker_knows_all(tmp_path: Path) -> None:
     with admin_service(tmp_path, "--no-reload") as (service, admin):
-        reload_and_see(service, admin, tmp_path)
-        before = admin.see("policy")
+        before = reload_and_see(admin, tmp_path)
         service.kill(*service.workers())
         poll(lambda: answers(admin))
-        assert in_all_processes(service, admin, lambda now: now == before)
+        assert in_all_processes(admin, lambda now: bool(now == before))
 
 
 def test_one_process_does_the_same(tmp_path: Path) -> None:
-    with admin_service(tmp_path, "--no-reload", "--workers", "1") as (service, admin):
-        reload_and_see(service, admin, tmp_path)
+    with admin_service(tmp_path, "--no-reload", "--workers", "1") as (_, admin):
+        reload_and_see(admin, tmp_path)
 
 
 def answers(admin: Admin) -> bool:
@@ -105,7 +115,7 @@ def test_a_pause_outlives_workers_and_the_service_and_ends_by_itself(tmp_path: P
         (tmp_path / "policy.toml").write_text(policy)
         admin.do("reload")
         assert passed_by_all(admin), "a reload keeps a pause"
-        end = time.time() + 4
+        end = time.time() + 8
         assert admin.do("pause", rule="each user", until=end)["paused_until"] == pytest.approx(end, abs=60), "shorter"
         poll(lambda: refused_by_all(admin))
         assert time.time() >= end

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from admin_client import TOKEN, Admin, admin_service
+from servers import PATIENCE
 from service_process import RawClient, Running, running
 
 from ratekeeper.service.pauses import EVERY
@@ -51,11 +52,15 @@ def state(admin: Admin) -> Any:
 
 
 def settled(admin: Admin) -> Any:
-    """The state, once it has not changed for longer than the processes take to hear of a change."""
-    last, since, deadline = state(admin), time.monotonic(), time.monotonic() + 60
-    while time.monotonic() < since + 2 * EVERY:
-        assert time.monotonic() < deadline
-        if (now := state(admin)) != last:
+    """The state, once it has not changed for longer than the processes take to hear of a change.
+
+    While this machine stalls they hear of nothing, so a look that took long begins the time anew.
+    """
+    last, since, deadline = state(admin), time.monotonic(), time.monotonic() + 2 * PATIENCE
+    while (began := time.monotonic()) < since + 2 * EVERY:
+        assert began < deadline
+        now = state(admin)
+        if now != last or time.monotonic() > began + EVERY:
             last, since = now, time.monotonic()
     return last
 
