@@ -11,7 +11,7 @@ import httpx
 import pytest
 from gateways import COPIES_HEADERS, FAIL_OPEN, GATEWAYS, Site, limited_site, site_behind
 from oracles import structured
-from servers import free_port
+from servers import PATIENCE, free_port
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -34,7 +34,7 @@ name = "free"
 match = { tier = "free", path = "/api/*" }
 key = ["api_key"]
 capacity = 2
-refill_rate = "1/minute"
+refill_rate = "1/day"
 
 [[rules]]
 name = "quick"
@@ -47,7 +47,7 @@ name = "pro"
 match = { tier = "pro", path = "/api/*" }
 key = ["api_key"]
 capacity = 5
-refill_rate = "1/minute"
+refill_rate = "1/day"
 
 [[rules]]
 name = "account"
@@ -215,11 +215,12 @@ def test_a_path_that_no_rule_matches_is_not_limited(site: Site) -> None:
 
 def test_a_websocket_handshake_counts_as_a_request(site: Site) -> None:
     path, name = f"/accounts/{fresh()}", fresh()
+    url, headers = site.url.replace("http", "ws") + path, [account(name)]
     for _ in range(2):
-        with connect(site.url.replace("http", "ws") + path, additional_headers=[account(name)]):
+        with connect(url, additional_headers=headers, open_timeout=PATIENCE, close_timeout=PATIENCE):
             pass
     with pytest.raises(InvalidStatus) as refused:
-        connect(site.url.replace("http", "ws") + path, additional_headers=[account(name)])
+        connect(url, additional_headers=headers, open_timeout=PATIENCE)
     assert refused.value.response.status_code == 429
     assert site.ask(path, account(name)).status_code == 429
     assert site.reached(path) == 2

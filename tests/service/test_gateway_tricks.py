@@ -32,8 +32,8 @@ QUEUE = """
 [[rules]]
 name = "queue"
 match = { path = "/queue" }
-limit = "1/minute burst 1"
-max_wait = 100
+limit = "1/hour burst 1"
+max_wait = 7200
 
 [[rules]]
 name = "banned"
@@ -59,7 +59,7 @@ def answering(text: bytes) -> Iterator[str]:
         with suppress(OSError):  # it was shut
             while True:
                 connection, _ = server.accept()
-                with connection:
+                with connection, suppress(ConnectionError):  # a gateway may have given it up
                     connection.recv(65_536)
                     connection.sendall(text)
 

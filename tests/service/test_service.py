@@ -306,8 +306,7 @@ def test_a_leaky_rule_holds_its_answers_until_their_turn() -> None:
         assert sorted(one.result().status_code for one in asked) == [200, 200, 200, 429, 429]
 
 
-def test_a_gateway_that_would_give_up_before_the_turn_is_refused_at_once(timed_service: httpx.Client) -> None:
-    service = timed_service
+def test_a_gateway_that_would_give_up_before_the_turn_is_refused_at_once(service: httpx.Client) -> None:
     assert check(service, "/slow").status_code == 200
     assert check(service, "/slow", X_Ratekeeper_Timeout="0.5").status_code == 429
     assert check(service, "/slow", X_Ratekeeper_Timeout="0").status_code == 429

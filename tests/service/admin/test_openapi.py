@@ -13,6 +13,7 @@ import pytest
 from admin_client import TOKEN, admin_service
 from hypothesis import HealthCheck, Phase, given, settings
 from needs import need
+from servers import PATIENCE
 
 from ratekeeper.service.admin.operation import Operation
 from ratekeeper.service.http.admin_routes import OPERATIONS, PREFIX
@@ -116,7 +117,8 @@ def _try(cases: Any, url: str) -> int:
             checks.response_headers_conformance,
             checks.negative_data_rejection,
         ]
-        case.call_and_validate(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, checks=checked)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        case.call_and_validate(base_url=url, headers=headers, checks=checked, timeout=PATIENCE)
 
     send()
     return tried
