@@ -80,7 +80,7 @@ def redis_server(kind: str = "valkey 9", *options: str, port: int | None = None)
 def cluster_node(kind: str = "valkey 9") -> AbstractContextManager[Server]:
     """A node for a cluster, of which it is not yet."""
     bus = str(free_port())
-    return redis_server(kind, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "15000")
+    return redis_server(kind, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "60000")
 
 
 @contextmanager
@@ -109,10 +109,10 @@ def cluster_url(servers: Sequence[Server]) -> str:
     return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
 
 
-def wait_for(ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_for(ready: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < deadline, f"not ready in {PATIENCE} s"
+        assert time.monotonic() < deadline, f"not ready in {seconds} s"
         time.sleep(0.01)
 
 
