@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flaky_proxy import Proxy, proxy
 from redis_servers import Server, cluster_url, redis_server, wait_for
-from servers import free_port
+from servers import PATIENCE, free_port
 
 from ratekeeper import AsyncRedisStore, ManualClock, RedisStore, TokenBucket
 from ratekeeper.decision import Charge
@@ -34,7 +34,8 @@ def two_servers() -> Iterator[tuple[Server, Server, Proxy]]:
 
 
 def options() -> dict[str, Any]:
-    return {"prefix": f"failover {next(fresh)}:", "on_error": "deny", "clock": ManualClock(1_800_000_000), "timeout": 5}
+    clock = ManualClock(1_800_000_000)
+    return {"prefix": f"failover {next(fresh)}:", "on_error": "deny", "clock": clock, "timeout": PATIENCE}
 
 
 def connections(server: Server) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from interrupts import Interrupted, Storm
 from redis_servers import Server, cluster_url
+from servers import PATIENCE
 
 from ratekeeper import AsyncLimiter, AsyncRedisStore, Decision, RedisStore, TokenBucket
 from ratekeeper.decision import Charge
@@ -56,7 +57,7 @@ def right(bucket: int, decision: Decision) -> bool:
 @pytest.fixture(params=["single", "cluster"])
 def store(request: pytest.FixtureRequest, server: Server, cluster: list[Server]) -> Iterator[RedisStore]:
     url = cluster_url(cluster) if request.param == "cluster" else server.url
-    with RedisStore(url, prefix=f"struck {next(fresh)}:", timeout=5, remember_denials=False) as made:
+    with RedisStore(url, prefix=f"struck {next(fresh)}:", timeout=PATIENCE, remember_denials=False) as made:
         for bucket in range(BUCKETS):
             made.decide([charge(bucket, owed(bucket))])
         yield made
@@ -109,7 +110,7 @@ def test_what_was_not_struck_is_done_once_and_what_was_struck_at_most_once(store
 
 def test_a_signal_handler_may_ask_while_its_thread_is_asking(server: Server) -> None:
     answers: list[Decision] = []
-    with RedisStore(server.url, prefix=f"struck {next(fresh)}:", timeout=5) as store:
+    with RedisStore(server.url, prefix=f"struck {next(fresh)}:", timeout=PATIENCE) as store:
         before = signal.signal(signal.SIGALRM, lambda *_: answers.append(store.decide([charge(1, 1)])[0]))
         try:
             for _ in range(1000):
@@ -128,10 +129,10 @@ def test_a_signal_handler_may_ask_while_its_thread_is_asking(server: Server) -> 
 
 def awaited_at(server: Server) -> AsyncRedisStore:
     prefix = f"struck {next(fresh)}:"
-    with RedisStore(server.url, prefix=prefix, timeout=5) as store:
+    with RedisStore(server.url, prefix=prefix, timeout=PATIENCE) as store:
         for bucket in range(BUCKETS):
             store.decide([charge(bucket, owed(bucket))])
-    return AsyncRedisStore(server.url, prefix=prefix, timeout=5, remember_denials=False)
+    return AsyncRedisStore(server.url, prefix=prefix, timeout=PATIENCE, remember_denials=False)
 
 
 async def look_at_all(store: AsyncRedisStore, times: int = 1) -> None:
@@ -184,7 +185,9 @@ def test_a_storm_of_cancelled_tasks_loses_nothing_and_answers_right(
     async def run() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         url = cluster_url(cluster) if clustered else server.url
-        async with AsyncRedisStore(url, prefix=f"struck {next(fresh)}:", timeout=5, remember_denials=False) as store:
+        async with AsyncRedisStore(
+            url, prefix=f"struck {next(fresh)}:", timeout=PATIENCE, remember_denials=False
+        ) as store:
             limiter = AsyncLimiter(LIMIT, store=store, name="test")
             for bucket in range(BUCKETS):
                 await store.decide([charge(bucket, owed(bucket))])

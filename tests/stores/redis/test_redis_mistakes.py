@@ -16,6 +16,7 @@ import valkey
 import valkey.asyncio
 from flaky_proxy import proxy
 from redis_servers import Server, cluster_url, redis_server
+from servers import PATIENCE
 
 from ratekeeper import AsyncLimiter, AsyncRedisStore, Limiter, ManualClock, RedisStore, StoreError, StoreUnavailable
 from ratekeeper.limits import TokenBucket
@@ -26,7 +27,7 @@ LIMIT = TokenBucket(5, "5/day")
 
 def asked(where: Any) -> list[StoreError | None]:
     """Ask a blocking store that lets everything pass in an outage; return what each request raised."""
-    with RedisStore(where, on_error="allow", timeout=5) as store:
+    with RedisStore(where, on_error="allow", timeout=PATIENCE) as store:
         limiter = Limiter(LIMIT, store=store)
         raised = [_raised(limiter, key) for key in KEYS]
         assert store.stats().fallbacks == 0
@@ -43,7 +44,7 @@ def _raised(limiter: Limiter, key: str) -> StoreError | None:
 
 async def awaited(where: Any) -> list[StoreError | None]:
     """As `asked`, on an event loop."""
-    async with AsyncRedisStore(where, on_error="allow", timeout=5) as store:
+    async with AsyncRedisStore(where, on_error="allow", timeout=PATIENCE) as store:
         limiter = AsyncLimiter(LIMIT, store=store)
         answers = [await asyncio.gather(limiter.try_acquire(key), return_exceptions=True) for key in KEYS]
         assert store.stats().fallbacks == 0
@@ -67,11 +68,11 @@ def test_a_plain_url_of_a_cluster_s_node_never_passes_what_other_nodes_hold(clus
     check(asked(node.url), says, all_of_them=False)
     check(asyncio.run(awaited(node.url)), says, all_of_them=False)
     for library in (redis, valkey):
-        with library.Redis(port=node.port, socket_timeout=5) as client:
+        with library.Redis(port=node.port, socket_timeout=PATIENCE) as client:
             check(asked(client), says, all_of_them=False)
 
         async def use(library: Any = library) -> None:
-            async with library.asyncio.Redis(port=node.port, socket_timeout=5) as client:
+            async with library.asyncio.Redis(port=node.port, socket_timeout=PATIENCE) as client:
                 check(await awaited(client), says, all_of_them=False)
 
         asyncio.run(use())
@@ -81,7 +82,7 @@ def test_limits_of_two_keys_on_one_node_of_a_cluster_say_that_it_is_one(cluster:
     from ratekeeper.decision import Charge  # noqa: PLC0415
 
     charges = [Charge.of("two", key, LIMIT, 1) for key in KEYS]
-    with RedisStore(cluster[0].url, on_error="allow", timeout=5) as store:
+    with RedisStore(cluster[0].url, on_error="allow", timeout=PATIENCE) as store:
         with pytest.raises(StoreError, match="write redis\\+cluster://") as caught:
             store.decide(charges)
         assert not isinstance(caught.value, StoreUnavailable)
@@ -127,7 +128,7 @@ def test_a_user_who_may_not_write_the_stores_keys_is_told_what_to_allow(server: 
 
 @pytest.mark.parametrize("value", [b"", b"another program's"])
 def test_a_value_that_is_not_a_bucket_is_told(server: Server, value: bytes) -> None:
-    with RedisStore(server.url, prefix="taken:", timeout=5) as store:
+    with RedisStore(server.url, prefix="taken:", timeout=PATIENCE) as store:
         limiter = Limiter(LIMIT, store=store)
         limiter.try_acquire("a")
         [name] = server.ask("KEYS", "taken:*")
@@ -146,14 +147,14 @@ RIGHTS = ["~ratekeeper:*", "+evalsha", "+eval", "+time", "+get", "+set", "+del"]
 async def asked_each_way(where: str) -> list[str]:
     """Ask, and forget all keys, by both kinds of store; return what was raised."""
     said: list[str] = []
-    with RedisStore(where, timeout=5) as store:
+    with RedisStore(where, timeout=PATIENCE) as store:
         limiter = Limiter(LIMIT, store=store, name="rights")
         for verb in (lambda: limiter.try_acquire("a"), limiter.reset_all):
             try:
                 verb()
             except StoreError as error:
                 said.append(str(error))
-    async with AsyncRedisStore(where, timeout=5) as remote:
+    async with AsyncRedisStore(where, timeout=PATIENCE) as remote:
         awaiting = AsyncLimiter(LIMIT, store=remote, name="rights")
         answers = await asyncio.gather(awaiting.try_acquire("a"), awaiting.reset_all(), return_exceptions=True)
         return said + [str(answer) for answer in answers if isinstance(answer, StoreError)]
@@ -200,7 +201,7 @@ def test_a_server_without_a_command_of_the_script_says_what_is_needed(kind: str)
 def test_a_server_that_cannot_be_searched_says_what_a_reset_needs() -> None:
     with (
         redis_server("valkey 9", "--rename-command", "SCAN", "") as server,
-        RedisStore(server.url, timeout=5) as store,
+        RedisStore(server.url, timeout=PATIENCE) as store,
         pytest.raises(StoreError, match="for reset_all and reset_rule also SCAN"),
     ):
         store.reset_scope("test/0")
@@ -247,7 +248,7 @@ def test_what_is_not_redis_at_all_is_an_error() -> None:
 
 def test_a_mistake_neither_closes_an_open_breaker_nor_hides_behind_it(server: Server) -> None:
     clock = ManualClock(1_800_000_000)
-    with proxy(server.port) as flaky, RedisStore(flaky.url, on_error="allow", clock=clock, timeout=5) as store:
+    with proxy(server.port) as flaky, RedisStore(flaky.url, on_error="allow", clock=clock, timeout=PATIENCE) as store:
         limiter = Limiter(LIMIT, store=store)
         server.ask("LPUSH", store._questions._names.name(f"{limiter.name}/0", "wrong"), "x")
         flaky.manner = "cut"

@@ -22,7 +22,7 @@ from async_memory import turn_of
 from flaky_proxy import Manner, Proxy, proxy
 from oracles import assert_windows_hold
 from redis_servers import Server, cluster_url, redis_cluster, redis_server, wait_for
-from servers import free_port
+from servers import PATIENCE, free_port
 from wire_client import HttpAnswer, WireClient, answers_in
 
 from ratekeeper import (
@@ -191,7 +191,7 @@ def test_local_needs_the_number_of_nodes_and_says_so_before_an_outage(server: Se
     for kind in (RedisStore, AsyncRedisStore):
         with pytest.raises(ValueError, match="write expected_nodes, the number"):
             kind(server.url, on_error="local")
-    with RedisStore(server.url, timeout=5) as store:
+    with RedisStore(server.url, timeout=PATIENCE) as store:
         assert store.decide([charge("any", on_error="deny")])[0].source == "exact"
         for ask in (store.decide, lambda charges: store.decide_many([charges])):
             with pytest.raises(StoreError, match="write expected_nodes, the number"):
@@ -745,7 +745,7 @@ def test_a_wrong_password_is_loud_and_never_fails_open(clustered: bool) -> None:
         url = (cluster_url(servers) if clustered else servers[0].url).replace("//", "//:wrong@")
         for server in servers:
             server.ask("CONFIG", "SET", "requirepass", "right")
-        store = stack.enter_context(RedisStore(url, on_error="allow", timeout=5))
+        store = stack.enter_context(RedisStore(url, on_error="allow", timeout=PATIENCE))
         with pytest.raises(StoreError) as caught:
             Limiter(TokenBucket(1, 1), store=store).try_acquire("a")
         assert not isinstance(caught.value, StoreUnavailable)
@@ -753,7 +753,7 @@ def test_a_wrong_password_is_loud_and_never_fails_open(clustered: bool) -> None:
 
 def test_a_pool_that_is_used_up_is_an_error_of_its_own_and_never_fails_open() -> None:
     with redis_server() as server, redis.Redis(port=server.port, max_connections=1) as client:
-        store = RedisStore(client, on_error="allow", timeout=5)
+        store = RedisStore(client, on_error="allow", timeout=PATIENCE)
         taken = client.connection_pool.get_connection()
         with pytest.raises(StoreError, match="connections") as caught:
             Limiter(TokenBucket(1, 1), store=store).try_acquire("a")

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from redis_servers import PROGRAMS, cluster_url, redis_cluster, redis_server
+from servers import PATIENCE
 
 from ratekeeper import AsyncRedisStore, Decision, LeakyBucket, ManualClock, MemoryStore, RedisStore, TokenBucket
 from ratekeeper.decision import Charge
@@ -154,9 +155,9 @@ def passing(charges: list[Charge], decisions: list[Decision]) -> bool:
 def test_the_script_decides_as_the_python_table_does(url: str, loop: Any, spread: bool) -> None:
     clock = WallClock(start=100_000)
     stores: list[Any] = [
-        RedisStore(url, prefix="sync:", clock=clock, remember_denials=False, timeout=5),
-        AsyncRedisStore(url, prefix="async:", clock=clock, remember_denials=False, timeout=5),
-        RedisStore(url, prefix="remembering:", clock=clock, timeout=5),
+        RedisStore(url, prefix="sync:", clock=clock, remember_denials=False, timeout=PATIENCE),
+        AsyncRedisStore(url, prefix="async:", clock=clock, remember_denials=False, timeout=PATIENCE),
+        RedisStore(url, prefix="remembering:", clock=clock, timeout=PATIENCE),
     ]
     try:
         run_state_machine_as_test(
@@ -175,7 +176,9 @@ def test_the_script_decides_as_the_python_table_does(url: str, loop: Any, spread
 def twins(one_server: str) -> Iterator[tuple[MemoryStore, RedisStore, ManualClock]]:
     clock = WallClock(start=100_000)
     reference = MemoryStore(100, clock=clock, implementation="python")
-    with RedisStore(one_server, prefix=f"{next(fresh)}:", clock=clock, remember_denials=False, timeout=5) as store:
+    with RedisStore(
+        one_server, prefix=f"{next(fresh)}:", clock=clock, remember_denials=False, timeout=PATIENCE
+    ) as store:
         yield reference, store, clock
 
 
@@ -220,7 +223,7 @@ def test_a_step_back_neither_mints_nor_locks_out(one_server: str, trace: list[tu
     """By an oracle in plain integers that moves what was written in a second yet to come."""
     limit, clock = TokenBucket(6, "7/minute"), WallClock(start=100_000)
     scope = str(next(fresh))
-    with RedisStore(one_server, clock=clock, remember_denials=False, timeout=5) as store:
+    with RedisStore(one_server, clock=clock, remember_denials=False, timeout=PATIENCE) as store:
         tat, written = 0, 0
         for step, cost in trace:
             clock.advance_ticks(step * SECOND // 100)

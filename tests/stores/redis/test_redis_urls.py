@@ -11,6 +11,7 @@ import pytest
 import redis
 import valkey
 from redis_servers import Server, cluster_url, redis_server
+from servers import PATIENCE
 from test_redis_store import fresh, one
 from tls_proxy import make_certificate, tls_proxy
 
@@ -26,7 +27,7 @@ def test_every_kind_of_url_opens_a_store(server: Server, cluster: list[Server], 
         urls = [f"redis://127.0.0.1:{port}", f"valkey://127.0.0.1:{port}/1", f"unix://{path}", cluster_url(cluster)]
         urls.append(cluster_url(cluster[:1]).replace("redis+", "valkey+"))
         for url in urls:
-            with RedisStore(url, timeout=5, prefix=f"{next(fresh)}:") as store:
+            with RedisStore(url, timeout=PATIENCE, prefix=f"{next(fresh)}:") as store:
                 assert one(store).remaining == 4
 
 
@@ -39,13 +40,16 @@ def test_tls_is_used_and_a_certificate_that_nobody_vouches_for_is_refused(
     with tls_proxy(server.port, certificate, key) as port:
         url = f"rediss://127.0.0.1:{port}/0"
         trusting = f"{url}?ssl_ca_certs={certificate}&ssl_check_hostname=yes&ssl_cert_reqs=required&client_name=me"
-        with RedisStore(trusting, timeout=5, prefix=f"{next(fresh)}:") as store:
+        with RedisStore(trusting, timeout=PATIENCE, prefix=f"{next(fresh)}:") as store:
             assert one(store).remaining == 4
-            asyncio.run(_ask_once(AsyncRedisStore(trusting, timeout=5, prefix=f"{next(fresh)}:")))
-        with RedisStore(url, timeout=5, on_error="allow") as store, pytest.raises(StoreError, match="ssl_ca_certs"):
+            asyncio.run(_ask_once(AsyncRedisStore(trusting, timeout=PATIENCE, prefix=f"{next(fresh)}:")))
+        with (
+            RedisStore(url, timeout=PATIENCE, on_error="allow") as store,
+            pytest.raises(StoreError, match="ssl_ca_certs"),
+        ):
             one(store)
         with (
-            RedisStore(url.replace("rediss", "redis"), timeout=5) as store,
+            RedisStore(url.replace("rediss", "redis"), timeout=PATIENCE) as store,
             pytest.raises(StoreError, match="does not answer"),
         ):
             one(store)
@@ -134,7 +138,7 @@ def test_a_client_of_ones_own_can_be_handed_in(server: Server, cluster: list[Ser
         valkey.ValkeyCluster(**node),
     )
     for client in clients:
-        store = RedisStore(client, prefix=f"{next(fresh)}:", timeout=5)
+        store = RedisStore(client, prefix=f"{next(fresh)}:", timeout=PATIENCE)
         assert one(store).remaining == 4
         store.close()
         client.ping()  # and is left open
@@ -150,7 +154,7 @@ async def _use_clients(server: Server, cluster: list[Server]) -> None:
         valkey.asyncio.cluster.ValkeyCluster(**node),
     )
     for client in clients:
-        store = AsyncRedisStore(client, prefix=f"{next(fresh)}:", timeout=5)
+        store = AsyncRedisStore(client, prefix=f"{next(fresh)}:", timeout=PATIENCE)
         [decision] = await store.decide([Charge.of("test/0", "a", TokenBucket(5, 1))])
         assert decision.remaining == 4
         await store.close()
@@ -190,6 +194,6 @@ def test_without_a_client_library_the_error_names_the_extra(monkeypatch: pytest.
 def test_the_valkey_library_will_do_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr("ratekeeper.stores.redis.urls.find_spec", lambda name: find(name) if name == "valkey" else None)
-    with RedisStore(server.url.replace("redis:", "valkey:"), prefix=f"{next(fresh)}:", timeout=5) as store:
+    with RedisStore(server.url.replace("redis:", "valkey:"), prefix=f"{next(fresh)}:", timeout=PATIENCE) as store:
         assert store._connections.maker.library is valkey
         assert one(store).remaining == 4
