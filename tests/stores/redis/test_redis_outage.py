@@ -50,7 +50,7 @@ from ratekeeper.waiting.waitlist import Waiter
 pytestmark = pytest.mark.slow
 
 TIMEOUT = 0.5  # of servers that do not answer for a while
-PATIENT = 30.0  # of all others: a machine that stands still for seconds makes no outage
+PATIENT = 3 * PATIENCE  # of all others: a machine that stands still for seconds makes no outage
 HAMMERED = 0.25  # for so many threads that a slow machine keeps an answer waiting longer than that of one
 IN_TIME = PATIENT / 3
 """Seconds that a decision may take at most. So one that waits for an answer that is lost is found."""
@@ -85,6 +85,14 @@ def one(store: RedisStore, key: str = "a", **options: Any) -> Decision:
         return store.decide([charge(key, **options)])[0]
     finally:
         assert time.monotonic() - begun < IN_TIME
+
+
+def ready(store: RedisStore, key: str = "ready") -> bool:
+    """Return whether a store with a short TIMEOUT has an answer. If not, the time comes at which it asks again."""
+    if one(store, key).source == "exact":
+        return True
+    store.clock.advance(0.5)  # type: ignore[attr-defined]
+    return False
 
 
 # ---- what it is set to ----
@@ -383,22 +391,23 @@ def test_a_denial_is_not_remembered_past_a_reset_that_another_thread_made_meanwh
 def test_an_open_breaker_touches_no_socket_and_one_probe_goes_at_a_time(flaky: Proxy, server: Server) -> None:
     clock = ManualClock(1_800_000_000)
     store = store_at(flaky.url, on_error="allow", clock=clock, timeout=TIMEOUT)
-    one(store)
+    wait_for(lambda: ready(store))
+    failures, fallbacks, opened = store.stats()[4:7]
     flaky.manner = "hang"
     for _ in range(3):
         one(store)
     before = flaky.connections
     assert all(one(store).source == "fallback" for _ in range(1000))
     assert flaky.connections == before
-    assert store.stats()[4:7] == (3, 1003, 1)
+    assert store.stats()[4:7] == (failures + 3, fallbacks + 1003, opened + 1)
     clock.advance(0.5)
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: one(store).allowed, range(64)))
     assert flaky.connections <= before + 1
-    assert store.stats().failures == 4
+    assert store.stats().failures == failures + 4
     flaky.manner = "pass"
     clock.advance(0.5)
-    assert one(store).source == "exact"
+    wait_for(lambda: ready(store))
 
 
 def test_each_change_of_state_is_logged_once_and_no_key_is(flaky: Proxy, caplog: pytest.LogCaptureFixture) -> None:
@@ -423,9 +432,7 @@ def test_a_broken_line_is_answered_in_time_and_used_again_by_itself(flaky: Proxy
     flaky.manner = manner
     assert {one(store).source for _ in range(5)} == {"fallback"}
     flaky.manner = "pass"
-    begun = time.monotonic()
     wait_for(lambda: one(store, "b", cost=0).source == "exact")
-    assert time.monotonic() - begun < 10
 
 
 def test_a_reply_that_is_lost_was_charged_and_is_not_asked_for_again(flaky: Proxy, server: Server) -> None:
@@ -515,13 +522,17 @@ def in_loop(flaky: Proxy, use: Callable[[AsyncRedisStore], Awaitable[None]], **o
 @pytest.mark.parametrize("mode", ["raise", "allow", "deny", "local"])
 def test_on_an_event_loop_an_outage_is_answered_alike_and_costs_no_socket(flaky: Proxy, mode: str) -> None:
     async def use(store: AsyncRedisStore) -> None:
-        async def ask(count: int) -> list[Any]:
-            tasks = (store.decide([charge()]) for _ in range(count))
+        async def ask(count: int, key: str = "a") -> list[Any]:
+            tasks = (store.decide([charge(key)]) for _ in range(count))
             answers = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), IN_TIME)
             return [answer if isinstance(answer, BaseException) else answer[0] for answer in answers]
 
-        [first] = await ask(1)
-        assert first.source == "exact"
+        async def come_back() -> None:
+            while getattr((await ask(1, "another"))[0], "source", "") != "exact":
+                clock.advance(0.5)
+
+        await come_back()
+        opened = store.stats().opened
         flaky.manner = "hang"
         answers = await ask(600)  # five calls or so: three that fail open the breaker
         before = flaky.connections
@@ -533,10 +544,9 @@ def test_on_an_event_loop_an_outage_is_answered_alike_and_costs_no_socket(flaky:
             assert {answer.on_error for answer in answers} == {mode}
             allowed = {"allow": 900, "deny": 0, "local": 4}[mode]
             assert sum(answer.allowed for answer in answers) == allowed
-        assert store.stats().opened == 1
+        assert store.stats().opened == opened + 1
         flaky.manner = "pass"
-        while (answers := await ask(1)) and getattr(answers[0], "source", "") != "exact":
-            clock.advance(0.5)
+        await come_back()
 
     clock = ManualClock(1_800_000_000)
     in_loop(flaky, use, on_error=mode, expected_nodes=2, clock=clock, timeout=TIMEOUT)

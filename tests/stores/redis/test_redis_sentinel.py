@@ -115,7 +115,7 @@ def test_after_a_failover_the_new_primary_decides_and_knows_what_was_taken(tmp_p
 
 
 def fails_over(watching: Server) -> bool:
-    """Ask for a failover; return whether it begins. It does not before the sentinel has heard from the replica itself."""
+    """Ask for a failover; return whether it begins. It does not before the sentinel has heard from a replica itself."""
     try:
         watching.ask("SENTINEL", "FAILOVER", "main")
     except redis.ResponseError:
