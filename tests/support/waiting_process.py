@@ -21,7 +21,7 @@ def callers(name: str, where: str, prefix: str, limits: tuple[Limit, ...], gap: 
     def tell(departure: Departure) -> None:
         print(json.dumps([name, *departure]), flush=True)
 
-    store = AsyncRedisStore(where, prefix=prefix, timeout=5) if "://" in where else SharedMemoryStore(where, 1000)
+    store = AsyncRedisStore(where, prefix=prefix, timeout=30) if "://" in where else SharedMemoryStore(where, 1000)
     return Callers(AsyncLimiter(*limits, store=store, name=name), gap, seed + name, tell)
 
 

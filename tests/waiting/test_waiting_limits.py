@@ -105,6 +105,7 @@ class SlowStore:
         self.adjust, self.reset_scope = store.adjust, store.reset_scope
         self.wait_queue = WaitQueue(self, self.clock)
         self.asking = self.most_at_once = 0
+        self.counting = threading.Lock()
         self.answer = threading.Event()
 
     def decide(self, charges: Sequence[Charge], *, commit: bool = True) -> list[Decision]:
@@ -123,10 +124,12 @@ class SlowStore:
         return ChargeGate(self, scopes, limits, wait)  # type: ignore[arg-type]
 
     def _wait(self) -> None:
-        self.asking += 1
-        self.most_at_once = max(self.most_at_once, self.asking)
+        with self.counting:
+            self.asking += 1
+            self.most_at_once = max(self.most_at_once, self.asking)
         self.answer.wait(30)
-        self.asking -= 1
+        with self.counting:
+            self.asking -= 1
 
 
 def test_threads_that_wait_and_refund_ask_a_slow_store_side_by_side() -> None:
@@ -186,7 +189,7 @@ def test_a_turn_is_kept_by_this_machine_s_clock_though_the_server_s_is_set(step:
 @pytest.mark.parametrize("core", ["c", "python"])
 def test_a_verb_in_the_middle_of_a_wait_of_the_same_thread_is_never_a_deadlock(core: str) -> None:
     """As in a signal's handler, or in a __del__ that the garbage collector calls."""
-    limiter = Limiter(TokenBucket(1, 1), store=MemoryStore(100, implementation=core))  # type: ignore[arg-type]
+    limiter = Limiter(TokenBucket(1, "1/hour"), store=MemoryStore(100, implementation=core))  # type: ignore[arg-type]
     taken = limiter.try_acquire("key")
     waiter = line_up(limiter, 1)[0]
 

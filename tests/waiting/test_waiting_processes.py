@@ -32,7 +32,7 @@ import json, random, sys, threading, time
 from ratekeeper import *
 
 where, limits, seed, seconds = sys.argv[1], eval(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-store = RedisStore(where, prefix=sys.argv[5], timeout=5) if "://" in where else SharedMemoryStore(where, 1000)
+store = RedisStore(where, prefix=sys.argv[5], timeout=30) if "://" in where else SharedMemoryStore(where, 1000)
 limiter, lock, end = Limiter(*limits, store=store, name="it"), threading.Lock(), time.monotonic() + seconds
 said = 0
 

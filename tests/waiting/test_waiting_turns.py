@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from async_memory import AsyncMemoryStore
+from servers import PATIENCE
 from virtual_time import LoopClock, VirtualLoop
 
 from ratekeeper import AsyncLimiter, Decision, LeakyBucket, Limiter, ManualClock, MemoryStore, TokenBucket
@@ -166,7 +167,7 @@ def test_a_reservation_that_is_entered_later_learns_that_it_has_moved_up() -> No
         entered = asyncio.create_task(enter(last))
         await settle()
         clock.advance(2)
-        await asyncio.wait_for(entered, 5)
+        await asyncio.wait_for(entered, PATIENCE)
         assert (unused.delay, last.delay) == (0, 0)
 
     asyncio.run(run())
@@ -228,7 +229,7 @@ def test_a_thread_that_waits_for_a_reservation_learns_that_it_was_cancelled() ->
     while not reservation._entered:
         time.sleep(0.001)
     reservation.cancel()
-    thread.join(5)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert USED_ONCE in told[0]
 
@@ -264,7 +265,7 @@ def test_a_task_that_waits_for_a_reservation_learns_that_it_was_cancelled() -> N
         await settle()
         first.cancel()
         with pytest.raises(RuntimeError, match=USED_ONCE):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, PATIENCE)
         assert second.delay == 1, "it has moved up"
 
     asyncio.run(run())
@@ -277,10 +278,10 @@ def test_two_who_wait_for_one_reservation_do_not_both_go_ahead() -> None:
         entered = asyncio.create_task(enter(second))
         await settle()
         with pytest.raises(RuntimeError, match=USED_ONCE):
-            await asyncio.wait_for(enter(second), 5)
+            await asyncio.wait_for(enter(second), PATIENCE)
         first.cancel()
         clock.advance(1)
-        await asyncio.wait_for(entered, 5)
+        await asyncio.wait_for(entered, PATIENCE)
 
     asyncio.run(run())
 
