@@ -490,10 +490,11 @@ def test_the_same_broken_content_is_told_once(watched: Watched, caplog: pytest.L
 
 def test_a_watch_that_is_stopped_hands_nothing_over_any_more(watched: Watched) -> None:
     watch = watched.watch()
+    assert watch._thread.is_alive()
     watch.stop()
     watch.stop()
     watched.put(TWO)
-    assert not any(thread.name == "ratekeeper policy" for thread in threading.enumerate())
+    assert not watch._thread.is_alive()
     assert watched.taken == []
 
 
