@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from needs import need
 from redis_servers import redis_server, wait_for
+from servers import PATIENCE
 
 from ratekeeper import IMPLEMENTATION, Limiter, TokenBucket
 from ratekeeper.stores.base import Store
@@ -41,7 +42,7 @@ class Shared(NamedTuple):
 
 def opened(store: str) -> Store:
     """Open a store that waits for a server on a machine that is slow and shared."""
-    return StoreSpec(store, timeout=5).open()
+    return StoreSpec(store, timeout=PATIENCE).open()
 
 
 def hammer(number: int, store: str, shared: Shared) -> None:
@@ -156,7 +157,7 @@ def grant_and_block(_: int, store: str, told: Any) -> None:
         limiter.grant("hot", 1)
         told[0] += 1
         for key in range(50):
-            limiter.block(f"key {key}", time.time() + 60)
+            limiter.block(f"key {key}", time.time() + MONTH)
 
 
 def test_a_granter_that_is_killed_leaves_nothing_half_done(store: str) -> None:
