@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
 
+from redis_servers import wait_for
+
 Manner = Literal["pass", "hang", "cut", "half-close", "lose replies"]
 
 
@@ -22,6 +24,7 @@ class Proxy:
         self.delay = 0.0
         self.passing = 0  # replies that still pass, whatever the manner
         self.connections = 0
+        self._taken: list[int] = []  # the ports of those who asked for them
         self.held = 0  # pieces that came to hang: they are lost when their connection is dropped
         self._released = threading.Event()
         self._open: list[socket.socket] = []
@@ -30,6 +33,13 @@ class Proxy:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    def asked_for(self) -> int:
+        """Return how many connections have been asked for, when all of them are taken: the last is its own."""
+        with socket.create_connection(("127.0.0.1", self.port)) as own:
+            wait_for(lambda: own.getsockname()[1] in self._taken)
+        self.connections -= 1
+        return self.connections
 
     def close(self) -> None:
         """Refuse whoever comes, and drop those that are here."""
@@ -49,10 +59,11 @@ class Proxy:
     def _accept(self) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, (_, port) = self._listener.accept()
             except OSError:
                 return
             self.connections += 1
+            self._taken.append(port)
             server = socket.create_connection(("127.0.0.1", self.to))
             self._open += [client, server]
             for source, target, back in ((client, server, False), (server, client, True)):

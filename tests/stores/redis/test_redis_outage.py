@@ -396,14 +396,14 @@ def test_an_open_breaker_touches_no_socket_and_one_probe_goes_at_a_time(flaky: P
     flaky.manner = "hang"
     for _ in range(3):
         one(store)
-    before = flaky.connections
+    before = flaky.asked_for()
     assert all(one(store).source == "fallback" for _ in range(1000))
-    assert flaky.connections == before
+    assert flaky.asked_for() == before
     assert store.stats()[4:7] == (failures + 3, fallbacks + 1003, opened + 1)
     clock.advance(0.5)
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: one(store).allowed, range(64)))
-    assert flaky.connections <= before + 1
+    assert flaky.asked_for() <= before + 1
     assert store.stats().failures == failures + 4
     flaky.manner = "pass"
     clock.advance(0.5)
@@ -535,9 +535,9 @@ def test_on_an_event_loop_an_outage_is_answered_alike_and_costs_no_socket(flaky:
         opened = store.stats().opened
         flaky.manner = "hang"
         answers = await ask(600)  # five calls or so: three that fail open the breaker
-        before = flaky.connections
+        before = flaky.asked_for()
         answers += await ask(300)
-        assert flaky.connections == before
+        assert flaky.asked_for() == before
         if mode == "raise":
             assert {type(answer) for answer in answers} == {StoreUnavailable}
         else:
