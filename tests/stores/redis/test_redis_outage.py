@@ -57,6 +57,15 @@ IN_TIME = PATIENT / 3
 
 LIMIT = TokenBucket(8, "1/hour")
 fresh = itertools.count()
+made: list[RedisStore] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close the stores of a test: a socket that is collected later fails another test."""
+    yield
+    while made:
+        made.pop().close()
 
 
 @pytest.fixture
@@ -67,7 +76,8 @@ def flaky(server: Server) -> Iterator[Proxy]:
 
 def store_at(url: str, **options: Any) -> RedisStore:
     options = {"timeout": PATIENT, "expected_nodes": 1} | options
-    return RedisStore(url, prefix=f"outage {next(fresh)}:", **options)
+    made.append(RedisStore(url, prefix=f"outage {next(fresh)}:", **options))
+    return made[-1]
 
 
 def gone(**options: Any) -> RedisStore:
