@@ -17,7 +17,7 @@ ROOM = 8
 
 app = Celery("tasks", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
 app.conf.broker_connection_retry_on_startup = True
-limiter = Limiter(f"{RATE}/s burst {BURST}", store=RedisStore(os.environ["BROKER"]), name="limited")
+limiter = Limiter(f"{RATE}/s burst {BURST}", store=RedisStore(os.environ["BROKER"], timeout=30), name="limited")
 
 
 @app.task
@@ -30,6 +30,11 @@ def limited(number: int) -> tuple[int, float]:
 @rate_limit(f"{RATE}/s burst {ROOM}", store=limiter.store, key="roomy")
 def roomy(number: int) -> tuple[int, float]:
     return number, time.time()
+
+
+@app.task
+@rate_limit("1/day", store=limiter.store, key="daily")
+def daily() -> None: ...
 
 
 @app.task
