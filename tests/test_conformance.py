@@ -11,6 +11,7 @@ import pytest
 from async_memory import AsyncMemoryStore
 from needs import need
 from redis_servers import cluster_url, redis_cluster, redis_server
+from servers import PATIENCE
 
 from ratekeeper import IMPLEMENTATION, AsyncRedisStore, ManualClock, MemoryStore, RedisStore, SharedMemoryStore
 from ratekeeper.testing import StoreConformance
@@ -57,18 +58,18 @@ class OnServer(StoreConformance):
 
     server: str
     where = property(lambda self: servers[self.server])
-    options = property(lambda self: {"prefix": f"{next(fresh)}:", "timeout": 5, "remember_denials": False})
+    options = property(lambda self: {"prefix": f"{next(fresh)}:", "timeout": PATIENCE, "remember_denials": False})
 
     def make_store(self, clock: ManualClock) -> RedisStore | AsyncRedisStore:
         return RedisStore(
-            servers[self.server], prefix=f"{next(fresh)}:", clock=clock, timeout=5, remember_denials=False
+            servers[self.server], prefix=f"{next(fresh)}:", clock=clock, timeout=PATIENCE, remember_denials=False
         )
 
 
 class OnServerAwaited(OnServer):
     def make_store(self, clock: ManualClock) -> AsyncRedisStore:
         return AsyncRedisStore(
-            servers[self.server], prefix=f"{next(fresh)}:", clock=clock, timeout=5, remember_denials=False
+            servers[self.server], prefix=f"{next(fresh)}:", clock=clock, timeout=PATIENCE, remember_denials=False
         )
 
 

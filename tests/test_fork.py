@@ -173,7 +173,7 @@ REMOTE_HELD = """
 REMOTE_AWAITED = """
     from ratekeeper import AsyncRedisStore
 
-    remote = AsyncRedisStore({url!r}, timeout=5)
+    remote = AsyncRedisStore({url!r}, timeout=30)
     limiter = AsyncLimiter("100/s", store=remote)
 
     async def parent():

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from needs import need
 from redis_servers import Server
+from servers import PATIENCE
 
 from ratekeeper import (
     IMPLEMENTATION,
@@ -233,7 +234,7 @@ def test_it_says_what_it_is() -> None:
 
 def test_a_store_on_a_server_decides_by_the_held_time(server: Server) -> None:
     prefix = secrets.token_hex(4)
-    with RedisStore(server.url, prefix=prefix, timeout=5) as store:
+    with RedisStore(server.url, prefix=prefix, timeout=PATIENCE) as store:
         limiter = Limiter(TokenBucket(2, 1), store=store)
         with frozen() as time:  # before it has any answer, it takes this machine's time for the server's
             decisions = [limiter.try_acquire("a") for _ in range(4)]
@@ -260,7 +261,7 @@ def test_before_any_answer_the_time_of_a_server_is_held_too() -> None:
 
 def test_an_awaited_store_on_a_server_decides_by_the_held_time(server: Server) -> None:
     async def use() -> None:
-        store = AsyncRedisStore(server.url, prefix=secrets.token_hex(4), timeout=5)
+        store = AsyncRedisStore(server.url, prefix=secrets.token_hex(4), timeout=PATIENCE)
         limiter = AsyncLimiter("1/hour", store=store)
         assert await limiter.try_acquire("b")
         with frozen() as time:

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from async_memory import AsyncMemoryStore
 from needs import need
-from redis_servers import redis_server
+from redis_servers import patient_stores, redis_server
+from servers import PATIENCE
 
 from ratekeeper import (
     IMPLEMENTATION,
@@ -43,7 +44,7 @@ KINDS: list[Any] = [Limiter, AsyncLimiter]
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with redis_server() as server:
+    with redis_server() as server, patient_stores():
         yield server.url
 
 
@@ -151,7 +152,7 @@ def test_a_store_that_blocks_its_thread_is_not_for_asyncio(url: str) -> None:
     class Own(RedisStore):
         """A subclass blocks as well."""
 
-    with RedisStore(url, prefix="blocks:", timeout=5) as store:
+    with RedisStore(url, prefix="blocks:", timeout=PATIENCE) as store:
         with pytest.raises(TypeError, match=says):
             AsyncLimiter("5/s", store=store)
         with pytest.raises(TypeError, match=says):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from async_memory import AsyncMemoryStore
 from redis_servers import redis_server
+from servers import PATIENCE
 
 from ratekeeper import (
     AsyncLimiter,
@@ -118,7 +119,7 @@ def test_another_process_with_the_same_buckets_keeps_the_pause(store: TableStore
 
 
 def test_the_pause_is_kept_on_a_server() -> None:
-    with redis_server() as server, RedisStore(server.url, timeout=5) as store:
+    with redis_server() as server, RedisStore(server.url, timeout=PATIENCE) as store:
         limiter = Limiter("10/s burst 5", store=store)
         pacer_of(limiter).heed("key", 1, 429, RETRY_AFTER_30)
         assert 10 < limiter.peek("key").retry_after <= 30

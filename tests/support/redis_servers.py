@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from needs import need
 from servers import PATIENCE, free_port, program
+
+from ratekeeper.stores.redis.store import RedisStoreBase
+from ratekeeper.stores.spec import StoreSpec
 
 _PACKAGES = Path(sysconfig.get_path("purelib"))
 
@@ -75,6 +79,17 @@ def redis_server(kind: str = "valkey 9", *options: str, port: int | None = None)
             server = Server(port, process)
             wait_for(lambda: _answers(server))
             yield server
+
+
+@contextmanager
+def patient_stores() -> Iterator[None]:
+    """Let stores wait for a server as long as tests do. Where no timeout is given, they give it up after 50 ms."""
+    made, named = vars(RedisStoreBase)["__init__"], vars(StoreSpec)["__init__"]
+    with pytest.MonkeyPatch.context() as patch:
+        usual = made.__kwdefaults__["timeout"]
+        patch.setitem(made.__kwdefaults__, "timeout", PATIENCE)
+        patch.setattr(named, "__defaults__", tuple(PATIENCE if one == usual else one for one in named.__defaults__))
+        yield
 
 
 def cluster_node(kind: str = "valkey 9") -> AbstractContextManager[Server]:

@@ -30,7 +30,7 @@ def resp_service(folder: Path, *options: str, at: str = "127.0.0.1:0") -> Iterat
 def resp_example() -> Iterator[str]:
     """Serve the example policy, as the pages do. Yields the port for Redis clients."""
     announced: list[str] = []
-    with ratekeeper_service(ROOT / "examples" / "policy.toml", announced, "--resp", "127.0.0.1:0"):
+    with ratekeeper_service(ROOT / "examples" / "policy.toml", announced, "--resp", "127.0.0.1:0", held=True):
         yield str(_port_in("".join(announced)))
 
 

@@ -78,11 +78,20 @@ def program(*command: str | Path, quiet: bool = False) -> Iterator[subprocess.Po
             process.communicate()
 
 
+_HELD = "from ratekeeper.testing import frozen; from ratekeeper.cli.main import main; frozen()(main)()"
+
+
 @contextmanager
-def ratekeeper_service(policy: Path, announced: list[str] | None = None, *options: str) -> Iterator[str]:
-    """`ratekeeper serve` on a free port of this machine; yields its URL. `announced` gets what it prints first."""
+def ratekeeper_service(
+    policy: Path, announced: list[str] | None = None, *options: str, held: bool = False
+) -> Iterator[str]:
+    """`ratekeeper serve` on a free port of this machine; yields its URL. `announced` gets what it prints first.
+
+    The time of its buckets may be `held`: so no token comes back while the test, or this machine, stands still.
+    """
     need("httptools", _installed("httptools"))
-    with program(sys.executable, "-m", "ratekeeper.cli.main", "serve", policy, "--port", "0", *options) as process:
+    command = ("-c", _HELD) if held else ("-m", "ratekeeper.cli.main")
+    with program(sys.executable, *command, "serve", policy, "--port", "0", *options) as process:
         assert process.stdout is not None
         lines = []
         killer = threading.Timer(PATIENCE, process.kill)  # then its output ends
