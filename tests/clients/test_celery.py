@@ -71,9 +71,10 @@ def test_tasks_whose_turns_passed_without_a_worker_do_not_all_begin_when_one_is_
             wait_for(lambda: all(result.state != "PENDING" for result in left))
             process.send_signal(signal.SIGSTOP)  # its pool goes on
             left[:] = [result for result in left if result.state != "SUCCESS"]
-            if len(left) <= tasks.BURST + 2:
+            enough: bool = len(left) > tasks.BURST + 2
+            if not enough:
                 process.send_signal(signal.SIGCONT)
-            return len(left) > tasks.BURST + 2
+            return enough
 
         wait_for(stopped_while_enough_are_left)
         turns = Limiter(*tasks.limiter.limits, store=tasks.limiter.store, name=f"{tasks.limiter.name} (turns of tasks)")
