@@ -46,6 +46,10 @@ vars(httpx_transports)["create_ssl_context"] = cache(vars(httpx_transports)["cre
 # httpx gives an answer up after 5 s, and a machine that others use may stand still for longer.
 _given_up = inspect.signature(httpx.get).parameters["timeout"].default  # one object is that of all calls
 _given_up.connect = _given_up.read = _given_up.write = _given_up.pool = PATIENCE
+with suppress(ModuleNotFoundError):
+    import websockets.sync.client
+
+    vars(websockets.sync.client)["connect"].__kwdefaults__["open_timeout"] = PATIENCE  # 10 s
 
 pytest_plugins = ["redis_fixtures", "page_fixtures"]
 

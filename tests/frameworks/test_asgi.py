@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ratekeeper import IMPLEMENTATION, SharedMemoryStore
 from ratekeeper.frameworks.asgi import RateLimitMiddleware, rate_limit
+from ratekeeper.testing import frozen
 
 # The client's side
 
@@ -144,6 +145,7 @@ def test_a_websocket_is_refused_with_429_before_it_is_accepted_and_closed_with_1
 # The store
 
 
+@frozen()
 def test_a_store_that_the_middleware_opened_is_closed_with_the_application_and_opened_again_with_it(
     tmp_path: Path,
 ) -> None:

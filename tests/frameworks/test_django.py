@@ -15,6 +15,7 @@ from site_parts import of_user
 from web_sites import django_asgi_site, django_wsgi_site, memory
 
 from ratekeeper import ManualClock, MemoryStore, Policy
+from ratekeeper.testing import frozen
 
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
 SITES = pytest.mark.parametrize("site", [django_wsgi_site, django_asgi_site])
@@ -73,7 +74,7 @@ def test_a_request_waits_for_its_turn_where_its_rule_lets_it() -> None:
 
 def test_settings_name_files_and_functions_by_their_paths(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
-    file.write_text('[[rules]]\nname = "users"\nkey = ["user"]\nlimit = "1/minute"')
+    file.write_text('[[rules]]\nname = "users"\nkey = ["user"]\nlimit = "1/day"')
     options = {"policy": file, "attributes": {"user": "site_parts.of_user"}, "on_decision": ["test_django.observed"]}
     SEEN.clear()
     with django_wsgi_site(**options) as client:
@@ -107,6 +108,6 @@ def test_users_tests_override_the_settings_also_between_two_requests_of_one_clie
 
 
 def test_each_client_of_users_tests_begins_with_full_buckets() -> None:
-    with override_settings(RATEKEEPER={"policy": EACH}):
+    with frozen(), override_settings(RATEKEEPER={"policy": EACH}):
         for _ in range(2):
             assert statuses(Client(), *["/items/1"] * 4) == [200, 200, 200, 429]

@@ -14,6 +14,7 @@ from web_sites import flask_app, memory, serving
 from ratekeeper import Policy, RateLimitExceeded
 from ratekeeper.frameworks.flask import RateLimits, rate_limit
 from ratekeeper.http.exchange import CURRENT
+from ratekeeper.testing import frozen
 
 EACH = Policy.parse('[[rules]]\nname = "each"\nkey = ["client"]\nlimit = "3/minute"')
 
@@ -130,6 +131,7 @@ def test_a_request_within_a_request_leaves_the_outer_one_its_own_limits() -> Non
     assert CURRENT.get() is None
 
 
+@frozen()
 def test_each_application_that_a_factory_makes_has_its_own_buckets() -> None:
     limits = RateLimits(policy=EACH)
     for _ in range(2):

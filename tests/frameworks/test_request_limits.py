@@ -94,7 +94,7 @@ def test_a_block_by_an_endpoint_refuses_and_an_unknown_rule_is_an_error() -> Non
         limits = request.state.ratekeeper
         with pytest.raises(ValueError, match="no limit of this request is named 'eech': did you mean 'each'"):
             await limits.unblock("eech")
-        await limits.block(time.time() + 60, "each")
+        await limits.block(time.time() + 3600, "each")
         return ""
 
     with serving(app) as url, closing(RawClient(url)) as client:

@@ -29,7 +29,8 @@ def serving(app: Any, **options: Any) -> Iterator[str]:
             while not await self.on_tick(0):
                 await asyncio.sleep(0.005)
 
-    server = Server(uvicorn.Config(app, port=0, log_config=None, **options))
+    # uvicorn closes a connection after 5 idle seconds: a request at that moment, after a stall, would have no answer.
+    server = Server(uvicorn.Config(app, port=0, log_config=None, timeout_keep_alive=3600, **options))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
