@@ -200,7 +200,7 @@ def user(name: str) -> dict[str, str]:
 
 def verbs_of(kind: type[Limiter | Keeper], store: MemoryStore) -> dict[str, Callable[[], Any]]:
     """Return every verb of a limiter or a keeper. Only those that wait or charge at once ask for the hot key."""
-    limits, later = (LeakyBucket(5, 10), TokenBucket(3, 20)), time.time() + 60
+    limits, later = (LeakyBucket(5, 10), TokenBucket(3, 20)), time.time() + 3600
     asker: Any = Keeper(POLICY, store) if kind is Keeper else Limiter(*limits, store=store)
     hot, cold, blocked = map(user if kind is Keeper else str, ("hot", "cold", "blocked"))
     rule = ["queue"] if kind is Keeper else []
