@@ -87,6 +87,21 @@ PACING = """
 """
 
 WAITING = """
+    from ratekeeper import ManualClock
+
+    class Held(ManualClock):
+        # in the parent only its advance ends a wait, however long the child takes
+        parent = os.getpid()
+
+        def wait(self, woken, until):
+            if os.getpid() != self.parent:
+                super().wait(woken, until)
+            while self.ticks() < until and not woken.wait(0.001):
+                pass
+
+    clock = Held(1000)
+    store = MemoryStore(1000, clock=clock)
+    limiter = Limiter(LeakyBucket(10, 100), store=store)
     slow = Limiter(LeakyBucket(10, 1), store=store, name="slow")
     slow.acquire("key")
     thread = threading.Thread(target=lambda: slow.acquire("key"))
@@ -101,6 +116,7 @@ WAITING = """
 
     in_child(child)
     assert len(store.wait_queue)
+    clock.advance(1)
     thread.join()
 """
 
