@@ -130,7 +130,7 @@ def table_in_use() -> Iterator[str]:
     need("the C core", IMPLEMENTATION == "c")
     with SharedMemoryStore(f"ratekeeper-docs-{os.getpid()}") as store:
         try:
-            Limiter("100/hour", store=store).try_acquire_many([f"key {n}" for n in range(123_456)])
+            Limiter("100/day", store=store).try_acquire_many([f"key {n}" for n in range(123_456)])
             yield store.path.name
         finally:
             store.unlink()

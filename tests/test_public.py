@@ -14,6 +14,7 @@ import pytest
 import ratekeeper
 from ratekeeper import AsyncLimiter, LeakyQueue, Limiter, ManualClock, MemoryStore
 from ratekeeper.clock import SystemClock
+from ratekeeper.testing import frozen
 
 MODULES = [ratekeeper, importlib.import_module("ratekeeper.stores"), importlib.import_module("ratekeeper.testing")]
 PUBLIC = [(module, name) for module in MODULES for name in module.__all__]
@@ -43,8 +44,9 @@ def test_a_public_name_has_a_docstring_with_an_example_that_runs(module: ModuleT
         if test
     ]
     runner = doctest.DocTestRunner()
-    for test in tests:
-        runner.run(test)
+    with frozen():
+        for test in tests:
+            runner.run(test)
     assert runner.summarize(verbose=False).attempted
     assert not runner.failures
 

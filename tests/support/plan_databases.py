@@ -108,4 +108,4 @@ class PostgresPlans:
     def _connected(self) -> Any:
         import psycopg  # noqa: PLC0415
 
-        return psycopg.connect(self._uri, connect_timeout=10)
+        return psycopg.connect(self._uri, connect_timeout=30)
