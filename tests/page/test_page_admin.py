@@ -96,6 +96,22 @@ def test_a_change_whose_dialog_was_closed_is_told_if_it_fails(site: Site) -> Non
     site.page.locator("#notice.bad.on", has_text="not now").wait_for()
 
 
+def test_a_page_signs_in_once_although_its_stream_begins_meanwhile(site: Site) -> None:
+    """It did twice. The second answer began all views anew: a row whose button had the focus was gone for a second."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    site.page.route("**/v1/admin/rules", hold)
+    site.page.goto(f"{site.url}/#token={TOKEN}")
+    site.page.locator("#state[data-state=live]").wait_for()
+    poll(lambda: site.page.evaluate("1") and held)
+    held[0].continue_()
+    site.page.locator("#keys-note", has_text="as they are").wait_for()
+    assert site.asked.count("/v1/admin/rules") == 1
+
+
 def test_a_token_that_is_pasted_into_an_open_page_is_taken_out_of_the_address(site: Site) -> None:
     site.open(signed_in=False)
     site.page.evaluate("token => { location.hash = `token=${token}` }", TOKEN)

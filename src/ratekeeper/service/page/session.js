@@ -31,6 +31,7 @@ async function problemOf(response) {
 /** Has the event `change` when somebody has signed in or out, and `unknown` when the service has come to know the token no more. */
 export class Session extends EventTarget {
   #token = null;
+  #tried = null;
 
   /** Take the token of the address or of this tab, if there is one and the service knows it. */
   async begin() {
@@ -38,7 +39,13 @@ export class Session extends EventTarget {
     if (found) history.replaceState(null, "", location.pathname + location.search);
     if (found) sessionStorage.setItem(KEPT, decodeURIComponent(found[1]));
     const token = sessionStorage.getItem(KEPT);
-    if (token && (found || !this.signedIn)) await this.signIn(token);
+    if (!token || token === this.#tried || (this.signedIn && !found)) return;
+    this.#tried = token; // until its answer: a second one would begin all views anew
+    try {
+      await this.signIn(token);
+    } finally {
+      if (this.#tried === token) this.#tried = null;
+    }
   }
 
   get signedIn() {
