@@ -43,6 +43,25 @@ def sign_in(site: Site) -> None:
     site.confirm("Sign in")
 
 
+OPENED_AS_ANOTHER_CLOSES = """async () => {
+  document.querySelector("dialog [type=button]").click();
+  document.querySelector("#rules .act button").click();
+  await new Promise((done) => setTimeout(done, 100));
+}"""
+"""As two keys do that were pressed while the page stood still."""
+
+
+def test_a_dialog_that_is_opened_as_another_one_closes_is_whole(site: Site) -> None:
+    """The event of the first one's end came later, and emptied the second one."""
+    site.open()
+    site.page.locator("#rules .act button").first.click()
+    site.page.evaluate(OPENED_AS_ANOTHER_CLOSES)
+    site.page.locator("dialog").get_by_role("button", name="Cancel").click()
+    site.page.locator("dialog").wait_for(state="hidden")
+    site.page.locator("#rules .act button").first.click()
+    site.page.get_by_label("For how many minutes").wait_for()
+
+
 def test_the_end_of_a_long_block_or_pause_has_its_day(site: Site) -> None:
     site.open()
     pause = site.page.locator("#rules tr", has_text="reports")

@@ -10,6 +10,9 @@ import { announce, byId, el, fill } from "./dom.js";
 const USED_KEY = 409;
 const LOST = 0;
 
+/** Ends the dialog that was open last, if its event of that has not come: it comes later, as any event. */
+let ending = null;
+
 /** A field of a dialog: a choice if it has `options`, which are pairs of a value and its text; else an input. */
 function fieldOf({ name, label, options, ...attributes }) {
   const input = options
@@ -31,6 +34,7 @@ function valuesOf(fields) {
 export function confirmed({ title, about, fields = [], verb, danger = false, act }) {
   const dialog = byId("dialog");
   if (dialog.open) return Promise.resolve(false);
+  ending?.();
   let key = crypto.randomUUID();
   const inputs = fields.map(fieldOf);
   const error = el("p", { class: "error", role: "alert" });
@@ -72,11 +76,16 @@ export function confirmed({ title, about, fields = [], verb, danger = false, act
       if (closed) resolve(made);
       else if (made) dialog.close();
     });
-    dialog.addEventListener("close", () => {
+    const end = () => {
+      if (dialog.open) return; // it is the late event of a dialog before
+      dialog.removeEventListener("close", end);
+      ending = null;
       closed = true;
       fill(dialog);
       if (!underWay) resolve(made);
-    }, { once: true });
+    };
+    dialog.addEventListener("close", end);
+    ending = end;
     dialog.showModal();
     (inputs[0]?.input ?? yes).focus();
   });
