@@ -5,13 +5,10 @@
  * service then says 409, as it knows the key. After any answer the key is used up, and the next try has a new one.
  */
 
-import { announce, byId, el, fill } from "./dom.js";
+import { announce, el } from "./dom.js";
 
 const USED_KEY = 409;
 const LOST = 0;
-
-/** Ends the dialog that was open last, if its event of that has not come: it comes later, as any event. */
-let ending = null;
 
 /** A field of a dialog: a choice if it has `options`, which are pairs of a value and its text; else an input. */
 function fieldOf({ name, label, options, ...attributes }) {
@@ -32,9 +29,7 @@ function valuesOf(fields) {
  * `about` has the nodes and strings that say what will happen; `act` gets the fields' values and the change's key.
  */
 export function confirmed({ title, about, fields = [], verb, danger = false, act }) {
-  const dialog = byId("dialog");
-  if (dialog.open) return Promise.resolve(false);
-  ending?.();
+  if (document.querySelector("dialog[open]")) return Promise.resolve(false);
   let key = crypto.randomUUID();
   const inputs = fields.map(fieldOf);
   const error = el("p", { class: "error", role: "alert" });
@@ -44,7 +39,8 @@ export function confirmed({ title, about, fields = [], verb, danger = false, act
     "form", { method: "dialog" }, el("h2", { id: "dialog-title" }, title), el("p", {}, ...about),
     ...inputs.map(({ node }) => node), error, el("p", { class: "buttons" }, no, yes),
   );
-  fill(dialog, form);
+  const dialog = el("dialog", { "aria-labelledby": "dialog-title" }, form); // one each: a dialog's end is told later, maybe while the next is open
+  document.body.append(dialog);
   let made = false;
   let lost = false;
   let closed = false;
@@ -76,16 +72,11 @@ export function confirmed({ title, about, fields = [], verb, danger = false, act
       if (closed) resolve(made);
       else if (made) dialog.close();
     });
-    const end = () => {
-      if (dialog.open) return; // it is the late event of a dialog before
-      dialog.removeEventListener("close", end);
-      ending = null;
+    dialog.addEventListener("close", () => {
       closed = true;
-      fill(dialog);
+      dialog.remove();
       if (!underWay) resolve(made);
-    };
-    dialog.addEventListener("close", end);
-    ending = end;
+    });
     dialog.showModal();
     (inputs[0]?.input ?? yes).focus();
   });
