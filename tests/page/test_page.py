@@ -130,6 +130,11 @@ def test_all_of_it_works_by_keyboard_alone(site: Site) -> None:
                 return
         raise AssertionError(f"nothing with {words!r} is reached by the tabulator")
 
+    def press_and_confirm() -> None:
+        press("Enter")
+        press("Enter")  # the field or the button of the dialog has the focus
+        site.page.locator("dialog").wait_for(state="hidden")  # later, maybe, than a status that tells of the change
+
     press("Tab")
     assert focused.inner_text() == "Skip to content"
     tab_to("Sign in")
@@ -142,15 +147,12 @@ def test_all_of_it_works_by_keyboard_alone(site: Site) -> None:
     press("ArrowLeft")
     assert "admitted" in str(focused.get_attribute("aria-valuetext"))
     tab_to("Pause")
-    press("Enter")
-    press("Enter")  # its field has the focus, so this confirms
+    press_and_confirm()
     site.page.locator("#rules .tag", has_text="paused until").wait_for()
     site.page.locator("#rules button", has_text="Resume").wait_for()
-    site.page.locator("dialog").wait_for(state="hidden")  # a status may tell of the pause before its own answer does
     assert admin(site.url, "rules")["rules"][0]["paused_until"] is not None
     site.page.locator("#rules button", has_text="Resume").focus()
-    press("Enter")
-    press("Enter")
+    press_and_confirm()
     site.page.locator("#rules .tag", has_text="paused until").wait_for(state="detached")
     site.page.locator("#main").focus()
     press("Shift+Tab")  # the last view
