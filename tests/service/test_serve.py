@@ -177,6 +177,7 @@ def test_a_change_that_a_worker_alone_refuses_is_given_up_by_all(policy: Path, e
     put(policy, looked_up.format(5))
     path = {"PYTHONPATH": os.pathsep.join([str(policy.parent), *sys.path])}
     with running(policy, "--workers", "2", "--limits", "plan=plans:plan", env=path) as service:
+        poll(lambda: service.status()["processes"] == 2)  # one that is not there yet is not asked
         before = service.workers()
         put(policy, looked_up.format(7))
         poll(lambda: "is ignored: the last good one stays in use" in service.log)
