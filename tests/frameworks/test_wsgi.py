@@ -232,9 +232,8 @@ def test_the_examples_keep_their_limits_on_real_servers(words: tuple[str | Path,
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             answers = [client.get("/reports", headers={"x-api-key": "k-1"}).status_code for _ in range(3)]
             other, without = client.get("/reports", headers={"x-api-key": "k-2"}), client.get("/reports")
-            forged = [
-                client.get("/", headers={"x-forwarded-for": f"192.0.2.{n}"}) for n in range(100)
-            ]  # a stall fills it anew with 20
+            # A hundred, as a stall fills its bucket anew with twenty.
+            forged = [client.get("/", headers={"x-forwarded-for": f"192.0.2.{n}"}) for n in range(100)]
     assert answers == [200, 200, 429]
     assert other.text == "a report for k-2"
     assert without.status_code == 403

@@ -67,9 +67,7 @@ async def ask_async(store: AsyncRedisStore, key: str) -> Decision:
 
 def test_a_sentinel_says_where_the_server_is(server: Server, tmp_path: Path) -> None:
     with sentinel(server.port, tmp_path) as watching, RedisStore(url_of(watching), timeout=PATIENCE) as store:
-        wait_for(
-            lambda: ask(store, "early") is not None
-        )  # a sentinel may think that a server which stood still is down
+        wait_for(lambda: ask(store, "early") is not None)  # if the server stood still, a sentinel takes it for down
         decision = ask(store, "where")
         assert decision is not None
         assert decision.remaining == 4
