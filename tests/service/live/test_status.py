@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -56,6 +56,19 @@ def service(policy: Path) -> Iterator[Running]:
         yield service
 
 
+def told(service: Running, claim: Callable[[Any], object]) -> Any:
+    """Wait for a status as claimed, and return it: the next one may be of another worker, and a moment older."""
+    status: Any = None
+
+    def is_as_claimed() -> object:
+        nonlocal status
+        status = service.status()
+        return claim(status)
+
+    poll(is_as_claimed)
+    return status
+
+
 def load(service: Running, each: int) -> Counter[int]:
     """Ask from several clients at once, and return how often each status came."""
 
@@ -94,8 +107,7 @@ def check_a_killed_worker(service: Running, statuses: Counter[int]) -> None:
             stack.enter_context(closing(EventStream(service.address)))
         poll(lambda: service.status()["connections"]["http"] >= 20)
         service.kill(min(service.workers()))
-        poll(lambda: service.status()["processes"] == 2)
-        status = service.status()
+        status = told(service, lambda it: it["processes"] == 2)
         assert status["requests"]["http"]["allowed"] == statuses[200]
         assert counts_of(status, "each user")["refused"] == statuses[429]
         poll(lambda: service.status()["connections"]["http"] <= 21)  # a connection may end after its answer
@@ -106,9 +118,9 @@ def test_all_numbers_are_those_that_clients_saw_whichever_worker_is_asked(servic
     with closing(EventStream(service.address)) as page:
         statuses = load(service, 100)
         assert statuses == {200: 250, 429: 150}
-        while not holds(told := page.next(), statuses):
+        while not holds(status := page.next(), statuses):
             pass
-    latency = told["latency"]  # of the last 10 s, so of the load
+    latency = status["latency"]  # of the last 10 s, so of the load
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
     poll(lambda: all(holds(service.status(), statuses) for _ in range(10)))
     scraped = httpx.get(f"{service.url}/metrics", timeout=PATIENCE).text
@@ -124,7 +136,7 @@ def test_all_numbers_are_those_that_clients_saw_whichever_worker_is_asked(servic
         } == {"each user": (250, 150), "planned": 400}
 
     poll(told_past)
-    status = service.status()
+    status = told(service, lambda it: holds(it, statuses))
     assert [key["rule"] for key in status["limited_keys"]] == ["each user"] * 5
     assert all(re.fullmatch("#[0-9a-f]{12}", key["key"]) and key["error"] == 0 for key in status["limited_keys"])
     assert "user 0" not in str(status), "no key is shown"
@@ -151,9 +163,9 @@ def test_a_reload_is_told_and_open_pages_do_not_hold_up_the_end(service: Running
     assert (before["source"], before["last_reload_ok"]) == ("policy.toml", True)
     policy.write_text(POLICY.replace("planned", "renamed").replace("50/day", "70/day"))
     version = Policy.load(policy).version
-    poll(lambda: service.status()["policy"]["loaded_at"] > before["loaded_at"])  # when all workers have the policy
+    told(service, lambda it: it["policy"]["loaded_at"] > before["loaded_at"])  # when all workers have the policy
     poll(lambda: all(service.status()["policy"]["reloads"]["success"] == 2 for _ in range(10)))
-    after = service.status()
+    after = told(service, lambda it: it["policy"]["reloads"]["success"] == 2)
     assert after["policy"]["version"] == version
     by_name = {rule["name"]: rule for rule in after["rules"]}
     assert [*by_name] == ["each user", "renamed", "planned"], "rules with counts come behind those of the policy"
@@ -163,7 +175,9 @@ def test_a_reload_is_told_and_open_pages_do_not_hold_up_the_end(service: Running
     assert by_name["planned"]["limit"] is None
     policy.write_text("rules = 5")
     poll(lambda: all(not service.status()["policy"]["last_reload_ok"] for _ in range(10)))
-    failed = service.status()["policy"]
+    failed = told(service, lambda it: it["policy"]["reloads"]["failure"] and not it["policy"]["last_reload_ok"])[
+        "policy"
+    ]
     assert failed["reloads"]["failure"] == 1
     assert (failed["version"], failed["loaded_at"]) == (after["policy"]["version"], after["policy"]["loaded_at"])
     check_the_end(service)
