@@ -54,7 +54,7 @@ def test_requests_without_a_required_attribute_have_a_row_with_words(chromium: B
     policy = written(tmp_path, HEAD + RULE.format(1) + 'missing = "reject"\n')
     with running(policy, "--admin-tokens", str(tmp_path / "tokens")) as service:
         assert not check(service.url, path="/1/x")
-        assert [rule["name"] for rule in service.status()["rules"]] == ["rule 1", ""]
+        poll(lambda: [rule["name"] for rule in service.status()["rules"]] == ["rule 1", ""])
         context = chromium.new_context()
         site = Site(context.new_page(), service.url).open()
         row = site.page.locator("#rules tr", has_text="An attribute is missing")
